@@ -1,0 +1,176 @@
+"""Every knob once: its unit, its range, and what turning it does.
+
+Other configs start from this one and change what they are about. A value of `None` means that the
+code chooses; the comment says how. Any knob is overridden on the command line by its dotted name,
+such as `--config.model.features=256`.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The defaults: a 0.9 M-parameter byte-level decoder on the standard library's source."""
+    if arg:
+        raise ValueError(f"configs/default.py takes no argument, not {arg!r}")
+    config = ConfigDict()
+
+    # Start of every random choice: initial weights, order of rows, dropout. Runs with the same
+    # seed see the same batches whatever the variant. 0 .. 2^31 - 1.
+    config.seed = 0
+    # Optimizer updates in the whole run. The learning-rate schedule is stretched over them.
+    config.steps = 300
+    # Rows per update, over all devices. A multiple of data * fsdp * accumulation.
+    config.batch_size = 16
+    # Each update sums gradients over this many parts of the batch, one after the other. Divides
+    # batch_size; changes memory and time, not the update.
+    config.accumulation = 1
+    # What a row teaches: "causal".
+    config.objective = "causal"
+    # Where prepared text and compiled programs are kept. Safe to delete.
+    config.cache = "~/.cache/softmax-laboratory"
+    # Start from the parameters of this finished or unfinished run's folder; "" is from scratch.
+    # A run that can be resumed is resumed, whatever this says.
+    config.init_from = ""
+
+    config.data = data = ConfigDict()
+    # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .xz, .zst; one
+    # file is one document), or "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b).
+    data.source = "stdlib"
+    # "bytes" (256 words), "bpe", "wordpiece", "unigram" (trained on the source's training split),
+    # or the path of a tokenizer.json.
+    data.tokenizer = "bytes"
+    # Words of a trained tokenizer, 300 .. 1,000,000. None: bytes and tokenizer.json have their own.
+    data.vocab_size = placeholder(int)
+    # Tokens per row, L. Attention's work grows with its square.
+    data.length = 256
+    # Share of documents held out for evaluation, above 0, below 1. Sources that have their own
+    # held-out split keep it.
+    data.validation = 0.05
+
+    config.model = model = ConfigDict()
+    # "decoder" (causal), "encoder" (sees both sides) or "encoder_decoder".
+    model.architecture = "decoder"
+    # Blocks; in an encoder_decoder, of each side. At least 1.
+    model.layers = 4
+    # D, width of the hidden states. A multiple of heads unless head_size is given.
+    model.features = 128
+    # H, attention heads.
+    model.heads = 4
+    # G, heads of keys and values, shared by H/G heads each. Divides H. None: H.
+    model.kv_heads = placeholder(int)
+    # K, size of a head. Even with rotary positions. None: D / H.
+    model.head_size = placeholder(int)
+    # Inner width of the feed-forward layer. None: 4 D. (Gated kinds usually take 8 D / 3.)
+    model.hidden = placeholder(int)
+    # "relu", "gelu" (tanh form), "swiglu" or "geglu" (gated).
+    model.activation = "gelu"
+    # Biases in the linear layers of the blocks.
+    model.bias = True
+    # "layernorm" or "rmsnorm".
+    model.norm = "layernorm"
+    # "pre", "post" or "sandwich" (before and after each branch).
+    model.norm_position = "pre"
+    # "learned", "sinusoidal", "rotary" or "alibi". Counted within each document.
+    model.positions = "learned"
+    # Rows of learned positions, and the longest sequence that generates. At least data.length.
+    model.max_length = 1024
+    # Normalises queries and keys per head; bounds the scores.
+    model.qk_norm = False
+    # Rate on embeddings and residual branches, 0 .. 1 (1 excluded).
+    model.dropout = 0.0
+    # Standard deviation of the initial weights.
+    model.init_scale = 0.02
+    # Divides the initial weights of layers that write to the residual stream by sqrt(2 layers).
+    model.depth_scaled_init = True
+    # Type of computation: "float32" or "bfloat16". Scores, norms and losses are float32 anyway.
+    model.dtype = "float32"
+    # Type of the parameters and of the optimizer's state.
+    model.param_dtype = "float32"
+    # Recomputes each block in the backward pass: less memory, a third more arithmetic.
+    model.remat = False
+    # Scans over stacked layers: compile time does not grow with depth. False unrolls: faster
+    # steps on a CPU.
+    model.scan = False
+
+    config.attention = attention = ConfigDict()
+    # How heads attend: "scores".
+    attention.mechanism = "scores"
+    # Scores to weights: a name of lm.softmax.WEIGHTINGS.
+    attention.weighting = "softmax"
+    # Queries computed at a time. None: by size; 0: all at once; n: memory linear in length.
+    attention.block = placeholder(int)
+    # Options of weightings. None: the weighting's own default. Setting one that the weighting does
+    # not have is an error.
+    attention.cap = placeholder(float)  # softcap: bound of the scores, above 0
+    attention.temperature = placeholder(float)  # temperature: above 0; flatter when large
+    attention.bias = placeholder(float)  # sigmoid: added to scores; None is -log(row length)
+
+    config.output = output = ConfigDict()
+    # Hidden states to words: a name of lm.output.OUTPUTS.
+    output.head = "softmax"
+    # The head uses the embedding table as its own.
+    output.tied = True
+    # Options of heads. None: the head's own default. Setting one that the head does not have is an
+    # error.
+    output.bias = placeholder(bool)  # softmax: adds a bias per word
+    output.cap = placeholder(float)  # softmax: bound of the logits, above 0
+    output.temperature = placeholder(float)  # softmax: divides the logits, above 0
+    output.z_loss = placeholder(float)  # softmax: weight of lse^2; 1e-4 is usual
+    output.label_smoothing = placeholder(float)  # softmax: share of uniform labels, 0 .. 1
+    output.mixtures = placeholder(int)  # mixture: number of softmaxes
+
+    config.optimizer = optimizer = ConfigDict()
+    # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on what is no matrix).
+    optimizer.name = "adamw"
+    # Peak learning rate. Lion wants about a tenth of AdamW's, sgd some hundred times; muon's and
+    # adafactor's updates are scaled like AdamW's.
+    optimizer.learning_rate = 2e-3
+    # Pulls matrices towards zero, per update and unit of learning rate; biases, norms and learned
+    # softmax parameters are left alone.
+    optimizer.weight_decay = 0.1
+    # Decay rates of the first and second moment. b1 is also the momentum of sgd and muon.
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.95
+    # Keeps AdamW's division away from zero.
+    optimizer.eps = 1e-8
+    # Gradients are scaled down to this global norm. 0: no clipping.
+    optimizer.clip_norm = 1.0
+    # Decay of a moving average of the parameters, which is then what is evaluated; 0: none.
+    optimizer.ema = 0.0
+
+    config.schedule = schedule = ConfigDict()
+    # After the warm-up: "cosine", "linear", "rsqrt", "constant" or "warmup_stable_decay".
+    schedule.name = "cosine"
+    # Updates of linear rise from 0. Below steps.
+    schedule.warmup = 30
+    # The last learning rate, as a share of the peak (cosine, linear, warmup_stable_decay).
+    schedule.final = 0.1
+    # Share of the steps in the final fall of warmup_stable_decay.
+    schedule.decay = 0.2
+
+    config.mesh = mesh = ConfigDict()
+    # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;
+    # parameters and optimizer state over fsdp and tensor.
+    mesh.data = -1
+    mesh.fsdp = 1
+    mesh.tensor = 1
+
+    config.checkpoint = checkpoint = ConfigDict()
+    # Steps between checkpoints. 0: only at the end and when interrupted.
+    checkpoint.every = 100
+    # Latest checkpoints kept.
+    checkpoint.keep = 2
+
+    config.evaluation = evaluation = ConfigDict()
+    # Steps between evaluations. 0: only at the end.
+    evaluation.every = 100
+    # Held-out rows in each evaluation, the same ones always. 0: all.
+    evaluation.rows = 256
+
+    config.log = log = ConfigDict()
+    # Steps between lines of metrics.jsonl and TensorBoard.
+    log.every = 10
+    # Writes TensorBoard events beside metrics.jsonl.
+    log.tensorboard = True
+    return config

@@ -1,0 +1,38 @@
+"""Ablation of the output's softmax: which map from hidden states to words predicts best?
+
+Command   python run.py table --config=configs/output.py:tiny --workdir=/tmp/output
+Rows      softmax tied and untied, with z-loss, label smoothing and a cap, and mixtures.
+Sizes     :tiny  a small decoder over a BPE vocabulary of 1,024 words (the default)
+          :small that of configs/clm.py:small; wants a GPU
+Seeds     3; every row sees the same batches, and starts from the same weights where shapes allow.
+Time      :tiny about eight minutes on 2 CPU cores.
+Expect    Untied and mixture heads have more parameters; label smoothing costs likelihood.
+"""
+
+from configs import attention, clm
+
+SEEDS = (0, 1, 2)
+
+
+def get_config(arg: str | None = None):
+    """The point around which the rows vary."""
+    if arg not in (None, "tiny", "small"):
+        raise ValueError(f"configs/output.py has the sizes tiny and small, not {arg!r}")
+    if arg == "small":
+        return clm.get_config("small")
+    config = attention.get_config("tiny")
+    config.data.tokenizer = "bpe"
+    config.data.vocab_size = 1024
+    return config
+
+
+def sweep(arg: str | None = None):
+    """The rows; the first is the baseline."""
+    del arg
+    yield {"output.head": "softmax"}
+    yield {"output.tied": False}
+    yield {"output.z_loss": 1e-4}
+    yield {"output.label_smoothing": 0.1}
+    yield {"output.cap": 30.0}
+    for mixtures in (1, 4):
+        yield {"output.head": "mixture", "output.mixtures": mixtures}

@@ -1,0 +1,72 @@
+"""Which keys may a query see? A mask is structure (causal, window, documents, padding), from which
+any block of it is computed where it is needed; the dense [Q, S] array is never stored whole.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("segments", "key_segments", "padding", "offset"),
+    meta_fields=("causal", "window"),
+)
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """The structure of visibility between Q queries and S keys; all conditions must hold.
+
+    Attributes:
+      causal: query i sees keys up to its own position.
+      window: a query sees only keys nearer than `window` positions (itself counts as the first);
+        None: all.
+      segments: [B, Q] integers; a query sees only keys of its own segment (packed documents).
+      key_segments: [B, S]; None: the queries' own `segments` (then Q = S).
+      padding: [B, S] boolean, True at real keys.
+      offset: position of the first query among the keys (decoding with a cache).
+    """
+
+    causal: bool = False
+    window: int | None = None
+    segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
+    padding: jax.Array | None = None
+    offset: jax.Array | int = 0
+
+    def visible(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array | None:
+        """Boolean [B or 1, 1, queries, keys] for the block of queries that begins at `start`.
+
+        None where everything is visible.
+        """
+        conditions = []
+        if self.causal or self.window is not None:
+            distance = self.distance(start, queries, keys)
+            if self.causal:
+                conditions.append(distance >= 0)
+            if self.window is not None:
+                conditions.append(jnp.abs(distance) < self.window)
+        if self.segments is not None:
+            key_segments = self.segments if self.key_segments is None else self.key_segments
+            of_queries = jax.lax.dynamic_slice_in_dim(self.segments, start, queries, axis=1)
+            conditions.append(of_queries[:, None, :, None] == key_segments[:, None, None, :])
+        if self.padding is not None:
+            conditions.append(self.padding[:, None, None, :])
+        if not conditions:
+            return None
+        return functools.reduce(jnp.logical_and, conditions)
+
+    def distance(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array:
+        """Position of the query minus position of the key, [1, 1, queries, keys]."""
+        query_positions = self.offset + start + jnp.arange(queries)
+        return query_positions[None, None, :, None] - jnp.arange(keys)
+
+    def padded_queries(self, queries: int) -> "Mask":
+        """The same mask for more queries, the new ones of segment 0."""
+        if self.segments is None:
+            return self
+        extra = queries - self.segments.shape[1]
+        key_segments = self.segments if self.key_segments is None else self.key_segments
+        segments = jnp.pad(self.segments, ((0, 0), (0, extra)))
+        return dataclasses.replace(self, segments=segments, key_segments=key_segments)

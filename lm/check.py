@@ -1,0 +1,179 @@
+"""Is this experiment possible? Every check of a config that needs no data and no device, made before
+any work; each failure names the value, the limit and the remedy.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from lm.attention import ATTENTIONS
+from lm.config import chosen_options
+from lm.errors import UserError
+from lm.layers import ACTIVATIONS, NORM_POSITIONS, NORMS
+from lm.model import ARCHITECTURES, POSITIONS
+from lm.objective import OBJECTIVES
+from lm.optimizer import OPTIMIZERS, SCHEDULES
+from lm.output import OUTPUTS
+from lm.output.head import Head
+from lm.softmax import WEIGHTINGS
+
+_NAMES = {
+    "objective": OBJECTIVES,
+    "model.architecture": ARCHITECTURES,
+    "model.activation": ACTIVATIONS,
+    "model.norm": NORMS,
+    "model.norm_position": NORM_POSITIONS,
+    "model.positions": POSITIONS,
+    "model.dtype": ("float32", "bfloat16"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "attention.mechanism": ATTENTIONS,
+    "attention.weighting": WEIGHTINGS,
+    "output.head": OUTPUTS,
+    "optimizer.name": OPTIMIZERS,
+    "schedule.name": SCHEDULES,
+}
+
+# Closed at the bottom, open at the top.
+_RANGES = {
+    "seed": (0, 2**31),
+    "steps": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "accumulation": (1, math.inf),
+    "data.length": (1, math.inf),
+    "data.vocab_size": (300, 1_000_001),
+    "model.layers": (1, math.inf),
+    "model.features": (1, math.inf),
+    "model.heads": (1, math.inf),
+    "model.kv_heads": (1, math.inf),
+    "model.head_size": (1, math.inf),
+    "model.hidden": (1, math.inf),
+    "model.max_length": (1, math.inf),
+    "model.dropout": (0, 1),
+    "model.init_scale": (0, math.inf),
+    "attention.block": (0, math.inf),
+    "output.z_loss": (0, math.inf),
+    "output.label_smoothing": (0, 1),
+    "output.mixtures": (1, math.inf),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.b1": (0, 1),
+    "optimizer.b2": (0, 1),
+    "optimizer.eps": (0, math.inf),
+    "optimizer.clip_norm": (0, math.inf),
+    "optimizer.ema": (0, 1),
+    "schedule.warmup": (0, math.inf),
+    "schedule.final": (0, math.inf),
+    "schedule.decay": (0, 1),
+    "checkpoint.every": (0, math.inf),
+    "checkpoint.keep": (1, math.inf),
+    "evaluation.every": (0, math.inf),
+    "evaluation.rows": (0, math.inf),
+    "log.every": (1, math.inf),
+}
+
+_POSITIVE = (
+    "data.validation",
+    "attention.cap",
+    "attention.temperature",
+    "output.cap",
+    "output.temperature",
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first impossible setting."""
+    for key, names in _NAMES.items():
+        _one_of(key, _get(config, key), names)
+    for key, (low, high) in _RANGES.items():
+        value = _get(config, key)
+        if value is not None and not low <= value < high:
+            limit = f"at least {low}" + ("" if high == math.inf else f" and below {high}")
+            raise UserError(f"config.{key} = {value}: must be {limit}")
+    for key in _POSITIVE:
+        value = _get(config, key)
+        if value is not None and not value > 0:
+            raise UserError(f"config.{key} = {value}: must be above 0")
+    if config.data.validation >= 1:
+        raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")
+    _check_options(config)
+    _check_shapes(config)
+
+
+def _check_shapes(config: ConfigDict) -> None:
+    model = config.model
+    if model.head_size is None and model.features % model.heads:
+        lower = model.features - model.features % model.heads
+        raise UserError(
+            f"config.model.features = {model.features} is not divisible by config.model.heads = "
+            f"{model.heads}; use {lower or model.heads} or {lower + model.heads}, or set head_size"
+        )
+    if model.kv_heads is not None and model.heads % model.kv_heads:
+        raise UserError(
+            f"config.model.kv_heads = {model.kv_heads} does not divide config.model.heads = "
+            f"{model.heads}; use one of {_divisors(model.heads)}"
+        )
+    head_size = model.head_size or model.features // model.heads
+    if model.positions == "rotary" and head_size % 2:
+        raise UserError(
+            f"rotary positions turn pairs, but the head size is {head_size}; use an even one"
+        )
+    if model.positions == "sinusoidal" and model.features % 2:
+        raise UserError(
+            f"sinusoidal positions need even features, not config.model.features = {model.features}"
+        )
+    if config.data.length > model.max_length:
+        raise UserError(
+            f"config.data.length = {config.data.length} is longer than config.model.max_length = "
+            f"{model.max_length} positions; shorten the rows or raise max_length"
+        )
+    if config.batch_size % config.accumulation:
+        raise UserError(
+            f"config.accumulation = {config.accumulation} does not divide config.batch_size = "
+            f"{config.batch_size}; use one of {_divisors(config.batch_size)}"
+        )
+    if config.schedule.warmup >= config.steps:
+        raise UserError(
+            f"config.schedule.warmup = {config.schedule.warmup} must be below config.steps = "
+            f"{config.steps}; shorten the warm-up"
+        )
+    if config.objective == "causal" and model.architecture != "decoder":
+        raise UserError(
+            f"objective causal trains a decoder, not config.model.architecture = "
+            f"{model.architecture!r}"
+        )
+
+
+def _check_options(config: ConfigDict) -> None:
+    """Options must belong to the chosen weighting and to the chosen head."""
+    weighting = config.attention.weighting
+    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block"))
+    _belong(chosen, WEIGHTINGS[weighting].options, "attention", f"weighting {weighting}")
+    head = OUTPUTS[config.output.head]
+    own = set(head.__dataclass_fields__) - set(Head.__dataclass_fields__)
+    _belong(chosen_options(config.output, ("head", "tied")), own, "output", config.output.head)
+
+
+def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:
+    for key in chosen:
+        if key not in own:
+            options = ", ".join(sorted(own)) or "none"
+            raise UserError(f"config.{group}.{key} is set, but {owner} has the options: {options}")
+
+
+def _one_of(key: str, value: str, names: Iterable[str]) -> None:
+    if value not in names:
+        close = difflib.get_close_matches(str(value), list(names), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"config.{key} = {value!r} is not one of {', '.join(names)}{hint}")
+
+
+def _get(config: ConfigDict, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)

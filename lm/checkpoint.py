@@ -1,0 +1,148 @@
+"""How is a run kept, and from where does it start? Orbax: asynchronous saves, restores onto any mesh,
+and the order of starting points: resume, init_from, scratch.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from lm.errors import UserError
+from lm.step import Program, State
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, in its folder `checkpoints`, named by step."""
+
+    def __init__(self, workdir: epath.PathLike, keep: int = 1):
+        self.folder = epath.Path(workdir) / "checkpoints"
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder, preservation_policy=policy, cleanup_tmp_directories=True
+        )
+        self._saving = None
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint; None where there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, oldest first."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def save(self, state: State) -> None:
+        """Begins to write a state in the background; waits for the save before it, if any."""
+        self.wait()
+        step = int(state.step)
+        if step != self.latest:
+            self._saving = self._checkpointer.save_async(step, state, force=True)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def load(self, abstract: Any, step: int | None = None) -> Any:
+        """The state of a step (None: the newest), with the shapes and shardings of `abstract`.
+
+        Raises:
+          UserError: where it cannot be read, or has other shapes.
+        """
+        step = self.latest if step is None else step
+        if step is None:
+            raise UserError(f"{self.folder} has no checkpoint; train the run first")
+        try:
+            with _quiet():
+                return self._checkpointer.load(step, abstract)
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} cannot be read ({_cause(error)}); it is "
+                "damaged or of another model: delete that folder to go on from the one before it"
+            ) from None
+
+    def close(self) -> None:
+        """Waits, and lets go of Orbax's threads."""
+        self.wait()
+        self._checkpointer.close()
+
+
+def starting_state(
+    program: Program, checkpoints: Checkpoints, init_from: str, key: jax.Array
+) -> tuple[State, str]:
+    """The state from which a run starts, and a line that says where it came from.
+
+    The order: the newest checkpoint of this run (resume), the parameters of the run `init_from`
+    where names and shapes agree, and else new initial weights.
+    """
+    if checkpoints.latest is not None:
+        return checkpoints.load(program.abstract), f"resumes at step {checkpoints.latest}"
+    state = program.init(key)
+    if not init_from:
+        return state, "starts from scratch"
+    return _initialise_from(state, program, init_from)
+
+
+def _initialise_from(state: State, program: Program, source: str) -> tuple[State, str]:
+    donor = Checkpoints(source)
+    if donor.latest is None:
+        raise UserError(f"config.init_from = {source!r} has no checkpoint in {donor.folder}")
+    saved = _saved_params(donor)
+    taken, fresh = {}, []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        name = jax.tree_util.keystr(path)
+        value = saved.get(name)
+        if value is not None and value.shape == leaf.shape:
+            taken[name] = jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+        else:
+            fresh.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+    if not taken:
+        raise UserError(f"config.init_from = {source!r}: no parameter has the same name and shape")
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), state.params
+    )
+    average = None if state.average is None else jax.tree.map(lambda x: x.copy(), params)
+    state = state.replace(params=params, average=average)
+    new = f"; fresh: {', '.join(fresh)}" if fresh else ""
+    return state, f"starts from {source} at step {donor.latest}{new}"
+
+
+def _saved_params(donor: Checkpoints) -> dict[str, Any]:
+    """The evaluated parameters of another run's newest checkpoint, by key path, on the host."""
+    raw = donor.load(None)
+    params = raw["params"] if raw.get("average") is None else raw["average"]
+    return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = " ".join(str(error).split())
+    return line if len(line) <= 160 else line[:157] + "..."
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps stderr clean while a load fails: TensorStore's threads print tracebacks on their own."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.5)  # Stragglers print when the event loop is gone.
+        raise
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

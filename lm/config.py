@@ -1,0 +1,65 @@
+"""Which experiment is it? A config as plain data, the hash that names it, and its overrides."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lm.errors import UserError
+
+# What may differ between a run and its resumption: where it runs and what it prints.
+_INCIDENTAL = ("mesh", "checkpoint", "log", "cache")
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The config as nested plain dictionaries, as config.json holds it."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """The flat dotted settings that can change a run's numbers."""
+    return {
+        key: value
+        for key, value in flatten(to_dict(config)).items()
+        if key.split(".")[0] not in _INCIDENTAL
+    }
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def content_hash(config: ConfigDict) -> str:
+    """Twelve hexadecimal digits that name the settings which can change a run's numbers."""
+    text = json.dumps(identity(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """A copy with dotted keys set; unknown keys and wrong types raise UserError."""
+    config = config.copy_and_resolve_references().lock()
+    for key, value in overrides.items():
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"sweep() sets config.{key} = {value!r}: {plain(error)}") from None
+    return config
+
+
+def plain(error: BaseException) -> str:
+    """The message of an exception in one line."""
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def chosen_options(group: ConfigDict, fixed: Iterable[str]) -> dict[str, Any]:
+    """The options of a group that are set, without its `fixed` knobs."""
+    return {key: value for key, value in group.items() if key not in fixed and value is not None}

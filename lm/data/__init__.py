@@ -1,0 +1,32 @@
+"""From the name of a corpus to batches: `corpus = prepare(source="stdlib", length=256,
+validation=0.05, cache="~/.cache/lm")`, then `train_batches(corpus.rows("train"), batch_size=16,
+seed=0)` and `eval_batches(corpus.rows("validation"), batch_size=16)`. See `sources.py` for what a
+corpus may be, `tokenizer.py` for tokens, `packing.py` for rows, `batches.py` for their order.
+"""
+
+from lm.data.batches import Batch, RowSource, batch_at, eval_batches, train_batches
+from lm.data.make_tokenizer import check_tokenizer, make_tokenizer
+from lm.data.prepare import Corpus, open_corpus, prepare
+from lm.data.sources import Document, documents
+from lm.data.subword import SubwordTokenizer, load_subword
+from lm.data.tokenizer import ByteTokenizer, Encoded, Tokenizer
+
+__all__ = [
+    "Batch",
+    "ByteTokenizer",
+    "Corpus",
+    "Document",
+    "Encoded",
+    "RowSource",
+    "SubwordTokenizer",
+    "Tokenizer",
+    "batch_at",
+    "check_tokenizer",
+    "documents",
+    "eval_batches",
+    "load_subword",
+    "make_tokenizer",
+    "open_corpus",
+    "prepare",
+    "train_batches",
+]

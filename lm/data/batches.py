@@ -1,0 +1,172 @@
+"""Which rows are in batch k? For training a pure function of (seed, k): neither where a run starts
+nor how many hosts share it changes a batch. For evaluation a fixed sample, every row once. Grain's
+threads fetch ahead; nothing else depends on them.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from lm.errors import UserError
+
+Batch = dict[str, np.ndarray]
+_THREADS, _AHEAD = 2, 8  # two threads read a few million tokens a second; batches held ready
+
+
+class RowSource(Protocol):
+    """Rows by index, such as `Corpus.rows`: every row has the same keys and shapes."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """One row."""
+        ...
+
+
+def train_batches(
+    rows: RowSource,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Yields batches without end, from batch `start` on; rows are shuffled anew each epoch.
+
+    Batch k holds rows k * B to k * B + B - 1 of the endless shuffled order, so a batch may end one
+    epoch and begin the next, and no row is left out.
+
+    Args:
+        rows: of the train split.
+        batch_size: B, rows in the global batch.
+        seed: of the order.
+        start: index of the first batch, to resume.
+        process_index: of this host; it gets the process_index-th slice of each batch.
+        process_count: hosts; divides `batch_size`.
+
+    Returns:
+        An iterator of {tokens [B, L + 1], segments [B, L], bytes [B]}, int32, B being this host's
+        part.
+
+    Raises:
+        UserError: there are fewer rows than a batch has, or an argument is out of range.
+    """
+    part = _part(batch_size, process_index, process_count)
+    order = _order(rows, batch_size, seed)
+    return _ahead(lambda k: _gather(rows, [order[i] for i in part(k)]), start, sys.maxsize)
+
+
+def batch_at(rows: RowSource, *, batch_size: int, seed: int, index: int) -> Batch:
+    """The global batch `index` of `train_batches`.
+
+    Raises:
+        UserError: as `train_batches`.
+    """
+    part = _part(batch_size, 0, 1)
+    order = _order(rows, batch_size, seed)
+    return _gather(rows, [order[i] for i in part(index)])
+
+
+def eval_batches(
+    rows: RowSource,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Yields every row once, or a sample of `limit` rows that is the same for every run.
+
+    The sample is drawn without replacement, and a smaller one is the beginning of a larger one.
+    The last batch is filled up with rows of zeros: padding (segments 0) of no bytes.
+
+    Args:
+        rows: of any split.
+        batch_size: B, rows in the global batch.
+        limit: rows in the sample; None, or more than there are, for all.
+        process_index: of this host, as for `train_batches`.
+        process_count: hosts; divides `batch_size`.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+    part = _part(batch_size, process_index, process_count)
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit} rows is no evaluation; use 1 or more, or None for all")
+    order = _shuffled(len(rows), seed=0)
+    number = len(rows) if limit is None else min(limit, len(rows))
+
+    def batch(k: int) -> Batch:
+        indices = part(k)
+        chosen = [order[i] for i in indices if i < number]
+        batch = _gather(rows, chosen or [0])  # a row for its shape, where this host has none left
+        missing = len(indices) - len(chosen)
+        return {key: _padded(values[: len(chosen)], missing) for key, values in batch.items()}
+
+    return _ahead(batch, 0, -(-number // batch_size))
+
+
+def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[int], range]:
+    """The function from k to the places, in the whole order, of this host's rows of batch k."""
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size={batch_size} is not a positive multiple of {process_count} processes; use "
+            f"{max(batch_size // process_count, 1) * process_count}"
+        )
+    share = batch_size // process_count
+
+    def part(k: int) -> range:
+        first = k * batch_size + process_index * share
+        return range(first, first + share)
+
+    return part
+
+
+def _order(rows: RowSource, batch_size: int, seed: int) -> Any:
+    if len(rows) < batch_size:
+        raise UserError(
+            f"train has {len(rows)} rows, fewer than batch_size={batch_size}; use a batch_size of "
+            f"at most {len(rows)}, a shorter length, or more text"
+        )
+    return _shuffled(len(rows), seed).repeat()
+
+
+def _shuffled(number: int, seed: int) -> Any:
+    import grain
+
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} is not between 0 and 4294967295; use for example 0")
+    return grain.MapDataset.range(number).seed(seed).shuffle()
+
+
+def _ahead(batch: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+    import grain
+
+    numbers = grain.MapDataset.range(start, stop)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+    return iter(numbers.map(batch).to_iter_dataset(options))
+
+
+@runtime_checkable
+class _ReadsMany(Protocol):
+    """What sources on disk offer (TFDS, Grain, torch): many rows in one call, twice as fast."""
+
+    def __getitems__(self, indices: list[int], /) -> Sequence[Mapping[str, Any]]: ...
+
+
+def _gather(rows: RowSource, indices: list[int]) -> Batch:
+    """The rows of these indices, stacked: int32 [len(indices), ...] for each key."""
+    if isinstance(rows, _ReadsMany):
+        read = rows.__getitems__(indices)
+    else:
+        read = [rows[i] for i in indices]
+    return {key: np.stack([row[key] for row in read]).astype(np.int32) for key in read[0]}
+
+
+def _padded(values: np.ndarray, missing: int) -> np.ndarray:
+    return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))

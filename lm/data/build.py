@@ -1,0 +1,127 @@
+"""How is a corpus made? Its documents are tokenized in batches, cut into rows and written, split by
+split, in one pass over the source (two if a tokenizer must be trained) and in bounded memory.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from lm.data.make_tokenizer import make_tokenizer
+from lm.data.packing import Packer, Rows
+from lm.data.records import SplitWriter, write_metadata
+from lm.data.splits import SPLITS, Tally, distinct
+from lm.data.tokenizer import Tokenizer
+from lm.errors import UserError
+
+BATCH_CHARACTERS = 4_000_000  # of documents that are tokenized together
+
+
+def build(
+    folder: epath.Path,
+    *,
+    source: str,
+    tokenizer: str,
+    vocab_size: int | None,
+    length: int,
+    validation: float,
+) -> dict[str, Any]:
+    """Fills `folder` with rows, metadata, `counts.npy` and `tokenizer.json`; returns the manifest.
+
+    Args:
+        folder: empty, on a local file system.
+        source: see `prepare`, as for the others.
+        tokenizer: its name.
+        vocab_size: number of tokens.
+        length: L.
+        validation: fraction of documents.
+
+    Raises:
+        UserError: see `prepare`.
+    """
+    started = time.monotonic()
+    logging.info("Preparing %s with tokenizer %s in %s", source, tokenizer, folder)
+    training = distinct(source, validation, Tally())
+    made = make_tokenizer(
+        tokenizer, vocab_size, (text for split, text in training if split == "train")
+    )
+    tally = Tally()
+    splits = {split: _Split(folder, split, made, length) for split in SPLITS}
+    for batch in _batches(distinct(source, validation, tally)):
+        encoded = made.encode_batch([text for _, text in batch])
+        for (split, _), document in zip(batch, encoded, strict=True):
+            splits[split].packer.add(document)
+        for split in splits.values():
+            split.write(split.packer.take())
+    for split in splits.values():
+        split.write(split.packer.finish())
+        split.writer.close()
+    train_tokens = int(splits["train"].counts.sum())
+    if train_tokens < length:
+        raise UserError(
+            f"the train split of {source} has {train_tokens} tokens, fewer than a row of "
+            f"length={length}; use a shorter length or more text"
+        )
+    write_metadata(
+        folder,
+        [split.writer for split in splits.values()],
+        length=length,
+        vocab_size=made.vocab_size,
+    )
+    with (folder / "counts.npy").open("wb") as file:
+        np.save(file, splits["train"].counts)
+    if made.json is not None:
+        (folder / "tokenizer.json").write_text(made.json)
+    logging.info("Prepared %s in %.1f s", source, time.monotonic() - started)
+    return {
+        "hash": tally.hash,
+        "duplicates": tally.duplicates,
+        "empty": tally.empty,
+        "tokenizer": made.spec,
+        "splits": {
+            name: {"documents": tally.documents[name], **split.summary()}
+            for name, split in splits.items()
+        },
+    }
+
+
+class _Split:
+    """One split on its way to disk."""
+
+    def __init__(self, folder: epath.Path, name: str, tokenizer: Tokenizer, length: int):
+        vocab_size = tokenizer.vocab_size
+        self.packer = Packer(length, tokenizer.end)
+        self.writer = SplitWriter(folder, name, length=length, vocab_size=vocab_size)
+        self.counts = np.zeros(vocab_size, np.int64)  # of targets
+        self._rows = self._bytes = 0
+
+    def write(self, rows: Rows) -> None:
+        self.writer.write(rows)
+        targets = rows.tokens[:, 1:][rows.segments > 0]
+        self.counts += np.bincount(targets, minlength=len(self.counts))
+        self._rows += len(rows.tokens)
+        self._bytes += int(rows.bytes.sum())
+
+    def summary(self) -> dict[str, Any]:
+        tokens = int(self.counts.sum())
+        return {
+            "rows": self._rows,
+            "tokens": tokens,
+            "bytes": self._bytes,
+            "bytes_per_token": self._bytes / tokens,
+        }
+
+
+def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[1])
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

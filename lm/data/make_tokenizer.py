@@ -1,0 +1,177 @@
+"""Which tokenizer does a name mean, and how is it trained? The three trained kinds differ only in
+their algorithm: all work on UTF-8 bytes, so that no text is unknown to them, and all have the same
+special tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lm.data.subword import SubwordTokenizer, byte_characters, load_subword
+from lm.data.tokenizer import ByteTokenizer, Tokenizer
+from lm.errors import UserError
+
+SPECIALS = ("<|end|>", "<|mask|>", *(f"<|sentinel_{i}|>" for i in range(32)))
+UNKNOWN = "<|unknown|>"  # asked for by two algorithms, and never used: every byte is known
+CONTINUES = "…"  # marks a piece that does not begin a word; not a byte character, unlike ##
+_LONGEST_WORD = 64  # bytes; WordPiece takes time quadratic in a word's length
+_LEAST = {  # every byte (for WordPiece twice, also as a continuation) and the special tokens
+    "bpe": 256 + len(SPECIALS),
+    "wordpiece": 2 * 256 + len(SPECIALS) + 1,
+    "unigram": 256 + len(SPECIALS) + 1,
+}
+
+
+def check_tokenizer(name: str, vocab_size: int | None) -> None:
+    """Says at once, before any text or file is read, whether such a tokenizer can be made.
+
+    Args:
+        name: `bytes`, a name of `ALGORITHMS`, or a path ending in `tokenizer.json`.
+        vocab_size: number of tokens; may be None for `bytes` and for `tokenizer.json`.
+
+    Raises:
+        UserError: the name is unknown, there is no such file, or the vocabulary size does not fit.
+    """
+    if name == "bytes":
+        if vocab_size not in (None, ByteTokenizer.vocab_size):
+            raise UserError(f"tokenizer bytes has 256 tokens, not {vocab_size}; set vocab_size=256")
+    elif name in ALGORITHMS:
+        if vocab_size is None or vocab_size < _LEAST[name]:
+            raise UserError(
+                f"tokenizer {name} is trained to vocab_size, at least {_LEAST[name]} (every byte "
+                f"and the special tokens), not {vocab_size}; use for example 8192"
+            )
+    elif name.endswith("tokenizer.json"):
+        if not Path(name).expanduser().is_file():
+            raise UserError(f"there is no tokenizer {name}; give the path of a tokenizer.json")
+    else:
+        raise UserError(
+            f"unknown tokenizer {name!r}; use bytes, {', '.join(ALGORITHMS)}, or a path ending in "
+            "tokenizer.json"
+        )
+
+
+def tokenizer_fingerprint(name: str) -> str:
+    """Changes whenever the tokenizer of that name may have: for a file, with its content."""
+    if name.endswith("tokenizer.json"):
+        return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+    return name
+
+
+def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> Tokenizer:
+    """Makes the tokenizer; reads `texts` only if it must be trained.
+
+    BPE and WordPiece give the same tokenizer for the same texts in the same order. Unigram does
+    not quite: the library seeds it in the order of a hash table, which differs from one process to
+    the next. Keep its `tokenizer.json`, and name that, to hold it fixed.
+
+    Args:
+        name: `bytes`, a name of `ALGORITHMS`, or a path ending in `tokenizer.json`.
+        vocab_size: as `check_tokenizer` allows; a trained tokenizer has exactly as many tokens.
+        texts: documents of the training split.
+
+    Raises:
+        UserError: what `check_tokenizer` raises, or too little text for so many tokens.
+    """
+    check_tokenizer(name, vocab_size)
+    if name == "bytes":
+        return ByteTokenizer()
+    if name in ALGORITHMS:
+        assert vocab_size is not None  # checked above
+        return _trained(name, vocab_size, texts)
+    return load_subword(name, vocab_size)
+
+
+def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
+    """The tokenizer that a manifest records, from its spec and the content of `tokenizer.json`."""
+    if json_text is None:
+        return ByteTokenizer()
+    return SubwordTokenizer(
+        json_text, name=spec["name"], vocab_size=spec["vocab_size"], end=spec["end"]
+    )
+
+
+def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
+    from tokenizers import pre_tokenizers
+
+    tokenizer, trainer = ALGORITHMS[name](vocab_size)
+    if tokenizer.pre_tokenizer is None:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    config = json.loads(tokenizer.to_str())
+    config["added_tokens"] = [
+        token for token in config["added_tokens"] if not token["content"].startswith(CONTINUES)
+    ]
+    found = len(config["model"]["vocab"])
+    if found != vocab_size:
+        raise UserError(
+            f"tokenizer {name} finds only {found} tokens in the training text, fewer than "
+            f"vocab_size={vocab_size}; use a vocab_size well below {found}, or more text"
+        )
+    return SubwordTokenizer(json.dumps(config, ensure_ascii=False), name=name)
+
+
+def _bpe(vocab_size: int) -> tuple[Any, Any]:
+    """Byte-pair encoding: merges the most frequent pair (Sennrich et al. 2016, 1508.07909)."""
+    from tokenizers import Tokenizer, models, trainers
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=byte_characters(),
+        show_progress=False,
+    )
+    return Tokenizer(models.BPE()), trainer
+
+
+def _wordpiece(vocab_size: int) -> tuple[Any, Any]:
+    """WordPiece: the longest piece first (Wu et al. 2016, 1609.08144; Devlin et al. 2019)."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(
+        models.WordPiece(
+            vocab={},
+            unk_token=UNKNOWN,
+            max_input_chars_per_word=_LONGEST_WORD,
+            continuing_subword_prefix=CONTINUES,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(Regex(f".{{1,{_LONGEST_WORD}}}"), "isolated"),
+        ]
+    )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        # Continuations are listed among the special tokens, since the trainer else adds only those
+        # it meets, in the order of a hash table: bytes would be unknown, and no run like the last.
+        special_tokens=[*SPECIALS, UNKNOWN, *(CONTINUES + byte for byte in byte_characters())],
+        initial_alphabet=byte_characters(),
+        continuing_subword_prefix=CONTINUES,
+        show_progress=False,
+    )
+    return tokenizer, trainer
+
+
+def _unigram(vocab_size: int) -> tuple[Any, Any]:
+    """Unigram language model over pieces (Kudo 2018, 1804.10959)."""
+    from tokenizers import Tokenizer, models, trainers
+
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIALS, UNKNOWN],
+        unk_token=UNKNOWN,
+        initial_alphabet=byte_characters(),
+        show_progress=False,
+    )
+    return Tokenizer(models.Unigram()), trainer
+
+
+ALGORITHMS: dict[str, Callable[[int], tuple[Any, Any]]] = {
+    "bpe": _bpe,
+    "wordpiece": _wordpiece,
+    "unigram": _unigram,
+}

@@ -1,0 +1,77 @@
+"""How does a stream of documents become rows of one length? Documents follow each other with END
+between them, and the stream is cut every L tokens, so no token is lost, and none is a target twice.
+Pure numpy.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lm.data.tokenizer import Encoded
+
+
+class Rows(NamedTuple):
+    """N rows of length L. Inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`."""
+
+    tokens: np.ndarray  # int32 [N, L + 1]
+    segments: np.ndarray  # int32 [N, L]: document within the row, from 1; 0 is padding
+    bytes: np.ndarray  # int64 [N]: of text that the row's targets stand for
+
+
+class Packer:
+    """Cuts the stream `END t1 .. tn END t1 .. tm END ...` into rows.
+
+    Row i holds `stream[i * L : i * L + L + 1]`: rows overlap by one token, so that every token but
+    the first END is a target exactly once. A document opens with END, and the next END closes it.
+    """
+
+    def __init__(self, length: int, end: int):
+        """Starts an empty stream.
+
+        Args:
+            length: L, tokens to predict in a row.
+            end: id of END.
+        """
+        self._length, self._end = length, end
+        self._tokens = [np.array([end], np.int32)]
+        self._bytes = [np.zeros(1, np.int32)]
+        self._count = 1  # tokens that wait, the last target of the last row among them
+
+    def add(self, document: Encoded) -> None:
+        """Appends a document and its closing END."""
+        self._tokens += [document.ids, np.array([self._end], np.int32)]
+        self._bytes.append(document.byte_lengths)
+        self._count += len(document.ids) + 1
+
+    def take(self) -> Rows:
+        """Cuts off all full rows (perhaps none); what remains waits for more documents."""
+        number = (self._count - 1) // self._length
+        tokens, weights = np.concatenate(self._tokens), np.concatenate(self._bytes)
+        cut = number * self._length
+        self._tokens, self._bytes = [tokens[cut:]], [weights[cut:]]
+        self._count -= cut
+        inputs = tokens[:cut].reshape(number, self._length)
+        last = tokens[self._length : cut + 1 : self._length]
+        return Rows(
+            tokens=np.concatenate([inputs, last[:, None]], axis=1),
+            segments=self._segments(inputs),
+            bytes=weights[1 : cut + 1].reshape(number, self._length).sum(1, dtype=np.int64),
+        )
+
+    def finish(self) -> Rows:
+        """The last row, padded with END in segment 0; no row if nothing waits to be predicted."""
+        real = self._count - 1
+        if real == 0:
+            return self.take()
+        padding = self._length - real
+        self._tokens.append(np.full(padding, self._end, np.int32))
+        self._bytes.append(np.zeros(padding, np.int32))
+        self._count += padding
+        rows = self.take()
+        rows.segments[:, real:] = 0
+        return rows
+
+    def _segments(self, inputs: np.ndarray) -> np.ndarray:
+        opens = inputs == self._end
+        continues = ~opens[:, :1]  # the row begins inside a document, which is its segment 1
+        return np.cumsum(opens, axis=1, dtype=np.int32) + continues

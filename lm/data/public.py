@@ -1,0 +1,114 @@
+"""How is a public corpus of TensorFlow Datasets read without TensorFlow? Its builder's module is
+imported first (TFDS registers builders lazily), it is prepared as ArrayRecord, and the feature
+that holds the text is found by name or by being the only one.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lm.errors import UserError
+
+_HELD_OUT = ("validation", "test")  # the first that the dataset has is our validation split
+
+
+def texts(name: str) -> Iterator[tuple[str | None, int, str]]:
+    """Yields (split, index within the TFDS split, text) for each example of dataset `name`.
+
+    Split is "validation" or "train" where the dataset holds out examples of its own, and None
+    where it has only `train`. Validation comes first, so that a text that stands in both is kept
+    there and dropped from train. Set TFDS_DATA_DIR to say where datasets are stored
+    (default `~/tensorflow_datasets`).
+
+    Args:
+        name: `NAME` or `NAME/CONFIG`, as for `tfds.builder`.
+
+    Raises:
+        UserError: the dataset is unknown, cannot be fetched or prepared, has no `train` split or
+            no single feature of text, or holds text that is not UTF-8.
+    """
+    builder = _prepared(name)
+    feature = text_feature(name, builder.info.features)
+    if "train" not in builder.info.splits:
+        raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
+    held_out = next((split for split in _HELD_OUT if split in builder.info.splits), None)
+    order = [("validation", held_out), ("train", "train")] if held_out else [(None, "train")]
+    for split, theirs in order:
+        for index, example in enumerate(builder.as_data_source(split=theirs)):
+            try:
+                yield split, index, example[feature].decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"tfds:{name} {theirs} example {index} is not UTF-8 at byte {error.start}; "
+                    "choose another dataset, or mend its text and give it as files:PATTERN"
+                ) from None
+
+
+def fingerprint(name: str) -> Any:
+    """What can change under the same name: the release of TFDS and the folder it reads."""
+    return [importlib.metadata.version("tensorflow-datasets"), _data_dir(), name]
+
+
+def text_feature(name: str, features: Any) -> str:
+    """The feature that holds the text: `text`, `content`, or the only one of type Text.
+
+    Raises:
+        UserError: there is none, or several and none of those names.
+    """
+    import tensorflow_datasets as tfds
+
+    held = {key for key in features if isinstance(features[key], tfds.features.Text)}
+    for candidate in ("text", "content"):
+        if candidate in held:
+            return candidate
+    if len(held) != 1:
+        raise UserError(
+            f"tfds:{name} has {len(held)} features of text {sorted(held)}, and none is called "
+            "'text' or 'content'; choose another dataset, or write its text as files:PATTERN"
+        )
+    return held.pop()
+
+
+def load_builder(name: str) -> Any:
+    """`tfds.builder(name)` for ArrayRecord, its module imported first; fetches nothing.
+
+    Raises:
+        UserError: TFDS has no such dataset or configuration, or its module needs what is missing.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        # Builders that have not moved to tensorflow_datasets/datasets are only found once imported.
+        module = f"tensorflow_datasets.text.{name.partition('/')[0]}"
+        if importlib.util.find_spec(module):
+            importlib.import_module(module)
+        return tfds.builder(name, file_format="array_record", data_dir=_data_dir())
+    except Exception as error:  # TFDS and its builders raise many kinds, all about this name
+        raise UserError(
+            f"tfds:{name} cannot be opened ({_first_line(error)}); see "
+            "https://www.tensorflow.org/datasets/catalog for names and configurations"
+        ) from error
+
+
+def _prepared(name: str) -> Any:
+    builder = load_builder(name)
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # network, disk, Beam, TensorFlow: all end in the same remedy
+        raise UserError(
+            f"tfds:{name} cannot be fetched and prepared ({_first_line(error)}); prepare it where "
+            "there is a network and copy it to TFDS_DATA_DIR, or use stdlib or files:PATTERN"
+        ) from error
+    return builder
+
+
+def _data_dir() -> str | None:
+    return os.environ.get("TFDS_DATA_DIR")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,180 @@
+"""Where does text come from? A source is named by one string, `stdlib`, `files:PATTERN` or
+`tfds:NAME[/CONFIG]`, and becomes a stream of documents, always in the same order. Its fingerprint
+tells, without reading any text, whether the text may have changed since it was last prepared.
+"""
+
+import glob
+import gzip
+import lzma
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm.data import public
+from lm.errors import UserError
+
+
+class Document(NamedTuple):
+    """One text: what is deduplicated, split and tokenized as a whole."""
+
+    name: str
+    text: str
+    split: str | None = None  # "train" or "validation" where the source has splits of its own
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one kind of source is read: both functions take what follows the colon."""
+
+    documents: Callable[[str], Iterator[Document]]
+    fingerprint: Callable[[str], Any]  # JSON: changes when the text may have changed
+
+
+def documents(source: str) -> Iterator[Document]:
+    """Yields the documents of `source`, in an order that does not change.
+
+    Args:
+        source: a name of `SOURCES`, then a colon and an argument where it takes one: `stdlib`,
+            `files:books/**/*.txt.gz`, `tfds:lm1b`.
+
+    Raises:
+        UserError: the source is unknown, matches nothing, or holds bytes that are not UTF-8.
+    """
+    reader, argument = _parse(source)
+    yield from reader.documents(argument)
+
+
+def fingerprint(source: str) -> Any:
+    """A JSON value that changes whenever the text of `source` may have; reads no text.
+
+    Raises:
+        UserError: the source is unknown or matches nothing.
+    """
+    reader, argument = _parse(source)
+    return reader.fingerprint(argument)
+
+
+def _parse(source: str) -> tuple[Source, str]:
+    name, _, argument = source.partition(":")
+    if name not in SOURCES:
+        raise UserError(
+            f"unknown source {source!r}: use stdlib, files:PATTERN or tfds:NAME[/CONFIG]"
+        )
+    if name == "stdlib" and argument:
+        raise UserError(f"source {source!r}: stdlib takes no argument; say stdlib")
+    if name != "stdlib" and not argument:
+        raise UserError(f"source {source!r} does not say which; use {name}:WHAT")
+    return SOURCES[name], argument
+
+
+# --- stdlib: text that every machine has -----------------------------------------------------
+
+_NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+def _stdlib_documents(_: str) -> Iterator[Document]:
+    root = sysconfig.get_path("stdlib")
+    names = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in _NOT_LIBRARY]
+        names += [
+            os.path.relpath(os.path.join(folder, name), root)
+            for name in files
+            if name.endswith(".py")
+        ]
+    for name in sorted(names):
+        try:
+            text = Path(root, name).read_bytes().decode("utf-8")
+        except UnicodeDecodeError:
+            continue  # a few known files declare another encoding, as PEP 263 allows
+        yield Document(name, text.removeprefix("\ufeff"))
+
+
+def _stdlib_fingerprint(_: str) -> Any:
+    return [sys.version, sysconfig.get_path("stdlib")]
+
+
+# --- files:PATTERN: one local file, one document ---------------------------------------------
+
+
+def _matching(pattern: str) -> list[str]:
+    found = glob.glob(os.path.abspath(os.path.expanduser(pattern)), recursive=True)
+    paths = sorted(path for path in found if os.path.isfile(path))
+    if not paths:
+        raise UserError(
+            f"files:{pattern} matches no file; quote the pattern, and use ** for all folders below"
+        )
+    return paths
+
+
+def _files_documents(pattern: str) -> Iterator[Document]:
+    for path in _matching(pattern):
+        data = _decompressed(path)
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} of "
+                "its text; convert it (iconv -f LATIN1 -t UTF-8) or narrow the pattern"
+            ) from None
+        yield Document(path, text.removeprefix("\ufeff"))
+
+
+def _files_fingerprint(pattern: str) -> Any:
+    stats = [(path, os.stat(path)) for path in _matching(pattern)]
+    return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+def _decompressed(path: str) -> bytes:
+    data = Path(path).read_bytes()
+    decompress = DECOMPRESSORS.get(Path(path).suffix)
+    if decompress is None:
+        return data
+    try:
+        return decompress(data)
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        raise UserError(f"{path} cannot be decompressed: {error}; fetch it again") from None
+
+
+def _zstandard(data: bytes) -> bytes:
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError("reading .zst needs zstandard: pip install zstandard") from None
+    parts = []
+    while data:  # a .zst may hold several frames, and a truncated one must not pass as whole
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            parts.append(frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise ValueError(error) from None
+        if not frame.eof:
+            raise ValueError("it ends in the middle of a frame")
+        data = frame.unused_data
+    return b"".join(parts)
+
+
+DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+    ".zst": _zstandard,
+}
+
+
+# --- tfds:NAME[/CONFIG] ----------------------------------------------------------------------
+
+
+def _tfds_documents(name: str) -> Iterator[Document]:
+    for split, index, text in public.texts(name):
+        yield Document(f"{split}/{index}", text, split)
+
+
+SOURCES: dict[str, Source] = {
+    "stdlib": Source(_stdlib_documents, _stdlib_fingerprint),
+    "files": Source(_files_documents, _files_fingerprint),
+    "tfds": Source(_tfds_documents, public.fingerprint),
+}

@@ -1,0 +1,254 @@
+"""How does any `tokenizer.json` become a tokenizer that a language model can be measured with? No
+text is ever encoded to a special token, no document is truncated, and the bytes of text behind
+each token are known exactly. Uses Hugging Face `tokenizers`, imported where used.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.data.tokenizer import Encoded
+from lm.errors import UserError
+
+# Names of the special tokens, the first that a tokenizer has: ours, then well-known ones.
+ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+MASKS = ("<|mask|>", "[MASK]", "<mask>")
+SENTINEL = re.compile(r"<\|sentinel_(\d+)\|>|<extra_id_(\d+)>")
+
+
+class SubwordTokenizer:
+    """A tokenizer of the Hugging Face `tokenizers` library, loaded from its JSON."""
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        name: str,
+        vocab_size: int | None = None,
+        end: str | None = None,
+    ):
+        """Loads a tokenizer.
+
+        Args:
+            text: the content of a `tokenizer.json`.
+            name: what the manifest calls it.
+            vocab_size: at least its number of tokens, to leave room; None for just that number.
+            end: the token that opens and closes documents; None for the first it has of `ENDS`.
+
+        Raises:
+            UserError: it has no end token, has more tokens than `vocab_size`, or is not readable.
+        """
+        config = _parse(text, name)
+        added = {token["content"]: token for token in config.get("added_tokens") or []}
+        end = end or next((known for known in ENDS if known in added), None)
+        if end not in added:
+            raise UserError(
+                f"{name} has no end-of-document token ({end or ', '.join(ENDS)}); add one of these "
+                "to its added_tokens, or name it as eos_token in tokenizer_config.json beside it"
+            )
+        added[end]["special"] = True  # else its literal text would be encoded to it
+        self.name = name
+        self.json: str | None = text
+        self._end_token = end
+        self.end: int = added[end]["id"]
+        self.mask: int | None = next((added[key]["id"] for key in MASKS if key in added), None)
+        self.sentinels = _sentinels(added)
+        self._backend = _backend(config)
+        size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = vocab_size or size
+        if self.vocab_size < size:
+            raise UserError(
+                f"{name} has {size} tokens, more than vocab_size={vocab_size}; raise that"
+            )
+        reserved = _reserved(config, added)
+        self._is_reserved = np.zeros(self.vocab_size, bool)
+        self._is_reserved[list(reserved.values())] = True
+        self._literals = re.compile("|".join(map(re.escape, reserved)))
+        self._pieces = _pieces(config, added, self.end, self.vocab_size)
+        self._piece_lengths = np.array([len(piece) for piece in self._pieces or []], np.int32)
+
+    @property
+    def hash(self) -> str:
+        """Equal for tokenizers that encode every text alike."""
+        return hashlib.sha256(f"{self.end} {self.vocab_size} {self.json}".encode()).hexdigest()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Name, vocabulary size, end token and hash, as the manifest records them."""
+        return {
+            "name": self.name,
+            "vocab_size": self.vocab_size,
+            "end": self._end_token,
+            "hash": self.hash,
+        }
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokens of each text; `byte_lengths` sum to the text's length in UTF-8 bytes.
+
+        Bytes that no token covers, such as spaces that a tokenizer drops, count for the token
+        that follows them, or for END at the end.
+
+        Raises:
+            UserError: the text holds a special token's literal and it cannot be kept apart.
+        """
+        if self._pieces is None:
+            encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        else:  # without offsets: half as long again
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [
+            self._checked(text, encoding) for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; END is left out, bytes that are not UTF-8 become U+FFFD."""
+        if self._pieces is None:
+            return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+        return b"".join(self._pieces[i] for i in ids).decode("utf-8", "replace")
+
+    def _checked(self, text: str, encoding: Any) -> Encoded:
+        ids = np.array(encoding.ids, np.int32)
+        if self._is_reserved[ids].any():
+            return self._apart(text)
+        if self._pieces is not None:
+            byte_lengths = np.append(self._piece_lengths[ids], np.int32(0))
+            if byte_lengths.sum() == len(text.encode("utf-8")):
+                return Encoded(ids, byte_lengths)
+            encoding = self._backend.encode(text, add_special_tokens=False)  # now with offsets
+        return Encoded(ids, _byte_lengths(text, encoding.offsets))
+
+    def _apart(self, text: str) -> Encoded:
+        """Encodes `text` cut inside each special token's literal, so that none is matched."""
+        cuts = [match.start() + 1 for match in self._literals.finditer(text)]
+        ids: list[np.ndarray] = []
+        byte_lengths: list[np.ndarray] = [np.zeros(1, np.int32)]
+        for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            encoding = self._backend.encode(text[start:stop], add_special_tokens=False)
+            ids.append(np.array(encoding.ids, np.int32))
+            lengths = _byte_lengths(text[start:stop], encoding.offsets)
+            lengths[0] += byte_lengths[-1][-1]  # what the part before left for its END
+            byte_lengths[-1] = byte_lengths[-1][:-1]
+            byte_lengths.append(lengths)
+        encoded = Encoded(np.concatenate(ids), np.concatenate(byte_lengths))
+        if self._is_reserved[encoded.ids].any():
+            raise UserError(
+                f"{self.name} encodes ordinary text to a special token (in {text[:40]!r}...); "
+                "use a tokenizer that keeps them apart, such as a byte-level one"
+            )
+        return encoded
+
+
+def load_subword(path: str, vocab_size: int | None = None) -> SubwordTokenizer:
+    """Loads the `tokenizer.json` at `path`, its end token from `tokenizer_config.json` beside it.
+
+    Without that file, or an `eos_token` in it, the end token is the first it has of `ENDS`.
+
+    Raises:
+        UserError: it makes no tokenizer that can be used (see `SubwordTokenizer`).
+    """
+    file = Path(path).expanduser()
+    beside = file.with_name("tokenizer_config.json")
+    end = json.loads(beside.read_text("utf-8")).get("eos_token") if beside.is_file() else None
+    if isinstance(end, dict):
+        end = end["content"]
+    return SubwordTokenizer(file.read_text("utf-8"), name=str(path), vocab_size=vocab_size, end=end)
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+        config["model"]["vocab"]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{name} is not a tokenizer.json of Hugging Face tokenizers; save one with "
+            "tokenizer.save('tokenizer.json')"
+        ) from None
+    return config
+
+
+def _backend(config: dict[str, Any]) -> Any:
+    import tokenizers
+
+    backend = tokenizers.Tokenizer.from_str(json.dumps(config))
+    backend.no_truncation()  # many files ask for 512 tokens, and cut the rest off silently
+    backend.no_padding()
+    backend.encode_special_tokens = True  # special tokens in the text are text
+    return backend
+
+
+def _sentinels(added: dict[str, Any]) -> tuple[int, ...]:
+    numbered = [(SENTINEL.fullmatch(key), token["id"]) for key, token in added.items()]
+    found = [(int(match[1] or match[2]), i) for match, i in numbered if match]
+    return tuple(i for _, i in sorted(found))
+
+
+def _reserved(config: dict[str, Any], added: dict[str, Any]) -> dict[str, int]:
+    """The special tokens, which no text may be encoded to; not the one for unknown text."""
+    model = config["model"]
+    unknown = model.get("unk_token")
+    if model.get("unk_id") is not None:  # Unigram
+        unknown = model["vocab"][model["unk_id"]][0]
+    return {key: t["id"] for key, t in added.items() if t.get("special") and key != unknown}
+
+
+def _byte_lengths(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Bytes from the end of one token to the end of the next, and from the last to the text's end.
+
+    Args:
+        text: what was encoded.
+        offsets: first and last + 1 character of each of n tokens. Tokens that share a character
+            (pieces of its bytes) overlap: the first gets it.
+
+    Returns:
+        int32 [n + 1], of sum `len(text.encode())`.
+    """
+    data = np.frombuffer(text.encode("utf-8"), np.uint8)
+    starts = np.flatnonzero((data & 0xC0) != 0x80)  # character -> byte; 10xxxxxx continues one
+    byte_of = np.append(starts, len(data))
+    ends = np.array(offsets, np.int64).reshape(-1, 2)[:, 1]
+    ends = np.maximum.accumulate(byte_of[ends])
+    return np.diff(ends, prepend=0, append=len(data)).astype(np.int32)
+
+
+def _pieces(
+    config: dict[str, Any], added: dict[str, Any], end: int, vocab_size: int
+) -> list[bytes] | None:
+    """The bytes behind each token of a byte-level tokenizer; None for any other kind."""
+    stages = config.get("pre_tokenizer") or {}
+    stages = stages.get("pretokenizers", [stages])
+    levels = [stage for stage in stages if stage.get("type") == "ByteLevel"]
+    if config.get("normalizer") or not levels or levels[0].get("add_prefix_space"):
+        return None
+    model = config["model"]
+    vocab = model["vocab"]
+    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    prefix = model.get("continuing_subword_prefix") or ""
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    if any(character in byte_of for character in prefix):
+        return None  # it could not be told from text: ##a would be two hashes and an a
+    pieces = ["\ufffd".encode()] * vocab_size
+    for piece, i in ids.items():
+        if piece not in added:
+            characters = piece.removeprefix(prefix)
+            if not byte_of.keys() >= set(characters):
+                return None
+            pieces[i] = bytes(byte_of[character] for character in characters)
+    for content, token in added.items():
+        if not token.get("special"):
+            pieces[token["id"]] = content.encode("utf-8")
+    pieces[end] = b""
+    return pieces
+
+
+def byte_characters() -> list[str]:
+    """The printable character that stands for each of the 256 bytes in byte-level tokenizers.
+
+    Radford et al. 2019 (GPT-2): printable Latin-1 stands for itself, the rest for U+0100 onwards.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (chr(0x100 + i) for i in range(256))
+    return [chr(byte) if byte in printable else next(others) for byte in range(256)]

@@ -1,0 +1,16 @@
+"""How does a command end early? By a user's mistake or by a signal, each told in one line."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line that names the value, the limit and the remedy.
+
+    `run.py` prints the line and exits with status 2.
+    """
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved its state; `signal` is the number that asked."""
+
+    def __init__(self, step: int, signal: int):
+        super().__init__(f"stopped at step {step}, saved; the same command goes on from there")
+        self.signal = signal

@@ -1,0 +1,166 @@
+"""What is a Transformer block made of, besides attention? Norms, the feed-forward layer, and the
+residual around each; one `Block` serves encoders and decoders.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from lm.attention import Mask, MultiHeadAttention
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "swiglu": jax.nn.silu,
+    "geglu": jax.nn.gelu,
+}
+GATED = ("swiglu", "geglu")
+NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+NORM_POSITIONS = ("pre", "post", "sandwich")
+
+
+class FeedForward(nn.Module):
+    """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out for the gated kinds (2002.05202).
+
+    Attributes:
+      hidden: the inner width.
+      activation: a name of `ACTIVATIONS`.
+    """
+
+    hidden: int
+    activation: str
+    bias: bool
+    kernel_init: Any
+    out_init: Any
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        act = ACTIVATIONS[self.activation]
+        inner = self._dense("in", self.hidden, self.kernel_init)(x)
+        if self.activation in GATED:
+            inner = act(self._dense("gate", self.hidden, self.kernel_init)(x)) * inner
+        else:
+            inner = act(inner)
+        return self._dense("out", x.shape[-1], self.out_init)(inner)
+
+    def _dense(self, name: str, features: int, kernel_init: Any) -> nn.Dense:
+        return nn.Dense(
+            features,
+            use_bias=self.bias,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where there is a memory, and feed-forward, each in a residual.
+
+    Attributes:
+      attention: keyword arguments of `MultiHeadAttention`.
+      feed_forward: keyword arguments of `FeedForward`.
+      norm: a name of `NORMS`; normalises in float32.
+      norm_position: "pre" x + f(norm(x)); "post" norm(x + f(x)); "sandwich"
+        x + norm(f(norm(x))) (2105.13290).
+      dropout: rate on each residual branch.
+    """
+
+    attention: Any
+    feed_forward: Any
+    norm: str
+    norm_position: str
+    dropout: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: Mask,
+        memory: jax.Array | None,
+        memory_mask: Mask | None,
+        train: bool,
+        cache_length: int | None,
+    ) -> jax.Array:
+        """[B, L, D] -> [B, L, D]; `memory` [B, S, D] is the encoder's output for a decoder."""
+        attention = MultiHeadAttention(**self.attention, name="attention")
+        x = self._residual(
+            "attention", x, lambda y: attention(y, positions, mask, None, cache_length), train
+        )
+        if memory is not None:
+            cross = MultiHeadAttention(**self.attention, name="cross_attention")
+            x = self._residual(
+                "cross_attention", x, lambda y: cross(y, positions, memory_mask, memory), train
+            )
+        return self._residual(
+            "feed_forward", x, FeedForward(**self.feed_forward, name="feed_forward"), train
+        )
+
+    def _residual(self, name: str, x: jax.Array, branch: Any, train: bool) -> jax.Array:
+        y = x if self.norm_position == "post" else self._norm(f"{name}_norm")(x)
+        y = branch(y)
+        if self.norm_position == "sandwich":
+            y = self._norm(f"{name}_out_norm")(y)
+        y = x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        return self._norm(f"{name}_norm")(y) if self.norm_position == "post" else y
+
+    def _norm(self, name: str) -> nn.Module:
+        return NORMS[self.norm](dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+
+
+class Stack(nn.Module):
+    """`layers` blocks of one kind, scanned (compile time does not grow with depth) or unrolled.
+
+    Attributes:
+      layers: their number.
+      block: keyword arguments of `Block`.
+      scan: stacks the layers' parameters along a leading axis and scans over it.
+      remat: recomputes each block in the backward pass.
+      final_norm: closes a pre-norm or sandwich stack.
+    """
+
+    layers: int
+    block: Any
+    scan: bool
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: Mask,
+        memory: jax.Array | None = None,
+        memory_mask: Mask | None = None,
+        train: bool = False,
+        cache_length: int | None = None,
+    ) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        kind: Any = Block
+        if self.remat:
+            # Arguments 6 and 7 (self is 0) are the Python values train and cache_length.
+            kind = nn.remat(Block, static_argnums=(6, 7), prevent_cse=not self.scan)
+        arguments = (positions, mask, memory, memory_mask, train, cache_length)
+        if not self.scan:
+            for layer in range(self.layers):
+                x = kind(**self.block, name=f"layer_{layer}")(x, *arguments)
+        else:
+            scanned = nn.scan(
+                lambda block, carry, _: (block(carry, *arguments), None),
+                variable_axes={"params": 0, "cache": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True, "softmax": True},
+                length=self.layers,
+            )
+            x, _ = scanned(kind(**self.block, name="layers"), x, None)
+        if self.block["norm_position"] != "post":
+            norm = NORMS[self.block["norm"]]
+            dtypes = {"dtype": self.block["dtype"], "param_dtype": self.block["param_dtype"]}
+            x = norm(**dtypes, name="final_norm")(x)
+        return x

@@ -1,0 +1,115 @@
+"""What does a run tell? Lines of metrics.jsonl, TensorBoard scalars, and a progress bar."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from lm.errors import UserError
+
+
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
+    """All whole lines of a metrics.jsonl; a last line that was cut off by a kill is left out.
+
+    Raises:
+      UserError: where a line before the last is not JSON.
+    """
+    path = epath.Path(path)
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise UserError(f"{path} line {number} is not JSON; mend or remove it") from None
+    return records
+
+
+def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    path = epath.Path(path)
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+class Writer:
+    """Appends metrics of a workdir, beginning after step `start`.
+
+    Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
+    that a resumed run's file equals an uninterrupted one's. Only process 0 is given a writer.
+
+    Attributes:
+      seconds: time spent by all the legs of the run so far, as the lines tell.
+    """
+
+    def __init__(self, workdir: epath.PathLike, start: int, tensorboard: bool):
+        workdir = epath.Path(workdir)
+        path = workdir / "metrics.jsonl"
+        kept = [record for record in read_metrics(path) if record["step"] <= start]
+        if path.exists():
+            partial = workdir / ".metrics.jsonl.partial"
+            partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            partial.replace(path)
+        self._before = max((record.get("seconds", 0.0) for record in kept), default=0.0)
+        self._begin = time.perf_counter()
+        self._file = path.open("a")
+        self._events = None
+        if tensorboard:
+            import tensorboardX
+
+            self._events = tensorboardX.SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=True
+            )
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._begin
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line: the step, the metrics, and the seconds so far."""
+        record = {"step": step, **metrics, "seconds": round(self.seconds, 3)}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class Progress:
+    """A bar over steps with loss, tokens/s, time left and share of peak FLOP/s where known."""
+
+    def __init__(self, steps: int, start: int, label: str, shown: bool):
+        self._bar = tqdm.tqdm(
+            total=steps,
+            initial=start,
+            desc=label,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None if shown else True,  # None: not where stderr is no terminal
+            mininterval=0.5,
+            leave=False,
+        )
+
+    def update(self, loss: float, tokens_per_second: float | None, share: float | None) -> None:
+        """One step more; `share` is of the devices' peak FLOP/s."""
+        shown = {"loss": f"{loss:.3f}"}
+        if tokens_per_second is not None and math.isfinite(tokens_per_second):
+            shown["tokens/s"] = f"{tokens_per_second:,.0f}"
+        if share is not None:
+            shown["of peak"] = f"{share:.1%}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()

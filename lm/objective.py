@@ -1,0 +1,37 @@
+"""What does a row teach? An objective turns rows of tokens into inputs, targets and weights."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from lm.model import Batch
+
+
+def causal(rows: Mapping[str, jax.Array]) -> Batch:
+    """Next-token prediction: position i predicts token i + 1 from its document's tokens up to i.
+
+    Args:
+      rows: "tokens" [B, L+1] and "segments" [B, L], 0 at padding.
+
+    Returns:
+      A batch [B, L] with weight one on every real position.
+    """
+    tokens, segments = rows["tokens"], rows["segments"]
+    return Batch(
+        inputs=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        weights=(segments > 0).astype(jnp.float32),
+        segments=segments,
+        positions=positions_within(segments),
+    )
+
+
+def positions_within(segments: jax.Array) -> jax.Array:
+    """Place of each position within its document, counted from 0: [B, L] -> [B, L]."""
+    places = jnp.arange(segments.shape[1])
+    first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    return places - jax.lax.cummax(jnp.where(first, places, 0), axis=1)
+
+
+OBJECTIVES = {"causal": causal}

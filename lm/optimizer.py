@@ -1,0 +1,157 @@
+"""How do gradients become updates? A config's groups `optimizer` and `schedule` as an Optax chain."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+
+def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Learning rate by update: a linear warm-up, then the named shape, over `steps` updates."""
+    return SCHEDULES[config.schedule.name](config, steps)
+
+
+def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then the named optimizer with its schedule and decay mask."""
+    settings = config.optimizer
+    rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
+    if not settings.clip_norm:
+        return rule
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
+
+
+def decayed(params: Any) -> Any:
+    """Which parameters weight decay pulls on: kernels and word tables, by their names.
+
+    Norms, biases, positions and the softmax's own learned parameters are left alone. Names, not
+    numbers of axes, decide, so that a scan over layers changes nothing.
+    """
+    names = ("kernel", "embedding", "table")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in names, params)
+
+
+def _warm(config: ConfigDict, then: optax.Schedule) -> optax.Schedule:
+    warmup = config.schedule.warmup
+    if not warmup:
+        return then
+    rise = optax.linear_schedule(0.0, config.optimizer.learning_rate, warmup)
+    return optax.join_schedules([rise, then], [warmup])
+
+
+def _cosine(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Half a cosine from the peak to the final share of it."""
+    return _warm(
+        config,
+        optax.cosine_decay_schedule(
+            config.optimizer.learning_rate, steps - config.schedule.warmup, config.schedule.final
+        ),
+    )
+
+
+def _linear(config: ConfigDict, steps: int) -> optax.Schedule:
+    """A straight line from the peak to the final share of it."""
+    peak = config.optimizer.learning_rate
+    end = peak * config.schedule.final
+    return _warm(config, optax.linear_schedule(peak, end, steps - config.schedule.warmup))
+
+
+def _rsqrt(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Peak * sqrt(warmup / step) after the warm-up (1706.03762); the run may be prolonged."""
+    del steps
+    warmup, peak = max(config.schedule.warmup, 1), config.optimizer.learning_rate
+    return _warm(config, lambda count: peak * jax.lax.rsqrt(1.0 + count / warmup))
+
+
+def _constant(config: ConfigDict, steps: int) -> optax.Schedule:
+    del steps
+    return _warm(config, optax.constant_schedule(config.optimizer.learning_rate))
+
+
+def _warmup_stable_decay(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Constant, then a linear fall over the last share of the steps (MiniCPM, 2404.06395)."""
+    peak = config.optimizer.learning_rate
+    falling = math.ceil(steps * config.schedule.decay)
+    start = max(steps - falling - config.schedule.warmup, 0)
+    end = peak * config.schedule.final
+    return _warm(config, optax.linear_schedule(peak, end, falling, transition_begin=start))
+
+
+def _adamw(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        rate,
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        mask=decayed,
+    )
+
+
+def _sgd(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    decay = optax.add_decayed_weights(settings.weight_decay, decayed)
+    return optax.chain(decay, optax.sgd(rate, momentum=settings.b1))
+
+
+def _adafactor(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Second moments as row and column means (1804.04235), with the schedule's learning rate."""
+    return optax.chain(
+        optax.scale_by_factored_rms(decay_rate=0.8),
+        optax.clip_by_block_rms(1.0),
+        optax.add_decayed_weights(settings.weight_decay, decayed),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _lion(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.lion(
+        rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, mask=decayed
+    )
+
+
+def _muon(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Orthogonalised momentum for the blocks' kernels, AdamW for the rest (Jordan et al. 2024).
+
+    Updates have the root mean square 0.2 of AdamW's (Moonlight, 2502.16982), so that both share
+    one learning rate. Only the kernels decay.
+    """
+    return optax.contrib.muon(
+        rate,
+        beta=settings.b1,
+        weight_decay=settings.weight_decay,
+        weight_decay_mask=decayed,
+        consistent_rms=0.2,
+        adam_b1=settings.b1,
+        adam_b2=settings.b2,
+        muon_weight_dimension_numbers=_matrices,
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """Muon's matrices: kernels [.., in, out], whatever axes a scan over layers put before."""
+
+    def numbers(path, leaf):
+        if path[-1].key != "kernel":
+            return None
+        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
+
+
+SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "rsqrt": _rsqrt,
+    "constant": _constant,
+    "warmup_stable_decay": _warmup_stable_decay,
+}
+
+OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "muon": _muon,
+}

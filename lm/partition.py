@@ -1,0 +1,131 @@
+"""Where does each array live? The only file that names mesh axes: rules over parameter paths, and the
+shardings of batches and training state that follow from them.
+
+The mesh has the axes data (copies of the model), fsdp (rows of the batch, and parameters split among
+them) and tensor (heads, feed-forward features and vocabulary split); one device is the mesh 1x1x1.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lm.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+_BATCH = ("data", "fsdp")
+
+# The first rule whose pattern is found in a parameter's path gives the axes of its last dimensions;
+# dimensions before them (stacked layers) are whole. A parameter without a rule is whole everywhere.
+_RULES = (
+    (r"position_embedding$", (None, "fsdp")),
+    (r"(embedding|table)$", ("tensor", "fsdp")),
+    (r"(query|key|value|in|gate)/kernel$", ("fsdp", "tensor")),
+    (r"(query|key|value|in|gate)/bias$", ("tensor",)),
+    (r"out/kernel$", ("tensor", "fsdp")),
+    (r"(latent|prior)/kernel$", ("fsdp", None)),
+    (r"head/bias$", ("tensor",)),
+)
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices of all hosts (or those given); -1 once stands for what remains.
+
+    Raises:
+      UserError: where the sizes do not use exactly the devices that there are.
+    """
+    sizes = [data, fsdp, tensor]
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    fixed = math.prod(size for size in sizes if size != -1)
+    shape = "x".join(map(str, sizes))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"config.mesh = {shape}: sizes are at least 1, and -1 at most once")
+    if -1 in sizes and count % fixed == 0:
+        sizes[sizes.index(-1)] = count // fixed
+    if math.prod(sizes) != count:
+        raise UserError(
+            f"config.mesh = {shape} does not fit {count} devices; data * fsdp * tensor must be "
+            f"{count} (-1 for one of them means the rest)"
+        )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
+    """Raises UserError where the rows of one part of a batch cannot be split over the devices."""
+    shards = math.prod(mesh.shape[axis] for axis in _BATCH)
+    unit = shards * accumulation
+    if batch_size % unit:
+        lower = batch_size - batch_size % unit
+        choice = f"{lower} or {lower + unit}" if lower else f"{unit}"
+        parts = f" x {accumulation} parts" if accumulation > 1 else ""
+        raise UserError(
+            f"config.batch_size = {batch_size} is not divisible by {shards} devices (data x fsdp)"
+            f"{parts}; use {choice}"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over data and fsdp, everything behind the first axis whole."""
+    return NamedSharding(mesh, PartitionSpec(_BATCH))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def tree_shardings(mesh: Mesh, params: Any, tree: Any) -> Any:
+    """Shardings for `tree`, a pytree of abstract arrays that holds `params`-shaped subtrees.
+
+    A leaf follows a parameter's rule where its path ends in the parameter's and the shapes agree
+    (the parameters themselves, moments, moving averages); every other leaf is whole.
+
+    Raises:
+      UserError: where a rule's axis does not divide a dimension.
+    """
+    specs = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = _name(path)
+        specs[name] = (leaf.shape, _spec(mesh, name, leaf.shape))
+
+    def sharding(path, leaf) -> NamedSharding:
+        parts = _name(path).split("/")
+        for start in range(len(parts)):
+            shape, spec = specs.get("/".join(parts[start:]), (None, None))
+            if shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return whole(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def global_batch(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This host's rows as its part of the arrays over all hosts."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in rows.items()
+    }
+
+
+def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
+    axes = next((axes for pattern, axes in _RULES if re.search(pattern, name)), ())
+    axes = (None,) * (len(shape) - len(axes)) + axes
+    for size, axis in zip(shape, axes, strict=True):
+        if axis is not None and size % mesh.shape[axis]:
+            raise UserError(
+                f"parameter {name} {list(shape)}: {size} is not divisible by config.mesh.{axis} = "
+                f"{mesh.shape[axis]}; change the size or the mesh"
+            )
+    return PartitionSpec(*axes)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

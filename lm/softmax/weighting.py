@@ -1,0 +1,73 @@
+"""What is a weighting? A function from scores to weights, and the facts that code and tests use.
+
+The function's own conventions are one contract for all variants: arithmetic in float32 (float64
+stays float64) whatever comes in, the result in the caller's dtype, masked places exactly zero, and
+a row with no visible place all zeros with zero gradient.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """A named map from scores to weights over the last axis.
+
+    Attributes:
+      apply: `apply(scores, where=None, **options_and_learned) -> weights`; `scores` is [..., S],
+        `where` a boolean that broadcasts to it, True where visible. Random weightings also take
+        `key=`.
+      normalised: rows with a visible place sum to one.
+      sparse: weights can be exactly zero at visible places.
+      shift_invariant: adding a constant to a row changes nothing.
+      random: `apply` needs a `key`.
+      learned: per-head parameters that the variant owns, name -> initialiser; `apply` takes them
+        under their names, broadcast against `scores`.
+    """
+
+    apply: Callable[..., jax.Array]
+    normalised: bool = True
+    sparse: bool = False
+    shift_invariant: bool = True
+    random: bool = False
+    learned: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fixed keywords of `apply` with their defaults (cap, temperature, ...)."""
+        parameters = inspect.signature(self.apply).parameters.values()
+        return {
+            p.name: p.default
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.name != "key" and p.name not in self.learned
+        }
+
+
+def visible_scores(scores: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Scores in at least float32, minus infinity where masked."""
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    return scores if where is None else jnp.where(where, scores, -jnp.inf)
+
+
+def row_maximum(scores: jax.Array) -> jax.Array:
+    """The largest score of each row, [..., 1], without gradient; 0 where nothing is visible."""
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
+    return jnp.where(top == -jnp.inf, 0.0, top)
+
+
+def row_length(scores: jax.Array, where: jax.Array | None) -> jax.Array:
+    """The number n of visible places of each row, [..., 1], in float32; at least one."""
+    if where is None:
+        return jnp.asarray(max(scores.shape[-1], 1), jnp.float32)
+    where = jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, scores.shape))
+    return jnp.maximum(jnp.sum(where, axis=-1, keepdims=True, dtype=jnp.float32), 1.0)
+
+
+def divide_by_sum(weights: jax.Array, total: jax.Array) -> jax.Array:
+    """`weights / total`, and zeros (with zero gradient) where the total is zero."""
+    return weights / jnp.where(total == 0.0, 1.0, total)

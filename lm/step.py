@@ -1,0 +1,176 @@
+"""What is one update? The training state, how it begins, and the jitted, donated step."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from lm import partition
+from lm.config import chosen_options
+from lm.model import Transformer
+from lm.objective import OBJECTIVES
+from lm.optimizer import optimizer, schedule
+
+Rows = Mapping[str, jax.Array]
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training changes.
+
+    Attributes:
+      step: updates made.
+      params: the model's parameters.
+      moments: the optimizer's state.
+      average: moving average of the parameters; None without `optimizer.ema`.
+      finite: False once a loss or a gradient was not finite; from then on the state stays as it
+        was before that step.
+    """
+
+    step: jax.Array
+    params: Any
+    moments: Any
+    average: Any
+    finite: jax.Array
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters that evaluation and generation use."""
+        return self.params if self.average is None else self.average
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The jitted functions of one experiment; runs that differ only in the seed share them.
+
+    Attributes:
+      model: the Transformer.
+      mesh: the devices.
+      abstract: the state's shapes, types and shardings.
+      init: `init(key) -> State`, sharded from the start.
+      step: `step(state, rows, key) -> (state, metrics)`; donates the state.
+      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes"}`, sums over the rows.
+      loss: `loss(params, rows, key) -> (sum of nats, sum of weights)`, not jitted.
+    """
+
+    model: Transformer
+    mesh: Mesh
+    abstract: State
+    init: Any
+    step: Any
+    evaluate: Any
+    loss: Any
+
+
+def build_model(config: ConfigDict, vocab_size: int) -> Transformer:
+    """The Transformer that a config describes, for V words."""
+    fixed = ("mechanism", "weighting", "block")
+    attention = {name: config.attention[name] for name in fixed}
+    attention["options"] = chosen_options(config.attention, fixed)
+    output = {"head": config.output.head, "tied": config.output.tied}
+    output |= chosen_options(config.output, ("head", "tied"))
+    return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
+
+
+def build_program(config: ConfigDict, vocab_size: int) -> Program:
+    """Model, mesh and jitted functions of a config; nothing is computed yet.
+
+    Raises:
+      UserError: where sizes do not divide over the mesh.
+    """
+    mesh = partition.make_mesh(**config.mesh)
+    partition.check_batch(mesh, config.batch_size, config.accumulation)
+    model = build_model(config, vocab_size)
+    objective = OBJECTIVES[config.objective]
+    rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
+    ema = config.optimizer.ema
+
+    def init(key: jax.Array) -> State:
+        rows = {
+            "tokens": jnp.zeros((1, config.data.length + 1), jnp.int32),
+            "segments": jnp.ones((1, config.data.length), jnp.int32),
+        }
+        rngs = {"params": key, "softmax": key}
+        params = model.init(rngs, objective(rows), train=False, method="loss")["params"]
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return State(jnp.zeros((), jnp.int32), params, rule.init(params), average, jnp.array(True))
+
+    def loss(params: Any, rows: Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch = objective(rows)
+        rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
+        nats = model.apply({"params": params}, batch, method="loss", rngs=rngs)
+        return jnp.sum(nats * batch.weights), jnp.sum(batch.weights)
+
+    def gradients(params: Any, rows: Rows, key: jax.Array):
+        """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
+        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+        if config.accumulation == 1:
+            return value_and_grad(params, rows, key)
+        parts = jax.tree.map(lambda x: x.reshape(config.accumulation, -1, *x.shape[1:]), rows)
+
+        def add(total, part):
+            index, rows = part
+            new = value_and_grad(params, rows, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
+
+        zeros = jax.tree.map(
+            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, "float32")), params
+        )
+        start = ((jnp.zeros(()), jnp.zeros(())), zeros)
+        total, _ = jax.lax.scan(add, start, (jnp.arange(config.accumulation), parts))
+        return total
+
+    def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(key, state.step)
+        (total, weight), grads = gradients(state.params, rows, key)
+        weight = jnp.maximum(weight, 1.0)
+        grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
+        norm = optax.tree.norm(grads)
+        updates, moments = rule.update(grads, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = optax.incremental_update(params, state.average, 1.0 - ema) if ema else None
+        finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
+        new = State(state.step + 1, params, moments, average, finite)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        metrics = {
+            "train/loss": total / weight,
+            "train/gradient_norm": norm,
+            "train/learning_rate": jnp.asarray(rate(state.step)),
+            "tokens": weight,
+        }
+        return new.replace(finite=finite), metrics
+
+    def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
+        batch = objective(rows)
+        nats = model.apply(
+            {"params": params},
+            batch,
+            method="negative_log_likelihood",
+            rngs={"softmax": jax.random.key(0)},
+        )
+        return {
+            "nats": jnp.sum(nats * batch.weights),
+            "tokens": jnp.sum(batch.weights),
+            "bytes": jnp.sum(rows["bytes"]),
+        }
+
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = partition.tree_shardings(mesh, abstract.params, abstract)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    return Program(
+        model=model,
+        mesh=mesh,
+        abstract=abstract,
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        evaluate=jax.jit(evaluate),
+        loss=loss,
+    )

@@ -1,0 +1,228 @@
+"""Trains, evaluates and compares Transformers in which the softmax is the variable.
+
+  python run.py train    --config=FILE[:ARG] --workdir=DIR    one run, or go on with it
+  python run.py eval     --workdir=DIR                        a run's newest checkpoint
+  python run.py generate --workdir=DIR --prompt=TEXT ...      continue prompts
+  python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
+  python run.py table    --config=FILE[:ARG] --workdir=DIR    the same, and then its table
+
+Any knob of a config is set by its dotted name: --config.model.features=256
+"""
+
+import difflib
+import glob
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Iterable
+
+from absl import flags
+from ml_collections import config_flags
+
+from lm.config import flatten, plain
+from lm.errors import Interrupted, UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
+_CONFIG_FLAG = flags.FLAGS["config"]
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
+_STEP = flags.DEFINE_integer("step", None, "eval, generate: which checkpoint; the newest", 0)
+_PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated")
+_TOKENS = flags.DEFINE_integer("tokens", 256, "generate: how many tokens", 1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "generate: 0 takes the likeliest token", 0.0)
+_TOP_K = flags.DEFINE_integer("top_k", 0, "generate: keep the k likeliest; 0 keeps all", 0)
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "generate: keep the likeliest that sum to p", 0.0, 1.0)
+_MIN_P = flags.DEFINE_float("min_p", 0.0, "generate: keep p times the likeliest", 0.0, 1.0)
+_SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
+
+
+def train() -> int:
+    """Trains the config in the workdir and prints the held-out result."""
+    from lm.train import train
+
+    config, workdir = _config(), _workdir()
+    if (workdir / "result.json").exists():
+        print(f"{workdir} is finished already; its result:")
+    result = train(config, workdir)
+    bits, nats = result["eval/bits_per_byte"], result["eval/nats_per_token"]
+    print(f"eval: {bits:.4f} bits per byte, {nats:.4f} nats per token, {result['seconds']:.0f} s")
+    return 0
+
+
+def evaluate() -> int:
+    """Evaluates a checkpoint of the workdir on its held-out rows."""
+    import jax
+
+    from lm.evaluate import evaluate
+    from lm.restore import restore
+
+    run = restore(_workdir(), _STEP.value)
+    with jax.set_mesh(run.program.mesh):
+        metrics = evaluate(run.program, run.params, run.corpus, run.config)
+    print(f"{_workdir()} at step {run.step}")
+    for name, value in metrics.items():
+        print(f"  {name:22} {value:,.6g}")
+    return 0
+
+
+def generate() -> int:
+    """Continues every prompt; the first is streamed, the others follow when they are done."""
+    import jax
+
+    from lm.generate import generate, prompt_ids, stream
+    from lm.restore import restore
+
+    if not _PROMPT.value:
+        raise UserError("generate needs --prompt=TEXT; it may be given several times")
+    run = restore(_workdir(), _STEP.value)
+    with jax.set_mesh(run.program.mesh):
+        tokens = generate(
+            run.program.model,
+            run.params,
+            prompt_ids(run.corpus.tokenizer, _PROMPT.value),
+            tokens=_TOKENS.value,
+            temperature=_TEMPERATURE.value,
+            top_k=_TOP_K.value,
+            top_p=_TOP_P.value,
+            min_p=_MIN_P.value,
+            seed=_SEED.value,
+        )
+        for text in stream(run.corpus.tokenizer, _PROMPT.value, tokens):
+            print(text, end="", flush=True)
+    return 0
+
+
+def sweep() -> int:
+    """Trains the points of an ablation that are not finished."""
+    from lm.sweep import sweep
+
+    broken = sweep(_points())
+    return 1 if broken else 0
+
+
+def table() -> int:
+    """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
+    from lm.sweep import sweep
+    from lm.table import tabulate, to_markdown, write
+
+    points = _points()
+    broken = sweep(points)
+    result = tabulate(points)
+    write(result, _workdir())
+    print(to_markdown(result))
+    print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")
+    return 1 if broken else 0
+
+
+def _config():
+    if _CONFIG.value is None:
+        raise UserError(f"{sys.argv[1]} needs --config=FILE[:ARG], such as configs/clm.py:tiny")
+    return _CONFIG.value
+
+
+def _workdir():
+    from etils import epath
+
+    if not _WORKDIR.value:
+        raise UserError(f"{sys.argv[1]} needs --workdir=DIR, a folder for what it writes")
+    return epath.Path(_WORKDIR.value).expanduser()
+
+
+def _points():
+    """The points of the config's ablation, in the workdir."""
+    from lm.sweep import points
+
+    config = _config()
+    path, _, arg = _CONFIG_FLAG.config_filename.partition(":")
+    module = _module(path)
+    for name in ("sweep", "SEEDS"):
+        if not hasattr(module, name):
+            raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
+    rows = list(module.sweep(arg or None))
+    for key in sorted({key for row in rows for key in row} | {"seed"}):
+        if key in _CONFIG_FLAG.override_values:
+            raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
+    return points(config, rows, module.SEEDS, _workdir())
+
+
+COMMANDS = {
+    "train": train,
+    "eval": evaluate,
+    "generate": generate,
+    "sweep": sweep,
+    "table": table,
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command; a user's mistake is one line on stderr and status 2."""
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        print(__doc__ + "\n" + "\n".join(_flag_lines()))
+        return 0
+    try:
+        command = _command(argv[1])
+        _parse(argv[:1] + argv[2:])
+        return command()
+    except UserError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 128 + error.signal
+    except KeyboardInterrupt:
+        print("run.py: interrupted before training; nothing is lost", file=sys.stderr)
+        return 130
+
+
+def _command(name: str):
+    if name not in COMMANDS:
+        raise UserError(f"{name} is no command of {', '.join(COMMANDS)}{_hint(name, COMMANDS)}")
+    return COMMANDS[name]
+
+
+def _parse(argv: list[str]) -> None:
+    """Reads the flags; every mistake in them, or in the config file, is the user's."""
+    values = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
+    if "config" in values:
+        path, _, arg = values["config"].partition(":")
+        try:
+            known = flatten(_module(path).get_config(arg or None).to_dict())
+        except ValueError as error:
+            raise UserError(plain(error)) from None
+        knobs = {f"config.{key}": value for key, value in known.items()}
+        for name in values:
+            if name.startswith("config.") and name not in knobs:
+                raise UserError(f"--{name} is no knob{_hint(name, knobs)}")
+    try:
+        rest = flags.FLAGS(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(plain(error)) from None
+    if rest:
+        raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
+
+
+def _module(path: str) -> types.ModuleType:
+    """A config file as a module; UserError where there is none or Python refuses it."""
+    if not os.path.isfile(path):
+        raise UserError(f"there is no config {path}{_hint(path, glob.glob('configs/*.py'))}")
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {plain(error)}") from None
+    return module
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _flag_lines() -> list[str]:
+    own = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    return [f"  --{flag.name:12} {flag.help}" for flag in own]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

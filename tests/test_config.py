@@ -1,0 +1,74 @@
+"""Impossible experiments die before any work, in one line that names value, limit and remedy."""
+
+import importlib
+
+import pytest
+
+from configs import default
+from lm.check import check
+from lm.config import content_hash, identity, override
+from lm.errors import UserError
+
+IMPOSSIBLE = [
+    ({"model.features": 130}, "130 is not divisible by config.model.heads = 4; use 128 or 132"),
+    ({"model.kv_heads": 3}, "3 does not divide config.model.heads = 4; use one of 1, 2, 4"),
+    ({"data.length": 2048}, "2048 is longer than config.model.max_length = 1024"),
+    ({"accumulation": 3}, "3 does not divide config.batch_size = 16; use one of 1, 2, 4, 8, 16"),
+    ({"schedule.warmup": 300}, "300 must be below config.steps = 300"),
+    ({"attention.weighting": "sofmax"}, "did you mean 'softmax'"),
+    ({"output.head": "mixtur"}, "did you mean 'mixture'"),
+    ({"attention.cap": 3.0}, "weighting softmax has the options: none"),
+    ({"output.mixtures": 3}, "softmax has the options: bias, cap"),
+    ({"model.dropout": 1.0}, "at least 0 and below 1"),
+    ({"model.heads": 0}, "at least 1"),
+    ({"data.validation": 0.0}, "above 0"),
+    ({"model.positions": "rotary", "model.head_size": 5}, "head size is 5; use an even one"),
+    ({"model.architecture": "encoder"}, "trains a decoder"),
+    ({"optimizer.name": "adam"}, "did you mean 'adamw'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), IMPOSSIBLE)
+def test_an_impossible_setting_is_named_with_its_limit_and_remedy(settings, message):
+    with pytest.raises(UserError) as caught:
+        check(override(default.get_config(), settings))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_override_suggests_the_knob():
+    with pytest.raises(UserError, match="features"):
+        override(default.get_config(), {"model.feature": 64})
+
+
+def test_an_override_of_the_wrong_type_is_refused():
+    with pytest.raises(UserError, match="steps"):
+        override(default.get_config(), {"steps": "many"})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("default", [None]),
+        ("clm", [None, "tiny", "small", "base"]),
+        ("attention", [None, "tiny", "all"]),
+        ("output", [None, "tiny", "small"]),
+    ],
+)
+def test_every_shipped_config_and_each_of_its_rows_is_possible(name, arguments):
+    module = importlib.import_module(f"configs.{name}")
+    for argument in arguments:
+        config = module.get_config(argument)
+        check(config)
+        for overrides in getattr(module, "sweep", lambda _: ())(argument):
+            check(override(config, overrides))
+    with pytest.raises(ValueError, match="huge"):
+        module.get_config("huge")
+
+
+def test_the_hash_names_what_changes_numbers_and_nothing_else():
+    config = default.get_config()
+    before = content_hash(config)
+    assert content_hash(override(config, {"mesh.fsdp": 2, "log.every": 3})) == before
+    assert content_hash(override(config, {"seed": 1})) != before
+    assert "model.features" in identity(config)

@@ -1,0 +1,187 @@
+"""The Transformer sees what it may see, and its variants agree where they should."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from lm.model import Batch, Transformer
+from lm.objective import causal, positions_within
+from lm.softmax import WEIGHTINGS
+from lm.step import build_model
+
+L, V = 12, 17
+SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
+
+
+def model_of(vocab_size=V, **settings) -> Transformer:
+    config = default.get_config()
+    config.model.update(layers=2, features=16, heads=4, max_length=32)
+    config.update_from_flattened_dict(settings)
+    return build_model(config, vocab_size)
+
+
+def rows(seed=0):
+    tokens = np.random.default_rng(seed).integers(0, V, (2, L + 1)).astype(np.int32)
+    return {"tokens": jnp.asarray(tokens), "segments": jnp.asarray(SEGMENTS)}
+
+
+def init(model, batch, seed=0):
+    params = model.init({"params": jax.random.key(seed)}, batch, False, method="loss")["params"]
+    # Larger weights than the initial ones make every path matter.
+    keys = iter(jax.random.split(jax.random.key(7), 500))
+    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+
+
+def test_causal_batches_predict_the_next_token_and_weigh_padding_zero():
+    batch = causal(rows())
+    np.testing.assert_array_equal(batch.targets[:, :-1], batch.inputs[:, 1:])
+    np.testing.assert_array_equal(batch.weights, SEGMENTS > 0)
+
+
+def test_positions_count_from_the_start_of_each_document():
+    expected = [[*range(5), *range(7)], [*range(9), 0, 1, 0]]
+    np.testing.assert_array_equal(positions_within(jnp.asarray(SEGMENTS)), expected)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("jit", [False, True])
+def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
+    model = model_of(V + 2 * L, **{"attention.weighting": weighting, "model.layers": 1})
+    batch = causal(rows())
+    params = init(model, batch)
+
+    def hidden_at(embedded):
+        """Row 0, position 6, as a function of every position's own word vector."""
+        words = jnp.concatenate([params["embedding"][:V], embedded])
+        own = batch.replace(inputs=V + jnp.arange(L)[None].repeat(2, 0) + jnp.array([[0], [L]]))
+        tree = params | {"embedding": words}
+        hidden = model.apply({"params": tree}, own)
+        return hidden[0, 6].sum()
+
+    gradient = jax.grad(hidden_at)
+    vectors = params["embedding"][batch.inputs].reshape(-1, 16)
+    seen = np.asarray((jax.jit(gradient) if jit else gradient)(vectors))
+    visible = np.zeros(2 * L, bool)
+    visible[5:7] = True
+    assert (seen[~visible] == 0).all()
+    assert (seen[visible] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.norm_position": "post"},
+        {"model.norm_position": "sandwich", "model.norm": "rmsnorm"},
+        {"model.positions": "sinusoidal", "model.activation": "relu"},
+        {"model.positions": "rotary", "model.activation": "swiglu", "model.scan": True},
+        {"model.positions": "alibi", "model.activation": "geglu", "model.kv_heads": 2},
+        {"model.bias": False, "model.qk_norm": True, "model.head_size": 6, "model.hidden": 24},
+        {"model.dropout": 0.1, "model.remat": True, "model.scan": True},
+        {"output.tied": False, "output.bias": True},
+        {"output.head": "mixture"},
+    ],
+)
+def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):
+    model = model_of(**settings)
+    batch = causal(rows())
+    params = init(model, batch)
+
+    def total(params):
+        rngs = {"dropout": jax.random.key(0)}
+        loss = model.apply({"params": params}, batch, method="loss", rngs=rngs)
+        return jnp.sum(loss * batch.weights)
+
+    loss, gradient = jax.jit(jax.value_and_grad(total))(params)
+    assert np.isfinite(loss)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(leaf).all(), name
+        # A shift of all keys moves every score of a row alike, so softmax gives it no gradient.
+        assert "key']['bias" in name or (leaf != 0).any(), name
+
+
+def test_scanned_and_unrolled_layers_agree():
+    batch = causal(rows())
+    unrolled = model_of()
+    params = init(unrolled, batch)
+    stack = dict(params["stack"])
+    layers = [stack.pop(f"layer_{i}") for i in range(2)]
+    stack["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    scanned = model_of(**{"model.scan": True})
+    np.testing.assert_allclose(
+        scanned.apply({"params": params | {"stack": stack}}, batch),
+        unrolled.apply({"params": params}, batch),
+        atol=1e-5,
+    )
+
+
+def test_rematerialisation_changes_no_gradient():
+    batch = causal(rows())
+    params = init(model_of(), batch)
+
+    def gradient(model):
+        return jax.grad(lambda p: model.apply({"params": p}, batch, method="loss").sum())(params)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        gradient(model_of()),
+        gradient(model_of(**{"model.remat": True})),
+    )
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
+    batch = causal(rows())
+    model = model_of(**{"model.dtype": "bfloat16"})
+    params = init(model, batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert model.apply({"params": params}, batch).dtype == jnp.bfloat16
+    loss = model.apply({"params": params}, batch, method="loss")
+    assert loss.dtype == jnp.float32
+    exact = model_of().apply({"params": params}, batch, method="loss")
+    np.testing.assert_allclose(loss, exact, rtol=0.1, atol=0.1)
+
+
+def test_an_encoder_sees_both_sides_of_its_own_document_only():
+    model = model_of(**{"model.architecture": "encoder"})
+    batch = causal(rows())
+    params = init(model, batch)
+    changed = batch.replace(inputs=batch.inputs.at[0, 6].add(1) % V)
+    difference = model.apply({"params": params}, batch) - model.apply({"params": params}, changed)
+    moved = np.abs(np.asarray(difference)).max(-1) > 0
+    np.testing.assert_array_equal(moved[0], SEGMENTS[0] == 2)
+    assert not moved[1].any()
+
+
+def test_a_decoder_sees_the_encoder_of_its_own_document_only():
+    model = model_of(**{"model.architecture": "encoder_decoder"})
+    plain = causal(rows())
+    batch = plain.replace(
+        memory_inputs=plain.inputs[:, ::-1],
+        memory_segments=jnp.asarray(SEGMENTS),
+        memory_positions=plain.positions,
+    )
+    params = init(model, batch)
+    changed = batch.replace(memory_inputs=batch.memory_inputs.at[0, 2].add(1) % V)
+    difference = model.apply({"params": params}, batch) - model.apply({"params": params}, changed)
+    moved = np.abs(np.asarray(difference)).max(-1) > 0
+    np.testing.assert_array_equal(moved[0], SEGMENTS[0] == 1)
+    assert not moved[1].any()
+
+
+def test_variants_of_one_seed_start_from_the_same_weights_where_shapes_allow():
+    batch: Batch = causal(rows())
+
+    def start(**settings):
+        key = {"params": jax.random.key(3)}
+        return model_of(**settings).init(key, batch, False, method="loss")["params"]
+
+    softmax = start()
+    sink = start(**{"attention.weighting": "sink"})
+    untied = start(**{"output.tied": False})
+    flat = dict(jax.tree_util.tree_leaves_with_path(softmax))
+    for other in (sink, untied):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(other):
+            if path in flat:
+                np.testing.assert_array_equal(leaf, flat[path])

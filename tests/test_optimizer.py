@@ -1,0 +1,117 @@
+"""Schedules have the shapes and optimizers the updates that their names promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import default
+from lm.optimizer import OPTIMIZERS, SCHEDULES, decayed, optimizer, schedule
+
+PARAMS = {
+    "embedding": jnp.ones((8, 4)),
+    "stack": {
+        "layers": {"in": {"kernel": jnp.ones((2, 4, 6)), "bias": jnp.ones((2, 6))}},
+        "norm": {"scale": jnp.ones((2, 4))},
+    },
+}
+
+
+def config_of(**settings):
+    config = default.get_config()
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name):
+    config = config_of(**{"schedule.name": name, "schedule.warmup": 10})
+    rates = np.array([schedule(config, 100)(step) for step in range(101)])
+    np.testing.assert_allclose(rates[:11], np.linspace(0, 2e-3, 11), rtol=1e-5)
+    assert (np.diff(rates[10:]) <= 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("cosine", 0.1),
+        ("linear", 0.1),
+        ("warmup_stable_decay", 0.1),
+        ("constant", 1.0),
+        ("rsqrt", (1 + 90 / 10) ** -0.5),
+    ],
+)
+def test_every_schedule_ends_at_its_share_of_the_peak(name, end):
+    config = config_of(**{"schedule.name": name, "schedule.warmup": 10})
+    np.testing.assert_allclose(schedule(config, 100)(100), 2e-3 * end, rtol=1e-4)
+
+
+def test_warmup_stable_decay_is_stable_until_its_decay():
+    config = config_of(**{"schedule.name": "warmup_stable_decay", "schedule.warmup": 10})
+    rate = schedule(config, 100)
+    np.testing.assert_allclose([rate(10), rate(50), rate(80)], 2e-3, rtol=1e-5)
+    assert rate(81) < rate(80)
+
+
+def test_kernels_and_word_tables_decay_and_nothing_else():
+    mask = decayed(PARAMS)
+    assert mask["embedding"] and mask["stack"]["layers"]["in"]["kernel"]
+    assert not mask["stack"]["layers"]["in"]["bias"] and not mask["stack"]["norm"]["scale"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends_a_quadratic(name):
+    rate = 0.3 if name == "sgd" else 0.03
+    config = config_of(
+        **{
+            "optimizer.name": name,
+            "optimizer.learning_rate": rate,
+            "optimizer.weight_decay": 0.0,
+            "schedule.warmup": 0,
+        }
+    )
+    rule = optimizer(config, 100)
+    target = jax.tree.map(lambda p: p + jnp.linspace(-1, 1, p.size).reshape(p.shape), PARAMS)
+
+    def loss(params):
+        return sum(
+            jnp.mean((a - b) ** 2)
+            for a, b in zip(*map(jax.tree.leaves, (params, target)), strict=True)
+        )
+
+    @jax.jit
+    def update(params, state):
+        updates, state = rule.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = PARAMS, rule.init(PARAMS)
+    for _ in range(100):
+        params, state = update(params, state)
+    assert loss(params) < 0.3 * loss(PARAMS)
+
+
+def test_weight_decay_shrinks_kernels_and_leaves_biases():
+    config = config_of(**{"optimizer.learning_rate": 0.1, "schedule.warmup": 0})
+    rule = optimizer(config, 100)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = rule.update(zero, rule.init(PARAMS), PARAMS)
+    assert (updates["stack"]["layers"]["in"]["kernel"] < 0).all()
+    assert (updates["stack"]["layers"]["in"]["bias"] == 0).all()
+
+
+def test_muon_treats_stacked_layers_one_by_one():
+    config = config_of(
+        **{"optimizer.name": "muon", "schedule.warmup": 0, "optimizer.clip_norm": 0.0}
+    )
+    kernels = jax.random.normal(jax.random.key(0), (2, 4, 6))
+
+    def step(params):
+        rule = optimizer(config, 10)
+        updates, _ = rule.update(params, rule.init(params), params)
+        return updates
+
+    stacked = step({"layers": {"kernel": kernels}})["layers"]["kernel"]
+    for layer in range(2):
+        alone = step({"layers": {"kernel": kernels[layer]}})["layers"]["kernel"]
+        np.testing.assert_allclose(stacked[layer], alone, atol=1e-6)

@@ -1,0 +1,126 @@
+"""One update is the same however it is divided: over parts of a batch or over a mesh of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import partition
+from lm.config import override
+from lm.errors import UserError
+from lm.flops import flops_per_token
+from lm.nonfinite import first_nonfinite
+from lm.step import build_program
+
+STEPS = 10
+
+
+def some_rows(config, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (config.batch_size, config.data.length)
+    tokens = rng.integers(0, 255, (shape[0], shape[1] + 1)).astype(np.int32)
+    segments = np.cumsum(rng.random(shape) < 0.1, axis=1).astype(np.int32) + 1
+    segments[0, 20:] = 0
+    return {"tokens": tokens, "segments": segments, "bytes": np.full(shape[0], 32, np.int32)}
+
+
+def run(config, steps=STEPS):
+    """Losses of some steps, the final state, and the program."""
+    program = build_program(config, 256)
+    losses = []
+    with jax.set_mesh(program.mesh):
+        state = program.init(jax.random.key(0))
+        for step in range(steps):
+            rows = partition.global_batch(program.mesh, some_rows(config, step))
+            state, metrics = program.step(state, rows, jax.random.key(1))
+            losses.append(float(metrics["train/loss"]))
+    return losses, state, program
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
+def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh, monkeypatch):
+    sharded, state, _ = run(
+        override(
+            small_config, dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
+        )
+    )
+    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(partition, "make_mesh", one)
+    single, _, _ = run(override(small_config, {"mesh.data": 1}))
+    np.testing.assert_allclose(sharded, single, atol=1e-5)
+    table = state.params["embedding"]
+    assert table.addressable_shards[0].data.size == table.size // (mesh[1] * mesh[2])
+    moment = state.moments[1][0].mu["embedding"]
+    assert moment.sharding == table.sharding
+
+
+def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
+    small_config.mesh.update(data=2, fsdp=2, tensor=2)
+    whole, state, _ = run(small_config, 3)
+    parts, accumulated, _ = run(override(small_config, {"accumulation": 2}), 3)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.params, accumulated.params
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 20}, "20 is not divisible by 8 devices (data x fsdp); use 16 or 24"),
+        ({"batch_size": 8, "accumulation": 2}, "8 devices (data x fsdp) x 2 parts; use 16"),
+        ({"mesh.data": 3}, "3x1x1 does not fit 8 devices"),
+        ({"mesh.data": -1, "mesh.fsdp": -1}, "-1 at most once"),
+        (
+            {"mesh.data": 1, "mesh.fsdp": 8, "model.features": 36},
+            "36 is not divisible by config.mesh.fsdp = 8",
+        ),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused_by_name(small_config, settings, message):
+    with pytest.raises(UserError) as caught:
+        build_program(override(small_config, settings), 256)
+    assert message in str(caught.value)
+
+
+def test_the_moving_average_follows_the_parameters(small_config):
+    _, state, _ = run(override(small_config, {"optimizer.ema": 0.5}), 1)
+    start = build_program(small_config, 256).init(jax.random.key(0)).params
+    expected = jax.tree.map(
+        lambda a, b: 0.5 * np.asarray(a) + 0.5 * np.asarray(b), start, state.params
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.average, expected)
+    assert state.evaluated is state.average
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
+    program = build_program(small_config, 256)
+    with jax.set_mesh(program.mesh):
+        state = program.init(jax.random.key(0))
+        bad = state.params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"]
+        bad = bad.at[0, 0].set(jnp.inf)
+        rows = partition.global_batch(program.mesh, some_rows(small_config))
+        params = jax.tree.map(jnp.copy, state.params)
+        params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"] = bad
+        state = state.replace(params=jax.tree.map(jnp.copy, params))
+        state, _ = program.step(state, rows, jax.random.key(1))
+        assert not bool(state.finite) and int(state.step) == 0
+        jax.tree.map(np.testing.assert_array_equal, state.params, params)
+        name = first_nonfinite(program, "causal", params, rows, jax.random.key(1))
+        assert "parameter stack/layer_1/feed_forward/out/kernel" in name
+        # Finite parameters whose product overflows: the module's output is what goes wrong.
+        params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"] = jnp.full_like(bad, 3e38)
+        params["stack"]["layer_1"]["feed_forward"]["in"]["kernel"] *= 1e3
+        name = first_nonfinite(program, "causal", params, rows, jax.random.key(1))
+        assert "output of stack/layer_1/feed_forward/out" in name
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_flops_are_those_of_the_matrix_products(small_config, scan):
+    program = build_program(override(small_config, {"model.scan": scan}), 256)
+    length, features = small_config.data.length, small_config.model.features
+    layer = 2 * 12 * features**2 + 2 * 2 * length * features
+    expected = 3 * (2 * layer + 2 * 256 * features)
+    assert flops_per_token(program, length) == expected
