@@ -110,7 +110,7 @@ def sample(
         floor = jnp.maximum(floor, order[min(top_k, order.size) - 1])
     if top_p < 1.0:
         before = jnp.cumsum(jnp.exp(order)) - jnp.exp(order)
-        floor = jnp.maximum(floor, order[jnp.sum(before < top_p) - 1])
+        floor = jnp.maximum(floor, order[jnp.maximum(jnp.sum(before < top_p), 1) - 1])
     if min_p > 0.0:
         floor = jnp.maximum(floor, order[0] + jnp.log(min_p))
     floor = jnp.minimum(floor, order[0])

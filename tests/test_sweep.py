@@ -1,0 +1,103 @@
+"""An ablation trains each point once, pairs rows by seed, and survives a point that breaks."""
+
+import json
+import shutil
+
+import pytest
+
+from lm import sweep as sweep_module
+from lm.config import override
+from lm.errors import UserError
+from lm.sweep import label, points, sweep
+from lm.table import tabulate, to_markdown, write
+
+ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sparsemax"}]
+
+
+@pytest.fixture
+def ablation(small_config):
+    return override(small_config, {"steps": 4, "evaluation.every": 2, "checkpoint.every": 0})
+
+
+def results(found):
+    timed = ("seconds", "tokens_per_second")
+    contents = [json.loads((p.workdir / "result.json").read_text()) for p in found]
+    return [{k: v for k, v in content.items() if k not in timed} for content in contents]
+
+
+def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same_numbers(
+    ablation, tmp_path, monkeypatch
+):
+    found = points(ablation, ROWS, (0, 1), tmp_path)
+    assert sweep(found) == []
+    before = results(found)
+    write(tabulate(found), tmp_path)
+    assert {"table.md", "table.csv", "table.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert "weighting=sparsemax" in to_markdown(tabulate(found))
+
+    trained = []
+    original = sweep_module.train
+
+    def counting(config, workdir, name):
+        trained.append(workdir)
+        return original(config, workdir, name)
+
+    monkeypatch.setattr(sweep_module, "train", counting)
+    sweep(found)
+    assert trained == []
+    shutil.rmtree(found[2].workdir)
+    sweep(found)
+    assert trained == [found[2].workdir]
+    assert results(found) == before
+
+
+def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, monkeypatch, capsys):
+    found = points(ablation, ROWS, (0,), tmp_path)
+    original = sweep_module.train
+
+    def breaking(config, workdir, name):
+        if config.attention.weighting == "softmax":
+            raise FloatingPointError("no luck")
+        return original(config, workdir, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "train", breaking)
+        assert sweep(found) == [found[0]]
+    assert "broke: no luck" in capsys.readouterr().err
+    assert "no luck" in (found[0].workdir / "error.txt").read_text()
+    assert (found[1].workdir / "result.json").exists()
+    assert "no luck" in to_markdown(tabulate(found))
+    assert sweep(found) == []
+    assert not (found[0].workdir / "error.txt").exists()
+
+
+def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):
+    found = points(ablation, ROWS, (0, 1), tmp_path)
+    assert len({point.workdir for point in found}) == 4
+    assert [point.seed for point in found] == [0, 1, 0, 1]
+    again = points(ablation, ROWS, (0, 1), tmp_path)
+    assert [p.workdir for p in again] == [p.workdir for p in found]
+    longer = points(override(ablation, {"steps": 5}), ROWS, (0, 1), tmp_path)
+    assert {p.workdir for p in longer}.isdisjoint(p.workdir for p in found)
+
+
+def test_labels_say_what_is_set():
+    assert (
+        label({"attention.weighting": "softcap", "attention.cap": 2.0})
+        == "weighting=softcap,cap=2.0"
+    )
+    assert label({}) == "as is"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"attention.wieghting": "softmax"}], "config.attention.wieghting"),
+        ([{"attention.weighting": "sofmax"}], "row weighting=sofmax: .*did you mean 'softmax'"),
+        ([{}, {}], "twice"),
+        ([], "no point"),
+    ],
+)
+def test_an_impossible_row_stops_the_ablation_before_any_work(ablation, tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        points(ablation, rows, (0,), tmp_path)

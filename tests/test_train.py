@@ -1,0 +1,224 @@
+"""A run resumes exactly, refuses what is not its own, and stops where its numbers stop being good."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from lm import train as train_module
+from lm.checkpoint import Checkpoints
+from lm.config import override, to_dict
+from lm.errors import Interrupted, UserError
+from lm.metrics import read_metrics
+from lm.restore import restore
+from lm.train import train
+
+
+def losses(workdir):
+    """The numbers of metrics.jsonl that do not depend on the clock."""
+    timed = ("seconds", "tokens_per_second")
+    return [
+        {name: value for name, value in record.items() if name not in timed}
+        for record in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def interrupt_at(step, monkeypatch):
+    """Sends SIGINT to this process when the data of a step is asked for."""
+    original = train_module.train_batches
+
+    def batches(*arguments, start, **keywords):
+        for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
+            if number == step:
+                signal.raise_signal(signal.SIGINT)
+            yield rows
+
+    monkeypatch.setattr(train_module, "train_batches", batches)
+
+
+@pytest.fixture
+def finished(small_config, tmp_path):
+    workdir = tmp_path / "whole"
+    return train(small_config, workdir), workdir
+
+
+def test_a_workdir_explains_itself(small_config, finished):
+    result, workdir = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert json.loads((workdir / "config.json").read_text()) == to_dict(small_config)
+    assert (workdir / "checkpoints" / "12").exists()
+    assert result["parameters"] == sum(x.size for x in jax.tree.leaves(restore(workdir).params))
+    expected = {
+        "eval/nats_per_token", "eval/bits_per_byte", "parameters", "flops_per_token", "seconds",
+        "tokens_per_second", "config_hash", "data_hash", "commit", "versions", "device", "mesh",
+        "seed", "steps",
+    }  # fmt: skip
+    assert expected <= result.keys()
+    # Bytes are tokens here, but the token that closes a document is no byte of text.
+    per_byte = result["eval/nats_per_token"] / np.log(2)
+    ratio = result["eval/tokens"] / result["eval/bytes"]
+    np.testing.assert_allclose(result["eval/bits_per_byte"], per_byte * ratio, rtol=1e-9)
+
+
+def test_training_lowers_the_loss(finished):
+    _, workdir = finished
+    records = [r["train/loss"] for r in losses(workdir) if "train/loss" in r]
+    assert len(records) == 12
+    assert records[-1] < records[0] - 0.5
+
+
+def test_a_finished_run_is_left_alone(small_config, finished):
+    result, workdir = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert train(small_config, workdir) == result
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("stop", [4, 11])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    small_config, finished, tmp_path, monkeypatch, stop
+):
+    _, whole = finished
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
+        interrupt_at(stop, patch)
+        train(small_config, broken)
+    assert caught.value.signal == signal.SIGINT
+    assert not (broken / "result.json").exists()
+    train(small_config, broken)
+    assert losses(broken) == losses(whole)
+    jax.tree.map(np.testing.assert_array_equal, restore(broken).params, restore(whole).params)
+
+
+def test_lines_after_the_last_checkpoint_are_dropped_on_resuming(small_config, finished, tmp_path):
+    """As after SIGKILL: the checkpoint is of step 10, the lines go on to 12, the last is cut."""
+    _, workdir = finished
+    expected = losses(workdir)
+    (workdir / "result.json").unlink()
+    Checkpoints(workdir)._checkpointer.delete(12)
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "train/lo')
+    train(small_config, workdir)
+    assert losses(workdir) == expected
+
+
+def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, tmp_path):
+    result, workdir = finished
+    (workdir / "result.json").unlink()
+    Checkpoints(workdir)._checkpointer.delete(12)
+    resumed = train(
+        override(small_config, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), workdir
+    )
+    assert resumed["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert abs(resumed["eval/nats_per_token"] - result["eval/nats_per_token"]) < 1e-4
+
+
+def test_a_workdir_of_another_config_is_refused_and_untouched(small_config, finished):
+    _, workdir = finished
+    with pytest.raises(UserError, match="config.model.layers is 2 there and 3 here"):
+        train(override(small_config, {"model.layers": 3}), workdir)
+    assert json.loads((workdir / "config.json").read_text())["model"]["layers"] == 2
+
+
+def test_a_folder_that_is_no_run_is_refused(small_config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty and is no run's folder"):
+        train(small_config, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(small_config, finished):
+    _, workdir = finished
+    (workdir / "result.json").unlink()
+    for path in (workdir / "checkpoints" / "12").rglob("d/*"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"checkpoints/12 cannot be read .*delete that folder"):
+        train(small_config, workdir)
+    assert (workdir / "checkpoints" / "10").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    small_config, tmp_path
+):
+    config = override(
+        small_config,
+        {
+            "optimizer.name": "sgd",
+            "optimizer.learning_rate": 1e15,
+            "optimizer.clip_norm": 0.0,
+            "checkpoint.every": 1,
+            "schedule.warmup": 0,
+        },
+    )
+    with pytest.raises(
+        UserError, match=r"step \d+: the loss or its gradient is not finite; first: "
+    ):
+        train(config, tmp_path / "run")
+    kept = Checkpoints(tmp_path / "run")
+    program = train_module.shared_program(config, 256)
+    state = kept.load(program.abstract)
+    assert int(state.step) == kept.latest >= 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
+    small_config, finished, tmp_path, capsys
+):
+    _, donor = finished
+    config = override(
+        small_config,
+        {"init_from": str(donor), "output.tied": False, "optimizer.learning_rate": 0.0},
+    )
+    train(config, tmp_path / "run")
+    assert "fresh: head/table" in capsys.readouterr().out
+    ours, theirs = restore(tmp_path / "run").params, restore(donor).params
+    np.testing.assert_array_equal(ours["embedding"], theirs["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, ours["stack"], theirs["stack"])
+
+
+def test_a_new_seed_changes_batches_and_weights(small_config, finished, tmp_path):
+    _, workdir = finished
+    train(override(small_config, {"seed": 1}), tmp_path / "other")
+    assert losses(workdir)[0]["train/loss"] != losses(tmp_path / "other")[0]["train/loss"]
+
+
+def test_runs_that_differ_only_in_the_seed_share_one_program(small_config):
+    first = train_module.shared_program(small_config, 256)
+    assert train_module.shared_program(override(small_config, {"seed": 5}), 256) is first
+
+
+COMMAND = [sys.executable, "run.py", "train"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path, number):
+    command = [
+        *COMMAND,
+        "--config=configs/default.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.cache={cache}",
+        f"--config.data.source=files:{corpus_folder}/*.txt",
+        "--config.data.validation=0.2",
+        "--config.data.length=32",
+        "--config.model.layers=1",
+        "--config.log.every=1",
+        "--config.log.tensorboard=False",
+        "--config.steps=100000",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        watchdog.join(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    watchdog.cancel()
+    assert process.returncode == 128 + number
+    assert errors.strip().splitlines()[-1].startswith("run.py: stopped at step")
+    assert "Traceback" not in errors
+    assert Checkpoints(tmp_path / "run").latest >= 1
