@@ -1,15 +1,16 @@
-"""Is this experiment possible? Every check of a config that needs no data and no device, made before
-any work; each failure names the value, the limit and the remedy.
+"""Is this experiment possible? Every check of a config that needs no data and no device, made
+before any work; each failure names the value, the limit and the remedy.
 """
 
 import difflib
+import functools
 import math
+import operator
 from collections.abc import Iterable
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from lm.attention import ATTENTIONS
-from lm.config import chosen_options
+from lm.config import Config, chosen_options
 from lm.errors import UserError
 from lm.layers import ACTIVATIONS, NORM_POSITIONS, NORMS
 from lm.model import ARCHITECTURES, POSITIONS
@@ -82,7 +83,7 @@ _POSITIVE = (
 )
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
     for key, names in _NAMES.items():
         _one_of(key, _get(config, key), names)
@@ -101,7 +102,7 @@ def check(config: ConfigDict) -> None:
     _check_shapes(config)
 
 
-def _check_shapes(config: ConfigDict) -> None:
+def _check_shapes(config: Config) -> None:
     model = config.model
     if model.head_size is None and model.features % model.heads:
         lower = model.features - model.features % model.heads
@@ -145,7 +146,7 @@ def _check_shapes(config: ConfigDict) -> None:
         )
 
 
-def _check_options(config: ConfigDict) -> None:
+def _check_options(config: Config) -> None:
     """Options must belong to the chosen weighting and to the chosen head."""
     weighting = config.attention.weighting
     chosen = chosen_options(config.attention, ("mechanism", "weighting", "block"))
@@ -169,10 +170,8 @@ def _one_of(key: str, value: str, names: Iterable[str]) -> None:
         raise UserError(f"config.{key} = {value!r} is not one of {', '.join(names)}{hint}")
 
 
-def _get(config: ConfigDict, key: str):
-    for part in key.split("."):
-        config = config[part]
-    return config
+def _get(config: Config, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), config)
 
 
 def _divisors(n: int) -> str:

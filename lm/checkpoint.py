@@ -1,8 +1,9 @@
-"""How is a run kept, and from where does it start? Orbax: asynchronous saves, restores onto any mesh,
-and the order of starting points: resume, init_from, scratch.
+"""How is a run kept, and from where does it start? Orbax: asynchronous saves, restores onto any
+mesh, and the order of starting points: resume, init_from, scratch.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, keep: int = 1):
         self.folder = epath.Path(workdir) / "checkpoints"
-        policy = ocp.training.preservation_policies.LatestN(keep)
+        policy: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder, preservation_policy=policy, cleanup_tmp_directories=True
         )
@@ -111,7 +112,7 @@ def _initialise_from(state: State, program: Program, source: str) -> tuple[State
         lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), state.params
     )
     average = None if state.average is None else jax.tree.map(lambda x: x.copy(), params)
-    state = state.replace(params=params, average=average)
+    state = dataclasses.replace(state, params=params, average=average)
     new = f"; fresh: {', '.join(fresh)}" if fresh else ""
     return state, f"starts from {source} at step {donor.latest}{new}"
 
@@ -132,7 +133,7 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps stderr clean while a load fails: TensorStore's threads print tracebacks on their own."""
+    """Keeps stderr clean while a load fails: TensorStore's threads print tracebacks to it."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.stderr.flush()
     kept = os.dup(2)

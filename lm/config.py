@@ -5,20 +5,21 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from lm.errors import UserError
+
+# A ConfigDict, whose attributes have no types that a checker could know.
+Config = Any
 
 # What may differ between a run and its resumption: where it runs and what it prints.
 _INCIDENTAL = ("mesh", "checkpoint", "log", "cache")
 
 
-def to_dict(config: ConfigDict) -> dict[str, Any]:
+def to_dict(config: Config) -> dict[str, Any]:
     """The config as nested plain dictionaries, as config.json holds it."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def identity(config: ConfigDict) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
     """The flat dotted settings that can change a run's numbers."""
     return {
         key: value
@@ -38,13 +39,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def content_hash(config: ConfigDict) -> str:
+def content_hash(config: Config) -> str:
     """Twelve hexadecimal digits that name the settings which can change a run's numbers."""
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     """A copy with dotted keys set; unknown keys and wrong types raise UserError."""
     config = config.copy_and_resolve_references().lock()
     for key, value in overrides.items():
@@ -60,6 +61,6 @@ def plain(error: BaseException) -> str:
     return " ".join(str(error.args[0] if error.args else error).split())
 
 
-def chosen_options(group: ConfigDict, fixed: Iterable[str]) -> dict[str, Any]:
+def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:
     """The options of a group that are set, without its `fixed` knobs."""
     return {key: value for key, value in group.items() if key not in fixed and value is not None}

@@ -4,14 +4,14 @@ import math
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from lm import partition
+from lm.config import Config
 from lm.data import Corpus, eval_batches
 from lm.step import Program
 
 
-def evaluate(program: Program, params: Any, corpus: Corpus, config: ConfigDict) -> dict[str, float]:
+def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
     """Likelihood of the held-out rows.
 
     Returns:

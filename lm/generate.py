@@ -1,4 +1,4 @@
-"""How does a model continue a prompt? Cached decoding, one token at a time for all prompts at once."""
+"""How does a model continue a prompt? Cached decoding, a token at a time for all prompts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -43,8 +43,8 @@ def generate(
     length = longest + tokens
     if length > model.max_length:
         raise UserError(
-            f"a prompt of {longest} tokens and {tokens} more need {length} positions, but the model "
-            f"has config.model.max_length = {model.max_length}; ask for fewer"
+            f"a prompt of {longest} tokens and {tokens} more need {length} positions, but the "
+            f"model has config.model.max_length = {model.max_length}; ask for fewer"
         )
     size = len(prompts)
     # Prompts are aligned at their ends; the keys before their beginnings are padding.

@@ -59,7 +59,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where there is a memory, and feed-forward, each in a residual.
+    """Self-attention, cross-attention if there is a memory, and feed-forward, each in a residual.
 
     Attributes:
       attention: keyword arguments of `MultiHeadAttention`.
@@ -85,7 +85,7 @@ class Block(nn.Module):
         positions: jax.Array,
         mask: Mask,
         memory: jax.Array | None,
-        memory_mask: Mask | None,
+        memory_mask: Mask,
         train: bool,
         cache_length: int | None,
     ) -> jax.Array:
@@ -138,7 +138,7 @@ class Stack(nn.Module):
         positions: jax.Array,
         mask: Mask,
         memory: jax.Array | None = None,
-        memory_mask: Mask | None = None,
+        memory_mask: Mask = Mask(),  # noqa: B008 (frozen)
         train: bool = False,
         cache_length: int | None = None,
     ) -> jax.Array:

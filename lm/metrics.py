@@ -43,9 +43,6 @@ class Writer:
 
     Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
     that a resumed run's file equals an uninterrupted one's. Only process 0 is given a writer.
-
-    Attributes:
-      seconds: time spent by all the legs of the run so far, as the lines tell.
     """
 
     def __init__(self, workdir: epath.PathLike, start: int, tensorboard: bool):
@@ -69,6 +66,7 @@ class Writer:
 
     @property
     def seconds(self) -> float:
+        """Time spent by all the legs of the run so far, as the lines tell."""
         return self._before + time.perf_counter() - self._begin
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -81,6 +79,7 @@ class Writer:
                 self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Leaves everything on disk."""
         self._file.close()
         if self._events is not None:
             self._events.close()
@@ -112,4 +111,5 @@ class Progress:
         self._bar.update()
 
     def close(self) -> None:
+        """Takes the bar off the terminal."""
         self._bar.close()

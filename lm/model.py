@@ -80,6 +80,7 @@ class Transformer(nn.Module):
     scan: bool
 
     def setup(self) -> None:
+        """Makes the parts: word table, positions, stacks and head."""
         normal = nn.initializers.normal
         dtypes = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
         self.embedding = self.param(
@@ -164,8 +165,9 @@ class Transformer(nn.Module):
           offset, padding, cache_length: for decoding with a cache: where these tokens stand among
             the cache's keys, which keys are real ([B, cache_length]), and how many it holds.
         """
-        memory = memory_mask = None
+        memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
+            assert batch.memory_inputs is not None and batch.memory_positions is not None
             memory = self.encoder(
                 self._embed(batch.memory_inputs, batch.memory_positions, train),
                 batch.memory_positions,

@@ -1,4 +1,4 @@
-"""How do gradients become updates? A config's groups `optimizer` and `schedule` as an Optax chain."""
+"""How do gradients become updates? The config's `optimizer` and `schedule` as an Optax chain."""
 
 import math
 from collections.abc import Callable
@@ -6,15 +6,16 @@ from typing import Any
 
 import jax
 import optax
-from ml_collections import ConfigDict
+
+from lm.config import Config
 
 
-def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+def schedule(config: Config, steps: int) -> optax.Schedule:
     """Learning rate by update: a linear warm-up, then the named shape, over `steps` updates."""
     return SCHEDULES[config.schedule.name](config, steps)
 
 
-def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then the named optimizer with its schedule and decay mask."""
     settings = config.optimizer
     rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
@@ -33,7 +34,7 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in names, params)
 
 
-def _warm(config: ConfigDict, then: optax.Schedule) -> optax.Schedule:
+def _warm(config: Config, then: optax.Schedule) -> optax.Schedule:
     warmup = config.schedule.warmup
     if not warmup:
         return then
@@ -41,7 +42,7 @@ def _warm(config: ConfigDict, then: optax.Schedule) -> optax.Schedule:
     return optax.join_schedules([rise, then], [warmup])
 
 
-def _cosine(config: ConfigDict, steps: int) -> optax.Schedule:
+def _cosine(config: Config, steps: int) -> optax.Schedule:
     """Half a cosine from the peak to the final share of it."""
     return _warm(
         config,
@@ -51,26 +52,26 @@ def _cosine(config: ConfigDict, steps: int) -> optax.Schedule:
     )
 
 
-def _linear(config: ConfigDict, steps: int) -> optax.Schedule:
+def _linear(config: Config, steps: int) -> optax.Schedule:
     """A straight line from the peak to the final share of it."""
     peak = config.optimizer.learning_rate
     end = peak * config.schedule.final
     return _warm(config, optax.linear_schedule(peak, end, steps - config.schedule.warmup))
 
 
-def _rsqrt(config: ConfigDict, steps: int) -> optax.Schedule:
+def _rsqrt(config: Config, steps: int) -> optax.Schedule:
     """Peak * sqrt(warmup / step) after the warm-up (1706.03762); the run may be prolonged."""
     del steps
     warmup, peak = max(config.schedule.warmup, 1), config.optimizer.learning_rate
     return _warm(config, lambda count: peak * jax.lax.rsqrt(1.0 + count / warmup))
 
 
-def _constant(config: ConfigDict, steps: int) -> optax.Schedule:
+def _constant(config: Config, steps: int) -> optax.Schedule:
     del steps
     return _warm(config, optax.constant_schedule(config.optimizer.learning_rate))
 
 
-def _warmup_stable_decay(config: ConfigDict, steps: int) -> optax.Schedule:
+def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
     """Constant, then a linear fall over the last share of the steps (MiniCPM, 2404.06395)."""
     peak = config.optimizer.learning_rate
     falling = math.ceil(steps * config.schedule.decay)
@@ -79,7 +80,7 @@ def _warmup_stable_decay(config: ConfigDict, steps: int) -> optax.Schedule:
     return _warm(config, optax.linear_schedule(peak, end, falling, transition_begin=start))
 
 
-def _adamw(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adamw(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.adamw(
         rate,
         b1=settings.b1,
@@ -90,12 +91,12 @@ def _adamw(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransfor
     )
 
 
-def _sgd(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+def _sgd(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(settings.weight_decay, decayed)
     return optax.chain(decay, optax.sgd(rate, momentum=settings.b1))
 
 
-def _adafactor(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adafactor(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     """Second moments as row and column means (1804.04235), with the schedule's learning rate."""
     return optax.chain(
         optax.scale_by_factored_rms(decay_rate=0.8),
@@ -105,13 +106,13 @@ def _adafactor(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTran
     )
 
 
-def _lion(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+def _lion(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.lion(
         rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, mask=decayed
     )
 
 
-def _muon(settings: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     """Orthogonalised momentum for the blocks' kernels, AdamW for the rest (Jordan et al. 2024).
 
     Updates have the root mean square 0.2 of AdamW's (Moonlight, 2502.16982), so that both share
@@ -140,7 +141,7 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
-SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
+SCHEDULES: dict[str, Callable[[Config, int], optax.Schedule]] = {
     "cosine": _cosine,
     "linear": _linear,
     "rsqrt": _rsqrt,
@@ -148,7 +149,7 @@ SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
     "warmup_stable_decay": _warmup_stable_decay,
 }
 
-OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[Config, optax.Schedule], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "adafactor": _adafactor,

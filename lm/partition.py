@@ -1,8 +1,9 @@
-"""Where does each array live? The only file that names mesh axes: rules over parameter paths, and the
-shardings of batches and training state that follow from them.
+"""Where does each array live? The only file that names mesh axes: rules over parameter paths, and
+the shardings of batches and training state that follow from them.
 
-The mesh has the axes data (copies of the model), fsdp (rows of the batch, and parameters split among
-them) and tensor (heads, feed-forward features and vocabulary split); one device is the mesh 1x1x1.
+The mesh has the axes data (copies of the model), fsdp (rows of the batch, and parameters split
+among them) and tensor (heads, feed-forward features and vocabulary split); one device is the mesh
+1x1x1.
 """
 
 import math
@@ -33,7 +34,7 @@ _RULES = (
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh over all devices of all hosts (or those given); -1 once stands for what remains.
 
@@ -107,7 +108,7 @@ def tree_shardings(mesh: Mesh, params: Any, tree: Any) -> Any:
 
 
 def global_batch(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows as its part of the arrays over all hosts."""
+    """The arrays over all hosts, of which `rows` are this host's part."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)

@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from lm.checkpoint import Checkpoints
+from lm.config import Config
 from lm.data import Corpus
 from lm.errors import UserError
 from lm.step import Program
@@ -26,7 +27,7 @@ class Restored:
       step: of the checkpoint.
     """
 
-    config: ConfigDict
+    config: Config
     corpus: Corpus
     program: Program
     params: Any

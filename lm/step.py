@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from lm import partition
-from lm.config import chosen_options
+from lm.config import Config, chosen_options
 from lm.model import Transformer
 from lm.objective import OBJECTIVES
 from lm.optimizer import optimizer, schedule
@@ -68,7 +67,7 @@ class Program:
     loss: Any
 
 
-def build_model(config: ConfigDict, vocab_size: int) -> Transformer:
+def build_model(config: Config, vocab_size: int) -> Transformer:
     """The Transformer that a config describes, for V words."""
     fixed = ("mechanism", "weighting", "block")
     attention = {name: config.attention[name] for name in fixed}
@@ -78,7 +77,7 @@ def build_model(config: ConfigDict, vocab_size: int) -> Transformer:
     return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
 
 
-def build_program(config: ConfigDict, vocab_size: int) -> Program:
+def build_program(config: Config, vocab_size: int) -> Program:
     """Model, mesh and jitted functions of a config; nothing is computed yet.
 
     Raises:
@@ -104,7 +103,7 @@ def build_program(config: ConfigDict, vocab_size: int) -> Program:
     def loss(params: Any, rows: Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = objective(rows)
         rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
-        nats = model.apply({"params": params}, batch, method="loss", rngs=rngs)
+        nats: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs)
         return jnp.sum(nats * batch.weights), jnp.sum(batch.weights)
 
     def gradients(params: Any, rows: Rows, key: jax.Array):
@@ -148,7 +147,7 @@ def build_program(config: ConfigDict, vocab_size: int) -> Program:
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
         batch = objective(rows)
-        nats = model.apply(
+        nats: Any = model.apply(
             {"params": params},
             batch,
             method="negative_log_likelihood",

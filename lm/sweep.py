@@ -1,4 +1,4 @@
-"""What is an ablation? Rows times seeds: points named by content, each trained once, paired by seed."""
+"""What is an ablation? Rows times seeds: points named by content, trained once, paired by seed."""
 
 import dataclasses
 import re
@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from lm.check import check
-from lm.config import content_hash, override, plain
+from lm.config import Config, content_hash, override, plain
 from lm.errors import Interrupted, UserError
 from lm.train import open_workdir, train
 
@@ -29,12 +28,12 @@ class Point:
 
     row: str
     seed: int
-    config: ConfigDict
+    config: Config
     workdir: epath.Path
 
 
 def points(
-    config: ConfigDict,
+    config: Config,
     rows: Sequence[Mapping[str, Any]],
     seeds: Sequence[int],
     workdir: epath.PathLike,

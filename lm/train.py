@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from lm import partition
 from lm.check import check
 from lm.checkpoint import Checkpoints, starting_state
-from lm.config import content_hash, identity, to_dict
+from lm.config import Config, content_hash, identity, to_dict
 from lm.data import Corpus, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
@@ -27,7 +27,7 @@ from lm.nonfinite import first_nonfinite
 from lm.step import Program, build_program
 
 
-def train(config: ConfigDict, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
+def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
     """Runs an experiment to its end, or goes on with it; a finished one is left as it is.
 
     Args:
@@ -58,12 +58,12 @@ def train(config: ConfigDict, workdir: epath.PathLike, label: str = "train") -> 
         return _Run(config, workdir, corpus, program, label).finish()
 
 
-def prepare_corpus(config: ConfigDict) -> Corpus:
+def prepare_corpus(config: Config) -> Corpus:
     """The prepared rows of a config's data, made where the cache lacks them."""
     return prepare(**config.data, cache=epath.Path(config.cache).expanduser() / "data")
 
 
-def shared_program(config: ConfigDict, vocab_size: int) -> Program:
+def shared_program(config: Config, vocab_size: int) -> Program:
     """The program of a config; the last one again where only the seed differs."""
     settings = to_dict(config) | {"seed": None}
     return _program(json.dumps(settings, sort_keys=True), vocab_size)
@@ -74,7 +74,7 @@ def _program(settings: str, vocab_size: int) -> Program:
     return build_program(ConfigDict(json.loads(settings)), vocab_size)
 
 
-def open_workdir(config: ConfigDict, workdir: epath.Path) -> dict[str, Any] | None:
+def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
     """The result of a finished run of this config in this workdir; None where there is work to do.
 
     Raises:
@@ -112,8 +112,8 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         ) from None
 
 
-def _claim(config: ConfigDict, workdir: epath.Path, corpus: Corpus) -> None:
-    """Writes what the run is made of before it begins, and checks that its text is still the same."""
+def _claim(config: Config, workdir: epath.Path, corpus: Corpus) -> None:
+    """Writes what the run is made of before it begins; checks that its text is still the same."""
     recorded = workdir / "data.json"
     if recorded.exists():
         before = read_json(recorded)["hash"]
@@ -133,7 +133,7 @@ class _Run:
     """One leg of a run: from its starting point to the end or to a signal."""
 
     def __init__(
-        self, config: ConfigDict, workdir: epath.Path, corpus: Corpus, program: Program, label: str
+        self, config: Config, workdir: epath.Path, corpus: Corpus, program: Program, label: str
     ):
         self.config, self.workdir, self.corpus, self.program = config, workdir, corpus, program
         self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
@@ -220,8 +220,8 @@ class _Run:
         self.close()
         kept = self.checkpoints.latest
         raise UserError(
-            f"step {int(self.state.step) + 1}: the loss or its gradient is not finite; first: {name}. "
-            f"Last good checkpoint: {'none' if kept is None else f'step {kept}'}; lower "
+            f"step {int(self.state.step) + 1}: the loss or its gradient is not finite; first: "
+            f"{name}. Last good checkpoint: {'none' if kept is None else f'step {kept}'}; lower "
             "config.optimizer.learning_rate, or set config.optimizer.clip_norm"
         )
 

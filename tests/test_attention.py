@@ -39,7 +39,7 @@ def masks():
 
 def naive(query, key, value, visible, weighting):
     """Loops over batch and heads with the weighting's own function."""
-    batch, queries, heads, size = query.shape
+    batch, _, heads, size = query.shape
     out = np.zeros(query.shape, np.float32)
     parameters = learned(weighting, heads)
     for b in range(batch):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs import default
 
+from configs import default
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
@@ -118,7 +118,7 @@ def test_temperature_flattens_and_zero_takes_the_likeliest():
 
 def test_too_many_tokens_are_refused():
     model, params = model_and_params()
-    with pytest.raises(UserError, match="need 41 positions, but the model has .* = 40"):
+    with pytest.raises(UserError, match=r"need 41 positions, but the model has .* = 40"):
         list(generate(model, params, [np.array([1])], tokens=40))
 
 

@@ -1,4 +1,4 @@
-"""A run resumes exactly, refuses what is not its own, and stops where its numbers stop being good."""
+"""A run resumes exactly, refuses what is not its own, and stops where numbers go bad."""
 
 import json
 import signal
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, tm
 
 def test_a_workdir_of_another_config_is_refused_and_untouched(small_config, finished):
     _, workdir = finished
-    with pytest.raises(UserError, match="config.model.layers is 2 there and 3 here"):
+    with pytest.raises(UserError, match=r"config\.model\.layers is 2 there and 3 here"):
         train(override(small_config, {"model.layers": 3}), workdir)
     assert json.loads((workdir / "config.json").read_text())["model"]["layers"] == 2
 

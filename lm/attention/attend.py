@@ -21,7 +21,7 @@ def attend(
     key: jax.Array,
     value: jax.Array,
     *,
-    mask: Mask | None = None,
+    mask: Mask = Mask(),  # noqa: B008 (frozen)
     weighting: str = "softmax",
     learned: Mapping[str, jax.Array] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -34,7 +34,7 @@ def attend(
     Args:
       query: [B, Q, H, K].
       key, value: [B, S, G, K]; G divides H, and each group of H/G heads shares a key (2305.13245).
-      mask: which keys each query sees; None: all.
+      mask: which keys each query sees.
       weighting: a name of `WEIGHTINGS`.
       learned: the weighting's own parameters, name -> [H].
       options: the weighting's fixed options (cap, temperature, ...).
@@ -52,7 +52,6 @@ def attend(
     queries, heads, keys, groups = *query.shape[1:3], *key.shape[1:3]
     if heads % groups:
         raise ValueError(f"{groups} key groups do not divide {heads} heads")
-    mask = mask or Mask()
     if block is None:
         block = _BLOCK if queries * keys > _PLAIN_LIMIT else 0
 

@@ -1,4 +1,4 @@
-"""What is an output head? A module from hidden states to a training loss and to log-probabilities."""
+"""What is an output head? A module from hidden states to a loss and to log-probabilities."""
 
 from typing import Any
 

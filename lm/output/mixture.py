@@ -1,4 +1,4 @@
-"""How does a head pass the rank of its features? By mixing several softmaxes of one hidden state."""
+"""How does a head pass the rank of its features? By mixing softmaxes of one hidden state."""
 
 import flax.linen as nn
 import jax

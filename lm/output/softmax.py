@@ -1,4 +1,4 @@
-"""What does the plain softmax head compute? lse(z) - z_y, with the options that people add to it."""
+"""What does the plain softmax head compute? lse(z) - z_y, and the options that people add."""
 
 import flax.linen as nn
 import jax

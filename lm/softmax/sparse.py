@@ -51,7 +51,7 @@ def _entmax(scores: jax.Array, alpha: float) -> jax.Array:
         return sweep + 1, tau, newton(tau)
 
     start = jnp.full_like(z[..., :1], -1.0)
-    _, _, tau = jax.lax.while_loop(unfinished, sweep_once, (0, start - 1.0, start))
+    _, _, tau = jax.lax.while_loop(unfinished, sweep_once, (jnp.array(0), start - 1.0, start))
     weights = _power(jax.nn.relu(z - tau), exponent)
     return divide_by_sum(weights, jnp.sum(weights, axis=-1, keepdims=True))
 
