@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from absl import flags
 from ml_collections import config_flags
 
+from lm.allocator import keep_freed_memory
 from lm.config import flatten, plain
 from lm.errors import Interrupted, UserError
 
@@ -159,6 +160,7 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(__doc__ + "\n" + "\n".join(_flag_lines()))
         return 0
+    keep_freed_memory()
     try:
         command = _command(argv[1])
         _parse(argv[:1] + argv[2:])

@@ -12,8 +12,9 @@ from typing import Any
 from lm.attention import ATTENTIONS
 from lm.config import Config, chosen_options
 from lm.errors import UserError
-from lm.layers import ACTIVATIONS, NORM_POSITIONS, NORMS
+from lm.layers import ACTIVATIONS, NORM_POSITIONS
 from lm.model import ARCHITECTURES, POSITIONS
+from lm.norm import NORMS
 from lm.objective import OBJECTIVES
 from lm.optimizer import OPTIMIZERS, SCHEDULES
 from lm.output import OUTPUTS

@@ -31,9 +31,9 @@ def flops_per_token(program: Program, length: int) -> float:
     rows = {
         "tokens": jax.ShapeDtypeStruct((1, length + 1), jnp.int32),
         "segments": jax.ShapeDtypeStruct((1, length), jnp.int32),
+        "bytes": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    traced = jax.make_jaxpr(program.loss)(program.abstract.params, rows, key)
+    traced = jax.make_jaxpr(program.evaluate)(program.abstract.params, rows)
     return 3.0 * _products(traced.jaxpr) / length
 
 

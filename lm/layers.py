@@ -8,6 +8,9 @@ import flax.linen as nn
 import jax
 
 from lm.attention import Mask, MultiHeadAttention
+from lm.linear import flat_product
+from lm.materialise import materialise
+from lm.norm import NORMS
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -16,7 +19,6 @@ ACTIVATIONS = {
     "geglu": jax.nn.gelu,
 }
 GATED = ("swiglu", "geglu")
-NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 NORM_POSITIONS = ("pre", "post", "sandwich")
 
 
@@ -44,7 +46,7 @@ class FeedForward(nn.Module):
         if self.activation in GATED:
             inner = act(self._dense("gate", self.hidden, self.kernel_init)(x)) * inner
         else:
-            inner = act(inner)
+            inner = materialise(act(materialise(inner)))
         return self._dense("out", x.shape[-1], self.out_init)(inner)
 
     def _dense(self, name: str, features: int, kernel_init: Any) -> nn.Dense:
@@ -54,6 +56,7 @@ class FeedForward(nn.Module):
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            dot_general=flat_product,
             name=name,
         )
 
@@ -108,7 +111,7 @@ class Block(nn.Module):
         y = branch(y)
         if self.norm_position == "sandwich":
             y = self._norm(f"{name}_out_norm")(y)
-        y = x + nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = materialise(x + nn.Dropout(self.dropout, deterministic=not train)(y))
         return self._norm(f"{name}_norm")(y) if self.norm_position == "post" else y
 
     def _norm(self, name: str) -> nn.Module:

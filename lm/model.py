@@ -190,22 +190,22 @@ class Transformer(nn.Module):
         return self.embedding_dropout(x.astype(self.dtype), deterministic=not train)
 
     def loss(self, batch: Batch, train: bool = True) -> jax.Array:
-        """Training loss per position in nats, [B, L], unweighted."""
-        return self._per_token(self.head.loss, self(batch, train), batch.targets)
+        """Training loss in nats, summed over the batch's positions with their weights."""
+        hidden = self(batch, train).reshape(-1, self.features)
+        targets, weights = batch.targets.reshape(-1), batch.weights.reshape(-1)
+        return self.head.total(hidden, targets, weights, self._tied_table())
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        return self._per_token(self.head.negative_log_likelihood, self(batch), batch.targets)
+        hidden, targets = self(batch).reshape(-1, self.features), batch.targets.reshape(-1)
+        nats = self.head.negative_log_likelihood(hidden, targets, self._tied_table())
+        return nats.reshape(batch.targets.shape)
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
         hidden = self(batch, **decoding)
         flat = self.head.log_probs(hidden.reshape(-1, self.features), self._tied_table())
         return flat.reshape(*hidden.shape[:2], -1)
-
-    def _per_token(self, method: Any, hidden: jax.Array, targets: jax.Array) -> jax.Array:
-        flat = method(hidden.reshape(-1, self.features), targets.reshape(-1), self._tied_table())
-        return flat.reshape(targets.shape)
 
     def _tied_table(self) -> jax.Array | None:
         return self.embedding if self.tied else None

@@ -14,14 +14,14 @@ def first_nonfinite(
 ) -> str:
     """Names the first tensor of a step with an infinity or a NaN, and how much of it is bad.
 
-    Looks at parameters, then outputs of modules in the order in which they finish, then the loss
-    per token, then gradients. Runs the forward pass outside jit, where that order is known.
+    Looks at parameters, then outputs of modules in the order in which they finish, then gradients.
+    Runs the forward pass outside jit, where that order is known.
     """
     found = _first("parameter", params)
     if found is None:
         batch = OBJECTIVES[objective](rows)
         rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
-        nats, variables = program.model.apply(
+        _, variables = program.model.apply(
             {"params": params},
             batch,
             method="loss",
@@ -29,9 +29,7 @@ def first_nonfinite(
             capture_intermediates=True,
             mutable=["intermediates"],
         )
-        found = _first("output of", variables["intermediates"]) or _first(
-            "loss", {"per token": nats}
-        )
+        found = _first("output of", variables["intermediates"])
     if found is None:
         grads = jax.grad(lambda params: program.loss(params, rows, key)[0])(params)
         found = _first("gradient of", grads)

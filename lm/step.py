@@ -103,8 +103,8 @@ def build_program(config: Config, vocab_size: int) -> Program:
     def loss(params: Any, rows: Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = objective(rows)
         rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
-        nats: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs)
-        return jnp.sum(nats * batch.weights), jnp.sum(batch.weights)
+        total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs)
+        return total, jnp.sum(batch.weights)
 
     def gradients(params: Any, rows: Rows, key: jax.Array):
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""

@@ -245,7 +245,7 @@ class _Run:
             "seconds": round(self.writer.seconds, 3),
             "config_hash": content_hash(self.config),
             "data_hash": self.corpus.manifest["hash"],
-            "commit": _commit(),
+            "commit": commit(),
             "device": jax.devices()[0].device_kind,
             "mesh": dict(self.program.mesh.shape),
             "versions": versions(),
@@ -290,7 +290,7 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {n: importlib.metadata.version(n) for n in names}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this code, with "+" where files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:

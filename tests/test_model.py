@@ -90,8 +90,7 @@ def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):
 
     def total(params):
         rngs = {"dropout": jax.random.key(0)}
-        loss = model.apply({"params": params}, batch, method="loss", rngs=rngs)
-        return jnp.sum(loss * batch.weights)
+        return model.apply({"params": params}, batch, method="loss", rngs=rngs)
 
     loss, gradient = jax.jit(jax.value_and_grad(total))(params)
     assert np.isfinite(loss)
@@ -122,7 +121,7 @@ def test_rematerialisation_changes_no_gradient():
     params = init(model_of(), batch)
 
     def gradient(model):
-        return jax.grad(lambda p: model.apply({"params": p}, batch, method="loss").sum())(params)
+        return jax.grad(lambda p: model.apply({"params": p}, batch, method="loss"))(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -137,10 +136,19 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
     params = init(model, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert model.apply({"params": params}, batch).dtype == jnp.bfloat16
-    loss = model.apply({"params": params}, batch, method="loss")
-    assert loss.dtype == jnp.float32
-    exact = model_of().apply({"params": params}, batch, method="loss")
-    np.testing.assert_allclose(loss, exact, rtol=0.1, atol=0.1)
+    nats = model.apply({"params": params}, batch, method="negative_log_likelihood")
+    assert nats.dtype == jnp.float32
+    exact = model_of().apply({"params": params}, batch, method="negative_log_likelihood")
+    np.testing.assert_allclose(nats, exact, rtol=0.1, atol=0.1)
+
+
+def test_the_training_loss_is_the_weighted_sum_over_positions():
+    batch = causal(rows())
+    model = model_of()
+    params = init(model, batch)
+    nats = model.apply({"params": params}, batch, method="negative_log_likelihood")
+    total = model.apply({"params": params}, batch, method="loss")
+    np.testing.assert_allclose(total, jnp.sum(nats * batch.weights), rtol=1e-6)
 
 
 def test_an_encoder_sees_both_sides_of_its_own_document_only():

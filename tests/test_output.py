@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from lm.output import OUTPUTS
+from lm.output import head as head_module
 
 N, D, V = 5, 8, 11
 EVERY = pytest.mark.parametrize("name", OUTPUTS)
@@ -171,3 +172,35 @@ def test_a_mixture_passes_the_rank_of_its_features():
 
     assert rank("softmax") <= features + 1
     assert rank("mixture", mixtures=4) > 2 * features
+
+
+@EVERY
+@pytest.mark.parametrize("limit", [V, 2 * V, 3 * V])
+def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, limit, monkeypatch):
+    options = {"z_loss": 1e-3, "label_smoothing": 0.1, "bias": True} if name == "softmax" else {}
+    head, variables = head_of(name, **options)
+    hidden = np.random.default_rng(1).normal(size=(6, D)).astype(np.float32)
+    targets, weights = np.arange(6), np.array([1.0, 0.0, 0.5, 1.0, 2.0, 1.0], np.float32)
+    table = np.random.default_rng(2).normal(size=(V, D)).astype(np.float32)
+
+    def total(variables, hidden, table):
+        return head.apply(variables, hidden, targets, weights, table, method="total")
+
+    whole = jax.value_and_grad(total, argnums=(0, 1, 2))(variables, hidden, table)
+    losses = head.apply(variables, hidden, targets, table, method="loss")
+    np.testing.assert_allclose(whole[0], np.sum(losses * weights), rtol=1e-6)
+    monkeypatch.setattr(head_module, "_LOGITS_LIMIT", limit)
+    chunked = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(variables, hidden, table)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), chunked, whole)
+
+
+def test_chunks_keep_less_than_the_logits():
+    head = OUTPUTS["softmax"](vocab_size=8192, features=16)
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8192, 16), (8192, 16), (8192,))]
+    targets = jax.ShapeDtypeStruct((8192,), jnp.int32)
+
+    def total(table, hidden, weights, targets):
+        return head.apply({}, hidden, targets, weights, table, method="total")
+
+    compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*shapes, targets).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 8192 * 8192 * 4

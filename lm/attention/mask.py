@@ -38,7 +38,7 @@ class Mask:
     def visible(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array | None:
         """Boolean [B or 1, 1, queries, keys] for the block of queries that begins at `start`.
 
-        None where everything is visible.
+        Only the first `keys` keys are looked at. None where everything is visible.
         """
         conditions = []
         if self.causal or self.window is not None:
@@ -50,9 +50,9 @@ class Mask:
         if self.segments is not None:
             key_segments = self.segments if self.key_segments is None else self.key_segments
             of_queries = jax.lax.dynamic_slice_in_dim(self.segments, start, queries, axis=1)
-            conditions.append(of_queries[:, None, :, None] == key_segments[:, None, None, :])
+            conditions.append(of_queries[:, None, :, None] == key_segments[:, None, None, :keys])
         if self.padding is not None:
-            conditions.append(self.padding[:, None, None, :])
+            conditions.append(self.padding[:, None, None, :keys])
         if not conditions:
             return None
         return functools.reduce(jnp.logical_and, conditions)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
 from lm.attention.positions import alibi_slopes, rotate
+from lm.linear import flat_product
+from lm.norm import RMSNorm
 from lm.softmax import WEIGHTINGS
 
 
@@ -103,8 +105,8 @@ class MultiHeadAttention(nn.Module):
         key = self._project("key", source, self.kv_heads)
         value = self._project("value", source, self.kv_heads)
         if self.qk_norm:
-            query = nn.RMSNorm(dtype=self.dtype, name="query_norm")(query)
-            key = nn.RMSNorm(dtype=self.dtype, name="key_norm")(key)
+            query = RMSNorm(dtype=self.dtype, name="query_norm")(query)
+            key = RMSNorm(dtype=self.dtype, name="key_norm")(key)
         if self.positions == "rotary" and memory is None:
             query, key = rotate(query, positions), rotate(key, positions)
         if cache_length is not None and memory is None:
@@ -128,6 +130,7 @@ class MultiHeadAttention(nn.Module):
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            dot_general=flat_product,
             name=name,
         )
 

@@ -6,6 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.output.chunked import chunked_total
+
+# Logits that are held at once, for all devices together, before a loss is computed in chunks.
+_LOGITS_LIMIT = 16 * 1024 * 1024
+
 
 class Head(nn.Module):
     """The contract of all heads, and the word table that most of them own or borrow.
@@ -44,6 +49,30 @@ class Head(nn.Module):
         log_probs = self.log_probs(hidden, embedding)
         return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
 
+    def total(
+        self,
+        hidden: jax.Array,
+        targets: jax.Array,
+        weights: jax.Array,
+        embedding: jax.Array | None = None,
+    ) -> jax.Array:
+        """sum_i w_i loss_i in nats, a scalar, of hidden [N, D], targets [N] and weights [N].
+
+        What training minimises. Where N x V is large, it is computed in chunks of tokens, with the
+        gradient in the forward pass (see `chunked_total`).
+        """
+        chunks = _chunks(hidden.shape[0], self.vocab_size)
+        if chunks == 1 or self.is_initializing():
+            return jnp.sum(self.loss(hidden, targets, embedding) * weights)
+        params = self.variables.get("params", {})
+        pure = self.clone(parent=None)
+
+        def loss(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
+            own, embedding = params
+            return pure.apply({"params": own}, hidden, targets, embedding, method="loss")
+
+        return chunked_total(loss, (params, embedding), hidden, targets, weights, chunks)
+
     def table(self, embedding: jax.Array | None) -> jax.Array:
         """The borrowed table where there is one, else the head's own, [V, D]."""
         if embedding is not None:
@@ -61,3 +90,9 @@ class Head(nn.Module):
             table.astype(dtype),
             preferred_element_type=jnp.promote_types(dtype, jnp.float32),
         )
+
+
+def _chunks(tokens: int, vocab_size: int) -> int:
+    """The fewest equal chunks of tokens whose logits stay below the limit."""
+    wanted = -(-tokens * vocab_size // _LOGITS_LIMIT)
+    return next(n for n in range(max(wanted, 1), tokens + 1) if tokens % n == 0)

@@ -7,15 +7,29 @@ the number of its visible places.
 import jax
 import jax.numpy as jnp
 
+from lm.materialise import materialise
 from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
 
 
 def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Gives e^(s-m) / sum e^(s-m)."""
-    z = visible_scores(scores, where)
-    exponentials = jnp.exp(z - row_maximum(z))
+    return _softmax(visible_scores(scores, where)).astype(scores.dtype)
+
+
+@jax.custom_jvp
+def _softmax(z: jax.Array) -> jax.Array:
+    exponentials = materialise(jnp.exp(z - materialise(row_maximum(z))))
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
-    return divide_by_sum(exponentials, total).astype(scores.dtype)
+    return materialise(divide_by_sum(exponentials, total))
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    """Gives p (dz - <p, dz>): only the weights are kept for the backward pass."""
+    weights = _softmax(*primals)
+    (direction,) = tangents
+    mean = jnp.sum(weights * direction, axis=-1, keepdims=True)
+    return weights, weights * (direction - materialise(mean))
 
 
 def temperature(

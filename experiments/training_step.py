@@ -1,0 +1,206 @@
+"""How fast is a training step against Hugging Face transformers' GPT-2 in torch?
+
+Command  pip install -r requirements-parity.txt
+         python experiments/training_step.py
+Writes   experiments/results/training_step.json
+
+Both sides train the same decoder (4 layers, 256 features, 4 heads, length 256, batch 8, float32,
+AdamW, gradients clipped to norm 1) on random tokens on the CPU; ours with document segments, as in
+real runs. Each side lives in a process of its own, so that neither suffers from the other's idle
+threads; steps and matrix products are interleaved, so that a noisy machine is noisy for all, and
+ratios are of medians. The share of peak is of the largest rate of a float32 product, by either
+library, in the same run. Activation "gelu_new" is GPT-2's own; "gelu_pytorch_tanh" is the same
+function in one torch kernel. "kept": both processes keep freed memory, as run.py does.
+"""
+
+import json
+import multiprocessing
+import pathlib
+import statistics
+import sys
+import time
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from lm.allocator import keep_freed_memory
+
+BATCH, LENGTH, LAYERS, FEATURES, HEADS = 8, 256, 4, 256, 4
+VOCABULARIES = (256, 32_000)
+ROUNDS = 25
+ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
+PRODUCTS = ((2048, 1024, 256), (2048, 256, 1024), (2048, 2048, 2048))
+
+
+def ours(vocab_size: int):
+    """A function that makes one step and waits for it, and the FLOPs of that step."""
+    import jax
+
+    from configs import default
+    from lm.config import override
+    from lm.flops import flops_per_token
+    from lm.step import build_program
+
+    config = override(
+        default.get_config(),
+        {
+            "batch_size": BATCH,
+            "data.length": LENGTH,
+            "model.layers": LAYERS,
+            "model.features": FEATURES,
+            "model.heads": HEADS,
+            "model.max_length": LENGTH,
+            "mesh.data": 1,
+        },
+    )
+    program = build_program(config, vocab_size)
+    rng = np.random.default_rng(0)
+    rows = {
+        "tokens": rng.integers(0, vocab_size, (BATCH, LENGTH + 1)).astype(np.int32),
+        "segments": np.cumsum(rng.random((BATCH, LENGTH)) < 0.01, axis=1).astype(np.int32) + 1,
+    }
+    state = program.init(jax.random.key(0))
+    key = jax.random.key(1)
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = program.step(state, rows, key)
+        float(metrics["train/loss"])
+
+    return step, flops_per_token(program, LENGTH) * BATCH * LENGTH
+
+
+def theirs(vocab_size: int, activation: str):
+    """The same step of transformers' GPT-2."""
+    import torch
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=LENGTH,
+        n_embd=FEATURES,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        activation_function=activation,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = transformers.GPT2LMHeadModel(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+    tokens = torch.randint(0, vocab_size, (BATCH, LENGTH))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def product(library: str, m: int, k: int, n: int):
+    """A function that makes one float32 product [m, k] x [k, n]."""
+    if library == "torch":
+        import torch
+
+        a, b = torch.rand(m, k), torch.rand(k, n)
+        return lambda: a @ b
+    import jax
+
+    a, b = (
+        jax.random.normal(jax.random.key(0), (m, k)),
+        jax.random.normal(jax.random.key(1), (k, n)),
+    )
+    multiply = jax.jit(jax.numpy.matmul)
+    return lambda: multiply(a, b).block_until_ready()
+
+
+def work(pipe, library: str, vocab_size: int, activations: tuple[str, ...], kept: bool) -> None:
+    """A process: times on request one step (by activation) or one product (by shape)."""
+    if kept:
+        keep_freed_memory()
+    functions, flops = {}, None
+    if library == "jax":
+        functions["ours"], flops = ours(vocab_size)
+    for activation in activations:
+        functions[activation] = theirs(vocab_size, activation)
+    for shape in PRODUCTS:
+        functions[shape] = product(library, *shape)
+    for function in functions.values():
+        function(), function()
+    pipe.send(flops)
+    while (name := pipe.recv()) is not None:
+        start = time.perf_counter()
+        functions[name]()
+        pipe.send(time.perf_counter() - start)
+
+
+def compare(vocab_size: int, kept: bool) -> dict:
+    """One table row: tokens/s, ratios and shares for a vocabulary."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for library, activations in (("jax", ()), ("torch", ACTIVATIONS)):
+        pipes[library], end = context.Pipe()
+        arguments = (end, library, vocab_size, activations, kept)
+        processes.append(context.Process(target=work, args=arguments, daemon=True))
+        processes[-1].start()
+    flops = [pipes["jax"].recv(), pipes["torch"].recv()][0]
+
+    def seconds(library: str, name) -> float:
+        pipes[library].send(name)
+        return pipes[library].recv()
+
+    times, best = {name: [] for name in ("ours", *ACTIVATIONS)}, 0.0
+    for _ in range(ROUNDS):
+        times["ours"].append(seconds("jax", "ours"))
+        for activation in ACTIVATIONS:
+            times[activation].append(seconds("torch", activation))
+        for m, k, n in PRODUCTS:
+            fastest = min(seconds(library, (m, k, n)) for library in pipes)
+            best = max(best, 2 * m * k * n / fastest)
+    for pipe in pipes.values():
+        pipe.send(None)
+    for process in processes:
+        process.join()
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    row = {"vocabulary": vocab_size, "kept": kept, "peak_gflops": round(best / 1e9, 1)}
+    for name, median in medians.items():
+        row[name] = {
+            "tokens_per_second": round(BATCH * LENGTH / median, 1),
+            "share_of_peak": round(flops / median / best, 3),
+        }
+        if name != "ours":
+            ratios = np.array(times[name]) / np.array(times["ours"])
+            row[name]["our_ratio"] = round(median / medians["ours"], 3)
+            row[name]["our_ratio_quartiles"] = np.quantile(ratios, (0.25, 0.75)).round(3).tolist()
+    return row
+
+
+def main() -> None:
+    """Prints the rows and writes them with device and versions."""
+    from importlib.metadata import version
+
+    from lm.train import commit, versions
+
+    results = {
+        "device": "cpu",
+        "commit": commit(),
+        "versions": versions() | {name: version(name) for name in ("torch", "transformers")},
+        "rows": [],
+    }
+    path = pathlib.Path(__file__).parent / "results" / "training_step.json"
+    for vocab_size in VOCABULARIES:
+        for kept in (False, True):
+            results["rows"].append(compare(vocab_size, kept))
+            print(json.dumps(results["rows"][-1]), flush=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""How does a loss avoid storing tokens x vocabulary? By chunks of tokens, each with its gradient in
+the forward pass, so that nothing of size V per token outlives its chunk or is computed twice.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
+def chunked_total(
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    params: Any,
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunks: int,
+) -> jax.Array:
+    """sum_i w_i loss_i, a scalar, over chunks of tokens one after the other.
+
+    Args:
+      loss: `loss(params, hidden [n, D], targets [n]) -> [n]`, a pure function.
+      params: pytree; its gradient is summed over chunks in float32.
+      hidden: [N, D]; N divides into `chunks`.
+      targets: [N].
+      weights: [N], not differentiated.
+      chunks: how many.
+    """
+    return _forward(loss, params, hidden, targets, weights, chunks)[0]
+
+
+def _forward(loss, params, hidden, targets, weights, chunks):
+    def total(params, hidden, targets, weights):
+        return jnp.sum(loss(params, hidden, targets) * weights)
+
+    def add(carry, chunk):
+        hidden, targets, weights = chunk
+        value, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(
+            params, hidden, targets, weights
+        )
+        return jax.tree.map(
+            lambda a, b: a + b.astype(a.dtype), carry, (value, of_params)
+        ), of_hidden
+
+    # Chunk j holds rows j, j + chunks, ...: every device has its part of every chunk.
+    def split(x):
+        return x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
+
+    zeros = jax.tree.map(
+        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+    )
+    start = (jnp.zeros((), jnp.float32), zeros)
+    (value, of_params), of_hidden = jax.lax.scan(
+        add, start, (split(hidden), split(targets), split(weights))
+    )
+    of_params = jax.tree.map(lambda g, p: g.astype(p.dtype), of_params, params)
+    return value, (of_params, of_hidden.swapaxes(0, 1).reshape(hidden.shape))
+
+
+def _backward(loss, chunks, saved, gradient):
+    of_params, of_hidden = jax.tree.map(lambda g: (g * gradient).astype(g.dtype), saved)
+    return of_params, of_hidden, None, None
+
+
+chunked_total.defvjp(_forward, _backward)

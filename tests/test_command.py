@@ -1,0 +1,119 @@
+"""A mistake on the command line is one clear line and status 2, and changes nothing on disk."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+CLM = "--config=configs/clm.py:tiny"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "run.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+MISTAKES = {
+    "a typo in a knob": (
+        ["train", CLM, "--config.model.feature=64", "--workdir=W"],
+        "--config.model.feature is no knob; did you mean config.model.features?",
+    ),
+    "a typo in a command": (["trian", CLM], "did you mean train?"),
+    "a typo in a flag": (["train", CLM, "--wrkdir=W"], "Did you mean: workdir"),
+    "a word too many": (["train", CLM, "now", "--workdir=W"], "'now' is no flag"),
+    "no config": (["train", "--workdir=W"], "needs --config=FILE[:ARG]"),
+    "no workdir": (["train", CLM], "needs --workdir=DIR"),
+    "a config that is not there": (
+        ["train", "--config=configs/clmm.py", "--workdir=W"],
+        "no config configs/clmm.py; did you mean configs/clm.py?",
+    ),
+    "a size that is not there": (
+        ["train", "--config=configs/clm.py:large", "--workdir=W"],
+        "has the sizes tiny, small, base, not 'large'",
+    ),
+    "a value of the wrong type": (
+        ["train", CLM, "--config.steps=many", "--workdir=W"],
+        "--config.steps=many",
+    ),
+    "a variant that is not there": (
+        ["train", CLM, "--config.attention.weighting=entmax51", "--workdir=W"],
+        "did you mean 'entmax15'?",
+    ),
+    "an impossible combination": (
+        ["train", CLM, "--config.model.heads=3", "--workdir=W"],
+        "128 is not divisible by config.model.heads = 3; use 126 or 129",
+    ),
+    "a missing file": (
+        ["train", CLM, "--config.data.source=files:W/*.txt", "--workdir=W"],
+        "matches no file",
+    ),
+    "a batch that devices do not divide": (
+        ["train", CLM, "--config.batch_size=18", "--workdir=W"],
+        "config.batch_size = 18 is not divisible by 8 devices (data x fsdp); use 16 or 24",
+    ),
+    "a workdir without a run": (["eval", "--workdir=W"], "so it is no run's folder"),
+    "no prompt": (["generate", "--workdir=W"], "generate needs --prompt=TEXT"),
+    "an ablation without rows": (["table", CLM, "--workdir=W"], "has no sweep"),
+    "a knob that the ablation varies": (
+        ["table", "--config=configs/attention.py", "--config.seed=3", "--workdir=W"],
+        "--config.seed is what the ablation varies",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(mistake, tmp_path, cache):
+    arguments, message = MISTAKES[mistake]
+    workdir = tmp_path / "work"
+    arguments = [a.replace("=W", f"={workdir}").replace(":W", f":{workdir}") for a in arguments]
+    if CLM in arguments:
+        arguments.append(f"--config.cache={cache}")
+    finished = run(*arguments)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"caf\xe9 au lait" * 9, "not UTF-8"),
+        (b"short", "fewer than"),
+    ],
+)
+def test_text_that_cannot_be_trained_on_is_one_line_and_status_2(content, message, tmp_path, cache):
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_bytes(content + b"%d" % number if content else b"")
+    finished = run(
+        "train",
+        CLM,
+        f"--config.cache={cache}",
+        f"--config.data.source=files:{tmp_path}/*.txt",
+        "--config.data.validation=0.5",
+        f"--workdir={tmp_path / 'work'}",
+    )
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def test_help_names_every_command_and_flag():
+    finished = run("--help")
+    assert finished.returncode == 0
+    for word in ("train", "eval", "generate", "sweep", "table", "--top_p", "--workdir"):
+        assert word in finished.stdout
+
+
+def test_reading_the_flags_imports_no_jax():
+    code = "import run, sys; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

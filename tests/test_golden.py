@@ -1,0 +1,46 @@
+"""Shipped configs, rendered flat: a changed default shows in review.
+
+After a change that is meant: python -m tests.test_golden
+"""
+
+import importlib
+import pathlib
+
+from lm.config import flatten, to_dict
+
+GOLDEN = pathlib.Path(__file__).parent / "golden.txt"
+SHIPPED = {
+    "default": [None],
+    "clm": ["tiny", "small", "base"],
+    "attention": ["tiny", "all"],
+    "output": ["tiny", "small"],
+}
+
+
+def rendered() -> str:
+    """The defaults whole; of every other config, its differences from them and its rows."""
+    default = flatten(to_dict(importlib.import_module("configs.default").get_config()))
+    lines = []
+    for name, arguments in SHIPPED.items():
+        module = importlib.import_module(f"configs.{name}")
+        for argument in arguments:
+            lines.append(f"{name}:{argument}" if argument else name)
+            for key, value in flatten(to_dict(module.get_config(argument))).items():
+                if name == "default" or value != default[key]:
+                    lines.append(f"  {key} = {value!r}")
+            for row in getattr(module, "sweep", lambda _: ())(argument):
+                lines.append(f"  row {row}")
+    return "\n".join(lines) + "\n"
+
+
+def test_shipped_configs_are_as_reviewed():
+    assert rendered() == GOLDEN.read_text(), "if meant: python -m tests.test_golden"
+
+
+def test_every_shipped_config_is_reviewed():
+    files = {path.stem for path in pathlib.Path("configs").glob("*.py")}
+    assert files == set(SHIPPED)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(rendered())

@@ -1,0 +1,49 @@
+"""Every command of the README runs, as printed but for a smaller size."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"python (run\.py [^\n]*--workdir=[^\n]*)", README)
+
+
+@pytest.fixture(scope="module")
+def smaller(corpus_folder, cache):
+    return [
+        f"--config.cache={cache}",
+        f"--config.data.source=files:{corpus_folder}/*.txt",
+        "--config.data.validation=0.2",
+        "--config.data.length=32",
+        "--config.steps=3",
+        "--config.schedule.warmup=1",
+        "--config.evaluation.rows=16",
+        "--config.log.tensorboard=False",
+    ]
+
+
+def test_the_readme_shows_every_command():
+    assert {command.split()[1] for command in COMMANDS} == {
+        "train", "eval", "generate", "sweep", "table",
+    }  # fmt: skip
+
+
+def test_every_run_command_of_the_readme_runs(smaller, tmp_path):
+    for command in COMMANDS:
+        # The quotes of the prompts are the shell's.
+        arguments = re.findall(r"(?:[^\s\"]|\"[^\"]*\")+", command)
+        arguments = [a.replace('"', "").replace("=runs/", f"={tmp_path}/") for a in arguments]
+        if any(a.startswith("--config=") for a in arguments):
+            arguments += smaller
+            if "output" in command:
+                arguments.append("--config.data.vocab_size=300")
+        finished = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, f"{command}\n{finished.stderr}"
+    table = (tmp_path / "output" / "table.md").read_text()
+    assert "mixtures=4" in table and "not separable" in table
