@@ -57,7 +57,7 @@ def evaluate() -> int:
     from lm.evaluate import evaluate
     from lm.restore import restore
 
-    run = restore(_workdir(), _STEP.value)
+    run = restore(_workdir(), _STEP.value, _CONFIG.value)
     with jax.set_mesh(run.program.mesh):
         metrics = evaluate(run.program, run.params, run.corpus, run.config)
     print(f"{_workdir()} at step {run.step}")
@@ -75,7 +75,7 @@ def generate() -> int:
 
     if not _PROMPT.value:
         raise UserError("generate needs --prompt=TEXT; it may be given several times")
-    run = restore(_workdir(), _STEP.value)
+    run = restore(_workdir(), _STEP.value, _CONFIG.value)
     with jax.set_mesh(run.program.mesh):
         tokens = generate(
             run.program.model,
@@ -185,12 +185,16 @@ def _command(name: str):
 def _parse(argv: list[str]) -> None:
     """Reads the flags; every mistake in them, or in the config file, is the user's."""
     values = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
+    if values.get("config") == "":
+        raise UserError("give the config as --config=FILE[:ARG], with an equals sign")
     if "config" in values:
         path, _, arg = values["config"].partition(":")
         try:
             known = flatten(_module(path).get_config(arg or None).to_dict())
         except ValueError as error:
             raise UserError(plain(error)) from None
+        except AttributeError:
+            raise UserError(f"{path} has no get_config(arg) that returns a ConfigDict") from None
         knobs = {f"config.{key}": value for key, value in known.items()}
         for name in values:
             if name.startswith("config.") and name not in knobs:

@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Rows per update, over all devices. A multiple of data * fsdp * accumulation.
     config.batch_size = 16
     # Each update sums gradients over this many parts of the batch, one after the other. Divides
-    # batch_size; changes memory and time, not the update.
+    # batch_size; changes memory and time, not the update (but for dropout's draws).
     config.accumulation = 1
     # What a row teaches: "causal".
     config.objective = "causal"

@@ -44,7 +44,7 @@ _RANGES = {
     "batch_size": (1, math.inf),
     "accumulation": (1, math.inf),
     "data.length": (1, math.inf),
-    "data.vocab_size": (300, 1_000_001),
+    "data.vocab_size": (2, 1_000_001),
     "model.layers": (1, math.inf),
     "model.features": (1, math.inf),
     "model.heads": (1, math.inf),

@@ -14,18 +14,24 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from lm import partition
 from lm.errors import UserError
 from lm.step import Program, State
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, in its folder `checkpoints`, named by step."""
+    """The checkpoints of one workdir, in its folder `checkpoints`, named by step.
 
-    def __init__(self, workdir: epath.PathLike, keep: int = 1):
+    Only the run that writes them gives `keep`, how many stay; it alone clears away what a killed
+    save left.
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int | None = None):
         self.folder = epath.Path(workdir) / "checkpoints"
-        policy: Any = ocp.training.preservation_policies.LatestN(keep)
+        policies = ocp.training.preservation_policies
+        policy: Any = policies.PreserveAll() if keep is None else policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            self.folder, preservation_policy=policy, cleanup_tmp_directories=True
+            self.folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
         )
         self._saving = None
 
@@ -61,15 +67,22 @@ class Checkpoints:
         """
         step = self.latest if step is None else step
         if step is None:
-            raise UserError(f"{self.folder} has no checkpoint; train the run first")
+            raise UserError(f"{self.folder} holds no checkpoint; train the run first")
         try:
             with _quiet():
                 return self._checkpointer.load(step, abstract)
         except Exception as error:
             raise UserError(
                 f"checkpoint {self.folder / str(step)} cannot be read ({_cause(error)}); it is "
-                "damaged or of another model: delete that folder to go on from the one before it"
+                "damaged or of another model: move that folder away to go on from the one before"
             ) from None
+
+    def abstract(self, sharding: Any) -> Any:
+        """Shapes and types of the newest checkpoint's arrays, all with one sharding."""
+        saved: Any = self._checkpointer.metadata(self.latest).metadata
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved
+        )
 
     def close(self) -> None:
         """Waits, and lets go of Orbax's threads."""
@@ -93,11 +106,18 @@ def starting_state(
     return _initialise_from(state, program, init_from)
 
 
+def open_donor(source: str) -> Checkpoints:
+    """The checkpoints of the run that `init_from` names; UserError where there are none."""
+    folder = epath.Path(source) / "checkpoints"
+    donor = Checkpoints(source) if folder.exists() else None
+    if donor is None or donor.latest is None:
+        raise UserError(f"config.init_from = {source!r}: there is no checkpoint in {folder}")
+    return donor
+
+
 def _initialise_from(state: State, program: Program, source: str) -> tuple[State, str]:
-    donor = Checkpoints(source)
-    if donor.latest is None:
-        raise UserError(f"config.init_from = {source!r} has no checkpoint in {donor.folder}")
-    saved = _saved_params(donor)
+    donor = open_donor(source)
+    saved = _saved_params(donor, partition.whole(program.mesh))
     taken, fresh = {}, []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         name = jax.tree_util.keystr(path)
@@ -113,13 +133,14 @@ def _initialise_from(state: State, program: Program, source: str) -> tuple[State
     )
     average = None if state.average is None else jax.tree.map(lambda x: x.copy(), params)
     state = dataclasses.replace(state, params=params, average=average)
+    donor.close()
     new = f"; fresh: {', '.join(fresh)}" if fresh else ""
     return state, f"starts from {source} at step {donor.latest}{new}"
 
 
-def _saved_params(donor: Checkpoints) -> dict[str, Any]:
-    """The evaluated parameters of another run's newest checkpoint, by key path, on the host."""
-    raw = donor.load(None)
+def _saved_params(donor: Checkpoints, sharding: Any) -> dict[str, Any]:
+    """The evaluated parameters of another run's newest checkpoint, by key path."""
+    raw = donor.load(donor.abstract(sharding))
     params = raw["params"] if raw.get("average") is None else raw["average"]
     return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
 

@@ -26,14 +26,15 @@ def flops_per_token(program: Program, length: int) -> float:
 
     Counts 2 m n k for each product [m, k] x [k, n] in the traced forward pass, scans as often as
     they run; the backward pass has two products for each, and recomputation (remat, blocks) is not
-    counted, as usual for model FLOPs. Elementwise work is left out.
+    counted, as usual for model FLOPs. Attention counts as the whole square, whatever parts of it a
+    device skips, so that figures compare. Elementwise work is left out.
     """
     rows = {
         "tokens": jax.ShapeDtypeStruct((1, length + 1), jnp.int32),
         "segments": jax.ShapeDtypeStruct((1, length), jnp.int32),
         "bytes": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
-    traced = jax.make_jaxpr(program.evaluate)(program.abstract.params, rows)
+    traced = jax.make_jaxpr(program.likelihood)(program.abstract.params, rows)
     return 3.0 * _products(traced.jaxpr) / length
 
 

@@ -121,12 +121,13 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """`layers` blocks of one kind, scanned (compile time does not grow with depth) or unrolled.
 
+    A norm closes a pre-norm or sandwich stack.
+
     Attributes:
       layers: their number.
       block: keyword arguments of `Block`.
       scan: stacks the layers' parameters along a leading axis and scans over it.
       remat: recomputes each block in the backward pass.
-      final_norm: closes a pre-norm or sandwich stack.
     """
 
     layers: int

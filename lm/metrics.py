@@ -39,16 +39,20 @@ def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
 
 
 class Writer:
-    """Appends metrics of a workdir, beginning after step `start`.
+    """Appends metrics of a workdir that was trained to step `start` and evaluated to `evaluated`.
 
     Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
     that a resumed run's file equals an uninterrupted one's. Only process 0 is given a writer.
     """
 
-    def __init__(self, workdir: epath.PathLike, start: int, tensorboard: bool):
+    def __init__(self, workdir: epath.PathLike, start: int, evaluated: int, tensorboard: bool):
         workdir = epath.Path(workdir)
         path = workdir / "metrics.jsonl"
-        kept = [record for record in read_metrics(path) if record["step"] <= start]
+        kept = [
+            record
+            for record in read_metrics(path)
+            if record["step"] <= (evaluated if "eval/nats_per_token" in record else start)
+        ]
         if path.exists():
             partial = workdir / ".metrics.jsonl.partial"
             partial.write_text("".join(json.dumps(record) + "\n" for record in kept))

@@ -198,7 +198,7 @@ class Transformer(nn.Module):
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
         hidden, targets = self(batch).reshape(-1, self.features), batch.targets.reshape(-1)
-        nats = self.head.negative_log_likelihood(hidden, targets, self._tied_table())
+        nats = self.head.likelihoods(hidden, targets, self._tied_table())
         return nats.reshape(batch.targets.shape)
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:

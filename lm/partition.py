@@ -72,6 +72,16 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
         )
 
 
+def check_heads(mesh: Mesh, heads: int, kv_heads: int) -> None:
+    """Raises UserError where attention's heads cannot be split over the tensor axis."""
+    for name, count in (("heads", heads), ("kv_heads", kv_heads)):
+        if count % mesh.shape["tensor"]:
+            raise UserError(
+                f"config.model.{name} = {count} is not divisible by config.mesh.tensor = "
+                f"{mesh.shape['tensor']}; change one of them"
+            )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over data and fsdp, everything behind the first axis whole."""
     return NamedSharding(mesh, PartitionSpec(_BATCH))

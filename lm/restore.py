@@ -14,7 +14,13 @@ from lm.config import Config
 from lm.data import Corpus
 from lm.errors import UserError
 from lm.step import Program
-from lm.train import prepare_corpus, read_json, shared_program
+from lm.train import (
+    check_same_config,
+    check_same_text,
+    prepare_corpus,
+    read_json,
+    shared_program,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +40,10 @@ class Restored:
     step: int
 
 
-def restore(workdir: epath.Path, step: int | None = None) -> Restored:
+def restore(workdir: epath.Path, step: int | None = None, given: Config | None = None) -> Restored:
     """Reads a workdir's checkpoint; `step` None takes the newest.
+
+    The config is the workdir's own, or `given`, which may differ in mesh and evaluation.
 
     Raises:
       UserError: where the folder is no run's, the step was not kept, or the files are damaged.
@@ -44,7 +52,11 @@ def restore(workdir: epath.Path, step: int | None = None) -> Restored:
     if not recorded.exists():
         raise UserError(f"{workdir} has no config.json, so it is no run's folder; train one there")
     config = ConfigDict(read_json(recorded))
+    if given is not None:
+        check_same_config(given, config, workdir, besides=("evaluation",))
+        config = given
     corpus = prepare_corpus(config)
+    check_same_text(workdir, corpus)
     program = shared_program(config, corpus.tokenizer.vocab_size)
     checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps

@@ -56,6 +56,8 @@ class Program:
       step: `step(state, rows, key) -> (state, metrics)`; donates the state.
       evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes"}`, sums over the rows.
       loss: `loss(params, rows, key) -> (sum of nats, sum of weights)`, not jitted.
+      likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
+        its arithmetic is what `flops_per_token` counts.
     """
 
     model: Transformer
@@ -65,6 +67,7 @@ class Program:
     step: Any
     evaluate: Any
     loss: Any
+    likelihood: Any
 
 
 def build_model(config: Config, vocab_size: int) -> Transformer:
@@ -77,14 +80,25 @@ def build_model(config: Config, vocab_size: int) -> Transformer:
     return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
 
 
+def check_devices(config: Config) -> Mesh:
+    """The mesh of a config, once batch and heads are known to divide over it.
+
+    Raises:
+      UserError: where they do not.
+    """
+    mesh = partition.make_mesh(**config.mesh)
+    partition.check_batch(mesh, config.batch_size, config.accumulation)
+    partition.check_heads(mesh, config.model.heads, config.model.kv_heads or config.model.heads)
+    return mesh
+
+
 def build_program(config: Config, vocab_size: int) -> Program:
     """Model, mesh and jitted functions of a config; nothing is computed yet.
 
     Raises:
       UserError: where sizes do not divide over the mesh.
     """
-    mesh = partition.make_mesh(**config.mesh)
-    partition.check_batch(mesh, config.batch_size, config.accumulation)
+    mesh = check_devices(config)
     model = build_model(config, vocab_size)
     objective = OBJECTIVES[config.objective]
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
@@ -111,7 +125,10 @@ def build_program(config: Config, vocab_size: int) -> Program:
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
         if config.accumulation == 1:
             return value_and_grad(params, rows, key)
-        parts = jax.tree.map(lambda x: x.reshape(config.accumulation, -1, *x.shape[1:]), rows)
+        # Part j holds rows j, j + parts, ...: every device has its share of every part.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, config.accumulation, *x.shape[1:]).swapaxes(0, 1), rows
+        )
 
         def add(total, part):
             index, rows = part
@@ -142,6 +159,7 @@ def build_program(config: Config, vocab_size: int) -> Program:
             "train/gradient_norm": norm,
             "train/learning_rate": jnp.asarray(rate(state.step)),
             "tokens": weight,
+            "finite": finite,
         }
         return new.replace(finite=finite), metrics
 
@@ -159,6 +177,12 @@ def build_program(config: Config, vocab_size: int) -> Program:
             "bytes": jnp.sum(rows["bytes"]),
         }
 
+    def likelihood(params: Any, rows: Rows) -> Any:
+        square = model.clone(attention={**model.attention, "block": 0})
+        rngs = {"softmax": jax.random.key(0)}
+        batch = objective(rows)
+        return square.apply({"params": params}, batch, method="negative_log_likelihood", rngs=rngs)
+
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings = partition.tree_shardings(mesh, abstract.params, abstract)
     abstract = jax.tree.map(
@@ -172,4 +196,5 @@ def build_program(config: Config, vocab_size: int) -> Program:
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         evaluate=jax.jit(evaluate),
         loss=loss,
+        likelihood=likelihood,
     )

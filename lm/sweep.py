@@ -12,7 +12,8 @@ from etils import epath
 from lm.check import check
 from lm.config import Config, content_hash, override, plain
 from lm.errors import Interrupted, UserError
-from lm.train import open_workdir, train
+from lm.step import check_devices
+from lm.train import open_workdir, prepare_corpus, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,14 @@ def sweep(points: Sequence[Point]) -> list[Point]:
       The points that broke; their folder's error.txt says why, and the next sweep tries again.
 
     Raises:
+      UserError: where devices or text fail the first point that is not finished.
       Interrupted: after SIGINT or SIGTERM; the next sweep goes on from there.
     """
+    waiting = [point for point in points if not (point.workdir / "result.json").exists()]
+    if waiting:
+        # What would break every point, such as missing text, is said once and before any work.
+        check_devices(waiting[0].config)
+        prepare_corpus(waiting[0].config)
     broken = []
     for number, point in enumerate(points, start=1):
         report = point.workdir / "error.txt"

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lm import partition
 from lm.check import check
-from lm.checkpoint import Checkpoints, starting_state
+from lm.checkpoint import Checkpoints, open_donor, starting_state
 from lm.config import Config, content_hash, identity, to_dict
 from lm.data import Corpus, prepare, train_batches
 from lm.errors import Interrupted, UserError
@@ -24,7 +24,7 @@ from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.metrics import Progress, Writer, write_json
 from lm.nonfinite import first_nonfinite
-from lm.step import Program, build_program
+from lm.step import Program, build_program, check_devices
 
 
 def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
@@ -47,13 +47,12 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
     finished = open_workdir(config, workdir)
     if finished is not None:
         return finished
-    jax.config.update(
-        "jax_compilation_cache_dir", str(epath.Path(config.cache).expanduser() / "jax")
-    )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    check_devices(config)
+    if config.init_from:
+        open_donor(config.init_from).close()
     corpus = prepare_corpus(config)
-    _claim(config, workdir, corpus)
     program = shared_program(config, corpus.tokenizer.vocab_size)
+    _claim(config, workdir, corpus)
     with jax.set_mesh(program.mesh):
         return _Run(config, workdir, corpus, program, label).finish()
 
@@ -64,7 +63,13 @@ def prepare_corpus(config: Config) -> Corpus:
 
 
 def shared_program(config: Config, vocab_size: int) -> Program:
-    """The program of a config; the last one again where only the seed differs."""
+    """The program of a config; the last one again where only the seed differs.
+
+    What it compiles is kept on disk, in the config's cache.
+    """
+    cache = epath.Path(config.cache).expanduser() / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = to_dict(config) | {"seed": None}
     return _program(json.dumps(settings, sort_keys=True), vocab_size)
 
@@ -85,21 +90,32 @@ def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
         if workdir.exists() and not _is_free(workdir):
             raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
         return None
-    theirs = identity(ConfigDict(read_json(recorded)))
-    ours = identity(config)
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{workdir} belongs to another config: config.{key} is {theirs.get(key)!r} there "
-                f"and {ours.get(key)!r} here; use another --workdir, or that value"
-            )
+    check_same_config(config, ConfigDict(read_json(recorded)), workdir)
     result = workdir / "result.json"
     return read_json(result) if result.exists() else None
 
 
+def check_same_config(
+    config: Config, recorded: Config, workdir: epath.Path, besides: tuple[str, ...] = ()
+) -> None:
+    """Raises UserError where a config would change the numbers of the run in a workdir.
+
+    Groups named in `besides` may differ, and so may where it runs and what it prints.
+    """
+    ours, theirs = identity(config), identity(recorded)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key) and key.split(".")[0] not in besides:
+            raise UserError(
+                f"{workdir} belongs to another config: config.{key} is {theirs.get(key)!r} there "
+                f"and {ours.get(key)!r} here; use another --workdir, or that value"
+            )
+
+
 def _is_free(workdir: epath.Path) -> bool:
     """Whether a run may begin in a folder: nothing is there but a sweep's word on why it broke."""
-    return workdir.is_dir() and all(child.name == "error.txt" for child in workdir.iterdir())
+    return workdir.is_dir() and all(
+        child.name == "error.txt" or child.name.startswith(".") for child in workdir.iterdir()
+    )
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
@@ -116,17 +132,25 @@ def _claim(config: Config, workdir: epath.Path, corpus: Corpus) -> None:
     """Writes what the run is made of before it begins; checks that its text is still the same."""
     recorded = workdir / "data.json"
     if recorded.exists():
-        before = read_json(recorded)["hash"]
-        if before != corpus.manifest["hash"]:
-            raise UserError(
-                f"{workdir} began on other text (hash {before}, now {corpus.manifest['hash']}); "
-                "restore that text, or use another --workdir"
-            )
-        return
-    if jax.process_index() == 0:
+        check_same_text(workdir, corpus)
+    elif jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_dict(config))
         write_json(recorded, corpus.manifest)
+
+
+def check_same_text(workdir: epath.Path, corpus: Corpus) -> None:
+    """Raises UserError where text or tokenizer are no longer those that a run began with."""
+    before, now = read_json(workdir / "data.json"), corpus.manifest
+    for name, ours, theirs in (
+        ("text", now["hash"], before["hash"]),
+        ("tokenizer", now["tokenizer"]["hash"], before["tokenizer"]["hash"]),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"{workdir} began with another {name} (hash {theirs[:12]}, now {ours[:12]}); "
+                f"restore that {name}, or use another --workdir"
+            )
 
 
 class _Run:
@@ -144,9 +168,12 @@ class _Run:
         )
         self.start = int(self.state.step)
         self.main = jax.process_index() == 0
+        self.commit = commit()
         if self.main:
             print(f"{label}: {origin}", flush=True)
-            self.writer = Writer(workdir, self.start, config.log.tensorboard)
+            # Where only result.json was missing, the last evaluation is made and written again.
+            evaluated = self.start if self.start < config.steps else self.start - 1
+            self.writer = Writer(workdir, self.start, evaluated, config.log.tensorboard)
         self.progress = Progress(config.steps, self.start, label, shown=self.main)
         self.flops = flops_per_token(program, config.data.length)
         self.peak = peak_flops()
@@ -175,15 +202,15 @@ class _Run:
                     self.record(*pending)
                 pending = (step, metrics, batch)
                 evaluates = config.evaluation.every and step % config.evaluation.every == 0
-                saves = config.checkpoint.every and step % config.checkpoint.every == 0
                 last = step == config.steps
+                saves = config.checkpoint.every and step % config.checkpoint.every == 0 and not last
                 if evaluates or saves or last or signals.received:
                     # Nothing is evaluated or saved before the step is known to be finite.
                     self.record(*pending)
                     pending = None
                     if evaluates and not last:
                         self.evaluate(step)
-                    if saves or signals.received:
+                    if saves or (signals.received and not last):
                         self.checkpoints.save(self.state)
                     if signals.received and not last:
                         self.close()
@@ -194,23 +221,27 @@ class _Run:
             self.checkpoints.wait()
             result = self.result(metrics)
             self.close()
+        if signals.received:
+            raise Interrupted(config.steps, signals.received)
         return result
 
     def record(self, step: int, metrics: dict[str, jax.Array], batch: Any) -> None:
         """Fetches one step's metrics, checks that they are finite, and writes them when due."""
         values = {name: float(value) for name, value in metrics.items()}
-        if not bool(self.state.finite):
+        if not values.pop("finite"):
             self.stop_nonfinite(step, batch)
         self.tokens += values.pop("tokens")
         speed = self.tokens / (time.perf_counter() - self.clock)
         share = speed * self.flops / self.peak if self.peak else None
         self.progress.update(values["train/loss"], speed, share)
-        if step % self.config.log.every == 0 or step == 1:
-            if step > self.start + 1:  # The first step compiles.
-                self.rates.append(speed)
-                values["tokens_per_second"] = round(speed, 1)
-            if self.main:
-                self.writer.write(step, values)
+        compiled = step == self.start + 1
+        due = step % self.config.log.every == 0 or step == 1
+        if due and not compiled:
+            self.rates.append(speed)
+            values["tokens_per_second"] = round(speed, 1)
+        if due and self.main:
+            self.writer.write(step, values)
+        if due or compiled:
             self.clock, self.tokens = time.perf_counter(), 0.0
 
     def stop_nonfinite(self, step: int, batch: Any) -> None:
@@ -220,9 +251,9 @@ class _Run:
         self.close()
         kept = self.checkpoints.latest
         raise UserError(
-            f"step {int(self.state.step) + 1}: the loss or its gradient is not finite; first: "
-            f"{name}. Last good checkpoint: {'none' if kept is None else f'step {kept}'}; lower "
-            "config.optimizer.learning_rate, or set config.optimizer.clip_norm"
+            f"step {step}: the loss or its gradient is not finite; first: "
+            f"{name}. Last good checkpoint: {'none' if kept is None else f'step {kept}'}; begin "
+            "again in another --workdir with a lower config.optimizer.learning_rate or a clip_norm"
         )
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -245,7 +276,7 @@ class _Run:
             "seconds": round(self.writer.seconds, 3),
             "config_hash": content_hash(self.config),
             "data_hash": self.corpus.manifest["hash"],
-            "commit": commit(),
+            "commit": self.commit,
             "device": jax.devices()[0].device_kind,
             "mesh": dict(self.program.mesh.shape),
             "versions": versions(),

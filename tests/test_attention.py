@@ -45,7 +45,7 @@ def naive(query, key, value, visible, weighting):
     for b in range(batch):
         for h in range(heads):
             g = h // (heads // key.shape[2])
-            scores = query[b, :, h] @ key[b, :, g].T / np.sqrt(size)
+            scores = query[b, :, h] @ key[b, :, g].T * size**-0.5
             own = {name: values[h] for name, values in parameters.items()}
             weights = WEIGHTINGS[weighting].apply(scores, visible[b], **own)
             out[b, :, h] = weights @ value[b, :, g]
@@ -133,7 +133,7 @@ def test_alibi_subtracts_slope_times_distance():
     slopes = alibi_slopes(4)
     np.testing.assert_allclose(slopes, [2**-2, 2**-4, 2**-6, 2**-8])
     distance = np.abs(np.arange(12)[:, None] - np.arange(12))
-    scores = np.einsum("bqhk,bshk->bhqs", query, key) / np.sqrt(8)
+    scores = np.einsum("bqhk,bshk->bhqs", query, key) * 8**-0.5
     weights = jax.nn.softmax(scores - slopes[:, None, None] * distance)
     expected = np.einsum("bhqs,bshk->bqhk", weights, value)
     np.testing.assert_allclose(attend(query, key, value, slopes=slopes), expected, atol=1e-6)

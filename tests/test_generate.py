@@ -34,19 +34,25 @@ def log_probs(model, params, ids):
     return np.asarray(apply(params))[0]
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi"])
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("positions", "scan"),
+    [("learned", False), ("sinusoidal", True), ("rotary", False), ("alibi", True)],
+)
 def test_cached_decoding_gives_the_log_probabilities_of_the_whole(positions, scan):
     model, params = model_and_params(**{"model.positions": positions, "model.scan": scan})
     ids = np.random.default_rng(0).integers(0, V, 12)
     whole = log_probs(model, params, ids)
     variables = {"params": params}
     cached = []
+
+    @jax.jit
+    def decode(variables, token, place):
+        batch = prompt_batch(token[None, None], place[None, None])
+        decoding = {"offset": place, "cache_length": 12}
+        return model.apply(variables, batch, method="log_probs", mutable=["cache"], **decoding)
+
     for place in range(12):
-        batch = prompt_batch(jnp.asarray(ids[None, place : place + 1]), jnp.array([[place]]))
-        step, updated = model.apply(
-            variables, batch, offset=place, cache_length=12, method="log_probs", mutable=["cache"]
-        )
+        step, updated = decode(variables, jnp.asarray(ids[place]), jnp.asarray(place))
         variables = {"params": params, **updated}
         cached.append(np.asarray(step)[0, 0])
     np.testing.assert_allclose(cached, whole, atol=1e-5)

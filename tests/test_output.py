@@ -189,9 +189,12 @@ def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, limit, m
     whole = jax.value_and_grad(total, argnums=(0, 1, 2))(variables, hidden, table)
     losses = head.apply(variables, hidden, targets, table, method="loss")
     np.testing.assert_allclose(whole[0], np.sum(losses * weights), rtol=1e-6)
-    monkeypatch.setattr(head_module, "_LOGITS_LIMIT", limit)
+    monkeypatch.setattr(head_module, "_logits_limit", lambda: limit)
     chunked = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(variables, hidden, table)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), chunked, whole)
+    nats = head.apply(variables, hidden, targets, table, method="likelihoods")
+    expected = head.apply(variables, hidden, targets, table, method="negative_log_likelihood")
+    np.testing.assert_allclose(nats, expected, rtol=1e-5)
 
 
 def test_chunks_keep_less_than_the_logits():

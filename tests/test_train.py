@@ -1,5 +1,6 @@
 """A run resumes exactly, refuses what is not its own, and stops where numbers go bad."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -136,7 +138,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(small_config, finished):
     (workdir / "result.json").unlink()
     for path in (workdir / "checkpoints" / "12").rglob("d/*"):
         path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"checkpoints/12 cannot be read .*delete that folder"):
+    with pytest.raises(UserError, match=r"checkpoints/12 cannot be read .*move that folder"):
         train(small_config, workdir)
     assert (workdir / "checkpoints" / "10").exists()
 
@@ -165,13 +167,66 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
+    small_config, tmp_path, monkeypatch
+):
+    config = override(small_config, {"checkpoint.every": 0, "evaluation.every": 0})
+    original = train_module.shared_program
+
+    def poisoned(config, vocab_size):
+        program = original(config, vocab_size)
+
+        def step(state, rows, key):
+            bad = state.step == 6
+            params = dict(state.params)
+            params["embedding"] = jnp.where(bad, jnp.nan, params["embedding"])
+            return program.step(state.replace(params=params), rows, key)
+
+        return dataclasses.replace(program, step=step)
+
+    monkeypatch.setattr(train_module, "shared_program", poisoned)
+    with pytest.raises(UserError, match="step 7: the loss or its gradient is not finite"):
+        train(config, tmp_path / "run")
+    assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_lacks_only_its_result_evaluates_once(small_config, finished):
+    result, workdir = finished
+    expected = losses(workdir)
+    (workdir / "result.json").unlink()
+    again = train(small_config, workdir)
+    assert again["eval/nats_per_token"] == result["eval/nats_per_token"]
+    assert losses(workdir) == expected
+
+
+def test_text_that_changed_since_is_refused(small_config, finished):
+    _, workdir = finished
+    manifest = json.loads((workdir / "data.json").read_text())
+    (workdir / "data.json").write_text(json.dumps(manifest | {"hash": "0" * 64}))
+    with pytest.raises(UserError, match="began with another text"):
+        restore(workdir)
+
+
+def test_a_donor_that_is_not_there_is_refused_before_any_work(small_config, tmp_path):
+    config = override(small_config, {"init_from": str(tmp_path / "nobody")})
+    with pytest.raises(UserError, match="there is no checkpoint in"):
+        train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
     small_config, finished, tmp_path, capsys
 ):
     _, donor = finished
     config = override(
         small_config,
-        {"init_from": str(donor), "output.tied": False, "optimizer.learning_rate": 0.0},
+        {
+            "init_from": str(donor),
+            "output.tied": False,
+            "optimizer.learning_rate": 0.0,
+            "mesh.data": 2,
+            "mesh.fsdp": 4,
+        },
     )
     train(config, tmp_path / "run")
     assert "fresh: head/table" in capsys.readouterr().out

@@ -130,5 +130,5 @@ def _scan(context: Any, query: jax.Array, block: int) -> jax.Array:
 
 def _is_triangular(mask: Mask, queries: int, keys: int) -> bool:
     """Whether later queries alone see later keys, and parts of the triangle pay (on a CPU)."""
-    square = queries == keys and isinstance(mask.offset, int) and mask.offset == 0
+    square = queries == keys and mask.offset is None
     return mask.causal and square and queries >= 32 and jax.default_backend() == "cpu"

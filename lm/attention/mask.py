@@ -25,7 +25,7 @@ class Mask:
       segments: [B, Q] integers; a query sees only keys of its own segment (packed documents).
       key_segments: [B, S]; None: the queries' own `segments` (then Q = S).
       padding: [B, S] boolean, True at real keys.
-      offset: position of the first query among the keys (decoding with a cache).
+      offset: position of the first query among the keys (decoding with a cache); None: 0.
     """
 
     causal: bool = False
@@ -33,7 +33,7 @@ class Mask:
     segments: jax.Array | None = None
     key_segments: jax.Array | None = None
     padding: jax.Array | None = None
-    offset: jax.Array | int = 0
+    offset: jax.Array | int | None = None
 
     def visible(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array | None:
         """Boolean [B or 1, 1, queries, keys] for the block of queries that begins at `start`.
@@ -59,7 +59,8 @@ class Mask:
 
     def distance(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array:
         """Position of the query minus position of the key, [1, 1, queries, keys]."""
-        query_positions = self.offset + start + jnp.arange(queries)
+        offset = 0 if self.offset is None else self.offset
+        query_positions = offset + start + jnp.arange(queries)
         return query_positions[None, None, :, None] - jnp.arange(keys)
 
     def padded_queries(self, queries: int) -> "Mask":

@@ -105,8 +105,8 @@ class MultiHeadAttention(nn.Module):
         key = self._project("key", source, self.kv_heads)
         value = self._project("value", source, self.kv_heads)
         if self.qk_norm:
-            query = RMSNorm(dtype=self.dtype, name="query_norm")(query)
-            key = RMSNorm(dtype=self.dtype, name="key_norm")(key)
+            query = RMSNorm(self.dtype, self.param_dtype, name="query_norm")(query)
+            key = RMSNorm(self.dtype, self.param_dtype, name="key_norm")(key)
         if self.positions == "rotary" and memory is None:
             query, key = rotate(query, positions), rotate(key, positions)
         if cache_length is not None and memory is None:

@@ -32,6 +32,14 @@ def chunked_total(
     return _forward(loss, params, hidden, targets, weights, chunks)[0]
 
 
+def split(x: jax.Array, chunks: int) -> jax.Array:
+    """[N, ...] to [chunks, N / chunks, ...]; chunk j holds rows j, j + chunks, ...
+
+    So every device has its part of every chunk.
+    """
+    return x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
+
+
 def _forward(loss, params, hidden, targets, weights, chunks):
     def total(params, hidden, targets, weights):
         return jnp.sum(loss(params, hidden, targets) * weights)
@@ -45,17 +53,12 @@ def _forward(loss, params, hidden, targets, weights, chunks):
             lambda a, b: a + b.astype(a.dtype), carry, (value, of_params)
         ), of_hidden
 
-    # Chunk j holds rows j, j + chunks, ...: every device has its part of every chunk.
-    def split(x):
-        return x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
-
     zeros = jax.tree.map(
         lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
     )
     start = (jnp.zeros((), jnp.float32), zeros)
-    (value, of_params), of_hidden = jax.lax.scan(
-        add, start, (split(hidden), split(targets), split(weights))
-    )
+    tokens = tuple(split(x, chunks) for x in (hidden, targets, weights))
+    (value, of_params), of_hidden = jax.lax.scan(add, start, tokens)
     of_params = jax.tree.map(lambda g, p: g.astype(p.dtype), of_params, params)
     return value, (of_params, of_hidden.swapaxes(0, 1).reshape(hidden.shape))
 

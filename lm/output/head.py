@@ -6,10 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.chunked import chunked_total
-
-# Logits that are held at once, for all devices together, before a loss is computed in chunks.
-_LOGITS_LIMIT = 16 * 1024 * 1024
+from lm.output.chunked import chunked_total, split
 
 
 class Head(nn.Module):
@@ -61,17 +58,48 @@ class Head(nn.Module):
         What training minimises. Where N x V is large, it is computed in chunks of tokens, with the
         gradient in the forward pass (see `chunked_total`).
         """
-        chunks = _chunks(hidden.shape[0], self.vocab_size)
-        if chunks == 1 or self.is_initializing():
+        chunks = self._chunks(hidden.shape[0])
+        if chunks == 1:
             return jnp.sum(self.loss(hidden, targets, embedding) * weights)
-        params = self.variables.get("params", {})
-        pure = self.clone(parent=None)
+        params = (self.variables.get("params", {}), embedding)
+        return chunked_total(self._pure("loss"), params, hidden, targets, weights, chunks)
 
-        def loss(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
+    def likelihoods(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """`negative_log_likelihood`, [N], in chunks of tokens where N x V is large."""
+        chunks = self._chunks(hidden.shape[0])
+        if chunks == 1:
+            return self.negative_log_likelihood(hidden, targets, embedding)
+        params = (self.variables.get("params", {}), embedding)
+        function = self._pure("negative_log_likelihood")
+        nats = jax.lax.map(
+            lambda chunk: function(params, *chunk),
+            (split(hidden, chunks), split(targets, chunks)),
+        )
+        return nats.swapaxes(0, 1).reshape(-1)
+
+    def _pure(self, method: str) -> Any:
+        """A method as a function of (own parameters and embedding, hidden, targets)."""
+        head = self.clone(parent=None)
+
+        def function(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
             own, embedding = params
-            return pure.apply({"params": own}, hidden, targets, embedding, method="loss")
+            return head.apply({"params": own}, hidden, targets, embedding, method=method)
 
-        return chunked_total(loss, (params, embedding), hidden, targets, weights, chunks)
+        return function
+
+    def _chunks(self, tokens: int) -> int:
+        """The fewest equal chunks of tokens whose logits stay below the limit."""
+        if self.is_initializing():
+            return 1
+        wanted = -(-tokens * self.logits_per_token // _logits_limit())
+        return next(n for n in range(min(max(wanted, 1), tokens), tokens + 1) if tokens % n == 0)
+
+    @property
+    def logits_per_token(self) -> int:
+        """How many logits a token's loss needs at once."""
+        return self.vocab_size
 
     def table(self, embedding: jax.Array | None) -> jax.Array:
         """The borrowed table where there is one, else the head's own, [V, D]."""
@@ -92,7 +120,7 @@ class Head(nn.Module):
         )
 
 
-def _chunks(tokens: int, vocab_size: int) -> int:
-    """The fewest equal chunks of tokens whose logits stay below the limit."""
-    wanted = -(-tokens * vocab_size // _LOGITS_LIMIT)
-    return next(n for n in range(max(wanted, 1), tokens + 1) if tokens % n == 0)
+def _logits_limit() -> int:
+    """Logits held at once, for all devices together: 64 MB on a CPU, 1 GB per device elsewhere."""
+    on_cpu = jax.default_backend() == "cpu"
+    return 16 * 1024 * 1024 if on_cpu else 256 * 1024 * 1024 * jax.device_count()

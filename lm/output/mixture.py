@@ -19,6 +19,11 @@ class MixtureHead(Head):
 
     mixtures: int = 4
 
+    @property
+    def logits_per_token(self) -> int:
+        """A token has K rows of logits."""
+        return self.mixtures * self.vocab_size
+
     @nn.compact
     def components(
         self, hidden: jax.Array, embedding: jax.Array | None = None
