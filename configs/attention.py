@@ -27,7 +27,10 @@ def get_config(arg: str | None = None):
     config.model.layers = 2
     config.model.features = 64
     config.model.heads = 4
-    config.optimizer.learning_rate = 4e-3
+    # So few steps learn little from the usual small weights and learning rate.
+    config.model.positions = "rotary"
+    config.model.init_scale = 0.08
+    config.optimizer.learning_rate = 8e-3
     config.schedule.warmup = 15
     config.evaluation.every = 50
     config.evaluation.rows = 256
