@@ -27,7 +27,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int | None = None):
-        self.folder = epath.Path(workdir) / "checkpoints"
+        # Orbax insists on absolute paths.
+        self.folder = epath.Path(workdir).resolve() / "checkpoints"
         policies = ocp.training.preservation_policies
         policy: Any = policies.PreserveAll() if keep is None else policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
