@@ -47,7 +47,9 @@ def first_step(cache: pathlib.Path) -> tuple[float, float]:
             time.sleep(0.02)
         seconds = time.perf_counter() - start
         process.wait()
-        return seconds, json.loads((metrics.parent / "result.json").read_text())["tokens_per_second"]
+        return seconds, json.loads((metrics.parent / "result.json").read_text())[
+            "tokens_per_second"
+        ]
 
 
 def main() -> None:
@@ -65,7 +67,9 @@ def main() -> None:
             start = time.perf_counter()
             for _ in range(50):
                 next(batches)
-            rates.append(50 * config.batch_size * config.data.length / (time.perf_counter() - start))
+            rates.append(
+                50 * config.batch_size * config.data.length / (time.perf_counter() - start)
+            )
         cold, _ = first_step(cache)
         warm = [first_step(cache) for _ in range(3)]
     consumed = statistics.median(rate for _, rate in warm)
