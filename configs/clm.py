@@ -23,7 +23,10 @@ def get_config(arg: str | None = None):
 
 
 def _tiny(config) -> None:
-    """The defaults are tiny."""
+    """The defaults are tiny; so few steps learn little from the usual small weights."""
+    config.model.positions = "rotary"
+    config.model.init_scale = 0.08
+    config.optimizer.learning_rate = 4e-3
 
 
 def _small(config) -> None:
