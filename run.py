@@ -103,8 +103,9 @@ def sweep() -> int:
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
+    from lm.report import write
     from lm.sweep import sweep
-    from lm.table import tabulate, to_markdown, write
+    from lm.table import tabulate, to_markdown
 
     points = _points()
     broken = sweep(points)

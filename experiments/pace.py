@@ -20,7 +20,6 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from configs import clm
-
 from lm.data import prepare, train_batches
 from lm.train import commit, versions
 

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -329,22 +328,3 @@ def to_csv(table: Table) -> str:
         cells = dataclasses.astuple(row)
         writer.writerow([" ".join(map(str, c)) if isinstance(c, tuple) else c for c in cells])
     return out.getvalue()
-
-
-def write(table: Table, folder: epath.PathLike) -> None:
-    """Write table.md, table.csv and table.png into `folder`, each whole or not at all."""
-    from lm import figure
-
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, put in {
-        "table.md": lambda path: path.write_text(to_markdown(table)),
-        "table.csv": lambda path: path.write_text(to_csv(table)),
-        "table.png": lambda path: figure.draw(table, path),
-    }.items():
-        temporary = folder / f".{os.getpid()}.{name}"
-        try:
-            put(temporary)
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)

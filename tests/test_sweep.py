@@ -8,8 +8,9 @@ import pytest
 from lm import sweep as sweep_module
 from lm.config import override
 from lm.errors import UserError
+from lm.report import write
 from lm.sweep import label, points, sweep
-from lm.table import tabulate, to_markdown, write
+from lm.table import tabulate, to_markdown
 
 ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sparsemax"}]
 

@@ -15,7 +15,8 @@ from scipy import stats
 
 from lm import figure
 from lm.errors import UserError
-from lm.table import Table, holm, judge, paired, tabulate, to_csv, to_markdown, write
+from lm.report import write
+from lm.table import Table, holm, judge, paired, tabulate, to_csv, to_markdown
 
 
 @dataclasses.dataclass(frozen=True)
