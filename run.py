@@ -172,6 +172,10 @@ def main(argv: list[str]) -> int:
     except Interrupted as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 128 + error.signal
+    except BrokenPipeError:
+        # The reader of our output, such as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("run.py: interrupted before training; nothing is lost", file=sys.stderr)
         return 130
