@@ -1,5 +1,7 @@
 """`attend` computes the weighted mean that it says, by every path, and lets nothing leak."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from lm.attention import Mask, attend
 from lm.attention.positions import alibi_slopes, rotate
 from lm.softmax import WEIGHTINGS
 
+attend_module = sys.modules["lm.attention.attend"]
 EVERY = pytest.mark.parametrize("weighting", WEIGHTINGS)
 
 
@@ -84,6 +87,26 @@ def test_blocks_of_queries_agree_with_the_plain_path_forward_and_backward(weight
     (_, blocked), blocked_gradient = jax.value_and_grad(total, has_aux=True)(tensors_, block)
     np.testing.assert_allclose(blocked, plain, atol=1e-6)
     for a, b in zip(blocked_gradient, plain_gradient, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("length", [32, 45])
+def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(weighting, length):
+    arrays = tensors(queries=length, keys=length)
+    segments = np.cumsum(np.random.default_rng(3).random((2, length)) < 0.1, axis=1)
+    mask = Mask(causal=True, segments=segments.astype(np.int32))
+    assert attend_module._is_triangular(mask, length, length)
+
+    def total(arrays, block):
+        own = {"weighting": weighting, "learned": learned(weighting), "slopes": alibi_slopes(4)}
+        out = attend(*arrays, mask=mask, block=block, **own)
+        return jnp.sum(jnp.sin(out)), out
+
+    (_, plain), plain_gradient = jax.value_and_grad(total, has_aux=True)(arrays, 0)
+    (_, parts), parts_gradient = jax.value_and_grad(total, has_aux=True)(arrays, None)
+    np.testing.assert_allclose(parts, plain, atol=1e-6)
+    for a, b in zip(parts_gradient, plain_gradient, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
