@@ -130,6 +130,22 @@ def test_later_keys_and_other_documents_get_exactly_zero_gradient(weighting, jit
 
 
 @EVERY
+def test_no_part_of_the_triangle_lets_a_later_key_or_another_document_through(weighting):
+    query, key, value = tensors(queries=40, keys=40)
+    segments = np.repeat([[1, 2]], 20, axis=1).repeat(2, axis=0).astype(np.int32)
+    mask = Mask(causal=True, segments=segments)
+
+    def outputs(key, value):
+        own = {"weighting": weighting, "learned": learned(weighting)}
+        return attend(query, key, value, mask=mask, **own)[0, 25].sum()
+
+    for g in jax.jit(jax.grad(outputs, argnums=(0, 1)))(key, value):
+        seen = (np.asarray(g) != 0).any((-2, -1))
+        assert not seen[0, :20].any() and not seen[0, 26:].any() and not seen[1].any()
+        assert seen[0, 20:26].any()
+
+
+@EVERY
 def test_attention_from_an_offset_is_the_end_of_the_whole(weighting):
     query, key, value = tensors()
     own = {"weighting": weighting, "learned": learned(weighting)}
