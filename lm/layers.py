@@ -42,11 +42,14 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, D]."""
         act = ACTIVATIONS[self.activation]
-        inner = self._dense("in", self.hidden, self.kernel_init)(x)
+        inner = materialise(self._dense("in", self.hidden, self.kernel_init)(x))
+        # Only the inputs of the activation are kept for the backward pass.
         if self.activation in GATED:
-            inner = act(self._dense("gate", self.hidden, self.kernel_init)(x)) * inner
+            gate = materialise(self._dense("gate", self.hidden, self.kernel_init)(x))
+            inner = jax.checkpoint(lambda gate, inner: act(gate) * inner)(gate, inner)
         else:
-            inner = materialise(act(materialise(inner)))
+            inner = jax.checkpoint(act)(inner)
+        inner = materialise(inner)
         return self._dense("out", x.shape[-1], self.out_init)(inner)
 
     def _dense(self, name: str, features: int, kernel_init: Any) -> nn.Dense:

@@ -35,14 +35,16 @@ class Mask:
     padding: jax.Array | None = None
     offset: jax.Array | int | None = None
 
-    def visible(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array | None:
-        """Boolean [B or 1, 1, queries, keys] for the block of queries that begins at `start`.
+    def visible(
+        self, start: jax.Array | int, queries: int, first_key: jax.Array | int, keys: int
+    ) -> jax.Array | None:
+        """Boolean [B or 1, 1, queries, keys] for the block that begins at `start`, `first_key`.
 
-        Only the first `keys` keys are looked at. None where everything is visible.
+        None where everything is visible.
         """
         conditions = []
         if self.causal or self.window is not None:
-            distance = self.distance(start, queries, keys)
+            distance = self.distance(start, queries, first_key, keys)
             if self.causal:
                 conditions.append(distance >= 0)
             if self.window is not None:
@@ -50,18 +52,22 @@ class Mask:
         if self.segments is not None:
             key_segments = self.segments if self.key_segments is None else self.key_segments
             of_queries = jax.lax.dynamic_slice_in_dim(self.segments, start, queries, axis=1)
-            conditions.append(of_queries[:, None, :, None] == key_segments[:, None, None, :keys])
+            of_keys = jax.lax.dynamic_slice_in_dim(key_segments, first_key, keys, axis=1)
+            conditions.append(of_queries[:, None, :, None] == of_keys[:, None, None, :])
         if self.padding is not None:
-            conditions.append(self.padding[:, None, None, :keys])
+            padding = jax.lax.dynamic_slice_in_dim(self.padding, first_key, keys, axis=1)
+            conditions.append(padding[:, None, None, :])
         if not conditions:
             return None
         return functools.reduce(jnp.logical_and, conditions)
 
-    def distance(self, start: jax.Array | int, queries: int, keys: int) -> jax.Array:
+    def distance(
+        self, start: jax.Array | int, queries: int, first_key: jax.Array | int, keys: int
+    ) -> jax.Array:
         """Position of the query minus position of the key, [1, 1, queries, keys]."""
         offset = 0 if self.offset is None else self.offset
         query_positions = offset + start + jnp.arange(queries)
-        return query_positions[None, None, :, None] - jnp.arange(keys)
+        return query_positions[None, None, :, None] - (first_key + jnp.arange(keys))
 
     def padded_queries(self, queries: int) -> "Mask":
         """The same mask for more queries, the new ones of segment 0."""
