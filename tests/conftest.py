@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
 import pytest
 
 from configs import default
+from lm.metrics import read_metrics
 
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    x: int\n    y: int = {}\n\n"
 
@@ -45,3 +46,15 @@ def small_config(corpus_folder, cache):
     config.log.update(every=1, tensorboard=False)
     config.mesh.update(data=8)
     return config
+
+
+@pytest.fixture(scope="session")
+def losses():
+    """Gives the numbers of a workdir's metrics.jsonl that do not depend on the clock."""
+    timed = ("seconds", "tokens_per_second")
+
+    def read(workdir):
+        records = read_metrics(workdir / "metrics.jsonl")
+        return [{k: v for k, v in record.items() if k not in timed} for record in records]
+
+    return read

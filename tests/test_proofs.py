@@ -24,15 +24,9 @@ def start(*arguments):
     )
 
 
-def losses(workdir):
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {name: value for name, value in record.items() if name not in timed}
-        for record in read_metrics(workdir / "metrics.jsonl")
-    ]
-
-
-def test_a_run_killed_three_times_ends_with_the_losses_of_an_uninterrupted_one(tmp_path, cache):
+def test_a_run_killed_three_times_ends_with_the_losses_of_an_uninterrupted_one(
+    tmp_path, cache, losses
+):
     command = [
         "train",
         "--config=configs/attention.py:tiny",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import clm
 from lm import partition
 from lm.config import override
 from lm.errors import UserError
@@ -39,21 +40,33 @@ def run(config, steps=STEPS):
     return losses, state, program
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
-def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh, monkeypatch):
-    sharded, state, _ = run(
-        override(
-            small_config, dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
-        )
-    )
+MESHES = pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
+
+
+def check_mesh(config, mesh, monkeypatch):
+    """Compares the losses of a mesh with those of one device; gives the state of the mesh."""
+    sizes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
+    sharded, state, _ = run(override(config, sizes))
     one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(partition, "make_mesh", one)
-    single, _, _ = run(override(small_config, {"mesh.data": 1}))
+    single, _, _ = run(override(config, {"mesh.data": 1}))
     np.testing.assert_allclose(sharded, single, atol=1e-5)
+    return state
+
+
+@MESHES
+def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh, monkeypatch):
+    state = check_mesh(small_config, mesh, monkeypatch)
     table = state.params["embedding"]
     assert table.addressable_shards[0].data.size == table.size // (mesh[1] * mesh[2])
     moment = state.moments[1][0].mu["embedding"]
     assert moment.sharding == table.sharding
+
+
+@pytest.mark.slow
+@MESHES
+def test_every_mesh_gives_the_losses_of_one_device_on_clm_tiny(mesh, monkeypatch):
+    check_mesh(clm.get_config("tiny"), mesh, monkeypatch)
 
 
 def test_the_size_of_micro_batches_does_not_change_the_update(small_config):

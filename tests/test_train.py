@@ -16,18 +16,8 @@ from lm import train as train_module
 from lm.checkpoint import Checkpoints
 from lm.config import override, to_dict
 from lm.errors import Interrupted, UserError
-from lm.metrics import read_metrics
 from lm.restore import restore
 from lm.train import train
-
-
-def losses(workdir):
-    """The numbers of metrics.jsonl that do not depend on the clock."""
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {name: value for name, value in record.items() if name not in timed}
-        for record in read_metrics(workdir / "metrics.jsonl")
-    ]
 
 
 def interrupt_at(step, monkeypatch):
@@ -67,7 +57,7 @@ def test_a_workdir_explains_itself(small_config, finished):
     np.testing.assert_allclose(result["eval/bits_per_byte"], per_byte * ratio, rtol=1e-9)
 
 
-def test_training_lowers_the_loss(finished):
+def test_training_lowers_the_loss(finished, losses):
     _, workdir = finished
     records = [r["train/loss"] for r in losses(workdir) if "train/loss" in r]
     assert len(records) == 12
@@ -83,7 +73,7 @@ def test_a_finished_run_is_left_alone(small_config, finished):
 
 @pytest.mark.parametrize("stop", [4, 11])
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    small_config, finished, tmp_path, monkeypatch, stop
+    small_config, finished, tmp_path, monkeypatch, stop, losses
 ):
     _, whole = finished
     broken = tmp_path / "broken"
@@ -97,7 +87,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     jax.tree.map(np.testing.assert_array_equal, restore(broken).params, restore(whole).params)
 
 
-def test_lines_after_the_last_checkpoint_are_dropped_on_resuming(small_config, finished, tmp_path):
+def test_lines_after_the_last_checkpoint_are_dropped_on_resuming(
+    small_config, finished, tmp_path, losses
+):
     """As after SIGKILL: the checkpoint is of step 10, the lines go on to 12, the last is cut."""
     _, workdir = finished
     expected = losses(workdir)
@@ -168,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
 
 def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
-    small_config, tmp_path, monkeypatch
+    small_config, tmp_path, monkeypatch, losses
 ):
     config = override(small_config, {"checkpoint.every": 0, "evaluation.every": 0})
     original = train_module.shared_program
@@ -190,7 +182,7 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
     assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_lacks_only_its_result_evaluates_once(small_config, finished):
+def test_a_run_that_lacks_only_its_result_evaluates_once(small_config, finished, losses):
     result, workdir = finished
     expected = losses(workdir)
     (workdir / "result.json").unlink()
@@ -235,7 +227,7 @@ def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
     jax.tree.map(np.testing.assert_array_equal, ours["stack"], theirs["stack"])
 
 
-def test_a_new_seed_changes_batches_and_weights(small_config, finished, tmp_path):
+def test_a_new_seed_changes_batches_and_weights(small_config, finished, tmp_path, losses):
     _, workdir = finished
     train(override(small_config, {"seed": 1}), tmp_path / "other")
     assert losses(workdir)[0]["train/loss"] != losses(tmp_path / "other")[0]["train/loss"]

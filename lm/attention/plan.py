@@ -49,3 +49,12 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
         for a, b in itertools.pairwise(ends)
         if b > a
     )
+
+
+def describe(parts: tuple[Part, ...]) -> str:
+    """What a run's log says of a plan."""
+    if not parts:
+        return "all queries at once"
+    sizes = " + ".join(f"{part.blocks} x {part.size}" for part in parts)
+    kept = "kept" if parts[0].blocks == 1 else "recomputed in the backward pass"
+    return f"{sizes} queries over {parts[0].keys} to {parts[-1].keys} keys, weights {kept}"

@@ -1,0 +1,59 @@
+"""When does a vendor's kernel compute attention? On an NVIDIA GPU, for half-precision softmax over
+plain structure: cuDNN's flash attention, which never stores a score.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.attention.mask import Mask
+
+# Above this many places, the boolean mask that documents need would cost more than it saves.
+_MASK_LIMIT = 1024 * 1024
+
+
+def has_kernel(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask) -> bool:
+    """Whether `fused` can take these arrays on this device, [B, Q, H, K] and [B, S, G, K] twice."""
+    if jax.default_backend() != "gpu" or "nvidia" not in jax.devices()[0].device_kind.lower():
+        return False
+    half = query.dtype == key.dtype == value.dtype and query.dtype in (jnp.bfloat16, jnp.float16)
+    size = query.shape[3]
+    return half and size == value.shape[3] and size % 8 == 0 and size <= 128 and serves(query, mask)
+
+
+def serves(query: jax.Array, mask: Mask) -> bool:
+    """Whether the structure of the mask is one that the kernel's arguments can say."""
+    square = mask.offset is None and mask.padding is None and mask.key_segments is None
+    windowed = mask.window is not None and not mask.causal
+    documents = mask.segments is not None
+    return square and not windowed and not (documents and query.shape[1] ** 2 > _MASK_LIMIT)
+
+
+def fused(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: Mask,
+    implementation: Any = "cudnn",
+) -> jax.Array:
+    """softmax(q.k / sqrt(K)) v by one kernel, forward and backward.
+
+    Args:
+      query: [B, Q, H, K].
+      key, value: [B, S, G, K], S = Q; G divides H.
+      mask: causal, a causal window, or documents that fit a stored mask; see `serves`.
+      implementation: "cudnn", or "xla" for the same arguments without a kernel.
+    """
+    dense = None
+    if mask.segments is not None:
+        dense = mask.segments[:, None, :, None] == mask.segments[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=dense,
+        is_causal=mask.causal,
+        local_window_size=None if mask.window is None else (mask.window - 1, 0),
+        implementation=implementation,
+    )
