@@ -1,16 +1,22 @@
 """`attend` computes the weighted mean that it says, by every path, and lets nothing leak."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.attention import Mask, attend
+from lm.attention.fused import fused, serves
 from lm.attention.plan import plan
 from lm.attention.positions import alibi_slopes, rotate
 from lm.softmax import WEIGHTINGS
 
 EVERY = pytest.mark.parametrize("weighting", WEIGHTINGS)
+# Random weightings draw anew for each block.
+FIXED = pytest.mark.parametrize("weighting", [n for n, w in WEIGHTINGS.items() if not w.random])
+SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
 
 
 def tensors(batch=2, queries=12, keys=12, heads=4, groups=2, size=8, seed=0):
@@ -19,11 +25,33 @@ def tensors(batch=2, queries=12, keys=12, heads=4, groups=2, size=8, seed=0):
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-def learned(weighting, heads=4):
-    return {name: jnp.linspace(-1, 1, heads) for name in WEIGHTINGS[weighting].learned}
+def parameters(weighting, heads=4):
+    """Keywords of `attend` for a weighting."""
+    record = WEIGHTINGS[weighting]
+    return {
+        "weighting": weighting,
+        "learned": {name: jnp.linspace(0.5, 1.5, heads) for name in record.learned},
+        "rng": jax.random.key(3) if record.random else None,
+    }
 
 
-SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
+@functools.partial(jax.jit, static_argnames=("weighting", "block"))
+def context_and_gradient(arrays, mask, slopes=None, weighting="softmax", block=None):
+    """The context, and the gradient of a function of it."""
+
+    def total(arrays):
+        own = parameters(weighting) | {"slopes": slopes, "block": block}
+        context = attend(*arrays, mask=mask, **own)
+        return jnp.sum(jnp.sin(context)), context
+
+    (_, context), gradient = jax.value_and_grad(total, has_aux=True)(arrays)
+    return context, gradient
+
+
+def check_same(actual, expected):
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-6)
+    for a, b in zip(actual[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-6)
 
 
 def masks():
@@ -38,74 +66,84 @@ def masks():
     }
 
 
-def naive(query, key, value, visible, weighting):
-    """Loops over batch and heads with the weighting's own function."""
-    batch, _, heads, size = query.shape
-    out = np.zeros(query.shape, np.float32)
-    parameters = learned(weighting, heads)
-    for b in range(batch):
-        for h in range(heads):
-            g = h // (heads // key.shape[2])
-            scores = query[b, :, h] @ key[b, :, g].T * size**-0.5
-            own = {name: values[h] for name, values in parameters.items()}
-            weights = WEIGHTINGS[weighting].apply(scores, visible[b], **own)
-            out[b, :, h] = weights @ value[b, :, g]
-    return out
+def by_hand(query, key, value, visible, weighting):
+    """One matrix of scores, the weighting's own function, one sum."""
+    own = parameters(weighting)
+    key, value = (np.repeat(x, 2, axis=2) for x in (key, value))
+    scores = np.einsum("bqhk,bshk->bhqs", query, key) * query.shape[3] ** -0.5
+    learned = {name: values[:, None, None] for name, values in own["learned"].items()}
+    if own["rng"] is not None:
+        learned["key"] = jax.random.fold_in(own["rng"], 0)
+    weights = WEIGHTINGS[weighting].apply(scores, visible, **learned)
+    return np.einsum("bhqs,bshk->bqhk", weights, value)
 
 
 @EVERY
-@pytest.mark.parametrize("kind", masks())
-def test_attend_agrees_with_loops(weighting, kind):
-    query, key, value = tensors()
-    mask = masks()[kind]
+@pytest.mark.parametrize("kind", ["documents", "padding"])
+def test_attend_is_the_weighted_mean_of_the_values(weighting, kind):
+    arrays, mask = tensors(), masks()[kind]
+    actual = attend(*arrays, mask=mask, **parameters(weighting))
     visible = mask.visible(0, 12, 0, 12)
-    visible = (
-        np.ones((2, 12, 12), bool)
-        if visible is None
-        else np.broadcast_to(visible, (2, 1, 12, 12))[:, 0]
-    )
-    actual = attend(query, key, value, mask=mask, weighting=weighting, learned=learned(weighting))
-    expected = naive(query, key, value, visible, weighting)
-    np.testing.assert_allclose(actual, expected, atol=2e-6)
+    np.testing.assert_allclose(actual, by_hand(*arrays, visible, weighting), atol=3e-6)
 
 
-@EVERY
-@pytest.mark.parametrize("block", [1, 5])
-def test_blocks_of_queries_agree_with_the_plain_path_forward_and_backward(weighting, block):
-    tensors_ = tensors()
+@pytest.mark.parametrize("kind", masks())
+def test_every_kind_of_mask_hides_what_it_says(kind):
+    arrays, mask = tensors(), masks()[kind]
+    i, j = np.arange(12)[:, None], np.arange(12)
+    documents = SEGMENTS[:, None, :, None] == SEGMENTS[:, None, None, :]
+    visible = {
+        "all": np.ones((12, 12), bool),
+        "causal": j <= i,
+        "window": (j <= i) & (j > i - 3),
+        "documents": documents & (j <= i),
+        "padding": np.array([j < 12, j < 8])[:, None, None, :],
+    }[kind]
+    expected = by_hand(*arrays, np.broadcast_to(visible, (2, 1, 12, 12)), "softmax")
+    np.testing.assert_allclose(attend(*arrays, mask=mask), expected, atol=2e-6)
+
+
+@FIXED
+def test_blocks_of_queries_agree_with_the_plain_path_forward_and_backward(weighting):
     mask = Mask(causal=True, segments=SEGMENTS)
-
-    def total(arrays, block):
-        out = attend(
-            *arrays, mask=mask, weighting=weighting, learned=learned(weighting), block=block
-        )
-        return jnp.sum(jnp.sin(out)), out
-
-    (_, plain), plain_gradient = jax.value_and_grad(total, has_aux=True)(tensors_, 0)
-    (_, blocked), blocked_gradient = jax.value_and_grad(total, has_aux=True)(tensors_, block)
-    np.testing.assert_allclose(blocked, plain, atol=1e-6)
-    for a, b in zip(blocked_gradient, plain_gradient, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
+    plain = context_and_gradient(tensors(), mask, weighting=weighting, block=0)
+    check_same(context_and_gradient(tensors(), mask, weighting=weighting, block=5), plain)
 
 
-@EVERY
-@pytest.mark.parametrize("length", [32, 45])
-def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(weighting, length):
-    arrays = tensors(queries=length, keys=length)
-    segments = np.cumsum(np.random.default_rng(3).random((2, length)) < 0.1, axis=1)
-    mask = Mask(causal=True, segments=segments.astype(np.int32))
-    assert len(plan(length, length, mask, None)) == 4
+@pytest.mark.parametrize("block", [1, 5, 64])
+@pytest.mark.parametrize("kind", masks())
+def test_every_size_of_block_agrees_with_the_plain_path(kind, block):
+    mask = masks()[kind]
+    plain = context_and_gradient(tensors(), mask, weighting="entmax15", block=0)
+    check_same(context_and_gradient(tensors(), mask, weighting="entmax15", block=block), plain)
 
-    def total(arrays, block):
-        own = {"weighting": weighting, "learned": learned(weighting), "slopes": alibi_slopes(4)}
-        out = attend(*arrays, mask=mask, block=block, **own)
-        return jnp.sum(jnp.sin(out)), out
 
-    (_, plain), plain_gradient = jax.value_and_grad(total, has_aux=True)(arrays, 0)
-    (_, parts), parts_gradient = jax.value_and_grad(total, has_aux=True)(arrays, None)
-    np.testing.assert_allclose(parts, plain, atol=1e-6)
-    for a, b in zip(parts_gradient, plain_gradient, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
+@FIXED
+def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(weighting):
+    arrays = tensors(queries=45, keys=45)
+    segments = np.cumsum(np.random.default_rng(3).random((2, 45)) < 0.1, axis=1)
+    mask, slopes = Mask(causal=True, segments=segments.astype(np.int32)), alibi_slopes(4)
+    assert len(plan(45, 45, mask, None)) == 4
+    plain = context_and_gradient(arrays, mask, slopes, weighting=weighting, block=0)
+    check_same(context_and_gradient(arrays, mask, slopes, weighting=weighting), plain)
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_arguments_of_the_kernel_say_what_the_mask_says(mask, documents):
+    arrays = tensors()
+    if documents:
+        mask = Mask(causal=mask.causal, window=mask.window, segments=SEGMENTS)
+    assert serves(arrays[0], mask)
+    actual = fused(*arrays, mask, implementation="xla")
+    np.testing.assert_allclose(actual, attend(*arrays, mask=mask, block=0), atol=2e-6)
+
+
+def test_what_the_kernel_cannot_say_is_left_to_the_other_paths():
+    query, _, _ = tensors()
+    for mask in (Mask(padding=np.ones((2, 12), bool)), Mask(window=3), Mask(offset=2)):
+        assert not serves(query, mask)
+    assert not serves(tensors(queries=1100)[0], Mask(segments=np.ones((2, 1100), np.int32)))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -119,62 +157,58 @@ def test_blocks_over_a_window_of_keys_agree_with_the_plain_path(weighting, causa
     gates = jnp.asarray(np.resize(gates, (2, 45, 4)))
     mixing = jnp.eye(4) + 0.1, jnp.eye(4) - 0.1
 
-    def total(operands, block):
-        arrays, learned, slopes, gates, mixing = operands
-        own = {"learned": learned, "slopes": slopes, "gates": (gates, gates), "mixing": mixing}
-        out = attend(*arrays, mask=mask, weighting=weighting, block=block, **own)
-        return jnp.sum(jnp.sin(out)), out
+    @functools.partial(jax.jit, static_argnames="block")
+    def run(operands, block):
+        def total(operands):
+            arrays, learned, slopes, gates, mixing = operands
+            own = {"learned": learned, "slopes": slopes, "gates": (gates, gates), "mixing": mixing}
+            out = attend(*arrays, mask=mask, weighting=weighting, block=block, **own)
+            return jnp.sum(jnp.sin(out)), out
 
-    operands = (arrays, learned(weighting), slopes, gates, mixing)
-    (_, plain), plain_gradient = jax.value_and_grad(total, has_aux=True)(operands, 0)
-    (_, blocked), blocked_gradient = jax.value_and_grad(total, has_aux=True)(operands, 8)
+        (_, out), gradient = jax.value_and_grad(total, has_aux=True)(operands)
+        return out, gradient
+
+    operands = (arrays, parameters(weighting)["learned"], slopes, gates, mixing)
+    (plain, plain_gradient), (blocked, blocked_gradient) = run(operands, 0), run(operands, 8)
     np.testing.assert_allclose(blocked, plain, atol=1e-6)
     for a, b in zip(*map(jax.tree.leaves, (blocked_gradient, plain_gradient)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@EVERY
-@pytest.mark.parametrize("jit", [False, True])
-def test_later_keys_and_other_documents_get_exactly_zero_gradient(weighting, jit):
-    query, key, value = tensors()
-    mask = Mask(causal=True, segments=SEGMENTS)
-
-    def outputs(key, value):
-        return attend(
-            query, key, value, mask=mask, weighting=weighting, learned=learned(weighting)
-        )[0, 6].sum()
-
-    gradient = jax.grad(outputs, argnums=(0, 1))
-    for g in (jax.jit(gradient) if jit else gradient)(key, value):
-        assert (np.asarray(g)[0, 7:] == 0).all()
-        assert (np.asarray(g)[0, :5] == 0).all()
-        assert (np.asarray(g)[1] == 0).all()
-        assert (np.asarray(g)[0, 5:7] != 0).any()
-
-
-@EVERY
-def test_no_part_of_the_triangle_lets_a_later_key_or_another_document_through(weighting):
+def check_nothing_leaks(weighting, jit):
+    """Query 25 of the first row sees keys 20 to 25: its document's, up to itself."""
     query, key, value = tensors(queries=40, keys=40)
     segments = np.repeat([[1, 2]], 20, axis=1).repeat(2, axis=0).astype(np.int32)
     mask = Mask(causal=True, segments=segments)
 
     def outputs(key, value):
-        own = {"weighting": weighting, "learned": learned(weighting)}
-        return attend(query, key, value, mask=mask, **own)[0, 25].sum()
+        # Two different columns, as the gradient of one weight's sum over a row would vanish.
+        return attend(query, key, value, mask=mask, **parameters(weighting))[0, 25, :, :2].sum()
 
-    for g in jax.jit(jax.grad(outputs, argnums=(0, 1)))(key, value):
+    gradient = jax.grad(outputs, argnums=(0, 1))
+    for g in (jax.jit(gradient) if jit else gradient)(key, value):
         seen = (np.asarray(g) != 0).any((-2, -1))
         assert not seen[0, :20].any() and not seen[0, 26:].any() and not seen[1].any()
         assert seen[0, 20:26].any()
 
 
 @EVERY
+def test_later_keys_and_other_documents_get_exactly_zero_gradient(weighting):
+    check_nothing_leaks(weighting, jit=True)
+
+
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid", "sparsemax", "entmax15"])
+def test_they_do_without_jit_too(weighting):
+    check_nothing_leaks(weighting, jit=False)
+
+
+@FIXED
 def test_attention_from_an_offset_is_the_end_of_the_whole(weighting):
     query, key, value = tensors()
-    own = {"weighting": weighting, "learned": learned(weighting)}
-    whole = attend(query, key, value, mask=Mask(causal=True), **own)
-    end = attend(query[:, 9:], key, value, mask=Mask(causal=True, offset=9), **own)
-    np.testing.assert_allclose(end, whole[:, 9:], atol=1e-6)
+    whole = attend(query, key, value, mask=Mask(causal=True), **parameters(weighting))
+    late = Mask(causal=True, offset=9)
+    end = attend(query[:, 9:], key, value, mask=late, **parameters(weighting))
+    np.testing.assert_allclose(end, whole[:, 9:], atol=2e-6)
 
 
 def test_blocks_need_memory_linear_in_length():

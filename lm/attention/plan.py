@@ -25,8 +25,9 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
       block: queries at a time; 0: all at once. None: on a CPU, short causal attention in parts
         that keep their weights; long attention in recomputed blocks; else all at once.
     """
-    square = queries == keys and mask.offset is None
-    triangular = mask.causal and square
+    # A query that stands earlier than its place sees no more than the triangle.
+    early = isinstance(mask.offset, int) and mask.offset <= 0
+    triangular = mask.causal and queries == keys and (mask.offset is None or early)
     if block is None and queries * keys <= _PLAIN_LIMIT:
         if triangular and queries >= 32 and jax.default_backend() == "cpu":
             ends = [queries * part // _SHORT_PARTS for part in range(_SHORT_PARTS + 1)]
@@ -36,7 +37,7 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
     if not block or block >= queries:
         return ()
     blocks = -(-queries // block)
-    if mask.window is not None and square:
+    if mask.window is not None and queries == keys and mask.offset is None:
         back = mask.window - 1
         seen = block + back + (0 if mask.causal else back)
         if seen < keys:
