@@ -94,17 +94,28 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.scan = False
 
     config.attention = attention = ConfigDict()
-    # How heads attend: "scores".
+    # How heads attend: a name of lm.attention.ATTENTIONS. "scores" weighs q.k; "differential",
+    # "gated", "forgetting" and "talking_heads" add to that; "stick_breaking", "linear", "favor" and
+    # "cosformer" have weights of their own, and no use for a weighting.
     attention.mechanism = "scores"
     # Scores to weights: a name of lm.softmax.WEIGHTINGS.
     attention.weighting = "softmax"
-    # Queries computed at a time. None: by size; 0: all at once; n: memory linear in length.
+    # Queries computed at a time. None: by size; 0: all at once; n: memory linear in length. Of
+    # linear, favor and cosformer: positions in a chunk.
     attention.block = placeholder(int)
     # Options of weightings. None: the weighting's own default. Setting one that the weighting does
     # not have is an error.
     attention.cap = placeholder(float)  # softcap: bound of the scores, above 0
     attention.temperature = placeholder(float)  # temperature: above 0; flatter when large
     attention.bias = placeholder(float)  # sigmoid: added to scores; None is -log(row length)
+    # Options of mechanisms, likewise.
+    attention.lambda_init = placeholder(float)  # differential: share taken off, 0 .. 1; None is 0.8
+    attention.head_norm = placeholder(bool)  # differential: normalises each head; None is True
+    attention.gate = placeholder(str)  # gated: "elementwise" (None) or "head", one for all of it
+    attention.forget_bias = placeholder(float)  # forgetting: at the start; None is 0; 4 keeps more
+    attention.random_features = placeholder(int)  # favor: more are closer to softmax; None is 128
+    attention.redraw = placeholder(bool)  # favor: new features at every step; None is False
+    attention.horizon = placeholder(int)  # cosformer: where weights end; None is model.max_length
 
     config.output = output = ConfigDict()
     # Hidden states to words: a name of lm.output.OUTPUTS.

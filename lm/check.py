@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lm.attention import ATTENTIONS
+from lm.attention.gated import GATES
 from lm.config import Config, chosen_options
 from lm.errors import UserError
 from lm.layers import ACTIVATIONS, NORM_POSITIONS
@@ -55,6 +56,8 @@ _RANGES = {
     "model.dropout": (0, 1),
     "model.init_scale": (0, math.inf),
     "attention.block": (0, math.inf),
+    "attention.lambda_init": (0, 1),
+    "attention.random_features": (1, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
     "output.mixtures": (1, math.inf),
@@ -148,13 +151,56 @@ def _check_shapes(config: Config) -> None:
 
 
 def _check_options(config: Config) -> None:
-    """Options must belong to the chosen weighting and to the chosen head."""
-    weighting = config.attention.weighting
+    """Options must belong to the chosen mechanism, to its weighting, and to the chosen head."""
+    weighting, name = config.attention.weighting, config.attention.mechanism
+    mechanism = ATTENTIONS[name]
+    if mechanism.weighs and weighting != "softmax":
+        raise UserError(
+            f"config.attention.weighting = {weighting!r} is not used by mechanism {name}, which "
+            f"has weights of its own; leave it at 'softmax'"
+        )
     chosen = chosen_options(config.attention, ("mechanism", "weighting", "block"))
-    _belong(chosen, WEIGHTINGS[weighting].options, "attention", f"weighting {weighting}")
+    own, owner = mechanism.own_options(), f"mechanism {name}"
+    if mechanism.weighs:
+        _belong(chosen, own, "attention", owner)
+    else:
+        owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
+        _belong(chosen, own | set(WEIGHTINGS[weighting].options), "attention", owner)
+    _check_mechanism(config)
     head = OUTPUTS[config.output.head]
     own = set(head.__dataclass_fields__) - set(Head.__dataclass_fields__)
     _belong(chosen_options(config.output, ("head", "tied")), own, "output", config.output.head)
+
+
+def _check_mechanism(config: Config) -> None:
+    """Architecture, positions and sizes must suit the chosen mechanism."""
+    model, attention = config.model, config.attention
+    name, mechanism = attention.mechanism, ATTENTIONS[attention.mechanism]
+    if mechanism.causal and model.architecture != "decoder":
+        raise UserError(
+            f"config.attention.mechanism = {name!r} is causal only, but "
+            f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
+        )
+    if model.positions in ("rotary", "alibi") and model.positions not in mechanism.positions:
+        others = [p for p in POSITIONS if p in ("learned", "sinusoidal", *mechanism.positions)]
+        raise UserError(
+            f"config.model.positions = {model.positions!r} shape scores that mechanism {name} does "
+            f"not have; use {', '.join(others[:-1])} or {others[-1]}"
+        )
+    if attention.gate is not None:
+        _one_of("attention.gate", attention.gate, GATES)
+    if attention.horizon is not None and attention.horizon < model.max_length:
+        raise UserError(
+            f"config.attention.horizon = {attention.horizon} is below config.model.max_length = "
+            f"{model.max_length}, and weights beyond it are negative; raise it or lower max_length"
+        )
+    unit = 4 if model.positions == "rotary" else 2
+    head_size = model.head_size or model.features // model.heads
+    if name == "differential" and head_size % unit:
+        raise UserError(
+            f"mechanism differential splits each head in two, but with {model.positions} positions "
+            f"the head size {head_size} is no multiple of {unit}; use one"
+        )
 
 
 def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:

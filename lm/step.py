@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm import partition
+from lm.attention import ATTENTIONS
 from lm.config import Config, chosen_options
 from lm.model import Transformer
 from lm.objective import OBJECTIVES
@@ -74,7 +75,12 @@ def build_model(config: Config, vocab_size: int) -> Transformer:
     """The Transformer that a config describes, for V words."""
     fixed = ("mechanism", "weighting", "block")
     attention = {name: config.attention[name] for name in fixed}
-    attention["options"] = chosen_options(config.attention, fixed)
+    chosen = chosen_options(config.attention, fixed)
+    own = ATTENTIONS[config.attention.mechanism].own_options()
+    if "horizon" in own:
+        attention["horizon"] = config.model.max_length
+    attention |= {name: chosen.pop(name) for name in own & set(chosen)}
+    attention["options"] = chosen
     output = {"head": config.output.head, "tied": config.output.tied}
     output |= chosen_options(config.output, ("head", "tied"))
     return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)

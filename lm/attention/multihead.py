@@ -2,59 +2,17 @@
 keeps a cache when it decodes, hands over to a mechanism of `ATTENTIONS`, and projects back.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.attend import attend
+from lm.attention.cache import remember
 from lm.attention.mask import Mask
 from lm.attention.positions import alibi_slopes, rotate
 from lm.linear import flat_product
 from lm.norm import RMSNorm
-from lm.softmax import WEIGHTINGS
-
-
-class ScoreAttention(nn.Module):
-    """Scores, a weighting, a weighted sum; owns the weighting's learned parameters.
-
-    Attributes:
-      weighting: a name of `WEIGHTINGS`.
-      options: that weighting's fixed options.
-      block: see `attend`.
-    """
-
-    weighting: str = "softmax"
-    options: Mapping[str, Any] = nn.FrozenDict()
-    block: int | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-    ) -> jax.Array:
-        """[B, Q, H, K], [B, S, G, K], [B, S, G, K] -> [B, Q, H, K]."""
-        record = WEIGHTINGS[self.weighting]
-        heads = query.shape[2]
-        learned = {name: self.param(name, init, (heads,)) for name, init in record.learned.items()}
-        return attend(
-            query,
-            key,
-            value,
-            mask=mask,
-            weighting=self.weighting,
-            learned=learned,
-            options=self.options,
-            slopes=slopes,
-            rng=self.make_rng("softmax") if record.random else None,
-            block=self.block,
-        )
 
 
 class MultiHeadAttention(nn.Module):
@@ -110,12 +68,12 @@ class MultiHeadAttention(nn.Module):
         if self.positions == "rotary" and memory is None:
             query, key = rotate(query, positions), rotate(key, positions)
         if cache_length is not None and memory is None:
-            key = self._remember("past_key", key, mask.offset, cache_length)
-            value = self._remember("past_value", value, mask.offset, cache_length)
+            key = remember(self, "past_key", key, mask.offset, cache_length)
+            value = remember(self, "past_value", value, mask.offset, cache_length)
         slopes = None
         if self.positions == "alibi" and memory is None:
             slopes = jnp.asarray(alibi_slopes(self.heads))
-        context = self.mechanism(query, key, value, mask, slopes)
+        context = self.mechanism(query, key, value, mask, slopes, inputs, cache_length)
         context = context.reshape(*inputs.shape[:2], self.heads * self.head_size)
         return self._dense("out", inputs.shape[-1], self.out_init)(context)
 
@@ -133,10 +91,3 @@ class MultiHeadAttention(nn.Module):
             dot_general=flat_product,
             name=name,
         )
-
-    def _remember(self, name: str, new: jax.Array, offset: Any, length: int) -> jax.Array:
-        """Writes [B, Q, G, K] into the cache at `offset` and returns all of it, [B, S, G, K]."""
-        shape = (new.shape[0], length, *new.shape[2:])
-        cache = self.variable("cache", name, jnp.zeros, shape, new.dtype)
-        cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, new, offset, axis=1)
-        return cache.value

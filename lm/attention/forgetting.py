@@ -1,0 +1,79 @@
+"""What if old keys fade at a rate that the text sets? A forget gate lowers the scores of keys by
+what was forgotten since.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.attention.cache import remember
+from lm.attention.mask import Mask
+from lm.attention.mechanism import Mechanism
+from lm.attention.scores import score_attention
+
+
+class ForgettingAttention(Mechanism):
+    """score_ij += sum over j < l <= i of log f_l, with f = sigmoid(x W + b) per head (2503.02130).
+
+    f = 1 is plain attention. Gates and their sums are float32 and begin anew in each document.
+    Causal only: what lies ahead cannot have been forgotten.
+
+    Attributes:
+      forget_bias: what b starts from: 0 halves a weight at every step; 4 keeps 98 %.
+    """
+
+    forget_bias: float = 0.0
+
+    causal = True
+
+    @nn.compact
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: Mask,
+        slopes: jax.Array | None,
+        inputs: jax.Array,
+        cache_length: int | None = None,
+    ) -> jax.Array:
+        """See `Mechanism`.
+
+        Raises:
+          ValueError: where the mask is not causal.
+        """
+        if not mask.causal:
+            raise ValueError("forgetting is defined for causal attention only")
+        queries, heads = query.shape[1:3]
+        logits = nn.Dense(
+            heads,
+            kernel_init=nn.initializers.normal(0.02),
+            bias_init=nn.initializers.constant(self.forget_bias),
+            dtype=jnp.float32,
+            name="gate",
+        )(inputs)
+        kept = jax.nn.log_sigmoid(logits)
+        if cache_length is None or mask.offset is None:
+            of_keys = of_queries = running_sum(kept, mask.segments)
+        else:
+            of_keys = running_sum(remember(self, "past_gate", kept, mask.offset, cache_length))
+            of_queries = jax.lax.dynamic_slice_in_dim(of_keys, mask.offset, queries, axis=1)
+        return score_attention(self)(query, key, value, mask, slopes, gates=(of_queries, of_keys))
+
+
+def running_sum(x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """Sums [B, L, H] over the positions so far, from 0 wherever `segments` [B, L] changes.
+
+    A sum over the whole row would serve, as differences count; but rounding would then let one
+    document see the others.
+    """
+    if segments is None:
+        return jnp.cumsum(x, axis=1)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    starts = jnp.broadcast_to(starts[:, :, None], x.shape)
+
+    def join(left, right):
+        (x, started), (y, starts) = left, right
+        return jnp.where(starts, y, x + y), started | starts
+
+    return jax.lax.associative_scan(join, (x, starts), axis=1)[0]

@@ -1,0 +1,51 @@
+"""What if a head may decline to speak? Each context is scaled by a gate that its token computes."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.attention.mask import Mask
+from lm.attention.mechanism import Mechanism
+from lm.attention.scores import score_attention
+from lm.linear import flat_product
+
+GATES = ("elementwise", "head")
+
+
+class GatedAttention(Mechanism):
+    """sigmoid(x W) * context, before the output projection (2505.06708).
+
+    W has no bias and starts small, so that gates start near 1/2. Gates of 1 are plain attention; a
+    context of zeros stays so.
+
+    Attributes:
+      gate: "elementwise", W [D, H K]; or "head", W [D, H], one gate for a head's whole context.
+    """
+
+    gate: str = "elementwise"
+
+    @nn.compact
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: Mask,
+        slopes: jax.Array | None,
+        inputs: jax.Array,
+        cache_length: int | None = None,
+    ) -> jax.Array:
+        """See `Mechanism`; gates come from the queries' own inputs."""
+        context = score_attention(self)(query, key, value, mask, slopes)
+        size = context.shape[3] if self.gate == "elementwise" else 1
+        logits = nn.Dense(
+            context.shape[2] * size,
+            use_bias=False,
+            kernel_init=nn.initializers.normal(0.02),
+            dtype=inputs.dtype,
+            dot_general=flat_product,
+            name="gate",
+        )(inputs)
+        gates = jax.nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        gates = gates.reshape(*context.shape[:3], size)
+        return (gates * context).astype(context.dtype)

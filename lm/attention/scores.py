@@ -1,0 +1,53 @@
+"""How do heads attend by scores? A weighting of `WEIGHTINGS` over q.k, alone or as the core of the
+mechanisms that add to it.
+"""
+
+import flax.linen as nn
+import jax
+
+from lm.attention.attend import attend
+from lm.attention.mask import Mask
+from lm.attention.mechanism import Mechanism
+from lm.softmax import WEIGHTINGS
+
+
+class ScoreAttention(Mechanism):
+    """Scores, a weighting, a weighted sum; owns the weighting's learned parameters."""
+
+    @nn.compact
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: Mask,
+        slopes: jax.Array | None = None,
+        inputs: jax.Array | None = None,
+        cache_length: int | None = None,
+        gates: tuple[jax.Array, jax.Array] | None = None,
+        mixing: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """[B, Q, H, K], [B, S, G, K], [B, S, G, K'] -> [B, Q, H, K']; gates, mixing: `attend`."""
+        del inputs, cache_length
+        record = WEIGHTINGS[self.weighting]
+        heads = query.shape[2]
+        learned = {name: self.param(name, init, (heads,)) for name, init in record.learned.items()}
+        return attend(
+            query,
+            key,
+            value,
+            mask=mask,
+            weighting=self.weighting,
+            learned=learned,
+            options=self.options,
+            slopes=slopes,
+            gates=gates,
+            mixing=mixing,
+            rng=self.make_rng("softmax") if record.random else None,
+            block=self.block,
+        )
+
+
+def score_attention(mechanism: Mechanism) -> ScoreAttention:
+    """The scores within another mechanism, with its weighting; a submodule named "scores"."""
+    return ScoreAttention(mechanism.weighting, mechanism.options, mechanism.block, name="scores")

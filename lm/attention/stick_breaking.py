@@ -1,0 +1,66 @@
+"""What if keys share out a stick, the nearest first? Each breaks its part off what is left."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.attention.attend import attend
+from lm.attention.mask import Mask
+from lm.attention.mechanism import Mechanism
+
+
+class StickBreakingAttention(Mechanism):
+    """weight_ij = beta_ij * product over j < k < i of (1 - beta_ik), beta = sigmoid(q.k / sqrt(K)).
+
+    From the query's predecessor backwards, each key takes its share beta of the stick that is left
+    (2410.17980). A query does not see itself, so the first token of a document gets zeros. Weights
+    sum to at most one, and prefer what is near without any positions.
+    """
+
+    weighs = True
+    causal = True
+    positions = ("rotary",)
+
+    @nn.compact
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: Mask,
+        slopes: jax.Array | None = None,
+        inputs: jax.Array | None = None,
+        cache_length: int | None = None,
+    ) -> jax.Array:
+        """See `Mechanism`.
+
+        Raises:
+          ValueError: where the mask is not causal.
+        """
+        del slopes, inputs, cache_length
+        if not mask.causal:
+            raise ValueError("stick_breaking is defined for causal attention only")
+        # A query that stands one place earlier sees all keys but itself.
+        earlier = dataclasses.replace(mask, offset=(0 if mask.offset is None else mask.offset) - 1)
+        return attend(query, key, value, mask=earlier, weighting=break_stick, block=self.block)
+
+
+def break_stick(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Weights of keys that break a stick from the last to the first, [..., S] -> [..., S].
+
+    log weight_j = log sigmoid(z_j) + sum over visible k > j of log(1 - sigmoid(z_k)). Masked keys
+    break nothing off and get 0; a row without visible keys is zeros, with zero gradient.
+    """
+    z = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    left = jax.nn.log_sigmoid(-z)
+    if where is not None:
+        left = jnp.where(where, left, 0.0)
+    # Shifted, not subtracted: what a large score breaks off must not come back as a rounding error.
+    later = jnp.pad(left[..., 1:], [(0, 0)] * (z.ndim - 1) + [(0, 1)])
+    rest = jnp.flip(jnp.cumsum(jnp.flip(later, -1), axis=-1), -1)
+    weights = jnp.exp(jax.nn.log_sigmoid(z) + rest)
+    if where is not None:
+        weights = jnp.where(where, weights, 0.0)
+    return weights.astype(scores.dtype)
