@@ -1,8 +1,10 @@
-"""Ablation of the attention's softmax: which map from scores to weights predicts best?
+"""Ablation of the attention's softmax: which map from scores to weights predicts best, and do the
+mechanisms that replace or surround it predict better?
 
 Command   python run.py table --config=configs/attention.py:tiny --workdir=/tmp/attention
 Rows      :tiny  softmax, sigmoid, sparsemax, entmax15 in a small byte-level decoder (the default)
-          :all   every weighting of lm.softmax.WEIGHTINGS, in the decoder of configs/clm.py:tiny
+          :all   every weighting of lm.softmax.WEIGHTINGS and every mechanism of
+                 lm.attention.ATTENTIONS, in the decoder of configs/clm.py:tiny
 Seeds     3; every row sees the same batches and starts from the same weights.
 Time      :tiny about four minutes on 2 CPU cores, :all about an hour.
 Expect    After so few steps the softmax and its sparse relatives are close; the table says which
@@ -51,3 +53,21 @@ def sweep(arg: str | None = None):
             yield {"attention.weighting": "softcap", "attention.cap": cap}
         for temperature in (0.5, 2.0):
             yield {"attention.weighting": "temperature", "attention.temperature": temperature}
+        yield from mechanisms()
+
+
+def mechanisms():
+    """A row for every mechanism, with what its paper adds to it; learned positions elsewhere."""
+    # The paper's halves are heads of usual size, so here heads are twice as large and half as many.
+    yield {"attention.mechanism": "differential", "model.heads": 2}
+    yield {"attention.mechanism": "gated"}
+    yield {"attention.mechanism": "gated", "attention.gate": "head"}
+    yield {"attention.mechanism": "talking_heads"}
+    # Forgetting and the broken stick tell near from far by themselves.
+    yield {"attention.mechanism": "forgetting", "model.positions": "none", "model.qk_norm": True}
+    yield {"attention.mechanism": "stick_breaking", "model.positions": "none"}
+    yield {"attention.mechanism": "linear"}
+    # Small scores are what random features estimate well.
+    yield {"attention.mechanism": "favor", "attention.redraw": True, "model.qk_norm": True}
+    # The horizon is the longest row.
+    yield {"attention.mechanism": "cosformer", "model.max_length": 256}
