@@ -57,7 +57,7 @@ def sweep(arg: str | None = None):
 
 
 def mechanisms():
-    """A row for every mechanism, with what its paper adds to it; learned positions elsewhere."""
+    """A row for every mechanism, with what its paper adds to it."""
     # The paper's halves are heads of usual size, so here heads are twice as large and half as many.
     yield {"attention.mechanism": "differential", "model.heads": 2}
     yield {"attention.mechanism": "gated"}
@@ -66,8 +66,13 @@ def mechanisms():
     # Forgetting and the broken stick tell near from far by themselves.
     yield {"attention.mechanism": "forgetting", "model.positions": "none", "model.qk_norm": True}
     yield {"attention.mechanism": "stick_breaking", "model.positions": "none"}
-    yield {"attention.mechanism": "linear"}
+    # Features of q and k, unlike their product, do not turn to a difference of positions.
+    yield {"attention.mechanism": "linear", "model.positions": "learned"}
     # Small scores are what random features estimate well.
     yield {"attention.mechanism": "favor", "attention.redraw": True, "model.qk_norm": True}
     # The horizon is the longest row.
-    yield {"attention.mechanism": "cosformer", "model.max_length": 256}
+    yield {
+        "attention.mechanism": "cosformer",
+        "model.positions": "learned",
+        "model.max_length": 256,
+    }

@@ -71,7 +71,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.norm = "layernorm"
     # "pre", "post" or "sandwich" (before and after each branch).
     model.norm_position = "pre"
-    # "learned", "sinusoidal", "rotary" or "alibi". Counted within each document.
+    # "learned", "sinusoidal", "rotary", "alibi" or "none" (a causal mask still orders tokens).
+    # Counted within each document.
     model.positions = "learned"
     # Rows of learned positions, and the longest sequence that generates. At least data.length.
     model.max_length = 1024

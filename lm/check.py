@@ -182,7 +182,7 @@ def _check_mechanism(config: Config) -> None:
             f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
         )
     if model.positions in ("rotary", "alibi") and model.positions not in mechanism.positions:
-        others = [p for p in POSITIONS if p in ("learned", "sinusoidal", *mechanism.positions)]
+        others = [p for p in POSITIONS if p not in ("rotary", "alibi") or p in mechanism.positions]
         raise UserError(
             f"config.model.positions = {model.positions!r} shape scores that mechanism {name} does "
             f"not have; use {', '.join(others[:-1])} or {others[-1]}"

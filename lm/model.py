@@ -17,7 +17,7 @@ from lm.layers import Stack
 from lm.output import OUTPUTS
 
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
-POSITIONS = ("learned", "sinusoidal", "rotary", "alibi")
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 
 
 @flax.struct.dataclass

@@ -81,6 +81,7 @@ def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
         {"model.dropout": 0.1, "model.remat": True, "model.scan": True},
         {"output.tied": False, "output.bias": True},
         {"output.head": "mixture"},
+        {"model.positions": "none"},
     ],
 )
 def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):
