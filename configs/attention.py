@@ -2,9 +2,10 @@
 
 Command   python run.py table --config=configs/attention.py:tiny --workdir=/tmp/attention
 Rows      :tiny  softmax, sigmoid, sparsemax, entmax15 in a small byte-level decoder (the default)
-          :all   every weighting of lm.softmax.WEIGHTINGS, in the decoder of configs/clm.py:tiny
+          :all   every weighting of lm.softmax.WEIGHTINGS, in the decoder of configs/clm.py:tiny;
+                 sigmoid with normalised queries and keys as in 2409.04431, and without
 Seeds     3; every row sees the same batches and starts from the same weights.
-Time      :tiny about four minutes on 2 CPU cores, :all about an hour.
+Time      :tiny about four minutes on 2 CPU cores, :all about three hours.
 Expect    After so few steps the softmax and its sparse relatives are close; the table says which
           differences are larger than the seeds' noise.
 """
@@ -45,9 +46,27 @@ def sweep(arg: str | None = None):
     yield {"attention.weighting": "sparsemax"}
     yield {"attention.weighting": "entmax15"}
     if arg == "all":
-        yield {"attention.weighting": "off_by_one"}
-        yield {"attention.weighting": "sink"}
+        yield {"attention.weighting": "sigmoid", "model.qk_norm": True}
+        yield {"attention.weighting": "softmax", "model.qk_norm": True}
+        for name in ("off_by_one", "sink", "ssmax", "taylor", "softplus_l1", "cog"):
+            yield {"attention.weighting": name}
+        # Scores keep their size in rows of the training length.
+        yield {"attention.weighting": "log_length", "attention.reference_length": 256.0}
+        for name in ("relu", "relu_squared", "alpha_relu"):
+            yield {"attention.weighting": name}
+        yield {"attention.weighting": "entmax", "attention.alpha": 1.25}
+        # Every head finds its own sparsity (1909.00015).
+        yield {
+            "attention.weighting": "entmax",
+            "attention.alpha": 1.25,
+            "attention.learn": ("alpha",),
+        }
+        for k in (8, 32):
+            yield {"attention.weighting": "top_k", "attention.k": k}
+        yield {"attention.weighting": "gumbel_softmax"}
+        yield {"attention.weighting": "gumbel_softmax", "attention.hard": True}
         for cap in (10.0, 50.0):
             yield {"attention.weighting": "softcap", "attention.cap": cap}
         for temperature in (0.5, 2.0):
             yield {"attention.weighting": "temperature", "attention.temperature": temperature}
+        yield {"attention.weighting": "temperature", "attention.learn": ("temperature",)}

@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS
@@ -55,6 +55,7 @@ _RANGES = {
     "model.dropout": (0, 1),
     "model.init_scale": (0, math.inf),
     "attention.block": (0, math.inf),
+    "attention.k": (1, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
     "output.mixtures": (1, math.inf),
@@ -150,11 +151,41 @@ def _check_shapes(config: Config) -> None:
 def _check_options(config: Config) -> None:
     """Options must belong to the chosen weighting and to the chosen head."""
     weighting = config.attention.weighting
-    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block"))
+    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block", "learn"))
     _belong(chosen, WEIGHTINGS[weighting].options, "attention", f"weighting {weighting}")
+    _check_weighting(config, chosen)
     head = OUTPUTS[config.output.head]
     own = set(head.__dataclass_fields__) - set(Head.__dataclass_fields__)
     _belong(chosen_options(config.output, ("head", "tied")), own, "output", config.output.head)
+
+
+def _check_weighting(config: Config, chosen: Mapping[str, Any]) -> None:
+    """What is learned can be, and starts inside its range; fixed options lie in theirs."""
+    weighting = config.attention.weighting
+    record = WEIGHTINGS[weighting]
+    for name in config.attention.learn:
+        if name not in record.learnable:
+            can = ", ".join(record.learnable) or "none"
+            raise UserError(
+                f"config.attention.learn has {name!r}, but weighting {weighting} can learn: {can}"
+            )
+        limits, start = record.learnable[name], (record.options | chosen)[name]
+        if start is None:
+            raise UserError(
+                f"config.attention.learn has {name!r}, which needs a number to start from; set "
+                f"config.attention.{name}"
+            )
+        if not limits.low < start < limits.high:
+            raise UserError(
+                f"config.attention.{name} = {start} cannot be learned from there; start above "
+                f"{limits.low:g} and below {limits.high:g}"
+            )
+    alpha, length = config.attention.alpha, config.attention.reference_length
+    least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
+    if alpha is not None and not least <= alpha <= 2:
+        raise UserError(f"config.attention.alpha = {alpha}: must be from {least:g} to 2")
+    if length is not None and not length > 1:
+        raise UserError(f"config.attention.reference_length = {length}: must be above 1")
 
 
 def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:

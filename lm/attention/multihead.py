@@ -2,12 +2,13 @@
 keeps a cache when it decodes, hands over to a mechanism of `ATTENTIONS`, and projects back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import constant
 
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
@@ -18,16 +19,18 @@ from lm.softmax import WEIGHTINGS
 
 
 class ScoreAttention(nn.Module):
-    """Scores, a weighting, a weighted sum; owns the weighting's learned parameters.
+    """Scores, a weighting, a weighted sum; owns the weighting's learned parameters and options.
 
     Attributes:
       weighting: a name of `WEIGHTINGS`.
-      options: that weighting's fixed options.
+      options: that weighting's options, or where those to learn start.
+      learn: options that are parameters, one per head.
       block: see `attend`.
     """
 
     weighting: str = "softmax"
     options: Mapping[str, Any] = nn.FrozenDict()
+    learn: Sequence[str] = ()
     block: int | None = None
 
     @nn.compact
@@ -43,6 +46,10 @@ class ScoreAttention(nn.Module):
         record = WEIGHTINGS[self.weighting]
         heads = query.shape[2]
         learned = {name: self.param(name, init, (heads,)) for name, init in record.learned.items()}
+        options = {**record.options, **self.options}
+        for name in self.learn:
+            start = constant(record.learnable[name].outside(options.pop(name)))
+            learned[name] = record.learnable[name].inside(self.param(name, start, (heads,)))
         return attend(
             query,
             key,
@@ -50,7 +57,7 @@ class ScoreAttention(nn.Module):
             mask=mask,
             weighting=self.weighting,
             learned=learned,
-            options=self.options,
+            options=options,
             slopes=slopes,
             rng=self.make_rng("softmax") if record.random else None,
             block=self.block,

@@ -21,7 +21,7 @@ from lm.softmax.weighting import divide_by_sum
 # Rows of this many places start from the maxima of groups; their number is a few vectors wide.
 _LONG_ROW, _GROUPS, _GROUP_SWEEPS = 512, 128, 4
 # A block of rows, several copies of which stay in a core's cache.
-_BLOCK_BYTES = 256 * 1024
+_BLOCK_BYTES = 128 * 1024
 # Far above the two to seven sweeps that rows need.
 _MAX_SWEEPS = 60
 
