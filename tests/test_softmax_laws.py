@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,9 +64,7 @@ def test_a_broken_softmax_breaks_the_law(law):
     assert not violation <= tolerance
 
 
-def test_a_learned_sink_and_scale_get_no_gradient_from_empty_rows():
-    import jax
-
+def test_parameters_and_learned_options_get_no_gradient_from_empty_rows():
     scores = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     where = np.zeros((3, 5), bool)
     masked = np.where(where, scores, -np.inf).astype(np.float32)
