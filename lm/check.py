@@ -169,7 +169,7 @@ def _check_weighting(config: Config, chosen: Mapping[str, Any]) -> None:
             raise UserError(
                 f"config.attention.learn has {name!r}, but weighting {weighting} can learn: {can}"
             )
-        limits, start = record.learnable[name], (record.options | chosen)[name]
+        limits, start = record.learnable[name], {**record.options, **chosen}[name]
         if start is None:
             raise UserError(
                 f"config.attention.learn has {name!r}, which needs a number to start from; set "

@@ -42,7 +42,7 @@ def draw(path: epath.PathLike) -> None:
     down = -(-len(WEIGHTINGS) // ACROSS)
     figure = Figure(figsize=(7.2 * ACROSS, 1.75 * down + 1.2), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    halves = figure.subfigures(1, ACROSS, wspace=0.03)
+    halves = np.ravel(figure.subfigures(1, ACROSS, wspace=0.03))  # pyright: ignore
     names = list(WEIGHTINGS)
     for column, half in enumerate(halves):
         own = names[column * down : (column + 1) * down]

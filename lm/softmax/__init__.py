@@ -23,8 +23,6 @@ from lm.softmax.sampled import gumbel_softmax
 from lm.softmax.sparse import alpha_relu, entmax, entmax15, sparsemax, top_k
 from lm.softmax.weighting import ANY, ONE_TO_TWO, POSITIVE, Weighting
 
-_UNBOUND = {"normalised": False, "shift_invariant": False}
-
 WEIGHTINGS = {
     "softmax": Weighting(softmax),
     "temperature": Weighting(temperature, learnable={"temperature": POSITIVE}),
@@ -32,17 +30,19 @@ WEIGHTINGS = {
     "log_length": Weighting(log_length),
     # The start keeps scores as large as they are: 0.168 is one over the mean of log n, n to 1024.
     "ssmax": Weighting(ssmax, learned={"scale": initializers.constant(0.168)}),
-    "off_by_one": Weighting(off_by_one, **_UNBOUND),
-    "sink": Weighting(sink, **_UNBOUND, learned={"sink": initializers.zeros}),
+    "off_by_one": Weighting(off_by_one, normalised=False, shift_invariant=False),
+    "sink": Weighting(
+        sink, normalised=False, shift_invariant=False, learned={"sink": initializers.zeros}
+    ),
     "taylor": Weighting(taylor, shift_invariant=False, monotone=False),
-    "sigmoid": Weighting(sigmoid, **_UNBOUND, learnable={"bias": ANY}),
-    "relu": Weighting(relu, sparse=True, **_UNBOUND),
-    "relu_squared": Weighting(relu_squared, sparse=True, **_UNBOUND),
+    "sigmoid": Weighting(sigmoid, normalised=False, shift_invariant=False, learnable={"bias": ANY}),
+    "relu": Weighting(relu, sparse=True, normalised=False, shift_invariant=False),
+    "relu_squared": Weighting(relu_squared, sparse=True, normalised=False, shift_invariant=False),
     "softplus_l1": Weighting(softplus_l1, shift_invariant=False),
     "sparsemax": Weighting(sparsemax, sparse=True),
     "entmax15": Weighting(entmax15, sparse=True),
     "entmax": Weighting(entmax, sparse=True, learnable={"alpha": ONE_TO_TWO}),
-    "alpha_relu": Weighting(alpha_relu, sparse=True, **_UNBOUND),
+    "alpha_relu": Weighting(alpha_relu, sparse=True, normalised=False, shift_invariant=False),
     "top_k": Weighting(top_k, sparse=True),
     "gumbel_softmax": Weighting(gumbel_softmax, random=True, learnable={"temperature": POSITIVE}),
     "cog": Weighting(cog, signed=True, shift_invariant=False),

@@ -145,9 +145,9 @@ def masked_is_zero(subject: Subject) -> float | None:
     worst = 0.0
     for fill in (0.0, 1e30, -np.inf, np.nan):
         scores = _random((6, 33)).astype(np.float32)
-        where = _masked(subject, scores)
+        where = np.asarray(_masked(subject, scores))
         weights = subject.weights(np.where(where, scores, np.float32(fill)), where)
-        worst = max(worst, _distance(np.asarray(weights)[~np.asarray(where)], 0.0))
+        worst = max(worst, _distance(np.asarray(weights)[~where], 0.0))
     return worst
 
 

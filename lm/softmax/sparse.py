@@ -87,7 +87,8 @@ def top_k(scores: jax.Array, where: jax.Array | None = None, *, k: int = 32) -> 
     z = visible_scores(scores, where)
     if k >= z.shape[-1]:
         return softmax(scores, where)
-    values, indices = jax.lax.top_k(jax.lax.stop_gradient(z), k)
+    # Without the barrier, XLA's CPU backend takes the slices below for those of a full sort.
+    values, indices = materialise(jax.lax.top_k(jax.lax.stop_gradient(z), k))
     # top_k ranks equal values by place, so the last one chosen tells of all others.
     least, last = values[..., -1:], indices[..., -1:]
     chosen = (z > least) | ((z == least) & (jnp.arange(z.shape[-1]) <= last))

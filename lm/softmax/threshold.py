@@ -136,7 +136,7 @@ def _in_blocks(find: Callable, rows: jax.Array, alpha: Alpha) -> tuple[jax.Array
         def part(x: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(x, start, size)
 
-        return find(part(rows), alpha if isinstance(alpha, float) else part(alpha))
+        return find(part(rows), part(alpha) if isinstance(alpha, jax.Array) else alpha)
 
     # The last block starts early enough to be whole; what it repeats is dropped.
     starts = jnp.minimum(jnp.arange(blocks) * size, count - size)
