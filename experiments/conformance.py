@@ -138,8 +138,8 @@ def main() -> None:
     lines = [
         "# Laws of weightings",
         "",
-        "Written by experiments/conformance.py. FAIL is followed by the violation (inf: not finite or",
-        f"not of the declared kind); blank: does not apply. {known}.",
+        "Written by experiments/conformance.py. FAIL is followed by the violation (inf: not finite",
+        f"or not of the declared kind); blank: does not apply. {known}.",
         "",
         "| | " + " | ".join(LAWS) + " |",
         "|---" * (len(LAWS) + 1) + "|",
