@@ -5,6 +5,7 @@
   python run.py generate --workdir=DIR --prompt=TEXT ...      continue prompts
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    the same, and then its table
+  python run.py gallery  --workdir=DIR                        a picture of every weighting
 
 Any knob of a config is set by its dotted name: --config.model.features=256
 """
@@ -116,6 +117,16 @@ def table() -> int:
     return 1 if broken else 0
 
 
+def gallery() -> int:
+    """Draws every weighting, in gallery.png."""
+    from lm.gallery import draw
+
+    _workdir().mkdir(parents=True, exist_ok=True)
+    draw(_workdir() / "gallery.png")
+    print(f"written: {_workdir() / 'gallery.png'}")
+    return 0
+
+
 def _config():
     if _CONFIG.value is None:
         raise UserError(f"{sys.argv[1]} needs --config=FILE[:ARG], such as configs/clm.py:tiny")
@@ -153,6 +164,7 @@ COMMANDS = {
     "generate": generate,
     "sweep": sweep,
     "table": table,
+    "gallery": gallery,
 }
 
 

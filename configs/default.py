@@ -104,11 +104,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Queries computed at a time. None: by size; 0: all at once; n: memory linear in length. Of
     # linear, favor and cosformer: positions in a chunk.
     attention.block = placeholder(int)
+    # Options that become parameters, one per head, which start at the option's value: "temperature"
+    # (temperature, gumbel_softmax), "cap" (softcap), "bias" (sigmoid), "alpha" (entmax; above 1,
+    # below 2). On the command line: --config.attention.learn='("alpha",)'.
+    attention.learn = ()
     # Options of weightings. None: the weighting's own default. Setting one that the weighting does
     # not have is an error.
     attention.cap = placeholder(float)  # softcap: bound of the scores, above 0
-    attention.temperature = placeholder(float)  # temperature: above 0; flatter when large
+    # temperature, gumbel_softmax: above 0; flatter when large
+    attention.temperature = placeholder(float)
     attention.bias = placeholder(float)  # sigmoid: added to scores; None is -log(row length)
+    # entmax, alpha_relu: from 1 (softmax; entmax only) to 2 (sparsemax); sparser when large
+    attention.alpha = placeholder(float)
+    # alpha_relu: threshold; more zeros when large; None is that of a row of equal scores
+    attention.tau = placeholder(float)
+    attention.k = placeholder(int)  # top_k: places with weight in each row, at least 1
+    attention.reference_length = placeholder(float)  # log_length: rows longer are sharper; above 1
+    attention.hard = placeholder(bool)  # gumbel_softmax: one-hot rows, gradient of the soft ones
     # Options of mechanisms, likewise.
     attention.lambda_init = placeholder(float)  # differential: share taken off, 0 .. 1; None is 0.8
     attention.head_norm = placeholder(bool)  # differential: normalises each head; None is True

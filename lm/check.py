@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS
@@ -58,6 +58,7 @@ _RANGES = {
     "attention.block": (0, math.inf),
     "attention.lambda_init": (0, 1),
     "attention.random_features": (1, math.inf),
+    "attention.k": (1, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
     "output.mixtures": (1, math.inf),
@@ -154,18 +155,24 @@ def _check_options(config: Config) -> None:
     """Options must belong to the chosen mechanism, to its weighting, and to the chosen head."""
     weighting, name = config.attention.weighting, config.attention.mechanism
     mechanism = ATTENTIONS[name]
-    if mechanism.weighs and weighting != "softmax":
-        raise UserError(
-            f"config.attention.weighting = {weighting!r} is not used by mechanism {name}, which "
-            f"has weights of its own; leave it at 'softmax'"
-        )
-    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block"))
+    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block", "learn"))
     own, owner = mechanism.own_options(), f"mechanism {name}"
-    if mechanism.weighs:
-        _belong(chosen, own, "attention", owner)
-    else:
+    if not mechanism.weighs:
         owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
         _belong(chosen, own | set(WEIGHTINGS[weighting].options), "attention", owner)
+        _check_weighting(config, chosen)
+    elif weighting != "softmax" or config.attention.learn:
+        key, value = (
+            ("learn", tuple(config.attention.learn))
+            if weighting == "softmax"
+            else ("weighting", weighting)
+        )
+        raise UserError(
+            f"config.attention.{key} = {value!r} is not used by {owner}, which has weights of its "
+            "own; leave it out"
+        )
+    else:
+        _belong(chosen, own, "attention", owner)
     _check_mechanism(config)
     head = OUTPUTS[config.output.head]
     own = set(head.__dataclass_fields__) - set(Head.__dataclass_fields__)
@@ -201,6 +208,35 @@ def _check_mechanism(config: Config) -> None:
             f"mechanism differential splits each head in two, but with {model.positions} positions "
             f"the head size {head_size} is no multiple of {unit}; use one"
         )
+
+
+def _check_weighting(config: Config, chosen: Mapping[str, Any]) -> None:
+    """What is learned can be, and starts inside its range; fixed options lie in theirs."""
+    weighting = config.attention.weighting
+    record = WEIGHTINGS[weighting]
+    for name in config.attention.learn:
+        if name not in record.learnable:
+            can = ", ".join(record.learnable) or "none"
+            raise UserError(
+                f"config.attention.learn has {name!r}, but weighting {weighting} can learn: {can}"
+            )
+        limits, start = record.learnable[name], {**record.options, **chosen}[name]
+        if start is None:
+            raise UserError(
+                f"config.attention.learn has {name!r}, which needs a number to start from; set "
+                f"config.attention.{name}"
+            )
+        if not limits.low < start < limits.high:
+            raise UserError(
+                f"config.attention.{name} = {start} cannot be learned from there; start above "
+                f"{limits.low:g} and below {limits.high:g}"
+            )
+    alpha, length = config.attention.alpha, config.attention.reference_length
+    least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
+    if alpha is not None and not least <= alpha <= 2:
+        raise UserError(f"config.attention.alpha = {alpha}: must be from {least:g} to 2")
+    if length is not None and not length > 1:
+        raise UserError(f"config.attention.reference_length = {length}: must be above 1")
 
 
 def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:

@@ -73,7 +73,7 @@ class Program:
 
 def build_model(config: Config, vocab_size: int) -> Transformer:
     """The Transformer that a config describes, for V words."""
-    fixed = ("mechanism", "weighting", "block")
+    fixed = ("mechanism", "weighting", "block", "learn")
     attention = {name: config.attention[name] for name in fixed}
     chosen = chosen_options(config.attention, fixed)
     own = ATTENTIONS[config.attention.mechanism].own_options()

@@ -49,9 +49,9 @@ def context_and_gradient(arrays, mask, slopes=None, weighting="softmax", block=N
 
 
 def check_same(actual, expected):
-    np.testing.assert_allclose(actual[0], expected[0], atol=1e-6)
-    for a, b in zip(actual[1], expected[1], strict=True):
-        np.testing.assert_allclose(a, b, atol=3e-6)
+    """Tolerances are for values of about one; weights that do not sum to one give larger ones."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-6 * max(1.0, float(np.abs(b).max())))
 
 
 def masks():
@@ -84,7 +84,7 @@ def test_attend_is_the_weighted_mean_of_the_values(weighting, kind):
     arrays, mask = tensors(), masks()[kind]
     actual = attend(*arrays, mask=mask, **parameters(weighting))
     visible = mask.visible(0, 12, 0, 12)
-    np.testing.assert_allclose(actual, by_hand(*arrays, visible, weighting), atol=3e-6)
+    check_same(actual, by_hand(*arrays, visible, weighting))
 
 
 @pytest.mark.parametrize("kind", masks())
@@ -208,7 +208,7 @@ def test_attention_from_an_offset_is_the_end_of_the_whole(weighting):
     whole = attend(query, key, value, mask=Mask(causal=True), **parameters(weighting))
     late = Mask(causal=True, offset=9)
     end = attend(query[:, 9:], key, value, mask=late, **parameters(weighting))
-    np.testing.assert_allclose(end, whole[:, 9:], atol=2e-6)
+    check_same(end, whole[:, 9:])
 
 
 def test_blocks_need_memory_linear_in_length():

@@ -18,6 +18,17 @@ IMPOSSIBLE = [
     ({"attention.weighting": "sofmax"}, "did you mean 'softmax'"),
     ({"output.head": "mixtur"}, "did you mean 'mixture'"),
     ({"attention.cap": 3.0}, "weighting softmax has the options: none"),
+    ({"attention.learn": ("cap",)}, "learn has 'cap', but weighting softmax can learn: none"),
+    (
+        {"attention.weighting": "sigmoid", "attention.learn": ("bias",)},
+        "needs a number to start from; set config.attention.bias",
+    ),
+    (
+        {"attention.weighting": "entmax", "attention.learn": ("alpha",), "attention.alpha": 2.0},
+        "alpha = 2.0 cannot be learned from there; start above 1 and below 2",
+    ),
+    ({"attention.weighting": "entmax", "attention.alpha": 2.5}, "must be from 1 to 2"),
+    ({"attention.weighting": "top_k", "attention.k": 0}, "at least 1"),
     ({"output.mixtures": 3}, "softmax has the options: bias, cap"),
     ({"model.dropout": 1.0}, "at least 0 and below 1"),
     ({"model.heads": 0}, "at least 1"),

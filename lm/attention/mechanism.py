@@ -2,7 +2,7 @@
 itself, by which `lm.check` refuses what it cannot do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -19,7 +19,8 @@ class Mechanism(nn.Module):
 
     Attributes:
       weighting: a name of `WEIGHTINGS`.
-      options: that weighting's fixed options.
+      options: that weighting's options, or where those to learn start.
+      learn: options that are parameters, one per head.
       block: positions computed at a time; None: by size; 0: all at once, the plain path.
 
     Facts:
@@ -30,6 +31,7 @@ class Mechanism(nn.Module):
 
     weighting: str = "softmax"
     options: Mapping[str, Any] = nn.FrozenDict()
+    learn: Sequence[str] = ()
     block: int | None = None
 
     weighs: ClassVar[bool] = False

@@ -4,6 +4,7 @@ mechanisms that add to it.
 
 import flax.linen as nn
 import jax
+from flax.linen.initializers import constant
 
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
@@ -12,7 +13,7 @@ from lm.softmax import WEIGHTINGS
 
 
 class ScoreAttention(Mechanism):
-    """Scores, a weighting, a weighted sum; owns the weighting's learned parameters."""
+    """Scores, a weighting, a weighted sum; owns the weighting's learned parameters and options."""
 
     @nn.compact
     def __call__(
@@ -32,6 +33,10 @@ class ScoreAttention(Mechanism):
         record = WEIGHTINGS[self.weighting]
         heads = query.shape[2]
         learned = {name: self.param(name, init, (heads,)) for name, init in record.learned.items()}
+        options = {**record.options, **self.options}
+        for name in self.learn:
+            start = constant(record.learnable[name].outside(options.pop(name)))
+            learned[name] = record.learnable[name].inside(self.param(name, start, (heads,)))
         return attend(
             query,
             key,
@@ -39,7 +44,7 @@ class ScoreAttention(Mechanism):
             mask=mask,
             weighting=self.weighting,
             learned=learned,
-            options=self.options,
+            options=options,
             slopes=slopes,
             gates=gates,
             mixing=mixing,
@@ -50,4 +55,5 @@ class ScoreAttention(Mechanism):
 
 def score_attention(mechanism: Mechanism) -> ScoreAttention:
     """The scores within another mechanism, with its weighting; a submodule named "scores"."""
-    return ScoreAttention(mechanism.weighting, mechanism.options, mechanism.block, name="scores")
+    fields = {name: getattr(mechanism, name) for name in ("weighting", "options", "learn", "block")}
+    return ScoreAttention(**fields, name="scores")

@@ -4,11 +4,19 @@ All take scores s of shape [..., S] and act on the last axis. Below, m is the ro
 the number of its visible places.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from lm.materialise import materialise
-from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
+from lm.softmax.weighting import (
+    divide_by_sum,
+    row_length,
+    row_maximum,
+    visible_scores,
+    visible_weights,
+)
 
 
 def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -33,16 +41,44 @@ def _softmax_jvp(primals, tangents):
 
 
 def temperature(
-    scores: jax.Array, where: jax.Array | None = None, *, temperature: float = 1.0
+    scores: jax.Array, where: jax.Array | None = None, *, temperature: float | jax.Array = 1.0
 ) -> jax.Array:
     """Gives softmax(s / t): flatter for t > 1, sharper for t < 1 (Hinton et al. 1503.02531)."""
-    return softmax(_promote(scores) / temperature, where).astype(scores.dtype)
+    z = visible_scores(scores, where, masked=0.0)
+    return softmax(z / temperature, where).astype(scores.dtype)
 
 
-def softcap(scores: jax.Array, where: jax.Array | None = None, *, cap: float = 50.0) -> jax.Array:
-    """Gives softmax(c tanh(s / c)), scores bounded by the cap c (Gemma 2, 2408.00118)."""
-    capped = cap * jnp.tanh(_promote(scores) / cap)
+def softcap(
+    scores: jax.Array, where: jax.Array | None = None, *, cap: float | jax.Array = 50.0
+) -> jax.Array:
+    """Gives softmax(c tanh(s / c)), scores bounded by the cap c > 0 (Gemma 2, 2408.00118)."""
+    capped = cap * jnp.tanh(visible_scores(scores, where, masked=0.0) / cap)
     return softmax(capped, where).astype(scores.dtype)
+
+
+def log_length(
+    scores: jax.Array, where: jax.Array | None = None, *, reference_length: float = 512.0
+) -> jax.Array:
+    """Gives softmax(s log n / log n0): as sharp in long rows as in short (2202.12172).
+
+    Rows of n = n0 > 1 visible places are the softmax, longer ones sharper. At n = 1 the factor is
+    log 1 = 0, and the one place has all the weight, as ever.
+    """
+    factor = jnp.log(row_length(scores, where)) / math.log(reference_length)
+    z = visible_scores(scores, where, masked=0.0)
+    return softmax(z * factor, where).astype(scores.dtype)
+
+
+def ssmax(
+    scores: jax.Array, where: jax.Array | None = None, *, scale: jax.Array | float
+) -> jax.Array:
+    """Gives softmax(a s log n), the scale a learned per head (Nakanishi 2501.19399).
+
+    Equal to n^(a s) / sum n^(a s), so that attention does not fade as rows grow. The softmax at
+    a log n = 1.
+    """
+    z = visible_scores(scores, where, masked=0.0)
+    return softmax(z * scale * jnp.log(row_length(scores, where)), where).astype(scores.dtype)
 
 
 def off_by_one(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -68,17 +104,38 @@ def sink(
     return divide_by_sum(exponentials, total).astype(scores.dtype)
 
 
-def sigmoid(
-    scores: jax.Array, where: jax.Array | None = None, *, bias: float | None = None
-) -> jax.Array:
-    """Gives 1 / (1 + e^-(s+b)), each place by itself; b = None means -log n.
+def taylor(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Gives (1 + s + s^2/2) / sum, the exponential's second-order series (1511.05042).
 
-    With b = -log n a row of equal small scores sums to about one (Ramapuram et al. 2409.04431).
+    The numerator is at least 1/2, so that weights are positive. Scores are taken as they are, not
+    less their maximum; below s = -1 weights grow again.
     """
-    z = visible_scores(scores, where)
-    shift = -jnp.log(row_length(scores, where)) if bias is None else bias
-    return jax.nn.sigmoid(z + shift).astype(scores.dtype)
+    z = visible_scores(scores, where, masked=0.0)
+    series = visible_weights(1.0 + z + 0.5 * z * z, where, z.dtype)
+    return divide_by_sum(series, jnp.sum(series, axis=-1, keepdims=True)).astype(scores.dtype)
 
 
-def _promote(scores: jax.Array) -> jax.Array:
-    return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+def softplus_l1(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Gives softplus(s) / sum, about proportional to large scores (2501.13428).
+
+    Computed as the softmax of log softplus(s), which is s for very negative s, where softplus
+    itself would be zero in a whole row.
+    """
+    z = visible_scores(scores, where, masked=0.0)
+    low = z < -20.0
+    tail = jnp.where(low, z, -20.0)
+    logarithm = jnp.log(jax.nn.softplus(jnp.where(low, 0.0, z)))
+    return softmax(jnp.where(low, tail - 0.5 * jnp.exp(tail), logarithm), where).astype(
+        scores.dtype
+    )
+
+
+def cog(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Gives sign(s) softmax(abs s): places may subtract (2411.07176).
+
+    The absolute values of a row sum to one, its weights do not. The sign of 0 is taken as +1.
+    """
+    z = visible_scores(scores, where, masked=0.0)
+    sign = jnp.where(z < 0, -1.0, 1.0)
+    weights = visible_weights(sign * softmax(sign * z, where), where, z.dtype)
+    return weights.astype(scores.dtype)

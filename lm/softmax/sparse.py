@@ -1,8 +1,7 @@
-"""Which weightings can be exactly zero? The entmax family, by a threshold instead of a sum.
+"""Which weightings are an entmax, exactly zero below a threshold? One family with a parameter.
 
 The alpha-entmax of a row is p = relu((alpha-1) s - tau)^(1/(alpha-1)) with the threshold tau that
-makes it sum to one (Peters, Niculae, Martins 1905.05702). The sum is convex and decreasing in tau,
-so Newton's method from the left, tau = max - 1, rises monotonically to the root and needs no sort.
+makes it sum to one (Peters, Niculae, Martins 1905.05702): the softmax at alpha = 1, sparsemax at 2.
 """
 
 import functools
@@ -10,11 +9,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lm.softmax.weighting import divide_by_sum, row_maximum, visible_scores
+from lm.materialise import materialise
+from lm.softmax.dense import softmax
+from lm.softmax.threshold import threshold_weights
+from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
 
-# Newton's steps roughly double the correct digits; sparsemax ends when its support is found. The
-# loop stops when no row moves, in practice after 4 to 8 sweeps.
-_MAX_SWEEPS = 40
+# An alpha that is learned stays this far above 1, where the formulas divide by alpha - 1.
+_LEAST = 1.0 + 1e-6
 
 
 def sparsemax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -22,54 +23,135 @@ def sparsemax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
     The Jacobian is diag(1_S) - 1_S 1_S' / |S| on the support S.
     """
-    return _entmax(visible_scores(scores, where), 2.0).astype(scores.dtype)
+    return entmax(scores, where, alpha=2.0)
 
 
 def entmax15(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Gives relu(s/2 - tau)^2, between softmax and sparsemax (Peters et al. 1905.05702)."""
-    return _entmax(visible_scores(scores, where), 1.5).astype(scores.dtype)
+    return entmax(scores, where, alpha=1.5)
+
+
+def entmax(
+    scores: jax.Array, where: jax.Array | None = None, *, alpha: float | jax.Array = 1.5
+) -> jax.Array:
+    """Gives relu((alpha-1) s - tau)^(1/(alpha-1)), sparser as alpha grows from 1 to 2.
+
+    Args:
+      scores: [..., S].
+      where: boolean, broadcasts to `scores`.
+      alpha: a number from 1 (the softmax) to 2 (sparsemax), or an array that broadcasts to
+        [..., 1], such as one learned per head (Correia, Niculae, Martins 1909.00015), which may
+        come as close to 1 as it likes. Its gradient is exact, by implicit differentiation.
+
+    Raises:
+      ValueError: for a number outside [1, 2].
+    """
+    z = visible_scores(scores, where)
+    if not isinstance(alpha, int | float):
+        return _entmax_at(z, jnp.maximum(alpha, _LEAST).astype(z.dtype)).astype(scores.dtype)
+    if not 1.0 <= alpha <= 2.0:
+        raise ValueError(f"alpha = {alpha} is not between 1 (softmax) and 2 (sparsemax)")
+    if alpha == 1.0:
+        return softmax(scores, where)
+    return _entmax(z, float(alpha)).astype(scores.dtype)
+
+
+def alpha_relu(
+    scores: jax.Array,
+    where: jax.Array | None = None,
+    *,
+    alpha: float = 1.5,
+    tau: float | jax.Array | None = None,
+) -> jax.Array:
+    """Gives relu((alpha-1) s - tau)^(1/(alpha-1)): entmax with a frozen threshold (2111.06832).
+
+    tau = None means -n^(1-alpha), the threshold of a row of n equal scores of 0, which then sums
+    to one. Alpha is above 1 and at most 2, as for entmax.
+    """
+    z = (alpha - 1.0) * visible_scores(scores, where)
+    if tau is None:
+        tau = -(row_length(z, where) ** (1.0 - alpha))
+    slack = z - tau
+    # Both wheres: at the edge the power's gradient may be 0^0 or infinite.
+    positive = slack > 0
+    weights = jnp.where(positive, jnp.where(positive, slack, 1.0) ** (1.0 / (alpha - 1.0)), 0.0)
+    return weights.astype(scores.dtype)
+
+
+def top_k(scores: jax.Array, where: jax.Array | None = None, *, k: int = 32) -> jax.Array:
+    """Gives the softmax over the k largest visible scores, zero elsewhere (1912.11637).
+
+    Of equal scores the first are chosen, so that exactly k places have weight, or all n visible
+    ones where k >= n. The gradient reaches the chosen places alone.
+    """
+    z = visible_scores(scores, where)
+    if k >= z.shape[-1]:
+        return softmax(scores, where)
+    # Without the barrier, XLA's CPU backend takes the slices below for those of a full sort.
+    values, indices = materialise(jax.lax.top_k(jax.lax.stop_gradient(z), k))
+    # top_k ranks equal values by place, so the last one chosen tells of all others.
+    least, last = values[..., -1:], indices[..., -1:]
+    chosen = (z > least) | ((z == least) & (jnp.arange(z.shape[-1]) <= last))
+    return softmax(scores, chosen if where is None else chosen & where)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _entmax(scores: jax.Array, alpha: float) -> jax.Array:
-    z = (alpha - 1.0) * (scores - row_maximum(scores))
-    exponent = 1.0 / (alpha - 1.0)
-
-    def newton(tau: jax.Array) -> jax.Array:
-        slack = jax.nn.relu(z - tau)
-        excess = jnp.sum(_power(slack, exponent), axis=-1, keepdims=True) - 1.0
-        slopes = jnp.where(slack > 0, _power(slack, exponent - 1.0), 0.0)
-        slope = exponent * jnp.sum(slopes, axis=-1, keepdims=True)
-        return tau + jax.nn.relu(divide_by_sum(excess, slope))
-
-    def unfinished(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        sweep, before, tau = carry
-        return (sweep < _MAX_SWEEPS) & jnp.any(tau > before)
-
-    def sweep_once(carry):
-        sweep, _, tau = carry
-        return sweep + 1, tau, newton(tau)
-
-    start = jnp.full_like(z[..., :1], -1.0)
-    _, _, tau = jax.lax.while_loop(unfinished, sweep_once, (jnp.array(0), start - 1.0, start))
-    weights = _power(jax.nn.relu(z - tau), exponent)
-    return divide_by_sum(weights, jnp.sum(weights, axis=-1, keepdims=True))
+    return threshold_weights(scores, alpha)
 
 
 @_entmax.defjvp
 def _entmax_jvp(alpha, primals, tangents):
-    (scores,), (direction,) = primals, tangents
-    weights = _entmax(scores, alpha)
+    weights = _entmax(*primals, alpha)
+    return weights, _along_scores(_sensitivity(weights, alpha), *tangents)
+
+
+@jax.custom_jvp
+def _entmax_at(scores: jax.Array, alpha: jax.Array) -> jax.Array:
+    return threshold_weights(scores, alpha)
+
+
+@_entmax_at.defjvp
+def _entmax_at_jvp(primals, tangents):
+    """Adds to the fixed alpha's rule dp/dalpha = r - ptilde sum r, where ptilde = sens / sum sens.
+
+    r = p (1 - e^-v - v) / (alpha-1)^2 with v = (alpha-1) log p is the change of p at a fixed
+    threshold; it tends to -p (log p)^2 / 2 as alpha tends to 1.
+    """
+    weights, alpha = _entmax_at(*primals), primals[1]
+    sensitivity = _sensitivity(weights, alpha)
+    logarithm = jnp.log(jnp.where(weights > 0, weights, 1.0))
+    v = (alpha - 1.0) * logarithm
+    near = jnp.abs(v) < 0.1
+    small, large = jnp.where(near, v, 0.0), jnp.where(near, -1.0, v)
+    series = 1 / 2 - small * (1 / 6 - small * (1 / 24 - small * (1 / 120 - small * (1 / 720))))
+    direct = (jnp.expm1(-large) + large) / (large * large)
+    change = -weights * logarithm**2 * jnp.where(near, series, direct)
+    return weights, _along_scores(sensitivity, tangents[0]) + tangents[1] * _centred(
+        change, sensitivity
+    )
+
+
+def _sensitivity(weights: jax.Array, alpha: float | jax.Array) -> jax.Array:
+    """p^(2-alpha) on the support; the inner where keeps 0^0 and its gradient out of the way."""
+    if isinstance(alpha, float) and alpha == 2.0:
+        return jnp.sign(weights)
     support = weights > 0
-    # p^(2-alpha) on the support; the inner where keeps 0^0 and its gradient out of the way.
-    sensitivity = jnp.where(support, _power(jnp.where(support, weights, 1.0), 2.0 - alpha), 0.0)
+    inner = jnp.where(support, weights, 1.0)
+    if isinstance(alpha, float) and alpha == 1.5:
+        return jnp.where(support, jnp.sqrt(inner), 0.0)
+    return materialise(jnp.where(support, jnp.exp((2.0 - alpha) * jnp.log(inner)), 0.0))
+
+
+def _along_scores(sensitivity: jax.Array, direction: jax.Array) -> jax.Array:
+    """Gives sens * (d - <sens, d> / sum sens), the derivative of the weights along d."""
     total = jnp.sum(sensitivity, axis=-1, keepdims=True)
     mean = divide_by_sum(jnp.sum(sensitivity * direction, axis=-1, keepdims=True), total)
-    return weights, sensitivity * (direction - mean)
+    return sensitivity * (direction - materialise(mean))
 
 
-def _power(base: jax.Array, exponent: float) -> jax.Array:
-    """`base ** exponent`, by products or a root where the exponent allows."""
-    if exponent == 0.5:
-        return jnp.sqrt(base)
-    return base ** (int(exponent) if exponent == int(exponent) else exponent)
+def _centred(change: jax.Array, sensitivity: jax.Array) -> jax.Array:
+    """The change once the threshold has moved so that the row still sums to one."""
+    total = jnp.sum(sensitivity, axis=-1, keepdims=True)
+    lost = divide_by_sum(jnp.sum(change, axis=-1, keepdims=True), total)
+    return change - sensitivity * lost

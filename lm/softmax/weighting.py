@@ -2,16 +2,42 @@
 
 The function's own conventions are one contract for all variants: arithmetic in float32 (float64
 stays float64) whatever comes in, the result in the caller's dtype, masked places exactly zero, and
-a row with no visible place all zeros with zero gradient.
+a row with no visible place all zeros with zero gradient. Wherever a formula has n, it is the number
+of visible places of the row. Options may be arrays that broadcast against the scores.
 """
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The open interval of an option, and how any number becomes a point of it.
+
+    Attributes:
+      low, high: its ends.
+      inside: a parameter, any number, to the option.
+      outside: its inverse.
+    """
+
+    low: float
+    high: float
+    inside: Callable[[Any], Any]
+    outside: Callable[[Any], Any]
+
+
+ANY = Range(-math.inf, math.inf, lambda x: x, lambda option: option)
+POSITIVE = Range(0.0, math.inf, jnp.exp, jnp.log)
+# Between softmax and sparsemax (1909.00015).
+ONE_TO_TWO = Range(
+    1.0, 2.0, lambda x: 1.0 + jax.nn.sigmoid(x), lambda a: jnp.log((a - 1) / (2 - a))
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +48,26 @@ class Weighting:
       apply: `apply(scores, where=None, **options_and_learned) -> weights`; `scores` is [..., S],
         `where` a boolean that broadcasts to it, True where visible. Random weightings also take
         `key=`.
-      normalised: rows with a visible place sum to one.
+      normalised: rows with a visible place sum to one; absolute values do where `signed`.
+      signed: weights can be negative.
+      monotone: within a row, a greater score never has the smaller weight.
       sparse: weights can be exactly zero at visible places.
       shift_invariant: adding a constant to a row changes nothing.
       random: `apply` needs a `key`.
       learned: per-head parameters that the variant owns, name -> initialiser; `apply` takes them
         under their names, broadcast against `scores`.
+      learnable: options that may be learned per head instead of fixed, name -> range.
     """
 
     apply: Callable[..., jax.Array]
     normalised: bool = True
+    signed: bool = False
+    monotone: bool = True
     sparse: bool = False
     shift_invariant: bool = True
     random: bool = False
     learned: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    learnable: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -48,10 +80,28 @@ class Weighting:
         }
 
 
-def visible_scores(scores: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Scores in at least float32, minus infinity where masked."""
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    return scores if where is None else jnp.where(where, scores, -jnp.inf)
+def promote(scores: jax.Array) -> jax.Array:
+    """Scores in at least float32."""
+    return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+
+
+def visible_scores(
+    scores: jax.Array, where: jax.Array | None, masked: float = -math.inf
+) -> jax.Array:
+    """Scores in at least float32, `masked` where they are masked.
+
+    Formulas that multiply scores by a parameter want 0 there: minus infinity times the parameter's
+    zero gradient is NaN.
+    """
+    scores = promote(scores)
+    return scores if where is None else jnp.where(where, scores, masked)
+
+
+def visible_weights(
+    weights: jax.Array, where: jax.Array | None, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """Weights in the caller's type, exactly zero where masked."""
+    return (weights if where is None else jnp.where(where, weights, 0.0)).astype(dtype)
 
 
 def row_maximum(scores: jax.Array) -> jax.Array:
@@ -61,11 +111,12 @@ def row_maximum(scores: jax.Array) -> jax.Array:
 
 
 def row_length(scores: jax.Array, where: jax.Array | None) -> jax.Array:
-    """The number n of visible places of each row, [..., 1], in float32; at least one."""
+    """The number n of visible places of each row, [..., 1], in at least float32; at least one."""
+    dtype = jnp.promote_types(scores.dtype, jnp.float32)
     if where is None:
-        return jnp.asarray(max(scores.shape[-1], 1), jnp.float32)
+        return jnp.asarray(max(scores.shape[-1], 1), dtype)
     where = jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, scores.shape))
-    return jnp.maximum(jnp.sum(where, axis=-1, keepdims=True, dtype=jnp.float32), 1.0)
+    return jnp.maximum(jnp.sum(where, axis=-1, keepdims=True, dtype=dtype), 1.0)
 
 
 def divide_by_sum(weights: jax.Array, total: jax.Array) -> jax.Array:

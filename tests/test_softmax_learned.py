@@ -1,0 +1,77 @@
+"""An option can be learned: it starts at its value, stays in its range, and is not decayed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.attention import Mask, attend
+from lm.attention.multihead import ScoreAttention
+from lm.optimizer import decayed
+from lm.softmax import WEIGHTINGS
+
+LEARNABLE = [(name, option) for name, r in WEIGHTINGS.items() for option in r.learnable]
+START = {"temperature": 0.7, "cap": 3.0, "bias": -1.0, "alpha": 1.25}
+
+
+def tensors():
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(2, 6, 3, 4)).astype(np.float32) for _ in range(3)]
+
+
+@pytest.mark.parametrize(("name", "option"), LEARNABLE)
+def test_a_learned_option_starts_as_the_fixed_one_and_gets_a_gradient(name, option):
+    options = {option: START[option]}
+    module = ScoreAttention(weighting=name, options=options, learn=(option,))
+    arguments = (*tensors(), Mask(causal=True))
+    keys = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
+    variables = module.init(keys, *arguments)
+    assert variables["params"][option].shape == (3,)
+    assert not any(jax.tree.leaves(decayed(variables["params"])))
+    if not WEIGHTINGS[name].random:
+        query, key, value, mask = arguments
+        expected = attend(query, key, value, mask=mask, weighting=name, options=options)
+        np.testing.assert_allclose(module.apply(variables, *arguments), expected, atol=2e-6)
+
+    def total(variables):
+        rngs = {"softmax": jax.random.key(1)}
+        return jnp.sum(jnp.sin(module.apply(variables, *arguments, rngs=rngs)))
+
+    assert (np.asarray(jax.grad(total)(variables)["params"][option]) != 0).all()
+
+
+@pytest.mark.parametrize(("name", "option"), LEARNABLE)
+def test_any_number_is_a_point_of_the_range_and_back(name, option):
+    limits = WEIGHTINGS[name].learnable[option]
+    inside = np.asarray(limits.inside(jnp.linspace(-8.0, 8.0, 9)))
+    assert ((inside > limits.low) & (inside < limits.high)).all()
+    np.testing.assert_allclose(limits.inside(limits.outside(START[option])), START[option], 1e-6)
+
+
+@pytest.mark.parametrize(("name", "option"), [*LEARNABLE, ("ssmax", "scale"), ("sink", "sink")])
+def test_gradients_of_parameters_agree_with_finite_differences(name, option):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        scores, value = rng.normal(size=(2, 4, 3, 6)), rng.normal(size=(2, 4, 3, 6))
+        where = rng.random(scores.shape) < 0.7
+
+        def total(parameter):
+            return jnp.sum(WEIGHTINGS[name].apply(scores, where, **{option: parameter}) * value)
+
+        start = (
+            jnp.full((4, 1, 1), START.get(option, 0.5)) * jnp.linspace(0.9, 1.1, 4)[:, None, None]
+        )
+        gradient = jax.grad(total)(start)
+        for head in range(4):
+            step = 1e-6 * jnp.eye(4)[head][:, None, None]
+            numeric = (total(start + step) - total(start - step)) / 2e-6
+            np.testing.assert_allclose(gradient[head, 0, 0], numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize("alpha", [1.001, 1.05, 1.25, 1.5, 1.9])
+def test_alpha_has_second_derivatives(alpha):
+    with jax.enable_x64(True):
+        scores, value = np.random.default_rng(0).normal(size=(2, 3, 5))
+        slope = jax.grad(lambda a: jnp.sum(WEIGHTINGS["entmax"].apply(scores, alpha=a) * value))
+        numeric = (slope(alpha + 1e-6) - slope(alpha - 1e-6)) / 2e-6
+        np.testing.assert_allclose(jax.grad(slope)(jnp.asarray(alpha)), numeric, rtol=1e-5)
