@@ -11,7 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from lm import partition
-from lm.attention import ATTENTIONS
+from lm.attention import ATTENTIONS, Mask
+from lm.attention.fused import has_kernel
+from lm.attention.plan import describe
 from lm.config import Config, chosen_options
 from lm.model import Transformer
 from lm.objective import OBJECTIVES
@@ -84,6 +86,23 @@ def build_model(config: Config, vocab_size: int) -> Transformer:
     output = {"head": config.output.head, "tied": config.output.tied}
     output |= chosen_options(config.output, ("head", "tied"))
     return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
+
+
+def attention_path(config: Config) -> str:
+    """How attention will be computed in training, for the run's log."""
+    model, attention = config.model, config.attention
+    if ATTENTIONS[attention.mechanism].weighs:
+        return attention.mechanism
+    length, heads = config.data.length, model.heads
+    size = model.head_size or model.features // heads
+    array = jax.ShapeDtypeStruct((1, length, heads, size), jnp.dtype(model.dtype))
+    causal = model.architecture == "decoder"
+    documents: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    mask = Mask(causal=causal, segments=documents)
+    plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
+    plain = plain and model.positions != "alibi" and attention.block is None
+    kernel = plain and has_kernel(array, array, array, mask)
+    return describe(length, causal, attention.block, kernel)
 
 
 def check_devices(config: Config) -> Mesh:

@@ -9,7 +9,7 @@ import pytest
 
 from lm.attention import Mask, attend
 from lm.attention.fused import fused, serves
-from lm.attention.plan import plan
+from lm.attention.plan import describe, plan
 from lm.attention.positions import alibi_slopes, rotate
 from lm.softmax import WEIGHTINGS
 
@@ -126,6 +126,15 @@ def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(we
     assert len(plan(45, 45, mask, None)) == 4
     plain = context_and_gradient(arrays, mask, slopes, weighting=weighting, block=0)
     check_same(context_and_gradient(arrays, mask, slopes, weighting=weighting), plain)
+
+
+def test_the_log_says_which_path_is_taken():
+    assert describe(256, True, None, False) == (
+        "1 x 64 + 1 x 64 + 1 x 64 + 1 x 64 queries over 64 to 256 keys, weights kept"
+    )
+    assert describe(256, False, None, False) == "256 queries at once"
+    assert describe(256, True, None, True) == "by cuDNN's kernel"
+    assert "recomputed" in describe(4096, False, None, False)
 
 
 @pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])

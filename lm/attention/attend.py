@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.blocks import in_parts
+from lm.attention.fused import fused, has_kernel
 from lm.attention.mask import Mask
 from lm.attention.plan import plan
 from lm.materialise import materialise
@@ -46,9 +47,9 @@ def attend(
       gates: [B, Q, H] and [B, S, H]: score += the query's minus the key's.
       mixing: [H, H] twice, from one head's to another's: of the scores, then of the weights.
       rng: a random key, for random weightings.
-      block: queries computed at a time. None chooses by size (see `plan`); 0 forces the plain path;
-        n > 0 needs memory linear in S, forward and backward, as each block is recomputed in the
-        backward pass.
+      block: queries computed at a time. None takes a kernel where there is one (see `fused`), and
+        else chooses by size and device (see `plan`); 0 forces the plain path; n > 0 needs memory
+        linear in S, forward and backward, as each block is recomputed in the backward pass.
 
     Returns:
       [B, Q, H, K'], in the dtype of `value`. A query that sees no key gets zeros.
@@ -59,6 +60,10 @@ def attend(
     length, heads, seen, groups = *query.shape[1:3], *key.shape[1:3]
     if heads % groups:
         raise ValueError(f"{groups} key groups do not divide {heads} heads")
+
+    own = learned or options or slopes is not None or gates or mixing
+    if block is None and weighting == "softmax" and not own and has_kernel(query, key, value, mask):
+        return fused(query, key, value, mask)
 
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
     query = query.reshape(query.shape[0], length, groups, -1, query.shape[3])

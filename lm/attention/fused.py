@@ -13,8 +13,11 @@ from lm.attention.mask import Mask
 _MASK_LIMIT = 1024 * 1024
 
 
-def has_kernel(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask) -> bool:
-    """Whether `fused` can take these arrays on this device, [B, Q, H, K] and [B, S, G, K] twice."""
+def has_kernel(query: Any, key: Any, value: Any, mask: Mask) -> bool:
+    """Whether `fused` can take these arrays on this device, [B, Q, H, K] and [B, S, G, K] twice.
+
+    Shapes and types are all that is looked at.
+    """
     if jax.default_backend() != "gpu" or "nvidia" not in jax.devices()[0].device_kind.lower():
         return False
     half = query.dtype == key.dtype == value.dtype and query.dtype in (jnp.bfloat16, jnp.float16)
@@ -22,7 +25,7 @@ def has_kernel(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask) -
     return half and size == value.shape[3] and size % 8 == 0 and size <= 128 and serves(query, mask)
 
 
-def serves(query: jax.Array, mask: Mask) -> bool:
+def serves(query: Any, mask: Mask) -> bool:
     """Whether the structure of the mask is one that the kernel's arguments can say."""
     square = mask.offset is None and mask.padding is None and mask.key_segments is None
     windowed = mask.window is not None and not mask.causal

@@ -52,10 +52,13 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
     )
 
 
-def describe(parts: tuple[Part, ...]) -> str:
-    """What a run's log says of a plan."""
+def describe(length: int, causal: bool, block: int | None, kernel: bool) -> str:
+    """How a row of this length is computed, as a run's log says it."""
+    if kernel:
+        return "by cuDNN's kernel"
+    parts = plan(length, length, Mask(causal=causal), block)
     if not parts:
-        return "all queries at once"
+        return f"{length} queries at once"
     sizes = " + ".join(f"{part.blocks} x {part.size}" for part in parts)
     kept = "kept" if parts[0].blocks == 1 else "recomputed in the backward pass"
     return f"{sizes} queries over {parts[0].keys} to {parts[-1].keys} keys, weights {kept}"

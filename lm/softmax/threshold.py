@@ -9,9 +9,6 @@ all: a few cheap steps over the maxima of groups of places give a start from whi
 sweeps over the row are enough. And on a CPU the sweeps run over blocks of rows that stay in cache.
 """
 
-import math
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -39,13 +36,13 @@ def threshold_weights(scores: jax.Array, alpha: Alpha) -> jax.Array:
     Returns:
       [..., S]; a row sums to one but for rounding. Zeros where no place is visible.
     """
-    shape = (*scores.shape[:-1], 1)
-    rows = scores.reshape(math.prod(shape), scores.shape[-1])
     if not isinstance(alpha, float):
-        alpha = jnp.broadcast_to(alpha, shape)
-    flat = alpha if isinstance(alpha, float) else alpha.reshape(-1, 1)
-    found = materialise(_in_blocks(_threshold, rows, flat))
-    top, tau, total = (x.reshape(shape) for x in found)
+        alpha = jnp.broadcast_to(alpha, (*scores.shape[:-1], 1))
+    # With several devices the leading axes may be split over them, and a loop over rows would
+    # gather what is split; accelerators want the whole array at once.
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    found = (_in_blocks if alone else _threshold)(scores, alpha)
+    top, tau, total = materialise(found)
     weights, _ = _powers((alpha - 1.0) * (scores - top) - tau, alpha)
     return weights * divide_by_sum(jnp.ones_like(total), total)
 
@@ -70,7 +67,7 @@ def _powers(slack: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array]:
 
 
 def _threshold(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of [n, S]: each row's maximum, the threshold in the slack's terms, and the sum of powers."""
+    """Of [..., S]: each row's maximum, the threshold in the slack's terms, the sum of powers."""
     groups = _group_maxima(scores)
     top = jnp.max(groups, axis=-1, keepdims=True, initial=-jnp.inf)
     top = jnp.where(top == -jnp.inf, 0.0, top)
@@ -112,36 +109,34 @@ def _threshold(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array, j
 
 def _group_maxima(scores: jax.Array) -> jax.Array:
     """The maxima of `_GROUPS` groups of a long row, and the places left over; else all places."""
-    rows, places = scores.shape
+    *rows, places = scores.shape
     if places < _LONG_ROW:
         return scores
     even = places - places % _GROUPS
-    maxima = jnp.max(scores[:, :even].reshape(rows, -1, _GROUPS), axis=1)
-    return jnp.concatenate([maxima, scores[:, even:]], axis=1)
+    maxima = jnp.max(scores[..., :even].reshape(*rows, -1, _GROUPS), axis=-2)
+    return jnp.concatenate([maxima, scores[..., even:]], axis=-1)
 
 
-def _in_blocks(find: Callable, rows: jax.Array, alpha: Alpha) -> tuple[jax.Array, ...]:
-    """`find(rows, alpha)`, on one CPU a cache's worth of rows at a time.
-
-    With several devices the leading axes may be split over them, and a loop over rows would
-    gather what is split; accelerators want the whole array at once.
-    """
-    count = rows.shape[0]
-    size = max(1, _BLOCK_BYTES // max(1, rows.shape[1] * rows.dtype.itemsize))
-    if count <= size or jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return find(rows, alpha)
+def _in_blocks(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, ...]:
+    """`_threshold`, a cache's worth of rows at a time."""
+    places = scores.shape[-1]
+    count = scores.size // max(1, places)
+    size = max(1, _BLOCK_BYTES // max(1, places * scores.dtype.itemsize))
+    if count <= size:
+        return _threshold(scores, alpha)
+    rows = scores.reshape(count, places)
+    of_rows = jnp.reshape(alpha, (count, 1)) if isinstance(alpha, jax.Array) else alpha
     blocks = -(-count // size)
 
     def one(start: jax.Array) -> tuple[jax.Array, ...]:
         def part(x: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(x, start, size)
 
-        return find(part(rows), part(alpha) if isinstance(alpha, jax.Array) else alpha)
+        return _threshold(part(rows), part(of_rows) if isinstance(of_rows, jax.Array) else of_rows)
 
     # The last block starts early enough to be whole; what it repeats is dropped.
     starts = jnp.minimum(jnp.arange(blocks) * size, count - size)
     last = (blocks - 1) * size - count
-    return jax.tree.map(
-        lambda x: jnp.concatenate([x[:-1].reshape(-1, 1), x[-1, last:]]),
-        jax.lax.map(one, starts),
-    )
+    found = jax.lax.map(one, starts)
+    joined = (jnp.concatenate([x[:-1].reshape(-1, 1), x[-1, last:]]) for x in found)
+    return tuple(x.reshape(*scores.shape[:-1], 1) for x in joined)
