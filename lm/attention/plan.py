@@ -59,6 +59,6 @@ def describe(length: int, causal: bool, block: int | None, kernel: bool) -> str:
     parts = plan(length, length, Mask(causal=causal), block)
     if not parts:
         return f"{length} queries at once"
-    sizes = " + ".join(f"{part.blocks} x {part.size}" for part in parts)
     kept = "kept" if parts[0].blocks == 1 else "recomputed in the backward pass"
-    return f"{sizes} queries over {parts[0].keys} to {parts[-1].keys} keys, weights {kept}"
+    keys = " to ".join(str(part.keys) for part in (parts[0], parts[-1])[-len(parts) :])
+    return f"{parts[-1].size} queries at a time over {keys} keys, weights {kept}"
