@@ -47,16 +47,15 @@ def _forward(loss, params, hidden, targets, weights, chunks):
     def add(carry, chunk):
         hidden, targets, weights = chunk
         value, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(
-            params, hidden, targets, weights
+            wide, hidden, targets, weights
         )
         return jax.tree.map(
             lambda a, b: a + b.astype(a.dtype), carry, (value, of_params)
         ), of_hidden
 
-    zeros = jax.tree.map(
-        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
-    )
-    start = (jnp.zeros((), jnp.float32), zeros)
+    # Wide before the loss narrows them, so that each chunk's gradient is not rounded before the sum.
+    wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
+    start = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, wide))
     tokens = tuple(split(x, chunks) for x in (hidden, targets, weights))
     (value, of_params), of_hidden = jax.lax.scan(add, start, tokens)
     of_params = jax.tree.map(lambda g, p: g.astype(p.dtype), of_params, params)

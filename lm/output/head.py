@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.output.chunked import chunked_total, split
+from lm.output.product import product
 
 
 class Head(nn.Module):
@@ -111,13 +112,7 @@ class Head(nn.Module):
 
     def logits(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
         """Hidden [N, D] times table [V, D] to [N, V], in float32 at least."""
-        dtype = self.dtype or hidden.dtype
-        return jnp.einsum(
-            "nd,vd->nv",
-            hidden.astype(dtype),
-            table.astype(dtype),
-            preferred_element_type=jnp.promote_types(dtype, jnp.float32),
-        )
+        return product(hidden, table, jnp.dtype(self.dtype or hidden.dtype))
 
 
 def _logits_limit() -> int:
