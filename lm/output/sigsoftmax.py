@@ -19,13 +19,21 @@ class SigsoftmaxHead(PointwiseHead):
         return _shape(z)
 
 
-@jax.custom_jvp
+@jax.custom_vjp
 def _shape(z: jax.Array) -> jax.Array:
-    return jnp.minimum(z, 2.0 * z) - jnp.log1p(materialise(jnp.exp(-jnp.abs(z))))
+    return _forward(z)[0]
 
 
-@_shape.defjvp
-def _shape_jvp(primals, tangents):
-    """Phi' = 1 + sigmoid(-z)."""
-    (z,), (direction,) = primals, tangents
-    return _shape(z), direction * (1.0 + jax.nn.sigmoid(-z))
+def _forward(z):
+    # One exponential serves the value and the slope 1 + sigmoid(-z). log(1 + small) is as good as
+    # log1p here: what it loses is below the last digit of z.
+    small = materialise(jnp.exp(-jnp.abs(z)))
+    return jnp.minimum(z, 2.0 * z) - jnp.log(1.0 + small), (z, small)
+
+
+def _backward(saved, gradient):
+    z, small = saved
+    return (gradient * (1.0 + jnp.where(z > 0.0, small, 1.0) / (1.0 + small)),)
+
+
+_shape.defvjp(_forward, _backward)
