@@ -4,6 +4,7 @@ before any work; each failure names the value, the limit and the remedy.
 
 import difflib
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from lm.objective import OBJECTIVES
 from lm.optimizer import OPTIMIZERS, SCHEDULES
 from lm.output import OUTPUTS
 from lm.output.head import Head
+from lm.output.sampled import DISTRIBUTIONS
 from lm.softmax import WEIGHTINGS
 
 _NAMES = {
@@ -57,7 +59,16 @@ _RANGES = {
     "attention.block": (0, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
+    "output.focal": (0, math.inf),
+    "output.confidence_penalty": (0, math.inf),
     "output.mixtures": (1, math.inf),
+    "output.gates": (1, math.inf),
+    "output.pieces": (1, 65),
+    "output.divisor": (1, math.inf),
+    "output.classes": (1, math.inf),
+    "output.samples": (1, math.inf),
+    "output.every": (1, math.inf),
+    "output.double_every": (0, math.inf),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.b1": (0, 1),
@@ -81,6 +92,10 @@ _POSITIVE = (
     "attention.temperature",
     "output.cap",
     "output.temperature",
+    "output.reach",
+    "output.sigma",
+    "output.epsilon",
+    "output.emphasis",
 )
 
 
@@ -152,9 +167,31 @@ def _check_options(config: Config) -> None:
     weighting = config.attention.weighting
     chosen = chosen_options(config.attention, ("mechanism", "weighting", "block"))
     _belong(chosen, WEIGHTINGS[weighting].options, "attention", f"weighting {weighting}")
-    head = OUTPUTS[config.output.head]
-    own = set(head.__dataclass_fields__) - set(Head.__dataclass_fields__)
-    _belong(chosen_options(config.output, ("head", "tied")), own, "output", config.output.head)
+    _check_output(config)
+
+
+def _check_output(config: Config) -> None:
+    name, chosen = config.output.head, chosen_options(config.output, ("head", "tied"))
+    head = OUTPUTS[name]
+    own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
+    _belong(chosen, own, "output", name)
+    if config.output.tied and not head.tieable:
+        raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
+    if head.whole_rows and config.objective == "causal":
+        raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
+    if "distribution" in chosen:
+        _one_of("output.distribution", chosen["distribution"], DISTRIBUTIONS)
+    if not 1 < chosen.get("alpha", 1.5) <= 2:
+        raise UserError(f"config.output.alpha = {chosen['alpha']}: must be above 1 and at most 2")
+    mixtures = chosen.get("mixtures", 2)
+    if name == "mixtape" and mixtures & (mixtures - 1):
+        raise UserError(f"config.output.mixtures = {mixtures}: mixtape needs 1, 2, 4, 8, ...")
+    cutoffs = [0, *chosen.get("cutoffs", ()), config.data.vocab_size or math.inf]
+    if any(low >= high for low, high in itertools.pairwise(cutoffs)):
+        raise UserError(
+            f"config.output.cutoffs = {tuple(chosen['cutoffs'])}: must rise, from at least 1 to "
+            f"below the {config.data.vocab_size or 'number of'} words"
+        )
 
 
 def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:
