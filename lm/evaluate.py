@@ -20,8 +20,9 @@ def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> d
 
     Returns:
       "eval/nats_per_token"; "eval/bits_per_byte", nats / ln 2 over the UTF-8 bytes that the tokens
-      stand for, so that tokenizers can be compared; "eval/tokens" and "eval/bytes", over how many; where the head has no full support, also
-      "eval/epsilon_perplexity", "eval/sparsemax_score" and "eval/jensen_shannon", means per token.
+      stand for, so that tokenizers can be compared; "eval/tokens" and "eval/bytes", over how many;
+      where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
+      "eval/jensen_shannon", means per token.
     """
     batches = eval_batches(
         corpus.rows("validation"),

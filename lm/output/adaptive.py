@@ -46,12 +46,12 @@ class AdaptiveHead(Head):
         self.order, self.ranks = by_frequency(self.counts, self.vocab_size)
         frequent, clusters = self.starts[0], len(self.starts) - 1
         init, dtype = self.table_init, self.param_dtype
-        self.head = self.param("head", init, (frequent + clusters, self.features), dtype)
+        self.head = self.param("head_table", init, (frequent + clusters, self.features), dtype)
         tails = []
         for i, (start, end) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
             size = max(1, self.features // self.divisor ** (i + 1))
-            down = self.param(f"down_{i}", init, (size, self.features), dtype)
-            tails.append((down, self.param(f"tail_{i}", init, (end - start, size), dtype)))
+            down = self.param(f"down_{i}_kernel", init, (size, self.features), dtype)
+            tails.append((down, self.param(f"tail_{i}_table", init, (end - start, size), dtype)))
         self.tails = tails
 
     def loss(
@@ -92,7 +92,7 @@ class AdaptiveHead(Head):
 
         chunks = self._chunks(hidden.shape[0], len(self.head))
         entries = self._entries(targets)
-        total = chunked_total(of_head, self.head, None, hidden, entries, weights, chunks)
+        total: Any = chunked_total(of_head, self.head, None, hidden, entries, weights, chunks)
         for i, tail in enumerate(self.tails):
             member, places = self._places(targets, i)
             fitting = head_module._logits_limit() // len(tail[1])
@@ -116,15 +116,15 @@ class AdaptiveHead(Head):
         """Draws a word for every hidden state, [N]; clusters that none went to are not computed."""
         dtype = self._dtype(hidden)
         keys = jax.random.split(key, 1 + len(self.tails))
-        rank = jax.random.categorical(keys[0], product(hidden, self.head, dtype), axis=-1)
+        rank = _draw(keys[0], product(hidden, self.head, dtype))
         frequent = self.starts[0]
         entry = rank - frequent
         for i, tail in enumerate(self.tails):
             here = entry == i
             place = jax.lax.cond(
                 jnp.any(here),
-                lambda tail, key: jax.random.categorical(key, _tail_logits(tail, hidden, dtype)),
-                lambda tail, key: jnp.zeros(len(hidden), rank.dtype),
+                lambda tail, key: _draw(key, _tail_logits(tail, hidden, dtype)),
+                lambda tail, key: jnp.zeros(len(hidden), jnp.int32),
                 tail,
                 keys[1 + i],
             )
@@ -164,8 +164,12 @@ def cluster_starts(cutoffs: tuple[int, ...] | None, vocab_size: int) -> tuple[in
     return starts
 
 
+def _draw(key: jax.Array, logits: jax.Array) -> jax.Array:
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
 def _nats(table: jax.Array, hidden: jax.Array, targets: jax.Array, dtype: Any) -> jax.Array:
-    return statistics(product(hidden, table, dtype), targets, False, False).cross_entropy
+    return statistics(product(hidden, table, dtype), targets).cross_entropy
 
 
 def _tail_logits(tail: tuple[jax.Array, jax.Array], hidden: jax.Array, dtype: Any) -> jax.Array:
@@ -174,4 +178,4 @@ def _tail_logits(tail: tuple[jax.Array, jax.Array], hidden: jax.Array, dtype: An
 
 
 def _tail_nats(tail, hidden: jax.Array, places: jax.Array, dtype: Any) -> jax.Array:
-    return statistics(_tail_logits(tail, hidden, dtype), places, False, False).cross_entropy
+    return statistics(_tail_logits(tail, hidden, dtype), places).cross_entropy

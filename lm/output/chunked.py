@@ -53,9 +53,12 @@ def _forward(loss, params, shared, hidden, targets, weights, chunks):
             lambda a, b: a + b.astype(a.dtype), carry, (value, of_params)
         ), of_hidden
 
-    # Wide before the loss narrows them, so that each chunk's gradient is not rounded before the sum.
+    # Wide before the loss narrows them: no chunk's gradient is rounded before the sum.
     wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
-    start = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, wide))
+    start = (
+        jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32)),
+        jax.tree.map(jnp.zeros_like, wide),
+    )
     rows = jnp.arange(hidden.shape[0])
     tokens = tuple(split(x, chunks) for x in (hidden, rows, targets, weights))
     (value, of_params), of_hidden = jax.lax.scan(add, start, tokens)

@@ -39,7 +39,7 @@ class ClassFactoredHead(Head):
         return self.size * self.features + -(-self.vocab_size // self.size)
 
     def members(self) -> np.ndarray:
-        """Words of each class, [C, size]; the place of a word is its rank; V where there is none."""
+        """Words of each class, [C, size], by rank; V where there is none."""
         order, _ = by_frequency(self.counts, self.vocab_size)
         padding = -len(order) % self.size
         return np.pad(order, (0, padding), constant_values=self.vocab_size).reshape(-1, self.size)
@@ -48,7 +48,7 @@ class ClassFactoredHead(Head):
     def tables(self, embedding: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Vectors of the classes, [C, D], and of the words, [V, D]."""
         shape = (len(self.members()), self.features)
-        return self.param("class_vectors", self.table_init, shape, self.param_dtype), self.table(
+        return self.param("class_table", self.table_init, shape, self.param_dtype), self.table(
             embedding
         )
 

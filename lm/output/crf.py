@@ -10,7 +10,7 @@ from lm.output.head import Head
 class CrfHead(Head):
     """Linear-chain conditional random field over V tags (Lafferty et al. 2001).
 
-    p(y | h) = exp(sum_t z_t[y_t] + sum_t T[y_t-1, y_t]) / Z, z = h W' + b, T learned, zero at first.
+    p(y | h) = exp(sum_t z_t[y_t] + sum_t T[y_t-1, y_t]) / Z, z = h W' + b; T begins at zero.
 
     Unlike the other heads' it takes rows, hidden [B, L, D] and targets [B, L] (or one row, [L, D]
     and [L]), and `where`, [B, L]: positions that are not there are left out, and those beside them

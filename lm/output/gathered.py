@@ -39,6 +39,7 @@ def gathered_total(
 
 
 def _forward(loss, params, hidden, targets, weights, member, block):
+    hidden, targets, weights = map(jnp.asarray, (hidden, targets, weights))
     tokens = hidden.shape[0]
     count = jnp.sum(member)
     # A last, partial block repeats token 0 with weight 0.
@@ -59,10 +60,15 @@ def _forward(loss, params, hidden, targets, weights, member, block):
             wide, hidden[here], targets[here], jnp.where(real, weights[here], 0.0)
         )
         of_params = jax.tree.map(jnp.add, of_params, p)
-        return index + 1, value + part, of_params, of_hidden.at[here].add(h)
+        return index + 1, value + part.astype(value.dtype), of_params, of_hidden.at[here].add(h)
 
     zeros = jax.tree.map(jnp.zeros_like, wide)
-    start = (0, jnp.zeros((), jnp.float32), zeros, jnp.zeros_like(hidden))
+    start = (
+        0,
+        jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32)),
+        zeros,
+        jnp.zeros_like(hidden),
+    )
     _, value, of_params, of_hidden = jax.lax.while_loop(unfinished, add, start)
     of_params = jax.tree.map(lambda g, p: g.astype(p.dtype), of_params, params)
     return value, (of_params, of_hidden)

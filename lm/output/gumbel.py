@@ -42,7 +42,7 @@ class GumbelHead(LogitsHead):
         z = self.scores(hidden, embedding)
         if key is not None:
             z += _noise(key, rows, z)
-        return statistics(z / self.temperature, targets, False, False).cross_entropy
+        return statistics(z / self.temperature, targets).cross_entropy
 
     def one_hot(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None

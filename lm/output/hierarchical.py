@@ -33,7 +33,7 @@ class HierarchicalHead(Head):
         counts = None if self.counts is None else np.asarray(self.counts, np.int64).tobytes()
         self.tree = huffman(self.vocab_size, counts)
         shape = (self.vocab_size - 1, self.features)
-        self.nodes = self.param("nodes", self.table_init, shape, self.param_dtype)
+        self.nodes = self.param("node_table", self.table_init, shape, self.param_dtype)
 
     @property
     def training_logits(self) -> int:

@@ -8,7 +8,7 @@ from lm.output.pointwise import LogitsHead
 
 
 class MixtapeHead(LogitsHead):
-    """Gated mixture of logits: z_v = sum_k pi_kv tanh(h U_k + c_k) . w_v (Yang et al., NeurIPS 2019).
+    """Mixed logits z_v = sum_k pi_kv tanh(h U_k + c_k) . w_v (Yang et al., NeurIPS 2019).
 
     The priors of each context and word are the leaves of a binary tree of sigmoids,
     sigmoid(u_v . tanh(h G_j) + h . g_j + b_vj) for its j-th fork, so they need no softmax over

@@ -47,9 +47,7 @@ class MixtureHead(Head):
     ) -> jax.Array:
         """-log p(target) in nats, [N], without the mixture's other words."""
         log_priors, logits = self.components(hidden, embedding)
-        rows = statistics(
-            logits.reshape(-1, self.vocab_size), jnp.repeat(targets, self.mixtures), False, False
-        )
+        rows = statistics(logits.reshape(-1, self.vocab_size), jnp.repeat(targets, self.mixtures))
         nats = rows.cross_entropy.reshape(log_priors.shape)
         return -jax.nn.logsumexp(log_priors - nats, axis=-1)
 

@@ -1,6 +1,7 @@
 """Can the output's nonlinearity be learned? As a monotone function of each logit, in pieces."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -57,7 +58,7 @@ def _backward(edges, saved, gradient):
     slope = slopes[0]
     for step, edge in zip(jnp.diff(slopes), edges[1:-1], strict=True):
         slope += jnp.where(z >= edge, step, 0.0)
-    pieces = zip(edges[:-1], edges[1:], strict=True)
+    pieces = itertools.pairwise(edges)
     of_slopes = [jnp.sum(gradient * _part(z, low, high)) for low, high in pieces]
     return gradient * slope, jnp.stack(of_slopes)
 

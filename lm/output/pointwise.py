@@ -41,7 +41,7 @@ class LogitsHead(Head):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
-        return statistics(self.scores(hidden, embedding), targets, False, False).cross_entropy
+        return statistics(self.scores(hidden, embedding), targets).cross_entropy
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""

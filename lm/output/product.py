@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(hidden: jax.Array, table: jax.Array, dtype: Any) -> jax.Array:
     """Hidden [N, D] times table [V, D] to [N, V], operands in `dtype`, sums in float32 at least.
 
     The gradients are sums in float32 too, and are rounded only to the types of `hidden` and of
     `table`: a float32 table gets float32 gradients from bfloat16 products.
     """
+    result: Any = _product(hidden, table, dtype)
+    return result
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(hidden, table, dtype):
     return _dot("nd,vd->nv", hidden.astype(dtype), table.astype(dtype))
 
 
@@ -23,7 +28,7 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _forward(hidden, table, dtype):
-    return product(hidden, table, dtype), (hidden, table)
+    return _product(hidden, table, dtype), (hidden, table)
 
 
 def _backward(dtype, saved, gradient):
@@ -34,4 +39,4 @@ def _backward(dtype, saved, gradient):
     return of_hidden.astype(hidden.dtype), of_table.astype(table.dtype)
 
 
-product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
 """What does a loss need to know of a row of logits? Four numbers, with exact gradients."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,21 @@ class Statistics(NamedTuple):
     entropy: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def statistics(z: jax.Array, targets: jax.Array, mean: bool, entropy: bool) -> Statistics:
+def statistics(
+    z: jax.Array, targets: jax.Array, mean: bool = False, entropy: bool = False
+) -> Statistics:
     """The `Statistics` of logits [N, V] and targets [N]; `mean` and `entropy` are 0 unless asked.
 
     The target's exponential is kept out of the sum S of the others. So the loss is
     softplus(log S - z_y) and the target's gradient -S / (S + e^z_y), both exact to the last digits
     as p_y -> 1, where lse(z) - z_y and p_y - 1 have none left.
     """
+    found: Any = _statistics(z, targets, mean, entropy)
+    return found
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _statistics(z, targets, mean, entropy):
     return _forward(z, targets, mean, entropy)[0]
 
 
@@ -74,7 +81,7 @@ def _backward(mean, entropy, saved, gradient: Statistics):
     return of_z, None
 
 
-statistics.defvjp(_forward, _backward)
+_statistics.defvjp(_forward, _backward)
 
 
 def _is_target(z: jax.Array, targets: jax.Array) -> jax.Array:

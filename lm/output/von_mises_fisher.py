@@ -4,6 +4,7 @@ with more certainty the longer it is.
 
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ _LARGE = 32  # orders from which Debye's expansion has float32's digits
 
 
 class VonMisesFisherHead(Head):
-    """loss = -log C_D(|h|) - h . w_y / |w_y|, the density on the sphere (Kumar, Tsvetkov 1812.04616).
+    """loss = -log C_D(|h|) - h . w_y / |w_y|, a density on the sphere (Kumar, Tsvetkov 1812.04616).
 
     C_D(k) = k^(D/2-1) / ((2 pi)^(D/2) I_{D/2-1}(k)). A token costs its own word only. The words'
     vectors are not trained by the loss, which would pull all of them into one point: tie them, or
@@ -57,23 +58,28 @@ class VonMisesFisherHead(Head):
         return -log_normaliser(length, self.features) - along
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def log_normaliser(length: jax.Array, features: int) -> jax.Array:
     """Gives log C_D(k) for k > 0, any shape; its derivative is -I_{D/2}(k) / I_{D/2-1}(k)."""
+    result: Any = _log_normaliser(length, features)
+    return result
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _log_normaliser(length, features):
     order = features / 2.0 - 1.0
     constant = -features / 2.0 * math.log(2.0 * math.pi)
     return constant + order * jnp.log(length) - log_bessel(length, order)
 
 
 def _forward(length, features):
-    return log_normaliser(length, features), length
+    return _log_normaliser(length, features), length
 
 
 def _backward(features, length, gradient):
     return (-gradient * bessel_ratios(length, features / 2.0 - 1.0, 1)[0],)
 
 
-log_normaliser.defvjp(_forward, _backward)
+_log_normaliser.defvjp(_forward, _backward)
 
 
 def bessel_ratios(x: jax.Array, order: float, count: int) -> list[jax.Array]:
@@ -92,8 +98,8 @@ def bessel_ratios(x: jax.Array, order: float, count: int) -> list[jax.Array]:
 
 
 def log_bessel(x: jax.Array, order: float) -> jax.Array:
-    """Gives log I_v(x), for x > 0 and v > -1: Debye's expansion, from an order where it is exact enough
-    down to v by ratios.
+    """Gives log I_v(x), for x > 0 and v > -1: Debye's expansion from an order where it is exact
+    enough, and down to v by ratios.
     """
     below = max(0, math.ceil(_LARGE - order))
     found = _debye(x, order + below)
