@@ -39,7 +39,7 @@ class PlifHead(PointwiseHead):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def piecewise(z: jax.Array, slopes: jax.Array, edges: tuple[float, ...]) -> jax.Array:
-    """sum_k slopes_k (clip(z, edges_k, edges_k+1) - clip(0, edges_k, edges_k+1)), shaped as z."""
+    """sum_k slopes_k (clip(z, edges_k, edges_k+1) - clip(0, edges_k, edges_k+1)), as z [N, V]."""
     parts = zip(slopes, edges[:-1], edges[1:], strict=True)
     return sum((slope * _part(z, low, high) for slope, low, high in parts), jnp.zeros_like(z))
 
@@ -58,8 +58,23 @@ def _backward(edges, saved, gradient):
     slope = slopes[0]
     for step, edge in zip(jnp.diff(slopes), edges[1:-1], strict=True):
         slope += jnp.where(z >= edge, step, 0.0)
-    pieces = itertools.pairwise(edges)
-    of_slopes = [jnp.sum(gradient * _part(z, low, high)) for low, high in pieces]
+    # With clip(z, low, high) = max(z, low) - max(z, high) + high, K + 1 sums serve all pieces. One
+    # reduction of several operands makes one pass, and rows of it are vectorised.
+    inner = edges[1:-1]
+    factors = [z, *(jnp.maximum(z, edge) for edge in inner), jnp.ones_like(z)]
+    zeros = [jnp.zeros((), z.dtype)] * len(factors)
+    sums = jax.lax.reduce(
+        [gradient * factor for factor in factors],
+        zeros,
+        lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
+        dimensions=(1,),
+    )
+    *above, whole = [jnp.sum(total) for total in sums]
+    above.append(jnp.zeros_like(whole))
+    of_slopes = []
+    for k, (low, high) in enumerate(itertools.pairwise(edges)):
+        offset = (0.0 if high == np.inf else high) - min(max(0.0, low), high)
+        of_slopes.append(above[k] - above[k + 1] + offset * whole)
     return gradient * slope, jnp.stack(of_slopes)
 
 
