@@ -133,16 +133,35 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.output = output = ConfigDict()
     # Hidden states to words: a name of lm.output.OUTPUTS.
     output.head = "softmax"
-    # The head uses the embedding table as its own.
+    # The head uses the embedding table as its own. False for adaptive and hierarchical.
     output.tied = True
     # Options of heads. None: the head's own default. Setting one that the head does not have is an
     # error.
-    output.bias = placeholder(bool)  # softmax: adds a bias per word
+    output.bias = placeholder(bool)  # heads with logits: adds a bias per word
     output.cap = placeholder(float)  # softmax: bound of the logits, above 0
-    output.temperature = placeholder(float)  # softmax: divides the logits, above 0
-    output.z_loss = placeholder(float)  # softmax: weight of lse^2; 1e-4 is usual
-    output.label_smoothing = placeholder(float)  # softmax: share of uniform labels, 0 .. 1
-    output.mixtures = placeholder(int)  # mixture: number of softmaxes
+    output.temperature = placeholder(float)  # softmax, gumbel: divides the logits, above 0
+    # Losses of softmax, sigsoftmax, plif, gaussian; 0 is off, and none changes the likelihood.
+    output.z_loss = placeholder(float)  # weight of lse^2; 1e-4 is usual
+    output.label_smoothing = placeholder(float)  # share of uniform labels, 0 .. 1
+    output.focal = placeholder(float)  # power of 1 - p(target); 2 is usual
+    output.confidence_penalty = placeholder(float)  # weight of the entropy; 0.1 is usual
+    output.class_weights = placeholder(tuple)  # a factor for each target word or class
+    output.mixtures = placeholder(int)  # mixtures, mixtape (a power of two): how many
+    output.gates = placeholder(int)  # mixtape: size of the words' gate vectors
+    output.pieces = placeholder(int)  # plif: pieces of the function; each costs time
+    output.reach = placeholder(float)  # plif: largest logit inside the pieces, in nats
+    output.sigma = placeholder(float)  # gaussian: width, above 0
+    output.cutoffs = placeholder(tuple)  # adaptive: ranks at which tail clusters begin
+    output.divisor = placeholder(int)  # adaptive: vectors of each cluster are so much smaller
+    output.classes = placeholder(int)  # class_factored: how many; None: about the root of V
+    output.samples = placeholder(int)  # sampled, nce, dynamic: words in the sample, per step
+    output.distribution = placeholder(str)  # of the sample: "log_uniform" or "unigram"
+    output.every = placeholder(int)  # dynamic: every so many steps a full softmax
+    output.double_every = placeholder(int)  # dynamic: steps; doubles sample and interval; 0: never
+    output.alpha = placeholder(float)  # entmax: above 1, at most 2; sparser when large
+    output.epsilon = placeholder(float)  # sparsemax, entmax: smooths the likelihood; None: 0.01 / V
+    output.emphasis = placeholder(float)  # squared: weight of the target's error
+    output.margin = placeholder(float)  # squared: the target's value
 
     config.optimizer = optimizer = ConfigDict()
     # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on what is no matrix).

@@ -1,11 +1,13 @@
 """Ablation of the output's softmax: which map from hidden states to words predicts best?
 
 Command   python run.py table --config=configs/output.py:tiny --workdir=/tmp/output
-Rows      softmax tied and untied, with z-loss, label smoothing and a cap, and mixtures.
+Rows      :tiny, :small  softmax tied and untied, with z-loss, label smoothing and a cap, and
+          mixtures.
 Sizes     :tiny  a small decoder over a BPE vocabulary of 1,024 words (the default)
+          :all   every head that predicts words, in the decoder and vocabulary of :tiny
           :small that of configs/clm.py:small; wants a GPU
 Seeds     3; every row sees the same batches, and starts from the same weights where shapes allow.
-Time      :tiny about eight minutes on 2 CPU cores.
+Time      :tiny about eight minutes on 2 CPU cores, :all about forty.
 Expect    Untied and mixture heads have more parameters; label smoothing costs likelihood.
 """
 
@@ -16,8 +18,8 @@ SEEDS = (0, 1, 2)
 
 def get_config(arg: str | None = None):
     """The point around which the rows vary."""
-    if arg not in (None, "tiny", "small"):
-        raise ValueError(f"configs/output.py has the sizes tiny and small, not {arg!r}")
+    if arg not in (None, "tiny", "all", "small"):
+        raise ValueError(f"configs/output.py has the sizes tiny, all and small, not {arg!r}")
     if arg == "small":
         return clm.get_config("small")
     config = attention.get_config("tiny")
@@ -28,7 +30,6 @@ def get_config(arg: str | None = None):
 
 def sweep(arg: str | None = None):
     """The rows; the first is the baseline."""
-    del arg
     yield {"output.head": "softmax"}
     yield {"output.tied": False}
     yield {"output.z_loss": 1e-4}
@@ -36,3 +37,18 @@ def sweep(arg: str | None = None):
     yield {"output.cap": 30.0}
     for mixtures in (1, 4):
         yield {"output.head": "mixture", "output.mixtures": mixtures}
+    if arg != "all":
+        return
+    yield {"output.focal": 1.0}
+    yield {"output.confidence_penalty": 0.1}
+    for head in ("mixture_of_contexts", "mixtape", "sigsoftmax", "plif", "gaussian", "gumbel"):
+        yield {"output.head": head}
+    for head in ("adaptive", "hierarchical"):
+        yield {"output.head": head, "output.tied": False}
+    yield {"output.head": "class_factored"}
+    for head in ("sampled", "nce", "dynamic"):
+        yield {"output.head": head, "output.samples": 128}
+    for head in ("sparsemax", "entmax", "sigmoid"):
+        yield {"output.head": head}
+    yield {"output.head": "squared", "output.emphasis": 15.0, "output.margin": 30.0}
+    yield {"output.head": "von_mises_fisher"}

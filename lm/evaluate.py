@@ -1,5 +1,6 @@
 """How good is a model on held-out text? One pass over fixed rows of a split."""
 
+import collections
 import math
 from typing import Any
 
@@ -14,9 +15,14 @@ from lm.step import Program
 def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
     """Likelihood of the held-out rows.
 
+    Heads that give words no probability at all report the smoothed likelihood, whose nats per token
+    are the log of the epsilon-perplexity, and two measures that need no full support.
+
     Returns:
       "eval/nats_per_token"; "eval/bits_per_byte", nats / ln 2 over the UTF-8 bytes that the tokens
-      stand for, so that tokenizers can be compared; "eval/tokens" and "eval/bytes", over how many.
+      stand for, so that tokenizers can be compared; "eval/tokens" and "eval/bytes", over how many;
+      where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
+      "eval/jensen_shannon", means per token.
     """
     batches = eval_batches(
         corpus.rows("validation"),
@@ -25,13 +31,23 @@ def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> d
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    totals = {"nats": 0.0, "tokens": 0.0, "bytes": 0.0}
+    totals: dict[str, float] = collections.defaultdict(float)
     for rows in batches:
         sums = program.evaluate(params, partition.global_batch(program.mesh, rows))
-        totals = {name: total + float(sums[name]) for name, total in totals.items()}
-    return {
-        "eval/nats_per_token": totals["nats"] / totals["tokens"],
+        for name, value in sums.items():
+            totals[name] += float(value)
+    nats_per_token = totals["nats"] / totals["tokens"]
+    metrics = {
+        "eval/nats_per_token": nats_per_token,
         "eval/bits_per_byte": totals["nats"] / math.log(2) / totals["bytes"],
         "eval/tokens": totals["tokens"],
         "eval/bytes": totals["bytes"],
     }
+    others = {
+        f"eval/{name}": total / totals["tokens"]
+        for name, total in totals.items()
+        if name not in ("nats", "tokens", "bytes")
+    }
+    if others:
+        others["eval/epsilon_perplexity"] = math.exp(nats_per_token)
+    return metrics | others

@@ -189,23 +189,36 @@ class Transformer(nn.Module):
             x += sinusoids(positions, self.features).astype(x.dtype)
         return self.embedding_dropout(x.astype(self.dtype), deterministic=not train)
 
-    def loss(self, batch: Batch, train: bool = True) -> jax.Array:
-        """Training loss in nats, summed over the batch's positions with their weights."""
-        hidden = self(batch, train).reshape(-1, self.features)
-        targets, weights = batch.targets.reshape(-1), batch.weights.reshape(-1)
-        return self.head.total(hidden, targets, weights, self._tied_table())
+    def loss(self, batch: Batch, train: bool = True, step: jax.Array | None = None) -> jax.Array:
+        """Training loss in nats, summed over the batch's positions with their weights.
+
+        `step`, of training, is for heads whose loss follows a schedule.
+        """
+        arrays = (self(batch, train), batch.targets, batch.weights)
+        return self.head.total(*map(self._tokens, arrays), self._tied_table(), step)
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        hidden, targets = self(batch).reshape(-1, self.features), batch.targets.reshape(-1)
-        nats = self.head.likelihoods(hidden, targets, self._tied_table())
+        arrays = (self(batch), batch.targets)
+        options = {"where": batch.weights > 0} if self.head.whole_rows else {}
+        nats = self.head.likelihoods(*map(self._tokens, arrays), self._tied_table(), **options)
         return nats.reshape(batch.targets.shape)
+
+    def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
+        """Of a head without full support, measures per position, [B, L], that need none."""
+        arrays = (self._tokens(self(batch)), self._tokens(batch.targets))
+        found = self.head.in_chunks("support_metrics", *arrays, self._tied_table())
+        return {name: value.reshape(batch.targets.shape) for name, value in found.items()}
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
         hidden = self(batch, **decoding)
-        flat = self.head.log_probs(hidden.reshape(-1, self.features), self._tied_table())
+        flat = self.head.log_probs(self._tokens(hidden), self._tied_table())
         return flat.reshape(*hidden.shape[:2], -1)
+
+    def _tokens(self, x: jax.Array) -> jax.Array:
+        """[B, L, ...] to [B L, ...], unless the head wants rows."""
+        return x if self.head.whole_rows else x.reshape(-1, *x.shape[2:])
 
     def _tied_table(self) -> jax.Array | None:
         return self.embedding if self.tied else None

@@ -31,7 +31,12 @@ def decayed(params: Any) -> Any:
     numbers of axes, decide, so that a scan over layers changes nothing.
     """
     names = ("kernel", "embedding", "table")
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in names, params)
+    ends = ("_kernel", "_table")
+
+    def decays(path: Any, _: Any) -> bool:
+        return path[-1].key in names or path[-1].key.endswith(ends)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def _warm(config: Config, then: optax.Schedule) -> optax.Schedule:

@@ -24,7 +24,7 @@ _BATCH = ("data", "fsdp")
 # dimensions before them (stacked layers) are whole. A parameter without a rule is whole everywhere.
 _RULES = (
     (r"position_embedding$", (None, "fsdp")),
-    (r"(embedding|table)$", ("tensor", "fsdp")),
+    (r"(^|/)(embedding|table)$", ("tensor", "fsdp")),
     (r"(query|key|value|in|gate)/kernel$", ("fsdp", "tensor")),
     (r"(query|key|value|in|gate)/bias$", ("tensor",)),
     (r"out/kernel$", ("tensor", "fsdp")),

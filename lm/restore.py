@@ -17,9 +17,9 @@ from lm.step import Program
 from lm.train import (
     check_same_config,
     check_same_text,
+    corpus_program,
     prepare_corpus,
     read_json,
-    shared_program,
 )
 
 
@@ -57,7 +57,7 @@ def restore(workdir: epath.Path, step: int | None = None, given: Config | None =
         config = given
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
-    program = shared_program(config, corpus.tokenizer.vocab_size)
+    program = corpus_program(config, corpus)
     checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps
     if step is not None and step not in steps:

@@ -18,6 +18,7 @@ from lm.config import Config, chosen_options
 from lm.model import Transformer
 from lm.objective import OBJECTIVES
 from lm.optimizer import optimizer, schedule
+from lm.output import OUTPUTS
 
 Rows = Mapping[str, jax.Array]
 
@@ -57,8 +58,9 @@ class Program:
       abstract: the state's shapes, types and shardings.
       init: `init(key) -> State`, sharded from the start.
       step: `step(state, rows, key) -> (state, metrics)`; donates the state.
-      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes"}`, sums over the rows.
-      loss: `loss(params, rows, key) -> (sum of nats, sum of weights)`, not jitted.
+      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes"}`, sums over the rows; with
+        the sums of `support_metrics` where the head has no full support.
+      loss: `loss(params, rows, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
       likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
         its arithmetic is what `flops_per_token` counts.
     """
@@ -73,8 +75,8 @@ class Program:
     likelihood: Any
 
 
-def build_model(config: Config, vocab_size: int) -> Transformer:
-    """The Transformer that a config describes, for V words."""
+def build_model(config: Config, vocab_size: int, counts: Any = None) -> Transformer:
+    """The Transformer that a config describes, for V words with these counts, [V], in training."""
     fixed = ("mechanism", "weighting", "block", "learn")
     attention = {name: config.attention[name] for name in fixed}
     chosen = chosen_options(config.attention, fixed)
@@ -84,7 +86,10 @@ def build_model(config: Config, vocab_size: int) -> Transformer:
     attention |= {name: chosen.pop(name) for name in own & set(chosen)}
     attention["options"] = chosen
     output = {"head": config.output.head, "tied": config.output.tied}
-    output |= chosen_options(config.output, ("head", "tied"))
+    for name, value in chosen_options(config.output, ("head", "tied")).items():
+        output[name] = tuple(value) if isinstance(value, list) else value
+    if OUTPUTS[config.output.head].needs_counts:
+        output["counts"] = counts
     return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
 
 
@@ -117,14 +122,20 @@ def check_devices(config: Config) -> Mesh:
     return mesh
 
 
-def build_program(config: Config, vocab_size: int) -> Program:
+def build_program(config: Config, vocab_size: int, counts: Any = None) -> Program:
     """Model, mesh and jitted functions of a config; nothing is computed yet.
+
+    Args:
+      config: every knob.
+      vocab_size: V.
+      counts: of words in the training text, [V], for heads that ask (`needs_counts`); None: such a
+        head counts words as ordered by frequency.
 
     Raises:
       UserError: where sizes do not divide over the mesh.
     """
     mesh = check_devices(config)
-    model = build_model(config, vocab_size)
+    model = build_model(config, vocab_size, counts)
     objective = OBJECTIVES[config.objective]
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema = config.optimizer.ema
@@ -139,17 +150,19 @@ def build_program(config: Config, vocab_size: int) -> Program:
         average = jax.tree.map(jnp.copy, params) if ema else None
         return State(jnp.zeros((), jnp.int32), params, rule.init(params), average, jnp.array(True))
 
-    def loss(params: Any, rows: Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss(
+        params: Any, rows: Rows, key: jax.Array, step: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         batch = objective(rows)
         rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
-        total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs)
+        total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs, step=step)
         return total, jnp.sum(batch.weights)
 
-    def gradients(params: Any, rows: Rows, key: jax.Array):
+    def gradients(params: Any, rows: Rows, key: jax.Array, step: jax.Array):
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
         if config.accumulation == 1:
-            return value_and_grad(params, rows, key)
+            return value_and_grad(params, rows, key, step)
         # Part j holds rows j, j + parts, ...: every device has its share of every part.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, config.accumulation, *x.shape[1:]).swapaxes(0, 1), rows
@@ -157,7 +170,7 @@ def build_program(config: Config, vocab_size: int) -> Program:
 
         def add(total, part):
             index, rows = part
-            new = value_and_grad(params, rows, jax.random.fold_in(key, index))
+            new = value_and_grad(params, rows, jax.random.fold_in(key, index), step)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
 
         zeros = jax.tree.map(
@@ -169,7 +182,7 @@ def build_program(config: Config, vocab_size: int) -> Program:
 
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        (total, weight), grads = gradients(state.params, rows, key)
+        (total, weight), grads = gradients(state.params, rows, key, state.step)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
         norm = optax.tree.norm(grads)
@@ -190,14 +203,15 @@ def build_program(config: Config, vocab_size: int) -> Program:
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
         batch = objective(rows)
-        nats: Any = model.apply(
-            {"params": params},
-            batch,
-            method="negative_log_likelihood",
-            rngs={"softmax": jax.random.key(0)},
-        )
-        return {
-            "nats": jnp.sum(nats * batch.weights),
+
+        def measure(method: str) -> Any:
+            rngs = {"softmax": jax.random.key(0)}
+            return model.apply({"params": params}, batch, method=method, rngs=rngs)
+
+        measures = {"nats": measure("negative_log_likelihood")}
+        if not OUTPUTS[config.output.head].full_support:
+            measures |= measure("support_metrics")
+        return {name: jnp.sum(value * batch.weights) for name, value in measures.items()} | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),
         }

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -24,6 +25,7 @@ from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.metrics import Progress, Writer, write_json
 from lm.nonfinite import first_nonfinite
+from lm.output import OUTPUTS
 from lm.step import Program, attention_path, build_program, check_devices
 
 
@@ -51,7 +53,7 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
     if config.init_from:
         open_donor(config.init_from).close()
     corpus = prepare_corpus(config)
-    program = shared_program(config, corpus.tokenizer.vocab_size)
+    program = corpus_program(config, corpus)
     _claim(config, workdir, corpus)
     with jax.set_mesh(program.mesh):
         return _Run(config, workdir, corpus, program, label).finish()
@@ -62,21 +64,28 @@ def prepare_corpus(config: Config) -> Corpus:
     return prepare(**config.data, cache=epath.Path(config.cache).expanduser() / "data")
 
 
-def shared_program(config: Config, vocab_size: int) -> Program:
+def corpus_program(config: Config, corpus: Corpus) -> Program:
+    """The program of a config for a corpus, with the words' counts where the head asks for them."""
+    counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
+    return shared_program(config, corpus.tokenizer.vocab_size, counts)
+
+
+def shared_program(config: Config, vocab_size: int, counts: bytes | None = None) -> Program:
     """The program of a config; the last one again where only the seed differs.
 
-    What it compiles is kept on disk, in the config's cache.
+    What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
     """
     cache = epath.Path(config.cache).expanduser() / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = to_dict(config) | {"seed": None}
-    return _program(json.dumps(settings, sort_keys=True), vocab_size)
+    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts)
 
 
 @functools.lru_cache(maxsize=1)
-def _program(settings: str, vocab_size: int) -> Program:
-    return build_program(ConfigDict(json.loads(settings)), vocab_size)
+def _program(settings: str, vocab_size: int, counts: bytes | None) -> Program:
+    of_words = None if counts is None else np.frombuffer(counts, np.int64)
+    return build_program(ConfigDict(json.loads(settings)), vocab_size, of_words)
 
 
 def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:

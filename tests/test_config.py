@@ -63,7 +63,7 @@ def test_an_override_of_the_wrong_type_is_refused():
         ("default", [None]),
         ("clm", [None, "tiny", "small", "base"]),
         ("attention", [None, "tiny", "all"]),
-        ("output", [None, "tiny", "small"]),
+        ("output", [None, "tiny", "all", "small"]),
     ],
 )
 def test_every_shipped_config_and_each_of_its_rows_is_possible(name, arguments):

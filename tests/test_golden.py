@@ -13,7 +13,7 @@ SHIPPED = {
     "default": [None],
     "clm": ["tiny", "small", "base"],
     "attention": ["tiny", "all"],
-    "output": ["tiny", "small"],
+    "output": ["tiny", "all", "small"],
 }
 
 

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from lm.output.head import Head
+from lm.output.pointwise import LogitsHead
+from lm.output.statistics import statistics
 
 
 class MixtureHead(Head):
@@ -29,9 +31,7 @@ class MixtureHead(Head):
         self, hidden: jax.Array, embedding: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Log priors [N, K] and logits [N, K, V]."""
-        dense = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        priors = nn.Dense(self.mixtures, use_bias=False, name="prior", **dense)(hidden)
-        contexts = jnp.tanh(nn.Dense(self.mixtures * self.features, name="latent", **dense)(hidden))
+        priors, contexts = priors_and_contexts(self, self.mixtures, hidden)
         logits = self.logits(contexts.reshape(-1, self.features), self.table(embedding))
         log_priors = jax.nn.log_softmax(priors.astype(logits.dtype), axis=-1)
         return log_priors, logits.reshape(-1, self.mixtures, self.vocab_size)
@@ -47,11 +47,46 @@ class MixtureHead(Head):
     ) -> jax.Array:
         """-log p(target) in nats, [N], without the mixture's other words."""
         log_priors, logits = self.components(hidden, embedding)
-        of_targets = jnp.take_along_axis(logits, targets[:, None, None], axis=-1)[..., 0]
-        log_likelihoods = of_targets - jax.nn.logsumexp(logits, axis=-1)
-        return -jax.nn.logsumexp(log_priors + log_likelihoods, axis=-1)
+        rows = statistics(logits.reshape(-1, self.vocab_size), jnp.repeat(targets, self.mixtures))
+        nats = rows.cross_entropy.reshape(log_priors.shape)
+        return -jax.nn.logsumexp(log_priors - nats, axis=-1)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
         log_priors, logits = self.components(hidden, embedding)
         return jax.nn.logsumexp(log_priors[..., None] + jax.nn.log_softmax(logits), axis=1)
+
+
+class MixtureOfContextsHead(LogitsHead):
+    """Contexts mixed before one softmax, z = (sum_k pi_k tanh(h U_k + c_k)) W' (1711.03953).
+
+    The control for `mixture`: as many parameters, but log-probabilities of rank D + 1 at most.
+
+    Attributes:
+      mixtures: K, number of contexts.
+    """
+
+    mixtures: int = 4
+
+    @nn.compact
+    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """The logits [N, V]."""
+        priors, contexts = priors_and_contexts(self, self.mixtures, hidden)
+        mixed = jnp.einsum("nk,nkd->nd", jax.nn.softmax(priors, axis=-1), contexts)
+        z = self.logits(mixed, self.table(embedding))
+        if self.bias:
+            z += self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
+        return z
+
+
+def priors_and_contexts(
+    head: Head, mixtures: int, hidden: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Logits of the priors, [N, K], and contexts tanh(h U_k + c_k), [N, K, D]; makes the layers
+    `prior` and `latent` in the compact method that calls it.
+    """
+    dense = {"dtype": head.dtype, "param_dtype": head.param_dtype}
+
+    priors = nn.Dense(mixtures, use_bias=False, name="prior", **dense)(hidden)
+    contexts = jnp.tanh(nn.Dense(mixtures * head.features, name="latent", **dense)(hidden))
+    return priors, contexts.reshape(-1, mixtures, head.features)

@@ -1,0 +1,144 @@
+"""Do the chosen parts fit? Options must belong to the chosen mechanism, weighting and head, lie in
+their ranges, and suit the model around them.
+"""
+
+import difflib
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lm.attention import ATTENTIONS
+from lm.attention.gated import GATES
+from lm.config import Config, chosen_options
+from lm.errors import UserError
+from lm.model import POSITIONS
+from lm.output import OUTPUTS
+from lm.output.head import Head
+from lm.output.sampled import DISTRIBUTIONS
+from lm.softmax import WEIGHTINGS
+
+
+def check_options(config: Config) -> None:
+    """Options must belong to the chosen mechanism, to its weighting, and to the chosen head."""
+    weighting, name = config.attention.weighting, config.attention.mechanism
+    mechanism = ATTENTIONS[name]
+    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block", "learn"))
+    own, owner = mechanism.own_options(), f"mechanism {name}"
+    if not mechanism.weighs:
+        owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
+        _belong(chosen, own | set(WEIGHTINGS[weighting].options), "attention", owner)
+        _check_weighting(config, chosen)
+    elif weighting != "softmax" or config.attention.learn:
+        key, value = (
+            ("learn", tuple(config.attention.learn))
+            if weighting == "softmax"
+            else ("weighting", weighting)
+        )
+        raise UserError(
+            f"config.attention.{key} = {value!r} is not used by {owner}, which has weights of its "
+            "own; leave it out"
+        )
+    else:
+        _belong(chosen, own, "attention", owner)
+    _check_mechanism(config)
+    _check_output(config)
+
+
+def _check_output(config: Config) -> None:
+    name, chosen = config.output.head, chosen_options(config.output, ("head", "tied"))
+    head = OUTPUTS[name]
+    own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
+    _belong(chosen, own, "output", name)
+    if config.output.tied and not head.tieable:
+        raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
+    if head.whole_rows and config.objective == "causal":
+        raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
+    if "distribution" in chosen:
+        one_of("output.distribution", chosen["distribution"], DISTRIBUTIONS)
+    if not 1 < chosen.get("alpha", 1.5) <= 2:
+        raise UserError(f"config.output.alpha = {chosen['alpha']}: must be above 1 and at most 2")
+    mixtures = chosen.get("mixtures", 2)
+    if name == "mixtape" and mixtures & (mixtures - 1):
+        raise UserError(f"config.output.mixtures = {mixtures}: mixtape needs 1, 2, 4, 8, ...")
+    cutoffs = [0, *chosen.get("cutoffs", ()), config.data.vocab_size or math.inf]
+    if any(low >= high for low, high in itertools.pairwise(cutoffs)):
+        raise UserError(
+            f"config.output.cutoffs = {tuple(chosen['cutoffs'])}: must rise, from at least 1 to "
+            f"below the {config.data.vocab_size or 'number of'} words"
+        )
+
+
+def _check_mechanism(config: Config) -> None:
+    """Architecture, positions and sizes must suit the chosen mechanism."""
+    model, attention = config.model, config.attention
+    name, mechanism = attention.mechanism, ATTENTIONS[attention.mechanism]
+    if mechanism.causal and model.architecture != "decoder":
+        raise UserError(
+            f"config.attention.mechanism = {name!r} is causal only, but "
+            f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
+        )
+    if model.positions in ("rotary", "alibi") and model.positions not in mechanism.positions:
+        others = [p for p in POSITIONS if p not in ("rotary", "alibi") or p in mechanism.positions]
+        raise UserError(
+            f"config.model.positions = {model.positions!r} shape scores that mechanism {name} does "
+            f"not have; use {', '.join(others[:-1])} or {others[-1]}"
+        )
+    if attention.gate is not None:
+        one_of("attention.gate", attention.gate, GATES)
+    if attention.horizon is not None and attention.horizon < model.max_length:
+        raise UserError(
+            f"config.attention.horizon = {attention.horizon} is below config.model.max_length = "
+            f"{model.max_length}, and weights beyond it are negative; raise it or lower max_length"
+        )
+    unit = 4 if model.positions == "rotary" else 2
+    head_size = model.head_size or model.features // model.heads
+    if name == "differential" and head_size % unit:
+        raise UserError(
+            f"mechanism differential splits each head in two, but with {model.positions} positions "
+            f"the head size {head_size} is no multiple of {unit}; use one"
+        )
+
+
+def _check_weighting(config: Config, chosen: Mapping[str, Any]) -> None:
+    """What is learned can be, and starts inside its range; fixed options lie in theirs."""
+    weighting = config.attention.weighting
+    record = WEIGHTINGS[weighting]
+    for name in config.attention.learn:
+        if name not in record.learnable:
+            can = ", ".join(record.learnable) or "none"
+            raise UserError(
+                f"config.attention.learn has {name!r}, but weighting {weighting} can learn: {can}"
+            )
+        limits, start = record.learnable[name], {**record.options, **chosen}[name]
+        if start is None:
+            raise UserError(
+                f"config.attention.learn has {name!r}, which needs a number to start from; set "
+                f"config.attention.{name}"
+            )
+        if not limits.low < start < limits.high:
+            raise UserError(
+                f"config.attention.{name} = {start} cannot be learned from there; start above "
+                f"{limits.low:g} and below {limits.high:g}"
+            )
+    alpha, length = config.attention.alpha, config.attention.reference_length
+    least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
+    if alpha is not None and not least <= alpha <= 2:
+        raise UserError(f"config.attention.alpha = {alpha}: must be from {least:g} to 2")
+    if length is not None and not length > 1:
+        raise UserError(f"config.attention.reference_length = {length}: must be above 1")
+
+
+def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:
+    for key in chosen:
+        if key not in own:
+            options = ", ".join(sorted(own)) or "none"
+            raise UserError(f"config.{group}.{key} is set, but {owner} has the options: {options}")
+
+
+def one_of(key: str, value: str, names: Iterable[str]) -> None:
+    """Raises UserError, with the nearest name, where the value of a knob is none of the names."""
+    if value not in names:
+        close = difflib.get_close_matches(str(value), list(names), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"config.{key} = {value!r} is not one of {', '.join(names)}{hint}")

@@ -1,0 +1,61 @@
+"""How does a head train through its own samples? With Gumbel noise, and one-hots that let gradients
+through as if they were soft.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lm.output.pointwise import LogitsHead
+from lm.output.statistics import statistics
+
+
+class GumbelHead(LogitsHead):
+    """Cross-entropy of the noisy softmax((z + g) / t), g Gumbel noise (Jang et al. 1611.01144).
+
+    The likelihood is that of softmax(z), of which argmax(z + g) is a sample. Without the rng
+    "softmax" there is no noise in the loss.
+
+    Attributes:
+      temperature: t, above 0; towards 0 samples become one-hot and gradients noisy.
+    """
+
+    temperature: float = 1.0
+
+    random = True
+
+    def loss(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """Training loss per token in nats, [N]."""
+        rows = jnp.arange(hidden.shape[0])
+        return self.loss_given(self.random_key(), rows, hidden, targets, embedding)
+
+    def loss_given(
+        self,
+        key: jax.Array | None,
+        rows: jax.Array,
+        hidden: jax.Array,
+        targets: jax.Array,
+        embedding: jax.Array | None = None,
+    ) -> jax.Array:
+        """See `Head.loss_given`."""
+        z = self.scores(hidden, embedding)
+        if key is not None:
+            z += _noise(key, rows, z)
+        return statistics(z / self.temperature, targets).cross_entropy
+
+    def one_hot(
+        self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """Samples as one-hots [N, V], with the gradient of softmax((z + g) / t)."""
+        z = self.scores(hidden, embedding)
+        soft = jax.nn.softmax((z + _noise(key, jnp.arange(len(z)), z)) / self.temperature)
+        hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), self.vocab_size, dtype=soft.dtype)
+        # The difference is added in this order so that the value is exactly 0 or 1.
+        return hard + (soft - jax.lax.stop_gradient(soft))
+
+
+def _noise(key: jax.Array, rows: jax.Array, z: jax.Array) -> jax.Array:
+    """Gumbel noise shaped as z [N, V], a stream for each of the rows."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    return jax.vmap(lambda key: jax.random.gumbel(key, z.shape[1:], z.dtype))(keys)

@@ -1,0 +1,149 @@
+"""What if a word were drawn by yes or no alone? Along a binary tree, short for frequent words."""
+
+import functools
+import heapq
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.output.head import Head
+
+
+class HierarchicalHead(Head):
+    """Softmax along a Huffman tree (Morin, Bengio 2005; Mikolov et al. 1310.4546).
+
+    -log p(word) = sum over the nodes on its path of softplus(-s h . v_node), s = 1 where the path
+    goes right and -1 where left. The leaves sum to one without a normaliser, and a token costs the
+    length of its path, about the text's entropy in bits.
+
+    Attributes:
+      counts: of words in the training text, [V], of which the tree is made (plus one each); None:
+        all alike.
+    """
+
+    counts: Any = None
+
+    tieable = False
+    needs_counts = True
+
+    def setup(self) -> None:
+        """Makes the tree and its nodes' vectors."""
+        counts = None if self.counts is None else np.asarray(self.counts, np.int64).tobytes()
+        self.tree = huffman(self.vocab_size, counts)
+        shape = (self.vocab_size - 1, self.features)
+        self.nodes = self.param("node_table", self.table_init, shape, self.param_dtype)
+
+    @property
+    def training_logits(self) -> int:
+        """The vectors of a token's path are gathered for it."""
+        return self.logits_per_token
+
+    @property
+    def logits_per_token(self) -> int:
+        """The vectors of a token's path are gathered for it."""
+        return self.tree.path.shape[1] * self.features
+
+    def loss(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """Training loss per token in nats, [N]: -log p(target)."""
+        return self.negative_log_likelihood(hidden, targets, embedding)
+
+    def negative_log_likelihood(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """-log p(target) in nats, [N]."""
+        path, turns = jnp.asarray(self.tree.path)[targets], jnp.asarray(self.tree.turns)[targets]
+        dtype = jnp.dtype(self.dtype or hidden.dtype)
+        scores = jnp.einsum(
+            "nd,nkd->nk",
+            hidden.astype(dtype),
+            self.nodes[path].astype(dtype),
+            preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+        )
+        # Beyond the end of a path, turns are 0.
+        forks = jnp.where(turns == 0, 0.0, jax.nn.softplus(-turns * scores))
+        return jnp.sum(forks, axis=-1)
+
+    def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """Log-probabilities [N, V] in nats, of hidden [N, D]; all nodes, level by level."""
+        scores = self.logits(hidden, self.nodes)
+        right, left = jax.nn.log_sigmoid(scores), jax.nn.log_sigmoid(-scores)
+        words = jnp.zeros((len(hidden), self.vocab_size), scores.dtype)
+        level = np.array([self.vocab_size - 2])
+        reached = jnp.zeros((len(hidden), 1), scores.dtype)
+        while level.size:
+            children = self.tree.children[level].T.reshape(-1)
+            both = [reached + left[:, level], reached + right[:, level]]
+            both = jnp.concatenate(both, axis=-1)
+            leaf = children < 0
+            words = words.at[:, ~children[leaf]].set(both[:, leaf])
+            level, reached = children[~leaf], both[:, ~leaf]
+        return words
+
+    def sample(
+        self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """Draws a word for every hidden state, [N], by one walk down the tree."""
+        children, nodes = jnp.asarray(self.tree.children), self.nodes
+
+        def walk(carry):
+            depth, here = carry
+            vectors = nodes[jnp.maximum(here, 0)].astype(jnp.float32)
+            scores = jnp.einsum("nd,nd->n", hidden.astype(jnp.float32), vectors)
+            turn = jax.random.bernoulli(jax.random.fold_in(key, depth), jax.nn.sigmoid(scores))
+            below = children[jnp.maximum(here, 0), turn.astype(jnp.int32)]
+            return depth + 1, jnp.where(here < 0, here, below)
+
+        start = (0, jnp.full(len(hidden), self.vocab_size - 2, jnp.int32))
+        return ~jax.lax.while_loop(lambda carry: jnp.any(carry[1] >= 0), walk, start)[1]
+
+
+class Tree(NamedTuple):
+    """A binary tree over V words; its root is node V - 2.
+
+    Attributes:
+      path: nodes from the root to each word, int32 [V, longest], then zeros.
+      turns: at each of them, 1 where the path goes right, -1 where left, and 0 beyond its end.
+      children: left and right of each node, [V - 1, 2]; ~word (below zero) at the leaves.
+    """
+
+    path: np.ndarray
+    turns: np.ndarray
+    children: np.ndarray
+
+
+@functools.lru_cache(maxsize=4)
+def huffman(vocab_size: int, counts: bytes | None) -> Tree:
+    """The tree in which words of counts n have the shortest paths on average.
+
+    Args:
+      vocab_size: V, at least 2.
+      counts: int64 [V] as bytes, or None for a balanced tree; each is taken plus one.
+    """
+    weights = np.ones(vocab_size) if counts is None else np.frombuffer(counts, np.int64) + 1
+    heap = [(int(weight), ~word) for word, weight in enumerate(weights)]
+    heapq.heapify(heap)
+    children = np.zeros((vocab_size - 1, 2), np.int32)
+    for node in range(vocab_size - 1):
+        (first, left), (second, right) = heapq.heappop(heap), heapq.heappop(heap)
+        children[node] = left, right
+        heapq.heappush(heap, (first + second, node))
+    paths: list[list[int]] = [[] for _ in range(vocab_size)]
+    turns: list[list[int]] = [[] for _ in range(vocab_size)]
+    waiting = [(vocab_size - 2, [], [])]
+    while waiting:
+        node, path, turned = waiting.pop()
+        if node < 0:
+            paths[~node], turns[~node] = path, turned
+            continue
+        for child, turn in zip(children[node].tolist(), (-1, 1), strict=True):
+            waiting.append((child, [*path, node], [*turned, turn]))
+    longest = max(map(len, paths))
+    return Tree(
+        np.array([[*p, *[0] * (longest - len(p))] for p in paths], np.int32),
+        np.array([[*t, *[0] * (longest - len(t))] for t in turns], np.int8),
+        children,
+    )

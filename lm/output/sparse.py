@@ -1,0 +1,100 @@
+"""Which heads give most words no probability at all? Those of sparse weightings, with the losses
+that fit them.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lm.materialise import materialise
+from lm.output.likelihood import jensen_shannon, smoothed_nats, sparsemax_score
+from lm.output.pointwise import LogitsHead
+from lm.softmax import WEIGHTINGS
+
+
+class EntmaxHead(LogitsHead):
+    """Fenchel-Young loss of the alpha-entmax p of z = h W' + b (Peters et al. 1905.05702).
+
+    loss = (p - e_y) . z + (1 - sum_v p_v^alpha) / (alpha (alpha - 1)), at least 0, with the
+    gradient p - e_y in z. It is zero where z_y exceeds all others by 1 / (alpha - 1) or more.
+
+    A word outside the support has no likelihood. `log_probs` says so, with -inf; the likelihood
+    that tables compare is smoothed, (p_y + epsilon) / (1 + epsilon V) (Martins et al. 2020).
+
+    Attributes:
+      alpha: above 1, at most 2.
+      epsilon: None means 0.01 / V, a share of about 1 % for all words alike.
+    """
+
+    alpha: float = 1.5
+    epsilon: float | None = None
+
+    full_support = False
+
+    def loss(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """Training loss per token, [N]; see the class."""
+        return fenchel_young(self.scores(hidden, embedding), targets, self.alpha)
+
+    def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """Log-probabilities [N, V] in nats, -inf outside the support."""
+        return jnp.log(entmax(self.scores(hidden, embedding), self.alpha))
+
+    def negative_log_likelihood(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """Minus the log of the smoothed p(target), [N]: the log of the epsilon-perplexity."""
+        p = entmax(self.scores(hidden, embedding), self.alpha)
+        epsilon = 0.01 / self.vocab_size if self.epsilon is None else self.epsilon
+        return smoothed_nats(_own(p, targets), self.vocab_size, epsilon)
+
+    def support_metrics(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Measures that need no full support, [N] each; see `lm.output.likelihood`."""
+        p = entmax(self.scores(hidden, embedding), self.alpha)
+        own = _own(p, targets)
+        return {
+            "sparsemax_score": sparsemax_score(own, jnp.sum(jnp.square(p), axis=-1)),
+            "jensen_shannon": jensen_shannon(own),
+        }
+
+
+class SparsemaxHead(EntmaxHead):
+    """The Fenchel-Young loss of sparsemax, p the simplex's nearest point to z (1602.02068)."""
+
+    alpha: float = 2.0
+
+
+def entmax(z: jax.Array, alpha: float) -> jax.Array:
+    """The alpha-entmax of logits [N, V]."""
+    name = {1.5: "entmax15", 2.0: "sparsemax"}.get(alpha)
+    return WEIGHTINGS[name].apply(z) if name else WEIGHTINGS["entmax"].apply(z, alpha=alpha)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def fenchel_young(z: jax.Array, targets: jax.Array, alpha: float) -> jax.Array:
+    """The loss [N] of logits [N, V] and targets [N]; see `EntmaxHead`."""
+    return _forward(z, targets, alpha)[0]
+
+
+def _forward(z, targets, alpha):
+    p = materialise(entmax(z, alpha))
+    power = p**2 if alpha == 2.0 else p * jnp.sqrt(p) if alpha == 1.5 else p**alpha
+    entropy = (1.0 - jnp.sum(power, axis=-1)) / (alpha * (alpha - 1.0))
+    return jnp.sum(p * (z - _own(z, targets)[:, None]), axis=-1) + entropy, (p, targets)
+
+
+def _backward(alpha, saved, gradient):
+    p, targets = saved
+    is_target = jax.lax.broadcasted_iota(targets.dtype, p.shape, 1) == targets[:, None]
+    return gradient[:, None] * (p - is_target), None
+
+
+fenchel_young.defvjp(_forward, _backward)
+
+
+def _own(x: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0]
