@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.attention import ATTENTIONS, Mask, attend
+from lm.attention.mechanism import Layer
 
 B, L, H, K, D = 2, 12, 4, 8, 6
 SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
@@ -24,7 +25,7 @@ def apply(name, arrays, mask, params=None, **options):
     """The mechanism's contexts; its initial parameters, moved so that each of them matters."""
     module = ATTENTIONS[name](**options)
     query, key, value, inputs = arrays
-    arguments = (query, key, value, mask, None, inputs)
+    arguments = (query, key, value, mask, Layer(inputs=inputs))
     if params is None:
         params = module.init(jax.random.key(0), *arguments).get("params", {})
         leaves, tree = jax.tree.flatten(params)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
 from lm.norm import RMSNorm
 
@@ -32,17 +32,9 @@ class DifferentialAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`; K must be even, and a multiple of 4 with rotary positions."""
-        del inputs, cache_length
         half = query.shape[3] // 2
         normal = nn.initializers.normal(0.1)
         names = ("query_first", "key_first", "query_second", "key_second")
@@ -52,7 +44,7 @@ class DifferentialAttention(Mechanism):
         scores = score_attention(self)
         dtype = jnp.promote_types(value.dtype, jnp.float32)
         first, second = (
-            scores(query[..., i::2], key[..., i::2], value, mask, slopes).astype(dtype)
+            scores(query[..., i::2], key[..., i::2], value, mask, layer).astype(dtype)
             for i in range(2)
         )
         context = first - share * second

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lm.attention.cache import remember
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
 
 
@@ -28,14 +28,7 @@ class ForgettingAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None,
-        inputs: jax.Array,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`.
 
@@ -51,14 +44,16 @@ class ForgettingAttention(Mechanism):
             bias_init=nn.initializers.constant(self.forget_bias),
             dtype=jnp.float32,
             name="gate",
-        )(inputs)
+        )(layer.inputs)
         kept = jax.nn.log_sigmoid(logits)
-        if cache_length is None or mask.offset is None:
+        if layer.cache_length is None or mask.offset is None:
             of_keys = of_queries = running_sum(kept, mask.segments)
         else:
-            of_keys = running_sum(remember(self, "past_gate", kept, mask.offset, cache_length))
+            of_keys = running_sum(
+                remember(self, "past_gate", kept, mask.offset, layer.cache_length)
+            )
             of_queries = jax.lax.dynamic_slice_in_dim(of_keys, mask.offset, queries, axis=1)
-        return score_attention(self)(query, key, value, mask, slopes, gates=(of_queries, of_keys))
+        return score_attention(self)(query, key, value, mask, layer, gates=(of_queries, of_keys))
 
 
 def running_sum(x: jax.Array, segments: jax.Array | None = None) -> jax.Array:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
 from lm.linear import flat_product
 
@@ -26,26 +26,19 @@ class GatedAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None,
-        inputs: jax.Array,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`; gates come from the queries' own inputs."""
-        context = score_attention(self)(query, key, value, mask, slopes)
+        context = score_attention(self)(query, key, value, mask, layer)
         size = context.shape[3] if self.gate == "elementwise" else 1
         logits = nn.Dense(
             context.shape[2] * size,
             use_bias=False,
             kernel_init=nn.initializers.normal(0.02),
-            dtype=inputs.dtype,
+            dtype=layer.inputs.dtype,
             dot_general=flat_product,
             name="gate",
-        )(inputs)
+        )(layer.inputs)
         gates = jax.nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
         gates = gates.reshape(*context.shape[:3], size)
         return (gates * context).astype(context.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lm.attention.feature_product import feature_attend
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 
 
 class LinearAttention(Mechanism):
@@ -19,17 +19,9 @@ class LinearAttention(Mechanism):
     positions = ()
 
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`."""
-        del slopes, inputs, cache_length
         return feature_attend(elu_features(query), elu_features(key), value, mask, self.block)
 
 
@@ -53,17 +45,9 @@ class FavorAttention(Mechanism):
     positions = ("rotary",)
 
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`."""
-        del slopes, inputs, cache_length
         shape = (self.random_features, query.shape[3])
         if self.redraw:
             directions = orthogonal_normal(self.make_rng("softmax"), *shape)
@@ -95,17 +79,9 @@ class CosformerAttention(Mechanism):
     positions = ()
 
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`."""
-        del slopes, inputs, cache_length
         start = 0 if mask.offset is None else mask.offset
         of_queries = cosine_features(query, start + jnp.arange(query.shape[1]), self.horizon)
         of_keys = cosine_features(key, jnp.arange(key.shape[1]), self.horizon)

@@ -2,20 +2,38 @@
 itself, by which `lm.check` refuses what it cannot do.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What a mechanism may know of the layer that it attends for.
+
+    Attributes:
+      slopes: [H], ALiBi's; None: no ALiBi.
+      inputs: [B, Q, D], what the layer attends from.
+      cache_length: S where it decodes with a cache. Keys and values then come whole; what else a
+        mechanism needs of the past it keeps itself (`remember`).
+    """
+
+    slopes: jax.Array | None = None
+    inputs: Any = None
+    cache_length: int | None = None
+
+
+ALONE = Layer()
 
 
 class Mechanism(nn.Module):
     """Queries, keys and values to contexts.
 
-    A subclass has `__call__(query, key, value, mask, slopes, inputs, cache_length)`: [B, Q, H, K],
-    [B, S, G, K] and [B, S, G, K] to [B, Q, H, K]; `slopes` [H] are ALiBi's or None, `inputs`
-    [B, Q, D] what the layer attends from, `cache_length` S where it decodes with a cache and None
-    elsewhere. With a cache, keys and values come whole, and what else a mechanism needs of the past
-    it keeps itself (`remember`). Its own options are further attributes.
+    A subclass has `__call__(query, key, value, mask, layer)`: [B, Q, H, K], [B, S, G, K] and
+    [B, S, G, K] to [B, Q, H, K]. Its own options are further attributes.
 
     Attributes:
       weighting: a name of `WEIGHTINGS`.

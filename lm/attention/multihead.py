@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention.cache import remember
 from lm.attention.mask import Mask
+from lm.attention.mechanism import Layer
 from lm.attention.positions import alibi_slopes, rotate
 from lm.linear import flat_product
 from lm.norm import RMSNorm
@@ -73,7 +74,8 @@ class MultiHeadAttention(nn.Module):
         slopes = None
         if self.positions == "alibi" and memory is None:
             slopes = jnp.asarray(alibi_slopes(self.heads))
-        context = self.mechanism(query, key, value, mask, slopes, inputs, cache_length)
+        layer = Layer(slopes, inputs, cache_length)
+        context = self.mechanism(query, key, value, mask, layer)
         context = context.reshape(*inputs.shape[:2], self.heads * self.head_size)
         return self._dense("out", inputs.shape[-1], self.out_init)(context)
 

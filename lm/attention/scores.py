@@ -8,7 +8,7 @@ from flax.linen.initializers import constant
 
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.softmax import WEIGHTINGS
 
 
@@ -22,14 +22,11 @@ class ScoreAttention(Mechanism):
         key: jax.Array,
         value: jax.Array,
         mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        layer: Layer = ALONE,
         gates: tuple[jax.Array, jax.Array] | None = None,
         mixing: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """[B, Q, H, K], [B, S, G, K], [B, S, G, K'] -> [B, Q, H, K']; gates, mixing: `attend`."""
-        del inputs, cache_length
         record = WEIGHTINGS[self.weighting]
         heads = query.shape[2]
         learned = {name: self.param(name, init, (heads,)) for name, init in record.learned.items()}
@@ -45,7 +42,7 @@ class ScoreAttention(Mechanism):
             weighting=self.weighting,
             learned=learned,
             options=options,
-            slopes=slopes,
+            slopes=layer.slopes,
             gates=gates,
             mixing=mixing,
             rng=self.make_rng("softmax") if record.random else None,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 
 
 class StickBreakingAttention(Mechanism):
@@ -25,21 +25,13 @@ class StickBreakingAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`.
 
         Raises:
           ValueError: where the mask is not causal.
         """
-        del slopes, inputs, cache_length
         if not mask.causal:
             raise ValueError("stick_breaking is defined for causal attention only")
         # A query that stands one place earlier sees all keys but itself.

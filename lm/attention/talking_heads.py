@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
 
 
@@ -20,21 +20,13 @@ class TalkingHeadsAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask,
-        slopes: jax.Array | None = None,
-        inputs: jax.Array | None = None,
-        cache_length: int | None = None,
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`."""
-        del inputs, cache_length
         heads = query.shape[2]
         shape = (heads, heads)
         mixing = self.param("before", _identity, shape), self.param("after", _identity, shape)
-        return score_attention(self)(query, key, value, mask, slopes, mixing=mixing)
+        return score_attention(self)(query, key, value, mask, layer, mixing=mixing)
 
 
 def _identity(key: Any, shape: tuple[int, int]) -> jax.Array:
