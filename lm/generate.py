@@ -69,7 +69,6 @@ def generate(
             cache_length=length,
             method="log_probs",
             mutable=["cache"],
-            rngs={"softmax": jax.random.key(seed)},
         )
         drawn = jax.vmap(draw)(
             log_probs[:, -1], jax.vmap(jax.random.fold_in, (0, None))(keys, offset)

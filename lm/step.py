@@ -205,8 +205,8 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         batch = objective(rows)
 
         def measure(method: str) -> Any:
-            rngs = {"softmax": jax.random.key(0)}
-            return model.apply({"params": params}, batch, method=method, rngs=rngs)
+            # Without a key: random softmaxes and heads are what their draws stand for.
+            return model.apply({"params": params}, batch, method=method)
 
         measures = {"nats": measure("negative_log_likelihood")}
         if not OUTPUTS[config.output.head].full_support:
@@ -218,9 +218,7 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
 
     def likelihood(params: Any, rows: Rows) -> Any:
         square = model.clone(attention={**model.attention, "block": 0})
-        rngs = {"softmax": jax.random.key(0)}
-        batch = objective(rows)
-        return square.apply({"params": params}, batch, method="negative_log_likelihood", rngs=rngs)
+        return square.apply({"params": params}, objective(rows), method="negative_log_likelihood")
 
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings = partition.tree_shardings(mesh, abstract.params, abstract)

@@ -45,8 +45,14 @@ def test_positions_count_from_the_start_of_each_document():
     np.testing.assert_array_equal(positions_within(jnp.asarray(SEGMENTS)), expected)
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("jit", [False, True])
+# Operation by operation takes seconds each: some weightings always, the others as a slow proof.
+EAGER = [
+    pytest.param(name, False, marks=[] if name in ("softmax", "entmax15") else pytest.mark.slow)
+    for name in WEIGHTINGS
+]
+
+
+@pytest.mark.parametrize(("weighting", "jit"), [*((name, True) for name in WEIGHTINGS), *EAGER])
 def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
     model = model_of(V + 2 * L, **{"attention.weighting": weighting, "model.layers": 1})
     batch = causal(rows())

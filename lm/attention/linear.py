@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lm.attention.feature_product import feature_attend
 from lm.attention.mask import Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism, random_key
 
 
 class LinearAttention(Mechanism):
@@ -49,8 +49,9 @@ class FavorAttention(Mechanism):
     ) -> jax.Array:
         """See `Mechanism`."""
         shape = (self.random_features, query.shape[3])
-        if self.redraw:
-            directions = orthogonal_normal(self.make_rng("softmax"), *shape)
+        rng = random_key(self) if self.redraw else None
+        if rng is not None:
+            directions = orthogonal_normal(rng, *shape)
         else:
             with jax.ensure_compile_time_eval():
                 directions = orthogonal_normal(jax.random.key(0), *shape)

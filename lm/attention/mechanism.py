@@ -60,3 +60,8 @@ class Mechanism(nn.Module):
     def own_options(cls) -> set[str]:
         """Names of the attributes that this mechanism has and others lack."""
         return set(cls.__dataclass_fields__) - set(Mechanism.__dataclass_fields__)
+
+
+def random_key(mechanism: Mechanism) -> jax.Array | None:
+    """A key from the rng collection "softmax", which training gives; None in evaluation."""
+    return mechanism.make_rng("softmax") if mechanism.has_rng("softmax") else None

@@ -8,7 +8,7 @@ from flax.linen.initializers import constant
 
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism
+from lm.attention.mechanism import ALONE, Layer, Mechanism, random_key
 from lm.softmax import WEIGHTINGS
 
 
@@ -45,7 +45,7 @@ class ScoreAttention(Mechanism):
             slopes=layer.slopes,
             gates=gates,
             mixing=mixing,
-            rng=self.make_rng("softmax") if record.random else None,
+            rng=random_key(self) if record.random else None,
             block=self.block,
         )
 
