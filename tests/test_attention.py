@@ -118,7 +118,7 @@ def test_every_size_of_block_agrees_with_the_plain_path(kind, block):
     check_same(context_and_gradient(tensors(), mask, weighting="entmax15", block=block), plain)
 
 
-@FIXED
+@pytest.mark.parametrize("weighting", ["softmax", "log_length", "sink", "sigmoid", "entmax15"])
 def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(weighting):
     arrays = tensors(queries=45, keys=45)
     segments = np.cumsum(np.random.default_rng(3).random((2, 45)) < 0.1, axis=1)
@@ -206,7 +206,7 @@ def test_later_keys_and_other_documents_get_exactly_zero_gradient(weighting):
     check_nothing_leaks(weighting, jit=True)
 
 
-@pytest.mark.parametrize("weighting", ["softmax", "sigmoid", "sparsemax", "entmax15"])
+@pytest.mark.parametrize("weighting", ["softmax", "entmax15"])
 def test_they_do_without_jit_too(weighting):
     check_nothing_leaks(weighting, jit=False)
 

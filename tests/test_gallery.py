@@ -2,11 +2,13 @@
 
 import matplotlib.image
 import numpy as np
+import pytest
 
 from lm import gallery
 from lm.softmax import WEIGHTINGS
 
 
+@pytest.mark.slow
 def test_the_gallery_is_a_picture_of_every_weighting(tmp_path, monkeypatch):
     drawn = []
     label = gallery._label

@@ -35,7 +35,7 @@ def log_probs(model, params, ids):
 
 @pytest.mark.parametrize(
     ("positions", "scan"),
-    [("learned", False), ("sinusoidal", True), ("rotary", False), ("alibi", True)],
+    [("learned", False), ("rotary", False), ("alibi", True)],
 )
 def test_cached_decoding_gives_the_log_probabilities_of_the_whole(positions, scan):
     model, params = model_and_params(**{"model.positions": positions, "model.scan": scan})

@@ -45,14 +45,16 @@ def test_positions_count_from_the_start_of_each_document():
     np.testing.assert_array_equal(positions_within(jnp.asarray(SEGMENTS)), expected)
 
 
-# Operation by operation takes seconds each: some weightings always, the others as a slow proof.
-EAGER = [
-    pytest.param(name, False, marks=[] if name in ("softmax", "entmax15") else pytest.mark.slow)
-    for name in WEIGHTINGS
-]
+# Every weighting is held to it in tests/test_attention.py; within the model it takes seconds each,
+# so that some are tried always and the others as a slow proof.
+QUICK = [("softmax", True), ("softmax", False), ("entmax15", True), ("sink", True)]
+LEAKS = [(name, jit) for name in WEIGHTINGS for jit in (True, False)]
 
 
-@pytest.mark.parametrize(("weighting", "jit"), [*((name, True) for name in WEIGHTINGS), *EAGER])
+@pytest.mark.parametrize(
+    ("weighting", "jit"),
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in LEAKS],
+)
 def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
     model = model_of(V + 2 * L, **{"attention.weighting": weighting, "model.layers": 1})
     batch = causal(rows())

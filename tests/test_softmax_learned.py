@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.attention import Mask, attend
-from lm.attention.multihead import ScoreAttention
+from lm.attention import Mask, ScoreAttention, attend
 from lm.optimizer import decayed
 from lm.softmax import WEIGHTINGS
 

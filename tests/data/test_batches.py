@@ -1,5 +1,6 @@
 """Is every batch a function of seed and number alone, and does evaluation see each row once?"""
 
+import functools
 import itertools
 import signal
 import subprocess
@@ -155,12 +156,19 @@ for batch in batches:
 @pytest.mark.parametrize("how", ["leave", "interrupt"])
 def test_leaving_an_endless_iterator_does_not_hang(how):
     process = subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", _ENDLESS, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stdout is not None and process.stdout.readline() == b"begun\n"
-    if how == "interrupt":
-        process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        if how == "interrupt":
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert (b"KeyboardInterrupt" in errors) == (how == "interrupt"), errors
 
 

@@ -1,5 +1,6 @@
 """Is a prepared corpus what its manifest says, and is it whole or absent, whatever happens?"""
 
+import functools
 import itertools
 import os
 import random
@@ -245,7 +246,14 @@ prepare(source=sys.argv[1], length=32, validation=0.3, cache=sys.argv[2])
 
 def start_slow(source, cache, seconds):
     command = [sys.executable, "-c", _SLOW, source, str(cache), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None and process.stdout.readline() == "read\n"
     return process
 
