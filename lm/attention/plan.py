@@ -44,11 +44,11 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
             return (Part(0, block, blocks, seen, back),)
     if not triangular:
         return (Part(0, block, blocks, keys),)
-    ends = [blocks * part // _LONG_PARTS for part in range(_LONG_PARTS + 1)]
+    # At least two blocks to a part, as one alone would keep its weights.
+    count = max(1, min(_LONG_PARTS, blocks // 2))
+    ends = [blocks * part // count for part in range(count + 1)]
     return tuple(
-        Part(a * block, block, b - a, min(b * block, keys))
-        for a, b in itertools.pairwise(ends)
-        if b > a
+        Part(a * block, block, b - a, min(b * block, keys)) for a, b in itertools.pairwise(ends)
     )
 
 
