@@ -12,7 +12,7 @@ from etils import epath
 
 from lm.data.make_tokenizer import make_tokenizer
 from lm.data.packing import Packer, Rows
-from lm.data.records import SplitWriter, write_metadata
+from lm.data.records import SplitWriter, text_fields, write_metadata
 from lm.data.splits import SPLITS, Tally, distinct
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
@@ -65,12 +65,8 @@ def build(
             f"the train split of {source} has {train_tokens} tokens, fewer than a row of "
             f"length={length}; use a shorter length or more text"
         )
-    write_metadata(
-        folder,
-        [split.writer for split in splits.values()],
-        length=length,
-        vocab_size=made.vocab_size,
-    )
+    fields = text_fields(length, made.vocab_size)
+    write_metadata(folder, [split.writer for split in splits.values()], fields)
     with (folder / "counts.npy").open("wb") as file:
         np.save(file, splits["train"].counts)
     if made.json is not None:
@@ -94,12 +90,12 @@ class _Split:
     def __init__(self, folder: epath.Path, name: str, tokenizer: Tokenizer, length: int):
         vocab_size = tokenizer.vocab_size
         self.packer = Packer(length, tokenizer.end)
-        self.writer = SplitWriter(folder, name, length=length, vocab_size=vocab_size)
+        self.writer = SplitWriter(folder, name, text_fields(length, vocab_size))
         self.counts = np.zeros(vocab_size, np.int64)  # of targets
         self._rows = self._bytes = 0
 
     def write(self, rows: Rows) -> None:
-        self.writer.write(rows)
+        self.writer.write(rows._asdict())
         targets = rows.tokens[:, 1:][rows.segments > 0]
         self.counts += np.bincount(targets, minlength=len(self.counts))
         self._rows += len(rows.tokens)

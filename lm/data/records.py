@@ -4,13 +4,11 @@ TensorFlow.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
-
-from lm.data.packing import Rows
 
 NAME = "rows"  # of the TFDS dataset; its files are rows-train.array_record-00000-of-00001, ...
 SHARD_BYTES = 256 << 20
@@ -24,41 +22,43 @@ def smallest_dtype(largest: int) -> np.dtype:
     return np.dtype(np.int32)
 
 
+Fields = Mapping[str, np.ndarray]  # of one row: an array of each name's shape and type
+
+
+def text_fields(length: int, vocab_size: int) -> Fields:
+    """Of a row of text: tokens [L + 1], segments [L], bytes []."""
+    return {
+        "tokens": np.zeros(length + 1, smallest_dtype(vocab_size - 1)),
+        "segments": np.zeros(length, smallest_dtype(length)),
+        "bytes": np.zeros((), np.int32),
+    }
+
+
 class SplitWriter:
     """Writes the rows of one split, in files of about `shard_bytes` before compression."""
 
     def __init__(
-        self,
-        folder: epath.Path,
-        split: str,
-        *,
-        length: int,
-        vocab_size: int,
-        shard_bytes: int = SHARD_BYTES,
+        self, folder: epath.Path, split: str, fields: Fields, shard_bytes: int = SHARD_BYTES
     ):
         """Creates no file until the first row.
 
         Args:
             folder: where the files go; ArrayRecord writes to local file systems only.
             split: "train" or "validation".
-            length: L of the rows.
-            vocab_size: decides how many bytes a token takes.
+            fields: what a row holds.
             shard_bytes: a new file begins when one has this many.
         """
         self.split = split
         self.shard_lengths: list[int] = []  # rows in each file
         self.bytes_written = 0  # of all records, before compression
-        self._folder, self._limit = folder, shard_bytes
-        self._tokens_dtype = smallest_dtype(vocab_size - 1)
-        self._segments_dtype = smallest_dtype(length)
+        self._folder, self._limit, self._fields = folder, shard_bytes, fields
         self._writer: Any = None  # of the last shard
         self._shard_bytes = 0
 
-    def write(self, rows: Rows) -> None:
-        """Appends rows."""
-        tokens = rows.tokens.astype(self._tokens_dtype)
-        segments = rows.segments.astype(self._segments_dtype)
-        for record in _serialized(tokens, segments, rows.bytes):
+    def write(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Appends rows: of each field, [N, ...]."""
+        arrays = {name: rows[name].astype(field.dtype) for name, field in self._fields.items()}
+        for record in _serialized(arrays):
             if not self.shard_lengths or self._shard_bytes >= self._limit:
                 self._next_shard()
             self._writer.write(record)
@@ -93,26 +93,21 @@ class SplitWriter:
         return self._folder / f"{self.split}-{shard:05d}"  # the number of files is not known yet
 
 
-def features(length: int, vocab_size: int) -> Any:
-    """The `tfds.features.FeaturesDict` of a row: tokens [L + 1], segments [L], bytes []."""
+def features(fields: Fields) -> Any:
+    """The `tfds.features.FeaturesDict` of a row; what has no axes is an int32."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
         {
-            "tokens": tfds.features.Tensor(
-                shape=(length + 1,), dtype=smallest_dtype(vocab_size - 1).type, encoding="bytes"
-            ),
-            "segments": tfds.features.Tensor(
-                shape=(length,), dtype=smallest_dtype(length).type, encoding="bytes"
-            ),
-            "bytes": tfds.features.Scalar(np.int32),
+            name: tfds.features.Tensor(shape=field.shape, dtype=field.dtype.type, encoding="bytes")
+            if field.shape
+            else tfds.features.Scalar(np.int32)
+            for name, field in fields.items()
         }
     )
 
 
-def write_metadata(
-    folder: epath.Path, writers: list[SplitWriter], *, length: int, vocab_size: int
-) -> None:
+def write_metadata(folder: epath.Path, writers: list[SplitWriter], fields: Fields) -> None:
     """Writes `dataset_info.json` and `features.json` beside the closed files of `writers`."""
     import tensorflow_datasets as tfds
 
@@ -132,30 +127,32 @@ def write_metadata(
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=features(length, vocab_size),
+        features=features(fields),
         split_infos=splits,
         check_data=False,  # the check would read through TensorFlow
     )
 
 
 def read_rows(folder: epath.Path, split: str) -> Any:
-    """The rows of a split: a sequence of {tokens [L + 1], segments [L], bytes []}."""
+    """The rows of a split: a sequence of dictionaries of arrays."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
     return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
 
 
-def _serialized(tokens: np.ndarray, segments: np.ndarray, lengths: np.ndarray) -> Iterator[bytes]:
+def _serialized(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
     """What `features(...).serialize_example` gives for each row, in a third of the time."""
     from tensorflow_datasets import proto  # it makes its classes when imported
 
     Example = proto.tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
     Feature = proto.tf_feature_pb2.Feature  # pyright: ignore[reportAttributeAccessIssue]
-    for row_tokens, row_segments, length in zip(tokens, segments, lengths.tolist(), strict=True):
-        values = {
-            "tokens": Feature(bytes_list={"value": [row_tokens.tobytes()]}),
-            "segments": Feature(bytes_list={"value": [row_segments.tobytes()]}),
-            "bytes": Feature(int64_list={"value": [length]}),
-        }
+
+    def feature(value: np.ndarray) -> Any:
+        if value.ndim:
+            return Feature(bytes_list={"value": [value.tobytes()]})
+        return Feature(int64_list={"value": [int(value)]})
+
+    for row in zip(*arrays.values(), strict=True):
+        values = {name: feature(value) for name, value in zip(arrays, row, strict=True)}
         yield Example(features={"feature": values}).SerializeToString()

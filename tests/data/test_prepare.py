@@ -142,13 +142,13 @@ def test_any_user_of_tfds_can_read_it(tmp_path):
 
 
 def test_records_are_those_that_tfds_would_write():
-    features = records.features(4, 300)
+    features = records.features(records.text_fields(4, 300))
     row = {
         "tokens": np.array([0, 299, 2, 3, 4], np.uint16),
         "segments": np.array([1, 1, 2, 0], np.uint8),
         "bytes": np.int32(7),
     }
-    (ours,) = records._serialized(row["tokens"][None], row["segments"][None], np.array([7]))
+    (ours,) = records._serialized({name: np.array(value)[None] for name, value in row.items()})
     theirs = features.serialize_example(row)
     for key, value in features.deserialize_example_np(theirs).items():
         mine = features.deserialize_example_np(ours)[key]
@@ -161,14 +161,15 @@ def test_a_split_of_many_files_reads_as_one(tmp_path):
     rows = corpus.rows("train")
     folder = epath.Path(tmp_path / "shards")
     folder.mkdir()
-    writer = records.SplitWriter(folder, "train", length=32, vocab_size=256, shard_bytes=500)
+    fields = records.text_fields(32, 256)
+    writer = records.SplitWriter(folder, "train", fields, shard_bytes=500)
     packer = Packer(32, corpus.tokenizer.end)
     for document in corpus.tokenizer.encode_batch(texts_of(corpus, "train")):
         packer.add(document)
     for part in (packer.take(), packer.finish()):
-        writer.write(part)
+        writer.write(part._asdict())
     writer.close()
-    records.write_metadata(folder, [writer], length=32, vocab_size=256)
+    records.write_metadata(folder, [writer], fields)
     assert len(writer.shard_lengths) > 3
     again = records.read_rows(folder, "train")
     assert len(again) == len(rows)
