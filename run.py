@@ -110,7 +110,7 @@ def table() -> int:
 
     points = _points()
     broken = sweep(points)
-    result = tabulate(points)
+    result = tabulate(points, metric=vars(_ablation()).get("METRIC", "eval/bits_per_byte"))
     write(result, _workdir())
     print(to_markdown(result))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")
@@ -141,21 +141,28 @@ def _workdir():
     return epath.Path(_WORKDIR.value).expanduser()
 
 
-def _points():
-    """The points of the config's ablation, in the workdir."""
-    from lm.sweep import points
-
-    config = _config()
-    path, _, arg = _CONFIG_FLAG.config_filename.partition(":")
+def _ablation() -> types.ModuleType:
+    """The config's file, which must be an ablation."""
+    _config()
+    path = _CONFIG_FLAG.config_filename.partition(":")[0]
     module = _module(path)
     for name in ("sweep", "SEEDS"):
         if not hasattr(module, name):
             raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
+    return module
+
+
+def _points():
+    """The points of the config's ablation, in the workdir."""
+    from lm.sweep import points
+
+    module = _ablation()
+    path, _, arg = _CONFIG_FLAG.config_filename.partition(":")
     rows = list(module.sweep(arg or None))
     for key in sorted({key for row in rows for key in row} | {"seed"}):
         if key in _CONFIG_FLAG.override_values:
             raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
-    return points(config, rows, module.SEEDS, _workdir())
+    return points(_config(), rows, module.SEEDS, _workdir())
 
 
 COMMANDS = {

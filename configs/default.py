@@ -35,10 +35,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.data = data = ConfigDict()
     # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .xz, .zst; one
-    # file is one document), or "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b).
+    # file is one document), "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b), or
+    # "synthetic:rank=R" (a language of known entropy; lm/data/synthetic.py has its other options;
+    # its tokenizer is "characters", one for each of vocab_size words).
     data.source = "stdlib"
-    # "bytes" (256 words), "bpe", "wordpiece", "unigram" (trained on the source's training split),
-    # or the path of a tokenizer.json.
+    # "bytes" (256 words), "characters" (code points below vocab_size), "bpe", "wordpiece",
+    # "unigram" (trained on the source's training split), or the path of a tokenizer.json.
     data.tokenizer = "bytes"
     # Words of a trained tokenizer, 300 .. 1,000,000. None: bytes and tokenizer.json have their own.
     data.vocab_size = placeholder(int)

@@ -21,7 +21,11 @@ from etils import epath
 from lm.errors import UserError
 
 LEVEL = 0.05  # of the intervals (each alone) and of the verdicts (all rows together)
-UNITS = {"eval/bits_per_byte": "bits per byte", "eval/nats_per_token": "nats per token"}
+UNITS = {
+    "eval/bits_per_byte": "bits per byte",
+    "eval/nats_per_token": "nats per token",
+    "eval/gap_nats": "gap in nats per token",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ SHIPPED = {
     "clm": ["tiny", "small", "base"],
     "attention": ["tiny", "all"],
     "output": ["tiny", "all", "small"],
+    "bottleneck": ["tiny"],
 }
 
 

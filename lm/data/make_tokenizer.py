@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.subword import SubwordTokenizer, byte_characters, load_subword
-from lm.data.tokenizer import ByteTokenizer, Tokenizer
+from lm.data.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
 from lm.errors import UserError
 
 SPECIALS = ("<|end|>", "<|mask|>", *(f"<|sentinel_{i}|>" for i in range(32)))
@@ -28,7 +28,7 @@ def check_tokenizer(name: str, vocab_size: int | None) -> None:
     """Says at once, before any text or file is read, whether such a tokenizer can be made.
 
     Args:
-        name: `bytes`, a name of `ALGORITHMS`, or a path ending in `tokenizer.json`.
+        name: `bytes`, `characters`, a name of `ALGORITHMS`, or a path ending in `tokenizer.json`.
         vocab_size: number of tokens; may be None for `bytes` and for `tokenizer.json`.
 
     Raises:
@@ -37,6 +37,11 @@ def check_tokenizer(name: str, vocab_size: int | None) -> None:
     if name == "bytes":
         if vocab_size not in (None, ByteTokenizer.vocab_size):
             raise UserError(f"tokenizer bytes has 256 tokens, not {vocab_size}; set vocab_size=256")
+    elif name == "characters":
+        if vocab_size is None or not 2 <= vocab_size <= 1_000_000:
+            raise UserError(
+                f"tokenizer characters needs a vocab_size of 2 to 1,000,000, not {vocab_size}"
+            )
     elif name in ALGORITHMS:
         if vocab_size is None or vocab_size < _LEAST[name]:
             raise UserError(
@@ -48,8 +53,8 @@ def check_tokenizer(name: str, vocab_size: int | None) -> None:
             raise UserError(f"there is no tokenizer {name}; give the path of a tokenizer.json")
     else:
         raise UserError(
-            f"unknown tokenizer {name!r}; use bytes, {', '.join(ALGORITHMS)}, or a path ending in "
-            "tokenizer.json"
+            f"unknown tokenizer {name!r}; use bytes, characters, {', '.join(ALGORITHMS)}, or a "
+            "path ending in tokenizer.json"
         )
 
 
@@ -68,7 +73,7 @@ def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> T
     the next. Keep its `tokenizer.json`, and name that, to hold it fixed.
 
     Args:
-        name: `bytes`, a name of `ALGORITHMS`, or a path ending in `tokenizer.json`.
+        name: `bytes`, `characters`, a name of `ALGORITHMS`, or a path ending in `tokenizer.json`.
         vocab_size: as `check_tokenizer` allows; a trained tokenizer has exactly as many tokens.
         texts: documents of the training split.
 
@@ -78,14 +83,19 @@ def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> T
     check_tokenizer(name, vocab_size)
     if name == "bytes":
         return ByteTokenizer()
-    if name in ALGORITHMS:
+    if name == "characters":
         assert vocab_size is not None  # checked above
+        return CharacterTokenizer(vocab_size)
+    if name in ALGORITHMS:
+        assert vocab_size is not None
         return _trained(name, vocab_size, texts)
     return load_subword(name, vocab_size)
 
 
 def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
     """The tokenizer that a manifest records, from its spec and the content of `tokenizer.json`."""
+    if spec["name"] == "characters":
+        return CharacterTokenizer(spec["vocab_size"])
     if json_text is None:
         return ByteTokenizer()
     return SubwordTokenizer(

@@ -15,6 +15,7 @@ from lm.data.build import build
 from lm.data.cache import building
 from lm.data.make_tokenizer import check_tokenizer, open_tokenizer, tokenizer_fingerprint
 from lm.data.splits import SPLITS
+from lm.data.synthetic import Language, language_of
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
 
@@ -28,6 +29,11 @@ class Corpus:
     folder: epath.Path
     manifest: dict[str, Any]  # what it is: see `prepare`
     tokenizer: Tokenizer
+
+    @property
+    def language(self) -> Language | None:
+        """The synthetic language that it was drawn from; None for other text."""
+        return language_of(self.manifest["source"])
 
     def rows(self, split: str) -> Any:
         """The rows of "train" or "validation": a sequence, read from disk where indexed.
@@ -68,13 +74,13 @@ def prepare(
     The manifest holds `source`, `length`, `validation`, `tokenizer` (its spec), `hash` (of all
     distinct documents in order, and their splits), `duplicates` and `empty` (documents left out),
     `format`, and in `splits`, for each: `documents`, `rows`, `tokens` (targets), `bytes` (of text)
-    and `bytes_per_token`. Beside it lie `counts.npy` and, unless the tokenizer is bytes,
-    `tokenizer.json`.
+    and `bytes_per_token`; of a synthetic language also its `entropy`, nats per token. Beside it lie
+    `counts.npy` and, unless the tokenizer is bytes or characters, `tokenizer.json`.
 
     Args:
         source: see `sources.documents`.
-        tokenizer: `bytes`, `bpe`, `wordpiece`, `unigram` (trained on the train split), or a path
-            ending in `tokenizer.json`.
+        tokenizer: `bytes`, `characters`, `bpe`, `wordpiece`, `unigram` (trained on the train
+            split), or a path ending in `tokenizer.json`.
         vocab_size: number of tokens; None where the tokenizer has its own.
         length: L, tokens to predict in a row.
         validation: fraction of documents that are held out, between 0 and 1.
@@ -89,6 +95,7 @@ def prepare(
     if not 0 < validation < 1:
         raise UserError(f"validation={validation} is not between 0 and 1; use for example 0.05")
     check_tokenizer(tokenizer, vocab_size)
+    source = sources.complete(source, tokenizer, vocab_size)
     wanted: dict[str, Any] = {
         "source": source,
         "tokenizer": tokenizer,
@@ -102,6 +109,8 @@ def prepare(
     if not folder.exists():
         with building(folder) as partial:
             manifest = {"format": FORMAT, **wanted, **build(partial, **wanted)}
+            if drawn_from := language_of(source):
+                manifest["entropy"] = drawn_from.entropy
             (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return open_corpus(folder)
 

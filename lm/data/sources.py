@@ -1,8 +1,10 @@
-"""Where does text come from? A source is named by one string, `stdlib`, `files:PATTERN` or
-`tfds:NAME[/CONFIG]`, and becomes a stream of documents, always in the same order. Its fingerprint
-tells, without reading any text, whether the text may have changed since it was last prepared.
+"""Where does text come from? A source is named by one string, `stdlib`, `files:PATTERN`,
+`tfds:NAME[/CONFIG]` or `synthetic:OPTIONS`, and becomes a stream of documents, always in the same
+order. Its fingerprint tells, without reading any text, whether the text may have changed since it
+was last prepared.
 """
 
+import dataclasses
 import glob
 import gzip
 import lzma
@@ -10,11 +12,10 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.data import public
+from lm.data import public, synthetic
 from lm.errors import UserError
 
 
@@ -26,7 +27,7 @@ class Document(NamedTuple):
     split: str | None = None  # "train" or "validation" where the source has splits of its own
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Source:
     """How one kind of source is read: both functions take what follows the colon."""
 
@@ -39,7 +40,7 @@ def documents(source: str) -> Iterator[Document]:
 
     Args:
         source: a name of `SOURCES`, then a colon and an argument where it takes one: `stdlib`,
-            `files:books/**/*.txt.gz`, `tfds:lm1b`.
+            `files:books/**/*.txt.gz`, `tfds:lm1b`, `synthetic:rank=16,words=1024`.
 
     Raises:
         UserError: the source is unknown, matches nothing, or holds bytes that are not UTF-8.
@@ -58,11 +59,29 @@ def fingerprint(source: str) -> Any:
     return reader.fingerprint(argument)
 
 
+def complete(source: str, tokenizer: str, vocab_size: int | None) -> str:
+    """The full name of a source: that of a synthetic language says its V, the tokenizer's.
+
+    Raises:
+        UserError: the source is synthetic and the tokenizer is not characters.
+    """
+    name, _, argument = source.partition(":")
+    if name != "synthetic":
+        return source
+    if tokenizer != "characters":
+        raise UserError(
+            f"source {source!r} has one character for each word; use tokenizer characters, not "
+            f"{tokenizer}, with vocab_size as the number of words"
+        )
+    return f"synthetic:{argument.rstrip(',')},words={vocab_size}"
+
+
 def _parse(source: str) -> tuple[Source, str]:
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         raise UserError(
-            f"unknown source {source!r}: use stdlib, files:PATTERN or tfds:NAME[/CONFIG]"
+            f"unknown source {source!r}: use stdlib, files:PATTERN, tfds:NAME[/CONFIG] or "
+            "synthetic:rank=R"
         )
     if name == "stdlib" and argument:
         raise UserError(f"source {source!r}: stdlib takes no argument; say stdlib")
@@ -173,8 +192,21 @@ def _tfds_documents(name: str) -> Iterator[Document]:
         yield Document(f"{split}/{index}", text, split)
 
 
+# --- synthetic:rank=R,words=V,... ------------------------------------------------------------
+
+
+def _synthetic_documents(options: str) -> Iterator[Document]:
+    for index, text in enumerate(synthetic.texts(options)):
+        yield Document(str(index), text)
+
+
+def _synthetic_fingerprint(options: str) -> Any:
+    return [synthetic.VERSION, dataclasses.asdict(synthetic.language(options))]
+
+
 SOURCES: dict[str, Source] = {
     "stdlib": Source(_stdlib_documents, _stdlib_fingerprint),
     "files": Source(_files_documents, _files_fingerprint),
     "tfds": Source(_tfds_documents, public.fingerprint),
+    "synthetic": Source(_synthetic_documents, _synthetic_fingerprint),
 }

@@ -1,6 +1,7 @@
 """How does text become tokens, and how many bytes of text does each token stand for? The answer
 to the second makes bits per byte exact, so that tokenizers can be compared. Here are the contract
-and the default, bytes; `subword.py` has the others and `make_tokenizer.py` turns names into them.
+and those that need no training, bytes (the default) and characters; `subword.py` has the others and
+`make_tokenizer.py` turns names into them.
 """
 
 import hashlib
@@ -8,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from lm.errors import UserError
 
 # Thirteen byte values never occur in UTF-8 (RFC 3629). Using them for special tokens keeps the
 # vocabulary at 256, which any mesh divides.
@@ -31,7 +34,7 @@ class Tokenizer(Protocol):
     end: int  # opens and closes every document; no text is ever encoded to it
     mask: int | None  # None where a ready-made tokenizer has none
     sentinels: tuple[int, ...]
-    json: str | None  # the content of its tokenizer.json; None for bytes
+    json: str | None  # the content of its tokenizer.json; None for bytes and characters
 
     @property
     def hash(self) -> str:
@@ -81,3 +84,65 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; END is left out, bytes that are not UTF-8 become U+FFFD."""
         return bytes(i for i in ids if i != END_BYTE).decode("utf-8", "replace")
+
+
+_SURROGATES = (0xD800, 0xE000)  # code points that stand for no character
+
+
+class CharacterTokenizer:
+    """Characters as tokens: token i is the i-th code point, and U+0000 opens and closes documents.
+
+    For text over an alphabet of its own, such as a synthetic language; ordinary text fits only a
+    vocabulary above its highest code point.
+    """
+
+    name = "characters"
+    end = 0
+    mask: int | None = None
+    sentinels: tuple[int, ...] = ()
+    json: str | None = None
+
+    def __init__(self, vocab_size: int):
+        """Characters below `vocab_size`, the surrogates not counted."""
+        self.vocab_size = vocab_size
+
+    @property
+    def hash(self) -> str:
+        """Equal for tokenizers that encode every text alike."""
+        return hashlib.sha256(f"characters, {self.vocab_size}".encode()).hexdigest()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Name, vocabulary size, end token and hash, as the manifest records them."""
+        size = self.vocab_size
+        return {"name": "characters", "vocab_size": size, "end": "U+0000", "hash": self.hash}
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Each text's characters; every token stands for its bytes in UTF-8, END for none.
+
+        Raises:
+            UserError: a text holds U+0000 or a character beyond the vocabulary.
+        """
+        return [self._encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; END is left out."""
+        points = np.fromiter(ids, np.int64)
+        points = points[points != self.end]
+        points[points >= _SURROGATES[0]] += _SURROGATES[1] - _SURROGATES[0]
+        return points.astype("<u4").tobytes().decode("utf-32-le")
+
+    def _encode(self, text: str) -> Encoded:
+        points = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
+        byte_lengths = 1 + sum(
+            (points >= first).astype(np.int32) for first in (0x80, 0x800, 1 << 16)
+        )
+        ids = np.where(points < _SURROGATES[0], points, points - _SURROGATES[1] + _SURROGATES[0])
+        outside = (ids == self.end) | (ids >= self.vocab_size)
+        if outside.any():
+            raise UserError(
+                f"tokenizer characters of vocab_size={self.vocab_size} has no token for U+"
+                f"{points[outside][0]:04X}; use a vocab_size above the text's highest code point, "
+                "or bytes"
+            )
+        return Encoded(ids.astype(np.int32), np.append(byte_lengths, 0).astype(np.int32))

@@ -264,3 +264,19 @@ def test_equal_tokenizers_have_equal_hashes():
     assert len(hashes) == 1 + len(TRAINED)
     assert all(len(value) == len(hashlib.sha256().hexdigest()) for value in hashes)
     assert isinstance(made("bytes").encode_batch(["a"])[0], Encoded)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ids=st.lists(st.integers(1, 999_999)))
+def test_characters_are_their_numbers_and_every_byte_is_counted(ids):
+    tokenizer = open_tokenizer(make_tokenizer("characters", 1_000_000, []).spec, None)
+    text = tokenizer.decode(ids)
+    (encoded,) = tokenizer.encode_batch([text])
+    assert encoded.ids.tolist() == ids
+    assert encoded.byte_lengths.sum() == len(text.encode())
+
+
+@pytest.mark.parametrize("text", ["d", "\0"])
+def test_a_character_without_a_token_is_an_error(text):
+    with pytest.raises(UserError, match="has no token for U"):
+        make_tokenizer("characters", 100, []).encode_batch(["abc" + text])

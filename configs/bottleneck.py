@@ -1,0 +1,58 @@
+"""The softmax bottleneck as a measured fact: how far is each head from the truth at each size of
+the features?
+
+The text is drawn from a language whose matrix of log-probabilities has rank 18, so that a softmax
+needs 17 features to express it (1711.03953). The model below the head is no limit: the next word
+depends on the last word alone, and the feed-forward layer is wide. The gap is the held-out loss
+minus that of the true distribution on the same tokens: what is lost for want of features, of steps,
+or of data.
+
+Command   python run.py table --config=configs/bottleneck.py:tiny --workdir=/tmp/bottleneck
+          python experiments/bottleneck.py /tmp/bottleneck    (the gaps and spectra in pictures)
+Rows      :tiny   six heads at 4, 8 and 16 features; the softmax also at 32
+Seeds     3; every row of a seed sees the same batches.
+Expect    The softmax's gap falls with its features; see experiments/results/bottleneck.md.
+"""
+
+from configs import default
+
+SEEDS = (0, 1, 2)
+METRIC = "eval/gap_nats"
+
+
+def get_config(arg: str | None = None):
+    """The point around which the rows vary."""
+    if arg not in (None, "tiny"):
+        raise ValueError(f"configs/bottleneck.py has the size tiny, not {arg!r}")
+    config = default.get_config()
+    config.steps = 400
+    config.batch_size = 32
+    config.data.source = "synthetic:rank=18,tokens=2000000"
+    config.data.tokenizer = "characters"
+    config.data.vocab_size = 256
+    config.data.length = 64
+    config.model.layers = 1
+    config.model.features = 4
+    config.model.heads = 1
+    config.model.hidden = 256
+    config.model.norm = "rmsnorm"
+    config.model.positions = "none"
+    config.attention.block = 0  # all of so short a row at once
+    config.model.init_scale = 0.2
+    config.output.tied = False
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.weight_decay = 0.0
+    config.schedule.final = 0.0
+    config.evaluation.every = 100
+    config.evaluation.rows = 512
+    config.checkpoint.every = 0
+    return config
+
+
+def sweep(arg: str | None = None):
+    """The rows; the first is the baseline."""
+    for features in (4, 8, 16):
+        for head in ("softmax", "sigsoftmax", "plif", "mixtape", "mixture"):
+            yield {"output.head": head, "model.features": features}
+        yield {"output.head": "softmax", "output.cap": 10.0, "model.features": features}
+    yield {"output.head": "softmax", "model.features": 32}
