@@ -57,6 +57,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.layers = 4
     # D, width of the hidden states. A multiple of heads unless head_size is given.
     model.features = 128
+    # E, width of the word table; unless it is D, a matrix widens its vectors. None: D.
+    model.embedding_features = placeholder(int)
+    # Normalises the sum of word, position and type.
+    model.embedding_norm = False
+    # Factor of the words' vectors.
+    model.embedding_scale = 1.0
+    # Kinds of positions, such as first and second sentence, each with a learned vector. 0: none.
+    model.token_types = 0
     # H, attention heads.
     model.heads = 4
     # G, heads of keys and values, shared by H/G heads each. Divides H. None: H.
@@ -65,21 +73,39 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.head_size = placeholder(int)
     # Inner width of the feed-forward layer. None: 4 D. (Gated kinds usually take 8 D / 3.)
     model.hidden = placeholder(int)
-    # "relu", "gelu" (tanh form), "swiglu" or "geglu" (gated).
+    # "relu", "gelu" (tanh form), "gelu_exact", "swiglu" or "geglu" (gated).
     model.activation = "gelu"
     # Biases in the linear layers of the blocks.
     model.bias = True
+    # Biases of queries, keys and values alone. None: as bias.
+    model.qkv_bias = placeholder(bool)
     # "layernorm" or "rmsnorm".
     model.norm = "layernorm"
     # "pre", "post" or "sandwich" (before and after each branch).
     model.norm_position = "pre"
-    # "learned", "sinusoidal", "rotary", "alibi" or "none" (a causal mask still orders tokens).
-    # Counted within each document.
+    # Keeps the norms' division away from zero.
+    model.norm_epsilon = 1e-6
+    # "learned", "sinusoidal", "rotary", "alibi", "relative" (T5's learned bias of distances) or
+    # "none" (a causal mask still orders tokens). Counted within each document.
     model.positions = "learned"
     # Rows of learned positions, and the longest sequence that generates. At least data.length.
     model.max_length = 1024
+    # Of rotary positions: 2 pi times it is about the longest wavelength, in positions.
+    model.rotary_base = 10000.0
+    # Of relative positions: buckets of distances (a multiple of 4 where both sides are seen), and
+    # the distance from which on all are one bucket.
+    model.relative_buckets = 32
+    model.relative_distance = 128
+    # Factor of the scores. None: 1 / sqrt(K).
+    model.score_scale = placeholder(float)
     # Normalises queries and keys per head; bounds the scores.
     model.qk_norm = False
+    # All layers have the same parameters.
+    model.share_layers = False
+    # A layer with activation and norm, from D to E, between the stack and the head.
+    model.head_transform = False
+    # A layer with tanh on the first position, for classifying rows. No objective here trains it.
+    model.pooler = False
     # Rate on embeddings and residual branches, 0 .. 1 (1 excluded).
     model.dropout = 0.0
     # Standard deviation of the initial weights.

@@ -11,7 +11,7 @@ from lm.attention import ATTENTIONS
 from lm.check_options import check_options, one_of
 from lm.config import Config
 from lm.errors import UserError
-from lm.layers import ACTIVATIONS, NORM_POSITIONS
+from lm.layers import ACTIVATIONS, GATED, NORM_POSITIONS
 from lm.model import ARCHITECTURES, POSITIONS
 from lm.norm import NORMS
 from lm.objective import OBJECTIVES
@@ -48,6 +48,10 @@ _RANGES = {
     "model.heads": (1, math.inf),
     "model.kv_heads": (1, math.inf),
     "model.head_size": (1, math.inf),
+    "model.embedding_features": (1, math.inf),
+    "model.token_types": (0, math.inf),
+    "model.relative_buckets": (4, math.inf),
+    "model.relative_distance": (1, math.inf),
     "model.hidden": (1, math.inf),
     "model.max_length": (1, math.inf),
     "model.dropout": (0, 1),
@@ -87,6 +91,9 @@ _RANGES = {
 
 _POSITIVE = (
     "data.validation",
+    "model.norm_epsilon",
+    "model.rotary_base",
+    "model.score_scale",
     "attention.cap",
     "attention.temperature",
     "output.cap",
@@ -139,6 +146,19 @@ def _check_shapes(config: Config) -> None:
         raise UserError(
             f"sinusoidal positions need even features, not config.model.features = {model.features}"
         )
+    if model.positions == "relative":
+        _check_relative(model)
+    if model.head_transform and model.activation in GATED:
+        raise UserError(
+            f"config.model.head_transform has one matrix, but {model.activation} gates one by "
+            "another; use gelu or relu, or no transform"
+        )
+    width = model.embedding_features or model.features
+    if config.output.tied and width != model.features and not model.head_transform:
+        raise UserError(
+            f"a tied head reads words of config.model.embedding_features = {width}, but hidden "
+            f"states have {model.features}; set model.head_transform=True or output.tied=False"
+        )
     if config.data.length > model.max_length:
         raise UserError(
             f"config.data.length = {config.data.length} is longer than config.model.max_length = "
@@ -158,6 +178,21 @@ def _check_shapes(config: Config) -> None:
         raise UserError(
             f"objective causal trains a decoder, not config.model.architecture = "
             f"{model.architecture!r}"
+        )
+
+
+def _check_relative(model: Config) -> None:
+    """Buckets must halve for both sides and for near and far, and far must be beyond near."""
+    sides = 1 if model.architecture == "decoder" else 2
+    if model.relative_buckets % (2 * sides):
+        raise UserError(
+            f"config.model.relative_buckets = {model.relative_buckets} is no multiple of "
+            f"{2 * sides}; use {model.relative_buckets - model.relative_buckets % 4 + 4}"
+        )
+    if model.relative_distance < model.relative_buckets:
+        raise UserError(
+            f"config.model.relative_distance = {model.relative_distance} is below "
+            f"config.model.relative_buckets = {model.relative_buckets}; raise it"
         )
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lm.attention import ATTENTIONS
+from lm.attention import ATTENTIONS, Mechanism
 from lm.attention.gated import GATES
 from lm.config import Config, chosen_options
 from lm.errors import UserError
@@ -78,8 +78,9 @@ def _check_mechanism(config: Config) -> None:
             f"config.attention.mechanism = {name!r} is causal only, but "
             f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
         )
-    if model.positions in ("rotary", "alibi") and model.positions not in mechanism.positions:
-        others = [p for p in POSITIONS if p not in ("rotary", "alibi") or p in mechanism.positions]
+    shaping = Mechanism.positions
+    if model.positions in shaping and model.positions not in mechanism.positions:
+        others = [p for p in POSITIONS if p not in shaping or p in mechanism.positions]
         raise UserError(
             f"config.model.positions = {model.positions!r} shape scores that mechanism {name} does "
             f"not have; use {', '.join(others[:-1])} or {others[-1]}"

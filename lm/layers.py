@@ -2,12 +2,15 @@
 residual around each; one `Block` serves encoders and decoders.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lm.attention import Mask, MultiHeadAttention
+from lm.attention.positions import Buckets, Slopes, alibi_slopes
 from lm.linear import flat_product
 from lm.materialise import materialise
 from lm.norm import NORMS
@@ -15,6 +18,7 @@ from lm.norm import NORMS
 ACTIVATIONS = {
     "relu": jax.nn.relu,
     "gelu": jax.nn.gelu,
+    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
     "swiglu": jax.nn.silu,
     "geglu": jax.nn.gelu,
 }
@@ -71,6 +75,7 @@ class Block(nn.Module):
       attention: keyword arguments of `MultiHeadAttention`.
       feed_forward: keyword arguments of `FeedForward`.
       norm: a name of `NORMS`; normalises in float32.
+      epsilon: of the norms.
       norm_position: "pre" x + f(norm(x)); "post" norm(x + f(x)); "sandwich"
         x + norm(f(norm(x))) (2105.13290).
       dropout: rate on each residual branch.
@@ -79,6 +84,7 @@ class Block(nn.Module):
     attention: Any
     feed_forward: Any
     norm: str
+    epsilon: float
     norm_position: str
     dropout: float
     dtype: Any
@@ -94,11 +100,15 @@ class Block(nn.Module):
         memory_mask: Mask,
         train: bool,
         cache_length: int | None,
+        position_bias: Any = None,
     ) -> jax.Array:
         """[B, L, D] -> [B, L, D]; `memory` [B, S, D] is the encoder's output for a decoder."""
         attention = MultiHeadAttention(**self.attention, name="attention")
         x = self._residual(
-            "attention", x, lambda y: attention(y, positions, mask, None, cache_length), train
+            "attention",
+            x,
+            lambda y: attention(y, positions, mask, None, cache_length, position_bias),
+            train,
         )
         if memory is not None:
             cross = MultiHeadAttention(**self.attention, name="cross_attention")
@@ -118,23 +128,31 @@ class Block(nn.Module):
         return self._norm(f"{name}_norm")(y) if self.norm_position == "post" else y
 
     def _norm(self, name: str) -> nn.Module:
-        return NORMS[self.norm](dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+        return NORMS[self.norm](self.dtype, self.param_dtype, self.epsilon, name=name)
 
 
 class Stack(nn.Module):
     """`layers` blocks of one kind, scanned (compile time does not grow with depth) or unrolled.
 
-    A norm closes a pre-norm or sandwich stack.
+    A norm closes a pre-norm or sandwich stack. What distances add to scores is the same in every
+    layer.
 
     Attributes:
       layers: their number.
       block: keyword arguments of `Block`.
+      positions: "alibi" and "relative" are added to scores here; the others are not its matter.
+      buckets, farthest: of relative positions; see `Buckets`.
+      share: all layers have the same parameters (ALBERT, 1909.11942); always scanned.
       scan: stacks the layers' parameters along a leading axis and scans over it.
       remat: recomputes each block in the backward pass.
     """
 
     layers: int
     block: Any
+    positions: str
+    buckets: int
+    farthest: int
+    share: bool
     scan: bool
     remat: bool
 
@@ -153,21 +171,82 @@ class Stack(nn.Module):
         kind: Any = Block
         if self.remat:
             # Arguments 6 and 7 (self is 0) are the Python values train and cache_length.
-            kind = nn.remat(Block, static_argnums=(6, 7), prevent_cse=not self.scan)
-        arguments = (positions, mask, memory, memory_mask, train, cache_length)
-        if not self.scan:
+            scanned = self.scan or self.share
+            kind = nn.remat(Block, static_argnums=(6, 7), prevent_cse=not scanned)
+        bias = self._position_bias(mask.causal)
+        arguments = (positions, mask, memory, memory_mask, train, cache_length, bias)
+        if not (self.scan or self.share):
             for layer in range(self.layers):
                 x = kind(**self.block, name=f"layer_{layer}")(x, *arguments)
         else:
+            axes: Any = {"cache": 0, "intermediates": 0}
             scanned = nn.scan(
                 lambda block, carry, _: (block(carry, *arguments), None),
-                variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True, "softmax": True},
+                variable_axes=axes if self.share else axes | {"params": 0},
+                variable_broadcast="params" if self.share else False,
+                split_rngs={"params": not self.share, "dropout": True, "softmax": True},
                 length=self.layers,
             )
-            x, _ = scanned(kind(**self.block, name="layers"), x, None)
+            name = "shared_layer" if self.share else "layers"
+            x, _ = scanned(kind(**self.block, name=name), x, None)
         if self.block["norm_position"] != "post":
-            norm = NORMS[self.block["norm"]]
-            dtypes = {"dtype": self.block["dtype"], "param_dtype": self.block["param_dtype"]}
-            x = norm(**dtypes, name="final_norm")(x)
+            options = (self.block[key] for key in ("dtype", "param_dtype", "epsilon"))
+            x = NORMS[self.block["norm"]](*options, name="final_norm")(x)
         return x
+
+    def _position_bias(self, causal: bool) -> Slopes | Buckets | None:
+        heads = self.block["attention"]["heads"]
+        if self.positions == "alibi":
+            return Slopes(jnp.asarray(alibi_slopes(heads)))
+        if self.positions == "relative":
+            init, dtype = nn.initializers.normal(0.02), self.block["param_dtype"]
+            table = self.param("relative_position", init, (self.buckets, heads), dtype)
+            return Buckets(table, self.farthest, causal)
+        return None
+
+
+class HeadTransform(nn.Module):
+    """norm(act(h W + b)): what BERT puts between the stack and the head (1810.04805).
+
+    Attributes:
+      features: E, of the result.
+      activation: a name of `ACTIVATIONS` that is not gated.
+      norm, epsilon: as of `Block`.
+    """
+
+    features: int
+    activation: str
+    norm: str
+    epsilon: float
+    kernel_init: Any
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, E]."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dense = nn.Dense(
+            self.features,
+            kernel_init=self.kernel_init,
+            dot_general=flat_product,
+            name="in",
+            **dtypes,
+        )
+        x = ACTIVATIONS[self.activation](dense(hidden))
+        return NORMS[self.norm](epsilon=self.epsilon, name="norm", **dtypes)(x)
+
+
+class Pooler(nn.Module):
+    """tanh(h_0 W + b), h_0 of a row's first position: BERT's vector of a whole row (1810.04805)."""
+
+    kernel_init: Any
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, D]."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dense = nn.Dense(hidden.shape[-1], kernel_init=self.kernel_init, name="dense", **dtypes)
+        return jnp.tanh(dense(hidden[:, 0]))

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention import ATTENTIONS, Mask
-from lm.attention.positions import sinusoids
-from lm.layers import Stack
+from lm.embedding import Embedding
+from lm.layers import HeadTransform, Pooler, Stack
 from lm.output import OUTPUTS
 
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
-POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 
 
 @flax.struct.dataclass
@@ -32,6 +32,8 @@ class Batch:
       positions: [B, L], places within the documents.
       memory_inputs, memory_segments, memory_positions: [B, S], the same of the encoder's side of
         an encoder-decoder; document i there belongs to document i here.
+      token_types: [B, L], the type of each position, such as 0 in a first and 1 in a second
+        sentence; None: all 0.
     """
 
     inputs: jax.Array
@@ -42,6 +44,7 @@ class Batch:
     memory_inputs: jax.Array | None = None
     memory_segments: jax.Array | None = None
     memory_positions: jax.Array | None = None
+    token_types: jax.Array | None = None
 
 
 class Transformer(nn.Module):
@@ -60,17 +63,30 @@ class Transformer(nn.Module):
     architecture: str
     layers: int
     features: int
+    embedding_features: int | None
+    embedding_norm: bool
+    embedding_scale: float
+    token_types: int
     heads: int
     kv_heads: int | None
     head_size: int | None
     hidden: int | None
     activation: str
     bias: bool
+    qkv_bias: bool | None
     norm: str
     norm_position: str
+    norm_epsilon: float
     positions: str
     max_length: int
+    rotary_base: float
+    relative_buckets: int
+    relative_distance: int
+    score_scale: float | None
     qk_norm: bool
+    share_layers: bool
+    head_transform: bool
+    pooler: bool
     dropout: float
     init_scale: float
     depth_scaled_init: bool
@@ -80,37 +96,52 @@ class Transformer(nn.Module):
     scan: bool
 
     def setup(self) -> None:
-        """Makes the parts: word table, positions, stacks and head."""
-        normal = nn.initializers.normal
+        """Makes the parts: word table, embeddings, stacks and head."""
+        normal = nn.initializers.normal(self.init_scale)
         dtypes = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
         self.embedding = self.param(
             "embedding",
-            normal(self.init_scale),
-            (self.vocab_size, self.features),
+            normal,
+            (self.vocab_size, self.embedding_features or self.features),
             dtypes["param_dtype"],
         )
-        if self.positions == "learned":
-            self.position_embedding = self.param(
-                "position_embedding",
-                normal(self.init_scale),
-                (self.max_length, self.features),
-                dtypes["param_dtype"],
-            )
-        self.embedding_dropout = nn.Dropout(self.dropout)
+        norm: dict[str, Any] = {"norm": self.norm, "epsilon": self.norm_epsilon}
+        inits: dict[str, Any] = {"kernel_init": normal, **dtypes}
+        embedding = {
+            "features": self.features,
+            "positions": self.positions,
+            "max_length": self.max_length,
+            "token_types": self.token_types,
+            "scale": self.embedding_scale,
+            **(norm if self.embedding_norm else norm | {"norm": None}),
+            "dropout": self.dropout,
+            "table_init": normal,
+            **dtypes,
+        }
         stack = {
             "layers": self.layers,
             "block": self._block(dtypes),
+            "positions": self.positions,
+            "buckets": self.relative_buckets,
+            "farthest": self.relative_distance,
+            "share": self.share_layers,
             "scan": self.scan,
             "remat": self.remat,
         }
         if self.architecture == "encoder_decoder":
+            self.encoder_inputs = Embedding(**embedding)
             self.encoder = Stack(**stack)
+        self.inputs = Embedding(**embedding)
         self.stack = Stack(**stack)
+        features = self.features
+        if self.head_transform:
+            features = self.embedding_features or self.features
+            self.transform = HeadTransform(features, self.activation, **norm, **inits)
+        if self.pooler:
+            self.pool = Pooler(**inits)
         options = dict(self.output)
         head, self.tied = OUTPUTS[options.pop("head")], options.pop("tied")
-        self.head = head(
-            self.vocab_size, self.features, table_init=normal(self.init_scale), **dtypes, **options
-        )
+        self.head = head(self.vocab_size, features, table_init=normal, **dtypes, **options)
 
     def _block(self, dtypes: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments of `Block`, from the config's groups."""
@@ -127,9 +158,11 @@ class Transformer(nn.Module):
             "kv_heads": self.kv_heads or self.heads,
             "head_size": self.head_size or self.features // self.heads,
             "mechanism": mechanism,
-            "positions": self.positions,
+            "rotary_base": self.rotary_base if self.positions == "rotary" else None,
+            "score_scale": self.score_scale,
             "qk_norm": self.qk_norm,
-            "bias": self.bias,
+            "bias": self.bias if self.qkv_bias is None else self.qkv_bias,
+            "out_bias": self.bias,
             **inits,
             **dtypes,
         }
@@ -144,6 +177,7 @@ class Transformer(nn.Module):
             "attention": attention,
             "feed_forward": feed_forward,
             "norm": self.norm,
+            "epsilon": self.norm_epsilon,
             "norm_position": self.norm_position,
             "dropout": self.dropout,
             **dtypes,
@@ -168,8 +202,9 @@ class Transformer(nn.Module):
         memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
             assert batch.memory_inputs is not None and batch.memory_positions is not None
+            words = self.embedding[batch.memory_inputs]
             memory = self.encoder(
-                self._embed(batch.memory_inputs, batch.memory_positions, train),
+                self.encoder_inputs(words, batch.memory_positions, None, train),
                 batch.memory_positions,
                 Mask(segments=batch.memory_segments),
                 train=train,
@@ -178,41 +213,45 @@ class Transformer(nn.Module):
         mask = Mask(causal=self.architecture != "encoder", segments=batch.segments)
         if cache_length is not None:
             mask = dataclasses.replace(mask, segments=None, offset=offset, padding=padding)
-        x = self._embed(batch.inputs, batch.positions, train)
+        words = self.embedding[batch.inputs]
+        x = self.inputs(words, batch.positions, batch.token_types, train)
         return self.stack(x, batch.positions, mask, memory, memory_mask, train, cache_length)
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
-        x = self.embedding[tokens]
-        if self.positions == "learned":
-            x += self.position_embedding[positions]
-        elif self.positions == "sinusoidal":
-            x += sinusoids(positions, self.features).astype(x.dtype)
-        return self.embedding_dropout(x.astype(self.dtype), deterministic=not train)
+    def pooled(self, batch: Batch, train: bool = False) -> jax.Array:
+        """A vector for each row, [B, D], of a model that has a pooler."""
+        return self.pool(self(batch, train))
+
+    def _predicting(self, batch: Batch, train: bool = False, **decoding: Any) -> jax.Array:
+        """The hidden states that the head reads, [B, L, D], or [B, L, E] behind a transform."""
+        hidden = self(batch, train, **decoding)
+        if self.pooler and self.is_initializing():
+            self.pool(hidden)
+        return self.transform(hidden) if self.head_transform else hidden
 
     def loss(self, batch: Batch, train: bool = True, step: jax.Array | None = None) -> jax.Array:
         """Training loss in nats, summed over the batch's positions with their weights.
 
         `step`, of training, is for heads whose loss follows a schedule.
         """
-        arrays = (self(batch, train), batch.targets, batch.weights)
+        arrays = (self._predicting(batch, train), batch.targets, batch.weights)
         return self.head.total(*map(self._tokens, arrays), self._tied_table(), step)
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        arrays = (self(batch), batch.targets)
+        arrays = (self._predicting(batch), batch.targets)
         options = {"where": batch.weights > 0} if self.head.whole_rows else {}
         nats = self.head.likelihoods(*map(self._tokens, arrays), self._tied_table(), **options)
         return nats.reshape(batch.targets.shape)
 
     def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head without full support, measures per position, [B, L], that need none."""
-        arrays = (self._tokens(self(batch)), self._tokens(batch.targets))
+        arrays = (self._tokens(self._predicting(batch)), self._tokens(batch.targets))
         found = self.head.in_chunks("support_metrics", *arrays, self._tied_table())
         return {name: value.reshape(batch.targets.shape) for name, value in found.items()}
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
-        hidden = self(batch, **decoding)
+        hidden = self._predicting(batch, **decoding)
         flat = self.head.log_probs(self._tokens(hidden), self._tied_table())
         return flat.reshape(*hidden.shape[:2], -1)
 

@@ -23,7 +23,7 @@ _BATCH = ("data", "fsdp")
 # The first rule whose pattern is found in a parameter's path gives the axes of its last dimensions;
 # dimensions before them (stacked layers) are whole. A parameter without a rule is whole everywhere.
 _RULES = (
-    (r"position_embedding$", (None, "fsdp")),
+    (r"(position|type)_embedding$", (None, "fsdp")),
     (r"(^|/)(embedding|table)$", ("tensor", "fsdp")),
     (r"(query|key|value|in|gate)/kernel$", ("fsdp", "tensor")),
     (r"(query|key|value|in|gate)/bias$", ("tensor",)),

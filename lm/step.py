@@ -105,7 +105,7 @@ def attention_path(config: Config) -> str:
     documents: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
     mask = Mask(causal=causal, segments=documents)
     plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
-    plain = plain and model.positions != "alibi" and attention.block is None
+    plain = plain and model.positions not in ("alibi", "relative") and attention.block is None
     kernel = plain and has_kernel(array, array, array, mask)
     return describe(length, causal, attention.block, kernel)
 

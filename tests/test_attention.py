@@ -10,7 +10,7 @@ import pytest
 from lm.attention import Mask, attend
 from lm.attention.fused import fused, serves
 from lm.attention.plan import describe, plan
-from lm.attention.positions import alibi_slopes, rotate
+from lm.attention.positions import Buckets, Slopes, alibi_slopes, bucket_of_distance, rotate
 from lm.softmax import WEIGHTINGS
 
 EVERY = pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -36,11 +36,11 @@ def parameters(weighting, heads=4):
 
 
 @functools.partial(jax.jit, static_argnames=("weighting", "block"))
-def context_and_gradient(arrays, mask, slopes=None, weighting="softmax", block=None):
+def context_and_gradient(arrays, mask, bias=None, weighting="softmax", block=None):
     """The context, and the gradient of a function of it."""
 
     def total(arrays):
-        own = parameters(weighting) | {"slopes": slopes, "block": block}
+        own = parameters(weighting) | {"position_bias": bias, "block": block}
         context = attend(*arrays, mask=mask, **own)
         return jnp.sum(jnp.sin(context)), context
 
@@ -122,7 +122,7 @@ def test_every_size_of_block_agrees_with_the_plain_path(kind, block):
 def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(weighting):
     arrays = tensors(queries=45, keys=45)
     segments = np.cumsum(np.random.default_rng(3).random((2, 45)) < 0.1, axis=1)
-    mask, slopes = Mask(causal=True, segments=segments.astype(np.int32)), alibi_slopes(4)
+    mask, slopes = Mask(causal=True, segments=segments.astype(np.int32)), Slopes(alibi_slopes(4))
     assert len(plan(45, 45, mask, None)) == 4
     plain = context_and_gradient(arrays, mask, slopes, weighting=weighting, block=0)
     check_same(context_and_gradient(arrays, mask, slopes, weighting=weighting), plain)
@@ -162,22 +162,24 @@ def test_blocks_over_a_window_of_keys_agree_with_the_plain_path(weighting, causa
     padding = np.arange(45) < np.array([[45], [31]])
     mask = Mask(causal=causal, window=6, padding=padding)
     assert all(part.keys < 45 for part in plan(45, 45, mask, 8))
-    slopes, gates = jnp.asarray(alibi_slopes(4)), np.cumsum(tensors()[0][..., 0], axis=1)
+    buckets = Buckets(jax.random.normal(jax.random.key(5), (8, 4)), 16, causal)
+    gates = np.cumsum(tensors()[0][..., 0], axis=1)
     gates = jnp.asarray(np.resize(gates, (2, 45, 4)))
     mixing = jnp.eye(4) + 0.1, jnp.eye(4) - 0.1
 
     @functools.partial(jax.jit, static_argnames="block")
     def run(operands, block):
         def total(operands):
-            arrays, learned, slopes, gates, mixing = operands
-            own = {"learned": learned, "slopes": slopes, "gates": (gates, gates), "mixing": mixing}
+            arrays, learned, bias, gates, mixing = operands
+            own = {"learned": learned, "gates": (gates, gates), "mixing": mixing}
+            own["position_bias"] = bias
             out = attend(*arrays, mask=mask, weighting=weighting, block=block, **own)
             return jnp.sum(jnp.sin(out)), out
 
         (_, out), gradient = jax.value_and_grad(total, has_aux=True)(operands)
         return out, gradient
 
-    operands = (arrays, parameters(weighting)["learned"], slopes, gates, mixing)
+    operands = (arrays, parameters(weighting)["learned"], buckets, gates, mixing)
     (plain, plain_gradient), (blocked, blocked_gradient) = run(operands, 0), run(operands, 8)
     np.testing.assert_allclose(blocked, plain, atol=1e-6)
     for a, b in zip(*map(jax.tree.leaves, (blocked_gradient, plain_gradient)), strict=True):
@@ -241,7 +243,21 @@ def test_alibi_subtracts_slope_times_distance():
     scores = np.einsum("bqhk,bshk->bhqs", query, key) * 8**-0.5
     weights = jax.nn.softmax(scores - slopes[:, None, None] * distance)
     expected = np.einsum("bhqs,bshk->bqhk", weights, value)
-    np.testing.assert_allclose(attend(query, key, value, slopes=slopes), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        attend(query, key, value, position_bias=Slopes(slopes)), expected, atol=1e-6
+    )
+
+
+def test_relative_positions_have_small_distances_alone_and_large_ones_together():
+    assert bucket_of_distance(8, 32).tolist() == [
+        0, 1, 2, 3, *[4] * 3, *[5] * 5, *[6] * 8, *[7] * 13,
+    ]  # fmt: skip
+    table = jnp.arange(16.0)[:, None]
+    distance = jnp.array([[[[3, 0, -3, -40, 40]]]])
+    both = Buckets(table, 32, causal=False)(distance)
+    np.testing.assert_array_equal(both[0, 0, 0], [3, 0, 11, 15, 7])
+    causal = Buckets(table, 32, causal=True)(distance[..., [0, 1, 4]])
+    np.testing.assert_array_equal(causal[0, 0, 0], [3, 0, 15])
 
 
 def test_rotary_scores_depend_on_differences_of_positions_only():

@@ -90,6 +90,9 @@ def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
         {"output.tied": False, "output.bias": True},
         {"output.head": "mixture"},
         {"model.positions": "none"},
+        {"model.positions": "relative", "model.score_scale": 1.0, "model.qkv_bias": False},
+        {"model.embedding_norm": True, "model.token_types": 2, "model.embedding_scale": 4.0},
+        {"model.embedding_features": 8, "model.head_transform": True, "model.share_layers": True},
     ],
 )
 def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):

@@ -26,7 +26,7 @@ def attend(
     weighting: str | Callable[..., jax.Array] = "softmax",
     learned: Mapping[str, jax.Array] | None = None,
     options: Mapping[str, Any] | None = None,
-    slopes: jax.Array | None = None,
+    position_bias: Callable[[jax.Array], jax.Array] | None = None,
     gates: tuple[jax.Array, jax.Array] | None = None,
     mixing: tuple[jax.Array, jax.Array] | None = None,
     rng: jax.Array | None = None,
@@ -43,7 +43,8 @@ def attend(
         in float32, where, and the parameters below to weights.
       learned: the weighting's own parameters, name -> [H].
       options: the weighting's fixed options (cap, temperature, ...).
-      slopes: [H], ALiBi's slopes: score -= slope * |distance| (2108.12409).
+      position_bias: a pytree that maps distances [1, 1, n, S] to [1, H, n, S], added to the
+        scores: `Slopes` or `Buckets` of `lm.attention.positions`.
       gates: [B, Q, H] and [B, S, H]: score += the query's minus the key's.
       mixing: [H, H] twice, from one head's to another's: of the scores, then of the weights.
       rng: a random key, for random weightings.
@@ -61,7 +62,7 @@ def attend(
     if heads % groups:
         raise ValueError(f"{groups} key groups do not divide {heads} heads")
 
-    own = learned or options or slopes is not None or gates or mixing
+    own = learned or options or position_bias or gates or mixing
     if block is None and weighting == "softmax" and not own and has_kernel(query, key, value, mask):
         return fused(query, key, value, mask)
 
@@ -73,7 +74,7 @@ def attend(
     queries, keys = (query, of_queries), (key, value, of_keys)
     shared = (
         {name: p[:, None, None] for name, p in (learned or {}).items()},
-        None if slopes is None else slopes[:, None, None],
+        position_bias,
         mixing,
     )
     apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
@@ -94,14 +95,14 @@ def attend(
 def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array:
     """Queries [B, G, H/G, n, K] over keys [B, G, S, K] to contexts [B, G, H/G, n, K']."""
     (query, of_queries), (key, value, of_keys) = queries, keys
-    (learned, slopes, mixing), (mask, rng) = shared, fixed
+    (learned, position_bias, mixing), (mask, rng) = shared, fixed
     block = (start, query.shape[3], first_key, key.shape[2])
 
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bgrqk,bgsk->bgrqs", query, key, preferred_element_type=dtype)
     scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
-    if slopes is not None:
-        scores -= slopes.astype(dtype) * jnp.abs(mask.distance(*block))
+    if position_bias is not None:
+        scores += position_bias(mask.distance(*block)).astype(dtype)
     if of_queries is not None:
         scores += of_queries - of_keys.swapaxes(-1, -2)
     if mixing is not None:

@@ -15,13 +15,13 @@ class Layer:
     """What a mechanism may know of the layer that it attends for.
 
     Attributes:
-      slopes: [H], ALiBi's; None: no ALiBi.
+      position_bias: what distances add to scores, `Slopes` or `Buckets`; None: nothing.
       inputs: [B, Q, D], what the layer attends from.
       cache_length: S where it decodes with a cache. Keys and values then come whole; what else a
         mechanism needs of the past it keeps itself (`remember`).
     """
 
-    slopes: jax.Array | None = None
+    position_bias: Any = None
     inputs: Any = None
     cache_length: int | None = None
 
@@ -54,7 +54,7 @@ class Mechanism(nn.Module):
 
     weighs: ClassVar[bool] = False
     causal: ClassVar[bool] = False
-    positions: ClassVar[tuple[str, ...]] = ("rotary", "alibi")
+    positions: ClassVar[tuple[str, ...]] = ("rotary", "alibi", "relative")
 
     @classmethod
     def own_options(cls) -> set[str]:

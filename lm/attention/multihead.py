@@ -6,12 +6,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from lm.attention.cache import remember
 from lm.attention.mask import Mask
 from lm.attention.mechanism import Layer
-from lm.attention.positions import alibi_slopes, rotate
+from lm.attention.positions import rotate
 from lm.linear import flat_product
 from lm.norm import RMSNorm
 
@@ -22,9 +21,10 @@ class MultiHeadAttention(nn.Module):
     Attributes:
       heads, kv_heads, head_size: H, G and K; G divides H.
       mechanism: a module of `ATTENTIONS`.
-      positions: "rotary", "alibi", or another name, which is not attention's matter.
+      rotary_base: turns queries and keys by their places, with this base; None: it does not.
+      score_scale: factor of the scores; None: 1 / sqrt(K).
       qk_norm: root-mean-square normalisation of queries and keys, per head (2010.04245).
-      bias: biases on the four projections.
+      bias, out_bias: biases of queries, keys and values, and of the output projection.
       kernel_init, out_init: initialisers of the input projections and of the output projection.
       dtype, param_dtype: of computation and of parameters.
     """
@@ -33,9 +33,11 @@ class MultiHeadAttention(nn.Module):
     kv_heads: int
     head_size: int
     mechanism: nn.Module
-    positions: str
+    rotary_base: float | None
+    score_scale: float | None
     qk_norm: bool
     bias: bool
+    out_bias: bool
     kernel_init: Any
     out_init: Any
     dtype: Any
@@ -49,6 +51,7 @@ class MultiHeadAttention(nn.Module):
         mask: Mask,
         memory: jax.Array | None = None,
         cache_length: int | None = None,
+        position_bias: Any = None,
     ) -> jax.Array:
         """[B, Q, D] -> [B, Q, D].
 
@@ -58,6 +61,7 @@ class MultiHeadAttention(nn.Module):
           mask: who sees whom; with a cache, its offset is where this call's keys are written.
           memory: [B, S, D], the encoder's output; None: self-attention.
           cache_length: S of the key-value cache (collection "cache"); None: no cache.
+          position_bias: what distances add to the scores; see `Layer`.
         """
         source = inputs if memory is None else memory
         query = self._project("query", inputs, self.heads)
@@ -66,27 +70,27 @@ class MultiHeadAttention(nn.Module):
         if self.qk_norm:
             query = RMSNorm(self.dtype, self.param_dtype, name="query_norm")(query)
             key = RMSNorm(self.dtype, self.param_dtype, name="key_norm")(key)
-        if self.positions == "rotary" and memory is None:
-            query, key = rotate(query, positions), rotate(key, positions)
+        if self.rotary_base is not None and memory is None:
+            query = rotate(query, positions, self.rotary_base)
+            key = rotate(key, positions, self.rotary_base)
+        if self.score_scale is not None:
+            query *= self.score_scale * self.head_size**0.5  # mechanisms divide by the root
         if cache_length is not None and memory is None:
             key = remember(self, "past_key", key, mask.offset, cache_length)
             value = remember(self, "past_value", value, mask.offset, cache_length)
-        slopes = None
-        if self.positions == "alibi" and memory is None:
-            slopes = jnp.asarray(alibi_slopes(self.heads))
-        layer = Layer(slopes, inputs, cache_length)
+        layer = Layer(position_bias, inputs, cache_length)
         context = self.mechanism(query, key, value, mask, layer)
         context = context.reshape(*inputs.shape[:2], self.heads * self.head_size)
-        return self._dense("out", inputs.shape[-1], self.out_init)(context)
+        return self._dense("out", inputs.shape[-1], self.out_bias, self.out_init)(context)
 
     def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
-        flat = self._dense(name, heads * self.head_size, self.kernel_init)(x)
+        flat = self._dense(name, heads * self.head_size, self.bias, self.kernel_init)(x)
         return flat.reshape(*x.shape[:2], heads, self.head_size)
 
-    def _dense(self, name: str, features: int, kernel_init: Any) -> nn.Dense:
+    def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> nn.Dense:
         return nn.Dense(
             features,
-            use_bias=self.bias,
+            use_bias=bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

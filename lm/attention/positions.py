@@ -1,6 +1,10 @@
-"""How does attention know where a token stands? By rotating queries and keys, or by a slope on the
-scores; learned and sinusoidal vectors, which are added to the words, are the model's.
+"""How does attention know where a token stands? By rotating queries and keys, or by what their
+distance adds to the scores; vectors that are added to the words are `lm.embedding`'s.
 """
+
+import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,68 @@ def alibi_slopes(heads: int) -> np.ndarray:
     every H, as its formula says.
     """
     return 2.0 ** (-8.0 * np.arange(1, heads + 1, dtype=np.float32) / heads)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("slopes",), meta_fields=())
+@dataclasses.dataclass(frozen=True)
+class Slopes:
+    """-slope * |distance|: ALiBi's addition to scores (2108.12409).
+
+    Attributes:
+      slopes: [H], as `alibi_slopes` has them.
+    """
+
+    slopes: jax.Array | np.ndarray
+
+    def __call__(self, distance: jax.Array) -> jax.Array:
+        """Query's place minus key's, [1, 1, n, S] -> [1, H, n, S]."""
+        return -jnp.asarray(self.slopes)[:, None, None] * jnp.abs(distance)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("table",), meta_fields=("farthest", "causal")
+)
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """T5's relative positions (1910.10683): a learned number for each head and bucket of distances.
+
+    Half of a side's buckets hold one distance each, 0, 1, 2, ...; the others grow by a constant
+    factor up to `farthest`, and the last takes all beyond. Keys before and after the query have
+    half of the buckets each, where both are seen.
+
+    Attributes:
+      table: [R, H], R buckets, even; a multiple of 4 where both sides are seen.
+      farthest: the distance from which on all is one bucket; above the number of a side's buckets.
+      causal: no key stands after the query, and so there is one side.
+    """
+
+    table: jax.Array
+    farthest: int
+    causal: bool
+
+    def __call__(self, distance: jax.Array) -> jax.Array:
+        """Query's place minus key's, [1, 1, n, S] -> [1, H, n, S]."""
+        side = self.table.shape[0] if self.causal else self.table.shape[0] // 2
+        before = bucket_of_distance(side, self.farthest)
+        after = np.zeros_like(before) if self.causal else before + side
+        # By distance from -farthest to farthest.
+        by_distance = self.table[np.concatenate([after[:0:-1], before])]
+        place = jnp.clip(distance[0, 0], -self.farthest, self.farthest) + self.farthest
+        return jnp.moveaxis(by_distance[place], -1, 0)[None]
+
+
+def bucket_of_distance(buckets: int, farthest: int) -> np.ndarray:
+    """The bucket of each distance 0 .. farthest, in order, of one side's `buckets`.
+
+    With e = buckets / 2: d below e, and from there on e + floor(e log(d / e) / log(farthest / e)),
+    at most buckets - 1; in float32, as T5 has it.
+    """
+    exact = buckets // 2
+    distance = np.arange(farthest + 1)
+    ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+    grown = np.log(ratio) / np.float32(math.log(farthest / exact)) * np.float32(buckets - exact)
+    far = np.minimum(exact + grown.astype(np.int32), buckets - 1)
+    return np.where(distance < exact, distance, far)
 
 
 def sinusoids(positions: jax.Array, features: int) -> jax.Array:

@@ -42,7 +42,7 @@ class ScoreAttention(Mechanism):
             weighting=self.weighting,
             learned=learned,
             options=options,
-            slopes=layer.slopes,
+            position_bias=layer.position_bias,
             gates=gates,
             mixing=mixing,
             rng=random_key(self) if record.random else None,
