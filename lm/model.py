@@ -3,6 +3,7 @@ encoder, or both, out of the same blocks, with an output head of `lm.output.OUTP
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,7 +153,8 @@ class Transformer(nn.Module):
             "out_init": normal(self.init_scale * depth),
         }
         options = dict(self.attention)
-        mechanism = ATTENTIONS[options.pop("mechanism")](**options)
+        # Built by each layer: one module for all would share its parameters among them.
+        mechanism = functools.partial(ATTENTIONS[options.pop("mechanism")], **options)
         attention = {
             "heads": self.heads,
             "kv_heads": self.kv_heads or self.heads,

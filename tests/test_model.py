@@ -128,6 +128,19 @@ def test_scanned_and_unrolled_layers_agree():
     )
 
 
+def test_every_layer_has_its_own_mechanism():
+    mechanism = {"attention.mechanism": "gated", "attention.weighting": "sink"}
+    scanned, unrolled = (
+        init(model_of(**mechanism, **{"model.scan": scan}), causal(rows()))["stack"]
+        for scan in (True, False)
+    )
+    for layer in range(2):
+        own = jax.tree.map(lambda p: p.shape, unrolled[f"layer_{layer}"]["attention"]["mechanism"])
+        assert own == {"gate": {"kernel": (16, 16)}, "scores": {"sink": (4,)}}
+    stacked = jax.tree.map(lambda p: p.shape, scanned["layers"]["attention"]["mechanism"])
+    assert stacked == {"gate": {"kernel": (2, 16, 16)}, "scores": {"sink": (2, 4)}}
+
+
 def test_rematerialisation_changes_no_gradient():
     batch = causal(rows())
     params = init(model_of(), batch)

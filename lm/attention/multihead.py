@@ -2,6 +2,7 @@
 keeps a cache when it decodes, hands over to a mechanism of `ATTENTIONS`, and projects back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +21,7 @@ class MultiHeadAttention(nn.Module):
 
     Attributes:
       heads, kv_heads, head_size: H, G and K; G divides H.
-      mechanism: a module of `ATTENTIONS`.
+      mechanism: makes a module of `ATTENTIONS`, given its name.
       rotary_base: turns queries and keys by their places, with this base; None: it does not.
       score_scale: factor of the scores; None: 1 / sqrt(K).
       qk_norm: root-mean-square normalisation of queries and keys, per head (2010.04245).
@@ -32,7 +33,7 @@ class MultiHeadAttention(nn.Module):
     heads: int
     kv_heads: int
     head_size: int
-    mechanism: nn.Module
+    mechanism: Callable[..., nn.Module]
     rotary_base: float | None
     score_scale: float | None
     qk_norm: bool
@@ -79,7 +80,7 @@ class MultiHeadAttention(nn.Module):
             key = remember(self, "past_key", key, mask.offset, cache_length)
             value = remember(self, "past_value", value, mask.offset, cache_length)
         layer = Layer(position_bias, inputs, cache_length)
-        context = self.mechanism(query, key, value, mask, layer)
+        context = self.mechanism(name="mechanism")(query, key, value, mask, layer)
         context = context.reshape(*inputs.shape[:2], self.heads * self.head_size)
         return self._dense("out", inputs.shape[-1], self.out_bias, self.out_init)(context)
 
