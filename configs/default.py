@@ -163,6 +163,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.head = "softmax"
     # The head uses the embedding table as its own. False for adaptive and hierarchical.
     output.tied = True
+    # Tokens whose logits a device computes at a time, with their gradient. None: by size (the run
+    # says what was chosen); 0: all at once; n: less memory when small, less overhead when large.
+    output.block = placeholder(int)
     # Options of heads. None: the head's own default. Setting one that the head does not have is an
     # error.
     output.bias = placeholder(bool)  # heads with logits: adds a bias per word

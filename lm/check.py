@@ -60,6 +60,7 @@ _RANGES = {
     "attention.lambda_init": (0, 1),
     "attention.random_features": (1, math.inf),
     "attention.k": (1, math.inf),
+    "output.block": (0, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
     "output.focal": (0, math.inf),

@@ -46,7 +46,7 @@ def check_options(config: Config) -> None:
 
 
 def _check_output(config: Config) -> None:
-    name, chosen = config.output.head, chosen_options(config.output, ("head", "tied"))
+    name, chosen = config.output.head, chosen_options(config.output, ("head", "tied", "block"))
     head = OUTPUTS[name]
     own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
     _belong(chosen, own, "output", name)

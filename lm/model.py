@@ -134,15 +134,30 @@ class Transformer(nn.Module):
             self.encoder = Stack(**stack)
         self.inputs = Embedding(**embedding)
         self.stack = Stack(**stack)
-        features = self.features
         if self.head_transform:
-            features = self.embedding_features or self.features
-            self.transform = HeadTransform(features, self.activation, **norm, **inits)
+            self.transform = HeadTransform(self._head_features, self.activation, **norm, **inits)
         if self.pooler:
             self.pool = Pooler(**inits)
-        options = dict(self.output)
-        head, self.tied = OUTPUTS[options.pop("head")], options.pop("tied")
-        self.head = head(self.vocab_size, features, table_init=normal, **dtypes, **options)
+        self.tied = self.output["tied"]
+        self.head = self.output_head()
+
+    @property
+    def _head_features(self) -> int:
+        """Width of what the head sees: a transform leads back to the embedding's."""
+        return (self.head_transform and self.embedding_features) or self.features
+
+    @nn.nowrap  # so that it can be asked for outside `apply` too
+    def output_head(self) -> Any:
+        """The head that the config's group describes."""
+        options = {k: v for k, v in self.output.items() if k not in ("head", "tied")}
+        return OUTPUTS[self.output["head"]](
+            self.vocab_size,
+            self._head_features,
+            table_init=nn.initializers.normal(self.init_scale),
+            dtype=jnp.dtype(self.dtype),
+            param_dtype=jnp.dtype(self.param_dtype),
+            **options,
+        )
 
     def _block(self, dtypes: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments of `Block`, from the config's groups."""

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
+from lm.output.sharded import Shards
 
 AXES = ("data", "fsdp", "tensor")
 _BATCH = ("data", "fsdp")
@@ -80,6 +81,11 @@ def check_heads(mesh: Mesh, heads: int, kv_heads: int) -> None:
                 f"config.model.{name} = {count} is not divisible by config.mesh.tensor = "
                 f"{mesh.shape['tensor']}; change one of them"
             )
+
+
+def output_shards(mesh: Mesh) -> Shards | None:
+    """How devices share the output head: its tokens as the batch, its words as the word table."""
+    return None if mesh.size == 1 else Shards(mesh, tokens=_BATCH, words="tensor")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -75,8 +75,13 @@ class Program:
     likelihood: Any
 
 
-def build_model(config: Config, vocab_size: int, counts: Any = None) -> Transformer:
-    """The Transformer that a config describes, for V words with these counts, [V], in training."""
+def build_model(
+    config: Config, vocab_size: int, counts: Any = None, mesh: Mesh | None = None
+) -> Transformer:
+    """The Transformer that a config describes, for V words with these counts, [V], in training.
+
+    With a mesh, its devices share the work of the output head.
+    """
     fixed = ("mechanism", "weighting", "block", "learn")
     attention = {name: config.attention[name] for name in fixed}
     chosen = chosen_options(config.attention, fixed)
@@ -90,6 +95,7 @@ def build_model(config: Config, vocab_size: int, counts: Any = None) -> Transfor
         output[name] = tuple(value) if isinstance(value, list) else value
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
+    output["shards"] = None if mesh is None else partition.output_shards(mesh)
     return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
 
 
@@ -108,6 +114,12 @@ def attention_path(config: Config) -> str:
     plain = plain and model.positions not in ("alibi", "relative") and attention.block is None
     kernel = plain and has_kernel(array, array, array, mask)
     return describe(length, causal, attention.block, kernel)
+
+
+def output_path(config: Config, model: Transformer) -> str:
+    """How the output head will be computed in training, for the run's log."""
+    tokens = config.batch_size * config.data.length // config.accumulation
+    return f"{config.output.head}, {model.output_head().describe(tokens)}"
 
 
 def check_devices(config: Config) -> Mesh:
@@ -135,7 +147,7 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
       UserError: where sizes do not divide over the mesh.
     """
     mesh = check_devices(config)
-    model = build_model(config, vocab_size, counts)
+    model = build_model(config, vocab_size, counts, mesh)
     objective = OBJECTIVES[config.objective]
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema = config.optimizer.ema
@@ -217,7 +229,8 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         }
 
     def likelihood(params: Any, rows: Rows) -> Any:
-        square = model.clone(attention={**model.attention, "block": 0})
+        attention, output = {**model.attention, "block": 0}, {**model.output, "shards": None}
+        square = model.clone(attention=attention, output=output)
         return square.apply({"params": params}, objective(rows), method="negative_log_likelihood")
 
     abstract = jax.eval_shape(init, jax.random.key(0))

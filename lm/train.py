@@ -26,7 +26,7 @@ from lm.flops import flops_per_token, peak_flops
 from lm.metrics import Progress, Writer, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
-from lm.step import Program, attention_path, build_program, check_devices
+from lm.step import Program, attention_path, build_program, check_devices, output_path
 
 
 def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
@@ -179,7 +179,8 @@ class _Run:
         self.main = jax.process_index() == 0
         self.commit = commit()
         if self.main:
-            print(f"{label}: {origin}; attention {attention_path(config)}", flush=True)
+            paths = f"attention {attention_path(config)}; {output_path(config, program.model)}"
+            print(f"{label}: {origin}; {paths}", flush=True)
             # Where only result.json was missing, the last evaluation is made and written again.
             evaluated = self.start if self.start < config.steps else self.start - 1
             self.writer = Writer(workdir, self.start, evaluated, config.log.tensorboard)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lm.output import OUTPUTS
-from lm.output import head as head_module
 
 N, D, V = 6, 8, 11
 EVERY = pytest.mark.parametrize("name", OUTPUTS)
@@ -118,21 +117,33 @@ def test_large_logits_keep_gradients_finite(name):
 
 
 @EVERY
-@pytest.mark.parametrize("limit", [V, 3 * V])
-def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, limit, monkeypatch):
+@pytest.mark.parametrize("block", [1, 4])
+def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, block):
     whole = computed(name, with_options=True)
-    head, variables = head_of(name, **OPTIONS.get(name, {}))
+    head, variables = head_of(name, **OPTIONS.get(name, {}), block=block)
     hidden, targets = inputs()
-    monkeypatch.setattr(head_module, "_logits_limit", lambda: limit)
     total = jax.value_and_grad(total_of(head, targets), argnums=(0, 1))
     value, gradients = jax.jit(total)(variables, hidden)
     np.testing.assert_allclose(value, whole["total"], rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradients, whole["gradients"]
     )
-    if limit == V:
+    if block == 4:
         nats = jax.jit(lambda: head.apply(variables, hidden, targets, method="likelihoods"))()
         np.testing.assert_allclose(nats, whole["likelihoods"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "mixture", "sampled", "adaptive"])
+def test_leaving_out_tokens_of_weight_zero_changes_nothing(name):
+    whole = computed(name, with_options=True)
+    head, variables = head_of(name, **OPTIONS.get(name, {}), share=0.5, block=2)
+    hidden, targets = inputs()
+    total = jax.value_and_grad(total_of(head, targets), argnums=(0, 1))
+    value, gradients = jax.jit(total)(variables, hidden)
+    np.testing.assert_allclose(value, whole["total"], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradients, whole["gradients"]
+    )
 
 
 @EVERY
@@ -233,3 +244,35 @@ def test_chunks_keep_less_than_the_logits():
 
     compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*shapes, targets).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 8192 * 8192 * 4
+
+
+def test_a_masked_objective_pays_for_the_tokens_that_count():
+    tokens, features, words = 2048, 64, 512
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(tokens, features)).astype(np.float32)
+    table = rng.normal(size=(words, features)).astype(np.float32)
+    targets = rng.integers(0, words, tokens)
+
+    def of_total(**options):
+        head = OUTPUTS["softmax"](words, features, **options)
+
+        def total(table, hidden, weights):
+            return head.apply({}, hidden, targets, weights, table, method="total")
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+
+    few = (rng.random(tokens) < 0.15).astype(np.float32)
+    whole, left_out = (
+        function.lower(table, hidden, few).compile()
+        for function in (of_total(), of_total(share=0.15))
+    )
+    # Not 0.15: the number of tokens that count varies, and blocks have room for more.
+    assert left_out.cost_analysis()["flops"] < 0.19 * whole.cost_analysis()["flops"]
+    # More than one block of them, should more tokens count than the objective said, loses none.
+    for weights in (few, np.ones_like(few), np.zeros_like(few)):
+        for a, b in zip(
+            jax.tree.leaves(left_out(table, hidden, weights)),
+            jax.tree.leaves(whole(table, hidden, weights)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())

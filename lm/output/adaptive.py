@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.output import head as head_module
-from lm.output.chunked import chunked_total
+from lm.output.chunked import chunked
 from lm.output.frequency import by_frequency
-from lm.output.gathered import gathered_total
+from lm.output.gathered import gathered
 from lm.output.head import Head
+from lm.output.plan import block_size
 from lm.output.product import product
 from lm.output.statistics import statistics
+from lm.output.total import total
 
 _BLOCK = 512  # tokens of a cluster computed at once, at most
 
@@ -39,6 +40,12 @@ class AdaptiveHead(Head):
 
     tieable = False
     needs_counts = True
+
+    @property
+    def training_logits(self) -> int:
+        """Those of the head."""
+        frequent, *tails = cluster_starts(self.cutoffs, self.vocab_size)
+        return frequent + len(tails)
 
     def setup(self) -> None:
         """Makes the head's table and each cluster's projection and table."""
@@ -87,18 +94,17 @@ class AdaptiveHead(Head):
         def of_head(table, shared, rows, hidden, targets):
             return _nats(table, hidden, targets, dtype)
 
-        def of_tail(tail, hidden, places):
+        def of_tail(tail, shared, rows, hidden, places):
             return _tail_nats(tail, hidden, places, dtype)
 
-        chunks = self._chunks(hidden.shape[0], len(self.head))
-        entries = self._entries(targets)
-        total: Any = chunked_total(of_head, self.head, None, hidden, entries, weights, chunks)
+        in_chunks = chunked(of_head, self.chunks(hidden.shape[0], self.training_logits))
+        value = total(in_chunks, self.head, None, hidden, self._entries(targets), weights)
         for i, tail in enumerate(self.tails):
             member, places = self._places(targets, i)
-            fitting = head_module._logits_limit() // len(tail[1])
-            block = max(1, min(_BLOCK, hidden.shape[0], fitting))
-            total += gathered_total(of_tail, tail, hidden, places, weights, member, block)
-        return total
+            block = min(_BLOCK, block_size(len(hidden), 1.0, len(tail[1]), self.block))
+            own = jnp.where(member, weights, 0.0)
+            value += total(gathered(of_tail, block), tail, None, hidden, places, own)
+        return value
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""

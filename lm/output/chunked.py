@@ -2,73 +2,43 @@
 the forward pass, so that nothing of size V per token outlives its chunk or is computed twice.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lm.output.total import Compute, Loss, zero_sums
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 6))
-def chunked_total(
-    loss: Callable[..., jax.Array],
-    params: Any,
-    shared: Any,
-    hidden: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    chunks: int,
-) -> jax.Array:
-    """sum_i w_i loss_i, a scalar, over chunks of tokens one after the other.
 
-    Args:
-      loss: `loss(params, shared, rows [n], hidden [n, D], targets [n]) -> [n]`, a pure function;
-        `rows` are the tokens' places in the whole.
-      params: pytree; its gradient is summed over chunks in float32.
-      shared: pytree for every chunk, such as a random key; not differentiated.
-      hidden: [N, D]; N divides into `chunks`.
-      targets: [N].
-      weights: [N], not differentiated.
-      chunks: how many.
-    """
-    return _forward(loss, params, shared, hidden, targets, weights, chunks)[0]
+def chunked(loss: Loss, chunks: int) -> Compute:
+    """Computes a `total` over chunks of tokens, one after the other."""
+
+    def compute(params, shared, rows, hidden, targets, weights):
+        def total(params, hidden, rows, targets, weights):
+            return jnp.sum(loss(params, shared, rows, hidden, targets) * weights)
+
+        def add(sums, chunk):
+            found, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(wide, *chunk)
+            new = (found, of_params)
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, new), of_hidden
+
+        start, wide, zeros = zero_sums(params, hidden)
+        tokens = tuple(split(x, chunks) for x in (hidden, rows, targets, weights))
+        (value, of_params), of_hidden = jax.lax.scan(add, (start, zeros), tokens)
+        return value, (of_params, join(of_hidden, len(hidden)))
+
+    return compute
 
 
 def split(x: jax.Array, chunks: int) -> jax.Array:
     """[N, ...] to [chunks, N / chunks, ...]; chunk j holds rows j, j + chunks, ...
 
-    So every device has its part of every chunk.
+    So every device has its part of every chunk. Where N does not divide, zeros fill the last rows.
     """
-    return x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
+    padding = ((0, -len(x) % chunks), *((0, 0),) * (x.ndim - 1))
+    return jnp.pad(x, padding).reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _forward(loss, params, shared, hidden, targets, weights, chunks):
-    def total(params, hidden, rows, targets, weights):
-        return jnp.sum(loss(params, shared, rows, hidden, targets) * weights)
-
-    def add(carry, chunk):
-        value, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(wide, *chunk)
-        return jax.tree.map(
-            lambda a, b: a + b.astype(a.dtype), carry, (value, of_params)
-        ), of_hidden
-
-    # Wide before the loss narrows them: no chunk's gradient is rounded before the sum.
-    wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
-    start = (
-        jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32)),
-        jax.tree.map(jnp.zeros_like, wide),
-    )
-    rows = jnp.arange(hidden.shape[0])
-    tokens = tuple(split(x, chunks) for x in (hidden, rows, targets, weights))
-    (value, of_params), of_hidden = jax.lax.scan(add, start, tokens)
-    of_params = jax.tree.map(lambda g, p: g.astype(p.dtype), of_params, params)
-    return value, (of_params, of_hidden.swapaxes(0, 1).reshape(hidden.shape))
-
-
-def _backward(loss, chunks, saved, gradient):
-    of_params, of_hidden = jax.tree.map(lambda g: (g * gradient).astype(g.dtype), saved)
-    return of_params, None, of_hidden, None, None
-
-
-chunked_total.defvjp(_forward, _backward)
+def join(x: Any, tokens: int) -> jax.Array:
+    """The inverse of `split`, of N tokens."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:tokens]

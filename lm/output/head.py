@@ -1,13 +1,18 @@
 """What is an output head? A module from hidden states to a loss and to log-probabilities."""
 
+import types
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.chunked import chunked_total, split
+from lm.output.chunked import chunked, join, split
+from lm.output.gathered import gathered
+from lm.output.plan import block_size, chunk_count
 from lm.output.product import product
+from lm.output.sharded import Shards, sharded, sharded_map
+from lm.output.total import total
 
 
 class Head(nn.Module):
@@ -22,6 +27,12 @@ class Head(nn.Module):
       table_init: initialiser of the head's own table [V, D].
       dtype: of the matrix product's operands; sums and results are float32 at least.
       param_dtype: of the parameters.
+      block: tokens whose logits are computed at once; None: by size; 0: all.
+      share: of the tokens that count in the loss, about. Below 1, those of weight 0 are left out
+        before the head, and cost nothing.
+      shards: how several devices share the work; None: as the compiler finds.
+      words_axis: the mesh axis over which this is the head of one device's words; set by the head
+        itself, inside `sharded`.
 
     Facts about a kind of head, for code and tests:
       tieable: it can borrow the model's embedding table.
@@ -30,6 +41,8 @@ class Head(nn.Module):
         it is what the draws stand for.
       full_support: no probability is zero.
       whole_rows: hidden and targets keep their rows, [B, L, D] and [B, L].
+      splits: its loss and its likelihood can be computed with the words split over devices.
+      by_words: own parameters that have an entry for each word, and along which axis.
     """
 
     tieable = True
@@ -37,12 +50,18 @@ class Head(nn.Module):
     random = False
     full_support = True
     whole_rows = False
+    splits = False
+    by_words = types.MappingProxyType({"table": 0, "bias": 0})
 
     vocab_size: int
     features: int
     table_init: Any = nn.initializers.normal(0.02)
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    block: int | None = None
+    share: float = 1.0
+    shards: Shards | None = None
+    words_axis: str | None = None
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
@@ -89,14 +108,37 @@ class Head(nn.Module):
         """sum_i w_i loss_i in nats, a scalar, of hidden [N, D], targets [N] and weights [N].
 
         What training minimises. Where N x V is large, it is computed in chunks of tokens, with the
-        gradient in the forward pass (see `chunked_total`). `step`, of training, is for heads whose
-        loss follows a schedule.
+        gradient in the forward pass (see `lm.output.chunked`). `step`, of training, is for heads
+        whose loss follows a schedule.
         """
         key = self.random_key()
         if self.is_initializing():
             return jnp.sum(self.loss(hidden, targets, embedding) * weights)
-        wanted = self.training_logits if key is not None else self.logits_per_token
-        return self._sum("loss_given", key, wanted, hidden, targets, weights, embedding)
+        shards = self._sharing(hidden.shape[0])
+        wanted = (
+            self.training_logits if key is not None or not self.random else self.logits_per_token
+        )
+        if shards is None and self.share == 1.0 and self.chunks(hidden.shape[0], wanted) == 1:
+            rows = jnp.arange(hidden.shape[0])
+            return jnp.sum(self.loss_given(key, rows, hidden, targets, embedding) * weights)
+        head = self._part(shards)
+
+        def loss(params: Any, key: Any, rows: jax.Array, hidden: jax.Array, targets: jax.Array):
+            own, embedding = params
+            arguments = (key, rows, hidden, targets, embedding)
+            return head.apply({"params": own}, *arguments, method="loss_given")
+
+        def compute(params, key, rows, hidden, *tokens):
+            if self.share == 1.0:
+                parts = chunked(loss, head.chunks(len(hidden), wanted))
+            else:
+                parts = gathered(loss, block_size(len(hidden), self.share, wanted, self.block))
+            return parts(params, key, rows, hidden, *tokens)
+
+        if shards is not None:
+            wanted = wanted // shards.word_parts
+            compute = sharded(compute, shards, self.by_words)
+        return total(compute, self._params(embedding), key, hidden, targets, weights)
 
     def random_key(self) -> jax.Array | None:
         """A key where the head is random and the rng collection "softmax" is given, else None."""
@@ -122,51 +164,60 @@ class Head(nn.Module):
         embedding: jax.Array | None = None,
     ) -> Any:
         """What a method of (hidden, targets, embedding) gives per token, in chunks of tokens."""
-        chunks = self._chunks(hidden.shape[0], self.logits_per_token)
-        if chunks == 1:
-            return getattr(self, method)(hidden, targets, embedding)
-        params, function = self._params(embedding), self._pure(method)
-        found = jax.lax.map(
-            lambda chunk: function(params, *chunk),
-            (split(hidden, chunks), split(targets, chunks)),
-        )
-        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), found)
-
-    def _sum(self, method, key, per_token, hidden, targets, weights, embedding) -> jax.Array:
-        """The weighted sum of a method like `loss_given`, in chunks where it is large."""
-        chunks = self._chunks(hidden.shape[0], per_token)
-        if chunks == 1:
-            rows = jnp.arange(hidden.shape[0])
-            losses = getattr(self, method)(key, rows, hidden, targets, embedding)
-            return jnp.sum(losses * weights)
-        head = self.clone(parent=None)
-
-        def loss(params: Any, key: Any, rows: jax.Array, hidden: jax.Array, targets: jax.Array):
-            own, embedding = params
-            arguments = (key, rows, hidden, targets, embedding)
-            return head.apply({"params": own}, *arguments, method=method)
-
-        return chunked_total(loss, self._params(embedding), key, hidden, targets, weights, chunks)
-
-    def _params(self, embedding: jax.Array | None) -> Any:
-        return self.variables.get("params", {}), embedding
-
-    def _pure(self, method: str) -> Any:
-        """A method as a function of (own parameters and embedding, hidden, targets)."""
-        head = self.clone(parent=None)
+        params, shards = self._params(embedding), self._sharing(hidden.shape[0])
+        head = self._part(shards)
 
         def function(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
             own, embedding = params
             return head.apply({"params": own}, hidden, targets, embedding, method=method)
 
-        return function
+        def in_order(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
+            chunks = head.chunks(hidden.shape[0], head.logits_per_token)
+            if chunks == 1:
+                return function(params, hidden, targets)
+            tokens = (split(hidden, chunks), split(targets, chunks))
+            found = jax.lax.map(lambda chunk: function(params, *chunk), tokens)
+            return jax.tree.map(lambda x: join(x, len(hidden)), found)
 
-    def _chunks(self, tokens: int, per_token: int) -> int:
-        """The fewest equal chunks of tokens whose logits stay below the limit."""
-        if self.is_initializing():
-            return 1
-        wanted = -(-tokens * per_token // _logits_limit())
-        return next(n for n in range(min(max(wanted, 1), tokens), tokens + 1) if tokens % n == 0)
+        if shards is None:
+            return in_order(params, hidden, targets)
+        return sharded_map(in_order, shards, self.by_words, params, hidden, targets)
+
+    def _params(self, embedding: jax.Array | None) -> Any:
+        return self.variables.get("params", {}), embedding
+
+    def _sharing(self, tokens: int) -> Shards | None:
+        """How devices share so many tokens; None where one device, or the compiler, has them."""
+        shards = self.shards if self.splits else None
+        return shards if shards is not None and tokens % shards.token_parts == 0 else None
+
+    def _part(self, shards: Shards | None) -> Any:
+        """The same head, or that of one device's words, as a module of its own."""
+        if shards is None:
+            return self.clone(parent=None)
+        words = self.vocab_size // shards.word_parts
+        return self.clone(parent=None, vocab_size=words, words_axis=shards.words, shards=None)
+
+    def chunks(self, tokens: int, per_token: int) -> int:
+        """In how many chunks so many tokens are computed, with so many logits for each."""
+        devices = 1 if self.shards is None else self.shards.mesh.size
+        return chunk_count(tokens, per_token, self.block, devices)
+
+    def describe(self, tokens: int) -> str:
+        """How training computes so many tokens, for a run's log."""
+        if self.whole_rows:
+            return "whole rows at once"
+        shards, wanted, words = self._sharing(tokens), self.training_logits, ""
+        if shards is not None:
+            tokens, wanted = tokens // shards.token_parts, wanted // shards.word_parts
+            words = f" of {self.vocab_size // shards.word_parts} words on each device"
+        if self.share < 1.0:
+            size = block_size(tokens, self.share, wanted, self.block)
+            return f"{size} of {tokens} tokens gathered at a time{words}"
+        chunks = self.chunks(tokens, wanted)
+        if chunks == 1:
+            return f"{tokens} tokens{words} at once"
+        return f"{chunks} chunks of {-(-tokens // chunks)} tokens{words}"
 
     @property
     def logits_per_token(self) -> int:
@@ -189,9 +240,3 @@ class Head(nn.Module):
     def logits(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
         """Hidden [N, D] times table [V, D] to [N, V], in float32 at least."""
         return product(hidden, table, jnp.dtype(self.dtype or hidden.dtype))
-
-
-def _logits_limit() -> int:
-    """Logits held at once, for all devices together: 64 MB on a CPU, 1 GB per device elsewhere."""
-    on_cpu = jax.default_backend() == "cpu"
-    return 16 * 1024 * 1024 if on_cpu else 256 * 1024 * 1024 * jax.device_count()

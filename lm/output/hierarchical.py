@@ -29,16 +29,15 @@ class HierarchicalHead(Head):
     needs_counts = True
 
     def setup(self) -> None:
-        """Makes the tree and its nodes' vectors."""
-        counts = None if self.counts is None else np.asarray(self.counts, np.int64).tobytes()
-        self.tree = huffman(self.vocab_size, counts)
+        """Makes the vectors of the tree's nodes."""
         shape = (self.vocab_size - 1, self.features)
         self.nodes = self.param("node_table", self.table_init, shape, self.param_dtype)
 
     @property
-    def training_logits(self) -> int:
-        """The vectors of a token's path are gathered for it."""
-        return self.logits_per_token
+    def tree(self) -> Any:
+        """The Huffman tree."""
+        counts = None if self.counts is None else np.asarray(self.counts, np.int64).tobytes()
+        return huffman(self.vocab_size, counts)
 
     @property
     def logits_per_token(self) -> int:

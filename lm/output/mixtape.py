@@ -1,5 +1,7 @@
 """Can a mixture have one softmax only? If logits are mixed, with priors of each word's own."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,9 @@ class MixtapeHead(LogitsHead):
 
     mixtures: int = 4
     gates: int = 16
+
+    splits = True
+    by_words = types.MappingProxyType({**LogitsHead.by_words, "gate_table": 0, "gate_bias": 2})
 
     @property
     def logits_per_token(self) -> int:

@@ -21,6 +21,8 @@ class MixtureHead(Head):
 
     mixtures: int = 4
 
+    splits = True
+
     @property
     def logits_per_token(self) -> int:
         """A token has K rows of logits."""
@@ -47,7 +49,8 @@ class MixtureHead(Head):
     ) -> jax.Array:
         """-log p(target) in nats, [N], without the mixture's other words."""
         log_priors, logits = self.components(hidden, embedding)
-        rows = statistics(logits.reshape(-1, self.vocab_size), jnp.repeat(targets, self.mixtures))
+        targets = jnp.repeat(jnp.asarray(targets), self.mixtures)
+        rows = statistics(logits.reshape(-1, self.vocab_size), targets, axis=self.words_axis)
         nats = rows.cross_entropy.reshape(log_priors.shape)
         return -jax.nn.logsumexp(log_priors - nats, axis=-1)
 
@@ -67,6 +70,8 @@ class MixtureOfContextsHead(LogitsHead):
     """
 
     mixtures: int = 4
+
+    splits = True
 
     @nn.compact
     def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:

@@ -41,7 +41,8 @@ class LogitsHead(Head):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
-        return statistics(self.scores(hidden, embedding), targets).cross_entropy
+        z = self.scores(hidden, embedding)
+        return statistics(z, targets, axis=self.words_axis).cross_entropy
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
@@ -69,12 +70,15 @@ class PointwiseHead(LogitsHead):
     confidence_penalty: float = 0.0
     class_weights: tuple[float, ...] | None = None
 
+    splits = True
+
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token in nats, [N]; see the class."""
         smoothing, penalty = self.label_smoothing, self.confidence_penalty
-        row = statistics(self.scores(hidden, embedding), targets, smoothing != 0, penalty != 0)
+        z = self.scores(hidden, embedding)
+        row = statistics(z, targets, smoothing != 0, penalty != 0, self.words_axis)
         loss = row.cross_entropy
         if self.focal:
             # The floor keeps the power's gradient finite where p_y rounds to 1.

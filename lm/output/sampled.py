@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.output.chunked import chunked_total
+from lm.output.chunked import chunked
 from lm.output.pointwise import LogitsHead
 from lm.output.product import product
+from lm.output.total import total
 
 DISTRIBUTIONS = ("log_uniform", "unigram")
 
@@ -179,12 +180,12 @@ class DynamicHead(SampledHead):
             arguments = (key, rows, hidden, targets, embedding)
             return head.apply({"params": own}, *arguments, method="loss_given")
 
-        def total(params, hidden, targets, weights):
+        def branch(params, hidden, targets, weights):
             wanted = head.logits_per_token if key is None else head.training_logits
-            chunks = self._chunks(hidden.shape[0], wanted)
-            return chunked_total(loss, params, key, hidden, targets, weights, chunks)
+            in_chunks = chunked(loss, self.chunks(hidden.shape[0], wanted))
+            return total(in_chunks, params, key, hidden, targets, weights)
 
-        return total
+        return branch
 
 
 def systematic_sample(key: jax.Array, edges: np.ndarray, samples: int) -> jax.Array:
