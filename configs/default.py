@@ -194,6 +194,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.emphasis = placeholder(float)  # squared: weight of the target's error
     output.margin = placeholder(float)  # squared: the target's value
 
+    config.tune = tune = ConfigDict()
+    # What training changes: "full" (all parameters), or names of lm.tune.METHODS joined by "+",
+    # such as "lora+head". All but "full" need init_from, and save only what they train.
+    tune.method = "full"
+    # Options of methods. None: the method's own default. Setting one that no chosen method has is
+    # an error.
+    tune.top = placeholder(int)  # layers: how many of the last blocks; None is 1
+    tune.rank = placeholder(int)  # lora, rslora, dora: inner size of an update; None is 8
+    tune.alpha = placeholder(float)  # scales it by alpha / rank, rslora by its root; None is 16
+    tune.targets = placeholder(tuple)  # matrices that it moves; None is ("query", "value")
+    tune.bottleneck = placeholder(int)  # adapter: inner width; None is 64
+    tune.placement = placeholder(str)  # adapter: "houlsby" (None), "pfeiffer" or "parallel"
+
     config.optimizer = optimizer = ConfigDict()
     # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on what is no matrix).
     optimizer.name = "adamw"

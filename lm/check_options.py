@@ -17,6 +17,8 @@ from lm.output import OUTPUTS
 from lm.output.head import Head
 from lm.output.sampled import DISTRIBUTIONS
 from lm.softmax import WEIGHTINGS
+from lm.tune import METHODS, method_names
+from lm.tune.adapter import PLACEMENTS
 
 
 def check_options(config: Config) -> None:
@@ -43,6 +45,7 @@ def check_options(config: Config) -> None:
         _belong(chosen, own, "attention", owner)
     _check_mechanism(config)
     _check_output(config)
+    _check_tune(config)
 
 
 def _check_output(config: Config) -> None:
@@ -128,6 +131,30 @@ def _check_weighting(config: Config, chosen: Mapping[str, Any]) -> None:
         raise UserError(f"config.attention.alpha = {alpha}: must be from {least:g} to 2")
     if length is not None and not length > 1:
         raise UserError(f"config.attention.reference_length = {length}: must be above 1")
+
+
+def _check_tune(config: Config) -> None:
+    """Methods must exist, fit together, own the options that are set, and have a base."""
+    method, names = config.tune.method, method_names(config)
+    for name in names:
+        one_of("tune.method", name, METHODS)
+    added = [METHODS[name].adds.name for name in names if METHODS[name].adds is not None]
+    if len(set(names)) < len(names) or len(set(added)) < len(added):
+        raise UserError(f"config.tune.method = {method!r} adds the same twice; take one of them")
+    own = {option for name in names for option in METHODS[name].options}
+    _belong(chosen_options(config.tune, ("method",)), own, "tune", f"method {method}")
+    if config.tune.placement is not None:
+        one_of("tune.placement", config.tune.placement, PLACEMENTS)
+    if config.tune.top is not None and config.tune.top > config.model.layers:
+        raise UserError(
+            f"config.tune.top = {config.tune.top} is more than config.model.layers = "
+            f"{config.model.layers}; use at most as many"
+        )
+    if "full" not in names and not config.init_from:
+        raise UserError(
+            f"config.tune.method = {method!r} tunes a base that is trained already; give its "
+            "folder as config.init_from, or use method full"
+        )
 
 
 def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:

@@ -4,6 +4,7 @@ mesh, and the order of starting points: resume, init_from, scratch.
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import sys
@@ -16,7 +17,13 @@ from orbax.checkpoint import v1 as ocp
 
 from lm import partition
 from lm.errors import UserError
+from lm.fingerprint import fingerprint
 from lm.step import Program, State
+from lm.tune import split
+from lm.tune.choice import HEADS
+
+# In a workdir: the run whose parameters it began with, and their hash.
+BASE = "base.json"
 
 
 class Checkpoints:
@@ -52,7 +59,7 @@ class Checkpoints:
         self.wait()
         step = int(state.step)
         if step != self.latest:
-            self._saving = self._checkpointer.save_async(step, state, force=True)
+            self._saving = self._checkpointer.save_async(step, state.saved, force=True)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -100,11 +107,42 @@ def starting_state(
     where names and shapes agree, and else new initial weights.
     """
     if checkpoints.latest is not None:
-        return checkpoints.load(program.abstract), f"resumes at step {checkpoints.latest}"
+        state = restored_state(program, checkpoints, init_from)
+        return state, f"resumes at step {checkpoints.latest}"
     state = program.init(key)
     if not init_from:
         return state, "starts from scratch"
-    return _initialise_from(state, program, init_from)
+    return _initialise_from(state, program, init_from, checkpoints.folder.parent)
+
+
+def restored_state(
+    program: Program, checkpoints: Checkpoints, init_from: str, step: int | None = None
+) -> State:
+    """The state of a step (None: the newest), with what it left alone taken from its base.
+
+    Raises:
+      UserError: where checkpoint or base cannot be read, or the base is not the same any more.
+    """
+    state = checkpoints.load(program.abstract.saved, step)
+    if not jax.tree.leaves(program.abstract.frozen):
+        return state.replace(frozen={})
+    donor = open_donor(init_from)
+    base = _saved_params(donor, partition.whole(program.mesh))
+    recorded = json.loads((checkpoints.folder.parent / BASE).read_text())
+    if (found := fingerprint(base)) != recorded["hash"]:
+        raise UserError(
+            f"{checkpoints.folder.parent} was trained on {init_from} at step {recorded['step']} "
+            f"(hash {recorded['hash']}), whose newest checkpoint is now another, step "
+            f"{donor.latest} (hash {found}); restore that base"
+        )
+    donor.close()
+
+    def of_base(path: Any, leaf: Any) -> jax.Array:
+        value = base[jax.tree_util.keystr(path)][: leaf.shape[0] if leaf.shape else None]
+        return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+
+    frozen = jax.tree_util.tree_map_with_path(of_base, program.abstract.frozen)
+    return state.replace(frozen=frozen)
 
 
 def open_donor(source: str) -> Checkpoints:
@@ -116,27 +154,48 @@ def open_donor(source: str) -> Checkpoints:
     return donor
 
 
-def _initialise_from(state: State, program: Program, source: str) -> tuple[State, str]:
+def _initialise_from(
+    state: State, program: Program, source: str, workdir: epath.Path
+) -> tuple[State, str]:
     donor = open_donor(source)
     saved = _saved_params(donor, partition.whole(program.mesh))
     taken, fresh = {}, []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+    whole = state.whole
+    for path, leaf in jax.tree_util.tree_leaves_with_path(whole):
         name = jax.tree_util.keystr(path)
         value = saved.get(name)
         if value is not None and value.shape == leaf.shape:
             taken[name] = jax.device_put(value.astype(leaf.dtype), leaf.sharding)
         else:
-            fresh.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+            fresh.append(tuple(key.key for key in path))
     if not taken:
         raise UserError(f"config.init_from = {source!r}: no parameter has the same name and shape")
+    _check_frozen(program, source, fresh)
     params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), state.params
+        lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), whole
     )
+    params, frozen = split(params, program.tuning.kept)
     average = None if state.average is None else jax.tree.map(lambda x: x.copy(), params)
-    state = dataclasses.replace(state, params=params, average=average)
+    state = dataclasses.replace(state, params=params, average=average, frozen=frozen)
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        record = {"init_from": source, "step": donor.latest, "hash": fingerprint(saved)}
+        (workdir / BASE).write_text(json.dumps(record, indent=2) + "\n")
     donor.close()
-    new = f"; fresh: {', '.join(fresh)}" if fresh else ""
+    new = f"; fresh: {', '.join(map('/'.join, fresh))}" if fresh else ""
     return state, f"starts from {source} at step {donor.latest}{new}"
+
+
+def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -> None:
+    """Raises UserError where a parameter would keep its random start: not given, not trained."""
+    for path in fresh:
+        if program.tuning.kept(path) != 0:
+            method = "+".join(program.tuning.names)
+            remedy = f"; use {method}+head" if path[0] in HEADS else ""
+            raise UserError(
+                f"config.init_from = {source!r} has no {'/'.join(path)} of this shape, and "
+                f"config.tune.method = {method!r} does not train it{remedy}"
+            )
 
 
 def _saved_params(donor: Checkpoints, sharding: Any) -> dict[str, Any]:

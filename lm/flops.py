@@ -34,7 +34,7 @@ def flops_per_token(program: Program, length: int) -> float:
         "segments": jax.ShapeDtypeStruct((1, length), jnp.int32),
         "bytes": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
-    traced = jax.make_jaxpr(program.likelihood)(program.abstract.params, rows)
+    traced = jax.make_jaxpr(program.likelihood)(program.params, rows)
     return 3.0 * _products(traced.jaxpr) / length
 
 

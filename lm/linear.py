@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax.custom_derivatives import SymbolicZero
 
 from lm.materialise import materialise
 
@@ -18,6 +19,7 @@ def flat_product(
 
     All positions become one axis first: the kernel's gradient, a sum over positions, then
     contracts one axis, where two would make XLA's CPU backend copy its operands transposed.
+    A kernel that is not differentiated costs no product, and its inputs are not kept.
     """
     del dimension_numbers, precision, preferred_element_type
     flat = _product(inputs.reshape(-1, inputs.shape[-1]), kernel)
@@ -30,17 +32,21 @@ def _product(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _forward(inputs, kernel):
-    return inputs @ kernel, (inputs, kernel)
+    kept = inputs.value if kernel.perturbed else None, kernel.value if inputs.perturbed else None
+    return inputs.value @ kernel.value, kept
 
 
 def _backward(saved, gradient):
     inputs, kernel = saved
+    if isinstance(gradient, SymbolicZero):
+        return None, None
+    of_inputs = None if kernel is None else gradient @ kernel.T
+    if inputs is None:
+        return of_inputs, None
     if inputs.shape[1] > gradient.shape[1]:
         # A tall result is a third slower there than its transpose and a copy.
-        of_kernel = materialise(gradient.T @ inputs).T
-    else:
-        of_kernel = inputs.T @ gradient
-    return gradient @ kernel.T, of_kernel
+        return of_inputs, materialise(gradient.T @ inputs).T
+    return of_inputs, inputs.T @ gradient
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward, symbolic_zeros=True)

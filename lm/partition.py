@@ -31,6 +31,15 @@ _RULES = (
     (r"out/kernel$", ("tensor", "fsdp")),
     (r"(latent|prior)/kernel$", ("fsdp", None)),
     (r"head/bias$", ("tensor",)),
+    # What fine-tuning adds follows the matrix that it is added to.
+    (r"(query|key|value|in|gate)/lora/a_kernel$", ("fsdp", None)),
+    (r"(query|key|value|in|gate)/lora/b_kernel$", (None, "tensor")),
+    (r"(query|key|value|in|gate)/(lora/growth|ia3/scale)$", ("tensor",)),
+    (r"out/lora/a_kernel$", ("tensor", None)),
+    (r"out/lora/b_kernel$", (None, "fsdp")),
+    (r"out/ia3/scale$", ("tensor",)),
+    (r"adapter/down/kernel$", ("fsdp", None)),
+    (r"adapter/up/kernel$", (None, "fsdp")),
 )
 
 

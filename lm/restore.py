@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from lm.checkpoint import Checkpoints
+from lm.checkpoint import Checkpoints, restored_state
 from lm.config import Config
 from lm.data import Corpus
 from lm.errors import UserError
@@ -64,6 +64,6 @@ def restore(workdir: epath.Path, step: int | None = None, given: Config | None =
         kept = ", ".join(map(str, steps)) or "none"
         raise UserError(f"--step={step} is not in {checkpoints.folder}; it holds {kept}")
     with jax.set_mesh(program.mesh):
-        state = checkpoints.load(program.abstract, step)
+        state = restored_state(program, checkpoints, str(config.init_from), step)
     checkpoints.close()
     return Restored(config, corpus, program, state.evaluated, int(state.step))

@@ -15,25 +15,29 @@ from lm.attention import ATTENTIONS, Mask
 from lm.attention.fused import has_kernel
 from lm.attention.plan import describe
 from lm.config import Config, chosen_options
+from lm.errors import UserError
 from lm.model import Transformer
 from lm.objective import OBJECTIVES
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
+from lm.tune import Tuning, join, split, tuning
+from lm.tune.tuned import TunedTransformer
 
 Rows = Mapping[str, jax.Array]
 
 
 @flax.struct.dataclass
 class State:
-    """Everything that training changes.
+    """Everything that training changes, and what it leaves alone.
 
     Attributes:
       step: updates made.
-      params: the model's parameters.
-      moments: the optimizer's state.
-      average: moving average of the parameters; None without `optimizer.ema`.
+      params: the parameters that are trained.
+      moments: the optimizer's state, of these alone.
+      average: their moving average; None without `optimizer.ema`.
       finite: False once a loss or a gradient was not finite; from then on the state stays as it
         was before that step.
+      frozen: the other parameters, which have no gradient and are in no checkpoint.
     """
 
     step: jax.Array
@@ -41,11 +45,22 @@ class State:
     moments: Any
     average: Any
     finite: jax.Array
+    frozen: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def whole(self) -> Any:
+        """All parameters of the model as training has them."""
+        return join(self.params, self.frozen)
 
     @property
     def evaluated(self) -> Any:
-        """The parameters that evaluation and generation use."""
-        return self.params if self.average is None else self.average
+        """The parameters that evaluation and generation use, all of the model."""
+        return join(self.params if self.average is None else self.average, self.frozen)
+
+    @property
+    def saved(self) -> Any:
+        """What a checkpoint holds."""
+        return dataclasses.replace(self, frozen=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Program:
 
     Attributes:
       model: the Transformer.
+      tuning: the methods by which it is trained.
       mesh: the devices.
       abstract: the state's shapes, types and shardings.
       init: `init(key) -> State`, sharded from the start.
@@ -63,9 +79,12 @@ class Program:
       loss: `loss(params, rows, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
       likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
         its arithmetic is what `flops_per_token` counts.
+
+    `params` are all of the model's, `State.whole` or `State.evaluated`.
     """
 
     model: Transformer
+    tuning: Tuning
     mesh: Mesh
     abstract: State
     init: Any
@@ -73,6 +92,11 @@ class Program:
     evaluate: Any
     loss: Any
     likelihood: Any
+
+    @property
+    def params(self) -> Any:
+        """Shapes and types of all parameters, those trained and those left alone."""
+        return jax.eval_shape(lambda state: state.whole, self.abstract)
 
 
 def build_model(
@@ -96,7 +120,10 @@ def build_model(
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
-    return Transformer(vocab_size=vocab_size, attention=attention, output=output, **config.model)
+    groups = {"attention": attention, "output": output, **config.model}
+    if additions := tuning(config).additions:
+        return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
+    return Transformer(vocab_size=vocab_size, **groups)
 
 
 def attention_path(config: Config) -> str:
@@ -144,10 +171,10 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         head counts words as ordered by frequency.
 
     Raises:
-      UserError: where sizes do not divide over the mesh.
+      UserError: where sizes do not divide over the mesh, or a method trains nothing.
     """
     mesh = check_devices(config)
-    model = build_model(config, vocab_size, counts, mesh)
+    model, methods = build_model(config, vocab_size, counts, mesh), tuning(config)
     objective = OBJECTIVES[config.objective]
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema = config.optimizer.ema
@@ -159,8 +186,11 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         }
         rngs = {"params": key, "softmax": key}
         params = model.init(rngs, objective(rows), train=False, method="loss")["params"]
+        params, frozen = split(params, methods.kept)
         average = jax.tree.map(jnp.copy, params) if ema else None
-        return State(jnp.zeros((), jnp.int32), params, rule.init(params), average, jnp.array(True))
+        return State(
+            jnp.zeros((), jnp.int32), params, rule.init(params), average, jnp.array(True), frozen
+        )
 
     def loss(
         params: Any, rows: Rows, key: jax.Array, step: jax.Array | None = None
@@ -170,9 +200,13 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs, step=step)
         return total, jnp.sum(batch.weights)
 
-    def gradients(params: Any, rows: Rows, key: jax.Array, step: jax.Array):
+    def gradients(params: Any, frozen: Any, rows: Rows, key: jax.Array, step: jax.Array):
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
-        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+        def of_trained(params: Any, *arguments: Any):
+            return loss(join(params, frozen), *arguments)
+
+        value_and_grad = jax.value_and_grad(of_trained, has_aux=True)
         if config.accumulation == 1:
             return value_and_grad(params, rows, key, step)
         # Part j holds rows j, j + parts, ...: every device has its share of every part.
@@ -194,7 +228,7 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
 
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        (total, weight), grads = gradients(state.params, rows, key, state.step)
+        (total, weight), grads = gradients(state.params, state.frozen, rows, key, state.step)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
         norm = optax.tree.norm(grads)
@@ -203,7 +237,7 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         average = optax.incremental_update(params, state.average, 1.0 - ema) if ema else None
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
         new = State(state.step + 1, params, moments, average, finite)
-        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new.saved, state.saved)
         metrics = {
             "train/loss": total / weight,
             "train/gradient_norm": norm,
@@ -211,7 +245,7 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
             "tokens": weight,
             "finite": finite,
         }
-        return new.replace(finite=finite), metrics
+        return new.replace(finite=finite, frozen=state.frozen), metrics
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
         batch = objective(rows)
@@ -234,12 +268,16 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         return square.apply({"params": params}, objective(rows), method="negative_log_likelihood")
 
     abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings = partition.tree_shardings(mesh, abstract.params, abstract)
+    _check_trained(methods, abstract)
+    shardings = partition.tree_shardings(mesh, abstract.params, abstract.saved)
+    frozen = partition.tree_shardings(mesh, abstract.frozen, abstract.frozen)
+    shardings = dataclasses.replace(shardings, frozen=frozen)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
     return Program(
         model=model,
+        tuning=methods,
         mesh=mesh,
         abstract=abstract,
         init=jax.jit(init, out_shardings=shardings),
@@ -248,3 +286,13 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         loss=loss,
         likelihood=likelihood,
     )
+
+
+def _check_trained(methods: Tuning, abstract: State) -> None:
+    """Raises UserError where a method finds nothing in the model to train."""
+    for name, trained in methods.trained(abstract.params).items():
+        if not trained:
+            raise UserError(
+                f"config.tune.method {name!r} finds no parameter of its kind in this model; leave "
+                "it out, or give the model such parameters"
+            )

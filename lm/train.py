@@ -27,6 +27,7 @@ from lm.metrics import Progress, Writer, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
 from lm.step import Program, attention_path, build_program, check_devices, output_path
+from lm.tune import count
 
 
 def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
@@ -257,7 +258,7 @@ class _Run:
     def stop_nonfinite(self, step: int, batch: Any) -> None:
         """Names the tensor; the state is still the one before the step, and is not saved."""
         key = jax.random.fold_in(self.key, self.state.step)
-        name = first_nonfinite(self.program, self.config.objective, self.state.params, batch, key)
+        name = first_nonfinite(self.program, self.config.objective, self.state.whole, batch, key)
         self.close()
         kept = self.checkpoints.latest
         raise UserError(
@@ -280,7 +281,8 @@ class _Run:
         result = metrics | {
             "steps": self.config.steps,
             "seed": self.config.seed,
-            "parameters": sum(x.size for x in jax.tree.leaves(self.program.abstract.params)),
+            "parameters": count(self.program.params),
+            "trained_parameters": count(self.program.abstract.params),
             "flops_per_token": self.flops,
             "tokens_per_second": statistics.median(self.rates) if self.rates else None,
             "seconds": round(self.writer.seconds, 3),

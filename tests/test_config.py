@@ -44,6 +44,14 @@ IMPOSSIBLE = [
     ({"data.validation": 0.0}, "above 0"),
     ({"model.positions": "rotary", "model.head_size": 5}, "head size is 5; use an even one"),
     ({"model.architecture": "encoder"}, "trains a decoder"),
+    ({"tune.method": "lorra"}, "did you mean 'lora'"),
+    ({"tune.method": "lora"}, "give its folder as config.init_from"),
+    ({"tune.method": "lora+dora", "init_from": "base"}, "adds the same twice"),
+    (
+        {"tune.method": "bitfit", "init_from": "base", "tune.rank": 4},
+        "bitfit has the options: none",
+    ),
+    ({"tune.method": "layers", "init_from": "base", "tune.top": 9}, "use at most as many"),
     ({"optimizer.name": "adam"}, "did you mean 'adamw'"),
 ]
 

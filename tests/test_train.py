@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         train(config, tmp_path / "run")
     kept = Checkpoints(tmp_path / "run")
     program = train_module.shared_program(config, 256)
-    state = kept.load(program.abstract)
+    state = kept.load(program.abstract.saved)
     assert int(state.step) == kept.latest >= 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 

@@ -1,0 +1,85 @@
+"""What does fine-tuning add to a model, and which parameters does it train? `METHODS` maps every
+method's name to both; names joined by "+" are methods used together.
+
+Adding a method is a predicate over parameters, a class that intercepts modules if it adds any, and
+an entry in the table below.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from lm.config import Config, chosen_options
+from lm.tune import choice
+from lm.tune.adapter import Adapter
+from lm.tune.ia3 import Ia3
+from lm.tune.lora import Dora, Lora, RankStableLora
+from lm.tune.method import Method
+from lm.tune.subset import count, join, split
+
+METHODS: dict[str, Method] = {
+    "full": Method(choice.everything),
+    "head": Method(choice.head),
+    "layers": Method(choice.top_layers, others=("top",)),
+    "bitfit": Method(choice.biases),
+    "norms": Method(choice.norms),
+    "softmax": Method(choice.softmaxes),
+    "lora": Method(choice.under(Lora.name), Lora),
+    "rslora": Method(choice.under(Lora.name), RankStableLora),
+    "dora": Method(choice.under(Lora.name), Dora),
+    "adapter": Method(choice.under(Adapter.name), Adapter),
+    "ia3": Method(choice.under(Ia3.name), Ia3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The methods of a config.
+
+    Attributes:
+      config: the whole config.
+      names: of the methods.
+      additions: what they add, for `TunedTransformer`.
+    """
+
+    config: Config
+    names: tuple[str, ...]
+    additions: tuple[Any, ...]
+
+    def kept(self, path: tuple[str, ...]) -> int | None:
+        """How many leading layers of a parameter are frozen; 0: none, None: all of it."""
+        found = [METHODS[name].trains(path, self.config) for name in self.names]
+        return min((first for first in found if first is not None), default=None)
+
+    def trained(self, params: Any) -> dict[str, list[str]]:
+        """Of every method, the names of the parameters that it trains in a tree of them."""
+        paths = list(flatten_dict(params))
+        return {
+            name: ["/".join(p) for p in paths if METHODS[name].trains(p, self.config) is not None]
+            for name in self.names
+        }
+
+
+def tuning(config: Config) -> Tuning:
+    """The methods that a config names, built with its options."""
+    names = method_names(config)
+    chosen, additions = chosen_options(config.tune, ("method",)), []
+    for method in (METHODS[name] for name in names):
+        if method.adds is not None:
+            own = {field.name for field in dataclasses.fields(method.adds)} & set(chosen)
+            options = {key: _frozen(chosen[key]) for key in own}
+            additions.append(method.adds(**options))
+    return Tuning(config, names, tuple(additions))
+
+
+def method_names(config: Config) -> tuple[str, ...]:
+    """The names in `config.tune.method`."""
+    return tuple(config.tune.method.split("+"))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+__all__ = ["METHODS", "Method", "Tuning", "count", "join", "method_names", "split", "tuning"]

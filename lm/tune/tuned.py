@@ -1,0 +1,30 @@
+"""How does a model take what a method adds? Every call of its modules passes by the additions."""
+
+import contextlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from lm.model import Batch, Transformer
+
+
+class TunedTransformer(Transformer):
+    """A Transformer whose modules' calls are intercepted by additions of `METHODS`.
+
+    The base's parameters keep their names and initial values; what is added has names below those
+    of the modules that it is added to.
+
+    Attributes:
+      additions: interceptors (`flax.linen.intercept_methods`); the first is the outermost.
+    """
+
+    additions: tuple[Any, ...] = ()
+
+    @nn.compact
+    def __call__(self, batch: Batch, *arguments: Any, **keywords: Any) -> jax.Array:
+        """See `Transformer`."""
+        with contextlib.ExitStack() as interception:
+            for addition in self.additions:
+                interception.enter_context(nn.intercept_methods(addition))
+            return super().__call__(batch, *arguments, **keywords)

@@ -1,0 +1,131 @@
+"""Every method changes nothing at first, trains what it names, and leaves the rest alone."""
+
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from lm.config import override
+from lm.linear import flat_product
+from lm.objective import causal
+from lm.step import build_model, build_program
+from lm.tune import METHODS, count, join, split
+from lm.tune.lora import Dora, Lora, RankStableLora
+
+ADDING = [name for name, method in METHODS.items() if method.adds]
+# What a method needs of the model, to find something to train there.
+NEEDS = {"head": {"output.tied": False}, "softmax": {"attention.weighting": "sink"}}
+
+
+def rows(batch_size=4, length=16, seed=0):
+    tokens = np.random.default_rng(seed).integers(0, 255, (batch_size, length + 1))
+    ones = np.ones((batch_size, length), np.int32)
+    return {"tokens": tokens.astype(np.int32), "segments": ones, "bytes": ones[:, 0]}
+
+
+@pytest.fixture
+def tiny(small_config):
+    sizes = {"model.layers": 2, "model.features": 16, "model.heads": 2, "data.length": 16}
+    one = {"mesh.data": 1, "batch_size": 4, "schedule.warmup": 0}
+    return override(small_config, sizes | one)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    from lm import partition
+
+    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(partition, "make_mesh", one)
+
+
+def noisy(params, seed=7):
+    """Larger weights than the initial ones make every path matter."""
+    keys = iter(jax.random.split(jax.random.key(seed), 500))
+    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+
+
+def test_split_and_join_are_inverse_also_within_an_array():
+    params = {"a": {"kernel": jnp.arange(6.0).reshape(3, 2)}, "b": jnp.ones(2), "c": jnp.zeros(1)}
+    kept = {("a", "kernel"): 2, ("b",): 0, ("c",): None}
+    trained, frozen = split(params, kept.get)
+    assert set(flatten_dict(trained)) == {("a", "kernel"), ("b",)}
+    assert trained["a"]["kernel"].shape == (1, 2) and frozen["a"]["kernel"].shape == (2, 2)
+    jax.tree.map(np.testing.assert_array_equal, join(trained, frozen), params)
+
+
+EXPECTED = {
+    "head": ["head/table"],
+    "norms": [".*_norm/(scale|bias)"],
+    "bitfit": [".*/bias"],
+    "layers": ["stack/(layer_1|layers)/.*", "stack/final_norm/.*"],
+    "softmax": [".*/mechanism/sink"],
+    "lora": [".*/(query|value)/lora/[ab]_kernel"],
+    "rslora": [".*/(query|value)/lora/[ab]_kernel"],
+    "dora": [".*/(query|value)/lora/([ab]_kernel|growth)"],
+    "adapter": [".*/(attention|feed_forward)/adapter/(down|up)/(kernel|bias)"],
+    "ia3": [".*/(key|value|feed_forward/out)/ia3/scale"],
+    "full": [".*"],
+}
+
+
+def names(tree):
+    return {"/".join(path) for path in flatten_dict(tree)}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, scan):
+    config = override(tiny, {"model.scan": scan, **NEEDS.get(method, {})})
+    base = build_program(config, 256).params
+    program = build_program(override(config, {"tune.method": method}), 256)
+    state, whole = program.abstract, program.params
+    wanted = {
+        name for name in names(whole)
+        if any(re.fullmatch(pattern, name) for pattern in EXPECTED[method])
+    }  # fmt: skip
+    assert names(state.params) == wanted and wanted
+    assert names(base) <= names(whole)
+    assert bool(names(whole) - names(base)) == (method in ADDING)
+    assert (names(whole) - names(base)) <= wanted
+    # Frozen parameters have no moments: the two of AdamW are as large as what is trained.
+    assert sum(x.size for x in jax.tree.leaves(state.moments) if x.ndim) == 2 * count(state.params)
+    if (method, scan) == ("layers", True):
+        kernel = ("stack", "layers", "feed_forward", "in", "kernel")
+        assert flatten_dict(state.params)[kernel].shape == (1, 16, 64)
+        assert flatten_dict(state.frozen)[kernel].shape == (1, 16, 64)
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_what_is_added_changes_nothing_before_training(tiny, method):
+    config, batch = override(tiny, {"model.layers": 1}), causal(rows())
+    key = jax.random.key(0)
+    plain = build_model(config, 256)
+    tuned = build_model(override(config, {"tune.method": method}), 256)
+    params, own = (model.init(key, batch, method="loss")["params"] for model in (plain, tuned))
+    for path, leaf in flatten_dict(params).items():
+        np.testing.assert_array_equal(leaf, flatten_dict(own)[path])
+    expected = plain.apply({"params": params}, batch)
+    np.testing.assert_allclose(tuned.apply({"params": own}, batch), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("addition", [Lora(4, 8.0), RankStableLora(4, 8.0), Dora(4, 8.0)])
+def test_merged_kernels_do_what_layer_and_addition_do(addition):
+    layer = nn.Dense(6, dot_general=flat_product, name="query")
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            with nn.intercept_methods(addition):
+                return nn.Dense(6, dot_general=flat_product, name="query")(x)
+
+    params = noisy(Model().init(jax.random.key(1), x)["params"])["query"]
+    added = params.pop("lora")
+    merged = params | {"kernel": addition.merged(params["kernel"], added)}
+    expected = Model().apply({"params": {"query": params | {"lora": added}}}, x)
+    np.testing.assert_allclose(layer.apply({"params": merged}, x), expected, atol=1e-5)
