@@ -3,6 +3,7 @@
   python run.py train    --config=FILE[:ARG] --workdir=DIR    one run, or go on with it
   python run.py eval     --workdir=DIR                        a run's newest checkpoint
   python run.py generate --workdir=DIR --prompt=TEXT ...      continue prompts
+  python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    the same, and then its table
   python run.py gallery  --workdir=DIR                        a picture of every weighting
@@ -28,13 +29,16 @@ from lm.errors import Interrupted, UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 _CONFIG_FLAG = flags.FLAGS["config"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
-_STEP = flags.DEFINE_integer("step", None, "eval, generate: which checkpoint; the newest", 0)
+_STEP = flags.DEFINE_integer(
+    "step", None, "eval, generate, diagnose: which checkpoint; the newest", 0
+)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated")
 _TOKENS = flags.DEFINE_integer("tokens", 256, "generate: how many tokens", 1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "generate: 0 takes the likeliest token", 0.0)
 _TOP_K = flags.DEFINE_integer("top_k", 0, "generate: keep the k likeliest; 0 keeps all", 0)
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "generate: keep the likeliest that sum to p", 0.0, 1.0)
 _MIN_P = flags.DEFINE_float("min_p", 0.0, "generate: keep p times the likeliest", 0.0, 1.0)
+_CONTEXTS = flags.DEFINE_integer("contexts", 512, "diagnose: rows of the log-probabilities", 2)
 _SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
 
 
@@ -91,6 +95,23 @@ def generate() -> int:
         )
         for text in stream(run.corpus.tokenizer, _PROMPT.value, tokens):
             print(text, end="", flush=True)
+    return 0
+
+
+def diagnose() -> int:
+    """Measures a checkpoint's output softmax; writes diagnose.json and diagnose.png."""
+    import jax
+
+    from lm.diagnose import diagnose, lines, write
+    from lm.restore import restore
+
+    run = restore(_workdir(), _STEP.value, _CONFIG.value)
+    with jax.set_mesh(run.program.mesh):
+        found = {"step": run.step, **diagnose(run, _CONTEXTS.value)}
+    title = f"{_workdir().name} at step {run.step}: head {run.config.output.head}"
+    write(found, title, _workdir())
+    print("\n".join([title, *lines(found)]))
+    print(f"written: {_workdir() / 'diagnose.json'} and diagnose.png beside it")
     return 0
 
 
@@ -169,6 +190,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "generate": generate,
+    "diagnose": diagnose,
     "sweep": sweep,
     "table": table,
     "gallery": gallery,

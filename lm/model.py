@@ -238,7 +238,7 @@ class Transformer(nn.Module):
         """A vector for each row, [B, D], of a model that has a pooler."""
         return self.pool(self(batch, train))
 
-    def _predicting(self, batch: Batch, train: bool = False, **decoding: Any) -> jax.Array:
+    def head_inputs(self, batch: Batch, train: bool = False, **decoding: Any) -> jax.Array:
         """The hidden states that the head reads, [B, L, D], or [B, L, E] behind a transform."""
         hidden = self(batch, train, **decoding)
         if self.pooler and self.is_initializing():
@@ -250,27 +250,31 @@ class Transformer(nn.Module):
 
         `step`, of training, is for heads whose loss follows a schedule.
         """
-        arrays = (self._predicting(batch, train), batch.targets, batch.weights)
+        arrays = (self.head_inputs(batch, train), batch.targets, batch.weights)
         return self.head.total(*map(self._tokens, arrays), self._tied_table(), step)
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        arrays = (self._predicting(batch), batch.targets)
+        arrays = (self.head_inputs(batch), batch.targets)
         options = {"where": batch.weights > 0} if self.head.whole_rows else {}
         nats = self.head.likelihoods(*map(self._tokens, arrays), self._tied_table(), **options)
         return nats.reshape(batch.targets.shape)
 
     def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head without full support, measures per position, [B, L], that need none."""
-        arrays = (self._tokens(self._predicting(batch)), self._tokens(batch.targets))
+        arrays = (self._tokens(self.head_inputs(batch)), self._tokens(batch.targets))
         found = self.head.in_chunks("support_metrics", *arrays, self._tied_table())
         return {name: value.reshape(batch.targets.shape) for name, value in found.items()}
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
-        hidden = self._predicting(batch, **decoding)
-        flat = self.head.log_probs(self._tokens(hidden), self._tied_table())
+        hidden = self.head_inputs(batch, **decoding)
+        flat = self.word_log_probs(self._tokens(hidden))
         return flat.reshape(*hidden.shape[:2], -1)
+
+    def word_log_probs(self, hidden: jax.Array) -> jax.Array:
+        """Log-probabilities [N, V] in nats of hidden states [N, D]."""
+        return self.head.log_probs(hidden, self._tied_table())
 
     def _tokens(self, x: jax.Array) -> jax.Array:
         """[B, L, ...] to [B L, ...], unless the head wants rows."""

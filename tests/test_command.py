@@ -110,7 +110,7 @@ def test_text_that_cannot_be_trained_on_is_one_line_and_status_2(content, messag
 def test_help_names_every_command_and_flag():
     finished = run("--help")
     assert finished.returncode == 0
-    for word in ("train", "eval", "generate", "sweep", "table", "--top_p", "--workdir"):
+    for word in ("train", "eval", "generate", "diagnose", "sweep", "table", "--top_p", "--workdir"):
         assert word in finished.stdout
 
 
