@@ -206,6 +206,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     tune.targets = placeholder(tuple)  # matrices that it moves; None is ("query", "value")
     tune.bottleneck = placeholder(int)  # adapter: inner width; None is 64
     tune.placement = placeholder(str)  # adapter: "houlsby" (None), "pfeiffer" or "parallel"
+    tune.virtual_tokens = placeholder(int)  # prompt, prefix: learned vectors; None is 20
 
     config.optimizer = optimizer = ConfigDict()
     # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on what is no matrix).

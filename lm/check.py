@@ -76,6 +76,7 @@ _RANGES = {
     "tune.top": (1, math.inf),
     "tune.rank": (1, math.inf),
     "tune.bottleneck": (1, math.inf),
+    "tune.virtual_tokens": (1, math.inf),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.b1": (0, 1),

@@ -19,6 +19,7 @@ from lm.output.sampled import DISTRIBUTIONS
 from lm.softmax import WEIGHTINGS
 from lm.tune import METHODS, method_names
 from lm.tune.adapter import PLACEMENTS
+from lm.tune.prompt import Prompt
 
 
 def check_options(config: Config) -> None:
@@ -149,6 +150,18 @@ def _check_tune(config: Config) -> None:
         raise UserError(
             f"config.tune.top = {config.tune.top} is more than config.model.layers = "
             f"{config.model.layers}; use at most as many"
+        )
+    mechanism = ATTENTIONS[config.attention.mechanism]
+    if "prefix" in names and (mechanism.weighs or mechanism.causal):
+        raise UserError(
+            f"method prefix adds keys that have no place, which mechanism "
+            f"{config.attention.mechanism} needs; use prompt, or mechanism scores"
+        )
+    longest = config.data.length + (config.tune.virtual_tokens or Prompt.virtual_tokens)
+    if "prompt" in names and longest > config.model.max_length:
+        raise UserError(
+            f"config.data.length and the prompt are {longest} positions, more than "
+            f"config.model.max_length = {config.model.max_length}; shorten data.length"
         )
     if "full" not in names and not config.init_from:
         raise UserError(

@@ -8,6 +8,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+# The segment of keys that queries of every segment see.
+EVERYONE = -1
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -22,7 +25,8 @@ class Mask:
       causal: query i sees keys up to its own position.
       window: a query sees only keys nearer than `window` positions (itself counts as the first);
         None: all.
-      segments: [B, Q] integers; a query sees only keys of its own segment (packed documents).
+      segments: [B, Q] integers; a query sees only keys of its own segment (packed documents), and
+        those of segment `EVERYONE`.
       key_segments: [B, S]; None: the queries' own `segments` (then Q = S).
       padding: [B, S] boolean, True at real keys.
       offset: position of the first query among the keys (decoding with a cache); None: 0.
@@ -53,7 +57,9 @@ class Mask:
             key_segments = self.segments if self.key_segments is None else self.key_segments
             of_queries = jax.lax.dynamic_slice_in_dim(self.segments, start, queries, axis=1)
             of_keys = jax.lax.dynamic_slice_in_dim(key_segments, first_key, keys, axis=1)
-            conditions.append(of_queries[:, None, :, None] == of_keys[:, None, None, :])
+            of_keys = of_keys[:, None, None, :]
+            same = of_queries[:, None, :, None] == of_keys
+            conditions.append(same if self.key_segments is None else same | (of_keys == EVERYONE))
         if self.padding is not None:
             padding = jax.lax.dynamic_slice_in_dim(self.padding, first_key, keys, axis=1)
             conditions.append(padding[:, None, None, :])

@@ -16,6 +16,7 @@ from lm.tune.adapter import Adapter
 from lm.tune.ia3 import Ia3
 from lm.tune.lora import Dora, Lora, RankStableLora
 from lm.tune.method import Method
+from lm.tune.prompt import Prefix, Prompt
 from lm.tune.subset import count, join, split
 
 METHODS: dict[str, Method] = {
@@ -29,6 +30,8 @@ METHODS: dict[str, Method] = {
     "rslora": Method(choice.under(Lora.name), RankStableLora),
     "dora": Method(choice.under(Lora.name), Dora),
     "adapter": Method(choice.under(Adapter.name), Adapter),
+    "prompt": Method(choice.under(Prompt.name), Prompt),
+    "prefix": Method(choice.under(Prefix.name), Prefix),
     "ia3": Method(choice.under(Ia3.name), Ia3),
 }
 

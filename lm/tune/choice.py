@@ -51,5 +51,5 @@ def softmaxes(path: tuple[str, ...], config: Config) -> int | None:
 
 
 def under(name: str) -> Trains:
-    """The parameters of a module of this name, wherever a method has added it."""
-    return lambda path, config: 0 if name in path[:-1] else None
+    """The parameters of modules of this name, wherever a method has added them."""
+    return lambda path, config: 0 if any(x.startswith(name) for x in path[:-1]) else None
