@@ -50,8 +50,12 @@ def train() -> int:
     if (workdir / "result.json").exists():
         print(f"{workdir} is finished already; its result:")
     result = train(config, workdir)
-    bits, nats = result["eval/bits_per_byte"], result["eval/nats_per_token"]
-    print(f"eval: {bits:.4f} bits per byte, {nats:.4f} nats per token, {result['seconds']:.0f} s")
+    shown = [
+        f"{result[name]:.4f} {name.removeprefix('eval/').replace('_', ' ')}"
+        for name in ("eval/bits_per_byte", "eval/nats_per_token", "eval/accuracy")
+        if name in result
+    ]
+    print(f"eval: {', '.join(shown)}, {result['seconds']:.0f} s")
     return 0
 
 
@@ -125,13 +129,15 @@ def sweep() -> int:
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
+    from lm.objective import OBJECTIVES
     from lm.report import write
     from lm.sweep import sweep
     from lm.table import tabulate, to_markdown
 
     points = _points()
     broken = sweep(points)
-    result = tabulate(points, metric=vars(_ablation()).get("METRIC", "eval/bits_per_byte"))
+    metric = OBJECTIVES[_config().objective].metric
+    result = tabulate(points, metric=vars(_ablation()).get("METRIC", metric))
     write(result, _workdir())
     print(to_markdown(result))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")

@@ -25,7 +25,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Each update sums gradients over this many parts of the batch, one after the other. Divides
     # batch_size; changes memory and time, not the update (but for dropout's draws).
     config.accumulation = 1
-    # What a row teaches: "causal".
+    # What a row teaches. A decoder: "causal" (the next token) or "prefix" (likewise, after a
+    # beginning that is given). An encoder: "masked" (hidden words, BERT). An encoder_decoder:
+    # "span" (spans that were cut out, T5) or "seq2seq" (a text that answers another).
     config.objective = "causal"
     # Where prepared text and compiled programs are kept. Safe to delete.
     config.cache = "~/.cache/softmax-laboratory"
@@ -37,14 +39,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .xz, .zst; one
     # file is one document), "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b), or
     # "synthetic:rank=R" (a language of known entropy; lm/data/synthetic.py has its other options;
-    # its tokenizer is "characters", one for each of vocab_size words).
+    # its tokenizer is "characters", one for each of vocab_size words). Pairs, for seq2seq:
+    # "pairs:PATTERN" (one a line, tab-separated or JSON), or "docstrings" (signatures of the
+    # standard library, and what they say that they do).
     data.source = "stdlib"
     # "bytes" (256 words), "characters" (code points below vocab_size), "bpe", "wordpiece",
     # "unigram" (trained on the source's training split), or the path of a tokenizer.json.
     data.tokenizer = "bytes"
     # Words of a trained tokenizer, 300 .. 1,000,000. None: bytes and tokenizer.json have their own.
     data.vocab_size = placeholder(int)
-    # Tokens per row, L. Attention's work grows with its square.
+    # Tokens per row, L; of pairs, on each side. Attention's work grows with its square.
     data.length = 256
     # Share of documents held out for evaluation, above 0, below 1. Sources that have their own
     # held-out split keep it.
@@ -158,6 +162,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     attention.redraw = placeholder(bool)  # favor: new features at every step; None is False
     attention.horizon = placeholder(int)  # cosformer: where weights end; None is model.max_length
 
+    # The same knobs, for the encoder of an encoder_decoder and for its decoder's attention to it.
+    # None: as in config.attention; but naming another mechanism or weighting leaves behind the
+    # options that are set there.
+    config.encoder_attention = _unset(attention)
+    config.cross_attention = _unset(attention)
+
+    config.corruption = corruption = ConfigDict()
+    # Options of objectives. None: the objective's own default. Setting one that the objective does
+    # not have is an error.
+    # masked, span: share of the tokens that are hidden, above 0, below 1; None is 0.15
+    corruption.rate = placeholder(float)
+    corruption.whole_word = placeholder(bool)  # masked: hides whole words; None is False
+    # span: mean tokens of a span, at least 1; None is 3; bytes want 20, as they have 11 sentinels
+    corruption.span_length = placeholder(float)
+
     config.output = output = ConfigDict()
     # Hidden states to words: a name of lm.output.OUTPUTS.
     output.head = "softmax"
@@ -262,3 +281,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Writes TensorBoard events beside metrics.jsonl.
     log.tensorboard = True
     return config
+
+
+def _unset(group: ConfigDict) -> ConfigDict:
+    """The same knobs, none of them set."""
+    return ConfigDict({key: placeholder(group.get_type(key)) for key in group})

@@ -5,11 +5,13 @@ before any work; each failure names the value, the limit and the remedy.
 import functools
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS
 from lm.check_options import check_options, one_of
 from lm.config import Config
+from lm.data import holds_pairs
 from lm.errors import UserError
 from lm.layers import ACTIVATIONS, GATED, NORM_POSITIONS
 from lm.model import ARCHITECTURES, POSITIONS
@@ -57,6 +59,8 @@ _RANGES = {
     "model.dropout": (0, 1),
     "model.init_scale": (0, math.inf),
     "attention.block": (0, math.inf),
+    "corruption.rate": (0, 1),
+    "corruption.span_length": (1, math.inf),
     "attention.lambda_init": (0, 1),
     "attention.random_features": (1, math.inf),
     "attention.k": (1, math.inf),
@@ -99,6 +103,7 @@ _POSITIVE = (
     "model.norm_epsilon",
     "model.rotary_base",
     "model.score_scale",
+    "corruption.rate",
     "attention.cap",
     "attention.temperature",
     "output.cap",
@@ -112,19 +117,21 @@ _POSITIVE = (
 
 def check(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
-    for key, names in _NAMES.items():
-        one_of(key, _get(config, key), names)
-    for key, (low, high) in _RANGES.items():
+    for key, names in _of_sides(_NAMES).items():
+        if _get(config, key) is not None:
+            one_of(key, _get(config, key), names)
+    for key, (low, high) in _of_sides(_RANGES).items():
         value = _get(config, key)
         if value is not None and not low <= value < high:
             limit = f"at least {low}" + ("" if high == math.inf else f" and below {high}")
             raise UserError(f"config.{key} = {value}: must be {limit}")
-    for key in _POSITIVE:
+    for key in _of_sides(dict.fromkeys(_POSITIVE)):
         value = _get(config, key)
         if value is not None and not value > 0:
             raise UserError(f"config.{key} = {value}: must be above 0")
     if config.data.validation >= 1:
         raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")
+    _check_objective(config)
     check_options(config)
     _check_shapes(config)
 
@@ -179,11 +186,32 @@ def _check_shapes(config: Config) -> None:
             f"config.schedule.warmup = {config.schedule.warmup} must be below config.steps = "
             f"{config.steps}; shorten the warm-up"
         )
-    if config.objective == "causal" and model.architecture != "decoder":
+
+
+def _check_objective(config: Config) -> None:
+    """The objective trains this architecture, and the source holds what it learns from."""
+    objective, architecture = OBJECTIVES[config.objective], config.model.architecture
+    if architecture != objective.architecture:
         raise UserError(
-            f"objective causal trains a decoder, not config.model.architecture = "
-            f"{model.architecture!r}"
+            f"objective {config.objective} trains a model of config.model.architecture = "
+            f"{objective.architecture!r}, not {architecture!r}"
         )
+    if holds_pairs(config.data.source) != objective.pairs:
+        has, wants = ("texts", "pairs") if objective.pairs else ("pairs", "texts")
+        remedy = "docstrings or pairs:PATTERN" if objective.pairs else "stdlib or files:PATTERN"
+        raise UserError(
+            f"objective {config.objective} learns from {wants}, but config.data.source = "
+            f"{config.data.source!r} has {has}; use {remedy}"
+        )
+
+
+def _of_sides(checks: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks of config.attention hold for the groups of an encoder-decoder's other sides too."""
+    sides = ("encoder_attention", "cross_attention")
+    shared = {key: value for key, value in checks.items() if key.startswith("attention.")}
+    return {**checks} | {
+        f"{side}.{key.partition('.')[2]}": value for side in sides for key, value in shared.items()
+    }
 
 
 def _check_relative(model: Config) -> None:

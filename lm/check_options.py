@@ -10,9 +10,10 @@ from typing import Any
 
 from lm.attention import ATTENTIONS, Mechanism
 from lm.attention.gated import GATES
-from lm.config import Config, chosen_options
+from lm.config import Config, attention_groups, chosen_options
 from lm.errors import UserError
 from lm.model import POSITIONS
+from lm.objective import OBJECTIVES
 from lm.output import OUTPUTS
 from lm.output.head import Head
 from lm.output.sampled import DISTRIBUTIONS
@@ -23,30 +24,45 @@ from lm.tune.prompt import Prompt
 
 
 def check_options(config: Config) -> None:
-    """Options must belong to the chosen mechanism, to its weighting, and to the chosen head."""
-    weighting, name = config.attention.weighting, config.attention.mechanism
+    """Options must belong to the chosen objective, mechanisms, their weightings, and head."""
+    chosen = chosen_options(config.corruption, ())
+    own = OBJECTIVES[config.objective].own_options()
+    _belong(chosen, own, "corruption", f"objective {config.objective}")
+    if config.model.architecture != "encoder_decoder":
+        for name in ("encoder_attention", "cross_attention"):
+            if chosen_options(config[name], ()):
+                raise UserError(
+                    f"config.{name} is set, but config.model.architecture = "
+                    f"{config.model.architecture!r} has config.attention only"
+                )
+    for name, attention in attention_groups(config).items():
+        _check_attention(config, name, attention)
+        _check_mechanism(config, name, attention)
+    _check_output(config)
+    _check_tune(config)
+
+
+def _check_attention(config: Config, group: str, attention: Config) -> None:
+    weighting, name = attention.weighting, attention.mechanism
     mechanism = ATTENTIONS[name]
-    chosen = chosen_options(config.attention, ("mechanism", "weighting", "block", "learn"))
+    chosen = chosen_options(attention, ("mechanism", "weighting", "block", "learn"))
     own, owner = mechanism.own_options(), f"mechanism {name}"
     if not mechanism.weighs:
         owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
-        _belong(chosen, own | set(WEIGHTINGS[weighting].options), "attention", owner)
-        _check_weighting(config, chosen)
-    elif weighting != "softmax" or config.attention.learn:
+        _belong(chosen, own | set(WEIGHTINGS[weighting].options), group, owner)
+        _check_weighting(group, attention, chosen)
+    elif weighting != "softmax" or attention.learn:
         key, value = (
-            ("learn", tuple(config.attention.learn))
+            ("learn", tuple(attention.learn))
             if weighting == "softmax"
             else ("weighting", weighting)
         )
         raise UserError(
-            f"config.attention.{key} = {value!r} is not used by {owner}, which has weights of its "
+            f"config.{group}.{key} = {value!r} is not used by {owner}, which has weights of its "
             "own; leave it out"
         )
     else:
-        _belong(chosen, own, "attention", owner)
-    _check_mechanism(config)
-    _check_output(config)
-    _check_tune(config)
+        _belong(chosen, own, group, owner)
 
 
 def _check_output(config: Config) -> None:
@@ -56,7 +72,7 @@ def _check_output(config: Config) -> None:
     _belong(chosen, own, "output", name)
     if config.output.tied and not head.tieable:
         raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
-    if head.whole_rows and config.objective == "causal":
+    if head.whole_rows and config.model.architecture != "encoder":
         raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
     if "distribution" in chosen:
         one_of("output.distribution", chosen["distribution"], DISTRIBUTIONS)
@@ -73,16 +89,21 @@ def _check_output(config: Config) -> None:
         )
 
 
-def _check_mechanism(config: Config) -> None:
+def _check_mechanism(config: Config, group: str, attention: Config) -> None:
     """Architecture, positions and sizes must suit the chosen mechanism."""
-    model, attention = config.model, config.attention
+    model = config.model
     name, mechanism = attention.mechanism, ATTENTIONS[attention.mechanism]
-    if mechanism.causal and model.architecture != "decoder":
+    if mechanism.causal and (group != "attention" or model.architecture == "encoder"):
         raise UserError(
-            f"config.attention.mechanism = {name!r} is causal only, but "
+            f"config.{group}.mechanism = {name!r} is causal only, but "
             f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
         )
-    shaping = Mechanism.positions
+    if mechanism.causal and config.objective == "prefix":
+        raise UserError(
+            f"config.{group}.mechanism = {name!r} is causal only, but objective prefix sees both "
+            "sides of a prefix; use objective causal"
+        )
+    shaping = Mechanism.positions if group != "cross_attention" else ()
     if model.positions in shaping and model.positions not in mechanism.positions:
         others = [p for p in POSITIONS if p not in shaping or p in mechanism.positions]
         raise UserError(
@@ -90,10 +111,10 @@ def _check_mechanism(config: Config) -> None:
             f"not have; use {', '.join(others[:-1])} or {others[-1]}"
         )
     if attention.gate is not None:
-        one_of("attention.gate", attention.gate, GATES)
+        one_of(f"{group}.gate", attention.gate, GATES)
     if attention.horizon is not None and attention.horizon < model.max_length:
         raise UserError(
-            f"config.attention.horizon = {attention.horizon} is below config.model.max_length = "
+            f"config.{group}.horizon = {attention.horizon} is below config.model.max_length = "
             f"{model.max_length}, and weights beyond it are negative; raise it or lower max_length"
         )
     unit = 4 if model.positions == "rotary" else 2
@@ -105,33 +126,33 @@ def _check_mechanism(config: Config) -> None:
         )
 
 
-def _check_weighting(config: Config, chosen: Mapping[str, Any]) -> None:
+def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:
     """What is learned can be, and starts inside its range; fixed options lie in theirs."""
-    weighting = config.attention.weighting
+    weighting = attention.weighting
     record = WEIGHTINGS[weighting]
-    for name in config.attention.learn:
+    for name in attention.learn:
         if name not in record.learnable:
             can = ", ".join(record.learnable) or "none"
             raise UserError(
-                f"config.attention.learn has {name!r}, but weighting {weighting} can learn: {can}"
+                f"config.{group}.learn has {name!r}, but weighting {weighting} can learn: {can}"
             )
         limits, start = record.learnable[name], {**record.options, **chosen}[name]
         if start is None:
             raise UserError(
-                f"config.attention.learn has {name!r}, which needs a number to start from; set "
-                f"config.attention.{name}"
+                f"config.{group}.learn has {name!r}, which needs a number to start from; set "
+                f"config.{group}.{name}"
             )
         if not limits.low < start < limits.high:
             raise UserError(
-                f"config.attention.{name} = {start} cannot be learned from there; start above "
+                f"config.{group}.{name} = {start} cannot be learned from there; start above "
                 f"{limits.low:g} and below {limits.high:g}"
             )
-    alpha, length = config.attention.alpha, config.attention.reference_length
+    alpha, length = attention.alpha, attention.reference_length
     least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
     if alpha is not None and not least <= alpha <= 2:
-        raise UserError(f"config.attention.alpha = {alpha}: must be from {least:g} to 2")
+        raise UserError(f"config.{group}.alpha = {alpha}: must be from {least:g} to 2")
     if length is not None and not length > 1:
-        raise UserError(f"config.attention.reference_length = {length}: must be above 1")
+        raise UserError(f"config.{group}.reference_length = {length}: must be above 1")
 
 
 def _check_tune(config: Config) -> None:

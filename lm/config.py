@@ -64,3 +64,24 @@ def plain(error: BaseException) -> str:
 def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:
     """The options of a group that are set, without its `fixed` knobs."""
     return {key: value for key, value in group.items() if key not in fixed and value is not None}
+
+
+def attention_groups(config: Config) -> dict[str, Config]:
+    """The knobs of each kind of attention that the model has, by the name of their group.
+
+    What `encoder_attention` and `cross_attention` leave at None is as in `attention`. Where they
+    name another mechanism or weighting, no option is: options belong to what they were set for.
+    """
+    groups = {"attention": config.attention}
+    if config.model.architecture == "encoder_decoder":
+        for name in ("encoder_attention", "cross_attention"):
+            own = chosen_options(config[name], ())
+            group = config.attention.copy_and_resolve_references().unlock()
+            parts = ("mechanism", "weighting")
+            if any(own.get(part, group[part]) != group[part] for part in parts):
+                for key in group:
+                    if key not in (*parts, "block"):
+                        group[key] = () if key == "learn" else None
+            group.update(own)
+            groups[name] = group
+    return groups

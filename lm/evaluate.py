@@ -5,10 +5,12 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from lm import partition
 from lm.config import Config
 from lm.data import Corpus, eval_batches
+from lm.output import OUTPUTS
 from lm.step import Program
 
 
@@ -19,9 +21,12 @@ def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> d
     are the log of the epsilon-perplexity, and two measures that need no full support.
 
     Returns:
-      "eval/nats_per_token"; "eval/bits_per_byte", nats / ln 2 over the UTF-8 bytes that the tokens
-      stand for, so that tokenizers can be compared; "eval/tokens" and "eval/bytes", over how many;
-      where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
+      "eval/nats_per_token", of the tokens that the objective predicts; "eval/tokens", their number;
+      "eval/unigram_nats", the entropy of their frequencies, below which no model comes that does
+      not look at the text. Where they are the whole text, "eval/bits_per_byte", nats / ln 2 over
+      the UTF-8 bytes that they stand for, so that tokenizers can be compared, and "eval/bytes".
+      Where the objective counts hits, "eval/accuracy", the share of tokens that were the likeliest.
+      Where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
       "eval/jensen_shannon", means per token; of a synthetic language "eval/gap_nats", the nats per
       token above those of the true distribution on the same tokens (see `true_nats_per_token`).
     """
@@ -32,28 +37,26 @@ def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> d
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    totals: dict[str, float] = collections.defaultdict(float)
+    totals: dict[str, Any] = collections.defaultdict(float)
     for rows in batches:
         sums = program.evaluate(params, partition.global_batch(program.mesh, rows))
         for name, value in sums.items():
-            totals[name] += float(value)
-    nats_per_token = totals["nats"] / totals["tokens"]
+            totals[name] += np.asarray(value, np.float64)
+    tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
+    shares = words[words > 0] / tokens
     metrics = {
-        "eval/nats_per_token": nats_per_token,
-        "eval/bits_per_byte": totals["nats"] / math.log(2) / totals["bytes"],
-        "eval/tokens": totals["tokens"],
-        "eval/bytes": totals["bytes"],
+        "eval/nats_per_token": nats / tokens,
+        "eval/tokens": tokens,
+        "eval/unigram_nats": -np.sum(shares * np.log(shares)),
     }
-    others = {
-        f"eval/{name}": total / totals["tokens"]
-        for name, total in totals.items()
-        if name not in ("nats", "tokens", "bytes")
-    }
-    if others:
-        others["eval/epsilon_perplexity"] = math.exp(nats_per_token)
+    if program.objective.metric == "eval/bits_per_byte":
+        metrics |= {"eval/bits_per_byte": nats / math.log(2) / size, "eval/bytes": size}
+    metrics |= {f"eval/{name}": total / tokens for name, total in totals.items()}
+    if not OUTPUTS[config.output.head].full_support:
+        metrics["eval/epsilon_perplexity"] = math.exp(nats / tokens)
     if corpus.language is not None:
-        others["eval/gap_nats"] = nats_per_token - true_nats_per_token(corpus, config)
-    return metrics | others
+        metrics["eval/gap_nats"] = nats / tokens - true_nats_per_token(corpus, config)
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def true_nats_per_token(corpus: Corpus, config: Config) -> float:

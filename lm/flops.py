@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.extend
-import jax.numpy as jnp
 
 from lm.step import Program
 
@@ -21,21 +20,17 @@ PEAKS = {
 }
 
 
-def flops_per_token(program: Program, length: int) -> float:
-    """FLOPs of matrix products per token of training: three times the forward pass.
+def flops_per_token(program: Program) -> float:
+    """FLOPs of matrix products per token of a row in training: three times the forward pass.
 
     Counts 2 m n k for each product [m, k] x [k, n] in the traced forward pass, scans as often as
     they run; the backward pass has two products for each, and recomputation (remat, blocks) is not
     counted, as usual for model FLOPs. Attention counts as the whole square, whatever parts of it a
     device skips, so that figures compare. Elementwise work is left out.
     """
-    rows = {
-        "tokens": jax.ShapeDtypeStruct((1, length + 1), jnp.int32),
-        "segments": jax.ShapeDtypeStruct((1, length), jnp.int32),
-        "bytes": jax.ShapeDtypeStruct((1,), jnp.int32),
-    }
+    rows = program.objective.abstract_rows(1)
     traced = jax.make_jaxpr(program.likelihood)(program.params, rows)
-    return 3.0 * _products(traced.jaxpr) / length
+    return 3.0 * _products(traced.jaxpr) / program.objective.length
 
 
 def peak_flops() -> float | None:

@@ -69,10 +69,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention if there is a memory, and feed-forward, each in a residual.
+    """Self-attention, cross-attention if asked for, and feed-forward, each in a residual.
 
     Attributes:
       attention: keyword arguments of `MultiHeadAttention`.
+      cross_attention: likewise, of attention to an encoder's output; None: there is none.
       feed_forward: keyword arguments of `FeedForward`.
       norm: a name of `NORMS`; normalises in float32.
       epsilon: of the norms.
@@ -82,6 +83,7 @@ class Block(nn.Module):
     """
 
     attention: Any
+    cross_attention: Any
     feed_forward: Any
     norm: str
     epsilon: float
@@ -102,7 +104,10 @@ class Block(nn.Module):
         cache_length: int | None,
         position_bias: Any = None,
     ) -> jax.Array:
-        """[B, L, D] -> [B, L, D]; `memory` [B, S, D] is the encoder's output for a decoder."""
+        """[B, L, D] -> [B, L, D].
+
+        `memory` [B, S, D] is the encoder's output for a decoder; None where its keys are cached.
+        """
         attention = MultiHeadAttention(**self.attention, name="attention")
         x = self._residual(
             "attention",
@@ -110,10 +115,13 @@ class Block(nn.Module):
             lambda y: attention(y, positions, mask, None, cache_length, position_bias),
             train,
         )
-        if memory is not None:
-            cross = MultiHeadAttention(**self.attention, name="cross_attention")
+        if self.cross_attention is not None:
+            cross = MultiHeadAttention(**self.cross_attention, cross=True, name="cross_attention")
             x = self._residual(
-                "cross_attention", x, lambda y: cross(y, positions, memory_mask, memory), train
+                "cross_attention",
+                x,
+                lambda y: cross(y, positions, memory_mask, memory, cache_length),
+                train,
             )
         return self._residual(
             "feed_forward", x, FeedForward(**self.feed_forward, name="feed_forward"), train

@@ -35,6 +35,8 @@ class Batch:
         an encoder-decoder; document i there belongs to document i here.
       token_types: [B, L], the type of each position, such as 0 in a first and 1 in a second
         sentence; None: all 0.
+      prefix: [B, L] boolean, positions that a decoder's earlier ones see too (prefix language
+        models).
     """
 
     inputs: jax.Array
@@ -46,6 +48,7 @@ class Batch:
     memory_segments: jax.Array | None = None
     memory_positions: jax.Array | None = None
     token_types: jax.Array | None = None
+    prefix: jax.Array | None = None
 
 
 class Transformer(nn.Module):
@@ -54,6 +57,8 @@ class Transformer(nn.Module):
     Attributes:
       vocab_size: V.
       attention: the config's group: mechanism, weighting, its options, block.
+      encoder_attention, cross_attention: likewise, of an encoder-decoder's encoder and of its
+        decoder's attention to it; None: as `attention`.
       output: the config's group: head, tied, and the head's options.
       The others are the config's group `model`, documented in configs/default.py.
     """
@@ -95,6 +100,8 @@ class Transformer(nn.Module):
     param_dtype: str
     remat: bool
     scan: bool
+    encoder_attention: Mapping[str, Any] | None = None
+    cross_attention: Mapping[str, Any] | None = None
 
     def setup(self) -> None:
         """Makes the parts: word table, embeddings, stacks and head."""
@@ -121,7 +128,6 @@ class Transformer(nn.Module):
         }
         stack = {
             "layers": self.layers,
-            "block": self._block(dtypes),
             "positions": self.positions,
             "buckets": self.relative_buckets,
             "farthest": self.relative_distance,
@@ -129,11 +135,14 @@ class Transformer(nn.Module):
             "scan": self.scan,
             "remat": self.remat,
         }
+        cross = None
         if self.architecture == "encoder_decoder":
             self.encoder_inputs = Embedding(**embedding)
-            self.encoder = Stack(**stack)
+            own = self.encoder_attention or self.attention
+            self.encoder = Stack(block=self._block(dtypes, own), **stack)
+            cross = self.cross_attention or self.attention
         self.inputs = Embedding(**embedding)
-        self.stack = Stack(**stack)
+        self.stack = Stack(block=self._block(dtypes, self.attention, cross), **stack)
         if self.head_transform:
             self.transform = HeadTransform(self._head_features, self.activation, **norm, **inits)
         if self.pooler:
@@ -159,7 +168,12 @@ class Transformer(nn.Module):
             **options,
         )
 
-    def _block(self, dtypes: dict[str, Any]) -> dict[str, Any]:
+    def _block(
+        self,
+        dtypes: dict[str, Any],
+        attention: Mapping[str, Any],
+        cross: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Keyword arguments of `Block`, from the config's groups."""
         normal = nn.initializers.normal
         depth = (2 * self.layers) ** -0.5 if self.depth_scaled_init else 1.0
@@ -167,14 +181,10 @@ class Transformer(nn.Module):
             "kernel_init": normal(self.init_scale),
             "out_init": normal(self.init_scale * depth),
         }
-        options = dict(self.attention)
-        # Built by each layer: one module for all would share its parameters among them.
-        mechanism = functools.partial(ATTENTIONS[options.pop("mechanism")], **options)
-        attention = {
+        heads = {
             "heads": self.heads,
             "kv_heads": self.kv_heads or self.heads,
             "head_size": self.head_size or self.features // self.heads,
-            "mechanism": mechanism,
             "rotary_base": self.rotary_base if self.positions == "rotary" else None,
             "score_scale": self.score_scale,
             "qk_norm": self.qk_norm,
@@ -183,6 +193,13 @@ class Transformer(nn.Module):
             **inits,
             **dtypes,
         }
+
+        def layer(group: Mapping[str, Any]) -> dict[str, Any]:
+            options = dict(group)
+            # Built by each layer: one module for all would share its parameters among them.
+            mechanism = functools.partial(ATTENTIONS[options.pop("mechanism")], **options)
+            return {"mechanism": mechanism, **heads}
+
         feed_forward = {
             "hidden": self.hidden or 4 * self.features,
             "activation": self.activation,
@@ -191,7 +208,8 @@ class Transformer(nn.Module):
             **dtypes,
         }
         return {
-            "attention": attention,
+            "attention": layer(attention),
+            "cross_attention": None if cross is None else layer(cross),
             "feed_forward": feed_forward,
             "norm": self.norm,
             "epsilon": self.norm_epsilon,
@@ -211,14 +229,17 @@ class Transformer(nn.Module):
         """Hidden states [B, L, D] of a batch.
 
         Args:
-          batch: the tokens; its targets are not looked at.
+          batch: the tokens; its targets are not looked at. Decoding with a cache that holds an
+            encoder's keys, its `memory_inputs` are None.
           train: dropout is on (needs an rng named "dropout").
           offset, padding, cache_length: for decoding with a cache: where these tokens stand among
             the cache's keys, which keys are real ([B, cache_length]), and how many it holds.
         """
         memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
-            assert batch.memory_inputs is not None and batch.memory_positions is not None
+            memory_mask = Mask(segments=batch.segments, key_segments=batch.memory_segments)
+        if batch.memory_inputs is not None:
+            assert batch.memory_positions is not None
             words = self.embedding[batch.memory_inputs]
             memory = self.encoder(
                 self.encoder_inputs(words, batch.memory_positions, None, train),
@@ -226,8 +247,8 @@ class Transformer(nn.Module):
                 Mask(segments=batch.memory_segments),
                 train=train,
             )
-            memory_mask = Mask(segments=batch.segments, key_segments=batch.memory_segments)
-        mask = Mask(causal=self.architecture != "encoder", segments=batch.segments)
+        causal = self.architecture != "encoder"
+        mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
         if cache_length is not None:
             mask = dataclasses.replace(mask, segments=None, offset=offset, padding=padding)
         words = self.embedding[batch.inputs]
@@ -259,6 +280,11 @@ class Transformer(nn.Module):
         options = {"where": batch.weights > 0} if self.head.whole_rows else {}
         nats = self.head.likelihoods(*map(self._tokens, arrays), self._tied_table(), **options)
         return nats.reshape(batch.targets.shape)
+
+    def hits(self, batch: Batch) -> jax.Array:
+        """1 where the likeliest word is the target, else 0, [B, L]."""
+        arrays = (self._tokens(self._predicting(batch)), self._tokens(batch.targets))
+        return self.head.in_chunks("hits", *arrays, self._tied_table()).reshape(batch.targets.shape)
 
     def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head without full support, measures per position, [B, L], that need none."""

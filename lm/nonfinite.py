@@ -5,21 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.objective import OBJECTIVES
-from lm.step import Program, Rows
+from lm.step import Program, Rows, objective_key
 
 
-def first_nonfinite(
-    program: Program, objective: str, params: Any, rows: Rows, key: jax.Array
-) -> str:
+def first_nonfinite(program: Program, params: Any, rows: Rows, key: jax.Array) -> str:
     """Names the first tensor of a step with an infinity or a NaN, and how much of it is bad.
 
     Looks at parameters, then outputs of modules in the order in which they finish, then gradients.
     Runs the forward pass outside jit, where that order is known.
     """
     found = _first("parameter", params)
+    batch = program.objective(rows, objective_key(key))
     if found is None:
-        batch = OBJECTIVES[objective](rows)
         rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
         _, variables = program.model.apply(
             {"params": params},
@@ -31,7 +28,7 @@ def first_nonfinite(
         )
         found = _first("output of", variables["intermediates"])
     if found is None:
-        grads = jax.grad(lambda params: program.loss(params, rows, key)[0])(params)
+        grads = jax.grad(lambda params: program.loss(params, batch, key)[0])(params)
         found = _first("gradient of", grads)
     return found or "the sum of the gradient's squares (all its elements are finite)"
 

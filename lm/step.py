@@ -14,10 +14,11 @@ from lm import partition
 from lm.attention import ATTENTIONS, Mask
 from lm.attention.fused import has_kernel
 from lm.attention.plan import describe
-from lm.config import Config, chosen_options
+from lm.config import Config, attention_groups, chosen_options
+from lm.data import ByteTokenizer, Tokenizer
 from lm.errors import UserError
-from lm.model import Transformer
-from lm.objective import OBJECTIVES
+from lm.model import Batch, Transformer
+from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
 from lm.tune import Tuning, join, split, tuning
@@ -74,9 +75,11 @@ class Program:
       abstract: the state's shapes, types and shardings.
       init: `init(key) -> State`, sharded from the start.
       step: `step(state, rows, key) -> (state, metrics)`; donates the state.
-      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes"}`, sums over the rows; with
-        the sums of `support_metrics` where the head has no full support.
-      loss: `loss(params, rows, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
+      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
+        rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
+        hits, and the sums of `support_metrics` where the head has no full support.
+      objective: `objective(rows, key) -> Batch`, of `lm.objective`.
+      loss: `loss(params, batch, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
       likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
         its arithmetic is what `flops_per_token` counts.
 
@@ -90,6 +93,7 @@ class Program:
     init: Any
     step: Any
     evaluate: Any
+    objective: Objective
     loss: Any
     likelihood: Any
 
@@ -106,24 +110,33 @@ def build_model(
 
     With a mesh, its devices share the work of the output head.
     """
-    fixed = ("mechanism", "weighting", "block", "learn")
-    attention = {name: config.attention[name] for name in fixed}
-    chosen = chosen_options(config.attention, fixed)
-    own = ATTENTIONS[config.attention.mechanism].own_options()
-    if "horizon" in own:
-        attention["horizon"] = config.model.max_length
-    attention |= {name: chosen.pop(name) for name in own & set(chosen)}
-    attention["options"] = chosen
+    groups: dict[str, Any] = {
+        name: _attention(group, config.model.max_length)
+        for name, group in attention_groups(config).items()
+    }
     output = {"head": config.output.head, "tied": config.output.tied}
     for name, value in chosen_options(config.output, ("head", "tied")).items():
         output[name] = tuple(value) if isinstance(value, list) else value
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
-    groups = {"attention": attention, "output": output, **config.model}
+    groups |= {"output": output, **config.model}
     if additions := tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
+
+
+def _attention(group: Config, horizon: int) -> dict[str, Any]:
+    """A group of attention's knobs as the model takes them."""
+    fixed = ("mechanism", "weighting", "block", "learn")
+    attention = {name: group[name] for name in fixed}
+    chosen = chosen_options(group, fixed)
+    own = ATTENTIONS[group.mechanism].own_options()
+    if "horizon" in own:
+        attention["horizon"] = horizon
+    attention |= {name: chosen.pop(name) for name in own & set(chosen)}
+    attention["options"] = chosen
+    return attention
 
 
 def attention_path(config: Config) -> str:
@@ -134,9 +147,10 @@ def attention_path(config: Config) -> str:
     length, heads = config.data.length, model.heads
     size = model.head_size or model.features // heads
     array = jax.ShapeDtypeStruct((1, length, heads, size), jnp.dtype(model.dtype))
-    causal = model.architecture == "decoder"
+    causal = config.objective == "causal"
     documents: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    mask = Mask(causal=causal, segments=documents)
+    prefix = documents if config.objective == "prefix" else None
+    mask = Mask(causal=causal, segments=documents, prefix=prefix)
     plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
     plain = plain and model.positions not in ("alibi", "relative") and attention.block is None
     kernel = plain and has_kernel(array, array, array, mask)
@@ -161,7 +175,12 @@ def check_devices(config: Config) -> Mesh:
     return mesh
 
 
-def build_program(config: Config, vocab_size: int, counts: Any = None) -> Program:
+def build_program(
+    config: Config,
+    vocab_size: int,
+    counts: Any = None,
+    tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
+) -> Program:
     """Model, mesh and jitted functions of a config; nothing is computed yet.
 
     Args:
@@ -169,23 +188,23 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
       vocab_size: V.
       counts: of words in the training text, [V], for heads that ask (`needs_counts`); None: such a
         head counts words as ordered by frequency.
+      tokenizer: of the rows, for objectives that write special tokens.
 
     Raises:
-      UserError: where sizes do not divide over the mesh, or a method trains nothing.
+      UserError: where sizes do not divide over the mesh, the tokenizer lacks a special token, or a
+        method trains nothing.
     """
     mesh = check_devices(config)
     model, methods = build_model(config, vocab_size, counts, mesh), tuning(config)
-    objective = OBJECTIVES[config.objective]
+    objective = build_objective(config, tokenizer)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema = config.optimizer.ema
 
     def init(key: jax.Array) -> State:
-        rows = {
-            "tokens": jnp.zeros((1, config.data.length + 1), jnp.int32),
-            "segments": jnp.ones((1, config.data.length), jnp.int32),
-        }
+        rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
+        batch = objective(rows, key)
         rngs = {"params": key, "softmax": key}
-        params = model.init(rngs, objective(rows), train=False, method="loss")["params"]
+        params = model.init(rngs, batch, train=False, method="loss")["params"]
         params, frozen = split(params, methods.kept)
         average = jax.tree.map(jnp.copy, params) if ema else None
         return State(
@@ -193,14 +212,13 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         )
 
     def loss(
-        params: Any, rows: Rows, key: jax.Array, step: jax.Array | None = None
+        params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        batch = objective(rows)
         rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
         total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs, step=step)
         return total, jnp.sum(batch.weights)
 
-    def gradients(params: Any, frozen: Any, rows: Rows, key: jax.Array, step: jax.Array):
+    def gradients(params: Any, frozen: Any, batch: Batch, key: jax.Array, step: jax.Array):
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
 
         def of_trained(params: Any, *arguments: Any):
@@ -208,15 +226,15 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
 
         value_and_grad = jax.value_and_grad(of_trained, has_aux=True)
         if config.accumulation == 1:
-            return value_and_grad(params, rows, key, step)
+            return value_and_grad(params, batch, key, step)
         # Part j holds rows j, j + parts, ...: every device has its share of every part.
         parts = jax.tree.map(
-            lambda x: x.reshape(-1, config.accumulation, *x.shape[1:]).swapaxes(0, 1), rows
+            lambda x: x.reshape(-1, config.accumulation, *x.shape[1:]).swapaxes(0, 1), batch
         )
 
         def add(total, part):
-            index, rows = part
-            new = value_and_grad(params, rows, jax.random.fold_in(key, index), step)
+            index, batch = part
+            new = value_and_grad(params, batch, jax.random.fold_in(key, index), step)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
 
         zeros = jax.tree.map(
@@ -228,7 +246,8 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
 
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        (total, weight), grads = gradients(state.params, state.frozen, rows, key, state.step)
+        batch = objective(rows, objective_key(key))
+        (total, weight), grads = gradients(state.params, state.frozen, batch, key, state.step)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
         norm = optax.tree.norm(grads)
@@ -248,24 +267,30 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         return new.replace(finite=finite, frozen=state.frozen), metrics
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
-        batch = objective(rows)
+        batch = objective(rows, jax.random.key(0))
 
         def measure(method: str) -> Any:
             # Without a key: random softmaxes and heads are what their draws stand for.
             return model.apply({"params": params}, batch, method=method)
 
         measures = {"nats": measure("negative_log_likelihood")}
+        if objective.accuracy:
+            measures["accuracy"] = measure("hits")
         if not OUTPUTS[config.output.head].full_support:
             measures |= measure("support_metrics")
         return {name: jnp.sum(value * batch.weights) for name, value in measures.items()} | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),
+            "words": jnp.zeros(vocab_size).at[batch.targets].add(batch.weights),
         }
 
     def likelihood(params: Any, rows: Rows) -> Any:
-        attention, output = {**model.attention, "block": 0}, {**model.output, "shards": None}
-        square = model.clone(attention=attention, output=output)
-        return square.apply({"params": params}, objective(rows), method="negative_log_likelihood")
+        groups = {name: getattr(model, name) for name in attention_groups(config)}
+        whole: Any = {name: {**group, "block": 0} for name, group in groups.items()}
+        whole["output"] = {**model.output, "shards": None}
+        batch = objective(rows, jax.random.key(0))
+        square = model.clone(**whole)
+        return square.apply({"params": params}, batch, method="negative_log_likelihood")
 
     abstract = jax.eval_shape(init, jax.random.key(0))
     _check_trained(methods, abstract)
@@ -282,7 +307,8 @@ def build_program(config: Config, vocab_size: int, counts: Any = None) -> Progra
         abstract=abstract,
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
-        evaluate=jax.jit(evaluate),
+        evaluate=jax.jit(evaluate, out_shardings=partition.whole(mesh)),
+        objective=objective,
         loss=loss,
         likelihood=likelihood,
     )
@@ -296,3 +322,8 @@ def _check_trained(methods: Tuning, abstract: State) -> None:
                 f"config.tune.method {name!r} finds no parameter of its kind in this model; leave "
                 "it out, or give the model such parameters"
             )
+
+
+def objective_key(key: jax.Array) -> jax.Array:
+    """The key from which an objective draws in a step whose key is `key`."""
+    return jax.random.fold_in(key, 2)

@@ -12,6 +12,7 @@ from etils import epath
 from lm.check import check
 from lm.config import Config, content_hash, override, plain
 from lm.errors import Interrupted, UserError
+from lm.objective import OBJECTIVES
 from lm.step import check_devices
 from lm.train import open_workdir, prepare_corpus, train
 
@@ -100,6 +101,7 @@ def sweep(points: Sequence[Point]) -> list[Point]:
             print(f"{name} broke: {plain(error)}", file=sys.stderr, flush=True)
         else:
             report.unlink(missing_ok=True)
-            score, seconds = result["eval/bits_per_byte"], result["seconds"]
-            print(f"{name}: {score:.4f} bits per byte, {seconds:.0f} s", flush=True)
+            metric = OBJECTIVES[point.config.objective].metric
+            unit = metric.removeprefix("eval/").replace("_", " ")
+            print(f"{name}: {result[metric]:.4f} {unit}, {result['seconds']:.0f} s", flush=True)
     return broken

@@ -19,7 +19,7 @@ from lm import partition
 from lm.check import check
 from lm.checkpoint import Checkpoints, open_donor, starting_state
 from lm.config import Config, content_hash, identity, to_dict
-from lm.data import Corpus, prepare, train_batches
+from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
@@ -68,10 +68,15 @@ def prepare_corpus(config: Config) -> Corpus:
 def corpus_program(config: Config, corpus: Corpus) -> Program:
     """The program of a config for a corpus, with the words' counts where the head asks for them."""
     counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
-    return shared_program(config, corpus.tokenizer.vocab_size, counts)
+    return shared_program(config, corpus.tokenizer.vocab_size, counts, corpus.tokenizer)
 
 
-def shared_program(config: Config, vocab_size: int, counts: bytes | None = None) -> Program:
+def shared_program(
+    config: Config,
+    vocab_size: int,
+    counts: bytes | None = None,
+    tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
+) -> Program:
     """The program of a config; the last one again where only the seed differs.
 
     What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
@@ -80,13 +85,13 @@ def shared_program(config: Config, vocab_size: int, counts: bytes | None = None)
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = to_dict(config) | {"seed": None}
-    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts)
+    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer)
 
 
 @functools.lru_cache(maxsize=1)
-def _program(settings: str, vocab_size: int, counts: bytes | None) -> Program:
+def _program(settings: str, vocab_size: int, counts: bytes | None, tokenizer: Tokenizer) -> Program:
     of_words = None if counts is None else np.frombuffer(counts, np.int64)
-    return build_program(ConfigDict(json.loads(settings)), vocab_size, of_words)
+    return build_program(ConfigDict(json.loads(settings)), vocab_size, of_words, tokenizer)
 
 
 def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
@@ -186,7 +191,7 @@ class _Run:
             evaluated = self.start if self.start < config.steps else self.start - 1
             self.writer = Writer(workdir, self.start, evaluated, config.log.tensorboard)
         self.progress = Progress(config.steps, self.start, label, shown=self.main)
-        self.flops = flops_per_token(program, config.data.length)
+        self.flops = flops_per_token(program)
         self.peak = peak_flops()
         self.rates: list[float] = []
         self.clock, self.tokens = time.perf_counter(), 0.0
@@ -258,7 +263,7 @@ class _Run:
     def stop_nonfinite(self, step: int, batch: Any) -> None:
         """Names the tensor; the state is still the one before the step, and is not saved."""
         key = jax.random.fold_in(self.key, self.state.step)
-        name = first_nonfinite(self.program, self.config.objective, self.state.whole, batch, key)
+        name = first_nonfinite(self.program, self.state.whole, batch, key)
         self.close()
         kept = self.checkpoints.latest
         raise UserError(

@@ -43,7 +43,6 @@ IMPOSSIBLE = [
     ({"model.heads": 0}, "at least 1"),
     ({"data.validation": 0.0}, "above 0"),
     ({"model.positions": "rotary", "model.head_size": 5}, "head size is 5; use an even one"),
-    ({"model.architecture": "encoder"}, "trains a decoder"),
     ({"tune.method": "lorra"}, "did you mean 'lora'"),
     ({"tune.method": "lora"}, "give its folder as config.init_from"),
     ({"tune.method": "lora+dora", "init_from": "base"}, "adds the same twice"),
@@ -52,6 +51,40 @@ IMPOSSIBLE = [
         "bitfit has the options: none",
     ),
     ({"tune.method": "layers", "init_from": "base", "tune.top": 9}, "use at most as many"),
+    ({"model.architecture": "encoder"}, "model.architecture = 'decoder', not 'encoder'"),
+    ({"objective": "maskd"}, "did you mean 'masked'"),
+    (
+        {"objective": "masked", "model.architecture": "encoder", "corruption.span_length": 3.0},
+        "corruption.span_length is set, but objective masked has the options: rate, whole_word",
+    ),
+    ({"data.source": "docstrings"}, "'docstrings' has pairs; use stdlib or files:PATTERN"),
+    (
+        {"objective": "seq2seq", "model.architecture": "encoder_decoder"},
+        "'stdlib' has texts; use docstrings or pairs:PATTERN",
+    ),
+    ({"cross_attention.weighting": "sink"}, "'decoder' has config.attention only"),
+    (
+        {
+            "objective": "span",
+            "model.architecture": "encoder_decoder",
+            "cross_attention.weighting": "entmx15",
+        },
+        "config.cross_attention.weighting = 'entmx15'",
+    ),
+    (
+        {
+            "objective": "span",
+            "model.architecture": "encoder_decoder",
+            "attention.weighting": "softcap",
+            "attention.cap": 9.0,
+            "encoder_attention.cap": -1.0,
+        },
+        "config.encoder_attention.cap = -1.0: must be above 0",
+    ),
+    (
+        {"objective": "prefix", "attention.mechanism": "forgetting", "model.positions": "none"},
+        "objective prefix sees both sides",
+    ),
     ({"optimizer.name": "adam"}, "did you mean 'adamw'"),
 ]
 
@@ -81,6 +114,10 @@ def test_an_override_of_the_wrong_type_is_refused():
         ("clm", [None, "tiny", "small", "base"]),
         ("attention", [None, "tiny", "all"]),
         ("output", [None, "tiny", "all", "small"]),
+        ("mlm", [None, "tiny", "base"]),
+        ("span", [None, "tiny", "small"]),
+        ("prefix", [None, "tiny", "small"]),
+        ("pairs", [None, "tiny", "base"]),
     ],
 )
 def test_every_shipped_config_and_each_of_its_rows_is_possible(name, arguments):

@@ -15,6 +15,10 @@ SHIPPED = {
     "attention": ["tiny", "all"],
     "output": ["tiny", "all", "small"],
     "bottleneck": ["tiny"],
+    "mlm": ["tiny", "base"],
+    "span": ["tiny", "small"],
+    "prefix": ["tiny", "small"],
+    "pairs": ["tiny", "base"],
 }
 
 

@@ -165,8 +165,8 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
     config = override(small_config, {"checkpoint.every": 0, "evaluation.every": 0})
     original = train_module.shared_program
 
-    def poisoned(config, vocab_size, counts):
-        program = original(config, vocab_size, counts)
+    def poisoned(*arguments):
+        program = original(*arguments)
 
         def step(state, rows, key):
             bad = state.step == 6

@@ -24,8 +24,8 @@ def feature_attend(
     """sum_j w_ij v_j / sum_j w_ij over the visible keys, with w_ij = query_i . key_j.
 
     Causal sums run through chunks of positions, with a state [M, K] that is dropped where a
-    document ends; sums over both sides are a run forth and a run back. Decoding with a cache, and
-    attention to a memory of several documents, go over the weights instead.
+    document ends; sums over both sides are a run forth and a run back. Decoding with a cache,
+    prefixes, and attention to a memory of several documents go over the weights instead.
 
     Args:
       query: [B, Q, H, M], features of the queries, such that no w is negative.
@@ -77,7 +77,7 @@ def feature_attend(
 
 def _sums(mask: Mask, square: bool) -> bool:
     """Whether running sums give what the mask says."""
-    if mask.offset is not None or mask.key_segments is not None:
+    if any(x is not None for x in (mask.offset, mask.key_segments, mask.prefix)):
         return False
     return square or not (mask.causal or mask.segments is not None)
 

@@ -28,6 +28,7 @@ def has_kernel(query: Any, key: Any, value: Any, mask: Mask) -> bool:
 def serves(query: Any, mask: Mask) -> bool:
     """Whether the structure of the mask is one that the kernel's arguments can say."""
     square = mask.offset is None and mask.padding is None and mask.key_segments is None
+    square = square and mask.prefix is None
     windowed = mask.window is not None and not mask.causal
     documents = mask.segments is not None
     return square and not windowed and not (documents and query.shape[1] ** 2 > _MASK_LIMIT)

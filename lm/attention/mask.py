@@ -14,7 +14,7 @@ EVERYONE = -1
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("segments", "key_segments", "padding", "offset"),
+    data_fields=("segments", "key_segments", "padding", "offset", "prefix"),
     meta_fields=("causal", "window"),
 )
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Mask:
       key_segments: [B, S]; None: the queries' own `segments` (then Q = S).
       padding: [B, S] boolean, True at real keys.
       offset: position of the first query among the keys (decoding with a cache); None: 0.
+      prefix: [B, S] boolean; these keys are seen also by queries before them (prefix language
+        models); other conditions hold for them as for others.
     """
 
     causal: bool = False
@@ -38,6 +40,7 @@ class Mask:
     key_segments: jax.Array | None = None
     padding: jax.Array | None = None
     offset: jax.Array | int | None = None
+    prefix: jax.Array | None = None
 
     def visible(
         self, start: jax.Array | int, queries: int, first_key: jax.Array | int, keys: int
@@ -50,7 +53,11 @@ class Mask:
         if self.causal or self.window is not None:
             distance = self.distance(start, queries, first_key, keys)
             if self.causal:
-                conditions.append(distance >= 0)
+                earlier = distance >= 0
+                if self.prefix is not None:
+                    given = jax.lax.dynamic_slice_in_dim(self.prefix, first_key, keys, axis=1)
+                    earlier |= given[:, None, None, :]
+                conditions.append(earlier)
             if self.window is not None:
                 conditions.append(jnp.abs(distance) < self.window)
         if self.segments is not None:

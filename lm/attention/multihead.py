@@ -28,6 +28,7 @@ class MultiHeadAttention(nn.Module):
       bias, out_bias: biases of queries, keys and values, and of the output projection.
       kernel_init, out_init: initialisers of the input projections and of the output projection.
       dtype, param_dtype: of computation and of parameters.
+      cross: attends to a memory, whose positions mean nothing to it.
     """
 
     heads: int
@@ -43,6 +44,7 @@ class MultiHeadAttention(nn.Module):
     out_init: Any
     dtype: Any
     param_dtype: Any
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -60,29 +62,48 @@ class MultiHeadAttention(nn.Module):
           inputs: [B, Q, D].
           positions: [B, Q], of the queries within their documents.
           mask: who sees whom; with a cache, its offset is where this call's keys are written.
-          memory: [B, S, D], the encoder's output; None: self-attention.
+          memory: [B, S, D], the encoder's output, for cross-attention; None: its keys and values
+            are in the cache.
           cache_length: S of the key-value cache (collection "cache"); None: no cache.
           position_bias: what distances add to the scores; see `Layer`.
         """
-        source = inputs if memory is None else memory
         query = self._project("query", inputs, self.heads)
-        key = self._project("key", source, self.kv_heads)
-        value = self._project("value", source, self.kv_heads)
         if self.qk_norm:
             query = RMSNorm(self.dtype, self.param_dtype, name="query_norm")(query)
-            key = RMSNorm(self.dtype, self.param_dtype, name="key_norm")(key)
-        if self.rotary_base is not None and memory is None:
+        if self.rotary_base is not None and not self.cross:
             query = rotate(query, positions, self.rotary_base)
-            key = rotate(key, positions, self.rotary_base)
         if self.score_scale is not None:
             query *= self.score_scale * self.head_size**0.5  # mechanisms divide by the root
-        if cache_length is not None and memory is None:
-            key = remember(self, "past_key", key, mask.offset, cache_length)
-            value = remember(self, "past_value", value, mask.offset, cache_length)
+        if self.cross:
+            key, value = self._of_memory(memory, cache_length)
+        else:
+            key, value = self._keys(inputs)
+            if self.rotary_base is not None:
+                key = rotate(key, positions, self.rotary_base)
+            if cache_length is not None:
+                key = remember(self, "past_key", key, mask.offset, cache_length)
+                value = remember(self, "past_value", value, mask.offset, cache_length)
         layer = Layer(position_bias, inputs, cache_length)
         context = self.mechanism(name="mechanism")(query, key, value, mask, layer)
         context = context.reshape(*inputs.shape[:2], self.heads * self.head_size)
         return self._dense("out", inputs.shape[-1], self.out_bias, self.out_init)(context)
+
+    def _keys(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key = self._project("key", source, self.kv_heads)
+        if self.qk_norm:
+            key = RMSNorm(self.dtype, self.param_dtype, name="key_norm")(key)
+        return key, self._project("value", source, self.kv_heads)
+
+    def _of_memory(self, memory: Any, cache_length: int | None) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of a memory, or of the one that the cache remembers."""
+        if memory is None:
+            found: Any = [self.get_variable("cache", f"memory_{name}") for name in ("key", "value")]
+            return found[0], found[1]
+        key, value = self._keys(memory)
+        if cache_length is not None:
+            self.put_variable("cache", "memory_key", key)
+            self.put_variable("cache", "memory_value", value)
+        return key, value
 
     def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
         flat = self._dense(name, heads * self.head_size, self.bias, self.kernel_init)(x)

@@ -25,9 +25,10 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
       block: queries at a time; 0: all at once. None: on a CPU, short causal attention in parts
         that keep their weights; long attention in recomputed blocks; else all at once.
     """
+    causal = mask.causal and mask.prefix is None
     # A query that stands earlier than its place sees no more than the triangle.
     early = isinstance(mask.offset, int) and mask.offset <= 0
-    triangular = mask.causal and queries == keys and (mask.offset is None or early)
+    triangular = causal and queries == keys and (mask.offset is None or early)
     if block is None and queries * keys <= _PLAIN_LIMIT:
         if triangular and queries >= 32 and jax.default_backend() == "cpu":
             ends = [queries * part // _SHORT_PARTS for part in range(_SHORT_PARTS + 1)]
@@ -39,7 +40,7 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
     blocks = -(-queries // block)
     if mask.window is not None and queries == keys and mask.offset is None:
         back = mask.window - 1
-        seen = block + back + (0 if mask.causal else back)
+        seen = block + back + (0 if causal else back)
         if seen < keys:
             return (Part(0, block, blocks, seen, back),)
     if not triangular:

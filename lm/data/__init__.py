@@ -7,7 +7,7 @@ corpus may be, `tokenizer.py` for tokens, `packing.py` for rows, `batches.py` fo
 from lm.data.batches import Batch, RowSource, batch_at, eval_batches, train_batches
 from lm.data.make_tokenizer import check_tokenizer, make_tokenizer
 from lm.data.prepare import Corpus, open_corpus, prepare
-from lm.data.sources import Document, documents
+from lm.data.sources import Document, documents, holds_pairs
 from lm.data.subword import SubwordTokenizer, load_subword
 from lm.data.tokenizer import ByteTokenizer, Encoded, Tokenizer
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_tokenizer",
     "documents",
     "eval_batches",
+    "holds_pairs",
     "load_subword",
     "make_tokenizer",
     "open_corpus",

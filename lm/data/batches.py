@@ -50,8 +50,8 @@ def train_batches(
         process_count: hosts; divides `batch_size`.
 
     Returns:
-        An iterator of {tokens [B, L + 1], segments [B, L], bytes [B]}, int32, B being this host's
-        part.
+        An iterator of {tokens [B, L + 1], segments [B, L], bytes [B]} and what else a row has,
+        int32, B being this host's part.
 
     Raises:
         UserError: there are fewer rows than a batch has, or an argument is out of range.

@@ -2,6 +2,7 @@
 split, in one pass over the source (two if a tokenizer must be trained) and in bounded memory.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,8 +12,9 @@ from absl import logging
 from etils import epath
 
 from lm.data.make_tokenizer import make_tokenizer
-from lm.data.packing import Packer, Rows
+from lm.data.packing import Packer, PairPacker, Rows
 from lm.data.records import SplitWriter, text_fields, write_metadata
+from lm.data.sources import Document, holds_pairs
 from lm.data.splits import SPLITS, Tally, distinct
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
@@ -46,14 +48,17 @@ def build(
     logging.info("Preparing %s with tokenizer %s in %s", source, tokenizer, folder)
     training = distinct(source, validation, Tally())
     made = make_tokenizer(
-        tokenizer, vocab_size, (text for split, text in training if split == "train")
+        tokenizer,
+        vocab_size,
+        (text for split, document in training if split == "train" for text in _texts(document)),
     )
     tally = Tally()
-    splits = {split: _Split(folder, split, made, length) for split in SPLITS}
+    pairs = holds_pairs(source)
+    splits = {split: _Split(folder, split, made, length, pairs) for split in SPLITS}
     for batch in _batches(distinct(source, validation, tally)):
-        encoded = made.encode_batch([text for _, text in batch])
-        for (split, _), document in zip(batch, encoded, strict=True):
-            splits[split].packer.add(document)
+        encoded = iter(made.encode_batch([text for _, d in batch for text in _texts(d)]))
+        for split, _ in batch:
+            splits[split].packer.add(*itertools.islice(encoded, 2 if pairs else 1))
         for split in splits.values():
             split.write(split.packer.take())
     for split in splits.values():
@@ -65,7 +70,7 @@ def build(
             f"the train split of {source} has {train_tokens} tokens, fewer than a row of "
             f"length={length}; use a shorter length or more text"
         )
-    fields = text_fields(length, made.vocab_size)
+    fields = text_fields(length, made.vocab_size, pairs)
     write_metadata(folder, [split.writer for split in splits.values()], fields)
     with (folder / "counts.npy").open("wb") as file:
         np.save(file, splits["train"].counts)
@@ -87,10 +92,12 @@ def build(
 class _Split:
     """One split on its way to disk."""
 
-    def __init__(self, folder: epath.Path, name: str, tokenizer: Tokenizer, length: int):
+    def __init__(
+        self, folder: epath.Path, name: str, tokenizer: Tokenizer, length: int, pairs: bool
+    ):
         vocab_size = tokenizer.vocab_size
-        self.packer = Packer(length, tokenizer.end)
-        self.writer = SplitWriter(folder, name, text_fields(length, vocab_size))
+        self.packer: Any = (PairPacker if pairs else Packer)(length, tokenizer.end)
+        self.writer = SplitWriter(folder, name, text_fields(length, vocab_size, pairs))
         self.counts = np.zeros(vocab_size, np.int64)  # of targets
         self._rows = self._bytes = 0
 
@@ -103,7 +110,8 @@ class _Split:
 
     def summary(self) -> dict[str, Any]:
         tokens = int(self.counts.sum())
-        return {
+        long = {"long": self.packer.long} if isinstance(self.packer, PairPacker) else {}
+        return long | {
             "rows": self._rows,
             "tokens": tokens,
             "bytes": self._bytes,
@@ -111,11 +119,18 @@ class _Split:
         }
 
 
-def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+def _texts(document: Document) -> list[str]:
+    """What is tokenized of a document: of a pair, both sides."""
+    return [text for text in (document.memory, document.text) if text is not None]
+
+
+def _batches(
+    documents: Iterable[tuple[str, Document]],
+) -> Iterator[list[tuple[str, Document]]]:
     batch, characters = [], 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document[1])
+    for split, document in documents:
+        batch.append((split, document))
+        characters += sum(map(len, _texts(document)))
         if characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -1,9 +1,9 @@
 """How does a stream of documents become rows of one length? Documents follow each other with END
 between them, and the stream is cut every L tokens, so no token is lost, and none is a target twice.
-Pure numpy.
+Pairs are not cut: as many as fit share a row. Pure numpy.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ class Rows(NamedTuple):
     tokens: np.ndarray  # int32 [N, L + 1]
     segments: np.ndarray  # int32 [N, L]: document within the row, from 1; 0 is padding
     bytes: np.ndarray  # int64 [N]: of text that the row's targets stand for
+    # Of pairs, what each segment answers: int32 [N, L] both.
+    memory_tokens: np.ndarray | None = None
+    memory_segments: np.ndarray | None = None
 
 
 class Packer:
@@ -75,3 +78,66 @@ class Packer:
         opens = inputs == self._end
         continues = ~opens[:, :1]  # the row begins inside a document, which is its segment 1
         return np.cumsum(opens, axis=1, dtype=np.int32) + continues
+
+
+class PairPacker:
+    """Puts pairs into rows, in order, as many as fit on both sides.
+
+    A row's segment i is `END t1 .. tn` among the tokens, which the END of the next segment or of
+    the padding closes, and `END s1 .. sm` among the memory's tokens. Pairs with a side too long for
+    a row are left out and counted.
+    """
+
+    def __init__(self, length: int, end: int):
+        """Starts an empty row.
+
+        Args:
+            length: L, tokens on each side of a row.
+            end: id of END.
+        """
+        self.long = 0  # pairs left out
+        self._length, self._end = length, end
+        self._full: list[Rows] = []
+        self._open()
+
+    def add(self, memory: Encoded, document: Encoded) -> None:
+        """Puts a pair into the row, or into the next one."""
+        sizes = np.array([len(document.ids) + 1, len(memory.ids) + 1])
+        if (sizes > self._length).any():
+            self.long += 1
+            return
+        if (self._used + sizes > self._length).any():
+            self._close()
+        self._number += 1
+        sides = (self._tokens, self._segments, document.ids), (*self._memory, memory.ids)
+        for place, size, (tokens, segments, ids) in zip(self._used, sizes, sides, strict=True):
+            tokens[place + 1 : place + size] = ids
+            segments[place : place + size] = self._number
+        self._used += sizes
+        self._bytes += int(document.byte_lengths.sum())
+
+    def take(self) -> Rows:
+        """All full rows (perhaps none)."""
+        rows, self._full = self._full, []
+        if not rows:
+            shapes = ((0, self._length + 1), (0, self._length), (0,)) + 2 * ((0, self._length),)
+            return Rows(*(np.zeros(shape, np.int32) for shape in shapes))
+        return Rows(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
+
+    def finish(self) -> Rows:
+        """The last row, padded; no row if it is empty."""
+        if self._number:
+            self._close()
+        return self.take()
+
+    def _open(self) -> None:
+        length, end = self._length, self._end
+        self._tokens = np.full(length + 1, end, np.int32)
+        self._segments = np.zeros(length, np.int32)
+        self._memory = np.full(length, end, np.int32), np.zeros(length, np.int32)
+        self._used, self._number, self._bytes = np.zeros(2, int), 0, 0
+
+    def _close(self) -> None:
+        size: Any = np.int64(self._bytes)
+        self._full.append(Rows(self._tokens, self._segments, size, *self._memory))
+        self._open()

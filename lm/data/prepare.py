@@ -40,7 +40,8 @@ class Corpus:
 
         Each is {tokens [L + 1], segments [L], bytes []}: inputs are `tokens[:-1]`, targets
         `tokens[1:]`; segments number the documents within the row from 1, and 0 is padding; bytes
-        is how many bytes of text the targets stand for.
+        is how many bytes of text the targets stand for. Of pairs, {memory_tokens [L],
+        memory_segments [L]} are the texts that the segments answer.
 
         Raises:
             UserError: there is no such split.
@@ -74,7 +75,8 @@ def prepare(
     The manifest holds `source`, `length`, `validation`, `tokenizer` (its spec), `hash` (of all
     distinct documents in order, and their splits), `duplicates` and `empty` (documents left out),
     `format`, and in `splits`, for each: `documents`, `rows`, `tokens` (targets), `bytes` (of text)
-    and `bytes_per_token`; of a synthetic language also its `entropy`, nats per token. Beside it lie
+    and `bytes_per_token`; of pairs also `long`, how many were left out because a side is longer
+    than a row; of a synthetic language also its `entropy`, nats per token. Beside it lie
     `counts.npy` and, unless the tokenizer is bytes or characters, `tokenizer.json`.
 
     Args:

@@ -25,13 +25,21 @@ def smallest_dtype(largest: int) -> np.dtype:
 Fields = Mapping[str, np.ndarray]  # of one row: an array of each name's shape and type
 
 
-def text_fields(length: int, vocab_size: int) -> Fields:
-    """Of a row of text: tokens [L + 1], segments [L], bytes []."""
-    return {
-        "tokens": np.zeros(length + 1, smallest_dtype(vocab_size - 1)),
-        "segments": np.zeros(length, smallest_dtype(length)),
+def text_fields(length: int, vocab_size: int, pairs: bool = False) -> Fields:
+    """Of a row of text: tokens [L + 1], segments [L], bytes []; of pairs also memory_tokens and
+    memory_segments, [L].
+    """
+    tokens, segments = smallest_dtype(vocab_size - 1), smallest_dtype(length)
+    fields = {
+        "tokens": np.zeros(length + 1, tokens),
+        "segments": np.zeros(length, segments),
         "bytes": np.zeros((), np.int32),
     }
+    memory = {
+        "memory_tokens": np.zeros(length, tokens),
+        "memory_segments": np.zeros(length, segments),
+    }
+    return fields | memory if pairs else fields
 
 
 class SplitWriter:

@@ -1,7 +1,8 @@
 """Where does text come from? A source is named by one string, `stdlib`, `files:PATTERN`,
 `tfds:NAME[/CONFIG]` or `synthetic:OPTIONS`, and becomes a stream of documents, always in the same
-order. Its fingerprint tells, without reading any text, whether the text may have changed since it
-was last prepared.
+order. `docstrings` and `pairs:PATTERN` give pairs: documents that answer another text. A source's
+fingerprint tells, without reading any text, whether the text may have changed since it was last
+prepared.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.data import public, synthetic
+from lm.data import pairs, public, synthetic
 from lm.errors import UserError
 
 
@@ -25,6 +26,7 @@ class Document(NamedTuple):
     name: str
     text: str
     split: str | None = None  # "train" or "validation" where the source has splits of its own
+    memory: str | None = None  # of a pair, the text that `text` answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Source:
 
     documents: Callable[[str], Iterator[Document]]
     fingerprint: Callable[[str], Any]  # JSON: changes when the text may have changed
+    pairs: bool = False  # its documents are pairs
 
 
 def documents(source: str) -> Iterator[Document]:
@@ -76,22 +79,32 @@ def complete(source: str, tokenizer: str, vocab_size: int | None) -> str:
     return f"synthetic:{argument.rstrip(',')},words={vocab_size}"
 
 
+def holds_pairs(source: str) -> bool:
+    """Whether the documents of `source` are pairs.
+
+    Raises:
+        UserError: the source is unknown.
+    """
+    return _parse(source)[0].pairs
+
+
 def _parse(source: str) -> tuple[Source, str]:
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         raise UserError(
             f"unknown source {source!r}: use stdlib, files:PATTERN, tfds:NAME[/CONFIG] or "
-            "synthetic:rank=R"
+            "synthetic:rank=R, and for pairs docstrings or pairs:PATTERN"
         )
-    if name == "stdlib" and argument:
-        raise UserError(f"source {source!r}: stdlib takes no argument; say stdlib")
-    if name != "stdlib" and not argument:
+    if name in _WHOLE and argument:
+        raise UserError(f"source {source!r}: {name} takes no argument; say {name}")
+    if name not in _WHOLE and not argument:
         raise UserError(f"source {source!r} does not say which; use {name}:WHAT")
     return SOURCES[name], argument
 
 
 # --- stdlib: text that every machine has -----------------------------------------------------
 
+_WHOLE = ("stdlib", "docstrings")  # take no argument
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -204,9 +217,26 @@ def _synthetic_fingerprint(options: str) -> Any:
     return [synthetic.VERSION, dataclasses.asdict(synthetic.language(options))]
 
 
+# --- pairs -----------------------------------------------------------------------------------
+
+
+def _docstring_pairs(_: str) -> Iterator[Document]:
+    for module in _stdlib_documents(""):
+        for place, (signature, summary) in enumerate(pairs.of_module(module.text)):
+            yield Document(f"{module.name}#{place}", summary, memory=signature)
+
+
+def _file_pairs(pattern: str) -> Iterator[Document]:
+    for file in _files_documents(pattern):
+        for number, (memory, text) in pairs.of_lines(file.name, file.text):
+            yield Document(f"{file.name}:{number}", text, memory=memory)
+
+
 SOURCES: dict[str, Source] = {
     "stdlib": Source(_stdlib_documents, _stdlib_fingerprint),
     "files": Source(_files_documents, _files_fingerprint),
     "tfds": Source(_tfds_documents, public.fingerprint),
     "synthetic": Source(_synthetic_documents, _synthetic_fingerprint),
+    "docstrings": Source(_docstring_pairs, _stdlib_fingerprint, pairs=True),
+    "pairs": Source(_file_pairs, _files_fingerprint, pairs=True),
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lm.data import sources
+from lm.data.sources import Document
 from lm.errors import UserError
 
 SPLITS = ("train", "validation")
@@ -39,8 +40,8 @@ def place(key: bytes) -> float:
     return int.from_bytes(key[:6], "big") / 2**48  # 48 bits: exact in a float
 
 
-def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str, str]]:
-    """Yields (split, text) of each distinct document of `source`, and counts them in `tally`.
+def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str, Document]]:
+    """Yields (split, document) of each distinct document of `source`, and counts them in `tally`.
 
     Keeps 32 bytes (about 100 in Python) for each document that it has seen.
 
@@ -57,14 +58,15 @@ def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str
         if not document.text:
             tally.empty += 1
             continue
-        key = hashlib.sha256(document.text.encode("utf-8")).digest()
+        text = document.text if document.memory is None else f"{document.memory}\0{document.text}"
+        key = hashlib.sha256(text.encode("utf-8")).digest()
         if key in seen:
             tally.duplicates += 1
             continue
         seen.add(key)
         split = document.split or ("validation" if place(key) < validation else "train")
         tally.add(split, key)
-        yield split, document.text
+        yield split, document
     _check(source, validation, tally)
 
 

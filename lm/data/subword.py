@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.tokenizer import Encoded
+from lm.data.tokenizer import Encoded, begins_word
 from lm.errors import UserError
 
 # Names of the special tokens, the first that a tokenizer has: ours, then well-known ones.
@@ -68,9 +68,21 @@ class SubwordTokenizer:
         reserved = _reserved(config, added)
         self._is_reserved = np.zeros(self.vocab_size, bool)
         self._is_reserved[list(reserved.values())] = True
+        special = [self.end, self.mask, *self.sentinels, *reserved.values()]
+        self.ordinary: np.ndarray = np.arange(self.vocab_size) < size
+        self.ordinary[[token for token in special if token is not None]] = False
+        self.word_starts: np.ndarray = _word_starts(config, added, self.vocab_size)
         self._literals = re.compile("|".join(map(re.escape, reserved)))
         self._pieces = _pieces(config, added, self.end, self.vocab_size)
         self._piece_lengths = np.array([len(piece) for piece in self._pieces or []], np.int32)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both encode every text alike."""
+        return isinstance(other, SubwordTokenizer) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        """As `__eq__` asks."""
+        return hash(self.hash)
 
     @property
     def hash(self) -> str:
@@ -195,6 +207,35 @@ def _reserved(config: dict[str, Any], added: dict[str, Any]) -> dict[str, int]:
     return {key: t["id"] for key, t in added.items() if t.get("special") and key != unknown}
 
 
+def _word_starts(config: dict[str, Any], added: dict[str, Any], vocab_size: int) -> np.ndarray:
+    """Boolean [V]: which tokens begin a word.
+
+    Where pieces that continue a word are marked (## of BERT's WordPiece), all others; else those
+    that open with a space, its sign (U+2581 of SentencePiece), or what is no letter and no digit.
+    """
+    model = config["model"]
+    marked = model.get("type") == "WordPiece" and model.get("continuing_subword_prefix")
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    byte_level = "ByteLevel" in json.dumps(config.get("pre_tokenizer"))
+    starts = np.ones(vocab_size, bool)
+    for piece, i in _vocabulary(model).items():
+        if piece in added:
+            continue
+        if marked:
+            starts[i] = not piece.startswith(marked)
+        elif byte_level and piece[:1] in byte_of:
+            starts[i] = begins_word(bytes([byte_of[piece[:1]]]))
+        else:
+            starts[i] = not piece[:1].isalnum()
+    return starts
+
+
+def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
+    """The id of each piece; Unigram lists them in order, with their scores."""
+    vocab = model["vocab"]
+    return vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+
+
 def _byte_lengths(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
     """Bytes from the end of one token to the end of the next, and from the last to the text's end.
 
@@ -224,14 +265,12 @@ def _pieces(
     if config.get("normalizer") or not levels or levels[0].get("add_prefix_space"):
         return None
     model = config["model"]
-    vocab = model["vocab"]
-    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
     prefix = model.get("continuing_subword_prefix") or ""
     byte_of = {character: byte for byte, character in enumerate(byte_characters())}
     if any(character in byte_of for character in prefix):
         return None  # it could not be told from text: ##a would be two hashes and an a
     pieces = ["\ufffd".encode()] * vocab_size
-    for piece, i in ids.items():
+    for piece, i in _vocabulary(model).items():
         if piece not in added:
             characters = piece.removeprefix(prefix)
             if not byte_of.keys() >= set(characters):

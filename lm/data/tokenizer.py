@@ -37,6 +37,16 @@ class Tokenizer(Protocol):
     json: str | None  # the content of its tokenizer.json; None for bytes and characters
 
     @property
+    def ordinary(self) -> np.ndarray:
+        """Boolean [V]: the tokens that text is encoded to; the special ones are not."""
+        ...
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Boolean [V]: the tokens that begin a word, a space before it belonging to it."""
+        ...
+
+    @property
     def hash(self) -> str:
         """Equal for tokenizers that encode every text alike."""
         ...
@@ -65,6 +75,26 @@ class ByteTokenizer:
     sentinels: tuple[int, ...] = SENTINEL_BYTES
     json: str | None = None
     hash = hashlib.sha256(b"bytes, end 0xFF").hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        """Any two are the same."""
+        return isinstance(other, ByteTokenizer)
+
+    def __hash__(self) -> int:
+        """As `__eq__` asks."""
+        return hash(self.hash)
+
+    @property
+    def ordinary(self) -> np.ndarray:
+        """Boolean [256]: the bytes that occur in UTF-8."""
+        ordinary = np.ones(256, bool)
+        ordinary[[END_BYTE, MASK_BYTE, *SENTINEL_BYTES]] = False
+        return ordinary
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Boolean [256]: all but letters, digits, and the bytes of characters beyond ASCII."""
+        return np.array([begins_word(bytes([byte])) for byte in range(256)])
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -106,6 +136,24 @@ class CharacterTokenizer:
         """Characters below `vocab_size`, the surrogates not counted."""
         self.vocab_size = vocab_size
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same vocabulary."""
+        return isinstance(other, CharacterTokenizer) and self.vocab_size == other.vocab_size
+
+    def __hash__(self) -> int:
+        """As `__eq__` asks."""
+        return hash(self.hash)
+
+    @property
+    def ordinary(self) -> np.ndarray:
+        """Boolean [V]: all but END."""
+        return np.arange(self.vocab_size) != self.end
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Boolean [V]: every character is a word."""
+        return np.ones(self.vocab_size, bool)
+
     @property
     def hash(self) -> str:
         """Equal for tokenizers that encode every text alike."""
@@ -146,3 +194,12 @@ class CharacterTokenizer:
                 "or bytes"
             )
         return Encoded(ids.astype(np.int32), np.append(byte_lengths, 0).astype(np.int32))
+
+
+def begins_word(piece: bytes) -> bool:
+    """Whether bytes begin a word: a letter, a digit or a byte beyond ASCII goes on with one.
+
+    So a space, a line's end or a bracket belongs to the word that follows it, as a byte-level
+    tokenizer's pieces have it.
+    """
+    return not (piece[:1].isalnum() or piece[:1] >= b"\x80")

@@ -80,6 +80,13 @@ class Head(nn.Module):
         log_probs = self.log_probs(hidden, embedding)
         return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
 
+    def hits(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """1 where the likeliest word is the target, else 0, [N]."""
+        likeliest = jnp.argmax(self.log_probs(hidden, embedding), axis=-1)
+        return (likeliest == targets).astype(jnp.float32)
+
     def loss_given(
         self,
         key: jax.Array | None,

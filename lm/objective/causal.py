@@ -1,4 +1,4 @@
-"""What does a row teach? An objective turns rows of tokens into inputs, targets and weights."""
+"""What does a row teach that is read from left to right? Every token from those before it."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from lm.model import Batch
+from lm.objective.objective import Objective
+
+
+class Causal(Objective):
+    """Next-token prediction by a decoder; draws nothing."""
+
+    metric = "eval/bits_per_byte"
+
+    def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
+        """See `causal`."""
+        del key
+        return causal(rows)
 
 
 def causal(rows: Mapping[str, jax.Array]) -> Batch:
@@ -30,8 +42,9 @@ def causal(rows: Mapping[str, jax.Array]) -> Batch:
 def positions_within(segments: jax.Array) -> jax.Array:
     """Place of each position within its document, counted from 0: [B, L] -> [B, L]."""
     places = jnp.arange(segments.shape[1])
-    first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
-    return places - jax.lax.cummax(jnp.where(first, places, 0), axis=1)
+    return places - jax.lax.cummax(jnp.where(opens(segments), places, 0), axis=1)
 
 
-OBJECTIVES = {"causal": causal}
+def opens(segments: jax.Array) -> jax.Array:
+    """True where a document or the padding begins within a row, [B, L] -> [B, L]."""
+    return jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))

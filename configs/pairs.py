@@ -1,0 +1,58 @@
+"""Sequence to sequence: how well does an encoder-decoder write the text that answers another?
+
+Command   python run.py train --config=configs/pairs.py:tiny --workdir=/tmp/pairs
+Sizes     :tiny   what a definition of the standard library does, from its signature: 2 + 2 layers,
+                  128 features, bytes, 600 steps of 16 x 256 (the default)
+          :base   translation: Transformer base (1706.03762), BPE of 37,120 words, from pairs of
+                  your own: --config.data.source=pairs:FILES, a source, a tab and a target a line
+Time      :tiny takes about four minutes on 2 CPU cores; :base several GPUs.
+Expect    TO MEASURE
+"""
+
+from configs import default
+
+
+def get_config(arg: str | None = None):
+    """The config of a size: "tiny" or "base"."""
+    config = default.get_config()
+    sizes = {"tiny": _tiny, "base": _base}
+    if (arg or "tiny") not in sizes:
+        raise ValueError(f"configs/pairs.py has the sizes {', '.join(sizes)}, not {arg!r}")
+    config.objective = "seq2seq"
+    config.data.source = "docstrings"
+    config.model.architecture = "encoder_decoder"
+    sizes[arg or "tiny"](config)
+    return config
+
+
+def _tiny(config) -> None:
+    """So few steps learn little from the usual small weights."""
+    config.steps = 600
+    config.model.layers = 2
+    config.model.positions = "rotary"
+    config.model.init_scale = 0.08
+    config.optimizer.learning_rate = 4e-3
+
+
+def _base(config) -> None:
+    config.steps = 100_000
+    config.batch_size = 96
+    config.data.tokenizer = "bpe"
+    config.data.vocab_size = 37_120
+    config.model.layers = 6
+    config.model.features = 512
+    config.model.heads = 8
+    config.model.activation = "relu"
+    config.model.norm_position = "post"
+    config.model.positions = "sinusoidal"
+    config.model.dropout = 0.1
+    config.model.scan = True
+    config.model.dtype = "bfloat16"
+    config.output.label_smoothing = 0.1
+    config.optimizer.learning_rate = 7e-4
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.b2 = 0.98
+    config.schedule.name = "rsqrt"
+    config.schedule.warmup = 4000
+    config.evaluation.every = config.checkpoint.every = 2000
+    config.evaluation.rows = 1024

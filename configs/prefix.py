@@ -1,0 +1,19 @@
+"""Prefix language modelling: how well does a decoder go on from a beginning that it saw whole?
+
+Command   python run.py train --config=configs/prefix.py:tiny --workdir=/tmp/prefix
+Sizes     :tiny   4 layers, 128 features, bytes, 300 steps of 16 x 256 (the default)
+          :small  8 layers, 512 features, BPE of 16,384 words, 5,000 steps of 32 x 512
+Time      :tiny takes about two minutes on 2 CPU cores; :small wants a GPU.
+Expect    TO MEASURE
+"""
+
+from configs import clm
+
+
+def get_config(arg: str | None = None):
+    """The config of a size: "tiny" or "small", each of configs/clm.py but for the objective."""
+    if (arg or "tiny") not in ("tiny", "small"):
+        raise ValueError(f"configs/prefix.py has the sizes tiny, small, not {arg!r}")
+    config = clm.get_config(arg)
+    config.objective = "prefix"
+    return config
