@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 
 from lm.data.make_tokenizer import make_tokenizer
-from lm.data.packing import Packer, PairPacker, Rows
+from lm.data.packing import Packer, PairPacker, PairRows, Rows
 from lm.data.records import SplitWriter, text_fields, write_metadata
 from lm.data.sources import Document, holds_pairs
 from lm.data.splits import SPLITS, Tally, distinct
@@ -101,7 +101,7 @@ class _Split:
         self.counts = np.zeros(vocab_size, np.int64)  # of targets
         self._rows = self._bytes = 0
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: Rows | PairRows) -> None:
         self.writer.write(rows._asdict())
         targets = rows.tokens[:, 1:][rows.segments > 0]
         self.counts += np.bincount(targets, minlength=len(self.counts))

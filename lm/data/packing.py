@@ -16,9 +16,16 @@ class Rows(NamedTuple):
     tokens: np.ndarray  # int32 [N, L + 1]
     segments: np.ndarray  # int32 [N, L]: document within the row, from 1; 0 is padding
     bytes: np.ndarray  # int64 [N]: of text that the row's targets stand for
-    # Of pairs, what each segment answers: int32 [N, L] both.
-    memory_tokens: np.ndarray | None = None
-    memory_segments: np.ndarray | None = None
+
+
+class PairRows(NamedTuple):
+    """N rows of pairs: those of their targets, and what each segment answers."""
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    bytes: np.ndarray
+    memory_tokens: np.ndarray  # int32 [N, L]
+    memory_segments: np.ndarray  # int32 [N, L]
 
 
 class Packer:
@@ -97,7 +104,7 @@ class PairPacker:
         """
         self.long = 0  # pairs left out
         self._length, self._end = length, end
-        self._full: list[Rows] = []
+        self._full: list[PairRows] = []
         self._open()
 
     def add(self, memory: Encoded, document: Encoded) -> None:
@@ -116,16 +123,16 @@ class PairPacker:
         self._used += sizes
         self._bytes += int(document.byte_lengths.sum())
 
-    def take(self) -> Rows:
+    def take(self) -> PairRows:
         """All full rows (perhaps none)."""
         rows, self._full = self._full, []
         if not rows:
             shapes = ((0, self._length + 1), (0, self._length), (0,)) + 2 * ((0, self._length),)
-            return Rows(*(np.zeros(shape, np.int32) for shape in shapes))
-        return Rows(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
+            return PairRows(*(np.zeros(shape, np.int32) for shape in shapes))
+        return PairRows(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
 
-    def finish(self) -> Rows:
-        """The last row, padded; no row if it is empty."""
+    def finish(self) -> PairRows:
+        """The row that is open, padded; no row if it is empty."""
         if self._number:
             self._close()
         return self.take()
@@ -139,5 +146,5 @@ class PairPacker:
 
     def _close(self) -> None:
         size: Any = np.int64(self._bytes)
-        self._full.append(Rows(self._tokens, self._segments, size, *self._memory))
+        self._full.append(PairRows(self._tokens, self._segments, size, *self._memory))
         self._open()
