@@ -284,7 +284,8 @@ class Transformer(nn.Module):
     def hits(self, batch: Batch) -> jax.Array:
         """1 where the likeliest word is the target, else 0, [B, L]."""
         arrays = (self._tokens(self._predicting(batch)), self._tokens(batch.targets))
-        return self.head.in_chunks("hits", *arrays, self._tied_table()).reshape(batch.targets.shape)
+        found = self.head.in_chunks("hits", *arrays, self._tied_table(), whole=True)
+        return found.reshape(batch.targets.shape)
 
     def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head without full support, measures per position, [B, L], that need none."""

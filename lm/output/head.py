@@ -169,9 +169,14 @@ class Head(nn.Module):
         hidden: jax.Array,
         targets: jax.Array,
         embedding: jax.Array | None = None,
+        whole: bool = False,
     ) -> Any:
-        """What a method of (hidden, targets, embedding) gives per token, in chunks of tokens."""
-        params, shards = self._params(embedding), self._sharing(hidden.shape[0])
+        """What a method of (hidden, targets, embedding) gives per token, in chunks of tokens.
+
+        `whole`: it wants all words in one place, also where devices share them.
+        """
+        params = self._params(embedding)
+        shards = None if whole else self._sharing(hidden.shape[0])
         head = self._part(shards)
 
         def function(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
