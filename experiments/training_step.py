@@ -67,7 +67,7 @@ def ours(vocab_size: int):
         state, metrics = program.step(state, rows, key)
         float(metrics["train/loss"])
 
-    return step, flops_per_token(program, LENGTH) * BATCH * LENGTH
+    return step, flops_per_token(program) * BATCH * LENGTH
 
 
 def theirs(vocab_size: int, activation: str):

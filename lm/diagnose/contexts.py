@@ -10,7 +10,6 @@ import numpy as np
 
 from lm import partition
 from lm.data import eval_batches
-from lm.objective import OBJECTIVES
 from lm.restore import Restored
 
 _ENTRIES = 2**24  # log-probabilities held at once
@@ -36,12 +35,11 @@ class Contexts(NamedTuple):
 def held_out(run: Restored, sample: int) -> Contexts:
     """One pass over the rows that evaluation reads; `sample` is how many hidden states to keep."""
     model, config = run.program.model, run.config
-    objective = OBJECTIVES[config.objective]
     vocab_size = run.corpus.tokenizer.vocab_size
 
     @jax.jit
     def predict(params, rows):
-        batch = objective(rows)
+        batch = run.program.objective(rows, jax.random.key(0))
         states: Any = model.apply({"params": params}, batch, method="head_inputs")
         hidden = states.reshape(batch.targets.size, -1)
 

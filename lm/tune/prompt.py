@@ -109,13 +109,18 @@ class Prompt:
             mask,
             segments=jnp.concatenate([own, segments], axis=1),
             key_segments=_before(segments, number, EVERYONE),
+            prefix=None if mask.prefix is None else _before(mask.prefix, number, True),
         )
 
     def _decoding(self, mask: Mask, fresh: bool) -> Mask:
         offset: Any = mask.offset
-        padding = _before(mask.padding, self.virtual_tokens, True)
-        offset = offset if fresh else offset + self.virtual_tokens
-        return dataclasses.replace(mask, offset=offset, padding=padding)
+        number, prefix = self.virtual_tokens, mask.prefix
+        return dataclasses.replace(
+            mask,
+            offset=offset if fresh else offset + number,
+            padding=_before(mask.padding, number, True),
+            prefix=None if prefix is None else _before(prefix, number, True),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +159,7 @@ class Prefix:
             offset=number + (0 if mask.offset is None else mask.offset),
             key_segments=None if segments is None else _before(segments, number, EVERYONE),
             padding=None if mask.padding is None else _before(mask.padding, number, True),
+            prefix=None if mask.prefix is None else _before(mask.prefix, number, True),
         )
 
 
