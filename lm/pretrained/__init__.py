@@ -1,0 +1,47 @@
+"""Which checkpoints of Hugging Face transformers can a model start from, and be written as?
+`FAMILIES` has them by model_type; `adopt` takes a checkpoint's model into a config.
+
+Adding a family is one module in this package and one entry in the table below: its settings, and
+the views of its tensors. The parity tests then hold it to transformers, in both directions.
+"""
+
+from lm.config import Config
+from lm.pretrained import checkpoint
+from lm.pretrained.albert import ALBERT
+from lm.pretrained.bart import BART
+from lm.pretrained.bert import BERT, ELECTRA, ROBERTA
+from lm.pretrained.checkpoint import Checkpoint, is_checkpoint
+from lm.pretrained.distilbert import DISTILBERT
+from lm.pretrained.export import export, fitting_family
+from lm.pretrained.family import Family
+from lm.pretrained.gpt2 import GPT2
+from lm.pretrained.llama import LLAMA, QWEN2
+from lm.pretrained.t5 import T5
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (BERT, ROBERTA, DISTILBERT, ALBERT, ELECTRA, GPT2, LLAMA, QWEN2, T5, BART)
+}
+
+
+def open_checkpoint(source: str) -> Checkpoint:
+    """Opens "hf:FOLDER" or "hf:NAME", a repository of the hub; see `Checkpoint`."""
+    return checkpoint.open_checkpoint(source, FAMILIES)
+
+
+def adopt(config: Config) -> Config:
+    """A config whose init_from names a checkpoint, with that model; any other as it is."""
+    if not is_checkpoint(config.init_from):
+        return config
+    return open_checkpoint(config.init_from).adopt(config)
+
+
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "adopt",
+    "export",
+    "fitting_family",
+    "is_checkpoint",
+    "open_checkpoint",
+]

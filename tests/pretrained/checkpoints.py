@@ -1,0 +1,166 @@
+"""Seeded random checkpoints of every family, as transformers makes them, shared by these tests."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from configs import default
+from lm.model import Batch
+from lm.pretrained import open_checkpoint
+from lm.step import build_model
+
+B, L, V = 2, 9, 67
+_ENCODER = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 20,
+}
+_LLAMA = _ENCODER | {"num_key_value_heads": 2, "rope_theta": 500.0, "rms_norm_eps": 1e-5}
+_T5 = {
+    "vocab_size": V,
+    "d_model": 32,
+    "d_kv": 6,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+}
+_BART = {
+    "vocab_size": V,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 20,
+    "scale_embedding": True,
+}
+# Name -> class of transformers and what its configuration is given.
+CASES = {
+    "bert": ("BertForMaskedLM", _ENCODER),
+    "bert, tanh gelu, untied": (
+        "BertForMaskedLM",
+        _ENCODER | {"hidden_act": "gelu_new", "tie_word_embeddings": False},
+    ),
+    "roberta": ("RobertaForMaskedLM", _ENCODER | {"type_vocab_size": 1}),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {
+            "vocab_size": V,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "max_position_embeddings": 20,
+        },
+    ),
+    "albert": ("AlbertForMaskedLM", _ENCODER | {"embedding_size": 12, "hidden_act": "gelu_new"}),
+    "electra": ("ElectraForMaskedLM", _ENCODER | {"embedding_size": 12}),
+    "electra, not factorised": ("ElectraForMaskedLM", _ENCODER | {"embedding_size": 32}),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 20},
+    ),
+    "llama": ("LlamaForCausalLM", _LLAMA),
+    "llama, tied": ("LlamaForCausalLM", _LLAMA | {"tie_word_embeddings": True, "head_dim": 10}),
+    "qwen2": ("Qwen2ForCausalLM", _LLAMA | {"tie_word_embeddings": True}),
+    "t5": ("T5ForConditionalGeneration", _T5),
+    "t5 1.1": (
+        "T5ForConditionalGeneration",
+        _T5
+        | {
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "initializer_factor": 0.3,
+        },
+    ),
+    "bart": ("BartForConditionalGeneration", _BART),
+}
+ENCODERS = [name for name, (kind, _) in CASES.items() if "MaskedLM" in kind]
+DECODERS = [name for name, (kind, _) in CASES.items() if "CausalLM" in kind or "GPT2" in kind]
+BOTH = [name for name, (kind, _) in CASES.items() if "Conditional" in kind]
+
+
+def theirs(name, seed=0):
+    """A model of transformers, all of whose parameters matter."""
+    kind, settings = CASES[name]
+    torch.manual_seed(seed)
+    model = getattr(transformers, kind)
+    model = model(model.config_class(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias += torch.randn_like(model.final_logits_bias)
+    return model
+
+
+def save(name, folder, **options):
+    """Its folder, and the model itself."""
+    model = theirs(name)
+    model.save_pretrained(folder, **options)
+    return folder, model
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A checkpoint as a model of ours."""
+
+    config: object
+    model: object
+    params: object
+    report: str
+
+    def apply(self, batch, method=None, **options):
+        return self.model.apply({"params": self.params}, batch, method=method, **options)
+
+
+def load(folder, **settings) -> Loaded:
+    """Our model of a folder, on one device."""
+    config = default.get_config()
+    config.update_from_flattened_dict(settings)
+    checkpoint = open_checkpoint(f"hf:{folder}")
+    config = checkpoint.adopt(config)
+    model = build_model(config, config.data.vocab_size)
+    keys = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
+    start = batch_of(tokens(), memory=config.model.architecture == "encoder_decoder")
+
+    def init():
+        return model.init(keys, start, False, method="loss")["params"]
+
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), jax.eval_shape(init)
+    )
+    params, report = checkpoint.load(abstract, config, init)
+    return Loaded(config, model, params, report)
+
+
+def tokens(seed=0, length=L):
+    return np.random.default_rng(seed).integers(3, V, (B, length)).astype(np.int32)
+
+
+def padding(length=L):
+    """The second row is three shorter."""
+    return (np.arange(length) < np.array([[length], [length - 3]])).astype(np.int32)
+
+
+def batch_of(inputs, real=None, types=None, memory=False) -> Batch:
+    """A batch of rows, one document each; with a memory, inputs are both sides'."""
+    real = jnp.ones_like(inputs) if real is None else jnp.asarray(real)
+    places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+    inputs = jnp.asarray(inputs)
+    batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places, token_types=types)
+    if memory:
+        batch = batch.replace(memory_inputs=inputs, memory_segments=real, memory_positions=places)
+    return batch

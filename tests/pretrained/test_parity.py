@@ -1,0 +1,98 @@
+"""Loaded checkpoints compute what transformers computes, and what we write does so again."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+import transformers
+from checkpoints import BOTH, CASES, batch_of, load, padding, save, tokens
+
+from lm.data import ByteTokenizer
+from lm.pretrained import FAMILIES, export, fitting_family
+
+CLOSE = {"rtol": 0, "atol": 2e-5}
+
+
+def expected(model, inputs, real, types=None, decoder=None):
+    """Hidden states and log-probabilities of transformers."""
+    arguments = {"input_ids": inputs, "attention_mask": real}
+    if types is not None:
+        arguments["token_type_ids"] = types
+    if decoder is not None:
+        arguments["decoder_input_ids"] = decoder
+    with torch.no_grad():
+        arguments = {k: torch.as_tensor(np.asarray(v, np.int64)) for k, v in arguments.items()}
+        out = model(**arguments, output_hidden_states=True)
+    states = out.decoder_hidden_states if decoder is not None else out.hidden_states
+    return states[-1].numpy(), torch.log_softmax(out.logits, -1).numpy()
+
+
+def check(folder, model, name, **settings):
+    ours = load(folder, **settings)
+    inputs, real = tokens(), padding()
+    types = None
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        types = np.random.default_rng(1).integers(0, 2, inputs.shape)
+    batch = batch_of(inputs, real, types)
+    decoder = None
+    if name in BOTH:
+        decoder = tokens(seed=2)
+        memory = {"memory_inputs": batch.inputs, "memory_segments": batch.segments}
+        memory["memory_positions"] = batch.positions
+        # The padding of the decoder's side is of no document; transformers masks the memory only.
+        batch = batch_of(decoder).replace(**memory)
+    hidden, log_probs = expected(model, inputs, real, types, decoder)
+    where = np.ones_like(real, bool) if decoder is not None else real > 0
+    np.testing.assert_allclose(np.asarray(ours.apply(batch))[where], hidden[where], **CLOSE)
+    actual = np.asarray(ours.apply(batch, "log_probs"))
+    np.testing.assert_allclose(actual[where], log_probs[where], **CLOSE)
+    return ours
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hidden_states_and_logits_are_those_of_transformers(name, tmp_path):
+    ours = check(*save(name, tmp_path), name)
+    assert "fresh" not in ours.report and "unused" not in ours.report
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_computes_the_same_from_what_is_written(name, tmp_path):
+    folder, _ = save(name, tmp_path / "theirs")
+    ours = load(folder)
+    kind = CASES[name][0]
+    family = fitting_family(
+        ours.config, FAMILIES, ours.config.init_from or name.split()[0].strip(",")
+    )
+    export(ours.config, ours.params, _Words(), tmp_path / "ours", family)
+    again, told = getattr(transformers, kind).from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not told["missing_keys"] or name == "bert, tanh gelu, untied"
+    assert not told["unexpected_keys"] and not told["mismatched_keys"]
+    check(folder, again.eval(), name)
+
+
+class _Words(ByteTokenizer):
+    """As many words as the checkpoints have."""
+
+    vocab_size = 67
+
+
+def test_bfloat16_shards_and_scanned_layers_make_no_difference(tmp_path):
+    folder, model = save("gpt2", tmp_path, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    check(folder, model, "gpt2", **{"model.scan": True})
+    half = model.to(torch.bfloat16)
+    half.save_pretrained(tmp_path / "half")
+    check(tmp_path / "half", half.float(), "gpt2")
+
+
+def test_a_table_of_its_own_is_the_heads(tmp_path):
+    _, model = save("t5 1.1", tmp_path / "tied")
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path / "untied")
+    assert not check(tmp_path / "untied", model, "t5 1.1").config.output.tied
