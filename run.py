@@ -6,8 +6,10 @@
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    the same, and then its table
+  python run.py export   --workdir=DIR --to=DIR               a checkpoint of transformers
   python run.py gallery  --workdir=DIR                        a picture of every weighting
 
+eval, generate and export also take --config=FILE --config.init_from=hf:FOLDER instead of a workdir.
 Any knob of a config is set by its dotted name: --config.model.features=256
 """
 
@@ -29,8 +31,9 @@ from lm.errors import Interrupted, UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 _CONFIG_FLAG = flags.FLAGS["config"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
+_TO = flags.DEFINE_string("to", None, "export: a new folder for the checkpoint")
 _STEP = flags.DEFINE_integer(
-    "step", None, "eval, generate, diagnose: which checkpoint; the newest", 0
+    "step", None, "eval, generate, diagnose, export: which checkpoint; the newest", 0
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated")
 _TOKENS = flags.DEFINE_integer("tokens", 256, "generate: how many tokens", 1)
@@ -64,12 +67,11 @@ def evaluate() -> int:
     import jax
 
     from lm.evaluate import evaluate
-    from lm.restore import restore
 
-    run = restore(_workdir(), _STEP.value, _CONFIG.value)
+    run = _restored()
     with jax.set_mesh(run.program.mesh):
         metrics = evaluate(run.program, run.params, run.corpus, run.config)
-    print(f"{_workdir()} at step {run.step}")
+    print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
     for name, value in metrics.items():
         print(f"  {name:22} {value:,.6g}")
     return 0
@@ -80,16 +82,15 @@ def generate() -> int:
     import jax
 
     from lm.generate import generate, prompt_ids, stream
-    from lm.restore import restore
 
     if not _PROMPT.value:
         raise UserError("generate needs --prompt=TEXT; it may be given several times")
-    run = restore(_workdir(), _STEP.value, _CONFIG.value)
+    run = _restored()
     with jax.set_mesh(run.program.mesh):
         tokens = generate(
             run.program.model,
             run.params,
-            prompt_ids(run.corpus.tokenizer, _PROMPT.value),
+            prompt_ids(run.tokenizer, _PROMPT.value),
             tokens=_TOKENS.value,
             temperature=_TEMPERATURE.value,
             top_k=_TOP_K.value,
@@ -97,7 +98,7 @@ def generate() -> int:
             min_p=_MIN_P.value,
             seed=_SEED.value,
         )
-        for text in stream(run.corpus.tokenizer, _PROMPT.value, tokens):
+        for text in stream(run.tokenizer, _PROMPT.value, tokens):
             print(text, end="", flush=True)
     return 0
 
@@ -144,6 +145,24 @@ def table() -> int:
     return 1 if broken else 0
 
 
+def export() -> int:
+    """Writes a checkpoint of the workdir as a folder that transformers loads."""
+    import pathlib
+
+    from lm.pretrained import FAMILIES, export, fitting_family, is_checkpoint, open_checkpoint
+
+    if not _TO.value:
+        raise UserError("export needs --to=DIR, a new folder for the checkpoint")
+    run = _restored()
+    source = run.config.init_from
+    wish = open_checkpoint(source).family.model_type if is_checkpoint(source) else None
+    family = fitting_family(run.config, FAMILIES, wish)
+    folder = pathlib.Path(_TO.value).expanduser()
+    export(run.config, run.params, run.tokenizer, folder, family)
+    print(f"written: {folder}, a {family.model_type} for transformers ({family.architecture})")
+    return 0
+
+
 def gallery() -> int:
     """Draws every weighting, in gallery.png."""
     from lm.gallery import draw
@@ -157,7 +176,33 @@ def gallery() -> int:
 def _config():
     if _CONFIG.value is None:
         raise UserError(f"{sys.argv[1]} needs --config=FILE[:ARG], such as configs/clm.py:tiny")
-    return _CONFIG.value
+    return _adopted()
+
+
+def _adopted():
+    """The config with the model of the checkpoint that its init_from may name."""
+    from lm.pretrained import adopt
+
+    config = adopt(_CONFIG.value)
+    knobs = flatten(config.to_dict())
+    for key, value in _CONFIG_FLAG.override_values.items():
+        if knobs[key] != value:
+            raise UserError(
+                f"--config.{key}={value} contradicts the checkpoint of config.init_from, which has "
+                f"{knobs[key]}; leave it out"
+            )
+    return config
+
+
+def _restored():
+    """A run's checkpoint, or without a workdir the one that the config's init_from names."""
+    from lm.pretrained import is_checkpoint
+    from lm.restore import open_pretrained, restore
+
+    config = None if _CONFIG.value is None else _adopted()
+    if not _WORKDIR.value and config is not None and is_checkpoint(config.init_from):
+        return open_pretrained(config)
+    return restore(_workdir(), _STEP.value, config)
 
 
 def _workdir():
@@ -199,6 +244,7 @@ COMMANDS = {
     "diagnose": diagnose,
     "sweep": sweep,
     "table": table,
+    "export": export,
     "gallery": gallery,
 }
 

@@ -31,8 +31,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.objective = "causal"
     # Where prepared text and compiled programs are kept. Safe to delete.
     config.cache = "~/.cache/softmax-laboratory"
-    # Start from the parameters of this finished or unfinished run's folder; "" is from scratch.
-    # A run that can be resumed is resumed, whatever this says.
+    # Start from the parameters of this finished or unfinished run's folder, or of "hf:FOLDER", a
+    # checkpoint of Hugging Face transformers (or its name on the hub), which also sets the knobs
+    # that shape the model, the tokenizer and its vocabulary; "" is from scratch. A run that can be
+    # resumed is resumed, whatever this says.
     config.init_from = ""
 
     config.data = data = ConfigDict()

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from lm import partition
+from lm.config import Config
 from lm.errors import UserError
 from lm.fingerprint import fingerprint
+from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.step import Program, State
 from lm.tune import split
 from lm.tune.choice import HEADS
@@ -99,24 +102,24 @@ class Checkpoints:
 
 
 def starting_state(
-    program: Program, checkpoints: Checkpoints, init_from: str, key: jax.Array
+    program: Program, checkpoints: Checkpoints, config: Config, key: jax.Array
 ) -> tuple[State, str]:
     """The state from which a run starts, and a line that says where it came from.
 
-    The order: the newest checkpoint of this run (resume), the parameters of the run `init_from`
-    where names and shapes agree, and else new initial weights.
+    The order: the newest checkpoint of this run (resume), the parameters of the checkpoint of
+    transformers or of the run that `init_from` names, and else new initial weights.
     """
     if checkpoints.latest is not None:
-        state = restored_state(program, checkpoints, init_from)
+        state = restored_state(program, checkpoints, config)
         return state, f"resumes at step {checkpoints.latest}"
     state = program.init(key)
-    if not init_from:
+    if not config.init_from:
         return state, "starts from scratch"
-    return _initialise_from(state, program, init_from, checkpoints.folder.parent)
+    return _initialise_from(state, program, config, checkpoints.folder.parent)
 
 
 def restored_state(
-    program: Program, checkpoints: Checkpoints, init_from: str, step: int | None = None
+    program: Program, checkpoints: Checkpoints, config: Config, step: int | None = None
 ) -> State:
     """The state of a step (None: the newest), with what it left alone taken from its base.
 
@@ -126,16 +129,13 @@ def restored_state(
     state = checkpoints.load(program.abstract.saved, step)
     if not jax.tree.leaves(program.abstract.frozen):
         return state.replace(frozen={})
-    donor = open_donor(init_from)
-    base = _saved_params(donor, partition.whole(program.mesh))
+    base, origin = _base_params(program, config)
     recorded = json.loads((checkpoints.folder.parent / BASE).read_text())
     if (found := fingerprint(base)) != recorded["hash"]:
         raise UserError(
-            f"{checkpoints.folder.parent} was trained on {init_from} at step {recorded['step']} "
-            f"(hash {recorded['hash']}), whose newest checkpoint is now another, step "
-            f"{donor.latest} (hash {found}); restore that base"
+            f"{checkpoints.folder.parent} was trained on {recorded['origin']} (hash "
+            f"{recorded['hash']}), which is now another, {origin} (hash {found}); restore that base"
         )
-    donor.close()
 
     def of_base(path: Any, leaf: Any) -> jax.Array:
         value = base[jax.tree_util.keystr(path)][: leaf.shape[0] if leaf.shape else None]
@@ -143,6 +143,35 @@ def restored_state(
 
     frozen = jax.tree_util.tree_map_with_path(of_base, program.abstract.frozen)
     return state.replace(frozen=frozen)
+
+
+def pretrained_params(program: Program, config: Config, key: jax.Array) -> tuple[Any, str]:
+    """All parameters of the model that `init_from` names, without a training state, and a line on
+    where they came from. Those that it lacks are new ones of `key`.
+    """
+    whole = _sharded(program)
+    base, origin = _base_params(program, config)
+    leaves = jax.tree_util.tree_leaves_with_path(whole)
+    missing = {name: leaf.sharding for name, leaf in _named(leaves) if name not in base}
+
+    def fresh() -> dict[str, jax.Array]:
+        leaves = jax.tree_util.tree_leaves_with_path(program.init(key).whole)
+        return {name: leaf for name, leaf in _named(leaves) if name in missing}
+
+    # The compiler leaves out all but these.
+    base |= jax.jit(fresh, out_shardings=missing)() if missing else {}
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, _: base[jax.tree_util.keystr(path)], whole
+    )
+    return params, f"starts from {origin}{_told(missing)}"
+
+
+def check_donor(init_from: str) -> None:
+    """Raises UserError where there is nothing to start from at the place that `init_from` names."""
+    if is_checkpoint(init_from):
+        open_checkpoint(init_from)
+    elif init_from:
+        open_donor(init_from).close()
 
 
 def open_donor(source: str) -> Checkpoints:
@@ -155,22 +184,23 @@ def open_donor(source: str) -> Checkpoints:
 
 
 def _initialise_from(
-    state: State, program: Program, source: str, workdir: epath.Path
+    state: State, program: Program, config: Config, workdir: epath.Path
 ) -> tuple[State, str]:
-    donor = open_donor(source)
-    saved = _saved_params(donor, partition.whole(program.mesh))
-    taken, fresh = {}, []
-    whole = state.whole
-    for path, leaf in jax.tree_util.tree_leaves_with_path(whole):
+    source, whole = config.init_from, state.whole
+    leaves = jax.tree_util.tree_leaves_with_path(whole)
+    places = {name: leaf.sharding for name, leaf in _named(leaves)}
+    base, origin = _base_params(program, config, dict(_named(leaves)))
+    taken, fresh = {}, {}
+    for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
-        value = saved.get(name)
+        value = base.get(name)
         if value is not None and value.shape == leaf.shape:
-            taken[name] = jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+            taken[name] = jax.device_put(value.astype(leaf.dtype), places[name])
         else:
-            fresh.append(tuple(key.key for key in path))
+            fresh[name] = tuple(key.key for key in path)
     if not taken:
         raise UserError(f"config.init_from = {source!r}: no parameter has the same name and shape")
-    _check_frozen(program, source, fresh)
+    _check_frozen(program, source, list(fresh.values()))
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), whole
     )
@@ -179,11 +209,57 @@ def _initialise_from(
     state = dataclasses.replace(state, params=params, average=average, frozen=frozen)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        record = {"init_from": source, "step": donor.latest, "hash": fingerprint(saved)}
+        record = {"init_from": source, "origin": origin, "hash": fingerprint(base)}
         (workdir / BASE).write_text(json.dumps(record, indent=2) + "\n")
-    donor.close()
-    new = f"; fresh: {', '.join(map('/'.join, fresh))}" if fresh else ""
-    return state, f"starts from {source} at step {donor.latest}{new}"
+    return state, f"starts from {origin}{_told(fresh)}"
+
+
+def _told(fresh: Mapping[str, Any]) -> str:
+    names = [name.strip("[']").replace("']['", "/") for name in fresh]
+    return f"; fresh: {', '.join(names)}" if names else ""
+
+
+def _base_params(
+    program: Program, config: Config, outgoing: Mapping[str, jax.Array] | None = None
+) -> tuple[dict[str, jax.Array], str]:
+    """What `init_from` names, a run or a checkpoint of transformers: its parameters by key path,
+    and what it is.
+
+    A checkpoint's are read one by one, each after its `outgoing` namesake has left the memory.
+    """
+    if not is_checkpoint(config.init_from):
+        donor = open_donor(config.init_from)
+        saved = _saved_params(donor, partition.whole(program.mesh))
+        donor.close()
+        return saved, f"{config.init_from} at step {donor.latest}"
+    checkpoint = open_checkpoint(config.init_from)
+    leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
+    names = {_path(path): jax.tree_util.keystr(path) for path, _ in leaves}
+    found = checkpoint.find({_path(path): leaf.shape for path, leaf in leaves}, config)
+    base = {}
+    for path, leaf in leaves:
+        if (source := found.get(_path(path))) is not None:
+            name = names[_path(path)]
+            if outgoing is not None:
+                outgoing[name].delete()
+            base[name] = checkpoint.read(source, leaf)
+    return base, checkpoint.describe(found)
+
+
+def _sharded(program: Program) -> Any:
+    """Shapes, types and shardings of all parameters."""
+    shardings = partition.tree_shardings(program.mesh, program.params, program.params)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), program.params, shardings
+    )
+
+
+def _named(leaves: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -> None:

@@ -1,18 +1,21 @@
 """What did a run leave behind? A workdir's config, text, program and parameters, for evaluation and
-generation.
+generation; or a checkpoint of transformers, as if it were the start of a run.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from lm.checkpoint import Checkpoints, restored_state
+from lm.check import check
+from lm.checkpoint import Checkpoints, pretrained_params, restored_state
 from lm.config import Config
-from lm.data import Corpus
+from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
+from lm.output import OUTPUTS
 from lm.step import Program
 from lm.train import (
     check_same_config,
@@ -20,6 +23,7 @@ from lm.train import (
     corpus_program,
     prepare_corpus,
     read_json,
+    shared_program,
 )
 
 
@@ -28,16 +32,21 @@ class Restored:
     """A run as one of its checkpoints has it.
 
     Attributes:
-      config, corpus, program: as in training.
+      config, tokenizer, program: as in training.
       params: the parameters to evaluate (the moving average where there is one).
       step: of the checkpoint.
     """
 
     config: Config
-    corpus: Corpus
+    tokenizer: Tokenizer
     program: Program
     params: Any
     step: int
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The prepared text, made where the cache lacks it."""
+        return prepare_corpus(self.config)
 
 
 def restore(workdir: epath.Path, step: int | None = None, given: Config | None = None) -> Restored:
@@ -64,6 +73,25 @@ def restore(workdir: epath.Path, step: int | None = None, given: Config | None =
         kept = ", ".join(map(str, steps)) or "none"
         raise UserError(f"--step={step} is not in {checkpoints.folder}; it holds {kept}")
     with jax.set_mesh(program.mesh):
-        state = restored_state(program, checkpoints, str(config.init_from), step)
+        state = restored_state(program, checkpoints, config, step)
     checkpoints.close()
-    return Restored(config, corpus, program, state.evaluated, int(state.step))
+    return Restored(config, corpus.tokenizer, program, state.evaluated, int(state.step))
+
+
+def open_pretrained(config: Config) -> Restored:
+    """The checkpoint of transformers that an adopted config's init_from names, untrained here.
+
+    Raises:
+      UserError: where the config is impossible or the checkpoint cannot be read.
+    """
+    check(config)
+    if OUTPUTS[config.output.head].needs_counts:
+        corpus = prepare_corpus(config)
+        tokenizer, program = corpus.tokenizer, corpus_program(config, corpus)
+    else:
+        tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
+        program = shared_program(config, tokenizer.vocab_size)
+    with jax.set_mesh(program.mesh):
+        params, origin = pretrained_params(program, config, jax.random.key(config.seed))
+    print(origin, flush=True)
+    return Restored(config, tokenizer, program, params, 0)

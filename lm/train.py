@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from lm import partition
 from lm.check import check
-from lm.checkpoint import Checkpoints, open_donor, starting_state
+from lm.checkpoint import Checkpoints, check_donor, starting_state
 from lm.config import Config, content_hash, identity, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
@@ -51,8 +51,7 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
     if finished is not None:
         return finished
     check_devices(config)
-    if config.init_from:
-        open_donor(config.init_from).close()
+    check_donor(config.init_from)
     corpus = prepare_corpus(config)
     program = corpus_program(config, corpus)
     _claim(config, workdir, corpus)
@@ -179,7 +178,7 @@ class _Run:
         root = jax.random.key(config.seed)
         self.key = jax.random.fold_in(root, 1)
         self.state, origin = starting_state(
-            program, self.checkpoints, config.init_from, jax.random.fold_in(root, 0)
+            program, self.checkpoints, config, jax.random.fold_in(root, 0)
         )
         self.start = int(self.state.step)
         self.main = jax.process_index() == 0

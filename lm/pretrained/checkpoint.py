@@ -57,36 +57,38 @@ class Checkpoint:
         config.data.vocab_size = self.theirs["vocab_size"]
         return config
 
-    def load(self, abstract: Any, config: Config, init: Any) -> tuple[Any, str]:
-        """The parameters on the devices, and a line that says what is not the checkpoint's.
-
-        Each is read where it is wanted: no host holds more than a tensor beside its own shards.
-
-        Args:
-          abstract: the parameters' shapes, types and shardings.
-          config: the adopted one.
-          init: `init() -> params`, traced once for those that the checkpoint lacks.
+    def find(self, shapes: Mapping[str, tuple[int, ...]], config: Config) -> dict[str, Source]:
+        """Where our parameters of these shapes stand, by path; not those that it lacks.
 
         Raises:
-          UserError: where tensors are missing or have other shapes.
+          UserError: where a tensor has another shape, or the body lacks one.
         """
         known = sources(self.family.views(config), config.model.layers)
-        leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
-        found = {name: known[name] for name in leaves if name in known}
-        found = {name: source for name, source in found.items() if self._holds(name, source)}
-        for name, source in found.items():
-            self._check(name, source, leaves[name].shape)
-        fresh = [name for name in leaves if name not in found]
-        made = _some(init, fresh, {name: leaves[name].sharding for name in fresh})
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: (
-                made.get(_name(path))
-                if _name(path) in made
-                else self._read(found[_name(path)], leaf)
-            ),
-            abstract,
-        )
-        return params, self._report(fresh, found)
+        found = {}
+        for name, shape in shapes.items():
+            if name in known and self._holds(name, known[name]):
+                self._check(name, known[name], shape)
+                found[name] = known[name]
+        return found
+
+    def read(self, source: Source, leaf: Any) -> jax.Array:
+        """A parameter with the shape, type and sharding of `leaf`; shards are read where wanted.
+
+        No host holds more than a tensor beside its own shards.
+        """
+
+        def part(index: Any) -> np.ndarray:
+            return np.ascontiguousarray(source.read(self.tensors, index, leaf.shape), leaf.dtype)
+
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+
+    def describe(self, found: Mapping[str, Source]) -> str:
+        """Folder and family, and which tensors are no part of what was found."""
+        used = {tensor for source in found.values() for tensor in source.names}
+        ignored = re.compile(self.family.ignored)
+        unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
+        without = f" without {', '.join(unused)}" if unused else ""
+        return f"{self.folder} ({self.family.model_type}){without}"
 
     def _holds(self, name: str, source: Source) -> bool:
         missing = [tensor for tensor in source.names if tensor not in self.tensors]
@@ -107,20 +109,6 @@ class Checkpoint:
                     f"{self.folder} has {tensor} {list(actual)}, but {name} here needs "
                     f"{list(wanted)}; {hint}, or its config.json belongs to another checkpoint"
                 )
-
-    def _read(self, source: Source, leaf: Any) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
-            return np.ascontiguousarray(source.read(self.tensors, index, leaf.shape), leaf.dtype)
-
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
-
-    def _report(self, fresh: list[str], found: Mapping[str, Source]) -> str:
-        used = {tensor for source in found.values() for tensor in source.names}
-        ignored = re.compile(self.family.ignored)
-        unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
-        line = f"starts from {self.folder} ({self.family.model_type})"
-        line += f"; fresh: {', '.join(fresh)}" if fresh else ""
-        return line + (f"; unused: {', '.join(unused)}" if unused else "")
 
 
 def is_checkpoint(init_from: str) -> bool:
@@ -170,19 +158,3 @@ def _locate(name: str) -> Path:
     except Exception as error:
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"there is no folder {name}, and the hub gives none ({cause})") from None
-
-
-def _some(init: Any, names: list[str], shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Only these of the initial parameters; the compiler leaves out the others."""
-    if not names:
-        return {}
-
-    def chosen() -> dict[str, jax.Array]:
-        leaves = jax.tree_util.tree_leaves_with_path(init())
-        return {_name(path): leaf for path, leaf in leaves if _name(path) in shardings}
-
-    return jax.jit(chosen, out_shardings=dict(shardings))()
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

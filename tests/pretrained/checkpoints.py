@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import default
 from lm.model import Batch
@@ -119,7 +120,8 @@ class Loaded:
     config: object
     model: object
     params: object
-    report: str
+    fresh: list
+    origin: str
 
     def apply(self, batch, method=None, **options):
         return self.model.apply({"params": self.params}, batch, method=method, **options)
@@ -134,16 +136,12 @@ def load(folder, **settings) -> Loaded:
     model = build_model(config, config.data.vocab_size)
     keys = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
     start = batch_of(tokens(), memory=config.model.architecture == "encoder_decoder")
-
-    def init():
-        return model.init(keys, start, False, method="loss")["params"]
-
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), jax.eval_shape(init)
-    )
-    params, report = checkpoint.load(abstract, config, init)
-    return Loaded(config, model, params, report)
+    params = model.init(keys, start, False, method="loss")["params"]
+    flat = flatten_dict(params, sep="/")
+    found = checkpoint.find({name: leaf.shape for name, leaf in flat.items()}, config)
+    fresh = sorted(flat.keys() - found.keys())
+    flat |= {name: checkpoint.read(source, flat[name]) for name, source in found.items()}
+    return Loaded(config, model, unflatten_dict(flat, sep="/"), fresh, checkpoint.describe(found))
 
 
 def tokens(seed=0, length=L):

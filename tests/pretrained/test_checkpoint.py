@@ -1,0 +1,224 @@
+"""What is written is read back, on any mesh; what is damaged or hostile is one clear line."""
+
+import json
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from configs import default
+from lm.checkpoint import pretrained_params
+from lm.data import ByteTokenizer
+from lm.errors import UserError
+from lm.pretrained import FAMILIES, adopt, export, fitting_family, open_checkpoint
+from lm.step import build_program
+
+
+def small(**settings):
+    config = default.get_config()
+    config.model.update(layers=2, features=16, heads=2, max_length=32)
+    config.data.length = 16
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with a GPT-2 of bytes, and the parameters that were written."""
+    config = small()
+    params = build_program(config, 256).init(jax.random.key(3)).params
+    folder = tmp_path_factory.mktemp("written") / "gpt2"
+    export(config, params, ByteTokenizer(), folder, fitting_family(config, FAMILIES, None))
+    return folder, params
+
+
+def copied(folder, to):
+    """The same folder again, to be damaged."""
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def loaded(folder, **settings):
+    config = adopt(small(init_from=f"hf:{folder}", **settings))
+    program = build_program(config, config.data.vocab_size)
+    return pretrained_params(program, config, jax.random.key(0)), program
+
+
+def test_what_is_written_is_read_back_to_the_bit(written):
+    folder, params = written
+    (again, report), _ = loaded(folder)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert report == f"starts from {folder} (gpt2)"
+
+
+def test_every_device_of_a_mesh_reads_its_own_shards(written):
+    folder, params = written
+    mesh = {"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.data": 2, "model.scan": True}
+    (again, _), program = loaded(folder, **mesh)
+    kernel = again["stack"]["layers"]["attention"]["query"]["kernel"]
+    assert (
+        kernel.sharding
+        == program.abstract.params["stack"]["layers"]["attention"]["query"]["kernel"].sharding
+    )
+    assert kernel.addressable_shards[0].data.shape == (2, 8, 8)
+    for layer in range(2):
+        expected = params["stack"][f"layer_{layer}"]["attention"]["query"]["kernel"]
+        np.testing.assert_array_equal(kernel[layer], expected)
+
+
+def test_the_checkpoint_shapes_the_model_and_the_config_its_softmax(written):
+    given = {"model.layers": 5, "model.norm": "rmsnorm", "model.dropout": 0.1}
+    config = adopt(small(init_from=f"hf:{written[0]}", **given, **{"attention.weighting": "sink"}))
+    assert (config.model.layers, config.model.norm, config.model.dropout) == (2, "layernorm", 0.1)
+    assert config.attention.weighting == "sink"
+    (params, report), _ = loaded(written[0], **{"attention.weighting": "sink"})
+    assert "fresh: stack/layer_0/attention/mechanism/sink" in report
+    assert params["stack"]["layer_0"]["attention"]["mechanism"]["sink"].shape == (2,)
+
+
+def _truncate(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _drop_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.ln_1.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _change(**keys):
+    def change(folder):
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+    return change
+
+
+def _write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def _remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (_truncate, "model.safetensors is truncated or damaged"),
+        (_drop_tensor, "lacks the tensor h.1.ln_1.weight, which is stack/layer_1/attention_norm"),
+        (_change(model_type="gpt_neox"), "is of model_type 'gpt_neox', which is none of bert,"),
+        (_change(activation_function="mish"), "has activation_function = 'mish', which is none of"),
+        (_change(add_cross_attention=True), "has add_cross_attention = True, but of gpt2 only"),
+        (_change(vocab_size=300), "has wte.weight [256, 16], but embedding here needs [300, 16]"),
+        (_change(n_embd=32), "its vocabulary is another, or its config.json belongs to another"),
+        (_write("config.json", "{"), "config.json names no model_type"),
+        (_remove("config.json"), "has no config.json; give a folder that transformers saved"),
+        (_remove("model.safetensors"), "has neither model.safetensors nor pytorch_model.bin"),
+        (_write("model.safetensors.index.json", "[]"), "is no index of shards"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_line(damage, line, written, tmp_path):
+    folder = copied(written[0], tmp_path)
+    damage(folder)
+    with pytest.raises(UserError) as error:
+        loaded(folder)
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+class _Hostile:
+    """Makes a file when it is unpickled by a trusting unpickler."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_hostile_pickle_runs_nothing(archive, written, tmp_path):
+    folder = copied(written[0], tmp_path)
+    (folder / "model.safetensors").unlink()
+    made = tmp_path / "made"
+    content = pickle.dumps({"wte.weight": _Hostile(made)}, protocol=2)
+    if archive:
+        with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
+            file.writestr("archive/data.pkl", content)
+    else:
+        (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"asks for \w+\.mkdir, .* nothing was run"):
+        loaded(folder)
+    assert not made.exists()
+    pickle.loads(content)
+    assert made.exists()
+
+
+def test_a_tensor_that_reaches_beyond_its_file_is_refused(written, tmp_path):
+    from lm.pretrained.pickled import read_pickled
+
+    def text(word):
+        return b"X" + struct.pack("<I", len(word)) + word
+
+    # {"weight": _rebuild_tensor_v2(storage of 4 numbers, 0, (9,), (1,))}
+    storage = b"(%sctorch\nFloatStorage\n%s%sK\4tQ" % tuple(map(text, (b"storage", b"0", b"cpu")))
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(%sK\0K\x09\x85K\1\x85tR" % storage
+    file = tmp_path / "pytorch_model.bin"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\2}%s%ss." % (text(b"weight"), tensor))
+        archive.writestr("archive/data/0", bytes(16))
+    with pytest.raises(UserError, match="a tensor reaches beyond the file"):
+        read_pickled(file)
+
+
+def test_models_that_transformers_lacks_are_not_written():
+    with pytest.raises(UserError, match=r"no model with config.attention.weighting = 'entmax15'"):
+        fitting_family(small(**{"attention.weighting": "entmax15"}), FAMILIES, None)
+    with pytest.raises(UserError, match=r"gpt2: config.model.positions = 'alibi', not 'learned'"):
+        fitting_family(small(**{"model.positions": "alibi"}), FAMILIES, None)
+
+
+def test_a_decoder_of_ours_is_a_gpt2_or_a_llama():
+    llama = {"model.positions": "rotary", "model.norm": "rmsnorm", "model.activation": "swiglu"}
+    assert fitting_family(small(), FAMILIES, None).model_type == "gpt2"
+    both = small(**llama, **{"model.bias": False})
+    assert fitting_family(both, FAMILIES, None).model_type == "llama"
+
+
+def test_an_absent_hub_is_said(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        open_checkpoint("hf:someone/something")
+    with pytest.raises(UserError, match="there is no folder"):
+        open_checkpoint(f"hf:{tmp_path}/nothing")
+
+
+def test_old_vocabularies_become_tokenizers(tmp_path):
+    from lm.data import load_subword
+    from lm.pretrained.tokenizer import find_tokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "c", ","]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    path = find_tokenizer(tmp_path, tmp_path / "cache")
+    assert isinstance(path, pathlib.Path)
+    tokenizer = load_subword(str(path))
+    (encoded,) = tokenizer.encode_batch(["Ab, cz"])
+    assert [words[i] for i in encoded.ids] == ["a", "##b", ",", "[UNK]"]
+    assert (tokenizer.vocab_size, tokenizer.mask, tokenizer.end) == (9, 4, 3)
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    (pairs / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
+    (pairs / "merges.txt").write_text("#version: 0.2\na b\n")
+    tokenizer = load_subword(str(find_tokenizer(pairs, tmp_path / "cache")))
+    assert tokenizer.encode_batch(["abb"])[0].ids.tolist() == [2, 1]
+    (tmp_path / "vocab.txt").rename(tmp_path / "spiece.model")
+    with pytest.raises(UserError, match=r"in spiece\.model alone; make a tokenizer\.json"):
+        find_tokenizer(tmp_path, tmp_path / "cache")
