@@ -8,7 +8,7 @@ import pytest
 
 from lm.output import OUTPUTS
 from lm.output.mixtape import tree_priors
-from lm.output.plif import piecewise
+from lm.output.plif import PiecewiseLinear
 from tests.test_output import D, N, V, head_of, inputs
 
 
@@ -175,7 +175,7 @@ def test_plif_starts_as_the_softmax_and_keeps_the_likeliest_word():
     z = jnp.linspace(-3.0, 3.0, 61)
     knots = [-2.0 - 0.5 * 2.0, -2.0, 0.0, 1.0, 1.0 + 0.1 * 2.0]
     expected = np.interp(z, [-3.0, -1.0, 0.0, 1.0, 3.0], knots)
-    np.testing.assert_allclose(piecewise(z[None], slopes, edges)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(PiecewiseLinear(edges).value(z, slopes), expected, atol=1e-6)
 
 
 def test_gaussian_is_a_softmax_over_squared_distances():

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm.materialise import materialise
 from lm.output.total import Compute, Loss, zero_sums
 
 
@@ -14,17 +15,25 @@ def chunked(loss: Loss, chunks: int) -> Compute:
     """Computes a `total` over chunks of tokens, one after the other."""
 
     def compute(params, shared, rows, hidden, targets, weights):
-        def total(params, hidden, rows, targets, weights):
+        def total(turned, hidden, rows, targets, weights):
+            params = jax.tree.map(_turn, turned, tall)
             return jnp.sum(loss(params, shared, rows, hidden, targets) * weights)
 
         def add(sums, chunk):
-            found, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(wide, *chunk)
+            found, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(
+                turned, *chunk
+            )
             new = (found, of_params)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, new), of_hidden
 
         start, wide, zeros = zero_sums(params, hidden)
+        # The gradient of a tall table is found as features x words (see `product`), is summed as
+        # that, and turned once at the end.
+        tall = jax.tree.map(lambda p: p.ndim == 2 and p.shape[0] > p.shape[1], wide)
+        turned, zeros = (materialise(jax.tree.map(_turn, x, tall)) for x in (wide, zeros))
         tokens = tuple(split(x, chunks) for x in (hidden, rows, targets, weights))
         (value, of_params), of_hidden = jax.lax.scan(add, (start, zeros), tokens)
+        of_params = jax.tree.map(_turn, of_params, tall)
         return value, (of_params, join(of_hidden, len(hidden)))
 
     return compute
@@ -42,3 +51,7 @@ def split(x: jax.Array, chunks: int) -> jax.Array:
 def join(x: Any, tokens: int) -> jax.Array:
     """The inverse of `split`, of N tokens."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:tokens]
+
+
+def _turn(x: jax.Array, tall: bool) -> jax.Array:
+    return x.T if tall else x

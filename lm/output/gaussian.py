@@ -1,5 +1,7 @@
 """What if words were points, and nearness probability? A softmax over squared distances."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,11 @@ class GaussianHead(PointwiseHead):
     sigma: float = 1.0
 
     @nn.compact
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def unshaped(
+        self, hidden: jax.Array, embedding: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         """Logits [N, V], up to a number for each row."""
         table = self.table(embedding)
         z = self.logits(hidden, table)
         z -= jnp.sum(jnp.square(table.astype(z.dtype)), axis=-1) / 2.0
-        z /= self.sigma**2
-        if self.bias:
-            z += self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
-        return self.shape(z)
+        return self.biased(z / self.sigma**2), None

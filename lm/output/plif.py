@@ -1,17 +1,19 @@
 """Can the output's nonlinearity be learned? As a monotone function of each logit, in pieces."""
 
-import functools
+import dataclasses
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.materialise import materialise
+from lm.output.phi import Phi
 from lm.output.pointwise import PointwiseHead
 
 _ONE = float(np.log(np.e - 1.0))  # softplus of it is 1
+_ROWS = 8
 
 
 class PlifHead(PointwiseHead):
@@ -29,53 +31,70 @@ class PlifHead(PointwiseHead):
     pieces: int = 8
     reach: float = 12.0
 
-    def shape(self, z: jax.Array) -> jax.Array:
-        """Gives f(z)."""
-        raw = self.param("slopes", nn.initializers.constant(_ONE), (self.pieces,), jnp.float32)
+    @property
+    def phi(self) -> Phi:
+        """See the class."""
         inner = np.linspace(-self.reach, self.reach, self.pieces + 1)[1:-1]
-        edges = (-np.inf, *inner.tolist(), np.inf)
-        return piecewise(z, jax.nn.softplus(raw).astype(z.dtype), edges)
+        return PiecewiseLinear((-np.inf, *inner.tolist(), np.inf))
+
+    def theta(self) -> jax.Array:
+        """The slopes of the pieces, [K]."""
+        raw = self.param("slopes", nn.initializers.constant(_ONE), (self.pieces,), jnp.float32)
+        return jax.nn.softplus(raw)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def piecewise(z: jax.Array, slopes: jax.Array, edges: tuple[float, ...]) -> jax.Array:
-    """sum_k slopes_k (clip(z, edges_k, edges_k+1) - clip(0, edges_k, edges_k+1)), as z [N, V]."""
-    parts = zip(slopes, edges[:-1], edges[1:], strict=True)
-    return sum((slope * _part(z, low, high) for slope, low, high in parts), jnp.zeros_like(z))
+@dataclasses.dataclass(frozen=True)
+class PiecewiseLinear(Phi):
+    """sum_k theta_k (clip(z, e_k, e_k+1) - clip(0, e_k, e_k+1)), K pieces between K + 1 edges e.
+
+    Computed as theta_0 z + sum_k (theta_k - theta_k-1) (max(z, e_k) - max(0, e_k)).
+    """
+
+    edges: tuple[float, ...]
+
+    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
+        """See `Phi`."""
+        shaped, at_zero = theta[0] * z, jnp.zeros((), theta.dtype)
+        for step, edge in self._steps(theta):
+            shaped += step * jnp.maximum(z, edge)
+            at_zero += step * max(0.0, edge)
+        return (shaped - at_zero).astype(z.dtype)
+
+    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
+        """See `Phi`."""
+        slope = jnp.full_like(z, theta[0])
+        for step, edge in self._steps(theta):
+            slope += jnp.where(z >= edge, step, 0.0).astype(z.dtype)
+        return slope
+
+    def of_theta(self, z: jax.Array, gradient: jax.Array, theta: Any = None) -> jax.Array:
+        """See `Phi`."""
+        # With clip(z, low, high) = max(z, low) - max(z, high) + high, K + 1 sums serve all pieces.
+        factors = [z, *(jnp.maximum(z, edge) for edge in self.edges[1:-1]), jnp.ones_like(z)]
+        *above, whole = _sums([gradient * factor for factor in factors])
+        above.append(jnp.zeros_like(whole))
+        of_theta = []
+        for k, (low, high) in enumerate(itertools.pairwise(self.edges)):
+            offset = (0.0 if high == np.inf else high) - min(max(0.0, low), high)
+            of_theta.append(above[k] - above[k + 1] + offset * whole)
+        return jnp.stack(of_theta).astype(theta.dtype)
+
+    def _steps(self, theta: jax.Array) -> Any:
+        """The pieces' slopes as steps up from the first, and where each step is."""
+        return zip(jnp.diff(theta), self.edges[1:-1], strict=True)
 
 
-def _part(z: jax.Array, low: float, high: float) -> jax.Array:
-    return jnp.clip(z, low, high) - min(max(0.0, low), high)
+def _sums(terms: list[jax.Array]) -> list[jax.Array]:
+    """The sum of each of several arrays [N, V] that are made of the same ones, in one pass.
 
+    On a CPU sums over `_ROWS` rows come first: so short a loop is unrolled, and then vectorised.
+    """
+    rows, words = terms[0].shape
+    if rows % _ROWS == 0 and jax.default_backend() == "cpu":
+        terms = [term.reshape(-1, _ROWS, words) for term in terms]
+    zeros = [jnp.zeros((), term.dtype) for term in terms]
 
-def _forward(z, slopes, edges):
-    return materialise(piecewise(z, slopes, edges)), (z, slopes)
+    def add(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
+        return [x + y for x, y in zip(a, b, strict=True)]
 
-
-def _backward(edges, saved, gradient):
-    z, slopes = saved
-    # The pieces' slopes as steps up from the first.
-    slope = slopes[0]
-    for step, edge in zip(jnp.diff(slopes), edges[1:-1], strict=True):
-        slope += jnp.where(z >= edge, step, 0.0)
-    # With clip(z, low, high) = max(z, low) - max(z, high) + high, K + 1 sums serve all pieces. One
-    # reduction of several operands makes one pass, and rows of it are vectorised.
-    inner = edges[1:-1]
-    factors = [z, *(jnp.maximum(z, edge) for edge in inner), jnp.ones_like(z)]
-    zeros = [jnp.zeros((), z.dtype)] * len(factors)
-    sums = jax.lax.reduce(
-        [gradient * factor for factor in factors],
-        zeros,
-        lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
-        dimensions=(1,),
-    )
-    *above, whole = [jnp.sum(total) for total in sums]
-    above.append(jnp.zeros_like(whole))
-    of_slopes = []
-    for k, (low, high) in enumerate(itertools.pairwise(edges)):
-        offset = (0.0 if high == np.inf else high) - min(max(0.0, low), high)
-        of_slopes.append(above[k] - above[k + 1] + offset * whole)
-    return gradient * slope, jnp.stack(of_slopes)
-
-
-piecewise.defvjp(_forward, _backward)
+    return [jnp.sum(part) for part in jax.lax.reduce(terms, zeros, add, dimensions=(1,))]

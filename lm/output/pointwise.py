@@ -2,16 +2,19 @@
 it against overconfidence, imbalance and drift; heads differ in phi and share the rest.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lm.output.head import Head
-from lm.output.statistics import statistics
+from lm.output.phi import Phi
+from lm.output.statistics import Statistics, statistics
 
 
 class LogitsHead(Head):
-    """The likelihood of softmax(z), z = phi(h W' + b), [N, V]; heads differ in how they train it.
+    """The likelihood of softmax(z), z = h W' + b, [N, V]; heads differ in how they train it.
 
     Attributes:
       bias: adds b, [V], zero at first.
@@ -19,17 +22,16 @@ class LogitsHead(Head):
 
     bias: bool = False
 
-    def shape(self, z: jax.Array) -> jax.Array:
-        """Phi of every logit; here the identity. It may own parameters."""
-        return z
-
     @nn.compact
     def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """The logits [N, V] after bias and phi."""
-        z = self.logits(hidden, self.table(embedding))
-        if self.bias:
-            z += self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
-        return self.shape(z)
+        """The logits [N, V]."""
+        return self.biased(self.logits(hidden, self.table(embedding)))
+
+    def biased(self, z: jax.Array) -> jax.Array:
+        """Logits [N, V] with the bias, where the head has one."""
+        if not self.bias:
+            return z
+        return z + self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
@@ -41,8 +43,19 @@ class LogitsHead(Head):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
+        return self.statistics(hidden, targets, embedding).cross_entropy
+
+    def statistics(
+        self,
+        hidden: jax.Array,
+        targets: jax.Array,
+        embedding: jax.Array | None = None,
+        mean: bool = False,
+        entropy: bool = False,
+    ) -> Statistics:
+        """What losses need to know of the logits; see `lm.output.statistics`."""
         z = self.scores(hidden, embedding)
-        return statistics(z, targets, axis=self.words_axis).cross_entropy
+        return statistics(z, targets, mean, entropy, self.words_axis)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
@@ -72,13 +85,44 @@ class PointwiseHead(LogitsHead):
 
     splits = True
 
+    @property
+    def phi(self) -> Phi:
+        """How each logit is shaped."""
+        return Phi()
+
+    def theta(self) -> Any:
+        """The parameters of phi."""
+        return None
+
+    @nn.compact
+    def unshaped(
+        self, hidden: jax.Array, embedding: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
+        """The logits before phi, [N, V], and phi's parameters."""
+        return self.biased(self.logits(hidden, self.table(embedding))), self.theta()
+
+    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """The logits [N, V] after phi."""
+        return self.phi.value(*self.unshaped(hidden, embedding))
+
+    def statistics(
+        self,
+        hidden: jax.Array,
+        targets: jax.Array,
+        embedding: jax.Array | None = None,
+        mean: bool = False,
+        entropy: bool = False,
+    ) -> Statistics:
+        """What losses need to know of the logits; see `lm.output.statistics`."""
+        z, theta = self.unshaped(hidden, embedding)
+        return statistics(z, targets, mean, entropy, self.words_axis, self.phi, theta)
+
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token in nats, [N]; see the class."""
         smoothing, penalty = self.label_smoothing, self.confidence_penalty
-        z = self.scores(hidden, embedding)
-        row = statistics(z, targets, smoothing != 0, penalty != 0, self.words_axis)
+        row = self.statistics(hidden, targets, embedding, smoothing != 0, penalty != 0)
         loss = row.cross_entropy
         if self.focal:
             # The floor keeps the power's gradient finite where p_y rounds to 1.

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm.materialise import materialise
+
 
 def product(hidden: jax.Array, table: jax.Array, dtype: Any) -> jax.Array:
     """Hidden [N, D] times table [V, D] to [N, V], operands in `dtype`, sums in float32 at least.
@@ -35,7 +37,10 @@ def _backward(dtype, saved, gradient):
     hidden, table = saved
     gradient = gradient.astype(dtype)
     of_hidden = _dot("nv,vd->nd", gradient, table.astype(dtype))
-    of_table = _dot("nv,nd->vd", gradient, hidden.astype(dtype))
+    if jnp.dtype(dtype).itemsize < 4:
+        of_table = _dot("nv,nd->vd", gradient, hidden.astype(dtype))
+    else:  # features x words, with its operands as they lie in memory: a fifth faster on a CPU
+        of_table = _dot("dn,nv->dv", materialise(hidden.astype(dtype).T), gradient).T
     return of_hidden.astype(hidden.dtype), of_table.astype(table.dtype)
 
 

@@ -1,9 +1,11 @@
 """How does a head pass the rank of its features by one more function? With z + log sigmoid(z)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from lm.materialise import materialise
+from lm.output.phi import Phi
 from lm.output.pointwise import PointwiseHead
 
 
@@ -14,26 +16,23 @@ class SigsoftmaxHead(PointwiseHead):
     zero it is the softmax of z, far below that of 2z.
     """
 
-    def shape(self, z: jax.Array) -> jax.Array:
-        """The logits of the softmax with the same probabilities."""
-        return _shape(z)
+    @property
+    def phi(self) -> Phi:
+        """See the class."""
+        return LogSigmoidAdded()
 
 
-@jax.custom_vjp
-def _shape(z: jax.Array) -> jax.Array:
-    return _forward(z)[0]
+class LogSigmoidAdded(Phi):
+    """z + log sigmoid(z) = min(z, 2z) - log(1 + e^-|z|)."""
 
+    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
+        """See `Phi`."""
+        return jnp.minimum(z, 2.0 * z) - jnp.log1p(jnp.exp(-jnp.abs(z)))
 
-def _forward(z):
-    # One exponential serves the value and the slope 1 + sigmoid(-z). log(1 + small) is as good as
-    # log1p here: what it loses is below the last digit of z.
-    small = materialise(jnp.exp(-jnp.abs(z)))
-    return jnp.minimum(z, 2.0 * z) - jnp.log(1.0 + small), (z, small)
+    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
+        """See `Phi`; 1 + sigmoid(-z)."""
+        return 1.0 + 1.0 / (1.0 + jnp.exp(z))
 
-
-def _backward(saved, gradient):
-    z, small = saved
-    return (gradient * (1.0 + jnp.where(z > 0.0, small, 1.0) / (1.0 + small)),)
-
-
-_shape.defvjp(_forward, _backward)
+    def exponential(self, z: jax.Array, top: jax.Array, theta: Any = None) -> jax.Array:
+        """See `Phi`; without a logarithm."""
+        return jnp.exp(jnp.minimum(z, 2.0 * z) - top) / (1.0 + jnp.exp(-jnp.abs(z)))

@@ -1,8 +1,12 @@
 """What does the plain softmax head compute? lse(z) - z_y over capped and scaled logits."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from lm.output.phi import Phi
 from lm.output.pointwise import PointwiseHead
 
 
@@ -18,10 +22,40 @@ class SoftmaxHead(PointwiseHead):
     cap: float | None = None
     temperature: float = 1.0
 
-    def shape(self, z: jax.Array) -> jax.Array:
+    @property
+    def phi(self) -> Phi:
         """Temperature, then cap."""
-        if self.temperature != 1.0:
-            z /= self.temperature
         if self.cap is not None:
-            z = self.cap * jnp.tanh(z / self.cap)
-        return z
+            return Capped(self.cap, self.temperature)
+        return Phi() if self.temperature == 1.0 else Scaled(self.temperature)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(Phi):
+    """z / t."""
+
+    temperature: float
+
+    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
+        """See `Phi`."""
+        return z / self.temperature
+
+    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
+        """See `Phi`."""
+        return 1.0 / self.temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class Capped(Phi):
+    """c tanh(z / (t c))."""
+
+    cap: float
+    temperature: float
+
+    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
+        """See `Phi`."""
+        return self.cap * jnp.tanh(z / (self.temperature * self.cap))
+
+    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
+        """See `Phi`."""
+        return (1.0 - jnp.square(jnp.tanh(z / (self.temperature * self.cap)))) / self.temperature

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from lm.materialise import materialise
+from lm.output.phi import Phi
 
 
 class Statistics(NamedTuple):
-    """Of each row of logits z [N, V] with target y, [N] each; p = softmax(z).
+    """Of each row of logits z [N, V], shaped, with target y, [N] each; p = softmax(z).
 
     Attributes:
       cross_entropy: lse(z) - z_y, in nats.
@@ -31,8 +32,10 @@ def statistics(
     mean: bool = False,
     entropy: bool = False,
     axis: str | None = None,
+    phi: Phi = Phi(),  # noqa: B008 (frozen)
+    theta: Any = None,
 ) -> Statistics:
-    """The `Statistics` of logits [N, V] and targets [N]; `mean` and `entropy` are 0 unless asked.
+    """The `Statistics` of phi(z) and targets [N]; `mean` and `entropy` are 0 unless asked.
 
     The target's exponential is kept out of the sum S of the others. So the loss is
     softplus(log S - z_y) and the target's gradient -S / (S + e^z_y), both exact to the last digits
@@ -42,22 +45,23 @@ def statistics(
     device, and three collectives of [N] find the rest: the largest logit, the target's, and S. The
     loss must then be the sum of what the devices make of the statistics, alike for each of them.
     """
-    found: Any = _statistics(z, targets, mean, entropy, axis)
+    found: Any = _statistics(z, theta, targets, mean, entropy, axis, phi)
     return found
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _statistics(z, targets, mean, entropy, axis):
-    return _forward(z, targets, mean, entropy, axis)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _statistics(z, theta, targets, mean, entropy, axis, phi):
+    return _forward(z, theta, targets, mean, entropy, axis, phi)[0]
 
 
-def _forward(z, targets, mean, entropy, axis):
+def _forward(z, theta, targets, mean, entropy, axis, phi):
     if axis is not None:
         targets = targets - jax.lax.axis_index(axis) * z.shape[-1]
     is_target = _is_target(z, targets)
-    top = materialise(_over(jax.lax.pmax, jnp.max(z, axis=-1), axis))
-    of_target = _over(jax.lax.psum, _own(z, targets, axis), axis)
-    exponentials = materialise(jnp.where(is_target, 0.0, jnp.exp(z - top[:, None])))
+    top = materialise(phi.value(_over(jax.lax.pmax, jnp.max(z, axis=-1), axis), theta))
+    of_target = phi.value(_over(jax.lax.psum, _own(z, targets, axis), axis), theta)
+    exponentials = jnp.where(is_target, 0.0, phi.exponential(z, top[:, None], theta))
+    exponentials = materialise(exponentials)
     others = _over(jax.lax.psum, jnp.sum(exponentials, axis=-1), axis)
     own = jnp.exp(of_target - top)
     total = others + own
@@ -66,20 +70,21 @@ def _forward(z, targets, mean, entropy, axis):
     found = Statistics(
         cross_entropy=jax.nn.softplus(jnp.log(others) + (top - of_target)),
         normaliser=normaliser,
-        mean=_over(jax.lax.pmean, jnp.mean(z, axis=-1), axis) if mean else nothing,
-        entropy=_entropy(z, exponentials, top, own, of_target, total, axis) if entropy else nothing,
+        mean=nothing,
+        entropy=nothing,
     )
-    return found, (exponentials, z if entropy else None, targets, others, own, found)
+    if mean:
+        own_mean = jnp.mean(phi.value(z, theta), axis=-1)
+        found = found._replace(mean=_over(jax.lax.pmean, own_mean, axis))
+    if entropy:
+        below = jnp.sum(exponentials * (phi.value(z, theta) - top[:, None]), axis=-1)
+        below = _over(jax.lax.psum, below, axis) + own * (of_target - top)
+        found = found._replace(entropy=jnp.log(total) - below / total)
+    return found, (exponentials, z, theta, targets, others, own, found)
 
 
-def _entropy(z, exponentials, top, own, of_target, total, axis):
-    below = _over(jax.lax.psum, jnp.sum(exponentials * (z - top[:, None]), axis=-1), axis)
-    below += own * (of_target - top)
-    return jnp.log(total) - below / total
-
-
-def _backward(mean, entropy, axis, saved, gradient: Statistics):
-    exponentials, z, targets, others, own, found = saved
+def _backward(mean, entropy, axis, phi, saved, gradient: Statistics):
+    exponentials, z, theta, targets, others, own, found = saved
     parts = 1 if axis is None else jax.lax.axis_size(axis)
     if parts > 1:  # each device's part of the loss depends alike on these statistics
         gradient = jax.tree.map(lambda g: g * parts, gradient)
@@ -87,13 +92,13 @@ def _backward(mean, entropy, axis, saved, gradient: Statistics):
     scale = (gradient.cross_entropy + gradient.normaliser) / total
     of_target = (gradient.normaliser * own - gradient.cross_entropy * others) / total
     is_target = _is_target(exponentials, targets)
-    of_z = jnp.where(is_target, of_target[:, None], exponentials * scale[:, None])
+    of_phi = jnp.where(is_target, of_target[:, None], exponentials * scale[:, None])
     if mean:
-        of_z += gradient.mean[:, None] / (of_z.shape[-1] * parts)
+        of_phi += gradient.mean[:, None] / (of_phi.shape[-1] * parts)
     if entropy:
-        log_p = z - found.normaliser[:, None]
-        of_z -= gradient.entropy[:, None] * jnp.exp(log_p) * (log_p + found.entropy[:, None])
-    return of_z, None
+        log_p = phi.value(z, theta) - found.normaliser[:, None]
+        of_phi -= gradient.entropy[:, None] * jnp.exp(log_p) * (log_p + found.entropy[:, None])
+    return of_phi * phi.slope(z, theta), phi.of_theta(z, of_phi, theta), None
 
 
 _statistics.defvjp(_forward, _backward)
