@@ -22,13 +22,13 @@ from lm.train import train
 
 
 def made(name, words=40, features=6, contexts=30):
-    """A head's log-probabilities as a function, hidden states and targets."""
+    """A head's log-probabilities as a function, hidden states, targets and its parameters."""
     head = OUTPUTS[name](words, features, table_init=jax.nn.initializers.normal(1.0))
     chance = np.random.default_rng(0)
     hidden = chance.normal(size=(contexts, features)).astype(np.float32)
     targets = chance.integers(words, size=contexts)
     params = head.init(jax.random.key(0), hidden, targets, method="loss")
-    return lambda h: head.apply(params, h, method="log_probs"), hidden, targets
+    return lambda h: head.apply(params, h, method="log_probs"), hidden, targets, params
 
 
 @pytest.mark.parametrize("entries", [1, 100, 10**6])
@@ -65,7 +65,7 @@ def test_entropy_rank_is_one_for_one_direction_and_n_for_n_equal_ones():
     ("name", "rank"), [("softmax", 7), ("mixture_of_contexts", 7), ("sigsoftmax", 30)]
 )
 def test_linear_logits_have_the_rank_of_the_features_and_one(name, rank):
-    log_probs, hidden, _ = made(name)
+    log_probs, hidden, _, _ = made(name)
     whole, centred = spectra(blocks_of_words(log_probs, hidden, 40))
     assert whole.rank == rank
     assert centred.rank == (6 if rank == 7 else 30)
@@ -73,8 +73,8 @@ def test_linear_logits_have_the_rank_of_the_features_and_one(name, rank):
 
 @pytest.mark.parametrize("name", ["softmax", "sigsoftmax", "mixture"])
 def test_the_surviving_gradient_is_its_projection_onto_the_dense_jacobian(name):
-    log_probs, hidden, targets = made(name)
-    shares = surviving_shares(lambda h: log_probs(h[None])[0], hidden[:4], targets[:4])
+    log_probs, hidden, targets, _ = made(name)
+    shares = surviving_shares(lambda _, h: log_probs(h[None])[0], None, hidden[:4], targets[:4])
     for state, target, share in zip(hidden, targets, shares, strict=False):
         jacobian = np.asarray(jax.jacrev(lambda h: log_probs(h[None])[0])(jnp.asarray(state)), "f8")
         gradient = np.exp(np.asarray(log_probs(state[None])[0], np.float64)) - np.eye(40)[target]
@@ -85,8 +85,8 @@ def test_the_surviving_gradient_is_its_projection_onto_the_dense_jacobian(name):
 
 
 def test_everything_survives_a_head_as_wide_as_the_vocabulary():
-    log_probs, hidden, targets = made("softmax", words=8, features=10)
-    shares = surviving_shares(lambda h: log_probs(h[None])[0], hidden[:3], targets[:3])
+    log_probs, hidden, targets, _ = made("softmax", words=8, features=10)
+    shares = surviving_shares(lambda _, h: log_probs(h[None])[0], None, hidden[:3], targets[:3])
     np.testing.assert_allclose(shares, 1.0, rtol=1e-5)
 
 
@@ -136,6 +136,15 @@ def test_linear_words_are_those_of_the_head():
     np.testing.assert_array_equal(own, [[1, 0, 0], [0, 1, 1], [0, 0, 2], [0, 0, 3]])
     assert linear_words("mixture", params, True) is None
     assert set(LINEAR) < set(OUTPUTS)
+
+
+@pytest.mark.parametrize("name", ["sigsoftmax", "gaussian", "sigmoid"])
+def test_only_words_that_can_be_the_argmax_are_ever_the_likeliest(name):
+    log_probs, hidden, _, params = made(name, features=3, contexts=3000)
+    words = linear_words(name, {"head": params["params"]}, tied=False)
+    assert words is not None
+    for word in set(np.argmax(np.asarray(log_probs(4 * hidden)), axis=1).tolist()):
+        assert direction(words, word) is not None
 
 
 def test_calibration_counts_what_falls_into_each_bin():

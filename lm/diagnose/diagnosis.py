@@ -1,5 +1,6 @@
 """What does a run's output softmax do? Four measurements on one checkpoint, as plain numbers."""
 
+import functools
 from typing import Any
 
 import jax
@@ -80,13 +81,15 @@ def _matrix(run: Restored, contexts: Contexts) -> dict[str, Any]:
         return {"spectrum": why, "spectrum_centred": why, "gradient": why}
     model, vocab_size = run.program.model, run.corpus.tokenizer.vocab_size
 
-    def log_probs(hidden: jax.Array) -> jax.Array:
-        found: Any = model.apply({"params": run.params}, hidden, method="word_log_probs")
+    def log_probs(params: Any, hidden: jax.Array) -> jax.Array:
+        found: Any = model.apply({"params": params}, hidden, method="word_log_probs")
         return found
 
-    whole, centred = spectra(blocks_of_words(jax.jit(log_probs), contexts.hidden, vocab_size))
+    of_contexts = functools.partial(jax.jit(log_probs), run.params)
+    whole, centred = spectra(blocks_of_words(of_contexts, contexts.hidden, vocab_size))
     shares = surviving_shares(
-        lambda state: log_probs(state[None])[0],
+        lambda params, state: log_probs(params, state[None])[0],
+        run.params,
         contexts.hidden[:GRADIENTS],
         contexts.targets[:GRADIENTS],
     )

@@ -3,6 +3,7 @@ only what lies in the D directions that hidden states can move them reaches the 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,10 @@ _ENTRIES = 2**24  # of the derivatives computed at a time
 
 
 def surviving_shares(
-    log_probs: Callable[[jax.Array], jax.Array], hidden: np.ndarray, targets: np.ndarray
+    log_probs: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    hidden: np.ndarray,
+    targets: np.ndarray,
 ) -> np.ndarray:
     """|P g| / |g| for each context, [n], from 0 to 1 (Godey and Artzi 2603.10145).
 
@@ -27,15 +31,16 @@ def surviving_shares(
     The Jacobian of one context is held at a time, [V, D], as large as a word table.
 
     Args:
-      log_probs: of one context, [D] -> [V], in nats.
+      log_probs: `log_probs(params, state)` of one context, [D] -> [V], in nats.
+      params: what it needs besides.
       hidden: [n, D].
       targets: [n].
     """
 
     @jax.jit
-    def parts(state: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def parts(params: Any, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities [V] and their derivatives [D, V]."""
-        values, pull = jax.vjp(log_probs, state)
+        values, pull = jax.vjp(lambda state: log_probs(params, state), state)
 
         def push(direction: jax.Array) -> jax.Array:
             # Heads that define their own gradient know it in reverse only; the reverse of the
@@ -49,7 +54,7 @@ def surviving_shares(
 
     shares = []
     for state, target in zip(hidden, targets, strict=True):
-        values, derivatives = (np.asarray(part, np.float64) for part in parts(state))
+        values, derivatives = (np.asarray(part, np.float64) for part in parts(params, state))
         gradient = np.exp(values)
         gradient[target] -= 1.0
         shares.append(share_in_span(derivatives, gradient))

@@ -10,7 +10,7 @@ import numpy as np
 # Heads compute in float32. What its rounding (1.2e-7 of an entry) adds to a singular value stays
 # below a few times that of the largest one; values below this share of it say nothing.
 NOISE = 1e-6
-_ENTRIES = 2**23  # of a block, 64 MB in float64
+_ENTRIES = 2**24  # of a block, 128 MB in float64
 
 
 class Spectrum(NamedTuple):
