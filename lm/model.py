@@ -283,7 +283,7 @@ class Transformer(nn.Module):
 
     def hits(self, batch: Batch) -> jax.Array:
         """1 where the likeliest word is the target, else 0, [B, L]."""
-        arrays = (self._tokens(self._predicting(batch)), self._tokens(batch.targets))
+        arrays = (self._tokens(self.head_inputs(batch)), self._tokens(batch.targets))
         found = self.head.in_chunks("hits", *arrays, self._tied_table(), whole=True)
         return found.reshape(batch.targets.shape)
 

@@ -18,7 +18,7 @@ from lm.config import Config, attention_groups, chosen_options
 from lm.data import ByteTokenizer, Tokenizer
 from lm.errors import UserError
 from lm.model import Batch, Transformer
-from lm.objective import Objective, build_objective
+from lm.objective import OBJECTIVES, Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
 from lm.tune import Tuning, join, split, tuning
@@ -119,6 +119,8 @@ def build_model(
         output[name] = tuple(value) if isinstance(value, list) else value
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
+    share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
+    output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
     groups |= {"output": output, **config.model}
     if additions := tuning(config).additions:

@@ -37,6 +37,11 @@ class Masked(Objective):
     architecture = "encoder"
     accuracy = True
 
+    @classmethod
+    def share(cls, options: Mapping[str, Any]) -> float:
+        """See `Objective`: the rate."""
+        return options.get("rate", cls.rate)
+
     def __post_init__(self):
         """UserError where there is no mask token."""
         if self.tokenizer.mask is None:

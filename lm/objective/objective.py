@@ -4,7 +4,7 @@ itself, by which `lm.check` refuses what it cannot train.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,12 @@ class Objective:
         shapes = {"tokens": (size, self.length + 1), "segments": (size, self.length)}
         shapes |= {"bytes": (size,)}
         return {name: jax.ShapeDtypeStruct(s, jnp.int32) for name, s in shapes.items()}
+
+    @classmethod
+    def share(cls, options: Mapping[str, Any]) -> float:
+        """About how many of a row's positions count in the loss, above 0, at most 1."""
+        del options
+        return 1.0
 
     @classmethod
     def own_options(cls) -> set[str]:
