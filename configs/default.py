@@ -245,6 +245,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     optimizer.eps = 1e-8
     # Gradients are scaled down to this global norm. 0: no clipping.
     optimizer.clip_norm = 1.0
+    # Each layer learns at this share of the rate of the one after it, the embeddings slowest; above
+    # 0; 1: all alike. 0.65 to 0.95 when fine-tuning.
+    optimizer.layer_decay = 1.0
     # Decay of a moving average of the parameters, which is then what is evaluated; 0: none.
     optimizer.ema = 0.0
 
@@ -257,6 +260,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
     schedule.final = 0.1
     # Share of the steps in the final fall of warmup_stable_decay.
     schedule.decay = 0.2
+    # Updates after which one more block learns, from the last to the first, what follows the blocks
+    # from the start and the embeddings last. 0: all from the start.
+    schedule.unfreeze = 0
+
+    config.regularise = regularise = ConfigDict()
+    # What else the loss minimises, over the parameters that are trained. 0 is off. l1 and l2 pull
+    # kernels and word tables to zero, in nats per token: l1 * sum|w|, l2 / 2 * sum w^2; unlike the
+    # optimizer's weight_decay, they pass through its moments.
+    regularise.l1 = 0.0
+    regularise.l2 = 0.0
+    # l2_start / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
+    regularise.l2_start = 0.0
+    # Share of the trained kernels' elements that every step puts back to where training began.
+    regularise.mixout = 0.0
+    # Share of the rows for which a residual branch is left out, in training.
+    regularise.stochastic_depth = 0.0
+    # Share of the words whose vectors are zero, in training.
+    regularise.word_dropout = 0.0
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;

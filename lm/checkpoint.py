@@ -111,11 +111,21 @@ def starting_state(
     """
     if checkpoints.latest is not None:
         state = restored_state(program, checkpoints, config)
+        if program.abstract.start is not None:
+            begun, _ = _begun(program, config, key, None)
+            state = dataclasses.replace(state, start=begun.start)
         return state, f"resumes at step {checkpoints.latest}"
+    return _begun(program, config, key, checkpoints.folder.parent)
+
+
+def _begun(
+    program: Program, config: Config, key: jax.Array, workdir: epath.Path | None
+) -> tuple[State, str]:
+    """The state before the first step; its base is recorded in a workdir, where one is given."""
     state = program.init(key)
     if not config.init_from:
         return state, "starts from scratch"
-    return _initialise_from(state, program, config, checkpoints.folder.parent)
+    return _initialise_from(state, program, config, workdir)
 
 
 def restored_state(
@@ -184,7 +194,7 @@ def open_donor(source: str) -> Checkpoints:
 
 
 def _initialise_from(
-    state: State, program: Program, config: Config, workdir: epath.Path
+    state: State, program: Program, config: Config, workdir: epath.Path | None
 ) -> tuple[State, str]:
     source, whole = config.init_from, state.whole
     leaves = jax.tree_util.tree_leaves_with_path(whole)
@@ -205,9 +215,13 @@ def _initialise_from(
         lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), whole
     )
     params, frozen = split(params, program.tuning.kept)
-    average = None if state.average is None else jax.tree.map(lambda x: x.copy(), params)
-    state = dataclasses.replace(state, params=params, average=average, frozen=frozen)
-    if jax.process_index() == 0:
+    average, start = (
+        None if tree is None else jax.tree.map(lambda x: x.copy(), params)
+        for tree in (state.average, state.start)
+    )
+    own = {"params": params, "average": average, "frozen": frozen, "start": start}
+    state = dataclasses.replace(state, **own)
+    if workdir is not None and jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         record = {"init_from": source, "origin": origin, "hash": fingerprint(base)}
         (workdir / BASE).write_text(json.dumps(record, indent=2) + "\n")

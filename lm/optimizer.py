@@ -8,6 +8,7 @@ import jax
 import optax
 
 from lm.config import Config
+from lm.layerwise import layer_decay, unfreezing
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:
@@ -16,12 +17,18 @@ def schedule(config: Config, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then the named optimizer with its schedule and decay mask."""
-    settings = config.optimizer
+    """Clipping by global norm, then the named optimizer with its schedule and decay mask; around
+    both, what treats layers unlike one another.
+    """
+    settings, layers = config.optimizer, config.model.layers
     rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
-    if not settings.clip_norm:
-        return rule
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
+    if settings.clip_norm:
+        rule = optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
+    if settings.layer_decay != 1.0:
+        rule = layer_decay(rule, settings.layer_decay, layers)
+    if config.schedule.unfreeze:
+        rule = unfreezing(rule, config.schedule.unfreeze, layers)
+    return rule
 
 
 def decayed(params: Any) -> Any:

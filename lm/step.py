@@ -21,6 +21,7 @@ from lm.model import Batch, Transformer
 from lm.objective import OBJECTIVES, Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
+from lm.regularise import mixout, needs_start, noises, penalises, penalty
 from lm.tune import Tuning, join, split, tuning
 from lm.tune.tuned import TunedTransformer
 
@@ -39,6 +40,7 @@ class State:
       finite: False once a loss or a gradient was not finite; from then on the state stays as it
         was before that step.
       frozen: the other parameters, which have no gradient and are in no checkpoint.
+      start: `params` as training began, in no checkpoint; None where no regulariser asks.
     """
 
     step: jax.Array
@@ -47,6 +49,7 @@ class State:
     average: Any
     finite: jax.Array
     frozen: Any = flax.struct.field(default_factory=dict)
+    start: Any = None
 
     @property
     def whole(self) -> Any:
@@ -61,7 +64,7 @@ class State:
     @property
     def saved(self) -> Any:
         """What a checkpoint holds."""
-        return dataclasses.replace(self, frozen=None)
+        return dataclasses.replace(self, frozen=None, start=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,7 @@ def build_model(
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
     groups |= {"output": output, **config.model}
-    if additions := tuning(config).additions:
+    if additions := noises(config.regularise) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
 
@@ -200,7 +203,7 @@ def build_program(
     model, methods = build_model(config, vocab_size, counts, mesh), tuning(config)
     objective = build_objective(config, tokenizer)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
-    ema = config.optimizer.ema
+    ema, regularise = config.optimizer.ema, config.regularise
 
     def init(key: jax.Array) -> State:
         rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
@@ -209,8 +212,15 @@ def build_program(
         params = model.init(rngs, batch, train=False, method="loss")["params"]
         params, frozen = split(params, methods.kept)
         average = jax.tree.map(jnp.copy, params) if ema else None
+        start = jax.tree.map(jnp.copy, params) if needs_start(regularise) else None
         return State(
-            jnp.zeros((), jnp.int32), params, rule.init(params), average, jnp.array(True), frozen
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            moments=rule.init(params),
+            average=average,
+            finite=jnp.array(True),
+            frozen=frozen,
+            start=start,
         )
 
     def loss(
@@ -220,11 +230,15 @@ def build_program(
         total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs, step=step)
         return total, jnp.sum(batch.weights)
 
-    def gradients(params: Any, frozen: Any, batch: Batch, key: jax.Array, step: jax.Array):
+    def gradients(state: State, batch: Batch, key: jax.Array):
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
+        params, step = state.params, state.step
 
-        def of_trained(params: Any, *arguments: Any):
-            return loss(join(params, frozen), *arguments)
+        def of_trained(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
+            if regularise.mixout:
+                mixing = jax.random.fold_in(key, 2)
+                params = mixout(regularise.mixout, params, state.start, mixing)
+            return loss(join(params, state.frozen), batch, key, step)
 
         value_and_grad = jax.value_and_grad(of_trained, has_aux=True)
         if config.accumulation == 1:
@@ -249,9 +263,14 @@ def build_program(
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         batch = objective(rows, objective_key(key))
-        (total, weight), grads = gradients(state.params, state.frozen, batch, key, state.step)
+        (total, weight), grads = gradients(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
+        extra = {}
+        if penalises(regularise):
+            value_and_grad = jax.value_and_grad(penalty, argnums=1)
+            extra["train/penalty"], more = value_and_grad(regularise, state.params, state.start)
+            grads = jax.tree.map(jnp.add, grads, more)
         norm = optax.tree.norm(grads)
         updates, moments = rule.update(grads, state.moments, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -266,7 +285,8 @@ def build_program(
             "tokens": weight,
             "finite": finite,
         }
-        return new.replace(finite=finite, frozen=state.frozen), metrics
+        kept = {"frozen": state.frozen, "start": state.start}
+        return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
         batch = objective(rows, jax.random.key(0))
@@ -297,8 +317,11 @@ def build_program(
     abstract = jax.eval_shape(init, jax.random.key(0))
     _check_trained(methods, abstract)
     shardings = partition.tree_shardings(mesh, abstract.params, abstract.saved)
-    frozen = partition.tree_shardings(mesh, abstract.frozen, abstract.frozen)
-    shardings = dataclasses.replace(shardings, frozen=frozen)
+    shardings = dataclasses.replace(
+        shardings,
+        frozen=partition.tree_shardings(mesh, abstract.frozen, abstract.frozen),
+        start=partition.tree_shardings(mesh, abstract.params, abstract.start),
+    )
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )

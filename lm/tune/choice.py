@@ -3,7 +3,7 @@
 from lm.config import Config
 from lm.tune.method import Trains
 
-HEADS = ("head", "transform", "pool", "readout")
+HEADS = ("head", "transform", "pool", "read")
 
 
 def everything(path: tuple[str, ...], config: Config) -> int | None:
@@ -12,7 +12,7 @@ def everything(path: tuple[str, ...], config: Config) -> int | None:
 
 
 def head(path: tuple[str, ...], config: Config) -> int | None:
-    """What reads the stack's hidden states: output head, transform, pooler, readout.
+    """What reads the stack's hidden states: output head, transform, pooler, task's readout.
 
     A table that is tied to the embedding is the model's, and stays.
     """

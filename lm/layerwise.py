@@ -1,0 +1,84 @@
+"""Do all layers learn alike? Rates that fall towards the words, and layers that wait their turn."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def depths(params: Any, layers: int) -> Any:
+    """How far each parameter is from the words: a number, or one for every scanned layer.
+
+    0 for embeddings, i + 1 for the i-th of L blocks of a stack, and L + 1 for all that comes after.
+    """
+
+    def depth(path: Any, leaf: Any) -> Any:
+        names = [key.key for key in path]
+        if (
+            names[0] in ("embedding", "inputs", "encoder_inputs")
+            or names[-1] == "relative_position"
+        ):
+            return 0
+        if names[0] not in ("stack", "encoder") or names[1] == "final_norm":
+            return layers + 1
+        if names[1] == "layers":
+            # Where the first are frozen, the last are here.
+            own = np.arange(layers - leaf.shape[0], layers) + 1
+            return own.reshape(-1, *(1,) * (leaf.ndim - 1))
+        return int(names[1].removeprefix("layer_")) + 1 if names[1] != "shared_layer" else 1
+
+    return jax.tree_util.tree_map_with_path(depth, params)
+
+
+def layer_decay(
+    rule: optax.GradientTransformation, decay: float, layers: int
+) -> optax.GradientTransformation:
+    """Updates of a rule, times decay^(L + 1 - depth): what comes last learns at the full rate.
+
+    Discriminative fine-tuning (1801.06146), with the rates of ELECTRA (2003.10555). Decoupled
+    weight decay, a part of the update, is scaled too.
+    """
+
+    def scale(updates: Any, params: Any = None) -> Any:
+        del params
+        return jax.tree.map(
+            lambda u, d: u * jnp.asarray(decay ** (layers + 1 - d), u.dtype),
+            updates,
+            depths(updates, layers),
+        )
+
+    return optax.chain(rule, optax.stateless(scale))
+
+
+class Unfreezing(NamedTuple):
+    """Updates made, and the state of the rule within."""
+
+    count: jax.Array
+    inner: Any
+
+
+def unfreezing(
+    rule: optax.GradientTransformation, every: int, layers: int
+) -> optax.GradientTransformation:
+    """A rule that leaves alone what lies deeper than depth L + 1 - floor(updates / every).
+
+    Gradual unfreezing (1801.06146): first what comes after the blocks learns, then one block more
+    after every so many updates, the embeddings last. Gradients are computed all the same.
+    """
+
+    def awake(tree: Any, count: jax.Array) -> Any:
+        lowest = layers + 1 - count // every
+        return jax.tree.map(
+            lambda x, d: jnp.where(d >= lowest, x, jnp.zeros_like(x)), tree, depths(tree, layers)
+        )
+
+    def init(params: Any) -> Unfreezing:
+        return Unfreezing(jnp.zeros((), jnp.int32), rule.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Unfreezing]:
+        updates, inner = rule.update(awake(updates, state.count), state.inner, params)
+        return awake(updates, state.count), Unfreezing(state.count + 1, inner)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,55 @@
+"""What pulls parameters back? Penalties on their size, or on their way from where they began."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.config import Config
+from lm.optimizer import decayed
+
+
+def penalty(settings: Config, params: Any, start: Any) -> jax.Array:
+    """l1 sum|w| + l2/2 sum w^2 + l2_start/2 sum (w - w0)^2, a scalar in nats per token.
+
+    The first two are over kernels and word tables, the last, L2-SP (1802.01483), over all that is
+    trained.
+
+    Args:
+      settings: `config.regularise`.
+      params: w, those trained.
+      start: w0, of the same shapes; looked at only where l2_start is above 0.
+    """
+    mask = decayed(params)
+    total = jnp.zeros(())
+    if settings.l1:
+        total += settings.l1 * _sum(lambda w, d: jnp.sum(jnp.abs(w)) * d, params, mask)
+    if settings.l2:
+        total += settings.l2 / 2 * _sum(lambda w, d: jnp.sum(jnp.square(w)) * d, params, mask)
+    if settings.l2_start:
+        moved = _sum(lambda w, w0: jnp.sum(jnp.square(w - w0)), params, start)
+        total += settings.l2_start / 2 * moved
+    return total
+
+
+def mixout(rate: float, params: Any, start: Any, key: jax.Array) -> Any:
+    """Every kernel with the share `rate` of its elements put back to w0 (1909.11299).
+
+    (m w + (1 - m) w0 - p w0) / (1 - p) with m drawn from Bernoulli(1 - p), whose mean is w.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+
+    def mixed(number: int, path: Any, w: jax.Array, w0: jax.Array) -> jax.Array:
+        if path[-1].key != "kernel":
+            return w
+        keep = jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, w.shape)
+        return ((jnp.where(keep, w, w0) - rate * w0) / (1.0 - rate)).astype(w.dtype)
+
+    starts = jax.tree.leaves(start)
+    return structure.unflatten(
+        mixed(i, path, w, w0) for i, ((path, w), w0) in enumerate(zip(leaves, starts, strict=True))
+    )
+
+
+def _sum(function: Any, *trees: Any) -> jax.Array:
+    return sum(jax.tree.leaves(jax.tree.map(function, *trees)), jnp.zeros(()))

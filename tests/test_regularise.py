@@ -1,0 +1,128 @@
+"""Regularisers follow their formulas, and change nothing where they are off or training is over."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from lm import partition
+from lm.config import override
+from lm.objective.causal import causal
+from lm.regularise import mixout, noises, penalty
+from lm.step import build_model, build_program
+
+PARAMS = {
+    "in": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])},
+    "embedding": jnp.array([[2.0, 0.0]]),
+}
+START = jax.tree.map(lambda p: p - 0.5, PARAMS)
+
+
+def settings(**knobs):
+    group = default.get_config().regularise
+    group.update(knobs)
+    return group
+
+
+def test_penalties_are_their_formulas():
+    weights = np.array([1.0, -2.0, 0.5, 3.0, 2.0, 0.0])
+    np.testing.assert_allclose(penalty(settings(l1=0.1), PARAMS, None), 0.1 * abs(weights).sum())
+    np.testing.assert_allclose(penalty(settings(l2=0.2), PARAMS, None), 0.1 * (weights**2).sum())
+    np.testing.assert_allclose(penalty(settings(l2_start=0.4), PARAMS, START), 0.2 * 8 * 0.25)
+    gradient = jax.grad(penalty, argnums=1)(settings(l2_start=0.4), PARAMS, START)
+    jax.tree.map(lambda g: np.testing.assert_allclose(g, 0.4 * 0.5, rtol=1e-6), gradient)
+
+
+def test_mixout_puts_a_share_of_the_kernels_back_and_keeps_the_mean():
+    kernel = {"kernel": jnp.full((200, 200), 2.0), "bias": jnp.full(3, 2.0)}
+    start = {"kernel": jnp.full((200, 200), 1.0), "bias": jnp.full(3, 1.0)}
+    mixed = mixout(0.25, kernel, start, jax.random.key(0))
+    np.testing.assert_array_equal(mixed["bias"], 2.0)
+    # Elements put back are (w0 - p w0) / (1 - p) = w0.
+    back = np.isclose(mixed["kernel"], 1.0)
+    np.testing.assert_allclose(back.mean(), 0.25, atol=0.01)
+    np.testing.assert_allclose(mixed["kernel"].mean(), 2.0, atol=0.01)
+
+
+def model_of(**knobs):
+    config = default.get_config()
+    config.model.update(layers=2, features=8, heads=2, max_length=16)
+    config.update_from_flattened_dict(knobs)
+    return build_model(config, 11)
+
+
+ROWS = {"tokens": np.arange(4 * 9).reshape(4, 9) % 11, "segments": np.ones((4, 8), np.int32)}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("noise", ["stochastic_depth", "word_dropout"])
+def test_noise_is_in_training_only_and_differs_by_draw(noise, scan):
+    scanned = {"model.scan": scan}
+    batch, plain = causal(ROWS), model_of(**scanned)
+    noisy = model_of(**{f"regularise.{noise}": 0.5}, **scanned)
+    params = plain.init(jax.random.key(0), batch, method="loss")
+    first, second, other = (
+        noisy.apply(params, batch, True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+    np.testing.assert_array_equal(noisy.apply(params, batch), plain.apply(params, batch))
+
+
+def test_a_row_without_its_branches_is_its_words():
+    batch = causal(ROWS)
+    model = model_of(**{"regularise.stochastic_depth": 0.999999})
+    params = model.init(jax.random.key(0), batch, method="loss")
+    hidden = model.apply(params, batch, True, rngs={"dropout": jax.random.key(1)})
+    words = params["params"]["embedding"][batch.inputs]
+    words += params["params"]["inputs"]["position_embedding"][batch.positions]
+    np.testing.assert_allclose(hidden, _layer_norm(words), atol=1e-3)
+
+
+def _layer_norm(x):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6)
+
+
+def test_off_is_absent():
+    assert noises(settings()) == ()
+    assert type(model_of()).__name__ == "Transformer"
+    config = override(
+        default.get_config(), {"model.layers": 1, "model.features": 8, "model.heads": 2}
+    )
+    assert build_program(override(config, {"mesh.data": 8}), 11).abstract.start is None
+
+
+def test_a_strong_pull_to_the_start_keeps_what_training_would_move(monkeypatch):
+    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(partition, "make_mesh", one)
+    config = override(
+        default.get_config(),
+        {
+            "model.layers": 1,
+            "model.features": 8,
+            "model.heads": 2,
+            "data.length": 8,
+            "batch_size": 4,
+            "optimizer.name": "sgd",
+            "optimizer.learning_rate": 0.05,
+            "optimizer.clip_norm": 0.0,
+            "schedule.warmup": 0,
+            "regularise.mixout": 0.1,
+        },
+    )
+    ways = []
+    for pull in (0.0, 10.0):
+        program = build_program(override(config, {"regularise.l2_start": pull}), 11)
+        state = program.init(jax.random.key(0))
+        start = jax.tree.map(jnp.copy, state.start)
+        for _ in range(5):
+            state, metrics = program.step(state, ROWS, jax.random.key(1))
+        assert ("train/penalty" in metrics) == (pull > 0)
+        way = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state.params, start)
+        ways.append(float(sum(jax.tree.leaves(way))))
+    assert 0 < ways[1] < 0.5 * ways[0]
