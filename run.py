@@ -42,6 +42,11 @@ _TOP_K = flags.DEFINE_integer("top_k", 0, "generate: keep the k likeliest; 0 kee
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "generate: keep the likeliest that sum to p", 0.0, 1.0)
 _MIN_P = flags.DEFINE_float("min_p", 0.0, "generate: keep p times the likeliest", 0.0, 1.0)
 _CONTEXTS = flags.DEFINE_integer("contexts", 512, "diagnose: rows of the log-probabilities", 2)
+_STOP = flags.DEFINE_multi_string("stop", [], "generate: ends a text before this; may be repeated")
+_BEAMS = flags.DEFINE_integer("beams", 1, "generate: above 1, search this wide and draw nothing", 1)
+_LENGTH_PENALTY = flags.DEFINE_float(
+    "length_penalty", 0.0, "generate: of the search; more prefers longer texts", 0.0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
 
 
@@ -78,29 +83,60 @@ def evaluate() -> int:
 
 
 def generate() -> int:
-    """Continues every prompt; the first is streamed, the others follow when they are done."""
+    """Continues every prompt, or answers it; the first is streamed, the others follow."""
     import jax
 
-    from lm.generate import generate, prompt_ids, stream
+    from lm.generate import generate, prompt_ids, search, stream
+    from lm.restore import restore
 
-    if not _PROMPT.value:
-        raise UserError("generate needs --prompt=TEXT; it may be given several times")
-    run = _restored()
+    _check_generate()
+    run = restore(_workdir(), _STEP.value, _CONFIG.value)
+    tokenizer, texts = run.corpus.tokenizer, _PROMPT.value
+    ids, sources = prompt_ids(tokenizer, texts), None
+    if run.config.model.architecture == "encoder_decoder":
+        # The encoder reads the prompt; the answer begins on a line of its own.
+        ids, sources = prompt_ids(tokenizer, [""] * len(texts)), ids
+        texts = [f"{text}\n" for text in texts]
+    prefix = run.config.objective == "prefix"
+    prompts = {"prompts": ids, "sources": sources, "tokens": _TOKENS.value, "prefix": prefix}
     with jax.set_mesh(run.program.mesh):
-        tokens = generate(
-            run.program.model,
-            run.params,
-            prompt_ids(run.tokenizer, _PROMPT.value),
-            tokens=_TOKENS.value,
-            temperature=_TEMPERATURE.value,
-            top_k=_TOP_K.value,
-            top_p=_TOP_P.value,
-            min_p=_MIN_P.value,
-            seed=_SEED.value,
-        )
-        for text in stream(run.tokenizer, _PROMPT.value, tokens):
+        if _BEAMS.value > 1:
+            found = search(
+                run.program.model,
+                run.params,
+                width=_BEAMS.value,
+                end=tokenizer.end,
+                length_penalty=_LENGTH_PENALTY.value,
+                **prompts,
+            )
+            tokens = iter(found.best(tokenizer.end).T)
+        else:
+            tokens = generate(
+                run.program.model,
+                run.params,
+                temperature=_TEMPERATURE.value,
+                top_k=_TOP_K.value,
+                top_p=_TOP_P.value,
+                min_p=_MIN_P.value,
+                seed=_SEED.value,
+                **prompts,
+            )
+        for text in stream(tokenizer, texts, tokens, _STOP.value):
             print(text, end="", flush=True)
     return 0
+
+
+def _check_generate() -> None:
+    if not _PROMPT.value:
+        raise UserError("generate needs --prompt=TEXT; it may be given several times")
+    if "" in _STOP.value:
+        raise UserError("--stop= stops before any text; give it some, or leave it out")
+    drawing = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)
+    given = [flag.name for flag in drawing if flag.present]
+    if _BEAMS.value > 1 and given:
+        raise UserError(f"--beams={_BEAMS.value} draws nothing; leave out --{given[0]}")
+    if _BEAMS.value == 1 and _LENGTH_PENALTY.value:
+        raise UserError("--length_penalty is of a search; give --beams=4 or so")
 
 
 def diagnose() -> int:

@@ -2,7 +2,7 @@
 
 Command   python run.py train --config=configs/pairs.py:tiny --workdir=/tmp/pairs
 Sizes     :tiny   what a definition of the standard library does, from its signature: 2 + 2 layers,
-                  128 features, bytes, 600 steps of 16 x 256 (the default)
+                  128 features, bytes, 300 steps of 16 x 256 (the default)
           :base   translation: Transformer base (1706.03762), BPE of 37,120 words, from pairs of
                   your own: --config.data.source=pairs:FILES, a source, a tab and a target a line
 Time      :tiny takes about four minutes on 2 CPU cores; :base several GPUs.
@@ -27,7 +27,6 @@ def get_config(arg: str | None = None):
 
 def _tiny(config) -> None:
     """So few steps learn little from the usual small weights."""
-    config.steps = 600
     config.model.layers = 2
     config.model.positions = "rotary"
     config.model.init_scale = 0.08

@@ -303,6 +303,10 @@ class Transformer(nn.Module):
         """Log-probabilities [N, V] in nats of hidden states [N, D]."""
         return self.head.log_probs(hidden, self._tied_table())
 
+    def draw_words(self, hidden: jax.Array, key: jax.Array) -> jax.Array:
+        """Words [N] drawn from the head's distribution at hidden states [N, D]."""
+        return self.head.sample(hidden, key, self._tied_table())
+
     def _tokens(self, x: jax.Array) -> jax.Array:
         """[B, L, ...] to [B L, ...], unless the head wants rows."""
         return x if self.head.whole_rows else x.reshape(-1, *x.shape[2:])

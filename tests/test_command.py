@@ -60,6 +60,14 @@ MISTAKES = {
     ),
     "a workdir without a run": (["eval", "--workdir=W"], "so it is no run's folder"),
     "no prompt": (["generate", "--workdir=W"], "generate needs --prompt=TEXT"),
+    "a search that draws": (
+        ["generate", "--workdir=W", "--prompt=x", "--beams=4", "--top_k=3"],
+        "--beams=4 draws nothing; leave out --top_k",
+    ),
+    "a penalty without a search": (
+        ["generate", "--workdir=W", "--prompt=x", "--length_penalty=1"],
+        "--length_penalty is of a search; give --beams=4 or so",
+    ),
     "an ablation without rows": (["table", CLM, "--workdir=W"], "has no sweep"),
     "a knob that the ablation varies": (
         ["table", "--config=configs/attention.py", "--config.seed=3", "--workdir=W"],

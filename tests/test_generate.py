@@ -1,5 +1,7 @@
 """Generation with a cache is the model's own distribution, for any prompts together."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,26 +11,38 @@ from configs import default
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.generate import generate, prompt_batch, prompt_ids, sample, stream
+from lm.generate import generate, prompt_batch, prompt_ids, sample, search, stream
+from lm.generate.decode import _begin, _go_on
 from lm.step import build_model
 
 V = 256
 
 
-def model_and_params(**settings):
+def model_and_params(words=V, **settings):
     config = override(
         default.get_config(),
         {"model.layers": 2, "model.features": 16, "model.heads": 4, "model.max_length": 40}
         | settings,
     )
-    model = build_model(config, V)
+    model = build_model(config, words)
     batch = prompt_batch(jnp.zeros((1, 4), int), jnp.arange(4)[None])
+    if model.architecture == "encoder_decoder":
+        memory = {"memory_inputs": batch.inputs, "memory_segments": batch.segments}
+        batch = batch.replace(**memory, memory_positions=batch.positions)
     params = model.init(jax.random.key(0), batch, False, method="loss")["params"]
     return model, jax.tree.map(lambda p: p * 5, params)
 
 
-def log_probs(model, params, ids):
+def log_probs(model, params, ids, source=None, prefix=None):
     batch = prompt_batch(jnp.asarray(ids)[None], jnp.arange(len(ids))[None])
+    if source is not None:
+        source = jnp.asarray(source)[None]
+        places = jnp.arange(source.shape[1])[None]
+        memory = ("memory_inputs", "memory_segments", "memory_positions")
+        arrays = (source, jnp.ones_like(source), places)
+        batch = batch.replace(**dict(zip(memory, arrays, strict=True)))
+    if prefix is not None:
+        batch = batch.replace(prefix=jnp.arange(len(ids))[None] < prefix)
     apply = jax.jit(lambda params: model.apply({"params": params}, batch, method="log_probs"))
     return np.asarray(apply(params))[0]
 
@@ -146,3 +160,151 @@ def test_texts_stream_whole_characters_and_end_with_their_document():
 def test_prompts_open_with_the_document_token():
     ids = prompt_ids(ByteTokenizer(), ["ab", ""])
     assert [list(x) for x in ids] == [[255, 97, 98], [255]]
+
+
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_encoder_decoder_answers_as_it_does_uncached_from_sources_of_different_lengths(scan):
+    model, params = model_and_params(
+        **{
+            "model.architecture": "encoder_decoder",
+            "model.positions": "rotary",
+            "model.scan": scan,
+            "model.layers": 1 + scan,
+            "cross_attention.weighting": "entmax15",
+        }
+    )
+    rng = np.random.default_rng(2)
+    sources = [rng.integers(0, V, length) for length in (3, 9)]
+    prompts = [rng.integers(0, V, length) for length in (1, 2)]
+    drawn = generate(model, params, prompts, tokens=5, temperature=0.0, sources=sources)
+    for source, prompt, answer in zip(sources, prompts, np.stack(list(drawn), 1), strict=True):
+        whole = log_probs(model, params, np.concatenate([prompt, answer]), source)
+        for place, token in enumerate(answer, start=len(prompt) - 1):
+            assert whole[place, token] >= whole[place].max() - 1e-5
+
+
+def test_a_prefix_language_model_sees_its_prompt_whole():
+    model, params = model_and_params(**{"model.layers": 2})
+    prompts = [np.random.default_rng(3).integers(0, V, length) for length in (4, 7)]
+    drawn = generate(model, params, prompts, tokens=5, temperature=0.0, prefix=True)
+    for prompt, continuation in zip(prompts, np.stack(list(drawn), 1), strict=True):
+        ids = np.concatenate([prompt, continuation])
+        whole = log_probs(model, params, ids, prefix=len(prompt))
+        for place, token in enumerate(continuation, start=len(prompt) - 1):
+            assert whole[place, token] >= whole[place].max() - 1e-5
+
+
+def test_prompts_together_are_each_alone():
+    model, params = model_and_params(**{"model.layers": 1})
+    prompts = [np.random.default_rng(4).integers(0, V, length) for length in (2, 8)]
+    together = np.stack(list(generate(model, params, prompts, tokens=4, temperature=0.0)), 1)
+    for prompt, expected in zip(prompts, together, strict=True):
+        alone = np.stack(list(generate(model, params, [prompt], tokens=4, temperature=0.0)), 1)
+        np.testing.assert_array_equal(alone[0], expected)
+
+
+def test_the_same_shapes_compile_once():
+    model, params = model_and_params(**{"model.layers": 1})
+    counts = []
+    for seed in range(3):
+        prompts = [np.random.default_rng(seed).integers(0, V, 3)]
+        list(generate(model, params, prompts, tokens=4, seed=seed))
+        counts.append((_begin._cache_size(), _go_on._cache_size()))
+    assert counts[0] == counts[1] == counts[2]
+
+
+SLOW_HEADS = [pytest.param(h, marks=pytest.mark.slow) for h in ("hierarchical", "class_factored")]
+
+
+@pytest.mark.parametrize("head", ["adaptive", *SLOW_HEADS])
+def test_heads_that_draw_by_themselves_draw_from_their_distribution(head):
+    model, params = model_and_params(
+        11, **{"model.layers": 1, "output.head": head, "output.tied": False}
+    )
+    prompts = [np.array([1, 2, 3])] * 500
+    drawn = np.stack(list(generate(model, params, prompts, tokens=1)))[0]
+    expected = np.exp(log_probs(model, params, prompts[0])[-1])
+    np.testing.assert_allclose(np.bincount(drawn, minlength=11) / 500, expected, atol=0.08)
+
+
+def continuations(model, params, prompt, words, tokens, end, penalty):
+    """Every continuation that ends, or has all its tokens, with its score."""
+    scores = {}
+    for ids in itertools.product(range(words), repeat=tokens):
+        size = ids.index(end) + 1 if end in ids else tokens
+        scores[ids[:size]] = None
+    longest = np.stack([[*prompt, *ids, *[0] * (tokens - len(ids))] for ids in scores])
+    batch = prompt_batch(
+        jnp.asarray(longest), jnp.broadcast_to(jnp.arange(longest.shape[1]), longest.shape)
+    )
+    nats = np.asarray(model.apply({"params": params}, batch, method="log_probs"))
+    for row, ids in enumerate(scores):
+        places = len(prompt) - 1 + np.arange(len(ids))
+        scores[ids] = nats[row, places, list(ids)].sum() / ((5 + len(ids)) / 6) ** penalty
+    return scores
+
+
+@pytest.mark.parametrize("penalty", [2.0, pytest.param(0.0, marks=pytest.mark.slow)])
+def test_wide_beams_find_the_best_continuations_of_all(penalty):
+    model, params = model_and_params(5, **{"model.layers": 1})
+    prompts = [np.array([1, 2, 3]), np.array([2])]
+    options = {"tokens": 3, "width": 80, "end": 0, "length_penalty": penalty}
+    found = search(model, params, prompts, **options)
+    for row, prompt in enumerate(prompts):
+        scores = continuations(model, params, prompt, 5, 3, 0, penalty)
+        best = sorted(scores, key=scores.get, reverse=True)
+        for rank in range(10):
+            ids = tuple(found.tokens[row, rank, : found.lengths[row, rank]])
+            np.testing.assert_allclose(found.scores[row, rank], scores[best[rank]], atol=1e-5)
+            np.testing.assert_allclose(scores[ids], scores[best[rank]], atol=1e-5)
+
+
+def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
+    model, params = model_and_params(7, **{"model.layers": 1, "model.scan": True})
+    prompts = [np.random.default_rng(5).integers(0, 7, length) for length in (2, 5, 3)]
+    greedy = np.stack(list(generate(model, params, prompts, tokens=8, temperature=0.0)), 1)
+    one = search(model, params, prompts, tokens=8, width=1, end=6)
+    for row in range(3):
+        size = one.lengths[row, 0]
+        np.testing.assert_array_equal(one.tokens[row, 0, :size], greedy[row, :size])
+        assert size == 8 or one.tokens[row, 0, size - 1] == 6
+        assert 6 not in one.tokens[row, 0, : size - 1]
+    wide = search(model, params, prompts, tokens=8, width=4, end=6)
+    assert (wide.scores[:, 0] >= one.scores[:, 0] - 1e-5).all()
+    with pytest.raises(UserError, match="use at least 1 and at least 0"):
+        search(model, params, prompts, tokens=8, width=0, end=6)
+
+
+def test_beams_of_an_encoder_decoder_keep_to_their_own_source():
+    model, params = model_and_params(
+        7, **{"model.layers": 1, "model.architecture": "encoder_decoder"}
+    )
+    rng = np.random.default_rng(6)
+    sources, start = [rng.integers(0, 7, length) for length in (4, 6)], np.array([0])
+    options = {"tokens": 5, "width": 3, "end": 0}
+    together = search(model, params, [start] * 2, sources=sources, **options)
+    for row, source in enumerate(sources):
+        alone = search(model, params, [start], sources=[source], **options)
+        np.testing.assert_array_equal(alone.tokens[0, 0], together.tokens[row, 0])
+        ids = together.tokens[row, 0, : together.lengths[row, 0]]
+        whole = log_probs(model, params, np.concatenate([start, ids]), source)
+        score = whole[np.arange(len(ids)), ids].sum()
+        np.testing.assert_allclose(score, together.scores[row, 0], atol=1e-4)
+
+
+def test_what_cannot_generate_says_so():
+    model, params = model_and_params(**{"model.architecture": "encoder"})
+    with pytest.raises(UserError, match="an encoder tells hidden words"):
+        list(generate(model, params, [np.array([1])], tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"), [(["\n\n"], "a b"), (["zz", "b\n"], "a "), (["q"], "a b\n\nc")]
+)
+def test_a_stop_string_ends_its_text_and_is_never_shown(stops, expected):
+    tokenizer = ByteTokenizer()
+    texts = ["a b\n\nc", "x"]
+    encoded = [list(text.encode()) + [tokenizer.end] * 8 for text in texts]
+    steps = (np.array([encoded[0][i], encoded[1][i]]) for i in range(8))
+    pieces = list(stream(tokenizer, ["", "> "], steps, stops))
+    assert "".join(pieces) == f"{expected}\n--------\n> x\n"
