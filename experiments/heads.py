@@ -1,13 +1,18 @@
 """How much time and memory do the output heads take, next to the plain softmax head?
 
 Command  python experiments/heads.py
-Writes   experiments/results/heads.json
+Writes   experiments/results/heads.json and heads.png
 
 Loss and both gradients (hidden states and parameters), float32, on the CPU: what a training step
 asks of a head. "materialised" is the plain loss as one writes it, with all logits at once;
-"softmax" and the others compute it in chunks of tokens. Cases are interleaved, so that a noisy
-machine is noisy for all; times are medians, a ratio is the median over rounds of the ratio within
-a round. Temporaries are those that XLA plans for the compiled function.
+"recomputed" computes each chunk of tokens again in the backward pass; "softmax" and the others
+compute chunks with the gradient in the forward pass. Cases are interleaved, so that a noisy
+machine is noisy for all. A time is a median, a ratio the median over rounds of the ratio within a
+round; the same of processor time (of all threads, the system's included), which a machine shared
+with others disturbs less. Temporaries are those that XLA plans for the compiled function.
+
+The picture is the crossover that the automatic rule rests on: the processor time of one softmax
+head for more and more tokens, chunked and all at once.
 """
 
 import json
@@ -22,9 +27,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from lm.allocator import keep_freed_memory
 
 TOKENS, FEATURES = 4096, 256
+VOCABULARY = 32_768  # of the crossover
+CHUNKS = 8  # of what is recomputed
 ROUNDS = {32_768: 5, 131_072: 3}
 SMALL = {
-    "materialised": None,
+    "materialised": "materialised",
+    "recomputed": "recomputed",
     "softmax": {},
     "softcap": {"cap": 30.0},
     "z_loss": {"z_loss": 1e-4},
@@ -43,6 +51,7 @@ LARGE = {
 LIMITS = {
     32_768: [
         ("softmax", "materialised", 0.9),
+        ("softmax", "recomputed", 1.0),
         *((name, "softmax", 1.15) for name in ("softcap", "z_loss", "label_smoothing")),
         ("sigsoftmax", "softmax", 1.15),
         ("plif", "softmax", 1.15),
@@ -54,26 +63,40 @@ LIMITS = {
 TEMPORARIES = {32_768: [("softmax", "materialised", 0.25)], 131_072: []}
 
 
-def case(options, vocab_size: int):
-    """A compiled function without arguments, and its temporaries in bytes."""
+def case(options, vocab_size: int, tokens: int = TOKENS):
+    """A compiled function without arguments, and its temporaries in bytes.
+
+    Args:
+      options: of a head, with its name as "head"; or "materialised" or "recomputed".
+      vocab_size: V.
+      tokens: N.
+    """
     import jax
     import jax.numpy as jnp
 
     from lm.output import OUTPUTS
+    from lm.output.chunked import split
 
     rng = np.random.default_rng(0)
-    hidden = jnp.asarray(rng.normal(size=(TOKENS, FEATURES)), jnp.float32)
+    hidden = jnp.asarray(rng.normal(size=(tokens, FEATURES)), jnp.float32)
     # Words of a natural text: the k-th most frequent has a share of about 1/k.
     shares = 1.0 / np.arange(1, vocab_size + 1)
-    targets = jnp.asarray(rng.choice(vocab_size, TOKENS, p=shares / shares.sum()), jnp.int32)
-    weights, key = jnp.ones(TOKENS), jax.random.key(0)
-    if options is None:
+    targets = jnp.asarray(rng.choice(vocab_size, tokens, p=shares / shares.sum()), jnp.int32)
+    weights, key = jnp.ones(tokens), jax.random.key(0)
+    if isinstance(options, str):
         params = {"table": 0.02 * jax.random.normal(key, (vocab_size, FEATURES))}
 
-        def total(params, hidden, targets, weights, key):
-            z = hidden @ params["table"].T
+        def at_once(table, hidden, targets, weights):
+            z = hidden @ table.T
             own = jnp.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
             return jnp.sum((jax.nn.logsumexp(z, axis=-1) - own) * weights)
+
+        def total(params, hidden, targets, weights, key):
+            arrays = (hidden, targets, weights)
+            if options == "materialised":
+                return at_once(params["table"], *arrays)
+            again = jax.checkpoint(lambda chunk: at_once(params["table"], *chunk))
+            return jnp.sum(jax.lax.map(again, tuple(split(x, CHUNKS) for x in arrays)))
     else:
         options = dict(options)
         head = OUTPUTS[options.pop("head", "softmax")](vocab_size, FEATURES, **options)
@@ -95,25 +118,23 @@ def compare(cases: dict, vocab_size: int, rounds: int) -> dict:
     for name, options in cases.items():
         functions[name], temporaries[name] = case(options, vocab_size)
         functions[name]()
-    times = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
+    wall, processor = measure(functions, rounds)
     return {
         "vocabulary": vocab_size,
-        "milliseconds": {k: round(1e3 * statistics.median(t), 1) for k, t in times.items()},
+        "milliseconds": {k: round(1e3 * statistics.median(t), 1) for k, t in wall.items()},
+        "processor_milliseconds": {
+            k: round(1e3 * statistics.median(t), 1) for k, t in processor.items()
+        },
         "temporaries_mb": {k: round(size / 1e6, 1) for k, size in temporaries.items()},
         "ratios": [
             {
                 "of": a,
                 "to": b,
-                "ratio": round(float(np.median(np.divide(times[a], times[b]))), 3),
+                "ratio": round(float(np.median(np.divide(wall[a], wall[b]))), 3),
+                "processor_ratio": round(float(np.median(processor[a] / processor[b])), 3),
                 "limit": round(limit, 3),
             }
             for a, b, limit in LIMITS[vocab_size]
-            if a in times and b in times
         ],
         "temporaries_ratios": [
             {
@@ -123,9 +144,68 @@ def compare(cases: dict, vocab_size: int, rounds: int) -> dict:
                 "limit": limit,
             }
             for a, b, limit in TEMPORARIES[vocab_size]
-            if a in times and b in times
         ],
     }
+
+
+def measure(functions: dict, rounds: int) -> tuple[dict, dict]:
+    """Seconds of every call and of the processors in it, [rounds] each, of interleaved cases."""
+    wall = {name: np.zeros(rounds) for name in functions}
+    processor = {name: np.zeros(rounds) for name in functions}
+    for index in range(rounds):
+        for name, function in functions.items():
+            start, busy = time.perf_counter(), time.process_time()
+            function()
+            wall[name][index] = time.perf_counter() - start
+            processor[name][index] = time.process_time() - busy
+    return wall, processor
+
+
+def crossover() -> dict:
+    """Processor time of a softmax head by tokens and chunk, over that of all at once."""
+    rows = []
+    for tokens in (128, 256, 512, 1024, 2048, 4096):
+        blocks = [block for block in (64, 256, 512, 1024) if block < tokens]
+        cases = {"at once": {"block": 0}} | {f"{n}": {"block": n} for n in blocks}
+        functions = {name: case(options, VOCABULARY, tokens)[0] for name, options in cases.items()}
+        for function in functions.values():
+            function()
+        _, processor = measure(functions, max(5, 2048 // tokens))
+        base = processor["at once"]
+        ratios = {
+            name: round(float(np.median(t / base)), 3)
+            for name, t in processor.items()
+            if name != "at once"
+        }
+        rows.append({"tokens": tokens, "ratios": ratios})
+        print(json.dumps(rows[-1]), flush=True)
+    return {"vocabulary": VOCABULARY, "rows": rows}
+
+
+def draw(found: dict, path: pathlib.Path) -> None:
+    """The crossover as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from lm.output.plan import limit
+
+    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for block, colour in ((64, "#88CCEE"), (256, "#44AA99"), (512, "#117733"), (1024, "#332288")):
+        points = [(r["tokens"], r["ratios"].get(str(block))) for r in found["rows"]]
+        points = [point for point in points if point[1] is not None]
+        label = f"chunks of {block} tokens"
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label)
+    axes.axhline(1.0, color="black", linewidth=1)
+    switch = limit() // found["vocabulary"]
+    axes.axvline(switch, color="#CC6677", linestyle="--", label=f"the rule: chunks of {switch}")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel(f"tokens (of {found['vocabulary']:,} logits each)")
+    axes.set_ylabel("processor time, over all at once")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="png")
 
 
 def main() -> None:
@@ -144,9 +224,11 @@ def main() -> None:
         "commit": commit(),
         "versions": versions(),
         "rows": rows,
+        "crossover": crossover(),
     }
-    path = pathlib.Path(__file__).parent / "results" / "heads.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    folder = pathlib.Path(__file__).parent / "results"
+    (folder / "heads.json").write_text(json.dumps(results, indent=2) + "\n")
+    draw(results["crossover"], folder / "heads.png")
 
 
 if __name__ == "__main__":

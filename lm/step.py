@@ -107,11 +107,16 @@ class Program:
 
 
 def build_model(
-    config: Config, vocab_size: int, counts: Any = None, mesh: Mesh | None = None
+    config: Config,
+    vocab_size: int,
+    counts: Any = None,
+    mesh: Mesh | None = None,
+    share: float = 1.0,
 ) -> Transformer:
     """The Transformer that a config describes, for V words with these counts, [V], in training.
 
-    With a mesh, its devices share the work of the output head.
+    With a mesh, its devices share the work of the output head; that leaves out positions that do
+    not count in the loss, where only a `share` does.
     """
     groups: dict[str, Any] = {
         name: _attention(group, config.model.max_length)
@@ -125,6 +130,7 @@ def build_model(
     share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
+    output["share"] = share
     groups |= {"output": output, **config.model}
     if additions := noises(config.regularise) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
@@ -200,8 +206,8 @@ def build_program(
         method trains nothing.
     """
     mesh = check_devices(config)
-    model, methods = build_model(config, vocab_size, counts, mesh), tuning(config)
-    objective = build_objective(config, tokenizer)
+    objective, methods = build_objective(config, tokenizer), tuning(config)
+    model = build_model(config, vocab_size, counts, mesh, objective.share)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularise = config.optimizer.ema, config.regularise
 

@@ -3,6 +3,7 @@
 import pytest
 
 from lm.config import override
+from lm.step import build_program, output_path
 from lm.train import train
 
 
@@ -23,3 +24,12 @@ def test_a_run_with_the_head_finishes_and_reports_what_fits_it(
     assert result["eval/nats_per_token"] > 0
     assert ("eval/epsilon_perplexity" in result) == (head == "entmax")
     assert ("eval/sparsemax_score" in result) == (head == "entmax")
+
+
+def test_the_head_of_a_masked_model_leaves_out_what_is_not_hidden(small_config):
+    settings = {"objective": "masked", "model.architecture": "encoder", "mesh.data": 4}
+    settings |= {"mesh.tensor": 2, "corruption.rate": 0.2}
+    program = build_program(override(small_config, settings), 256)
+    # Of 8 rows of 32, a device has 64 positions, of which 12.8 are hidden, give or take 3.2.
+    expected = "softmax, 26 of 64 tokens gathered at a time of 128 words on each device"
+    assert output_path(override(small_config, settings), program.model) == expected

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.materialise import materialise
 from lm.output.total import Compute, Loss, zero_sums
 
 
@@ -15,22 +14,19 @@ def chunked(loss: Loss, chunks: int) -> Compute:
     """Computes a `total` over chunks of tokens, one after the other."""
 
     def compute(params, shared, rows, hidden, targets, weights):
-        def total(turned, hidden, rows, targets, weights):
-            params = jax.tree.map(_turn, turned, tall)
+        def total(params, hidden, rows, targets, weights):
             return jnp.sum(loss(params, shared, rows, hidden, targets) * weights)
 
         def add(sums, chunk):
-            found, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(
-                turned, *chunk
-            )
-            new = (found, of_params)
+            found, (of_params, of_hidden) = jax.value_and_grad(total, argnums=(0, 1))(wide, *chunk)
+            new = (found, jax.tree.map(_turn, of_params, tall))
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, new), of_hidden
 
         start, wide, zeros = zero_sums(params, hidden)
         # The gradient of a tall table is found as features x words (see `product`), is summed as
         # that, and turned once at the end.
         tall = jax.tree.map(lambda p: p.ndim == 2 and p.shape[0] > p.shape[1], wide)
-        turned, zeros = (materialise(jax.tree.map(_turn, x, tall)) for x in (wide, zeros))
+        zeros = jax.tree.map(_turn, zeros, tall)
         tokens = tuple(split(x, chunks) for x in (hidden, rows, targets, weights))
         (value, of_params), of_hidden = jax.lax.scan(add, (start, zeros), tokens)
         of_params = jax.tree.map(_turn, of_params, tall)

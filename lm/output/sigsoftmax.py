@@ -31,7 +31,7 @@ class LogSigmoidAdded(Phi):
 
     def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
         """See `Phi`; 1 + sigmoid(-z)."""
-        return 1.0 + 1.0 / (1.0 + jnp.exp(z))
+        return 1.5 - 0.5 * jnp.tanh(0.5 * z)
 
     def exponential(self, z: jax.Array, top: jax.Array, theta: Any = None) -> jax.Array:
         """See `Phi`; without a logarithm."""
