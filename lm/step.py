@@ -107,16 +107,11 @@ class Program:
 
 
 def build_model(
-    config: Config,
-    vocab_size: int,
-    counts: Any = None,
-    mesh: Mesh | None = None,
-    share: float = 1.0,
+    config: Config, vocab_size: int, counts: Any = None, mesh: Mesh | None = None
 ) -> Transformer:
     """The Transformer that a config describes, for V words with these counts, [V], in training.
 
-    With a mesh, its devices share the work of the output head; that leaves out positions that do
-    not count in the loss, where only a `share` does.
+    With a mesh, its devices share the work of the output head.
     """
     groups: dict[str, Any] = {
         name: _attention(group, config.model.max_length)
@@ -130,7 +125,6 @@ def build_model(
     share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
-    output["share"] = share
     groups |= {"output": output, **config.model}
     if additions := noises(config.regularise) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
@@ -206,8 +200,8 @@ def build_program(
         method trains nothing.
     """
     mesh = check_devices(config)
-    objective, methods = build_objective(config, tokenizer), tuning(config)
-    model = build_model(config, vocab_size, counts, mesh, objective.share)
+    model, methods = build_model(config, vocab_size, counts, mesh), tuning(config)
+    objective = build_objective(config, tokenizer)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularise = config.optimizer.ema, config.regularise
 

@@ -50,11 +50,6 @@ class Masked(Objective):
                 "none; add [MASK] to its added_tokens, or use bytes, bpe, wordpiece or unigram"
             )
 
-    @property
-    def share(self) -> float:
-        """See `Objective`: that of the chosen tokens."""
-        return self.rate
-
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `Objective`: [B, L], with weight one on the chosen tokens."""
         tokens, segments = rows["tokens"][:, :-1], rows["segments"]

@@ -40,13 +40,6 @@ class Objective:
     accuracy: ClassVar[bool] = False
     pairs: ClassVar[bool] = False
 
-    @property
-    def share(self) -> float:
-        """Of the positions that count in the loss, about; below 1, the head leaves out the others,
-        and no fewer than count.
-        """
-        return 1.0
-
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """What rows teach.
 
