@@ -142,6 +142,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # (temperature, gumbel_softmax), "cap" (softcap), "bias" (sigmoid), "alpha" (entmax; above 1,
     # below 2). On the command line: --config.attention.learn='("alpha",)'.
     attention.learn = ()
+    # One such option that moves on schedule, without gradient: its name, its first and last value,
+    # and the steps between them: --config.attention.anneal='("alpha", 1.0, 1.5, 1000)'.
+    attention.anneal = ()
     # Options of weightings. None: the weighting's own default. Setting one that the weighting does
     # not have is an error.
     attention.cap = placeholder(float)  # softcap: bound of the scores, above 0
@@ -155,6 +158,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     attention.k = placeholder(int)  # top_k: places with weight in each row, at least 1
     attention.reference_length = placeholder(float)  # log_length: rows longer are sharper; above 1
     attention.hard = placeholder(bool)  # gumbel_softmax: one-hot rows, gradient of the soft ones
+    # Where parameters of weightings start.
+    attention.sink = placeholder(float)  # sink: None is 0; far below the scores, it is the softmax
+    attention.scale = placeholder(float)  # ssmax: None is 0.168
     # Options of mechanisms, likewise.
     attention.lambda_init = placeholder(float)  # differential: share taken off, 0 .. 1; None is 0.8
     attention.head_norm = placeholder(bool)  # differential: normalises each head; None is True
@@ -199,6 +205,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.confidence_penalty = placeholder(float)  # weight of the entropy; 0.1 is usual
     output.class_weights = placeholder(tuple)  # a factor for each target word or class
     output.mixtures = placeholder(int)  # mixtures, mixtape (a power of two): how many
+    output.residual = placeholder(bool)  # mixtures: begins as the softmax head; None is False
     output.gates = placeholder(int)  # mixtape: size of the words' gate vectors
     output.pieces = placeholder(int)  # plif: pieces of the function; each costs time
     output.reach = placeholder(float)  # plif: largest logit inside the pieces, in nats

@@ -45,17 +45,19 @@ def check_options(config: Config) -> None:
 def _check_attention(config: Config, group: str, attention: Config) -> None:
     weighting, name = attention.weighting, attention.mechanism
     mechanism = ATTENTIONS[name]
-    chosen = chosen_options(attention, ("mechanism", "weighting", "block", "learn"))
+    chosen = chosen_options(attention, ("mechanism", "weighting", "block", "learn", "anneal"))
     own, owner = mechanism.own_options(), f"mechanism {name}"
     if not mechanism.weighs:
         owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
-        _belong(chosen, own | set(WEIGHTINGS[weighting].options), group, owner)
+        record = WEIGHTINGS[weighting]
+        _belong(chosen, own | {*record.options, *record.learned}, group, owner)
         _check_weighting(group, attention, chosen)
-    elif weighting != "softmax" or attention.learn:
+        if attention.anneal:
+            _check_anneal(group, attention, chosen)
+    elif weighting != "softmax" or attention.learn or attention.anneal:
+        key = "learn" if attention.learn else "anneal"
         key, value = (
-            ("learn", tuple(attention.learn))
-            if weighting == "softmax"
-            else ("weighting", weighting)
+            (key, tuple(attention[key])) if weighting == "softmax" else ("weighting", weighting)
         )
         raise UserError(
             f"config.{group}.{key} = {value!r} is not used by {owner}, which has weights of its "
@@ -153,6 +155,32 @@ def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -
         raise UserError(f"config.{group}.alpha = {alpha}: must be from {least:g} to 2")
     if length is not None and not length > 1:
         raise UserError(f"config.{group}.reference_length = {length}: must be above 1")
+
+
+def _check_anneal(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:
+    """What is annealed can be learned, is not, and stays in its range."""
+    ranges = WEIGHTINGS[attention.weighting].learnable
+    schedule, knob = tuple(attention.anneal), f"config.{group}.anneal"
+    try:
+        name, first, last, steps = schedule
+        numbers = [float(first), float(last), float(steps)]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{knob} = {schedule}: must be an option, two values and steps, such as "
+            '("alpha", 1.0, 1.5, 1000)'
+        ) from None
+    if name not in ranges:
+        can = ", ".join(ranges) or "none"
+        raise UserError(f"{knob} has {name!r}, but weighting {attention.weighting} can move: {can}")
+    if name in attention.learn or name in chosen:
+        raise UserError(f"{knob} moves {name}, which is also set or learned; leave one out")
+    low, high = ranges[name].low, ranges[name].high
+    # Entmax has its ends, softmax and sparsemax; a cap of 0 and a temperature of 0 do not exist.
+    ends = (low, high) if name == "alpha" else ()
+    if numbers[2] < 1 or not all(low < value < high or value in ends for value in numbers[:2]):
+        raise UserError(
+            f"{knob} = {schedule}: values must be between {low:g} and {high:g}, steps at least 1"
+        )
 
 
 def _check_tune(config: Config) -> None:

@@ -81,7 +81,7 @@ def attention_groups(config: Config) -> dict[str, Config]:
             if any(own.get(part, group[part]) != group[part] for part in parts):
                 for key in group:
                     if key not in (*parts, "block"):
-                        group[key] = () if key == "learn" else None
+                        group[key] = () if key in ("learn", "anneal") else None
             group.update(own)
             groups[name] = group
     return groups

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm import partition
+from lm.anneal import anneal
 from lm.attention import ATTENTIONS, Mask
 from lm.attention.fused import has_kernel
 from lm.attention.plan import describe
@@ -133,7 +134,7 @@ def build_model(
 
 def _attention(group: Config, horizon: int) -> dict[str, Any]:
     """A group of attention's knobs as the model takes them."""
-    fixed = ("mechanism", "weighting", "block", "learn")
+    fixed = ("mechanism", "weighting", "block", "learn", "anneal")
     attention = {name: group[name] for name in fixed}
     chosen = chosen_options(group, fixed)
     own = ATTENTIONS[group.mechanism].own_options()
@@ -273,8 +274,9 @@ def build_program(
             grads = jax.tree.map(jnp.add, grads, more)
         norm = optax.tree.norm(grads)
         updates, moments = rule.update(grads, state.moments, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = anneal(config, optax.apply_updates(state.params, updates), state.step + 1)
         average = optax.incremental_update(params, state.average, 1.0 - ema) if ema else None
+        average = anneal(config, average, state.step + 1)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
         new = State(state.step + 1, params, moments, average, finite)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new.saved, state.saved)

@@ -18,6 +18,20 @@ IMPOSSIBLE = [
     ({"attention.weighting": "sofmax"}, "did you mean 'softmax'"),
     ({"output.head": "mixtur"}, "did you mean 'mixture'"),
     ({"attention.cap": 3.0}, "weighting softmax has the options: none"),
+    ({"attention.anneal": ("alpha", 1, 2)}, "must be an option, two values and steps"),
+    ({"attention.anneal": ("cap", 1, 2, 3)}, "anneal has 'cap', but weighting softmax can move"),
+    (
+        {"attention.weighting": "softcap", "attention.anneal": ("cap", 0.0, 2.0, 3)},
+        "values must be between 0 and inf",
+    ),
+    (
+        {
+            "attention.weighting": "softcap",
+            "attention.anneal": ("cap", 9.0, 2.0, 3),
+            "attention.cap": 9.0,
+        },
+        "moves cap, which is also set or learned",
+    ),
     ({"attention.learn": ("cap",)}, "learn has 'cap', but weighting softmax can learn: none"),
     (
         {"attention.weighting": "sigmoid", "attention.learn": ("bias",)},

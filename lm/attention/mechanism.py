@@ -39,6 +39,7 @@ class Mechanism(nn.Module):
       weighting: a name of `WEIGHTINGS`.
       options: that weighting's options, or where those to learn start.
       learn: options that are parameters, one per head.
+      anneal: an option that a schedule moves (`lm.anneal`), its first and last value, and steps.
       block: positions computed at a time; None: by size; 0: all at once, the plain path.
 
     Facts:
@@ -50,6 +51,7 @@ class Mechanism(nn.Module):
     weighting: str = "softmax"
     options: Mapping[str, Any] = nn.FrozenDict()
     learn: Sequence[str] = ()
+    anneal: Sequence[Any] = ()
     block: int | None = None
 
     weighs: ClassVar[bool] = False

@@ -11,6 +11,9 @@ from lm.attention.mask import Mask
 from lm.attention.mechanism import ALONE, Layer, Mechanism, random_key
 from lm.softmax import WEIGHTINGS
 
+# Begins the names of parameters that a schedule moves.
+ANNEALED = "annealed_"
+
 
 class ScoreAttention(Mechanism):
     """Scores, a weighting, a weighted sum; owns the weighting's learned parameters and options."""
@@ -29,11 +32,18 @@ class ScoreAttention(Mechanism):
         """[B, Q, H, K], [B, S, G, K], [B, S, G, K'] -> [B, Q, H, K']; gates, mixing: `attend`."""
         record = WEIGHTINGS[self.weighting]
         heads = query.shape[2]
-        learned = {name: self.param(name, init, (heads,)) for name, init in record.learned.items()}
-        options = {**record.options, **self.options}
+        options, learned = {**record.options, **self.options}, {}
+        for name, init in record.learned.items():
+            init = constant(options.pop(name)) if name in options else init
+            learned[name] = self.param(name, init, (heads,))
         for name in self.learn:
             start = constant(record.learnable[name].outside(options.pop(name)))
             learned[name] = record.learnable[name].inside(self.param(name, start, (heads,)))
+        if self.anneal:
+            name, first, *_ = self.anneal
+            options.pop(name)
+            current = self.param(ANNEALED + name, constant(first), (heads,))
+            learned[name] = jax.lax.stop_gradient(current)
         return attend(
             query,
             key,
@@ -52,5 +62,5 @@ class ScoreAttention(Mechanism):
 
 def score_attention(mechanism: Mechanism) -> ScoreAttention:
     """The scores within another mechanism, with its weighting; a submodule named "scores"."""
-    fields = {name: getattr(mechanism, name) for name in ("weighting", "options", "learn", "block")}
-    return ScoreAttention(**fields, name="scores")
+    names = ("weighting", "options", "learn", "anneal", "block")
+    return ScoreAttention(**{name: getattr(mechanism, name) for name in names}, name="scores")

@@ -17,9 +17,12 @@ class MixtureHead(Head):
 
     Attributes:
       mixtures: K, number of softmaxes; the paper uses 10 to 15.
+      residual: contexts are h + tanh(h U_k + c_k) with U and c zero at first, where it is the
+        softmax head, whatever K.
     """
 
     mixtures: int = 4
+    residual: bool = False
 
     splits = True
 
@@ -33,7 +36,7 @@ class MixtureHead(Head):
         self, hidden: jax.Array, embedding: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Log priors [N, K] and logits [N, K, V]."""
-        priors, contexts = priors_and_contexts(self, self.mixtures, hidden)
+        priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
         logits = self.logits(contexts.reshape(-1, self.features), self.table(embedding))
         log_priors = jax.nn.log_softmax(priors.astype(logits.dtype), axis=-1)
         return log_priors, logits.reshape(-1, self.mixtures, self.vocab_size)
@@ -67,16 +70,18 @@ class MixtureOfContextsHead(LogitsHead):
 
     Attributes:
       mixtures: K, number of contexts.
+      residual: as of `MixtureHead`.
     """
 
     mixtures: int = 4
+    residual: bool = False
 
     splits = True
 
     @nn.compact
     def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
-        priors, contexts = priors_and_contexts(self, self.mixtures, hidden)
+        priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
         mixed = jnp.einsum("nk,nkd->nd", jax.nn.softmax(priors, axis=-1), contexts)
         z = self.logits(mixed, self.table(embedding))
         if self.bias:
@@ -85,13 +90,15 @@ class MixtureOfContextsHead(LogitsHead):
 
 
 def priors_and_contexts(
-    head: Head, mixtures: int, hidden: jax.Array
+    head: Head, mixtures: int, hidden: jax.Array, residual: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits of the priors, [N, K], and contexts tanh(h U_k + c_k), [N, K, D]; makes the layers
-    `prior` and `latent` in the compact method that calls it.
+    """Logits of the priors, [N, K], and contexts tanh(h U_k + c_k), [N, K, D], with h added where
+    they are residual; makes the layers `prior` and `latent` in the compact method that calls it.
     """
     dense = {"dtype": head.dtype, "param_dtype": head.param_dtype}
 
     priors = nn.Dense(mixtures, use_bias=False, name="prior", **dense)(hidden)
-    contexts = jnp.tanh(nn.Dense(mixtures * head.features, name="latent", **dense)(hidden))
-    return priors, contexts.reshape(-1, mixtures, head.features)
+    start = {"kernel_init": nn.initializers.zeros} if residual else {}
+    latent = nn.Dense(mixtures * head.features, name="latent", **start, **dense)
+    contexts = jnp.tanh(latent(hidden)).reshape(-1, mixtures, head.features)
+    return priors, contexts + hidden[:, None] if residual else contexts

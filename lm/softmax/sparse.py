@@ -14,8 +14,9 @@ from lm.softmax.dense import softmax
 from lm.softmax.threshold import threshold_weights
 from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
 
-# An alpha that is learned stays this far above 1, where the formulas divide by alpha - 1.
-_LEAST = 1.0 + 1e-6
+# An alpha in an array stays above 1, where the formulas divide by alpha - 1; this is float32's next
+# number, at which they still hold, and weights are within 3e-7 of the softmax's.
+_LEAST = 1.0 + 2.0**-23
 
 
 def sparsemax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:

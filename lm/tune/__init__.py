@@ -10,6 +10,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from lm.attention.scores import ANNEALED
 from lm.config import Config, chosen_options
 from lm.tune import choice
 from lm.tune.adapter import Adapter
@@ -51,7 +52,12 @@ class Tuning:
     additions: tuple[Any, ...]
 
     def kept(self, path: tuple[str, ...]) -> int | None:
-        """How many leading layers of a parameter are frozen; 0: none, None: all of it."""
+        """How many leading layers of a parameter are frozen; 0: none, None: all of it.
+
+        What a schedule moves is none of a method's, and never frozen.
+        """
+        if path[-1].startswith(ANNEALED):
+            return 0
         found = [METHODS[name].trains(path, self.config) for name in self.names]
         return min((first for first in found if first is not None), default=None)
 

@@ -16,6 +16,7 @@ from configs import default
 from lm.checkpoint import pretrained_params
 from lm.data import ByteTokenizer
 from lm.errors import UserError
+from lm.generate import prompt_batch
 from lm.pretrained import FAMILIES, adopt, export, fitting_family, open_checkpoint
 from lm.step import build_program
 
@@ -31,7 +32,8 @@ def small(**settings):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A folder with a GPT-2 of bytes, and the parameters that were written."""
-    config = small()
+    # Weights so large that attention is far from even.
+    config = small(**{"model.init_scale": 0.4})
     params = build_program(config, 256).init(jax.random.key(3)).params
     folder = tmp_path_factory.mktemp("written") / "gpt2"
     export(config, params, ByteTokenizer(), folder, fitting_family(config, FAMILIES, None))
@@ -222,3 +224,46 @@ def test_old_vocabularies_become_tokenizers(tmp_path):
     (tmp_path / "vocab.txt").rename(tmp_path / "spiece.model")
     with pytest.raises(UserError, match=r"in spiece\.model alone; make a tokenizer\.json"):
         find_tokenizer(tmp_path, tmp_path / "cache")
+
+
+SOFTMAXES = [
+    {"attention.weighting": "softcap", "attention.cap": 1e4},
+    {"attention.weighting": "temperature", "attention.temperature": 1.0},
+    {"attention.weighting": "sink", "attention.sink": -1e4},
+    {"attention.weighting": "top_k", "attention.k": 1000},
+    {"attention.weighting": "entmax", "attention.alpha": 1.0},
+    {"attention.weighting": "entmax", "attention.anneal": ("alpha", 1.0, 1.5, 10)},
+    {"output.head": "mixture", "output.mixtures": 1, "output.residual": True},
+    {"output.head": "mixture", "output.mixtures": 3, "output.residual": True},
+    {"output.head": "softmax", "output.cap": 1e6},
+]
+
+
+@pytest.mark.parametrize("settings", SOFTMAXES, ids=lambda s: str(list(s.values())))
+def test_a_swap_at_the_softmax_changes_no_output(settings, written):
+    tokens = jax.random.randint(jax.random.key(0), (2, 16), 0, 256)
+    (params, _), program = loaded(written[0])
+    batch = prompt_batch(tokens, np.arange(16)[None].repeat(2, 0))
+    expected = program.model.apply({"params": params}, batch, method="log_probs")
+    (params, _), program = loaded(written[0], **settings)
+    actual = program.model.apply({"params": params}, batch, method="log_probs")
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_an_annealed_alpha_follows_its_schedule_while_the_rest_learns(written):
+    settings = {"attention.weighting": "entmax", "attention.anneal": ("alpha", 1.0, 1.5, 4)}
+    (params, _), program = loaded(
+        written[0], **settings, **{"optimizer.ema": 0.9, "schedule.warmup": 0}
+    )
+    state = program.init(jax.random.key(0)).replace(params=params)
+    tokens = jax.random.randint(jax.random.key(1), (8, 17), 0, 256)
+    rows = {"tokens": tokens, "segments": np.ones((8, 16), np.int32), "bytes": np.full(8, 16)}
+    losses = []
+    for _ in range(6):
+        state, metrics = program.step(state, rows, jax.random.key(2))
+        losses.append(float(metrics["train/loss"]))
+        for tree in (state.params, state.average):
+            alpha = tree["stack"]["layer_1"]["attention"]["mechanism"]["annealed_alpha"]
+            expected = 1.0 + 0.125 * min(int(state.step), 4)
+            np.testing.assert_allclose(alpha, np.full(2, expected))
+    assert losses[-1] < losses[0]
