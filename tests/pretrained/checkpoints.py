@@ -92,23 +92,23 @@ DECODERS = [name for name, (kind, _) in CASES.items() if "CausalLM" in kind or "
 BOTH = [name for name, (kind, _) in CASES.items() if "Conditional" in kind]
 
 
-def theirs(name, seed=0):
+def theirs(name, noise=0.1):
     """A model of transformers, all of whose parameters matter."""
     kind, settings = CASES[name]
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = getattr(transformers, kind)
     model = model(model.config_class(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter += noise * torch.randn_like(parameter)
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias += torch.randn_like(model.final_logits_bias)
     return model
 
 
-def save(name, folder, **options):
+def save(name, folder, noise=0.1, **options):
     """Its folder, and the model itself."""
-    model = theirs(name)
+    model = theirs(name, noise)
     model.save_pretrained(folder, **options)
     return folder, model
 

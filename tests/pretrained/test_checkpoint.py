@@ -10,15 +10,19 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from configs import default
 from lm.checkpoint import pretrained_params
 from lm.data import ByteTokenizer
 from lm.errors import UserError
+from lm.evaluate import evaluate
 from lm.generate import prompt_batch
 from lm.pretrained import FAMILIES, adopt, export, fitting_family, open_checkpoint
+from lm.restore import open_pretrained, restore
 from lm.step import build_program
+from lm.train import train
 
 
 def small(**settings):
@@ -267,3 +271,27 @@ def test_an_annealed_alpha_follows_its_schedule_while_the_rest_learns(written):
             expected = 1.0 + 0.125 * min(int(state.step), 4)
             np.testing.assert_allclose(alpha, np.full(2, expected))
     assert losses[-1] < losses[0]
+
+
+def test_a_checkpoint_trains_evaluates_and_is_written_again(written, small_config, tmp_path):
+    base, config = tmp_path / "base", small_config
+    copied(written[0], base.mkdir() or base)
+    config.init_from, config.steps, config.schedule.warmup = f"hf:{base}", 2, 1
+    config = adopt(config)
+    start = open_pretrained(config)
+    (params, _), _ = loaded(base)
+    jax.tree.map(np.testing.assert_array_equal, start.params, params)
+    result = train(config, tmp_path / "run")
+    assert result["eval/nats_per_token"] < evaluated(start)["eval/nats_per_token"]
+    run = restore(epath.Path(tmp_path / "run"))
+    family = fitting_family(run.config, FAMILIES, "gpt2")
+    export(run.config, run.params, run.tokenizer, tmp_path / "out", family)
+    (again, _), _ = loaded(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, again, run.params)
+    with pytest.raises(UserError, match="is not empty; give a new folder"):
+        export(run.config, run.params, run.tokenizer, tmp_path / "out", family)
+
+
+def evaluated(run):
+    with jax.set_mesh(run.program.mesh):
+        return evaluate(run.program, run.params, run.corpus, run.config)

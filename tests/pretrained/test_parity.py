@@ -1,5 +1,6 @@
 """Loaded checkpoints compute what transformers computes, and what we write does so again."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from checkpoints import BOTH, CASES, batch_of, load, padding, save, tokens
 
 from lm.attention.positions import Buckets
 from lm.data import ByteTokenizer
+from lm.generate import generate
 from lm.pretrained import FAMILIES, export, fitting_family
 from lm.pretrained.pickled import read_pickled
 
@@ -123,3 +125,50 @@ def test_buckets_of_distances_are_those_of_t5(side):
     table = jnp.arange(float(buckets))[:, None]
     actual = Buckets(table, farthest, causal)(jnp.asarray(distance)[None, None, None])
     np.testing.assert_array_equal(actual[0, 0, 0], expected)
+
+
+def continued(model, inputs, real, steps):
+    """The likeliest tokens that transformers adds to rows padded on the left."""
+    settings = model.generation_config
+    settings.decoder_start_token_id = getattr(model.config, "decoder_start_token_id", 0) or 0
+    settings.eos_token_id = settings.forced_eos_token_id = settings.forced_bos_token_id = None
+    arrays = {"input_ids": inputs, "attention_mask": real}
+    arrays = {k: torch.as_tensor(np.array(v, np.int64)) for k, v in arrays.items()}
+    found = model.generate(
+        **arrays, max_new_tokens=steps, do_sample=False, num_beams=1, pad_token_id=0
+    )
+    return found[:, -steps:].numpy()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2"])
+def test_decoders_continue_prompts_of_any_length_token_for_token(name, tmp_path):
+    folder, model = save(name, tmp_path, noise=0.4)
+    ours, inputs, real = load(folder), tokens(), padding()[:, ::-1]
+    prompts = [row[there > 0] for row, there in zip(inputs, real, strict=True)]
+    steps = generate(ours.model, ours.params, prompts, tokens=8, temperature=0.0)
+    expected = continued(model, inputs, real, 8)
+    assert len(set(expected.ravel().tolist())) > 3
+    np.testing.assert_array_equal(np.stack(list(steps), axis=1), expected)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_encoder_decoders_answer_token_for_token(name, tmp_path):
+    folder, model = save(name, tmp_path)
+    ours, inputs, real = load(folder), tokens(), padding()
+    memory = batch_of(inputs, real, memory=True)
+    start = getattr(model.config, "decoder_start_token_id", 0) or 0
+    answer = np.full((2, 9), start, np.int32)
+    log_probs = jax.jit(
+        lambda inputs: ours.apply(
+            batch_of(inputs).replace(
+                memory_inputs=memory.inputs,
+                memory_segments=memory.segments,
+                memory_positions=memory.positions,
+            ),
+            "log_probs",
+        )
+    )
+    for step in range(8):
+        answer[:, step + 1] = np.asarray(log_probs(jnp.asarray(answer))).argmax(-1)[:, step]
+    expected = continued(model, inputs, real, 8)
+    np.testing.assert_array_equal(answer[:, 1:], expected)
