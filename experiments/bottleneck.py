@@ -183,10 +183,10 @@ def draw_gaps(axes, records: list[dict], colours: dict[str, str], sizes: list[in
     for number, (head, colour) in enumerate(colours.items()):
         own = [record for record in records if record["head"] == head]
         # A step aside, so that intervals do not cover each other.
-        places = [record["features"] * 1.02 ** (number - len(colours) / 2) for record in own]
+        places = [record["features"] * 1.01 ** (number - len(colours) / 2) for record in own]
         gaps, errors = ([record[key] for record in own] for key in ("gap", "interval"))
         axes.errorbar(places, gaps, errors, color=colour, marker="o", ms=4, label=head)
-    best = [record for record in records if record["head"] == BEST and record["gap"] > 1e-6]
+    best = [record for record in records if record["head"] == BEST]
     places, gaps = zip(*((record["features"], record["gap"]) for record in best), strict=True)
     axes.plot(places, gaps, "k--", marker="_", label="best softmax, fitted to the truth")
     needed = records[0]["spectrum_truth"]["rank"] - 1
@@ -195,11 +195,11 @@ def draw_gaps(axes, records: list[dict], colours: dict[str, str], sizes: list[in
     axes.annotate(text, (needed, 1), xycoords=("data", "axes fraction"), va="top")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, map(str, sizes))
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("features, D")
     axes.set_ylabel("held-out nats per token above the truth")
     axes.set_title("Gap to the true distribution; mean and 95 % interval over seeds", fontsize=10)
-    axes.grid(alpha=0.25, which="both")
+    axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
 
 
