@@ -31,6 +31,9 @@ from lm.errors import Interrupted, UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 _CONFIG_FLAG = flags.FLAGS["config"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
+_ADAPTER = flags.DEFINE_bool(
+    "adapter", False, "export: what LoRA added alone, as the package peft reads it"
+)
 _TO = flags.DEFINE_string("to", None, "export: a new folder for the checkpoint")
 _STEP = flags.DEFINE_integer(
     "step", None, "eval, generate, diagnose, export: which checkpoint; the newest", 0
@@ -182,10 +185,12 @@ def table() -> int:
 
 
 def export() -> int:
-    """Writes a checkpoint of the workdir as a folder that transformers loads."""
+    """Writes a checkpoint of the workdir as a folder that transformers loads; additions merged."""
     import pathlib
 
     from lm.pretrained import FAMILIES, export, fitting_family, is_checkpoint, open_checkpoint
+    from lm.tune.merge import merge
+    from lm.tune.peft import save
 
     if not _TO.value:
         raise UserError("export needs --to=DIR, a new folder for the checkpoint")
@@ -194,7 +199,12 @@ def export() -> int:
     wish = open_checkpoint(source).family.model_type if is_checkpoint(source) else None
     family = fitting_family(run.config, FAMILIES, wish)
     folder = pathlib.Path(_TO.value).expanduser()
-    export(run.config, run.params, run.tokenizer, folder, family)
+    if _ADAPTER.value:
+        save(folder, run.config, run.params, family)
+        print(f"written: {folder}, an adapter for peft on its base, {run.config.init_from}")
+        return 0
+    params = merge(run.config, run.params)
+    export(run.config, params, run.tokenizer, folder, family)
     print(f"written: {folder}, a {family.model_type} for transformers ({family.architecture})")
     return 0
 

@@ -11,11 +11,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from lm.config import override
+from lm.errors import UserError
 from lm.linear import flat_product
 from lm.objective import causal
 from lm.step import build_model, build_program
-from lm.tune import METHODS, count, join, split
+from lm.tune import METHODS, count, join, split, tuning
 from lm.tune.lora import Dora, Lora, RankStableLora
+from lm.tune.merge import merge, unmerge
 
 PROMPTING = ("prompt", "prefix")
 ADDING = [name for name, method in METHODS.items() if method.adds]
@@ -128,7 +130,29 @@ def test_merged_kernels_do_what_layer_and_addition_do(addition):
                 return nn.Dense(6, dot_general=flat_product, name="query")(x)
 
     params = noisy(Model().init(jax.random.key(1), x)["params"])["query"]
-    added = params.pop("lora")
-    merged = params | {"kernel": addition.merged(params["kernel"], added)}
-    expected = Model().apply({"params": {"query": params | {"lora": added}}}, x)
+    merged = addition.merged(("query",), params)
+    assert set(merged) == {"kernel", "bias"}
+    expected = Model().apply({"params": {"query": params}}, x)
     np.testing.assert_allclose(layer.apply({"params": merged}, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3", "lora+ia3"])
+def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
+    config, batch = override(tiny, {"model.layers": 1, "tune.method": method}), causal(rows())
+    tuned, plain = build_model(config, 256), build_model(override(tiny, {"model.layers": 1}), 256)
+    params = noisy(tuned.init(jax.random.key(0), batch, method="loss")["params"])
+    merged = merge(config, params)
+    hidden = tuned.apply({"params": params}, batch)
+    np.testing.assert_allclose(plain.apply({"params": merged}, batch), hidden, atol=2e-4)
+    trained, _ = split(params, tuning(config).kept)
+    if method == "dora":
+        with pytest.raises(UserError, match="cannot be taken out"):
+            unmerge(config, merged, trained)
+    else:
+        again = unmerge(config, merged, trained)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), again, params)
+
+
+def test_what_no_matrix_holds_is_not_merged(tiny):
+    with pytest.raises(UserError, match="prompt adds cannot be merged"):
+        merge(override(tiny, {"tune.method": "prompt"}), {})

@@ -1,6 +1,7 @@
 """What if activations are only made larger or smaller? Learned scales inside every block."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -40,3 +41,19 @@ class Ia3:
         if ends_with(layer.path, ("key", "value")):
             y = Scale(layer.param_dtype, name=self.name)(y)
         return y
+
+    def merged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a layer that alone does what this one and its scale do."""
+        return self._scaled(path, layer, layer[self.name]["scale"], kept=False)
+
+    def unmerged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+        """The layer and its scale again, of the merged layer and the scale."""
+        return self._scaled(path, layer, 1.0 / layer[self.name]["scale"], kept=True)
+
+    def _scaled(self, path: Any, layer: Mapping[str, Any], scale: Any, kept: bool) -> Any:
+        new = {name: leaf for name, leaf in layer.items() if kept or name != self.name}
+        if path[-2:] == ("feed_forward", "out"):
+            return new | {"kernel": layer["kernel"] * scale[..., :, None]}
+        if "bias" in layer:
+            new["bias"] = layer["bias"] * scale
+        return new | {"kernel": layer["kernel"] * scale[..., None, :]}

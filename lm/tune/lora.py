@@ -97,9 +97,22 @@ class Lora:
         added: Any = self.module(rank=self.rank, scale=self.scale, **options)
         return added(*arguments, y, layer.variables["params"])
 
-    def merged(self, kernel: jax.Array, added: Mapping[str, jax.Array]) -> jax.Array:
-        """The kernel [..., in, out] that alone does what the layer and its addition do."""
-        return kernel + self.scale * (added["a_kernel"] @ added["b_kernel"])
+    def merged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a layer that alone does what this one and its addition do."""
+        plain = {name: leaf for name, leaf in layer.items() if name != self.name}
+        return plain | {"kernel": self.kernel(layer["kernel"], layer[self.name])}
+
+    def unmerged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+        """The layer and its addition again, of the merged layer and the addition."""
+        return {**layer, "kernel": layer["kernel"] - self.update(layer[self.name])}
+
+    def update(self, added: Mapping[str, jax.Array]) -> jax.Array:
+        """(alpha / r) A B, [..., in, out]; also of stacked layers."""
+        return self.scale * (added["a_kernel"] @ added["b_kernel"])
+
+    def kernel(self, kernel: jax.Array, added: Mapping[str, jax.Array]) -> jax.Array:
+        """The kernel [..., in, out] of the merged layer."""
+        return kernel + self.update(added)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +135,10 @@ class Dora(Lora):
 
     module: ClassVar[type[LowRank]] = Decomposed
 
-    def merged(self, kernel: jax.Array, added: Mapping[str, jax.Array]) -> jax.Array:
-        """See `Lora.merged`."""
-        moved = super().merged(kernel, added)
+    unmerged = None  # type: ignore[assignment]  # The base's lengths are lost.
+
+    def kernel(self, kernel: jax.Array, added: Mapping[str, jax.Array]) -> jax.Array:
+        """See `Lora.kernel`."""
+        moved = kernel + self.update(added)
         factor = lengths(kernel, added["growth"]) / jnp.linalg.norm(moved, axis=-2)
         return moved * factor[..., None, :]

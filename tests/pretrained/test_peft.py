@@ -1,0 +1,132 @@
+"""A LoRA of ours is one of peft's, and the other way round: same outputs, same gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+import peft
+import torch
+from checkpoints import V, batch_of, load, save, tokens
+
+from lm.errors import UserError
+from lm.pretrained import FAMILIES
+from lm.step import build_model
+from lm.tune import join, split, tuning
+from lm.tune.peft import load as load_adapter
+from lm.tune.peft import save as save_adapter
+
+CLOSE = {"rtol": 0, "atol": 1e-5}
+TARGETS = {
+    "bert": ["query", "value", "intermediate.dense"],
+    "llama": ["q_proj", "v_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_fc"],
+}
+OURS = ("query", "value", "in")
+
+
+def tuned(folder, method, **settings):
+    """Our model of a folder with additions that matter, and its parameters."""
+    tune = {"tune.method": method, "tune.rank": 4, "tune.alpha": 6.0, "tune.targets": OURS}
+    base = load(folder, **tune, **settings)
+    keys = iter(jax.random.split(jax.random.key(7), 99))
+    flat = {
+        path: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape) if "lora" in path else leaf
+        for path, leaf in flatten_dict(base.params).items()
+    }
+    base.params = unflatten_dict(flat)
+    return base
+
+
+def logits_of(model, inputs):
+    with torch.no_grad():
+        out = model(input_ids=torch.as_tensor(np.asarray(inputs, np.int64)))
+    return torch.log_softmax(out.logits, -1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "scan"),
+    [("bert", "lora", False), ("llama", "rslora", True), ("gpt2", "lora", False)],
+)
+def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tmp_path):
+    folder, model = save(name, tmp_path / "base")
+    ours = tuned(folder, method, **{"model.scan": scan})
+    save_adapter(tmp_path / "adapter", ours.config, ours.params, FAMILIES[name])
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    inputs = tokens()
+    actual = ours.apply(batch_of(inputs), "log_probs")
+    np.testing.assert_allclose(actual, logits_of(theirs, inputs), **CLOSE)
+    # And back: the joint matrices of GPT-2 come back with the ranks of all their parts.
+    if name != "gpt2":
+        config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
+        assert config.tune.method == method and config.tune.rank == 4
+        trained, _ = split(ours.params, tuning(ours.config).kept)
+        jax.tree.map(np.testing.assert_array_equal, added, trained)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_peft_writes_computes_the_same_here_with_the_same_gradients(name, tmp_path):
+    folder, model = save(name, tmp_path / "base")
+    options = {"r": 3, "lora_alpha": 5, "target_modules": TARGETS[name]}
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**options, init_lora_weights=False)).eval()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    base = load(folder)
+    family = FAMILIES[name]
+    config, added = load_adapter(tmp_path / "adapter", base.config, family)
+    tuned = build_model(config, V)
+    inputs = tokens()
+    batch = batch_of(inputs)
+
+    def loss(added):
+        params = join(added, base.params)
+        return jnp.sum(tuned.apply({"params": params}, batch, method="negative_log_likelihood"))
+
+    actual = tuned.apply({"params": join(added, base.params)}, batch, method="log_probs")
+    np.testing.assert_allclose(actual, logits_of(wrapped, inputs), **CLOSE)
+    out = wrapped(input_ids=torch.as_tensor(inputs.astype(np.int64))).logits
+    targets = torch.as_tensor(np.asarray(batch.targets, np.int64))
+    torch.nn.functional.cross_entropy(
+        out.reshape(-1, V), targets.reshape(-1), reduction="sum"
+    ).backward()
+    gradient, compared = flatten_dict(jax.grad(loss)(added)), 0
+    for key, parameter in wrapped.named_parameters():
+        if "lora_" not in key:
+            continue
+        expected = parameter.grad.numpy().T
+        ours = _ours(gradient, key, name)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(ours / scale, expected / scale, **CLOSE)
+        compared += 1
+    assert compared == 2 * 2 * len(TARGETS[name])
+
+
+def _ours(gradient, key, name):
+    """Our gradient of one of peft's parameters; a joint A has the sum of its parts'."""
+    layer = f"layer_{next(part for part in key.split('.') if part.isdigit())}"
+    places = {
+        "query": ["attention/query"],
+        "q_proj": ["attention/query"],
+        "value": ["attention/value"],
+        "v_proj": ["attention/value"],
+        "intermediate.dense": ["feed_forward/in"],
+        "down_proj": ["feed_forward/out"],
+        "c_fc": ["feed_forward/in"],
+        "c_attn": ["attention/query", "attention/key", "attention/value"],
+    }
+    place = next(places[target] for target in TARGETS[name] if f".{target}." in key)
+    kind = "a_kernel" if "lora_A" in key else "b_kernel"
+    found = [gradient[("stack", layer, *p.split("/"), "lora", kind)] for p in place]
+    return sum(found) if kind == "a_kernel" else np.concatenate(found, axis=1)
+
+
+def test_what_peft_has_and_we_have_not_is_refused(tmp_path):
+    folder, model = save("bert", tmp_path / "base")
+    options = {"r": 3, "target_modules": ["query"], "use_dora": True}
+    peft.get_peft_model(model, peft.LoraConfig(**options)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="has use_dora True; only False is read"):
+        load_adapter(tmp_path / "adapter", load(folder).config, FAMILIES["bert"])
