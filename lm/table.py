@@ -24,7 +24,7 @@ LEVEL = 0.05  # of the intervals (each alone) and of the verdicts (all rows toge
 UNITS = {
     "eval/bits_per_byte": "bits per byte",
     "eval/nats_per_token": "nats per token",
-    "eval/gap_nats": "gap in nats per token",
+    "eval/gap_nats": "gap in nats",
 }
 
 
