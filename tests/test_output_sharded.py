@@ -78,6 +78,14 @@ def test_every_head_that_splits_gives_the_same_with_its_words_split(name):
     assert_equal(found, expected, 1e-6)
 
 
+def test_devices_with_different_numbers_of_tokens_that_count_find_the_same():
+    head, (params, hidden, targets, weights), _ = problem("softmax")
+    weights = weights * (np.arange(N) < 14)
+    expected = computed(head, params, hidden, targets, weights)
+    found = head.clone(shards=shards_of((2, 2, 2)), share=0.3, block=2)
+    assert_equal(computed(found, params, hidden, targets, weights), expected, 1e-6)
+
+
 def test_split_words_lose_no_digit_in_float64():
     with jax.enable_x64(True):
         head, arguments, expected = problem("softmax", np.float64)

@@ -12,7 +12,8 @@ def gathered(loss: Loss, block: int) -> Compute:
     """Computes a `total` over the tokens whose weight is not 0, exact for any number of them.
 
     They are brought to the front, and blocks of `block` tokens are computed until none is left. The
-    loss must be finite for every token, whatever its weight.
+    loss must be finite for every token, whatever its weight. Where devices split the tokens, some
+    need more blocks than others; those that split the words of the same tokens need as many.
     """
 
     def compute(params, shared, rows, hidden, targets, weights):
