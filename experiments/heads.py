@@ -164,13 +164,13 @@ def measure(functions: dict, rounds: int) -> tuple[dict, dict]:
 def crossover() -> dict:
     """Processor time of a softmax head by tokens and chunk, over that of all at once."""
     rows = []
-    for tokens in (128, 256, 512, 1024, 2048, 4096):
-        blocks = [block for block in (64, 256, 512, 1024) if block < tokens]
+    for tokens in (256, 512, 1024, 2048):
+        blocks = [block for block in (128, 256, 512, 1024) if block < tokens]
         cases = {"at once": {"block": 0}} | {f"{n}": {"block": n} for n in blocks}
         functions = {name: case(options, VOCABULARY, tokens)[0] for name, options in cases.items()}
         for function in functions.values():
             function()
-        _, processor = measure(functions, max(5, 2048 // tokens))
+        _, processor = measure(functions, 6144 // tokens)
         base = processor["at once"]
         ratios = {
             name: round(float(np.median(t / base)), 3)
@@ -192,7 +192,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for block, colour in ((64, "#88CCEE"), (256, "#44AA99"), (512, "#117733"), (1024, "#332288")):
+    for block, colour in ((128, "#88CCEE"), (256, "#44AA99"), (512, "#117733"), (1024, "#332288")):
         points = [(r["tokens"], r["ratios"].get(str(block))) for r in found["rows"]]
         points = [point for point in points if point[1] is not None]
         label = f"chunks of {block} tokens"
