@@ -1,0 +1,148 @@
+"""Laws by gradient: what a query may not see moves nothing, by any weighting, on either side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from lm.attention import Mask, attend
+from lm.model import Batch
+from lm.objective import positions_within
+from lm.softmax import WEIGHTINGS
+from lm.step import build_model
+
+L, V, D = 12, 17, 16
+SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
+MEMORY = np.array([[1] * 3 + [2] * 8 + [0], [1] * 4 + [2] * 7 + [0]], np.int32)
+QUERY = 7  # the position in row 0, and so in document 2, whose gradient is looked at
+
+
+def situations():
+    """Rows of one mask: an encoder's, cross-attention's, a prefix language model's, and padding."""
+    whole = np.ones(L, bool)
+    prefix = np.isin(np.arange(L), [0, 1, 5, 6, 7, 8, 9])
+    one = np.ones(L, np.int32)
+    queries = np.stack([SEGMENTS[0]] * 3 + [one])
+    keys = np.stack([SEGMENTS[0], MEMORY[0], SEGMENTS[0], one])
+    padding = np.stack([whole] * 3 + [np.arange(L) % 3 > 0])
+    places = np.arange(L)
+    seen = np.stack(
+        [
+            SEGMENTS[0] == 2,
+            MEMORY[0] == 2,
+            (SEGMENTS[0] == 2) & ((places <= QUERY) | prefix),
+            places % 3 > 0,
+        ]
+    )
+    mask = Mask(
+        causal=True,
+        segments=queries,
+        key_segments=keys,
+        padding=padding,
+        prefix=np.stack([whole, whole, prefix, whole]),
+    )
+    return mask, seen
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_hidden_keys_get_exactly_zero_gradient_in_every_situation(weighting):
+    mask, seen = situations()
+    record, rng = WEIGHTINGS[weighting], np.random.default_rng(0)
+    query, key, value = (rng.normal(size=(4, L, 2, 4)).astype(np.float32) for _ in range(3))
+    own = {
+        "weighting": weighting,
+        "learned": {name: jnp.linspace(0.5, 1.5, 2) for name in record.learned},
+        "rng": jax.random.key(3) if record.random else None,
+        "block": 0,
+    }
+
+    def total(key, value):
+        # Two different columns, as the gradient of one weight's sum over a row would vanish.
+        return attend(query, key, value, mask=mask, **own)[:, QUERY, :, :2].sum()
+
+    for gradient in jax.jit(jax.grad(total, argnums=(0, 1)))(key, value):
+        moved = (np.asarray(gradient) != 0).any((-2, -1))
+        assert not moved[~seen].any()
+        assert (moved & seen).any(1).all()
+
+
+def model_of(weighting, **settings):
+    config = default.get_config()
+    config.model.update(layers=1, features=D, heads=4, max_length=32)
+    config.attention.weighting = weighting
+    config.update_from_flattened_dict(settings)
+    return build_model(config, V + 4 * L)
+
+
+def gradients(model, batch):
+    """Of the state at row 0 and QUERY, by every position's word vector: memory, then inputs."""
+    params = model.init({"params": jax.random.key(0)}, batch, False, method="loss")["params"]
+    keys = iter(jax.random.split(jax.random.key(7), 500))
+    params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+    # Each position reads a word of its own, so that their gradients are told apart.
+    words = V + np.arange(4 * L).reshape(2, 2, L)
+    batch = batch.replace(inputs=jnp.asarray(words[1]))
+    if batch.memory_inputs is not None:
+        batch = batch.replace(memory_inputs=jnp.asarray(words[0]))
+
+    @jax.jit
+    @jax.grad
+    def moved(embedding):
+        return model.apply({"params": params | {"embedding": embedding}}, batch)[0, QUERY].sum()
+
+    found = np.asarray(moved(params["embedding"]))[V:].reshape(2, 2, L, D)
+    return (found != 0).any(-1)
+
+
+def batch_of(memory=False, prefix=None):
+    tokens = jnp.zeros((2, L), jnp.int32)
+    segments = jnp.asarray(SEGMENTS)
+    weights = (segments > 0).astype(jnp.float32)
+    batch = Batch(tokens, tokens, weights, segments, positions_within(segments), prefix=prefix)
+    if not memory:
+        return batch
+    of_memory = jnp.asarray(MEMORY)
+    return batch.replace(
+        memory_inputs=tokens,
+        memory_segments=of_memory,
+        memory_positions=positions_within(of_memory),
+    )
+
+
+QUICK = ("entmax15",)
+EVERY = pytest.mark.parametrize(
+    "weighting",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WEIGHTINGS],
+)
+
+
+def check(moved, may):
+    """Nothing else moves the state; and what may does, but where a sparse weighting drops it."""
+    assert not moved[~may].any()
+    assert moved[may].any()
+
+
+@EVERY
+def test_an_encoder_decoder_sees_its_own_document_on_both_sides_and_nothing_later(weighting):
+    model = model_of(weighting, **{"model.architecture": "encoder_decoder"})
+    memory, inputs = gradients(model, batch_of(memory=True))
+    check(memory[0], MEMORY[0] == 2)
+    check(inputs[0], (SEGMENTS[0] == 2) & (np.arange(L) <= QUERY))
+    assert not memory[1].any() and not inputs[1].any()
+
+
+@EVERY
+def test_an_encoder_sees_both_sides_of_its_own_document_and_no_padding(weighting):
+    model = model_of(weighting, **{"model.architecture": "encoder"})
+    _, inputs = gradients(model, batch_of())
+    check(inputs[0], SEGMENTS[0] == 2)
+    assert not inputs[1].any()
+
+
+@EVERY
+def test_a_prefix_is_seen_from_before_it_ends_and_nothing_later_is(weighting):
+    prefix = jnp.asarray(np.isin(np.arange(L), [0, 1, 5, 6, 7, 8, 9]))[None].repeat(2, 0)
+    _, inputs = gradients(model_of(weighting), batch_of(prefix=prefix))
+    check(inputs[0], (SEGMENTS[0] == 2) & (np.arange(L) <= 9))
+    assert not inputs[1].any()
