@@ -46,6 +46,7 @@ class Row:
     p_holm: float  # the same, adjusted for all the rows
     verdict: str
     parameters: int | None
+    trained_parameters: int | None
     flops_per_token: float | None
     tokens_per_second: float | None  # median over seeds
     seconds: float | None  # wall time of a run, median over seeds
@@ -236,7 +237,7 @@ def _row(group: Sequence[_Run], values: dict[int, float], test: Paired, **judged
         known = [run.result[key] for run in done if run.result.get(key) is not None]
         return (known[0] if len(set(known)) == 1 else statistics.median(known)) if known else None
 
-    costs = ("parameters", "flops_per_token", "tokens_per_second", "seconds")
+    costs = ("parameters", "trained_parameters", "flops_per_token", "tokens_per_second", "seconds")
     return Row(
         label=group[0].point.row,
         n=n,
@@ -289,10 +290,13 @@ def to_markdown(table: Table) -> str:
         "difference [95 %]": [change(r.difference) + change(r.interval, " [{}, {}]") for r in rows],
         "verdict": [r.verdict for r in rows],
         "parameters": _amounts([r.parameters for r in rows]),
+        "trained": _amounts([r.trained_parameters for r in rows]),
         "FLOPs/token": _amounts([r.flops_per_token for r in rows]),
         "tokens/s": _amounts([r.tokens_per_second for r in rows]),
         "time": [str(timedelta(seconds=round(r.seconds))) if r.seconds else "" for r in rows],
     }
+    if all(row.trained_parameters in (None, row.parameters) for row in rows):
+        del columns["trained"]
     padded = []
     for name, cells in columns.items():
         width, side = max(map(len, [name, *cells])), "<" if name in ("row", "verdict") else ">"

@@ -291,6 +291,15 @@ def test_markdown_has_the_same_columns_in_every_line_and_lines_up(finish, tmp_pa
     assert set(cells_of(body[2])) == {"none", "0 of 1", "missing", ""}
 
 
+def test_trained_parameters_are_a_column_where_a_row_leaves_some_alone(finish):
+    whole = finish("full", 0, 2.0, trained_parameters=831_232)
+    lora = finish("lora", 0, 2.1, trained_parameters=8_312)
+    head, _, *body = to_markdown(tabulate([whole, lora])).split("\n\n")[0].splitlines()
+    trained = cells_of(head).index("trained")
+    assert [cells_of(line)[trained] for line in body] == ["831 k", "8 k"]
+    assert "trained" not in to_markdown(tabulate([whole]))
+
+
 @pytest.mark.parametrize(("spread", "shown"), [(0.1, "2.00 ± 0.10"), (0.00123, "2.0000 ± 0.0012")])
 def test_digits_follow_the_standard_error(finish, spread, shown):
     points = [finish("softmax", s, 2 + d * spread) for s, d in enumerate((-1, 1))]
