@@ -55,17 +55,21 @@ _SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
 
 def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
+    from lm.headline import headline
     from lm.train import train
 
     config, workdir = _config(), _workdir()
     if (workdir / "result.json").exists():
         print(f"{workdir} is finished already; its result:")
     result = train(config, workdir)
+    judged = headline(config)
+    others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in result]
     shown = [
         f"{result[name]:.4f} {name.removeprefix('eval/').replace('_', ' ')}"
-        for name in ("eval/bits_per_byte", "eval/nats_per_token", "eval/accuracy")
-        if name in result
+        for name in dict.fromkeys([judged.name, *others])
     ]
+    if "interval" in result:
+        shown[0] += " [{:.4f}, {:.4f}]".format(*result["interval"])
     print(f"eval: {', '.join(shown)}, {result['seconds']:.0f} s")
     return 0
 
@@ -78,7 +82,7 @@ def evaluate() -> int:
 
     run = _restored()
     with jax.set_mesh(run.program.mesh):
-        metrics = evaluate(run.program, run.params, run.corpus, run.config)
+        metrics = evaluate(run.program, run.params, run.corpus, run.config).metrics
     print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
     for name, value in metrics.items():
         print(f"  {name:22} {value:,.6g}")
@@ -169,15 +173,17 @@ def sweep() -> int:
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
-    from lm.objective import OBJECTIVES
+    from lm.headline import headline
     from lm.report import write
     from lm.sweep import sweep
     from lm.table import tabulate, to_markdown
 
     points = _points()
     broken = sweep(points)
-    metric = OBJECTIVES[_config().objective].metric
-    result = tabulate(points, metric=vars(_ablation()).get("METRIC", metric))
+    judged = headline(_config())
+    metric = vars(_ablation()).get("METRIC", judged.name)
+    better = "higher" if metric == judged.name and not judged.lower else "lower"
+    result = tabulate(points, metric=metric, better=better)
     write(result, _workdir())
     print(to_markdown(result))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")

@@ -20,6 +20,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
     # Optimizer updates in the whole run. The learning-rate schedule is stretched over them.
     config.steps = 300
+    # Passes over the training rows, instead of steps, which are then as many as it takes. None:
+    # steps says.
+    config.epochs = placeholder(float)
     # Rows per update, over all devices. A multiple of data * fsdp * accumulation.
     config.batch_size = 16
     # Each update sums gradients over this many parts of the batch, one after the other. Divides
@@ -55,6 +58,39 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Share of documents held out for evaluation, above 0, below 1. Sources that have their own
     # held-out split keep it.
     data.validation = 0.05
+
+    config.task = task = ConfigDict()
+    # Fine-tuning on labelled examples: "classification" (of a text or a pair), "regression",
+    # "tagging" (of every word), "answering" (a span of a text), "choice" (one of several texts),
+    # "seq2seq" (a text from a text) or "instruction" (what an assistant says). config.data.source
+    # is then files:PATTERN or tfds:NAME, and config.objective is not looked at. "": none.
+    task.name = ""
+    # Of files: "csv", "tsv", "jsonl" or "conll". "": by the file's ending.
+    task.format = ""
+    # Names of a table's columns. (): its first line has them.
+    task.columns = ()
+    # Columns that hold the text: one, or two for a pair. CoNLL's columns are tokens and tags.
+    task.text = ("text",)
+    # Column that holds the label.
+    task.label = "label"
+    # choice: the column with a list of texts, or several columns.
+    task.choices = ("choices",)
+    # All labels, in order. (): those of the training examples.
+    task.labels = ()
+    # Source of the held-out examples. "": the source's own, or the share data.validation.
+    task.validation = ""
+    # Which hidden state stands for a text: "first", "last" or "mean".
+    task.pooling = "first"
+    # tagging: what stands between words; "" for Japanese.
+    task.separator = " "
+    # answering: tokens by which windows over a long context overlap. At least 0.
+    task.stride = 64
+    # instruction: how a conversation is written out, "plain" or "chatml".
+    task.template = "plain"
+    # classification: batches have as many rows of every class.
+    task.balanced = False
+    # What tables rank by and early stopping watches. "": the task's first metric.
+    task.metric = ""
 
     config.model = model = ConfigDict()
     # "decoder" (causal), "encoder" (sees both sides) or "encoder_decoder".
@@ -302,8 +338,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evaluation = evaluation = ConfigDict()
     # Steps between evaluations. 0: only at the end.
     evaluation.every = 100
-    # Held-out rows in each evaluation, the same ones always. 0: all.
+    # Held-out rows (of a task: examples) in each evaluation, the same ones always. 0: all.
     evaluation.rows = 256
+    # Training ends after so many evaluations in a row without a better one, and goes back to the
+    # best. 0: it goes on to the last step, whose state is the result.
+    evaluation.patience = 0
 
     config.log = log = ConfigDict()
     # Steps between lines of metrics.jsonl and TensorBoard.

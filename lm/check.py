@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS
-from lm.check_options import check_options, one_of
+from lm.check_names import one_of
+from lm.check_options import check_options
 from lm.config import Config
 from lm.data import holds_pairs
 from lm.errors import UserError
@@ -20,6 +21,7 @@ from lm.objective import OBJECTIVES
 from lm.optimizer import OPTIMIZERS, SCHEDULES
 from lm.output import OUTPUTS
 from lm.softmax import WEIGHTINGS
+from lm.task.check import check_task
 
 _NAMES = {
     "objective": OBJECTIVES,
@@ -102,6 +104,7 @@ _RANGES = {
     "checkpoint.keep": (1, math.inf),
     "evaluation.every": (0, math.inf),
     "evaluation.rows": (0, math.inf),
+    "evaluation.patience": (0, math.inf),
     "log.every": (1, math.inf),
 }
 
@@ -110,6 +113,7 @@ _POSITIVE = (
     "model.norm_epsilon",
     "model.rotary_base",
     "model.score_scale",
+    "epochs",
     "corruption.rate",
     "optimizer.layer_decay",
     "attention.cap",
@@ -139,7 +143,10 @@ def check(config: Config) -> None:
             raise UserError(f"config.{key} = {value}: must be above 0")
     if config.data.validation >= 1:
         raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")
-    _check_objective(config)
+    if config.task.name:
+        check_task(config)
+    else:
+        _check_objective(config)
     check_options(config)
     _check_shapes(config)
 
@@ -189,10 +196,15 @@ def _check_shapes(config: Config) -> None:
             f"config.accumulation = {config.accumulation} does not divide config.batch_size = "
             f"{config.batch_size}; use one of {_divisors(config.batch_size)}"
         )
-    if config.schedule.warmup >= config.steps:
+    if config.epochs is None and config.schedule.warmup >= config.steps:
         raise UserError(
             f"config.schedule.warmup = {config.schedule.warmup} must be below config.steps = "
             f"{config.steps}; shorten the warm-up"
+        )
+    if config.evaluation.patience and not config.evaluation.every:
+        raise UserError(
+            f"config.evaluation.patience = {config.evaluation.patience} counts evaluations, of "
+            "which config.evaluation.every = 0 makes none before the end; set it"
         )
 
 

@@ -2,7 +2,6 @@
 their ranges, and suit the model around them.
 """
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from lm.attention import ATTENTIONS, Mechanism
 from lm.attention.gated import GATES
+from lm.check_names import one_of
 from lm.config import Config, attention_groups, chosen_options
 from lm.errors import UserError
 from lm.model import POSITIONS
@@ -224,11 +224,3 @@ def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -
         if key not in own:
             options = ", ".join(sorted(own)) or "none"
             raise UserError(f"config.{group}.{key} is set, but {owner} has the options: {options}")
-
-
-def one_of(key: str, value: str, names: Iterable[str]) -> None:
-    """Raises UserError, with the nearest name, where the value of a knob is none of the names."""
-    if value not in names:
-        close = difflib.get_close_matches(str(value), list(names), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"config.{key} = {value!r} is not one of {', '.join(names)}{hint}")

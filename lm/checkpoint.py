@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,8 +39,8 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, keep: int | None = None):
         # Orbax insists on absolute paths.
         self.folder = epath.Path(workdir).resolve() / "checkpoints"
-        policies = ocp.training.preservation_policies
-        policy: Any = policies.PreserveAll() if keep is None else policies.LatestN(keep)
+        self._kept = _Kept(keep)
+        policy: Any = self._kept
         self._checkpointer = ocp.training.Checkpointer(
             self.folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
         )
@@ -63,6 +63,17 @@ class Checkpoints:
         step = int(state.step)
         if step != self.latest:
             self._saving = self._checkpointer.save_async(step, state.saved, force=True)
+
+    def protect(self, step: int) -> None:
+        """Keeps the checkpoint of a step, however many follow it; until another is protected."""
+        self._kept.protected = step
+
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints that came after a step, which is then the newest."""
+        self.wait()
+        for later in self.steps:
+            if later > step:
+                self._checkpointer.delete(later)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -99,6 +110,22 @@ class Checkpoints:
         """Waits, and lets go of Orbax's threads."""
         self.wait()
         self._checkpointer.close()
+
+
+@dataclasses.dataclass
+class _Kept:
+    """Orbax's policy: the latest `number` checkpoints (None: all), and a protected one."""
+
+    number: int | None
+    protected: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """One answer for each checkpoint, oldest first."""
+        oldest = 0 if self.number is None else len(checkpoints) - self.number
+        return [
+            place >= oldest or checkpoint.step == self.protected
+            for place, checkpoint in enumerate(checkpoints)
+        ]
 
 
 def starting_state(

@@ -2,7 +2,7 @@
 
 import collections
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,10 +12,29 @@ from lm.config import Config
 from lm.data import Corpus, eval_batches
 from lm.output import OUTPUTS
 from lm.step import Program
+from lm.task.evaluate import Predictions, metrics, predictions
+from lm.task.prepare import TaskData
 
 
-def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
-    """Likelihood of the held-out rows.
+class Evaluation(NamedTuple):
+    """Metrics by name; of a task, also what the model says of every example."""
+
+    metrics: dict[str, float]
+    predictions: Predictions = ()
+
+
+def evaluate(
+    program: Program, params: Any, corpus: Corpus | TaskData, config: Config
+) -> Evaluation:
+    """Likelihood of the held-out rows, or a task's metrics on its held-out examples."""
+    if isinstance(corpus, TaskData):
+        found = predictions(program, params, corpus, config)
+        return Evaluation(metrics(corpus, found), found)
+    return Evaluation(likelihood(program, params, corpus, config))
+
+
+def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
+    """Likelihood of the held-out rows of text.
 
     Heads that give words no probability at all report the smoothed likelihood, whose nats per token
     are the log of the epsilon-perplexity, and two measures that need no full support.
@@ -44,19 +63,19 @@ def evaluate(program: Program, params: Any, corpus: Corpus, config: Config) -> d
             totals[name] += np.asarray(value, np.float64)
     tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
     shares = words[words > 0] / tokens
-    metrics = {
+    found = {
         "eval/nats_per_token": nats / tokens,
         "eval/tokens": tokens,
         "eval/unigram_nats": -np.sum(shares * np.log(shares)),
     }
     if program.objective.metric == "eval/bits_per_byte":
-        metrics |= {"eval/bits_per_byte": nats / math.log(2) / size, "eval/bytes": size}
-    metrics |= {f"eval/{name}": total / tokens for name, total in totals.items()}
+        found |= {"eval/bits_per_byte": nats / math.log(2) / size, "eval/bytes": size}
+    found |= {f"eval/{name}": total / tokens for name, total in totals.items()}
     if not OUTPUTS[config.output.head].full_support:
-        metrics["eval/epsilon_perplexity"] = math.exp(nats / tokens)
+        found["eval/epsilon_perplexity"] = math.exp(nats / tokens)
     if corpus.language is not None:
-        metrics["eval/gap_nats"] = nats / tokens - true_nats_per_token(corpus, config)
-    return {name: float(value) for name, value in metrics.items()}
+        found["eval/gap_nats"] = nats / tokens - true_nats_per_token(corpus, config)
+    return {name: float(value) for name, value in found.items()}
 
 
 def true_nats_per_token(corpus: Corpus, config: Config) -> float:

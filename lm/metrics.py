@@ -38,6 +38,10 @@ def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
+def _evaluates(record: Mapping[str, Any]) -> bool:
+    return any(name.startswith("eval/") for name in record)
+
+
 class Writer:
     """Appends metrics of a workdir that was trained to step `start` and evaluated to `evaluated`.
 
@@ -51,7 +55,7 @@ class Writer:
         kept = [
             record
             for record in read_metrics(path)
-            if record["step"] <= (evaluated if "eval/nats_per_token" in record else start)
+            if record["step"] <= (evaluated if _evaluates(record) else start)
         ]
         if path.exists():
             partial = workdir / ".metrics.jsonl.partial"

@@ -8,47 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from lm.attention import ATTENTIONS, Mask
+from lm.batch import Batch
 from lm.embedding import Embedding
 from lm.layers import HeadTransform, Pooler, Stack
 from lm.output import OUTPUTS
+from lm.readout import READOUTS
 
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
-
-
-@flax.struct.dataclass
-class Batch:
-    """What one step learns from; B rows of L positions.
-
-    Attributes:
-      inputs: [B, L] token ids.
-      targets: [B, L] token ids to predict at each position.
-      weights: [B, L], how much each position counts in the loss; 0 at padding.
-      segments: [B, L], the document of each position, 0 at padding.
-      positions: [B, L], places within the documents.
-      memory_inputs, memory_segments, memory_positions: [B, S], the same of the encoder's side of
-        an encoder-decoder; document i there belongs to document i here.
-      token_types: [B, L], the type of each position, such as 0 in a first and 1 in a second
-        sentence; None: all 0.
-      prefix: [B, L] boolean, positions that a decoder's earlier ones see too (prefix language
-        models).
-    """
-
-    inputs: jax.Array
-    targets: jax.Array
-    weights: jax.Array
-    segments: jax.Array
-    positions: jax.Array
-    memory_inputs: jax.Array | None = None
-    memory_segments: jax.Array | None = None
-    memory_positions: jax.Array | None = None
-    token_types: jax.Array | None = None
-    prefix: jax.Array | None = None
 
 
 class Transformer(nn.Module):
@@ -60,6 +31,8 @@ class Transformer(nn.Module):
       encoder_attention, cross_attention: likewise, of an encoder-decoder's encoder and of its
         decoder's attention to it; None: as `attention`.
       output: the config's group: head, tied, and the head's options.
+      readout: which hidden states the head sees: a name of `lm.readout.READOUTS`.
+      outcomes: how many things it chooses among; 0: the words.
       The others are the config's group `model`, documented in configs/default.py.
     """
 
@@ -102,6 +75,8 @@ class Transformer(nn.Module):
     scan: bool
     encoder_attention: Mapping[str, Any] | None = None
     cross_attention: Mapping[str, Any] | None = None
+    readout: str = "all"
+    outcomes: int = 0
 
     def setup(self) -> None:
         """Makes the parts: word table, embeddings, stacks and head."""
@@ -148,6 +123,9 @@ class Transformer(nn.Module):
         if self.pooler:
             self.pool = Pooler(**inits)
         self.tied = self.output["tied"]
+        self.read = READOUTS[self.readout](
+            self.features, nn.initializers.normal(self.init_scale), dtypes["param_dtype"]
+        )
         self.head = self.output_head()
 
     @property
@@ -159,9 +137,10 @@ class Transformer(nn.Module):
     def output_head(self) -> Any:
         """The head that the config's group describes."""
         options = {k: v for k, v in self.output.items() if k not in ("head", "tied")}
+        features = self._head_features if self.readout == "all" else self.features
         return OUTPUTS[self.output["head"]](
-            self.vocab_size,
-            self._head_features,
+            self.outcomes or self.vocab_size,
+            features + READOUTS[self.readout].extra,
             table_init=nn.initializers.normal(self.init_scale),
             dtype=jnp.dtype(self.dtype),
             param_dtype=jnp.dtype(self.param_dtype),
@@ -264,21 +243,29 @@ class Transformer(nn.Module):
         hidden = self(batch, train, **decoding)
         if self.pooler and self.is_initializing():
             self.pool(hidden)
-        return self.transform(hidden) if self.head_transform else hidden
+        transforms = self.head_transform and self.readout == "all"
+        return self.transform(hidden) if transforms else hidden
 
     def loss(self, batch: Batch, train: bool = True, step: jax.Array | None = None) -> jax.Array:
         """Training loss in nats, summed over the batch's positions with their weights.
 
         `step`, of training, is for heads whose loss follows a schedule.
         """
-        arrays = (self.head_inputs(batch, train), batch.targets, batch.weights)
+        states, table = self._states(batch, train)
+        if table is not None:
+            return jnp.sum(self._point("loss", states, batch.targets, table) * batch.weights)
+        arrays = (states, batch.targets, batch.weights)
         return self.head.total(*map(self._tokens, arrays), self._tied_table(), step)
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        arrays = (self.head_inputs(batch), batch.targets)
-        options = {"where": batch.weights > 0} if self.head.whole_rows else {}
-        nats = self.head.likelihoods(*map(self._tokens, arrays), self._tied_table(), **options)
+        states, table = self._states(batch)
+        if table is not None:
+            return self._point("negative_log_likelihood", states, batch.targets, table)
+        arrays = (states, batch.targets)
+        nats = self.head.likelihoods(
+            *map(self._tokens, arrays), self._tied_table(), **self._where(batch)
+        )
         return nats.reshape(batch.targets.shape)
 
     def hits(self, batch: Batch) -> jax.Array:
@@ -286,6 +273,27 @@ class Transformer(nn.Module):
         arrays = (self._tokens(self.head_inputs(batch)), self._tokens(batch.targets))
         found = self.head.in_chunks("hits", *arrays, self._tied_table(), whole=True)
         return found.reshape(batch.targets.shape)
+
+    def predictions(self, batch: Batch) -> dict[str, jax.Array]:
+        """What a task is judged by, [B, T, ...]: "nats" of the targets and "log_probs" of all
+        outcomes, or "hits" where these are words; of real targets, "values"; and "best" where the
+        likeliest row of targets is not that of the likeliest targets.
+        """
+        states, table = self._states(batch)
+        shape, tied, where = batch.targets.shape, self._tied_table(), self._where(batch)
+        found = {"nats": self.negative_log_likelihood(batch)}
+        if jnp.issubdtype(batch.targets.dtype, jnp.floating):
+            found["values"] = self.head.values(self._tokens(states)).reshape(shape)
+        elif not self.outcomes:
+            found["hits"] = self.hits(batch)
+        elif table is not None:
+            found["log_probs"] = self._point("log_probs", states, table)
+        else:
+            flat = self.head.log_probs(self._tokens(states), tied, **where)
+            found["log_probs"] = flat.reshape(*shape, -1)
+        if self.head.whole_rows:
+            found["best"] = self.head.best(states, tied, **where)
+        return found
 
     def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head without full support, measures per position, [B, L], that need none."""
@@ -306,6 +314,24 @@ class Transformer(nn.Module):
     def draw_words(self, hidden: jax.Array, key: jax.Array) -> jax.Array:
         """Words [N] drawn from the head's distribution at hidden states [N, D]."""
         return self.head.sample(hidden, key, self._tied_table())
+
+    def _states(self, batch: Batch, train: bool = False) -> tuple[jax.Array, jax.Array | None]:
+        """What the head sees, [B, T, D], and what it chooses among where that is no own table."""
+        batch = self.read.flat(batch)
+        return self.read(self.head_inputs(batch, train), batch)
+
+    def _point(self, method: str, *arrays: jax.Array) -> jax.Array:
+        """A method of the head row by row, where each row has a table of its own."""
+        rows = nn.vmap(
+            lambda head, *row: getattr(head, method)(*row),
+            variable_axes={"params": None},
+            split_rngs={"params": False, "softmax": True},
+        )
+        return rows(self.head, *arrays)
+
+    def _where(self, batch: Batch) -> dict[str, jax.Array]:
+        """Of a head that sees rows, the positions that are there."""
+        return {"where": batch.weights > 0} if self.head.whole_rows else {}
 
     def _tokens(self, x: jax.Array) -> jax.Array:
         """[B, L, ...] to [B L, ...], unless the head wants rows."""

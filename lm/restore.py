@@ -17,14 +17,9 @@ from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.step import Program
-from lm.train import (
-    check_same_config,
-    check_same_text,
-    corpus_program,
-    prepare_corpus,
-    read_json,
-    shared_program,
-)
+from lm.task.prepare import TaskData
+from lm.train import corpus_program, prepare_corpus, shared_program
+from lm.workdir import check_same_config, check_same_text, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Restored:
     step: int
 
     @functools.cached_property
-    def corpus(self) -> Corpus:
+    def corpus(self) -> Corpus | TaskData:
         """The prepared text, made where the cache lacks it."""
         return prepare_corpus(self.config)
 

@@ -12,9 +12,7 @@ from jax.sharding import Mesh
 
 from lm import partition
 from lm.anneal import anneal
-from lm.attention import ATTENTIONS, Mask
-from lm.attention.fused import has_kernel
-from lm.attention.plan import describe
+from lm.attention import ATTENTIONS
 from lm.config import Config, attention_groups, chosen_options
 from lm.data import ByteTokenizer, Tokenizer
 from lm.errors import UserError
@@ -23,6 +21,9 @@ from lm.objective import OBJECTIVES, Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
 from lm.regularise import mixout, needs_start, noises, penalises, penalty
+from lm.task import build_task
+from lm.task.encode import Layout
+from lm.task.objective import Labelled
 from lm.tune import Tuning, join, split, tuning
 from lm.tune.tuned import TunedTransformer
 
@@ -84,6 +85,8 @@ class Program:
         hits, and the sums of `support_metrics` where the head has no full support.
       objective: `objective(rows, key) -> Batch`, of `lm.objective`.
       loss: `loss(params, batch, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
+      predict: `predict(params, rows) -> {"row", ...}`, of a task's rows what `Task.predict` asks
+        for, whole on every device.
       likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
         its arithmetic is what `flops_per_token` counts.
 
@@ -99,6 +102,7 @@ class Program:
     evaluate: Any
     objective: Objective
     loss: Any
+    predict: Any
     likelihood: Any
 
     @property
@@ -108,11 +112,15 @@ class Program:
 
 
 def build_model(
-    config: Config, vocab_size: int, counts: Any = None, mesh: Mesh | None = None
+    config: Config,
+    vocab_size: int,
+    counts: Any = None,
+    mesh: Mesh | None = None,
+    layout: Layout | None = None,
 ) -> Transformer:
     """The Transformer that a config describes, for V words with these counts, [V], in training.
 
-    With a mesh, its devices share the work of the output head.
+    With a mesh, its devices share the work of the output head. `layout` is of a task's rows.
     """
     groups: dict[str, Any] = {
         name: _attention(group, config.model.max_length)
@@ -127,6 +135,8 @@ def build_model(
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
     groups |= {"output": output, **config.model}
+    if layout is not None:
+        groups |= {"readout": build_task(config).readout, "outcomes": layout.outcomes}
     if additions := noises(config.regularise) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
@@ -143,30 +153,6 @@ def _attention(group: Config, horizon: int) -> dict[str, Any]:
     attention |= {name: chosen.pop(name) for name in own & set(chosen)}
     attention["options"] = chosen
     return attention
-
-
-def attention_path(config: Config) -> str:
-    """How attention will be computed in training, for the run's log."""
-    model, attention = config.model, config.attention
-    if ATTENTIONS[attention.mechanism].weighs:
-        return attention.mechanism
-    length, heads = config.data.length, model.heads
-    size = model.head_size or model.features // heads
-    array = jax.ShapeDtypeStruct((1, length, heads, size), jnp.dtype(model.dtype))
-    causal = config.objective == "causal"
-    documents: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    prefix = documents if config.objective == "prefix" else None
-    mask = Mask(causal=causal, segments=documents, prefix=prefix)
-    plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
-    plain = plain and model.positions not in ("alibi", "relative") and attention.block is None
-    kernel = plain and has_kernel(array, array, array, mask)
-    return describe(length, causal, attention.block, kernel)
-
-
-def output_path(config: Config, model: Transformer) -> str:
-    """How the output head will be computed in training, for the run's log."""
-    tokens = config.batch_size * config.data.length // config.accumulation
-    return f"{config.output.head}, {model.output_head().describe(tokens)}"
 
 
 def check_devices(config: Config) -> Mesh:
@@ -186,6 +172,7 @@ def build_program(
     vocab_size: int,
     counts: Any = None,
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
+    layout: Layout | None = None,
 ) -> Program:
     """Model, mesh and jitted functions of a config; nothing is computed yet.
 
@@ -195,14 +182,17 @@ def build_program(
       counts: of words in the training text, [V], for heads that ask (`needs_counts`); None: such a
         head counts words as ordered by frequency.
       tokenizer: of the rows, for objectives that write special tokens.
+      layout: of a task's rows; None: the rows are text.
 
     Raises:
       UserError: where sizes do not divide over the mesh, the tokenizer lacks a special token, or a
         method trains nothing.
     """
     mesh = check_devices(config)
-    model, methods = build_model(config, vocab_size, counts, mesh), tuning(config)
+    model, methods = build_model(config, vocab_size, counts, mesh, layout), tuning(config)
     objective = build_objective(config, tokenizer)
+    if layout is not None:
+        objective = Labelled(tokenizer, layout.length, build_task(config), layout)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularise = config.optimizer.ema, config.regularise
 
@@ -284,7 +274,7 @@ def build_program(
             "train/loss": total / weight,
             "train/gradient_norm": norm,
             "train/learning_rate": jnp.asarray(rate(state.step)),
-            "tokens": weight,
+            "tokens": jnp.sum(batch.segments > 0).astype(jnp.float32),
             "finite": finite,
         }
         kept = {"frozen": state.frozen, "start": state.start}
@@ -307,6 +297,11 @@ def build_program(
             "bytes": jnp.sum(rows["bytes"]),
             "words": jnp.zeros(vocab_size).at[batch.targets].add(batch.weights),
         }
+
+    def predict(params: Any, rows: Rows) -> dict[str, jax.Array]:
+        batch = objective(rows, jax.random.key(0))
+        found: Any = model.apply({"params": params}, batch, method="predictions")
+        return found | {name: rows[name] for name in ("row", "weights", "spans") if name in rows}
 
     def likelihood(params: Any, rows: Rows) -> Any:
         groups = {name: getattr(model, name) for name in attention_groups(config)}
@@ -337,6 +332,7 @@ def build_program(
         evaluate=jax.jit(evaluate, out_shardings=partition.whole(mesh)),
         objective=objective,
         loss=loss,
+        predict=jax.jit(predict, out_shardings=partition.whole(mesh)),
         likelihood=likelihood,
     )
 

@@ -12,9 +12,10 @@ from etils import epath
 from lm.check import check
 from lm.config import Config, content_hash, override, plain
 from lm.errors import Interrupted, UserError
-from lm.objective import OBJECTIVES
+from lm.headline import headline
 from lm.step import check_devices
-from lm.train import open_workdir, prepare_corpus, train
+from lm.train import prepare_corpus, train
+from lm.workdir import open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,6 @@ def sweep(points: Sequence[Point]) -> list[Point]:
             print(f"{name} broke: {plain(error)}", file=sys.stderr, flush=True)
         else:
             report.unlink(missing_ok=True)
-            metric = OBJECTIVES[point.config.objective].metric
-            unit = metric.removeprefix("eval/").replace("_", " ")
-            print(f"{name}: {result[metric]:.4f} {unit}, {result['seconds']:.0f} s", flush=True)
+            metric, seconds = headline(point.config), result["seconds"]
+            print(f"{name}: {result[metric.name]:.4f} {metric.unit}, {seconds:.0f} s", flush=True)
     return broken

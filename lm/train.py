@@ -3,7 +3,6 @@
 import functools
 import importlib.metadata
 import json
-import signal
 import statistics
 import subprocess
 import sys
@@ -18,16 +17,24 @@ from ml_collections import ConfigDict
 from lm import partition
 from lm.check import check
 from lm.checkpoint import Checkpoints, check_donor, starting_state
-from lm.config import Config, content_hash, identity, to_dict
+from lm.config import Config, content_hash, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
-from lm.metrics import Progress, Writer, write_json
+from lm.headline import headline
+from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
-from lm.step import Program, attention_path, build_program, check_devices, output_path
+from lm.paths import attention_path, output_path
+from lm.signals import Signals
+from lm.step import Program, build_program, check_devices
+from lm.stopping import Stopping
+from lm.task.encode import Layout
+from lm.task.prepare import TaskData, balanced_classes, prepare_task
+from lm.task.report import write_report
 from lm.tune import count
+from lm.workdir import claim, open_workdir
 
 
 def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
@@ -54,20 +61,42 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
     check_donor(config.init_from)
     corpus = prepare_corpus(config)
     program = corpus_program(config, corpus)
-    _claim(config, workdir, corpus)
+    claim(config, workdir, corpus)
     with jax.set_mesh(program.mesh):
         return _Run(config, workdir, corpus, program, label).finish()
 
 
-def prepare_corpus(config: Config) -> Corpus:
+def prepare_corpus(config: Config) -> Corpus | TaskData:
     """The prepared rows of a config's data, made where the cache lacks them."""
-    return prepare(**config.data, cache=epath.Path(config.cache).expanduser() / "data")
+    cache = epath.Path(config.cache).expanduser() / "data"
+    return prepare_task(config, cache) if config.task.name else prepare(**config.data, cache=cache)
 
 
-def corpus_program(config: Config, corpus: Corpus) -> Program:
+def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:
     """The program of a config for a corpus, with the words' counts where the head asks for them."""
     counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
-    return shared_program(config, corpus.tokenizer.vocab_size, counts, corpus.tokenizer)
+    layout = corpus.layout if isinstance(corpus, TaskData) else None
+    config = override(config, {"steps": total_steps(config, corpus)})
+    vocab_size = corpus.tokenizer.vocab_size
+    return shared_program(config, vocab_size, counts, corpus.tokenizer, layout)
+
+
+def total_steps(config: Config, corpus: Corpus | TaskData) -> int:
+    """Updates in the whole run: config.steps, or what config.epochs makes of the training rows.
+
+    Raises:
+      UserError: where the warm-up is as long.
+    """
+    if config.epochs is None:
+        return config.steps
+    rows = corpus.manifest["splits"]["train"]["rows"]
+    steps = max(1, round(config.epochs * rows / config.batch_size))
+    if config.schedule.warmup >= steps:
+        raise UserError(
+            f"config.schedule.warmup = {config.schedule.warmup} must be below the {steps} steps of "
+            f"config.epochs = {config.epochs}; shorten the warm-up"
+        )
+    return steps
 
 
 def shared_program(
@@ -75,6 +104,7 @@ def shared_program(
     vocab_size: int,
     counts: bytes | None = None,
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
+    layout: Layout | None = None,
 ) -> Program:
     """The program of a config; the last one again where only the seed differs.
 
@@ -84,96 +114,35 @@ def shared_program(
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = to_dict(config) | {"seed": None}
-    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer)
+    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer, layout)
 
 
 @functools.lru_cache(maxsize=1)
-def _program(settings: str, vocab_size: int, counts: bytes | None, tokenizer: Tokenizer) -> Program:
+def _program(
+    settings: str,
+    vocab_size: int,
+    counts: bytes | None,
+    tokenizer: Tokenizer,
+    layout: Layout | None,
+) -> Program:
+    config = ConfigDict(json.loads(settings))
     of_words = None if counts is None else np.frombuffer(counts, np.int64)
-    return build_program(ConfigDict(json.loads(settings)), vocab_size, of_words, tokenizer)
-
-
-def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
-    """The result of a finished run of this config in this workdir; None where there is work to do.
-
-    Raises:
-      UserError: where the workdir holds something else.
-    """
-    recorded = workdir / "config.json"
-    if not recorded.exists():
-        if workdir.exists() and not _is_free(workdir):
-            raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
-        return None
-    check_same_config(config, ConfigDict(read_json(recorded)), workdir)
-    result = workdir / "result.json"
-    return read_json(result) if result.exists() else None
-
-
-def check_same_config(
-    config: Config, recorded: Config, workdir: epath.Path, besides: tuple[str, ...] = ()
-) -> None:
-    """Raises UserError where a config would change the numbers of the run in a workdir.
-
-    Groups named in `besides` may differ, and so may where it runs and what it prints.
-    """
-    ours, theirs = identity(config), identity(recorded)
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key) and key.split(".")[0] not in besides:
-            raise UserError(
-                f"{workdir} belongs to another config: config.{key} is {theirs.get(key)!r} there "
-                f"and {ours.get(key)!r} here; use another --workdir, or that value"
-            )
-
-
-def _is_free(workdir: epath.Path) -> bool:
-    """Whether a run may begin in a folder: nothing is there but a sweep's word on why it broke."""
-    return workdir.is_dir() and all(
-        child.name == "error.txt" or child.name.startswith(".") for child in workdir.iterdir()
-    )
-
-
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The content of a JSON file of a workdir; UserError where it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not JSON ({error}); restore it, or use another folder"
-        ) from None
-
-
-def _claim(config: Config, workdir: epath.Path, corpus: Corpus) -> None:
-    """Writes what the run is made of before it begins; checks that its text is still the same."""
-    recorded = workdir / "data.json"
-    if recorded.exists():
-        check_same_text(workdir, corpus)
-    elif jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", to_dict(config))
-        write_json(recorded, corpus.manifest)
-
-
-def check_same_text(workdir: epath.Path, corpus: Corpus) -> None:
-    """Raises UserError where text or tokenizer are no longer those that a run began with."""
-    before, now = read_json(workdir / "data.json"), corpus.manifest
-    for name, ours, theirs in (
-        ("text", now["hash"], before["hash"]),
-        ("tokenizer", now["tokenizer"]["hash"], before["tokenizer"]["hash"]),
-    ):
-        if ours != theirs:
-            raise UserError(
-                f"{workdir} began with another {name} (hash {theirs[:12]}, now {ours[:12]}); "
-                f"restore that {name}, or use another --workdir"
-            )
+    return build_program(config, vocab_size, of_words, tokenizer, layout)
 
 
 class _Run:
     """One leg of a run: from its starting point to the end or to a signal."""
 
     def __init__(
-        self, config: Config, workdir: epath.Path, corpus: Corpus, program: Program, label: str
+        self,
+        config: Config,
+        workdir: epath.Path,
+        corpus: Corpus | TaskData,
+        program: Program,
+        label: str,
     ):
         self.config, self.workdir, self.corpus, self.program = config, workdir, corpus, program
+        self.steps = total_steps(config, corpus)
         self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         root = jax.random.key(config.seed)
         self.key = jax.random.fold_in(root, 1)
@@ -183,13 +152,15 @@ class _Run:
         self.start = int(self.state.step)
         self.main = jax.process_index() == 0
         self.commit = commit()
+        self.stopping = self.remembered()
         if self.main:
             paths = f"attention {attention_path(config)}; {output_path(config, program.model)}"
             print(f"{label}: {origin}; {paths}", flush=True)
             # Where only result.json was missing, the last evaluation is made and written again.
-            evaluated = self.start if self.start < config.steps else self.start - 1
+            again = self.start == self.steps and self.stopping is None
+            evaluated = self.start - 1 if again else self.start
             self.writer = Writer(workdir, self.start, evaluated, config.log.tensorboard)
-        self.progress = Progress(config.steps, self.start, label, shown=self.main)
+        self.progress = Progress(self.steps, self.start, label, shown=self.main)
         self.flops = flops_per_token(program)
         self.peak = peak_flops()
         self.rates: list[float] = []
@@ -205,25 +176,31 @@ class _Run:
             batch_size=config.batch_size,
             seed=config.seed,
             start=self.start,
+            classes=balanced_classes(config, self.corpus),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
         pending = None
-        with _Signals() as signals:
-            for step in range(self.start + 1, config.steps + 1):
+        with Signals() as signals:
+            for step in range(self.start + 1, self.steps + 1):
+                if self.stopping and self.stopping.done:
+                    break
                 batch = partition.global_batch(self.program.mesh, next(rows))
                 self.state, metrics = self.program.step(self.state, batch, self.key)
                 if pending is not None:
                     self.record(*pending)
                 pending = (step, metrics, batch)
                 evaluates = config.evaluation.every and step % config.evaluation.every == 0
-                last = step == config.steps
+                last = step == self.steps
                 saves = config.checkpoint.every and step % config.checkpoint.every == 0 and not last
+                if self.stopping and (evaluates or last):
+                    # The best state must still be there at the end.
+                    evaluates = saves = True
                 if evaluates or saves or last or signals.received:
                     # Nothing is evaluated or saved before the step is known to be finite.
                     self.record(*pending)
                     pending = None
-                    if evaluates and not last:
+                    if evaluates and (self.stopping or not last):
                         self.evaluate(step)
                     if saves or (signals.received and not last):
                         self.checkpoints.save(self.state)
@@ -231,13 +208,17 @@ class _Run:
                         self.close()
                         raise Interrupted(step, signals.received)
                     self.clock, self.tokens = time.perf_counter(), 0.0
-            metrics = self.evaluate(config.steps)
-            self.checkpoints.save(self.state)
-            self.checkpoints.wait()
+            if self.stopping:
+                self.return_to_best()
+                metrics = self.measure()
+            else:
+                metrics = self.evaluate(self.steps)
+                self.checkpoints.save(self.state)
+                self.checkpoints.wait()
             result = self.result(metrics)
             self.close()
         if signals.received:
-            raise Interrupted(config.steps, signals.received)
+            raise Interrupted(self.steps, signals.received)
         return result
 
     def record(self, step: int, metrics: dict[str, jax.Array], batch: Any) -> None:
@@ -271,19 +252,51 @@ class _Run:
             "again in another --workdir with a lower config.optimizer.learning_rate or a clip_norm"
         )
 
+    def measure(self) -> dict[str, float]:
+        """Evaluates the current parameters."""
+        found = evaluate(self.program, self.state.evaluated, self.corpus, self.config)
+        self.predictions = found.predictions
+        return found.metrics
+
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluates the current parameters and writes the line."""
-        metrics = evaluate(self.program, self.state.evaluated, self.corpus, self.config)
+        metrics = self.measure()
         if self.main:
             self.writer.write(step, metrics)
+        if self.stopping and self.stopping.see(step, metrics[self.stopping.metric]):
+            self.checkpoints.protect(step)
         return metrics
 
-    def result(self, metrics: dict[str, float]) -> dict[str, Any]:
+    def remembered(self) -> Stopping | None:
+        """Early stopping as it stood at the first step of this leg; None without patience."""
+        if not self.config.evaluation.patience:
+            return None
+        metric = headline(self.config)
+        stopping = Stopping(metric.name, metric.lower, self.config.evaluation.patience)
+        records = read_metrics(self.workdir / "metrics.jsonl")
+        stopping.recall(record for record in records if record["step"] <= self.start)
+        if stopping.best is not None:
+            self.checkpoints.protect(stopping.best)
+        return stopping
+
+    def return_to_best(self) -> None:
+        """Takes up the state of the best evaluation, and makes it the newest checkpoint."""
+        assert self.stopping is not None and self.stopping.best is not None
+        self.checkpoints.wait()
+        if int(self.state.step) != self.stopping.best:
+            self.state = self.checkpoints.load(self.program.abstract, self.stopping.best)
+        self.checkpoints.drop_after(self.stopping.best)
+
+    def result(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Writes result.json, which says that the run is finished."""
         if not self.main:
             return metrics
+        if isinstance(self.corpus, TaskData):
+            metrics = metrics | write_report(self.workdir, self.corpus, self.predictions)
+        if self.stopping:
+            metrics = metrics | {"best_step": self.stopping.best}
         result = metrics | {
-            "steps": self.config.steps,
+            "steps": self.steps,
             "seed": self.config.seed,
             "parameters": count(self.program.params),
             "trained_parameters": count(self.program.abstract.params),
@@ -305,30 +318,6 @@ class _Run:
         self.checkpoints.close()
         if self.main:
             self.writer.close()
-
-
-class _Signals:
-    """Turns the first SIGINT or SIGTERM into a request; a second one stops at once."""
-
-    def __init__(self):
-        self.received = 0
-
-    def __enter__(self) -> "_Signals":
-        self._before = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _) -> None:
-        self.received = number
-        print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)
-        for number in self._before:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def versions() -> dict[str, str]:

@@ -99,6 +99,27 @@ IMPOSSIBLE = [
         {"objective": "prefix", "attention.mechanism": "forgetting", "model.positions": "none"},
         "objective prefix sees both sides",
     ),
+    ({"evaluation.patience": 2, "evaluation.every": 0}, "makes none before the end"),
+    ({"task.name": "clasification"}, "did you mean 'classification'"),
+    ({"task.name": "tagging"}, "labels, which are no words; use config.output.tied=False"),
+    ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
+    ({"task.name": "instruction", "task.balanced": True}, "which task instruction has none of"),
+    (
+        {"task.name": "instruction", "model.architecture": "encoder"},
+        "wants config.model.architecture decoder",
+    ),
+    (
+        {"task.name": "regression", "task.pooling": "last", "output.tied": False},
+        "task regression wants config.output.head = 'squared'",
+    ),
+    (
+        {"task.name": "answering", "output.head": "adaptive", "output.tied": False},
+        "points at places of a row, which head adaptive cannot",
+    ),
+    (
+        {"task.name": "classification", "output.tied": False},
+        "a decoder's first hidden state has seen nothing of the text",
+    ),
     ({"optimizer.name": "adam"}, "did you mean 'adamw'"),
 ]
 
@@ -132,6 +153,7 @@ def test_an_override_of_the_wrong_type_is_refused():
         ("span", [None, "tiny", "small"]),
         ("prefix", [None, "tiny", "small"]),
         ("pairs", [None, "tiny", "base"]),
+        ("finetune", [None, "tiny", "amazon", "conll2003", "squad", "reviews", "cola", "stsb"]),
     ],
 )
 def test_every_shipped_config_and_each_of_its_rows_is_possible(name, arguments):

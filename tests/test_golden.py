@@ -19,6 +19,7 @@ SHIPPED = {
     "span": ["tiny", "small"],
     "prefix": ["tiny", "small"],
     "pairs": ["tiny", "base"],
+    "finetune": ["tweets", "reviews", "tweets_ner", "japanese_ner", "mrpc", "squad", "tiny"],
 }
 
 

@@ -33,6 +33,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
+    classes: np.ndarray | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -46,6 +47,8 @@ def train_batches(
         batch_size: B, rows in the global batch.
         seed: of the order.
         start: index of the first batch, to resume.
+        classes: of every row; rows are then drawn so that all classes come equally often, each
+            class shuffled anew whenever it is used up. None: every row as often as the others.
         process_index: of this host; it gets the process_index-th slice of each batch.
         process_count: hosts; divides `batch_size`.
 
@@ -57,7 +60,7 @@ def train_batches(
         UserError: there are fewer rows than a batch has, or an argument is out of range.
     """
     part = _part(batch_size, process_index, process_count)
-    order = _order(rows, batch_size, seed)
+    order = _order(rows, batch_size, seed, classes)
     return _ahead(lambda k: _gather(rows, [order[i] for i in part(k)]), start, sys.maxsize)
 
 
@@ -98,7 +101,7 @@ def eval_batches(
     part = _part(batch_size, process_index, process_count)
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit} rows is no evaluation; use 1 or more, or None for all")
-    order = _shuffled(len(rows), seed=0)
+    order = _shuffled(np.arange(len(rows)), seed=0)
     number = len(rows) if limit is None else min(limit, len(rows))
 
     def batch(k: int) -> Batch:
@@ -127,21 +130,26 @@ def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[
     return part
 
 
-def _order(rows: RowSource, batch_size: int, seed: int) -> Any:
+def _order(rows: RowSource, batch_size: int, seed: int, classes: np.ndarray | None = None) -> Any:
     if len(rows) < batch_size:
         raise UserError(
             f"train has {len(rows)} rows, fewer than batch_size={batch_size}; use a batch_size of "
             f"at most {len(rows)}, a shorter length, or more text"
         )
-    return _shuffled(len(rows), seed).repeat()
+    if classes is None:
+        return _shuffled(np.arange(len(rows)), seed).repeat()
+    import grain
+
+    groups = [np.flatnonzero(classes == each) for each in np.unique(classes)]
+    return grain.MapDataset.mix([_shuffled(group, seed).repeat() for group in groups])
 
 
-def _shuffled(number: int, seed: int) -> Any:
+def _shuffled(numbers: Any, seed: int) -> Any:
     import grain
 
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} is not between 0 and 4294967295; use for example 0")
-    return grain.MapDataset.range(number).seed(seed).shuffle()
+    return grain.MapDataset.source(numbers).seed(seed).shuffle()
 
 
 def _ahead(batch: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
@@ -160,12 +168,16 @@ class _ReadsMany(Protocol):
 
 
 def _gather(rows: RowSource, indices: list[int]) -> Batch:
-    """The rows of these indices, stacked: int32 [len(indices), ...] for each key."""
+    """The rows of these indices, stacked: [len(indices), ...] for each key, int32 or float32."""
     if isinstance(rows, _ReadsMany):
         read = rows.__getitems__(indices)
     else:
         read = [rows[i] for i in indices]
-    return {key: np.stack([row[key] for row in read]).astype(np.int32) for key in read[0]}
+    return {key: _narrow(np.stack([row[key] for row in read])) for key in read[0]}
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
 
 
 def _padded(values: np.ndarray, missing: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def texts(name: str) -> Iterator[tuple[str | None, int, str]]:
         UserError: the dataset is unknown, cannot be fetched or prepared, has no `train` split or
             no single feature of text, or holds text that is not UTF-8.
     """
-    builder = _prepared(name)
+    builder = prepared(name)
     feature = text_feature(name, builder.info.features)
     if "train" not in builder.info.splits:
         raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
@@ -93,7 +93,12 @@ def load_builder(name: str) -> Any:
         ) from error
 
 
-def _prepared(name: str) -> Any:
+def prepared(name: str) -> Any:
+    """The builder of a dataset, on disk as ArrayRecord; fetched and prepared where it is not.
+
+    Raises:
+        UserError: the dataset is unknown, or cannot be fetched or prepared.
+    """
     builder = load_builder(name)
     try:
         builder.download_and_prepare(file_format="array_record")

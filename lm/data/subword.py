@@ -17,6 +17,7 @@ from lm.errors import UserError
 
 # Names of the special tokens, the first that a tokenizer has: ours, then well-known ones.
 ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+STARTS = ("[CLS]", "<s>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
 SENTINEL = re.compile(r"<\|sentinel_(\d+)\|>|<extra_id_(\d+)>")
 
@@ -56,6 +57,8 @@ class SubwordTokenizer:
         self.json: str | None = text
         self._end_token = end
         self.end: int = added[end]["id"]
+        starts = (added[known]["id"] for known in STARTS if known in added)
+        self.start: int = next(starts, self.end)
         self.mask: int | None = next((added[key]["id"] for key in MASKS if key in added), None)
         self.sentinels = _sentinels(added)
         self._backend = _backend(config)

@@ -32,6 +32,7 @@ class Tokenizer(Protocol):
     name: str
     vocab_size: int
     end: int  # opens and closes every document; no text is ever encoded to it
+    start: int  # opens the rows of a task: a classifier's own token where there is one, else `end`
     mask: int | None  # None where a ready-made tokenizer has none
     sentinels: tuple[int, ...]
     json: str | None  # the content of its tokenizer.json; None for bytes and characters
@@ -71,6 +72,7 @@ class ByteTokenizer:
     name = "bytes"
     vocab_size = 256
     end = END_BYTE
+    start = END_BYTE
     mask: int | None = MASK_BYTE
     sentinels: tuple[int, ...] = SENTINEL_BYTES
     json: str | None = None
@@ -128,6 +130,7 @@ class CharacterTokenizer:
 
     name = "characters"
     end = 0
+    start = 0
     mask: int | None = None
     sentinels: tuple[int, ...] = ()
     json: str | None = None

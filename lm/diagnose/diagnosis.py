@@ -14,6 +14,7 @@ from lm.diagnose.spectrum import Spectrum, blocks_of_words, spectra
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.restore import Restored
+from lm.task.prepare import TaskData
 
 GRADIENTS = 64  # contexts whose gradient is followed through the head
 WORDS = 64  # words that are tried as argmax
@@ -34,9 +35,14 @@ def diagnose(run: Restored, sample: int) -> dict[str, Any]:
       language), "gradient", "argmax", "calibration".
 
     Raises:
-      UserError: where the head predicts rows of words at a time.
+      UserError: where the head predicts rows of words at a time, or labels.
     """
     name = run.config.output.head
+    if isinstance(run.corpus, TaskData):
+        raise UserError(
+            f"diagnose measures language models; {run.config.task.name} has report.txt and "
+            "report.png in its workdir"
+        )
     if OUTPUTS[name].whole_rows:
         raise UserError(f"head {name} scores whole rows; diagnose measures heads of single words")
     contexts = held_out(run, sample)
@@ -94,7 +100,7 @@ def _matrix(run: Restored, contexts: Contexts) -> dict[str, Any]:
         contexts.targets[:GRADIENTS],
     )
     found = {"spectrum": _plain(whole), "spectrum_centred": _plain(centred)}
-    language = run.corpus.language
+    language = getattr(run.corpus, "language", None)
     if language is not None:
         states = language.state(contexts.inputs)
         truth = blocks_of_words(lambda state: language.log_probs[state], states, vocab_size)

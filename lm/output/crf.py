@@ -78,17 +78,27 @@ class CrfHead(Head):
         """The same as `loss`."""
         return self.loss(hidden, targets, embedding, where)
 
-    def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def log_probs(
+        self,
+        hidden: jax.Array,
+        embedding: jax.Array | None = None,
+        where: jax.Array | None = None,
+    ) -> jax.Array:
         """Marginal log-probabilities of the tags, [..., L, V] in nats."""
         z, transitions = self.potentials(hidden, embedding)
-        row = _marginals if z.ndim == 2 else jax.vmap(_marginals, (0, None))
-        return row(z, transitions)
+        row = _marginals if z.ndim == 2 else jax.vmap(_marginals, (0, None, 0))
+        return row(z, transitions, jnp.ones(z.shape[:-1], bool) if where is None else where)
 
-    def best(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """The likeliest row of tags, [..., L] (Viterbi)."""
+    def best(
+        self,
+        hidden: jax.Array,
+        embedding: jax.Array | None = None,
+        where: jax.Array | None = None,
+    ) -> jax.Array:
+        """The likeliest row of tags, [..., L] (Viterbi); of positions that are not there, any."""
         z, transitions = self.potentials(hidden, embedding)
-        row = _best if z.ndim == 2 else jax.vmap(_best, (0, None))
-        return row(z, transitions)
+        row = _best if z.ndim == 2 else jax.vmap(_best, (0, None, 0))
+        return row(z, transitions, jnp.ones(z.shape[:-1], bool) if where is None else where)
 
 
 def _chain_nats(z, transitions, targets, where):
@@ -115,26 +125,35 @@ def _chain_nats(z, transitions, targets, where):
     return jax.lax.scan(forward, none, (own, first, before, targets, where))[1]
 
 
-def _marginals(z, transitions):
-    def back(message, z):
-        return jax.nn.logsumexp(transitions + z + message, axis=-1), message
+def _marginals(z, transitions, where):
+    def back(message, inputs):
+        z, visible = inputs
+        before = jax.nn.logsumexp(transitions + z + message, axis=-1)
+        return jnp.where(visible, before, message), message
 
-    def forward(message, z):
+    def forward(message, inputs):
+        z, visible = inputs
         both = z + message
-        return jax.nn.logsumexp(both[:, None] + transitions, axis=0), both
+        after = jax.nn.logsumexp(both[:, None] + transitions, axis=0)
+        return jnp.where(visible, after, message), both
 
     nothing = jnp.zeros_like(z[0])
-    _, behind = jax.lax.scan(back, nothing, z, reverse=True)
-    _, before = jax.lax.scan(forward, nothing, z)
+    _, behind = jax.lax.scan(back, nothing, (z, where), reverse=True)
+    _, before = jax.lax.scan(forward, nothing, (z, where))
     return jax.nn.log_softmax(before + behind, axis=-1)
 
 
-def _best(z, transitions):
-    def back(score, z):
-        onward = transitions + z + score
-        return jnp.max(onward, axis=-1), jnp.argmax(onward, axis=-1)
+def _best(z, transitions, where):
+    def back(message, inputs):
+        z, visible = inputs
+        joint = z + message
+        return jnp.where(visible, jnp.max(transitions + joint, axis=-1), message), joint
 
-    score, following = jax.lax.scan(back, jnp.zeros_like(z[0]), z[1:], reverse=True)
-    start = jnp.argmax(z[0] + score)
-    _, rest = jax.lax.scan(lambda tag, after: (after[tag], after[tag]), start, following)
-    return jnp.concatenate([start[None], rest])
+    def forward(previous, inputs):
+        joint, visible = inputs
+        tag = jnp.argmax(joint + jnp.where(previous < 0, 0.0, transitions[previous]))
+        return jnp.where(visible, tag, previous), tag
+
+    _, joint = jax.lax.scan(back, jnp.zeros_like(z[0]), (z, where), reverse=True)
+    none = jnp.full((), -1, jnp.argmax(z[0]).dtype)
+    return jax.lax.scan(forward, none, (joint, where))[1]

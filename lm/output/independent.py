@@ -55,6 +55,9 @@ class SquaredHead(LogitsHead):
     With k = M = 1 the mean squared error against a one-hot. The sum over words is h' (W'W) h, so
     no logit but the target's is ever computed. The likelihood is that of softmax(z).
 
+    Real targets [N] make it regression, with V = 1: loss = (z - y)^2, and the likelihood is that of
+    a Gaussian around z of variance 1.
+
     Attributes:
       emphasis: k, above 0; the paper uses 1, and 15 for a thousand classes.
       margin: M, the target's value; the paper uses 1, and 30 for a thousand classes.
@@ -72,6 +75,8 @@ class SquaredHead(LogitsHead):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token, [N]."""
+        if jnp.issubdtype(targets.dtype, jnp.floating):
+            return jnp.square(self.values(hidden) - targets)
         if self.is_initializing():
             self.scores(hidden, embedding)
         params = self.variables["params"] if embedding is None or self.bias else {}
@@ -86,3 +91,15 @@ class SquaredHead(LogitsHead):
             squares += 2.0 * hidden @ (bias @ table) + jnp.sum(jnp.square(bias))
         error = self.emphasis * jnp.square(own - self.margin) - jnp.square(own)
         return (squares + error) / self.vocab_size
+
+    def negative_log_likelihood(
+        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
+    ) -> jax.Array:
+        """-log p(target) in nats, [N]."""
+        if jnp.issubdtype(targets.dtype, jnp.floating):
+            return 0.5 * (self.loss(hidden, targets) + math.log(2.0 * math.pi))
+        return super().negative_log_likelihood(hidden, targets, embedding)
+
+    def values(self, hidden: jax.Array) -> jax.Array:
+        """The predicted numbers of a regression, [N]."""
+        return self.scores(hidden)[:, 0]

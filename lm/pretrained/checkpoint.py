@@ -18,6 +18,7 @@ from lm.pretrained.family import Family, adopted
 from lm.pretrained.tensors import open_tensors
 from lm.pretrained.tokenizer import find_tokenizer
 from lm.pretrained.view import Source, Tensor, sources
+from lm.task import predicts_words
 
 MARK = "hf:"  # begins an init_from that names a checkpoint of transformers
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bin")
@@ -64,6 +65,8 @@ class Checkpoint:
           UserError: where a tensor has another shape, or the body lacks one.
         """
         known = sources(self.family.views(config), config.model.layers)
+        if not predicts_words(config):
+            known = {name: source for name, source in known.items() if not name.startswith("head/")}
         found = {}
         for name, shape in shapes.items():
             if name in known and self._holds(name, known[name]):

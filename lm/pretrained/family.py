@@ -10,6 +10,7 @@ from lm.config import Config
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.pretrained.view import View
+from lm.task import predicts_words
 
 # What shapes the function of a model, where a family does not say otherwise.
 PLAIN: Mapping[str, Any] = {
@@ -166,11 +167,16 @@ def explicit(config: Config) -> dict[str, Any]:
 
 
 def adopted(config: Config, ours: Mapping[str, Any]) -> Config:
-    """A copy of our config with a checkpoint's knobs; those that its head lacks are left out."""
+    """A copy of our config with a checkpoint's knobs; those that its head lacks are left out, and
+    those of all that stands on the stack where a task puts a head for its labels there.
+    """
     config = config.copy_and_resolve_references()
     head = OUTPUTS[config.output.head].__dataclass_fields__
     for key, value in ours.items():
         group, name = key.split(".")
+        on_top = group == "output" or name in ("head_transform", "pooler")
+        if on_top and not predicts_words(config):
+            continue
         if group != "output" or name == "tied" or name in head:
             config[group][name] = value
     return config

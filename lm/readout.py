@@ -1,0 +1,110 @@
+"""Which hidden states does the output head see, and what does it choose among? A language model's
+head sees all positions and chooses among words. A task reads out some of them, and chooses among
+labels; or it points, and chooses among the positions or the texts themselves.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+FAR = -1e4  # the logit of what cannot be chosen: its probability is 0 in float32
+
+
+class All(nn.Module):
+    """Every position, [B, L, D]: language modelling."""
+
+    features: int
+    query_init: Any
+    param_dtype: Any
+    extra = 0  # features that a readout adds
+
+    def flat(self, batch: Any) -> Any:
+        """The batch with one axis of rows."""
+        return batch
+
+    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+        """States [B, T, D] that the head sees, and what it chooses among where that is no table of
+        its own: [B, V, D], row by row.
+        """
+        return hidden, None
+
+
+class Places(All):
+    """The positions `batch.places`, [B, T], such as a text's first or a word's first piece."""
+
+    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+        """See `All`."""
+        return jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1), None
+
+
+class Mean(All):
+    """The mean over a row's real positions, [B, 1, D]."""
+
+    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+        """See `All`."""
+        return mean(hidden, batch.segments)[:, None], None
+
+
+class Span(All):
+    """Points at a row's positions: one learned query for where an answer starts, one for its end.
+
+    The head chooses among the L positions as it would among words whose vectors are the hidden
+    states, so any head with a table of words will do. One more feature, 1 in the query and 0 or
+    `FAR` in the table, keeps padding out.
+    """
+
+    extra = 1
+    queries = 2
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+        """Queries [B, 2, D + 1] and table [B, L, D + 1]."""
+        return self.point(hidden, batch.segments > 0)
+
+    def point(self, table: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries [B, T, D + 1] and the table [B, V, D + 1] in which only `real` [B, V] count."""
+        shape = (self.queries, self.features)
+        query = self.param("query", self.query_init, shape, self.param_dtype).astype(table.dtype)
+        query = jnp.pad(query, ((0, 0), (0, 1)), constant_values=1)
+        barred = jnp.where(real, 0.0, FAR)[:, :, None].astype(table.dtype)
+        queries = jnp.broadcast_to(query, (table.shape[0], *query.shape))
+        return queries, jnp.concatenate([table, barred], axis=-1)
+
+
+class Choice(Span):
+    """Points at one of C texts, of a batch with inputs [B, C, L]: at the hidden states in
+    `batch.places`, [B, C, 1], or, without these, at the means.
+    """
+
+    queries = 1
+
+    def flat(self, batch: Any) -> Any:
+        """The batch with inputs [B C, L]."""
+        names = ("inputs", "segments", "positions", "token_types", "places")
+        arrays = {name: getattr(batch, name) for name in names}
+        merged = {k: x.reshape(-1, x.shape[-1]) for k, x in arrays.items() if x is not None}
+        return batch.replace(**merged)
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+        """Query [B, 1, D + 1] and table [B, C, D + 1]."""
+        if batch.places is None:
+            pooled = mean(hidden, batch.segments)
+        else:
+            pooled = jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1)[:, 0]
+        rows = batch.targets.shape[0]
+        real = jnp.any(batch.segments > 0, axis=1).reshape(rows, -1)
+        return self.point(pooled.reshape(rows, real.shape[1], -1), real)
+
+
+def mean(hidden: jax.Array, segments: jax.Array) -> jax.Array:
+    """Of hidden states [B, L, D] over the positions in a segment above 0: [B, D]; 0 where none."""
+    real = (segments > 0).astype(hidden.dtype)
+    total = jnp.einsum("bl,bld->bd", real, hidden, preferred_element_type=jnp.float32)
+    count = jnp.maximum(jnp.sum(segments > 0, axis=1), 1)
+    return (total / count[:, None]).astype(hidden.dtype)
+
+
+READOUTS = {"all": All, "places": Places, "mean": Mean, "span": Span, "choice": Choice}

@@ -1,0 +1,28 @@
+"""How is a run asked to stop? By SIGINT or SIGTERM, of which the first lets it finish its step."""
+
+import signal
+import sys
+
+
+class Signals:
+    """Turns the first SIGINT or SIGTERM into a request; a second one stops at once."""
+
+    def __init__(self):
+        self.received = 0
+
+    def __enter__(self) -> "Signals":
+        self._before = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _) -> None:
+        self.received = number
+        print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,172 @@
+"""Where in a text is the answer to a question? Extractive question answering: the model points at
+the first and the last token of a span, in windows that overlap where the text is long.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.data import Encoded
+from lm.errors import UserError
+from lm.task import metrics
+from lm.task.encode import Layout, Row
+from lm.task.read import Record
+from lm.task.task import Example, Outputs, Task
+
+LONGEST = 30  # tokens of an answer
+CANDIDATES = 20  # likeliest starts, and ends, that are combined
+
+
+class Answering(Task):
+    """A question (the first column of `text`) and a context (the second), as in SQuAD.
+
+    The label column holds {"text": [...], "answer_start": [...]}, in characters of the context;
+    empty lists say that the context has no answer. A window that does not hold the whole answer
+    points at its first token, as does a question without one.
+    """
+
+    measures = metrics.ANSWERING
+
+    @property
+    def readout(self) -> str:
+        """A start and an end."""
+        return "span"
+
+    def example(self, record: Record) -> Example:
+        """See `Task`."""
+        question, context = self.strings(record)
+        given = self.given_label(record)
+        if not isinstance(given, dict) or not {"text", "answer_start"} <= given.keys():
+            raise UserError(
+                f'{record.place}: column {self.label!r} is not {{"text": [...], "answer_start": '
+                "[...]}"
+            )
+        answers, starts = list(given["text"]), [int(start) for start in given["answer_start"]]
+        for answer, start in zip(answers, starts, strict=True):
+            if not answer or context[start : start + len(answer)] != answer:
+                raise UserError(
+                    f"{record.place}: the answer {answer[:40]!r} does not stand in the context at "
+                    f"character {start}; mend answer_start, or remove it"
+                )
+        return {
+            "place": record.place,
+            "question": question,
+            "context": context,
+            "label": answers,
+            "starts": starts,
+        }
+
+    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+        """The positions of a row."""
+        return layout.length
+
+    def texts(self, example: Example) -> list[str]:
+        """Question, context."""
+        return [example["question"], example["context"]]
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Encoded],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """A row for each window over the context; a question takes at most half of it."""
+        question, context = encoded[0].ids[: (layout.length - 3) // 2], encoded[1]
+        room = layout.length - len(question) - 3
+        if self.stride >= room:
+            raise UserError(
+                f"{example['place']}: windows of {room} tokens cannot overlap by config.task.stride"
+                f" = {self.stride}; use less, or a larger config.data.length"
+            )
+        ends = np.cumsum(context.byte_lengths)[:-1]  # in bytes, of every token
+        first, last = self._place(example, ends)
+        rows = []
+        for begin in range(0, max(len(context.ids) - self.stride, 1), room - self.stride):
+            window = context.ids[begin : begin + room]
+            whole = begin <= first and last < begin + len(window)
+            shift = len(question) + 2 - begin
+            target = [first + shift, last + shift] if whole else [0, 0]
+            spans = np.zeros((layout.length, 2), np.int32)
+            places = slice(len(question) + 2, len(question) + 2 + len(window))
+            bounds = np.concatenate([[0], ends])[begin : begin + len(window) + 1]
+            spans[places] = np.stack([bounds[:-1], bounds[1:]], axis=1)
+            rows.append(
+                layout.joined([question, window])
+                | {
+                    "targets": np.array(target, np.int32),
+                    "weights": np.ones(2, np.float32),
+                    "spans": spans,
+                }
+            )
+        return rows
+
+    def _place(self, example: Example, ends: np.ndarray) -> tuple[int, int]:
+        """The first and the last token of the first answer; (-1, -1) where there is none."""
+        if not example["label"]:
+            return -1, -1
+        before = example["context"][: example["starts"][0]]
+        first_byte = len(before.encode())
+        last_byte = first_byte + len(example["label"][0].encode()) - 1
+        first, last = np.searchsorted(ends, [first_byte, last_byte], side="right")
+        return int(first), int(last)
+
+    def abstract(self, layout: Layout) -> Row:
+        """See `Task`; "spans" [L, 2] are the bytes of the context behind each token."""
+        nothing = np.zeros(1, np.int32)
+        spans = np.zeros((layout.length, 2), np.int32)
+        target = {"targets": np.zeros(2, np.int32), "weights": np.ones(2, np.float32)}
+        return layout.joined([nothing, nothing]) | target | {"spans": spans}
+
+    def predict(
+        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """The likeliest span of any window, or nothing where all windows rather point at none.
+
+        Confidence is the product of the probabilities of its start and its end.
+        """
+        context = example["context"].encode()
+        best, said, none = -np.inf, "", np.inf
+        for output in outputs:
+            log_start, log_end = output["log_probs"].astype(np.float64)
+            spans = output["spans"]
+            none = min(none, log_start[0] + log_end[0])
+            starts, ends = (np.argsort(-each)[:CANDIDATES] for each in (log_start, log_end))
+            for start in starts:
+                for end in ends:
+                    if not (0 <= end - start < LONGEST and spans[start, 1] and spans[end, 1]):
+                        continue
+                    score = log_start[start] + log_end[end]
+                    if score > best:
+                        best = score
+                        said = context[spans[start, 0] : spans[end, 1]].decode("utf-8", "ignore")
+        if none > best:
+            best, said = none, ""
+        exact, f1 = metrics.answer_scores(said, example["label"])
+        return {
+            "label": example["label"],
+            "predicted": said.strip(),
+            "confidence": float(np.exp(min(best, 0.0))),
+            "exact": exact,
+            "f1": f1,
+        }
+
+    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+        """Exact match and F1, [N, 2]."""
+        return np.array([[p["exact"], p["f1"]] for p in predictions])
+
+    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+        """Those without a word in common with an answer, the most confident first."""
+        wrong = [p for p in predictions if p["f1"] < 1]
+        return sorted(wrong, key=lambda p: (p["f1"], -p["confidence"]))
+
+    def right(self, prediction: Any) -> bool:
+        """Whether it is one of the answers."""
+        return prediction["exact"] == 1.0
+
+    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+        """How many questions have an answer, and how many were given one."""
+        answerable = sum(bool(p["label"]) for p in predictions)
+        answered = sum(bool(p["predicted"]) for p in predictions)
+        return f"{answerable} of {len(predictions)} have an answer; {answered} were given one\n"

@@ -1,0 +1,77 @@
+"""Is this task possible? What config.task asks for must suit the head and the architecture; each
+failure names the value, the limit and the remedy, before any work.
+"""
+
+from lm.check_names import one_of
+from lm.config import Config
+from lm.errors import UserError
+from lm.output import OUTPUTS
+from lm.task import TASKS, build_task
+from lm.task.classify import POOLINGS
+from lm.task.read import FORMATS
+from lm.task.write import TEMPLATES
+
+# Heads whose logits are products with a table that may be lent to them, row by row.
+POINTERS = ("softmax", "sigsoftmax", "sparsemax", "entmax")
+
+
+def check_task(config: Config) -> None:
+    """Raises UserError for the first impossible setting."""
+    one_of("task.name", config.task.name, TASKS)
+    one_of("task.format", config.task.format, ("", *FORMATS))
+    one_of("task.pooling", config.task.pooling, POOLINGS)
+    one_of("task.template", config.task.template, TEMPLATES)
+    task = build_task(config)
+    one_of("task.metric", task.main, task.measures)
+    if config.task.stride < 0:
+        raise UserError(f"config.task.stride = {config.task.stride}: must be at least 0")
+    if config.task.balanced and config.task.name != "classification":
+        raise UserError(
+            f"config.task.balanced evens out classes, which task {config.task.name} has none of"
+        )
+    _check_architecture(config)
+    _check_head(config)
+
+
+def _check_architecture(config: Config) -> None:
+    name, architecture = config.task.name, config.model.architecture
+    suited = {
+        "seq2seq": ("decoder", "encoder_decoder"),
+        "instruction": ("decoder",),
+    }.get(name, ("encoder", "decoder"))
+    if architecture not in suited:
+        raise UserError(
+            f"task {name} wants config.model.architecture {' or '.join(suited)}, not "
+            f"{architecture!r}"
+        )
+    pooled = name in ("classification", "regression", "choice")
+    if architecture == "decoder" and pooled and config.task.pooling == "first":
+        raise UserError(
+            "config.task.pooling = 'first': a decoder's first hidden state has seen nothing of the "
+            "text; use last or mean"
+        )
+
+
+def _check_head(config: Config) -> None:
+    name, head, task = config.task.name, config.output.head, build_task(config)
+    if config.output.tied and not task.words:
+        raise UserError(
+            f"task {name} chooses among labels, which are no words; use config.output.tied=False"
+        )
+    if task.real != (head == "squared") and (task.real or name != "classification"):
+        wanted = "squared" if task.real else "softmax"
+        raise UserError(f"task {name} wants config.output.head = {wanted!r}, not {head!r}")
+    if OUTPUTS[head].whole_rows and name != "tagging":
+        raise UserError(f"head {head} sees a row of labels; it suits task tagging, not {name}")
+    if task.readout in ("span", "choice"):
+        if head not in POINTERS:
+            raise UserError(
+                f"task {name} points at places of a row, which head {head} cannot; use "
+                f"{', '.join(POINTERS)}"
+            )
+        for option in ("bias", "label_smoothing", "class_weights"):
+            if config.output[option]:
+                raise UserError(
+                    f"config.output.{option} is of a fixed set of labels, and task {name} chooses "
+                    "among places of a row; leave it out"
+                )

@@ -1,0 +1,116 @@
+"""Which of several texts fits? Multiple choice: each is read beside the question, and the model
+points at one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.data import Encoded
+from lm.errors import UserError
+from lm.task import metrics
+from lm.task.encode import Layout, Row
+from lm.task.read import Record
+from lm.task.task import Example, Outputs, Task
+
+
+class Choice(Task):
+    """One of two or more choices, as in SWAG or RACE.
+
+    `choices` is one column that holds a list, or several columns of a text each. The label is the
+    number of the right one, counted from 0, or its text. Examples may have fewer choices than
+    others.
+    """
+
+    measures = metrics.CLASSIFICATION
+    lower = ("nats_per_label",)
+
+    @property
+    def readout(self) -> str:
+        """One of C texts."""
+        return "choice"
+
+    def example(self, record: Record) -> Example:
+        """See `Task`."""
+        choices = [self.column(record, name) for name in self.choices]
+        choices = choices[0] if isinstance(choices[0], list) else choices
+        if len(choices) < 2 or not all(isinstance(each, str) for each in choices):
+            raise UserError(
+                f"{record.place} has the choices {choices!r:.60}; give two or more texts, and name "
+                "their columns in config.task.choices"
+            )
+        label = str(self.given_label(record))
+        if label in choices:
+            number = choices.index(label)
+        else:
+            number = int(label) if label.isdigit() else len(choices)
+        if number >= len(choices):
+            raise UserError(
+                f"{record.place} has the label {label!r}, which is neither a choice nor a number "
+                f"from 0 to {len(choices) - 1}"
+            )
+        question = " ".join(self.strings(record))
+        return {"place": record.place, "question": question, "choices": choices, "label": number}
+
+    def choices_of(self, example: Example) -> int:
+        """See `Task`."""
+        return len(example["choices"])
+
+    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """The numbers of the choices."""
+        return tuple(str(i) for i in range(max(map(self.choices_of, examples))))
+
+    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+        """C."""
+        return layout.choices
+
+    def texts(self, example: Example) -> list[str]:
+        """The question, and every choice."""
+        return [example["question"], *example["choices"]]
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Encoded],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """One row of [C, L]; choices that an example does not have are padding."""
+        question, *choices = (each.ids for each in encoded)
+        texts = [layout.joined([question, choice]) for choice in choices]
+        last = [int(text["segments"].sum()) - 1 for text in texts]
+        row = {name: np.stack([text[name] for text in texts]) for name in texts[0]}
+        missing = layout.choices - len(choices)
+        row = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in row.items()}
+        if self.pooling != "mean":
+            places = last if self.pooling == "last" else [0] * len(last)
+            row["places"] = np.pad(places, (0, missing))[:, None].astype(np.int32)
+        target = np.array([example["label"]], np.int32)
+        return [row | {"targets": target, "weights": np.ones(1, np.float32)}]
+
+    def abstract(self, layout: Layout) -> Row:
+        """See `Task`."""
+        nothing = Encoded(np.zeros(1, np.int32), np.zeros(2, np.int32))
+        return self.rows({"label": 0}, [nothing] * (layout.choices + 1), layout, {})[0]
+
+    def predict(
+        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """The number of a choice."""
+        log_probs = outputs[0]["log_probs"][0]
+        best = int(np.argmax(log_probs))
+        return {
+            "label": str(example["label"]),
+            "predicted": str(best),
+            "confidence": float(np.exp(log_probs[best])),
+            "nats": float(outputs[0]["nats"][0]),
+        }
+
+    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+        """The right choice, the predicted one, and nats, [N, 3]."""
+        return np.array([[int(p["label"]), int(p["predicted"]), p["nats"]] for p in predictions])
+
+    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+        """How often a guess would be right."""
+        return f"{len(labels)} choices; a guess is right {1 / len(labels):.4f} of the time\n"

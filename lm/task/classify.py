@@ -1,0 +1,160 @@
+"""What is said of a whole text, or of a pair? A class, such as a sentiment or an entailment, or a
+number, such as a rating or a similarity.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.data import Encoded
+from lm.errors import UserError
+from lm.task import metrics
+from lm.task.encode import Layout, Row
+from lm.task.read import Record
+from lm.task.task import Example, Outputs, Task, number_of
+
+POOLINGS = ("first", "last", "mean")
+
+
+class _Whole(Task):
+    """One target for one or two texts."""
+
+    @property
+    def readout(self) -> str:
+        """See `Task`."""
+        return "mean" if self.pooling == "mean" else "places"
+
+    def texts(self, example: Example) -> list[str]:
+        """See `Task`."""
+        return example["texts"]
+
+    def whole(self, encoded: Sequence[Any], layout: Layout, target: Any) -> Row:
+        """The row of texts with one target."""
+        row = layout.joined([each.ids for each in encoded])
+        last = int(row["segments"].sum()) - 1
+        return row | {
+            "places": np.array([last if self.pooling == "last" else 0], np.int32),
+            "targets": np.array([target], np.float32 if self.real else np.int32),
+            "weights": np.ones(1, np.float32),
+        }
+
+    def abstract(self, layout: Layout) -> Row:
+        """See `Task`."""
+        nothing = Encoded(np.zeros(0, np.int32), np.zeros(1, np.int32))
+        return self.whole([nothing] * len(self.text), layout, 0)
+
+
+class Classification(_Whole):
+    """One of a set of classes."""
+
+    measures = metrics.CLASSIFICATION
+    lower = ("nats_per_label",)
+
+    def example(self, record: Record) -> Example:
+        """See `Task`."""
+        texts, label = self.strings(record), str(self.given_label(record))
+        return {"place": record.place, "texts": texts, "label": label}
+
+    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """The labels in alphabetical order, numbers in theirs."""
+        found = {example["label"] for example in examples}
+        if len(found) == 1 and not self.labels:
+            raise UserError(
+                f"every training example has the label {next(iter(found))!r}; a classifier needs "
+                "examples of two or more"
+            )
+        numeric = all(label.lstrip("-").isdigit() for label in found)
+        return self.labels or tuple(sorted(found, key=int if numeric else str))
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Any],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """See `Task`."""
+        return [self.whole(encoded, layout, number_of(example["label"], labels, example))]
+
+    def predict(
+        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """See `Task`."""
+        log_probs = outputs[0]["log_probs"][0]
+        best = int(np.argmax(log_probs))
+        return {
+            "label": example["label"],
+            "predicted": labels[best],
+            "confidence": float(np.exp(log_probs[best])),
+            "nats": float(outputs[0]["nats"][0]),
+        }
+
+    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+        """The true class, the predicted one, and nats, [N, 3]."""
+        number = {label: i for i, label in enumerate(labels)}
+        rows = [[number[p["label"]], number[p["predicted"]], p["nats"]] for p in predictions]
+        return np.array(rows)
+
+    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+        """scikit-learn's table of precision, recall and F1 by class."""
+        return metrics.classification_report(self.evidence(predictions, labels), labels)
+
+
+class Regression(_Whole):
+    """A number; the head `squared` minimises the squared error."""
+
+    measures = metrics.REGRESSION
+    lower = ("mean_squared_error",)
+    real = True
+
+    def example(self, record: Record) -> Example:
+        """See `Task`."""
+        given = self.given_label(record)
+        try:
+            label = float(given)
+        except (TypeError, ValueError):
+            label = float("nan")
+        if not np.isfinite(label):
+            raise UserError(
+                f"{record.place}: the label {given!r} is no finite number; mend or remove it"
+            )
+        return {"place": record.place, "texts": self.strings(record), "label": label}
+
+    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+        """One number."""
+        return 1
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Any],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """See `Task`."""
+        return [self.whole(encoded, layout, example["label"])]
+
+    def predict(
+        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """See `Task`; a number has no confidence."""
+        return {"label": example["label"], "predicted": float(outputs[0]["values"][0])}
+
+    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+        """The true number and the predicted one, [N, 2]."""
+        return np.array([[p["label"], p["predicted"]] for p in predictions])
+
+    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+        """The largest errors first."""
+        return sorted(predictions, key=lambda p: -abs(p["predicted"] - p["label"]))
+
+    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+        """How large the errors are."""
+        truth, said = self.evidence(predictions, labels).T
+        middle, most, largest = np.quantile(np.abs(said - truth), [0.5, 0.9, 1.0])
+        return (
+            f"absolute error: median {middle:.3f}, nine in ten below {most:.3f}, largest "
+            f"{largest:.3f}\nlabels: from {truth.min():.3f} to {truth.max():.3f}, standard "
+            f"deviation {truth.std():.3f}\n"
+        )

@@ -1,0 +1,66 @@
+"""How good is a model at its task? One pass over the held-out examples: what it says of each,
+and metrics.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm import partition
+from lm.config import Config
+from lm.data import eval_batches
+from lm.step import Program
+from lm.task.prepare import TaskData
+from lm.task.task import Outputs
+
+Predictions = Sequence[dict[str, Any]]
+
+
+def predictions(program: Program, params: Any, data: TaskData, config: Config) -> Predictions:
+    """What the model says of each held-out example, in their order; see `Task.predict`.
+
+    config.evaluation.rows is how many examples, a sample that is the same for every run; 0: all.
+    """
+    examples = data.examples()
+    if 0 < config.evaluation.rows < len(examples):
+        order = np.random.default_rng(0).permutation(len(examples))
+        examples = [examples[i] for i in sorted(order[: config.evaluation.rows])]
+    wanted = [row for example in examples for row in range(*example["rows"])]
+    outputs: dict[int, Outputs] = {}
+    batches = eval_batches(
+        _Chosen(data.rows("validation"), wanted),
+        batch_size=config.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    for rows in batches:
+        found = program.predict(params, partition.global_batch(program.mesh, rows))
+        found = jax.tree.map(np.asarray, found)
+        for place in np.flatnonzero(found["row"]):
+            outputs[int(found["row"][place]) - 1] = {k: v[place] for k, v in found.items()}
+    return [
+        {"place": example["place"], "text": data.task.shown(example)}
+        | data.task.predict(example, [outputs[row] for row in range(*example["rows"])], data.labels)
+        for example in examples
+    ]
+
+
+class _Chosen:
+    """Some rows of a split."""
+
+    def __init__(self, rows: Any, chosen: Sequence[int]):
+        self._rows, self._chosen = rows, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[self._chosen[index]]
+
+
+def metrics(data: TaskData, found: Predictions) -> dict[str, float]:
+    """The task's metrics, each named eval/..., and "eval/examples", over how many."""
+    scores = {f"eval/{name}": value for name, value in data.task.score(found, data.labels).items()}
+    return scores | {"eval/examples": float(len(found))}

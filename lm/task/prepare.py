@@ -1,0 +1,228 @@
+"""How do labelled examples get ready for training, once, and stay ready? Like a corpus: found again
+by a hash of their description, built where they are missing, and visible only when whole.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lm.config import Config, to_dict
+from lm.data import Tokenizer, check_tokenizer, make_tokenizer, sources
+from lm.data.cache import building
+from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
+from lm.data.records import SplitWriter, read_rows, write_metadata
+from lm.data.splits import SPLITS, place
+from lm.errors import UserError
+from lm.task import build_task
+from lm.task.encode import Layout, Row, pack
+from lm.task.read import records
+from lm.task.task import Example, Task
+
+FORMAT = 1  # raise it when what is stored changes, so that nothing old is opened as new
+_TOGETHER = 1000  # examples that are tokenized together
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """The prepared examples of a task.
+
+    Attributes:
+      manifest: what they are: `task`, `source`, `hash` (of all examples in order, and their
+        splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples` and `rows`.
+      tokenizer: of the rows.
+      task: what they are for.
+      layout: what a row is made of.
+    """
+
+    folder: epath.Path
+    manifest: dict[str, Any]
+    tokenizer: Tokenizer
+    task: Task
+    layout: Layout
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, in the order of their numbers."""
+        return tuple(self.manifest["labels"])
+
+    def rows(self, split: str) -> Any:
+        """The rows of "train" or "validation": a sequence, read from disk where indexed."""
+        return read_rows(self.folder, split)
+
+    def examples(self) -> list[Example]:
+        """The held-out examples; "rows" is the first and the one after the last of their rows."""
+        lines = (self.folder / "validation.jsonl").read_text().split("\n")
+        return [json.loads(line) for line in lines if line]
+
+    def counts(self) -> np.ndarray:
+        """How often each of the V outcomes is a target in train: int64 [V]."""
+        return np.array(self.manifest["counts"], np.int64)
+
+    def classes(self) -> np.ndarray:
+        """The first target of every training row, [rows]: its class, in classification."""
+        with (self.folder / "classes.npy").open("rb") as file:
+            return np.load(file)
+
+
+def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
+    """Opens the examples that a config describes, and prepares them first if that was not done.
+
+    A held-out share is chosen by a hash of the texts, so that copies of a text are never on both
+    sides; sources with a validation split of their own keep that, and config.task.validation names
+    another source. A tokenizer is trained on the training texts.
+
+    Args:
+      config: its groups task and data, and the model's architecture.
+      cache: folder that holds what is prepared.
+
+    Raises:
+      UserError: a record or a label cannot be used, or a split has no examples.
+    """
+    task = build_task(config)
+    wanted = {
+        **to_dict(config.data),
+        **{name: to_dict(config.task)[name] for name in ("name", "format", "columns")},
+        "held_out": config.task.validation,
+        "memory": config.model.architecture == "encoder_decoder",
+        "options": dataclasses.asdict(dataclasses.replace(task, metric="")),
+    }
+    source, held_out, tokenizer = wanted["source"], wanted["held_out"], wanted["tokenizer"]
+    check_tokenizer(tokenizer, wanted["vocab_size"])
+    prints = [sources.fingerprint(each) for each in (source, held_out) if each]
+    key = json.dumps([FORMAT, wanted, prints, tokenizer_fingerprint(tokenizer)], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = epath.Path(cache).expanduser() / f"{wanted['name']}-{wanted['length']}-{digest}"
+    if not folder.exists():
+        examples = _examples(task, wanted)
+        with building(folder) as partial:
+            manifest = {"format": FORMAT, **wanted, **_build(partial, task, examples, wanted)}
+            (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stored = folder / "tokenizer.json"
+    json_text = stored.read_text() if stored.exists() else None
+    made = open_tokenizer(manifest["tokenizer"], json_text)
+    return TaskData(folder, manifest, made, task, Layout(**manifest["layout"]))
+
+
+def balanced_classes(config: Config, data: Any) -> np.ndarray | None:
+    """The class of every training row where batches are to hold as many of each; else None."""
+    return data.classes() if config.task.name and config.task.balanced else None
+
+
+def _examples(task: Task, wanted: dict[str, Any]) -> dict[str, list[Example]]:
+    """The examples of each split, in the order of their source."""
+    source, held_out, validation = (wanted[k] for k in ("source", "held_out", "validation"))
+    form, columns = wanted["format"], wanted["columns"]
+    found: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for record in records(source, form, columns):
+        if held_out and record.split == "validation":
+            continue
+        example = task.example(record)
+        split = record.split or ("train" if held_out else _split(task, example, validation))
+        found[split].append(example)
+    if held_out:
+        found["validation"] = [
+            task.example(record)
+            for record in records(held_out, form, columns)
+            if record.split != "train"
+        ]
+    total = sum(map(len, found.values()))
+    if total == 0:
+        raise UserError(f"{source} holds no examples; choose another")
+    for split, examples in found.items():
+        if not examples:
+            raise UserError(
+                f"the {split} split of {source} is empty: it has {total} examples, and "
+                f"config.data.validation = {validation}; change that share, or name held-out "
+                "examples in config.task.validation"
+            )
+    return found
+
+
+def _split(task: Task, example: Example, validation: float) -> str:
+    key = hashlib.sha256(json.dumps(task.texts(example)).encode()).digest()
+    return "validation" if place(key) < validation else "train"
+
+
+def _build(
+    folder: epath.Path, task: Task, examples: dict[str, list[Example]], wanted: dict[str, Any]
+) -> dict[str, Any]:
+    """Fills `folder` with rows, metadata, held-out examples and `tokenizer.json`."""
+    labels = task.labels_of(examples["train"])
+    texts = (text for example in examples["train"] for text in task.texts(example))
+    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], texts)
+    layout = Layout(
+        length=wanted["length"],
+        start=tokenizer.start,
+        end=tokenizer.end,
+        memory=wanted["memory"],
+        choices=max(task.choices_of(example) for each in examples.values() for example in each),
+    )
+    layout = dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
+    fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
+    writers, summaries, counts, classes = [], {}, collections.Counter(), []
+    for split in SPLITS:
+        writer = SplitWriter(folder, split, fields)
+        number = 0
+        for row in _rows(task, examples[split], tokenizer, layout, labels):
+            number += 1
+            _check_row(row, fields)
+            writer.write({name: np.asarray(x)[None] for name, x in {**row, "row": number}.items()})
+            if split == "train" and not (task.real or task.words):
+                counts.update(row["targets"][row["weights"] > 0].tolist())
+                classes.append(row["targets"][0])
+        writer.close()
+        writers.append(writer)
+        summaries[split] = {"examples": len(examples[split]), "rows": number}
+    write_metadata(folder, writers, fields)
+    lines = (json.dumps(example, ensure_ascii=False) for example in examples["validation"])
+    (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    with (folder / "classes.npy").open("wb") as file:
+        np.save(file, np.array(classes, np.int32))
+    if tokenizer.json is not None:
+        (folder / "tokenizer.json").write_text(tokenizer.json)
+    return {
+        "hash": hashlib.sha256(json.dumps(examples, sort_keys=True).encode()).hexdigest(),
+        "tokenizer": tokenizer.spec,
+        "labels": list(labels),
+        "layout": dataclasses.asdict(layout),
+        "counts": [] if task.words else [counts[i] for i in range(layout.outcomes)],
+        "splits": summaries,
+    }
+
+
+def _rows(
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    layout: Layout,
+    labels: Sequence[str],
+) -> Iterator[Row]:
+    """The rows of all examples; each example learns which are its own."""
+    numbers = {label: i for i, label in enumerate(labels)}
+
+    def unpacked() -> Iterator[Row]:
+        done = 0
+        for begin in range(0, len(examples), _TOGETHER):
+            together = examples[begin : begin + _TOGETHER]
+            texts = [task.texts(example) for example in together]
+            encoded = iter(tokenizer.encode_batch([text for each in texts for text in each]))
+            for example, each in zip(together, texts, strict=True):
+                rows = task.rows(example, [next(encoded) for _ in each], layout, numbers)
+                example["rows"] = [done, done + len(rows)]
+                done += len(rows)
+                yield from rows
+
+    return pack(unpacked(), layout) if task.packs else unpacked()
+
+
+def _check_row(row: Row, fields: Row) -> None:
+    for name, field in fields.items():
+        if name != "row" and row[name].shape != field.shape:
+            raise ValueError(f"row has {name} {row[name].shape}, not {field.shape}")

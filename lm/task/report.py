@@ -1,0 +1,137 @@
+"""Where is a model right, and where is it wrong? Of a finished run: every prediction as a line of
+JSON, a page of text with the libraries' own reports and the worst mistakes, and a picture.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lm.task import metrics
+from lm.task.prepare import TaskData
+from lm.task.task import Task
+
+MISTAKES = 20  # shown on the page
+BINS = 10  # of confidence
+MOST = 30  # classes in a confusion matrix
+
+
+def write_report(
+    folder: epath.PathLike, data: TaskData, predictions: Sequence[Any]
+) -> dict[str, Any]:
+    """Writes predictions.jsonl, report.txt and report.png; returns the main metric's interval.
+
+    Returns:
+      {"interval": [low, high]}: 95 %, of the main metric, over resampled examples.
+    """
+    folder = epath.Path(folder)
+    lines = (json.dumps(each, ensure_ascii=False) for each in predictions)
+    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    task, labels = data.task, data.labels
+    evidence = task.evidence(predictions, labels)
+    low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
+    scores = task.score(predictions, labels)
+    page = [f"{len(predictions)} examples held out of {data.manifest['source']}", ""]
+    page += [f"{name:20} {value:.4f}" for name, value in scores.items()]
+    page += [f"{task.main}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)", ""]
+    page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
+    page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]]
+    (folder / "report.txt").write_text("\n".join(page) + "\n")
+    _draw(folder / "report.png", data, predictions)
+    return {"interval": [low, high]}
+
+
+def _shown(task: Task, prediction: Any) -> str:
+    text = " ".join(str(prediction["text"]).split())
+    return f"{prediction['place']}: {task.told(prediction)}\n    {text[:200]}"
+
+
+def _draw(path: epath.Path, data: TaskData, predictions: Sequence[Any]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    task = data.task
+    if task.real:
+        _scatter(left, predictions)
+    elif data.labels:
+        _confusion(left, task.pairs(predictions), data.labels)
+    else:
+        _histogram(left, data, predictions)
+    if "confidence" in predictions[0]:
+        _reliability(right, predictions, [task.right(each) for each in predictions])
+    elif task.real:
+        _errors(right, predictions)
+    else:
+        right.set_axis_off()
+    with path.open("wb") as file:
+        figure.savefig(file, format="png")
+
+
+def _scatter(axes: Any, predictions: Sequence[Any]) -> None:
+    truth, said = np.array([[p["label"], p["predicted"]] for p in predictions]).T
+    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    axes.plot(ends, ends, color="#9A9A9A", linewidth=1)
+    axes.plot(truth, said, ".", color="#332288", markersize=3, alpha=0.5)
+    axes.set_xlabel("label")
+    axes.set_ylabel("predicted")
+
+
+def _errors(axes: Any, predictions: Sequence[Any]) -> None:
+    axes.hist([p["predicted"] - p["label"] for p in predictions], bins=40, color="#332288")
+    axes.set_xlabel("predicted minus label")
+    axes.set_ylabel("examples")
+
+
+def _confusion(axes: Any, pairs: Sequence[tuple[Any, Any]], labels: Sequence[str]) -> None:
+    """Shares of each true label's row; the commonest labels where there are many."""
+    count = {label: sum(true == label for true, _ in pairs) for label in labels}
+    shown = sorted(sorted(labels, key=lambda label: -count[label])[:MOST], key=labels.index)
+    number = {label: i for i, label in enumerate(shown)}
+    table = np.zeros((len(shown), len(shown)))
+    for true, said in pairs:
+        if true in number and said in number:
+            table[number[true], number[said]] += 1
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(shown) <= 8:
+        for i, j in np.ndindex(*table.shape):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(shown)), shown, fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+
+
+def _histogram(axes: Any, data: TaskData, predictions: Sequence[Any]) -> None:
+    """The main metric of every example alone."""
+    task, evidence = data.task, data.task.evidence(predictions, data.labels)
+    measure = task.measures[task.main]
+    axes.hist([measure(row[None], 0) for row in evidence], bins=40, color="#332288")
+    axes.set_xlabel(task.main.replace("_", " "))
+    axes.set_ylabel("examples")
+
+
+def _reliability(axes: Any, predictions: Sequence[Any], is_right: Sequence[bool]) -> None:
+    """How often predictions of each confidence are right (Guo et al. 2017, 1706.04599)."""
+    confidence, right = np.array([p["confidence"] for p in predictions]), np.array(is_right)
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
+    filled = [b for b in range(BINS) if np.any(places == b)]
+    sure = [float(confidence[places == b].mean()) for b in filled]
+    true = [float(right[places == b].mean()) for b in filled]
+    size = [20 + 300 * float(np.mean(places == b)) for b in filled]
+    axes.scatter(sure, true, s=size, color="#332288", alpha=0.7)
+    gap = sum(
+        float(np.mean(places == b)) * abs(s - t) for b, s, t in zip(filled, sure, true, strict=True)
+    )
+    axes.set_title(f"expected calibration error {gap:.3f}", fontsize=10)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share that is right")

@@ -1,0 +1,195 @@
+"""What is a task? What every row of `TASKS` says of itself: how a record becomes an example, an
+example rows of numbers, and a model's outputs predictions and scores.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.task.encode import Layout, Row
+from lm.task.read import Record
+
+Example = dict[str, Any]  # plain values, as JSON has them; "place" says where it came from
+Measure = Callable[[np.ndarray, int], float]
+Outputs = Mapping[str, np.ndarray]  # of one row: what `Transformer.predictions` gives
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The contract of all tasks; the attributes are the knobs of config.task.
+
+    Attributes:
+      text, label, choices: columns of the records.
+      labels: in order; (): those of the training examples.
+      pooling: which hidden state stands for a text: a name of `POOLINGS`.
+      separator: what stood between the words of a list of words.
+      stride: tokens by which windows over a long text overlap.
+      template: how a conversation is written out: a name of `lm.task.write.TEMPLATES`.
+      metric: what tables rank by and early stopping watches, of `measures`; "": the first.
+
+    Facts:
+      measures: metrics by name, functions of (evidence [N, ...], number of labels), the main one
+        first.
+      lower: those of them of which less is better.
+      real: its targets are numbers and not labels.
+      words: the head chooses among words, as a language model's does.
+      packs: several examples share a row.
+    """
+
+    text: tuple[str, ...]
+    label: str
+    choices: tuple[str, ...]
+    labels: tuple[str, ...]
+    pooling: str
+    separator: str
+    stride: int
+    template: str
+    metric: str
+
+    measures: ClassVar[Mapping[str, Measure]]
+    lower: ClassVar[tuple[str, ...]] = ()
+    real: ClassVar[bool] = False
+    words: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
+
+    @property
+    def readout(self) -> str:
+        """A name of `lm.readout.READOUTS`."""
+        raise NotImplementedError
+
+    def example(self, record: Record) -> Example:
+        """What is kept of a record.
+
+        Raises:
+          UserError: it lacks a column or a label, or its label cannot be one.
+        """
+        raise NotImplementedError
+
+    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """All labels, in the order of their numbers; () where labels are not a fixed set.
+
+        Raises:
+          UserError: there are fewer than two.
+        """
+        return ()
+
+    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+        """V, how many things the head chooses among; 0: words."""
+        return len(labels)
+
+    def choices_of(self, example: Example) -> int:
+        """C, from how many texts an example has to choose; 0: it is none of that kind."""
+        return 0
+
+    def texts(self, example: Example) -> list[str]:
+        """What is to be tokenized of an example."""
+        raise NotImplementedError
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Any],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """The rows of an example, one or more, given its tokenized `texts`.
+
+        Raises:
+          UserError: its label is not one of `labels` (label -> number).
+        """
+        raise NotImplementedError
+
+    def abstract(self, layout: Layout) -> Row:
+        """A row's arrays, with their shapes and types."""
+        raise NotImplementedError
+
+    def predict(
+        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """What the model says of an example, given the outputs of its rows: "predicted" and "label"
+        in the words of the source, "confidence" from 0 to 1, and what `score` needs.
+        """
+        raise NotImplementedError
+
+    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+        """What `measures` need to know of each prediction, [N, ...]."""
+        raise NotImplementedError
+
+    def score(self, predictions: Sequence[Any], labels: Sequence[str]) -> dict[str, float]:
+        """The task's metrics over all predictions."""
+        evidence = self.evidence(predictions, labels)
+        return {name: float(f(evidence, len(labels))) for name, f in self.measures.items()}
+
+    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+        """A page of text that says where the model is right and wrong."""
+        raise NotImplementedError
+
+    def shown(self, example: Example) -> str:
+        """The text of an example, for a reader."""
+        return " | ".join(self.texts(example))
+
+    def right(self, prediction: Any) -> bool:
+        """Whether a prediction is what it should be."""
+        return prediction["predicted"] == prediction["label"]
+
+    def told(self, prediction: Any) -> str:
+        """A prediction in a few words."""
+        said = f"{prediction['predicted']}, not {prediction['label']}"
+        sure = prediction.get("confidence")
+        return said if sure is None else f"{said} (confidence {sure:.3f})"
+
+    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+        """Those that are wrong, the most confident first."""
+        wrong = [p for p in predictions if not self.right(p)]
+        return sorted(wrong, key=lambda p: -p["confidence"])
+
+    def pairs(self, predictions: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """The true label and the predicted one, for everything that had to be labelled."""
+        return [(p["label"], p["predicted"]) for p in predictions]
+
+    @property
+    def main(self) -> str:
+        """The metric that ranks."""
+        return self.metric or next(iter(self.measures))
+
+    def column(self, record: Record, name: str) -> Any:
+        """A record's value of a column; UserError where it has none."""
+        if name not in record.values:
+            raise UserError(
+                f"{record.place} has no column {name!r}, only {', '.join(record.values)}; set "
+                "config.task.text, .label and .columns"
+            )
+        return record.values[name]
+
+    def string(self, record: Record, name: str) -> str:
+        """The same, which must be a text."""
+        value = self.column(record, name)
+        if not isinstance(value, str):
+            raise UserError(f"{record.place}: column {name!r} is {value!r:.40}, and no text")
+        return value
+
+    def strings(self, record: Record) -> list[str]:
+        """The texts of a record, one for each column of config.task.text."""
+        return [self.string(record, name) for name in self.text]
+
+    def given_label(self, record: Record) -> Any:
+        """The label of a record; UserError where there is none."""
+        value = self.column(record, self.label)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise UserError(
+                f"{record.place} has no label in column {self.label!r}; fill it in or remove it"
+            )
+        return value
+
+
+def number_of(label: str, labels: Mapping[str, int], example: Example) -> int:
+    """The number of a label; UserError where the training examples have no such label."""
+    if label not in labels:
+        raise UserError(
+            f"{example['place']} has the label {label!r}, which no training example has; known: "
+            f"{', '.join(labels)[:80]}. Name all labels in config.task.labels, or mend that one"
+        )
+    return labels[label]

@@ -1,0 +1,203 @@
+"""What does a model write in answer? One text from another (seq2seq), or the assistant's part of a
+conversation (instruction). Only the answer's tokens count in the loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.data import Encoded
+from lm.errors import UserError
+from lm.task import metrics
+from lm.task.encode import Layout, Row
+from lm.task.read import Record
+from lm.task.task import Example, Outputs, Task
+
+TEMPLATES = {  # what opens a message of a role, and what closes it
+    "plain": ("### {role}:\n", "\n\n"),
+    "chatml": ("<|im_start|>{role}\n", "<|im_end|>\n"),
+}
+ROLES = ("system", "user", "assistant")
+
+
+class Writing(Task):
+    """Next-token prediction in which only some tokens count; the head chooses among words."""
+
+    measures = metrics.WRITING
+    lower = ("nats_per_token",)
+    words = True
+
+    @property
+    def readout(self) -> str:
+        """All positions."""
+        return "all"
+
+    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+        """Words."""
+        return 0
+
+    def decoded(self, tokens: Any, counts: Any, layout: Layout) -> Row:
+        """Tokens t_0 .. t_n as a row of [L]; counts_i is the weight of predicting t_i.
+
+        Where there are more than L + 1, the last are cut off.
+        """
+        size = min(len(tokens) - 1, layout.length)
+        row = np.full(layout.length + 1, layout.end, np.int32)
+        row[: size + 1] = tokens[: size + 1]
+        weights = np.zeros(layout.length, np.float32)
+        weights[:size] = counts[1 : size + 1]
+        segments = layout.padded(np.ones(size, int), 0)
+        return {"tokens": row, "segments": segments, "weights": weights}
+
+    def predict(
+        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """How well the answer was foreseen, token by token."""
+        weights, nats, hits = (
+            np.concatenate([output[name] for output in outputs])
+            for name in ("weights", "nats", "hits")
+        )
+        tokens = float(weights.sum())
+        return {
+            "label": example["label"],
+            "nats": float((nats * weights).sum()),
+            "hits": float((hits * weights).sum()),
+            "tokens": tokens,
+        }
+
+    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+        """Nats, hits and tokens of each answer, [N, 3]."""
+        return np.array([[p["nats"], p["hits"], p["tokens"]] for p in predictions])
+
+    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+        """The least foreseen first, per token."""
+        return sorted(predictions, key=lambda p: -p["nats"] / max(p["tokens"], 1))
+
+    def told(self, prediction: Any) -> str:
+        """The answer, and how well it was foreseen."""
+        nats = prediction["nats"] / max(prediction["tokens"], 1)
+        return f"{nats:.2f} nats per token for {prediction['label']!r:.80}"
+
+    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+        """How long the answers are."""
+        tokens = [p["tokens"] for p in predictions]
+        return f"answers of {np.mean(tokens):.1f} tokens in the mean, {max(tokens):.0f} at most\n"
+
+
+class Seq2Seq(Writing):
+    """A text from a text: summaries, translation.
+
+    An encoder-decoder reads the source in its encoder. A decoder reads `END source END target END`
+    and is trained on the target and the END that closes it.
+    """
+
+    def example(self, record: Record) -> Example:
+        """See `Task`."""
+        label = self.given_label(record)
+        if not isinstance(label, str):
+            raise UserError(f"{record.place}: column {self.label!r} is {label!r:.40}, and no text")
+        return {"place": record.place, "texts": self.strings(record), "label": label}
+
+    def texts(self, example: Example) -> list[str]:
+        """The source, its columns in one, and the target."""
+        return [" ".join(example["texts"]), example["label"]]
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Encoded],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """One row; a source that is too long loses its end."""
+        source, target = (each.ids for each in encoded)
+        end = [layout.end]
+        answer = np.concatenate([target, end])
+        if not layout.memory:
+            room = max(layout.length - len(answer) - 1, layout.length // 2)
+            given = np.concatenate([end, source[:room], end])
+            counts = np.append(np.zeros(len(given)), np.ones(len(answer)))
+            return [self.decoded(np.concatenate([given, answer]), counts, layout)]
+        row = self.decoded(np.concatenate([end, answer]), np.ones(len(answer) + 1), layout)
+        memory = np.concatenate([end, source])[: layout.length]
+        return [
+            row
+            | {
+                "memory_tokens": layout.padded(memory, layout.end),
+                "memory_segments": layout.padded(np.ones(len(memory), int), 0),
+            }
+        ]
+
+    def abstract(self, layout: Layout) -> Row:
+        """See `Task`."""
+        nothing = Encoded(np.zeros(0, np.int32), np.zeros(1, np.int32))
+        return self.rows({}, [nothing, nothing], layout, {})[0]
+
+
+class Instruction(Writing):
+    """A conversation, written out by a template; the loss counts what the assistant says.
+
+    The column of `text` holds a list of {"role": ..., "content": ...}, or is the user's text (with
+    further columns below it) that the column of `label` answers. Conversations share rows of
+    training, without seeing each other.
+    """
+
+    packs = True
+
+    def example(self, record: Record) -> Example:
+        """See `Task`."""
+        given = self.column(record, self.text[0])
+        if not isinstance(given, list):
+            asked = "\n\n".join(text for text in self.strings(record) if text)
+            answer = str(self.given_label(record))
+            given = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        for message in given:
+            if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+                raise UserError(f'{record.place}: a message is no {{"role": .., "content": ..}}')
+            if message["role"] not in ROLES:
+                raise UserError(
+                    f"{record.place} has the role {message['role']!r}; use {', '.join(ROLES)}"
+                )
+        answers = [each["content"] for each in given if each["role"] == "assistant"]
+        if not answers:
+            raise UserError(f"{record.place} has nothing that the assistant says; remove it")
+        return {"place": record.place, "messages": given, "label": answers[-1]}
+
+    def texts(self, example: Example) -> list[str]:
+        """Of each message, what opens it, what it says, and what closes it."""
+        opens, closes = TEMPLATES[self.template]
+        return [
+            text
+            for message in example["messages"]
+            for text in (opens.format(role=message["role"]), message["content"], closes)
+        ]
+
+    def shown(self, example: Example) -> str:
+        """The conversation as it is written out."""
+        return "".join(self.texts(example))
+
+    def rows(
+        self,
+        example: Example,
+        encoded: Sequence[Encoded],
+        layout: Layout,
+        labels: Mapping[str, int],
+    ) -> list[Row]:
+        """One row. The assistant's content and the END behind it count; other messages have none.
+
+        A conversation whose first answer begins beyond the row is left out.
+        """
+        tokens, counts = [layout.end], [0]
+        for number, message in enumerate(example["messages"]):
+            answers = message["role"] == "assistant"
+            opens, content, closes = (each.ids for each in encoded[3 * number : 3 * number + 3])
+            said = [*content, layout.end] if answers else list(content)
+            tokens += [*opens, *said, *closes]
+            counts += [0] * len(opens) + [int(answers)] * len(said) + [0] * len(closes)
+        row = self.decoded(tokens, counts, layout)
+        return [row] if row["weights"].any() else []
+
+    def abstract(self, layout: Layout) -> Row:
+        """See `Task`."""
+        return self.decoded([layout.end, layout.end], [0, 1], layout)

@@ -1,0 +1,90 @@
+"""Whose folder is this? A workdir belongs to one config and one text: it is claimed before a run
+begins, and whoever comes with another is told so.
+"""
+
+import json
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from lm.config import Config, identity, to_dict
+from lm.data import Corpus
+from lm.errors import UserError
+from lm.metrics import write_json
+from lm.task.prepare import TaskData
+
+
+def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
+    """The result of a finished run of this config in this workdir; None where there is work to do.
+
+    Raises:
+      UserError: where the workdir holds something else.
+    """
+    recorded = workdir / "config.json"
+    if not recorded.exists():
+        if workdir.exists() and not _is_free(workdir):
+            raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
+        return None
+    check_same_config(config, ConfigDict(read_json(recorded)), workdir)
+    result = workdir / "result.json"
+    return read_json(result) if result.exists() else None
+
+
+def check_same_config(
+    config: Config, recorded: Config, workdir: epath.Path, besides: tuple[str, ...] = ()
+) -> None:
+    """Raises UserError where a config would change the numbers of the run in a workdir.
+
+    Groups named in `besides` may differ, and so may where it runs and what it prints.
+    """
+    ours, theirs = identity(config), identity(recorded)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key) and key.split(".")[0] not in besides:
+            raise UserError(
+                f"{workdir} belongs to another config: config.{key} is {theirs.get(key)!r} there "
+                f"and {ours.get(key)!r} here; use another --workdir, or that value"
+            )
+
+
+def _is_free(workdir: epath.Path) -> bool:
+    """Whether a run may begin in a folder: nothing is there but a sweep's word on why it broke."""
+    return workdir.is_dir() and all(
+        child.name == "error.txt" or child.name.startswith(".") for child in workdir.iterdir()
+    )
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The content of a JSON file of a workdir; UserError where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); restore it, or use another folder"
+        ) from None
+
+
+def claim(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> None:
+    """Writes what the run is made of before it begins; checks that its text is still the same."""
+    recorded = workdir / "data.json"
+    if recorded.exists():
+        check_same_text(workdir, corpus)
+    elif jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_dict(config))
+        write_json(recorded, corpus.manifest)
+
+
+def check_same_text(workdir: epath.Path, corpus: Corpus | TaskData) -> None:
+    """Raises UserError where text or tokenizer are no longer those that a run began with."""
+    before, now = read_json(workdir / "data.json"), corpus.manifest
+    for name, ours, theirs in (
+        ("text", now["hash"], before["hash"]),
+        ("tokenizer", now["tokenizer"]["hash"], before["tokenizer"]["hash"]),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"{workdir} began with another {name} (hash {theirs[:12]}, now {ours[:12]}); "
+                f"restore that {name}, or use another --workdir"
+            )

@@ -1,0 +1,102 @@
+"""Every metric equals that of the library which the field quotes, on random input."""
+
+import random
+
+import numpy as np
+import pytest
+import seqeval.metrics
+import sklearn.metrics
+from scipy import stats
+
+from lm.task import metrics
+
+# The counts that the CoNLL-2000 task's own scorer, conlleval, prints for these columns of truth and
+# prediction (Tjong Kim Sang and Buchholz 2000): entities may begin with I-, and B- closes another.
+CONLLEVAL = [
+    ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", (2, 2, 2)),
+    ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", (1, 2, 2)),
+    ("B-PER B-PER", "B-PER I-PER", (0, 1, 2)),
+    ("I-PER I-PER O", "B-PER I-PER O", (1, 1, 1)),
+    ("B-PER I-LOC", "B-PER I-LOC", (2, 2, 2)),
+    ("B-PER I-PER", "B-PER B-LOC", (0, 2, 1)),
+    ("O O O", "B-PER O B-LOC", (0, 2, 0)),
+    ("S-PER O B-LOC E-LOC", "S-PER O B-LOC E-LOC", (2, 2, 2)),
+    ("S-PER O B-LOC I-LOC E-LOC", "S-PER O B-LOC E-LOC S-LOC", (1, 3, 2)),
+]
+
+
+@pytest.mark.parametrize(("truth", "said", "counts"), CONLLEVAL)
+def test_entities_are_counted_as_conlleval_counts_them(truth, said, counts):
+    assert tuple(metrics.entity_counts(truth.split(), said.split())[:3]) == counts
+
+
+@pytest.mark.parametrize("marks", ["BI", "BIES"])
+def test_entity_scores_equal_seqevals(marks):
+    draw = random.Random(1)
+    tags = ["O", *(f"{mark}-{kind}" for mark in marks for kind in ("PER", "LOC", "ORG"))]
+    lengths = [draw.randint(1, 12) for _ in range(60)]
+    truth = [[draw.choice(tags) for _ in range(n)] for n in lengths]
+    said = [[t if draw.random() < 0.7 else draw.choice(tags) for t in row] for row in truth]
+    evidence = np.array([metrics.entity_counts(a, b) for a, b in zip(truth, said, strict=True)])
+    found = {name: measure(evidence, 0) for name, measure in metrics.TAGGING.items()}
+    expected = {
+        "entity_f1": seqeval.metrics.f1_score(truth, said),
+        "entity_precision": seqeval.metrics.precision_score(truth, said),
+        "entity_recall": seqeval.metrics.recall_score(truth, said),
+        "word_accuracy": seqeval.metrics.accuracy_score(truth, said),
+    }
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_classification_equals_scikit_learn(classes):
+    draw = np.random.default_rng(classes)
+    truth, said = draw.integers(classes, size=(2, 200))
+    evidence = np.stack([truth, said, draw.random(200)], axis=1)
+    found = {name: m(evidence, classes) for name, m in metrics.CLASSIFICATION.items()}
+    macro = sklearn.metrics.f1_score(truth, said, average="macro")
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(truth, said),
+        "f1": sklearn.metrics.f1_score(truth, said) if classes == 2 else macro,
+        "f1_macro": macro,
+        "matthews": sklearn.metrics.matthews_corrcoef(truth, said),
+        "nats_per_label": evidence[:, 2].mean(),
+    }
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_regression_equals_scipy_and_says_0_where_there_is_no_correlation():
+    evidence = np.random.default_rng(0).normal(size=(50, 2))
+    truth, said = evidence.T
+    found = {name: measure(evidence, 0) for name, measure in metrics.REGRESSION.items()}
+    expected = {
+        "pearson": stats.pearsonr(truth, said).statistic,
+        "spearman": stats.spearmanr(truth, said).statistic,
+        "mean_squared_error": sklearn.metrics.mean_squared_error(truth, said),
+    }
+    assert found == pytest.approx(expected, abs=1e-12)
+    constant = np.stack([truth, np.ones(50)], axis=1)
+    assert metrics.REGRESSION["pearson"](constant, 0) == 0.0
+
+
+# SQuAD's own evaluation: case, punctuation and articles do not count, repeated words do.
+ANSWERS = [
+    ("the Cat!", ["cat"], (1.0, 1.0)),
+    ("black cat", ["a cat", "the dog"], (0.0, 2 / 3)),
+    ("cat cat", ["cat"], (0.0, 2 / 3)),
+    ("", [], (1.0, 1.0)),
+    ("cat", [], (0.0, 0.0)),
+    ("", ["cat"], (0.0, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("said", "answers", "scores"), ANSWERS)
+def test_answers_are_scored_as_squad_scores_them(said, answers, scores):
+    assert metrics.answer_scores(said, answers) == pytest.approx(scores)
+
+
+def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
+    evidence = np.random.default_rng(3).normal(2.0, 1.0, size=(400, 1))
+    low, high = metrics.interval(lambda e, _: e.mean(), evidence, 0)
+    half = 1.96 * evidence.std() / 20
+    assert (low, high) == pytest.approx((evidence.mean() - half, evidence.mean() + half), abs=0.02)

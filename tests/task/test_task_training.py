@@ -1,0 +1,95 @@
+"""A task goes from a file to predictions through the same loop as language modelling."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from lm.config import override
+from lm.restore import restore
+from lm.task.report import MISTAKES
+from lm.train import train
+
+
+def test_classification_goes_from_a_table_to_metrics_and_predictions(task_config, tmp_path):
+    result = train(task_config, tmp_path / "run")
+    assert result["eval/accuracy"] > 0.9
+    low, high = result["interval"]
+    assert 0 <= low <= result["eval/accuracy"] <= high <= 1
+    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    predictions = [json.loads(line) for line in lines]
+    assert len(predictions) == result["eval/examples"] > 20
+    right = np.mean([p["predicted"] == p["label"] for p in predictions])
+    assert right == pytest.approx(result["eval/accuracy"])
+    assert all(0.5 <= p["confidence"] <= 1 for p in predictions)
+    page = (tmp_path / "run" / "report.txt").read_text()
+    assert "precision" in page and f"The {MISTAKES} worst mistakes" in page
+    assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
+    assert restore(tmp_path / "run").corpus.labels == ("neg", "pos")
+
+
+TASKS = {
+    "regression": ({"task.label": "rating", "output.head": "squared", "output.bias": True}, {}),
+    "tagging": (
+        {"data.source": "names.conll", "task.text": ("tokens",), "task.label": "tags"},
+        {"eval/entity_f1": 0.5},
+    ),
+    "answering": (
+        {"data.source": "rows.jsonl", "task.text": ("question", "context"),
+         "task.label": "answers", "task.stride": 4, "data.length": 48},
+        {},
+    ),
+    "choice": (
+        {"data.source": "rows.jsonl", "task.text": ("question",), "task.label": "choice",
+         "data.length": 64},
+        {"eval/accuracy": 0.9},
+    ),
+    "seq2seq": (
+        {"data.source": "rows.jsonl", "task.text": ("context",), "task.label": "target",
+         "model.architecture": "encoder_decoder", "output.tied": True},
+        {},
+    ),
+    "instruction": (
+        {"data.source": "rows.jsonl", "task.text": ("messages",), "data.length": 64,
+         "model.architecture": "decoder", "output.tied": True},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("tagging", "choice") else pytest.mark.slow) for n in TASKS],
+)
+def test_every_task_trains_and_reports(task_config, labelled, tmp_path, name):
+    settings, least = TASKS[name]
+    if "data.source" in settings:
+        settings = settings | {"data.source": f"files:{labelled}/{settings['data.source']}"}
+    config = override(task_config, {"task.name": name, **settings})
+    result = train(config, tmp_path / "run")
+    assert all(np.isfinite(v) for k, v in result.items() if k.startswith("eval/"))
+    for metric, value in least.items():
+        assert result[metric] >= value
+    assert (tmp_path / "run" / "report.txt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["entmax", "sparsemax", "mixture", "adaptive", "sigmoid"])
+def test_the_softmax_over_classes_is_any_head(task_config, tmp_path, head):
+    result = train(override(task_config, {"output.head": head}), tmp_path / "run")
+    assert result["eval/accuracy"] > 0.8
+
+
+@pytest.mark.slow
+def test_a_crf_tags(task_config, labelled, tmp_path):
+    settings = {
+        "task.name": "tagging",
+        "task.text": ("tokens",),
+        "task.label": "tags",
+        "output.head": "crf",
+        "data.source": f"files:{labelled}/names.conll",
+    }
+    result = train(override(task_config, settings), tmp_path / "run")
+    assert result["eval/entity_f1"] > 0.5
+    assert jax.tree.leaves(restore(tmp_path / "run").params)
