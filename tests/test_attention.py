@@ -110,7 +110,7 @@ def test_blocks_of_queries_agree_with_the_plain_path_forward_and_backward(weight
     check_same(context_and_gradient(tensors(), mask, weighting=weighting, block=5), plain)
 
 
-@pytest.mark.parametrize("block", [1, 5, 64])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 5, 64])
 @pytest.mark.parametrize("kind", masks())
 def test_every_size_of_block_agrees_with_the_plain_path(kind, block):
     mask = masks()[kind]

@@ -200,7 +200,9 @@ def test_prompts_of_different_lengths_continue_as_each_would_alone(name):
 
 
 @pytest.mark.parametrize("name", EITHER)
-@pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "architecture", ["encoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
+)
 def test_encoders_and_memories_are_seen_whole_and_by_their_own_document_only(name, architecture):
     model, params = model_and_params(name, **{"model.architecture": architecture})
     tokens = np.random.default_rng(0).integers(0, 256, (2, L + 1)).astype(np.int32)
@@ -220,6 +222,7 @@ def test_encoders_and_memories_are_seen_whole_and_by_their_own_document_only(nam
     assert not (before != after)[1].any()
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_few_steps_lower_the_loss(name, small_config):
     config = override(small_config, {"attention.mechanism": name, "model.layers": 1})

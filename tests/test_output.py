@@ -117,7 +117,7 @@ def test_large_logits_keep_gradients_finite(name):
 
 
 @EVERY
-@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, block):
     whole = computed(name, with_options=True)
     head, variables = head_of(name, **OPTIONS.get(name, {}), block=block)

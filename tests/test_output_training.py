@@ -11,7 +11,7 @@ from lm.train import train
     ("head", "options"),
     [
         ("adaptive", {"tied": False}),
-        ("dynamic", {"samples": 16, "every": 3}),
+        pytest.param("dynamic", {"samples": 16, "every": 3}, marks=pytest.mark.slow),
         ("entmax", {}),
     ],
 )
