@@ -12,20 +12,19 @@ from jax.sharding import Mesh
 
 from lm import partition
 from lm.anneal import anneal
-from lm.attention import ATTENTIONS
-from lm.config import Config, attention_groups, chosen_options
+from lm.build import build_model
+from lm.config import Config, attention_groups
 from lm.data import ByteTokenizer, Tokenizer
 from lm.errors import UserError
 from lm.model import Batch, Transformer
-from lm.objective import OBJECTIVES, Objective, build_objective
+from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
-from lm.regularise import mixout, needs_start, noises, penalises, penalty
+from lm.regularise import mixout, needs_start, penalises, penalty
 from lm.task import build_task
 from lm.task.encode import Layout
 from lm.task.objective import Labelled
 from lm.tune import Tuning, join, split, tuning
-from lm.tune.tuned import TunedTransformer
 
 Rows = Mapping[str, jax.Array]
 
@@ -109,50 +108,6 @@ class Program:
     def params(self) -> Any:
         """Shapes and types of all parameters, those trained and those left alone."""
         return jax.eval_shape(lambda state: state.whole, self.abstract)
-
-
-def build_model(
-    config: Config,
-    vocab_size: int,
-    counts: Any = None,
-    mesh: Mesh | None = None,
-    layout: Layout | None = None,
-) -> Transformer:
-    """The Transformer that a config describes, for V words with these counts, [V], in training.
-
-    With a mesh, its devices share the work of the output head. `layout` is of a task's rows.
-    """
-    groups: dict[str, Any] = {
-        name: _attention(group, config.model.max_length)
-        for name, group in attention_groups(config).items()
-    }
-    output = {"head": config.output.head, "tied": config.output.tied}
-    for name, value in chosen_options(config.output, ("head", "tied")).items():
-        output[name] = tuple(value) if isinstance(value, list) else value
-    if OUTPUTS[config.output.head].needs_counts:
-        output["counts"] = counts
-    share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
-    output |= {"share": share} if share < 1.0 else {}
-    output["shards"] = None if mesh is None else partition.output_shards(mesh)
-    groups |= {"output": output, **config.model}
-    if layout is not None:
-        groups |= {"readout": build_task(config).readout, "outcomes": layout.outcomes}
-    if additions := noises(config.regularise) + tuning(config).additions:
-        return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
-    return Transformer(vocab_size=vocab_size, **groups)
-
-
-def _attention(group: Config, horizon: int) -> dict[str, Any]:
-    """A group of attention's knobs as the model takes them."""
-    fixed = ("mechanism", "weighting", "block", "learn", "anneal")
-    attention = {name: group[name] for name in fixed}
-    chosen = chosen_options(group, fixed)
-    own = ATTENTIONS[group.mechanism].own_options()
-    if "horizon" in own:
-        attention["horizon"] = horizon
-    attention |= {name: chosen.pop(name) for name in own & set(chosen)}
-    attention["options"] = chosen
-    return attention
 
 
 def check_devices(config: Config) -> Mesh:

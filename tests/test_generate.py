@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs import default
+from lm.build import build_model
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.generate import generate, prompt_batch, prompt_ids, sample, search, stream
 from lm.generate.decode import _begin, _go_on
-from lm.step import build_model
 
 V = 256
 

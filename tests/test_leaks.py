@@ -7,10 +7,10 @@ import pytest
 
 from configs import default
 from lm.attention import Mask, attend
+from lm.build import build_model
 from lm.model import Batch
 from lm.objective import positions_within
 from lm.softmax import WEIGHTINGS
-from lm.step import build_model
 
 L, V, D = 12, 17, 16
 SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)

@@ -8,12 +8,13 @@ import pytest
 from configs import default
 from lm import partition
 from lm.attention import ATTENTIONS, Mask
+from lm.build import build_model
 from lm.check import check
 from lm.config import override
 from lm.errors import UserError
 from lm.generate import generate, prompt_batch
 from lm.objective import causal
-from lm.step import build_model, build_program
+from lm.step import build_program
 from tests.mechanisms import CAUSAL, EITHER, PLAIN_CORE, SEGMENTS, B, L, apply, tensors
 
 EVERY = pytest.mark.parametrize("name", ATTENTIONS)

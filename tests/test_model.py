@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import default
+from lm.build import build_model
 from lm.model import Batch, Transformer
 from lm.objective import causal, positions_within
 from lm.softmax import WEIGHTINGS
-from lm.step import build_model
 
 L, V = 12, 17
 SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)

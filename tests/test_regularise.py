@@ -9,10 +9,11 @@ import pytest
 
 from configs import default
 from lm import partition
+from lm.build import build_model
 from lm.config import override
 from lm.objective.causal import causal
 from lm.regularise import mixout, noises, penalty
-from lm.step import build_model, build_program
+from lm.step import build_program
 
 PARAMS = {
     "in": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])},

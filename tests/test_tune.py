@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from lm.build import build_model
 from lm.config import override
 from lm.errors import UserError
 from lm.linear import flat_product
 from lm.objective import causal
-from lm.step import build_model, build_program
+from lm.step import build_program
 from lm.tune import METHODS, count, join, split, tuning
 from lm.tune.lora import Dora, Lora, RankStableLora
 from lm.tune.merge import merge, unmerge

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import default
+from lm.build import build_model
 from lm.generate import generate, prompt_batch
 from lm.objective import causal
-from lm.step import build_model
 
 V, P, L = 11, 3, 6
 

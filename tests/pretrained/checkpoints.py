@@ -10,9 +10,9 @@ import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import default
+from lm.build import build_model
 from lm.model import Batch
 from lm.pretrained import open_checkpoint
-from lm.step import build_model
 
 B, L, V = 2, 9, 67
 _ENCODER = {

@@ -14,9 +14,9 @@ import peft
 import torch
 from checkpoints import V, batch_of, load, save, tokens
 
+from lm.build import build_model
 from lm.errors import UserError
 from lm.pretrained import FAMILIES
-from lm.step import build_model
 from lm.tune import join, split, tuning
 from lm.tune.peft import load as load_adapter
 from lm.tune.peft import save as save_adapter
