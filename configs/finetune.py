@@ -1,7 +1,7 @@
 """Fine-tuning: what does a pretrained encoder learn from a few thousand labelled examples?
 
 Command   python experiments/archives.py
-          python run.py table --config=configs/finetune.py:tweets --workdir=/tmp/tweets
+          python run.py table --config=configs/finetune.py:tweets --workdir=runs/tweets
 Rows      as is, over SEEDS; the seeds differ in the order of the rows and in the new head.
 Tasks     :tweets    how tweets feel, -4 to 4: regression (the default)
           :amazon    the same of product reviews

@@ -20,6 +20,7 @@ SHIPPED = {
     "prefix": ["tiny", "small"],
     "pairs": ["tiny", "base"],
     "finetune": ["tweets", "reviews", "tweets_ner", "japanese_ner", "mrpc", "squad", "tiny"],
+    "finetune_table": ["tweets"],
 }
 
 

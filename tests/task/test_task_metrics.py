@@ -10,8 +10,8 @@ from scipy import stats
 
 from lm.task import metrics
 
-# The counts that the CoNLL-2000 task's own scorer, conlleval, prints for these columns of truth and
-# prediction (Tjong Kim Sang and Buchholz 2000): entities may begin with I-, and B- closes another.
+# Right, said and true entities of these columns, by hand, by the rules of conlleval, the scorer of
+# CoNLL-2000 (Tjong Kim Sang and Buchholz 2000): entities may begin with I-, B- closes another.
 CONLLEVAL = [
     ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", (2, 2, 2)),
     ("B-PER I-PER O B-LOC", "B-PER O O B-LOC", (1, 2, 2)),

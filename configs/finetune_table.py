@@ -1,0 +1,36 @@
+"""Which fine-tuning method is worth its parameters? Every method on one task, the same checkpoint.
+
+Command   python experiments/archives.py
+          python run.py table --config=configs/finetune_table.py:tweets --workdir=runs/methods
+Rows      full, head, bitfit, lora, adapter, prompt, prefix, ia3, softmax; each but full trains the
+          new head too. The softmax row begins as the softmax it learns to leave: a temperature of 1
+          for every head.
+Tasks     those of configs/finetune.py (tweets is the default)
+Seeds     5; every row sees the same batches and starts from the same checkpoint and head.
+Time      nine times that of the task's own config, less where little is trained.
+"""
+
+from configs import finetune
+
+SEEDS = (0, 1, 2, 3, 4)
+# What trains few numbers wants larger steps.
+FEW = {"optimizer.learning_rate": 2e-3}
+
+
+def get_config(arg: str | None = None):
+    """The task of configs/finetune.py."""
+    return finetune.get_config(arg)
+
+
+def sweep(arg: str | None = None):
+    """The rows; the first is the baseline."""
+    yield {"tune.method": "full"}
+    yield {"tune.method": "head", **FEW}
+    for name in ("bitfit", "lora", "adapter", "prompt", "prefix", "ia3"):
+        yield {"tune.method": f"{name}+head", **FEW}
+    yield {
+        "tune.method": "softmax+head",
+        "attention.weighting": "temperature",
+        "attention.learn": ("temperature",),
+        **FEW,
+    }

@@ -1,0 +1,59 @@
+"""Labelled examples become rows, whatever their size; what cannot be learned from is named."""
+
+import pytest
+
+from lm.config import override
+from lm.errors import UserError
+from lm.task.prepare import prepare_task
+
+LINES = [f"text {n},{'yes' if n % 2 else 'no'}" for n in range(40)]
+
+
+@pytest.fixture
+def prepared(task_config, tmp_path):
+    """Prepares lines of a table, with more lines held out where they are given."""
+
+    def prepare(lines, held_out=None):
+        (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]))
+        settings = {"data.source": f"files:{tmp_path}/a.csv"}
+        if held_out is not None:
+            (tmp_path / "b.csv").write_text("\n".join(["text,label", *held_out]))
+            settings["task.validation"] = f"files:{tmp_path}/b.csv"
+        return prepare_task(override(task_config, settings), tmp_path / "cache")
+
+    return prepare
+
+
+def test_a_sentence_of_ten_thousand_words_fills_one_row(prepared):
+    data = prepared([*LINES, f"{'word ' * 10_000},yes"], held_out=LINES[:4])
+    rows = data.rows("train")
+    segments = [rows[i]["segments"] for i in range(len(rows))]
+    assert len(rows) == len(LINES) + 1
+    assert {each.shape for each in segments} == {(40,)}
+    assert max(int((each > 0).sum()) for each in segments) == 40
+
+
+MISTAKES = {
+    "a label that training has not": (LINES, ["new,maybe"], "maybe"),
+    "one class only": ([f"text {n},yes" for n in range(40)], None, "has the label 'yes'"),
+    "a file without examples": ([], None, "holds no examples"),
+    "nothing held out": (LINES, [], "the validation split of"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_examples_that_cannot_be_learned_from_are_named_in_one_line(prepared, name, tmp_path):
+    lines, held_out, message = MISTAKES[name]
+    with pytest.raises(UserError) as caught:
+        prepared(lines, held_out)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    kept = (tmp_path / "cache").glob("[!.]*") if (tmp_path / "cache").exists() else ()
+    assert not list(kept)
+
+
+def test_an_empty_file_is_named(prepared, task_config, tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        prepare_task(
+            override(task_config, {"data.source": f"files:{tmp_path}/empty.csv"}), tmp_path / "c"
+        )
