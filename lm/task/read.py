@@ -138,6 +138,8 @@ def _public(name: str) -> Iterator[Record]:
     for split, other in order:
         for index, example in enumerate(builder.as_data_source(split=other)):
             values = {key: _plain(builder.info.features[key], example[key]) for key in example}
+            if all(value == [] for value in values.values()):
+                continue  # CoNLL-2003's reader ends every file with a sentence of no words
             yield Record(f"tfds:{name} {other} example {index}", values, split)
 
 
