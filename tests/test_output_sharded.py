@@ -73,9 +73,11 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(mesh):
 
 @pytest.mark.parametrize("name", SPLITTING)
 def test_every_head_that_splits_gives_the_same_with_its_words_split(name):
-    head, arguments, expected = problem(name)
-    found = computed(head.clone(shards=shards_of((2, 2, 2)), block=3), *arguments)
-    assert_equal(found, expected, 1e-6)
+    # In float64: sums of plif's slopes cancel, and their order moves a float32 by 1e-6.
+    with jax.enable_x64(True):
+        head, arguments, expected = problem(name, np.float64)
+        found = computed(head.clone(shards=shards_of((2, 2, 2)), block=3), *arguments)
+        assert_equal(found, expected, 1e-12)
 
 
 def test_devices_with_different_numbers_of_tokens_that_count_find_the_same():

@@ -3,7 +3,8 @@
 import pytest
 
 from lm.config import override
-from lm.step import build_program, output_path
+from lm.paths import output_path
+from lm.step import build_program
 from lm.train import train
 
 

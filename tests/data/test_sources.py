@@ -131,7 +131,7 @@ def test_a_tfds_dataset_is_read_and_its_test_split_held_out(tmp_path, monkeypatc
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     splits = {"train": [{"text": "a"}, {"text": "ü"}], "test": [{"text": "日"}]}
     _store(tmp_path / "toy_corpus" / "1.0.0", splits, _features("text"))
-    assert list(documents("tfds:toy_corpus")) == [
+    assert [document[:3] for document in documents("tfds:toy_corpus")] == [
         ("validation/0", "日", "validation"),
         ("train/0", "a", "train"),
         ("train/1", "ü", "train"),

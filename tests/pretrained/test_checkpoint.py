@@ -282,7 +282,7 @@ def test_a_checkpoint_trains_evaluates_and_is_written_again(written, small_confi
     (params, _), _ = loaded(base)
     jax.tree.map(np.testing.assert_array_equal, start.params, params)
     result = train(config, tmp_path / "run")
-    assert result["eval/nats_per_token"] < evaluated(start)["eval/nats_per_token"]
+    assert result["eval/nats_per_token"] < evaluated(start).metrics["eval/nats_per_token"]
     run = restore(epath.Path(tmp_path / "run"))
     family = fitting_family(run.config, FAMILIES, "gpt2")
     export(run.config, run.params, run.tokenizer, tmp_path / "out", family)
