@@ -164,7 +164,11 @@ def model_and_params(name, **settings):
 
 
 @pytest.mark.parametrize(
-    ("name", "scan"), [*((n, False) for n in ATTENTIONS), ("forgetting", True)]
+    ("name", "scan"),
+    [
+        *((n, False) for n in ATTENTIONS),
+        pytest.param("forgetting", True, marks=pytest.mark.slow),
+    ],
 )
 def test_cached_decoding_gives_the_log_probabilities_of_the_whole(name, scan):
     rotary = "rotary" if "rotary" in ATTENTIONS[name].positions else "learned"

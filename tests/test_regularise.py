@@ -58,7 +58,7 @@ def model_of(**knobs):
 ROWS = {"tokens": np.arange(4 * 9).reshape(4, 9) % 11, "segments": np.ones((4, 8), np.int32)}
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("noise", ["stochastic_depth", "word_dropout"])
 def test_noise_is_in_training_only_and_differs_by_draw(noise, scan):
     scanned = {"model.scan": scan}
@@ -98,6 +98,7 @@ def test_off_is_absent():
     assert build_program(override(config, {"mesh.data": 8}), 11).abstract.start is None
 
 
+@pytest.mark.slow
 def test_a_strong_pull_to_the_start_keeps_what_training_would_move(monkeypatch):
     one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(partition, "make_mesh", one)

@@ -78,7 +78,9 @@ def test_a_prefix_of_what_earlier_words_leave_is_the_earlier_words():
 
 
 @pytest.mark.parametrize("method", ["prompt", "prefix"])
-@pytest.mark.parametrize("architecture", ["decoder", "encoder"])
+@pytest.mark.parametrize(
+    "architecture", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)]
+)
 def test_packed_documents_see_what_is_added_and_not_each_other(method, architecture):
     model = prompted(method, **{"model.architecture": architecture})
     segments = jnp.array([[1, 1, 1, 2, 2, 0]])
@@ -96,6 +98,7 @@ def test_packed_documents_see_what_is_added_and_not_each_other(method, architect
     assert moved[:5].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prompt", "prefix"])
 def test_cached_decoding_continues_as_the_whole_text_says(method):
     model = prompted(method)
