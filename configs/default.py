@@ -321,6 +321,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     regularise.stochastic_depth = 0.0
     # Share of the words whose vectors are zero, in training.
     regularise.word_dropout = 0.0
+    # R-Drop: how much two draws of dropout are to agree, in two passes. 0.5 to 5.
+    regularise.rdrop = 0.0
+    # SMART: how much the prediction is to stay when the words' vectors move, in three passes. 1 to
+    # 10.
+    regularise.smart = 0.0
+    # FreeLB: passes of every step, in each of which the words' vectors move up the loss. 2 to 5.
+    regularise.freelb = 0
+    # How far smart and freelb move the vectors of a row's words: the root of the sum of squares
+    # over all of them, above 0.
+    regularise.radius = 0.1
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;

@@ -17,6 +17,7 @@ from lm.objective import OBJECTIVES
 from lm.output import OUTPUTS
 from lm.output.head import Head
 from lm.output.sampled import DISTRIBUTIONS
+from lm.regularise.check import check_habits
 from lm.softmax import WEIGHTINGS
 from lm.tune import METHODS, method_names
 from lm.tune.adapter import PLACEMENTS
@@ -40,6 +41,7 @@ def check_options(config: Config) -> None:
         _check_mechanism(config, name, attention)
     _check_output(config)
     _check_tune(config)
+    check_habits(config)
 
 
 def _check_attention(config: Config, group: str, attention: Config) -> None:

@@ -16,7 +16,7 @@ from lm.batch import Batch
 from lm.embedding import Embedding
 from lm.layers import HeadTransform, Pooler, Stack
 from lm.output import OUTPUTS
-from lm.readout import READOUTS
+from lm.readout import READOUTS, Seen
 
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
@@ -251,7 +251,11 @@ class Transformer(nn.Module):
 
         `step`, of training, is for heads whose loss follows a schedule.
         """
-        states, table = self._states(batch, train)
+        return self.loss_of(self.states(batch, train), batch, step)
+
+    def loss_of(self, seen: Seen, batch: Batch, step: jax.Array | None = None) -> jax.Array:
+        """The training loss of what the head sees."""
+        states, table = seen
         if table is not None:
             return jnp.sum(self._point("loss", states, batch.targets, table) * batch.weights)
         arrays = (states, batch.targets, batch.weights)
@@ -259,7 +263,7 @@ class Transformer(nn.Module):
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        states, table = self._states(batch)
+        states, table = self.states(batch)
         if table is not None:
             return self._point("negative_log_likelihood", states, batch.targets, table)
         arrays = (states, batch.targets)
@@ -279,21 +283,26 @@ class Transformer(nn.Module):
         outcomes, or "hits" where these are words; of real targets, "values"; and "best" where the
         likeliest row of targets is not that of the likeliest targets.
         """
-        states, table = self._states(batch)
-        shape, tied, where = batch.targets.shape, self._tied_table(), self._where(batch)
-        found = {"nats": self.negative_log_likelihood(batch)}
+        seen, found = self.states(batch), {"nats": self.negative_log_likelihood(batch)}
         if jnp.issubdtype(batch.targets.dtype, jnp.floating):
-            found["values"] = self.head.values(self._tokens(states)).reshape(shape)
+            found["values"] = self.outcomes_of(seen, batch)
         elif not self.outcomes:
             found["hits"] = self.hits(batch)
-        elif table is not None:
-            found["log_probs"] = self._point("log_probs", states, table)
         else:
-            flat = self.head.log_probs(self._tokens(states), tied, **where)
-            found["log_probs"] = flat.reshape(*shape, -1)
+            found["log_probs"] = self.outcomes_of(seen, batch)
         if self.head.whole_rows:
-            found["best"] = self.head.best(states, tied, **where)
+            found["best"] = self.head.best(seen[0], self._tied_table(), **self._where(batch))
         return found
+
+    def outcomes_of(self, seen: Seen, batch: Batch) -> jax.Array:
+        """Log-probabilities [B, T, V] of what the head sees; of real targets, values [B, T]."""
+        states, table = seen
+        if jnp.issubdtype(batch.targets.dtype, jnp.floating):
+            return self.head.values(self._tokens(states)).reshape(batch.targets.shape)
+        if table is not None:
+            return self._point("log_probs", states, table)
+        flat = self.head.log_probs(self._tokens(states), self._tied_table(), **self._where(batch))
+        return flat.reshape(*batch.targets.shape, -1)
 
     def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head without full support, measures per position, [B, L], that need none."""
@@ -315,7 +324,7 @@ class Transformer(nn.Module):
         """Words [N] drawn from the head's distribution at hidden states [N, D]."""
         return self.head.sample(hidden, key, self._tied_table())
 
-    def _states(self, batch: Batch, train: bool = False) -> tuple[jax.Array, jax.Array | None]:
+    def states(self, batch: Batch, train: bool = False) -> Seen:
         """What the head sees, [B, T, D], and what it chooses among where that is no own table."""
         batch = self.read.flat(batch)
         return self.read(self.head_inputs(batch, train), batch)

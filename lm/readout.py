@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Hidden states, and what the head chooses among where that is no table of its own.
+Seen = tuple[jax.Array, jax.Array | None]
 FAR = -1e4  # the logit of what cannot be chosen: its probability is 0 in float32
 
 
@@ -24,7 +26,7 @@ class All(nn.Module):
         """The batch with one axis of rows."""
         return batch
 
-    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """States [B, T, D] that the head sees, and what it chooses among where that is no table of
         its own: [B, V, D], row by row.
         """
@@ -34,7 +36,7 @@ class All(nn.Module):
 class Places(All):
     """The positions `batch.places`, [B, T], such as a text's first or a word's first piece."""
 
-    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """See `All`."""
         return jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1), None
 
@@ -42,7 +44,7 @@ class Places(All):
 class Mean(All):
     """The mean over a row's real positions, [B, 1, D]."""
 
-    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """See `All`."""
         return mean(hidden, batch.segments)[:, None], None
 
@@ -59,7 +61,7 @@ class Span(All):
     queries = 2
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """Queries [B, 2, D + 1] and table [B, L, D + 1]."""
         return self.point(hidden, batch.segments > 0)
 
@@ -88,7 +90,7 @@ class Choice(Span):
         return batch.replace(**merged)
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """Query [B, 1, D + 1] and table [B, C, D + 1]."""
         if batch.places is None:
             pooled = mean(hidden, batch.segments)

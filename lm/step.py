@@ -20,7 +20,7 @@ from lm.model import Batch, Transformer
 from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
-from lm.regularise import mixout, needs_start, penalises, penalty
+from lm.regularise import freelb, habitual, mixout, needs_start, penalises, penalty
 from lm.task import build_task
 from lm.task.encode import Layout
 from lm.task.objective import Labelled
@@ -150,6 +150,7 @@ def build_program(
         objective = Labelled(tokenizer, layout.length, build_task(config), layout)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularise = config.optimizer.ema, config.regularise
+    passed = habitual(regularise, model)
 
     def init(key: jax.Array) -> State:
         rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
@@ -172,9 +173,7 @@ def build_program(
     def loss(
         params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
-        total: Any = model.apply({"params": params}, batch, method="loss", rngs=rngs, step=step)
-        return total, jnp.sum(batch.weights)
+        return passed(params, batch, key, step).nats, jnp.sum(batch.weights)
 
     def gradients(state: State, batch: Batch, key: jax.Array):
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
@@ -187,6 +186,8 @@ def build_program(
             return loss(join(params, state.frozen), batch, key, step)
 
         value_and_grad = jax.value_and_grad(of_trained, has_aux=True)
+        if regularise.freelb:
+            value_and_grad = freelb(of_trained, model, regularise.freelb, regularise.radius)
         if config.accumulation == 1:
             return value_and_grad(params, batch, key, step)
         # Part j holds rows j, j + parts, ...: every device has its share of every part.

@@ -1,11 +1,16 @@
-"""What keeps a model from fitting too closely? Penalties on parameters, parameters mixed with those
-of the start, and noise within the model; the knobs of `config.regularise`, each off at 0.
+"""What keeps a model from fitting too closely? The knobs of `config.regularise`, each off at 0:
+penalties on parameters, parameters mixed with those of the start, noise within the model, and
+habits of the loss, each of which makes one `Forward` (`lm.regularise.passes`) of another.
 """
 
 from typing import Any
 
 from lm.config import Config
+from lm.model import Transformer
+from lm.regularise.adversarial import freelb, smart
 from lm.regularise.noise import StochasticDepth, WordDropout
+from lm.regularise.passes import Forward, forward
+from lm.regularise.rdrop import rdrop
 from lm.regularise.start import mixout, penalty
 
 NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
@@ -14,6 +19,16 @@ NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 def noises(settings: Config) -> tuple[Any, ...]:
     """What intercepts the model's modules in training (`lm.tune.tuned`)."""
     return tuple(noise(settings[name]) for name, noise in NOISES.items() if settings[name])
+
+
+def habitual(settings: Config, model: Transformer) -> Forward:
+    """A pass of the model in training, with the habits of the loss around it."""
+    found = forward(model)
+    if settings.smart:
+        found = smart(found, model, settings.smart, settings.radius)
+    if settings.rdrop:
+        found = rdrop(found, settings.rdrop)
+    return found
 
 
 def penalises(settings: Config) -> bool:
@@ -26,4 +41,13 @@ def needs_start(settings: Config) -> bool:
     return any(settings[name] for name in ("l2_start", "mixout"))
 
 
-__all__ = ["NOISES", "mixout", "needs_start", "noises", "penalises", "penalty"]
+__all__ = [
+    "NOISES",
+    "freelb",
+    "habitual",
+    "mixout",
+    "needs_start",
+    "noises",
+    "penalises",
+    "penalty",
+]

@@ -1,0 +1,166 @@
+"""Habits of the loss follow their formulas, and add nothing where nothing is to be regularised."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from scipy.special import rel_entr
+
+from configs import default
+from lm.build import build_model
+from lm.check import check
+from lm.errors import UserError
+from lm.objective.causal import causal
+from lm.regularise.adversarial import Moved, drawn, freelb, smart, uphill
+from lm.regularise.passes import Pass, compared, forward, symmetric
+from lm.regularise.rdrop import rdrop
+
+SEGMENTS = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 0, 0]], np.int32)
+BATCH = causal({"tokens": np.arange(2 * 7).reshape(2, 7) % 5, "segments": SEGMENTS})
+KEY = jax.random.key(1)
+
+
+@functools.cache
+def tiny(dropout=0.0, block=None):
+    """A model, its parameters, and its plain pass."""
+    config = default.get_config()
+    config.model.update(layers=1, features=8, heads=2, max_length=8, dropout=dropout)
+    config.model.init_scale = 0.3
+    config.output.block = block
+    model = build_model(config, 5)
+    params = model.init(jax.random.key(0), BATCH, method="loss")["params"]
+    return model, params, forward(model)
+
+
+def log_softmax(z):
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def test_the_symmetric_divergence_is_that_of_float64():
+    draw = np.random.default_rng(0)
+    p, q = log_softmax(draw.normal(size=(2, 7, 5)) * 3)
+    expected = (rel_entr(np.exp(p), np.exp(q)) + rel_entr(np.exp(q), np.exp(p))).sum(-1)
+    np.testing.assert_allclose(symmetric(jnp.array(p), jnp.array(q)), expected, rtol=1e-5)
+    np.testing.assert_allclose(symmetric(jnp.array([3.0]), jnp.array([1.0])), 4.0)
+
+
+def test_a_comparison_in_chunks_is_that_of_the_whole():
+    """Its gradient, too."""
+    draw = np.random.default_rng(0)
+    first, second, table = (jnp.array(draw.normal(size=size)) for size in ((7, 3), (7, 3), (3, 5)))
+
+    def distance(table, chunks):
+        def told(params, seen):
+            return jax.nn.log_softmax(seen @ params)
+
+        weights = jnp.arange(7.0)
+        passes = [Pass(jnp.zeros(()), weights, table, x, told, chunks) for x in (first, second)]
+        return compared(symmetric, *passes)
+
+    found = [jax.value_and_grad(distance)(table, chunks) for chunks in (1, 3)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), *found)
+
+
+@pytest.mark.parametrize("block", [None, 5])
+def test_rdrop_is_its_formula(block):
+    _, params, plain = tiny(0.5, block)
+    passes = [plain(params, BATCH, key) for key in (KEY, jax.random.fold_in(KEY, 3))]
+    assert [each.chunks for each in passes] == [3 if block else 1] * 2
+    p, q = (np.float64(each.told(params, each.seen)) for each in passes)
+    apart = (rel_entr(np.exp(p), np.exp(q)) + rel_entr(np.exp(q), np.exp(p))).sum(-1)
+    expected = np.mean([each.nats for each in passes]) + 0.5 * apart @ BATCH.weights.reshape(-1)
+    found = rdrop(plain, 2.0)(params, BATCH, KEY).nats
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_rdrop_without_dropout_is_nothing():
+    _, params, plain = tiny()
+    assert rdrop(plain, 2.0)(params, BATCH, KEY).nats == plain(params, BATCH, KEY).nats
+
+
+def test_a_step_uphill_goes_along_the_slope_and_stays_within_the_radius():
+    draw = np.random.default_rng(0)
+    move, slope = draw.normal(size=(2, 3, 4, 5))
+    move *= 0.1
+    slope[1] = 0
+    expected = (
+        move + 0.5 * slope / np.maximum(np.linalg.norm(slope, axis=(1, 2)), 1e-9)[:, None, None]
+    )
+    length = np.linalg.norm(expected, axis=(1, 2))[:, None, None]
+    expected *= np.minimum(1, 0.5 / length)
+    found = uphill({"inputs": jnp.array(move)}, {"inputs": jnp.array(slope)}, 0.5)["inputs"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (np.linalg.norm(found, axis=(1, 2)) <= 0.5 + 1e-6).all()
+    shrunk = min(1, 0.5 / np.linalg.norm(move[1]))
+    np.testing.assert_allclose(found[1], move[1] * shrunk, rtol=1e-5)
+
+
+def test_padding_does_not_move():
+    model, *_ = tiny()
+    found = np.abs(drawn(model, BATCH, 0.3, KEY)["inputs"])
+    np.testing.assert_array_equal(found.max(-1) > 0, SEGMENTS > 0)
+    assert (found <= 0.3 / np.sqrt(8 * (SEGMENTS > 0).sum(1))[:, None, None]).all()
+
+
+def test_freelb_averages_the_passes_of_a_climb():
+    """Each pass and its slope by hand."""
+    model, params, plain = tiny()
+
+    def loss(params, batch, key, step):
+        return plain(params, batch, key, step).nats, jnp.sum(batch.weights)
+
+    def at(params, moves):
+        with nn.intercept_methods(Moved(moves)):
+            return plain(params, BATCH, KEY).nats
+
+    moves, values, grads = drawn(model, BATCH, 0.4, jax.random.fold_in(KEY, 4)), [], []
+    for _ in range(3):
+        value, (grad, slope) = jax.value_and_grad(at, argnums=(0, 1))(params, moves)
+        moves = uphill(moves, slope, 0.4)
+        values.append(value)
+        grads.append(grad["embedding"])
+    (nats, weight), found = freelb(loss, model, 3, 0.4)(params, BATCH, KEY, None)
+    np.testing.assert_allclose(nats, np.mean(values), rtol=1e-5)
+    np.testing.assert_allclose(found["embedding"], np.mean(grads, axis=0), rtol=1e-3, atol=1e-5)
+    assert values[0] < values[1] and weight == BATCH.weights.sum()
+
+
+def test_smart_adds_more_than_a_random_move_would_and_nothing_without_a_radius():
+    model, params, plain = tiny()
+    before = plain(params, BATCH, KEY)
+    added = smart(plain, model, 3.0, 0.1)(params, BATCH, KEY).nats - before.nats
+    with nn.intercept_methods(Moved(drawn(model, BATCH, 0.1 * 3**0.5, KEY))):
+        by_chance = compared(symmetric, before, plain(params, BATCH, KEY))
+    assert added > 2 * 3.0 * by_chance > 0
+    assert smart(plain, model, 3.0, 1e-30)(params, BATCH, KEY).nats == before.nats
+
+
+def test_passes_without_gradient_have_none():
+    fixed = Pass(jnp.zeros(()), jnp.ones(2), {"w": jnp.ones(2)}, jnp.ones((2, 3)), lambda p, x: x)
+
+    def of(w):
+        other = fixed._replace(params={"w": w}, seen=w[:, None] * jnp.ones((2, 3)))
+        return compared(lambda a, b: a.sum(-1) * b.sum(-1), other.fixed(), other)
+
+    np.testing.assert_allclose(jax.grad(of)(jnp.ones(2)), 9.0)
+
+
+MISTAKES = {
+    "rdrop = 1.0 compares two draws": {"regularise.rdrop": 1.0},
+    "has none of outside its support": {"regularise.smart": 1.0, "output.head": "sparsemax"},
+    "set one of them to 0": {"regularise.smart": 1.0, "regularise.freelb": 2},
+    "rdrop = -1.0: must be at least 0": {"regularise.rdrop": -1.0},
+    "radius = 0.0: must be above 0": {"regularise.radius": 0.0},
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_impossible_habits_are_refused_in_one_line(message):
+    config = default.get_config()
+    config.update_from_flattened_dict(MISTAKES[message])
+    with pytest.raises(UserError) as caught:
+        check(config)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
