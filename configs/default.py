@@ -331,6 +331,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # How far smart and freelb move the vectors of a row's words: the root of the sum of squares
     # over all of them, above 0.
     regularise.radius = 0.1
+    # Share of the trained kernels' elements that are 0 in the end, 0 .. 1 (1 excluded).
+    regularise.prune = 0.0
+    # Which ones: "magnitude", the smallest, or "movement", those that training takes to zero.
+    regularise.prune_by = "magnitude"
+    # When pruning begins and when it has reached that share, as shares of the steps, 0 .. 1.
+    regularise.prune_from = 0.1
+    regularise.prune_until = 0.7
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;

@@ -9,6 +9,7 @@ import optax
 
 from lm.config import Config
 from lm.layerwise import layer_decay, unfreezing
+from lm.prune import SCORES, pruning, sparsity_schedule
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:
@@ -18,7 +19,7 @@ def schedule(config: Config, steps: int) -> optax.Schedule:
 
 def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then the named optimizer with its schedule and decay mask; around
-    both, what treats layers unlike one another.
+    both, what treats layers unlike one another, and what prunes.
     """
     settings, layers = config.optimizer, config.model.layers
     rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
@@ -28,6 +29,9 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
         rule = layer_decay(rule, settings.layer_decay, layers)
     if config.schedule.unfreeze:
         rule = unfreezing(rule, config.schedule.unfreeze, layers)
+    if config.regularise.prune:
+        score = SCORES[config.regularise.prune_by]
+        rule = pruning(rule, sparsity_schedule(config.regularise, steps), score)
     return rule
 
 

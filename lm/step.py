@@ -20,6 +20,7 @@ from lm.model import Batch, Transformer
 from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.output import OUTPUTS
+from lm.prune import pruned_share
 from lm.regularise import freelb, habitual, mixout, needs_start, penalises, penalty
 from lm.task import build_task
 from lm.task.encode import Layout
@@ -233,6 +234,8 @@ def build_program(
             "tokens": jnp.sum(batch.segments > 0).astype(jnp.float32),
             "finite": finite,
         }
+        if regularise.prune:
+            extra["train/sparsity"] = pruned_share(new.params)
         kept = {"frozen": state.frozen, "start": state.start}
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
