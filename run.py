@@ -34,7 +34,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the 
 _ADAPTER = flags.DEFINE_bool(
     "adapter", False, "export: what LoRA added alone, as the package peft reads it"
 )
-_TO = flags.DEFINE_string("to", None, "export: a new folder for the checkpoint")
+_TO = flags.DEFINE_string(
+    "to", None, "export: a new folder for the checkpoint; eval: one for a prompt's report"
+)
 _STEP = flags.DEFINE_integer(
     "step", None, "eval, generate, diagnose, export: which checkpoint; the newest", 0
 )
@@ -75,14 +77,19 @@ def train() -> int:
 
 
 def evaluate() -> int:
-    """Evaluates a checkpoint of the workdir on its held-out rows."""
+    """Evaluates a checkpoint of the workdir on its held-out rows, or asks it config.prompt."""
     import jax
+    from etils import epath
 
     from lm.evaluate import evaluate
+    from lm.prompt.ask import ask
 
     run = _restored()
-    with jax.set_mesh(run.program.mesh):
-        metrics = evaluate(run.program, run.params, run.corpus, run.config).metrics
+    if run.config.prompt.source:
+        metrics = ask(run, epath.Path(_TO.value).expanduser() if _TO.value else None)
+    else:
+        with jax.set_mesh(run.program.mesh):
+            metrics = evaluate(run.program, run.params, run.corpus, run.config).metrics
     print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
     for name, value in metrics.items():
         print(f"  {name:22} {value:,.6g}")

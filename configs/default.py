@@ -92,6 +92,35 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # What tables rank by and early stopping watches. "": the task's first metric.
     task.metric = ""
 
+    config.prompt = prompt = ConfigDict()
+    # Labelled examples that `eval` asks about, and nothing is trained on: files:PATTERN or
+    # tfds:NAME, their held-out ones where they have any; config.task.label, .labels, .choices,
+    # .format and .columns say what is where. "": none; `eval` then measures config.data's text.
+    prompt.source = ""
+    # How an example is written out: names of columns in braces, and {answer}, which is scored. What
+    # stands behind it is read by encoders, and where the example is shown with its answer.
+    prompt.template = "{text}\n{answer}"
+    # The answers: a text for each of config.task.labels. (): every example has its own, in
+    # config.task.choices.
+    prompt.words = ()
+    # Examples shown with their answers before each question; every question draws its own from the
+    # seed. At least 0.
+    prompt.shots = 0
+    # Draws as many of each label.
+    prompt.balanced = False
+    # Source of what is shown. "": the training examples of prompt.source, or its other questions.
+    prompt.examples = ""
+    # Stands behind each shown example.
+    prompt.separator = "\n\n"
+    # Divides an answer's log-likelihood: "none", "tokens" or "bytes". Without, short answers win.
+    prompt.normalise = "none"
+    # Texts that stand in for every column, such as "N/A" or "": what the model then says anyway is
+    # taken off (contextual calibration). (): no calibration.
+    prompt.content_free = ()
+    # Encoders: "answer" hides the answer's tokens all at once, "token" one at a time
+    # (pseudo-log-likelihood).
+    prompt.hidden = "answer"
+
     config.model = model = ConfigDict()
     # "decoder" (causal), "encoder" (sees both sides) or "encoder_decoder".
     model.architecture = "decoder"

@@ -20,6 +20,7 @@ from lm.norm import NORMS
 from lm.objective import OBJECTIVES
 from lm.optimizer import OPTIMIZERS, SCHEDULES
 from lm.output import OUTPUTS
+from lm.prompt.check import check_prompt
 from lm.softmax import WEIGHTINGS
 from lm.task.check import check_task
 
@@ -111,6 +112,7 @@ _RANGES = {
     "evaluation.rows": (0, math.inf),
     "evaluation.patience": (0, math.inf),
     "log.every": (1, math.inf),
+    "prompt.shots": (0, math.inf),
 }
 
 _POSITIVE = (
@@ -154,6 +156,8 @@ def check(config: Config) -> None:
         check_task(config)
     else:
         _check_objective(config)
+    if config.prompt.source:
+        check_prompt(config)
     check_options(config)
     _check_shapes(config)
 

@@ -10,8 +10,9 @@ from lm.errors import UserError
 # A ConfigDict, whose attributes have no types that a checker could know.
 Config = Any
 
-# What may differ between a run and its resumption: where it runs and what it prints.
-_INCIDENTAL = ("mesh", "checkpoint", "log", "cache")
+# What may differ between a run and its resumption: where it runs, what it prints, and what it is
+# asked when it is trained.
+_INCIDENTAL = ("mesh", "checkpoint", "log", "cache", "prompt")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -21,11 +22,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """The flat dotted settings that can change a run's numbers."""
-    return {
-        key: value
-        for key, value in flatten(to_dict(config)).items()
-        if key.split(".")[0] not in _INCIDENTAL
-    }
+    flat = flatten(to_dict(config))
+    # Without a task, what examples look like only matters to prompts.
+    incidental = _INCIDENTAL if flat.get("task.name") else (*_INCIDENTAL, "task")
+    return {key: value for key, value in flat.items() if key.split(".")[0] not in incidental}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

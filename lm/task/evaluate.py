@@ -23,10 +23,7 @@ def predictions(program: Program, params: Any, data: TaskData, config: Config) -
 
     config.evaluation.rows is how many examples, a sample that is the same for every run; 0: all.
     """
-    examples = data.examples()
-    if 0 < config.evaluation.rows < len(examples):
-        order = np.random.default_rng(0).permutation(len(examples))
-        examples = [examples[i] for i in sorted(order[: config.evaluation.rows])]
+    examples = sample(data.examples(), config.evaluation.rows)
     wanted = [row for example in examples for row in range(*example["rows"])]
     outputs: dict[int, Outputs] = {}
     batches = eval_batches(
@@ -45,6 +42,14 @@ def predictions(program: Program, params: Any, data: TaskData, config: Config) -
         | data.task.predict(example, [outputs[row] for row in range(*example["rows"])], data.labels)
         for example in examples
     ]
+
+
+def sample(examples: Sequence[Any], rows: int) -> Sequence[Any]:
+    """So many of the examples, the same for every run, in their order; 0, or too many: all."""
+    if not 0 < rows < len(examples):
+        return examples
+    order = np.random.default_rng(0).permutation(len(examples))
+    return [examples[i] for i in sorted(order[:rows])]
 
 
 class _Chosen:

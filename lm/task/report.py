@@ -10,8 +10,7 @@ import numpy as np
 from etils import epath
 
 from lm.task import metrics
-from lm.task.prepare import TaskData
-from lm.task.task import Task
+from lm.task.task import Judged, Task
 
 MISTAKES = 20  # shown on the page
 BINS = 10  # of confidence
@@ -19,7 +18,7 @@ MOST = 30  # classes in a confusion matrix
 
 
 def write_report(
-    folder: epath.PathLike, data: TaskData, predictions: Sequence[Any]
+    folder: epath.PathLike, data: Judged, predictions: Sequence[Any]
 ) -> dict[str, Any]:
     """Writes predictions.jsonl, report.txt and report.png; returns the main metric's interval.
 
@@ -48,7 +47,7 @@ def _shown(task: Task, prediction: Any) -> str:
     return f"{prediction['place']}: {task.told(prediction)}\n    {text[:200]}"
 
 
-def _draw(path: epath.Path, data: TaskData, predictions: Sequence[Any]) -> None:
+def _draw(path: epath.Path, data: Judged, predictions: Sequence[Any]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
@@ -108,7 +107,7 @@ def _confusion(axes: Any, pairs: Sequence[tuple[Any, Any]], labels: Sequence[str
     axes.set_ylabel("label")
 
 
-def _histogram(axes: Any, data: TaskData, predictions: Sequence[Any]) -> None:
+def _histogram(axes: Any, data: Judged, predictions: Sequence[Any]) -> None:
     """The main metric of every example alone."""
     task, evidence = data.task, data.task.evidence(predictions, data.labels)
     measure = task.measures[task.main]

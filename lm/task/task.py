@@ -4,7 +4,7 @@ example rows of numbers, and a model's outputs predictions and scores.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -183,6 +183,25 @@ class Task:
                 f"{record.place} has no label in column {self.label!r}; fill it in or remove it"
             )
         return value
+
+
+class Judged(Protocol):
+    """Examples whose predictions can be reported."""
+
+    @property
+    def task(self) -> Task:
+        """What judges them."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """All labels, in the order of their numbers."""
+        ...
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Says what their "source" is."""
+        ...
 
 
 def number_of(label: str, labels: Mapping[str, int], example: Example) -> int:

@@ -1,0 +1,37 @@
+"""Can this be asked? What config.prompt describes must suit itself, the task's labels and the head;
+each failure names the value, the limit and the remedy, before any work.
+"""
+
+from lm.check_names import one_of
+from lm.config import Config
+from lm.errors import UserError
+from lm.output import OUTPUTS
+from lm.prompt.read import HIDDEN, NORMALISERS
+from lm.prompt.template import parse
+from lm.task import predicts_words
+
+
+def check_prompt(config: Config) -> None:
+    """Raises UserError for the first impossible setting."""
+    prompt, labels = config.prompt, config.task.labels
+    one_of("prompt.normalise", prompt.normalise, NORMALISERS)
+    one_of("prompt.hidden", prompt.hidden, HIDDEN)
+    parse(prompt.template)
+    words = tuple(prompt.words)
+    if len(set(words)) < len(words) or len(words) == 1 or "" in words:
+        raise UserError(f"config.prompt.words = {words} must be two or more texts, all different")
+    if words and labels and len(words) != len(labels):
+        raise UserError(
+            f"config.prompt.words has {len(words)} texts for the {len(labels)} of "
+            "config.task.labels; give one for each, in their order"
+        )
+    if prompt.balanced and not words:
+        raise UserError(
+            "config.prompt.balanced evens out labels, and where every question has its own answers "
+            "there are none; leave it out, or set config.prompt.words"
+        )
+    if not predicts_words(config) or OUTPUTS[config.output.head].whole_rows:
+        raise UserError(
+            f"config.prompt asks for words, which the head of task {config.task.name} "
+            "does not choose among; ask a language model"
+        )

@@ -1,0 +1,154 @@
+"""How does a model read a question with an answer? As rows, whose log-likelihoods sum to the
+answer's: one for a decoder; one for an encoder-decoder, whose encoder reads the question; for an
+encoder one with all of the answer hidden, or one for each of its tokens.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lm.config import Config
+from lm.data import Tokenizer
+from lm.errors import UserError
+from lm.objective import OBJECTIVES
+from lm.prompt.row import Row
+from lm.prompt.template import Query
+
+
+class Reading(NamedTuple):
+    """A query as a model reads it.
+
+    Attributes:
+      rows: whose log-likelihoods sum to the answer's.
+      tokens: of the answer.
+      cut: the text's first tokens were left out, as the model has too few positions.
+    """
+
+    rows: list[Row]
+    tokens: int
+    cut: bool
+
+
+# What an answer's log-likelihood is divided by.
+NORMALISERS: dict[str, Callable[[Query, Reading], int]] = {
+    "none": lambda query, reading: 1,
+    "tokens": lambda query, reading: reading.tokens,
+    "bytes": lambda query, reading: len(query.answer.encode()),
+}
+HIDDEN = ("answer", "token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Queries to rows. A token that holds the question's end and the answer's beginning, such as a
+    space and a word, is the answer's.
+
+    Attributes:
+      tokenizer: of the model.
+      length: how many positions it has.
+      objective: what it learned: a name of `READERS`.
+      hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
+        other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
+    """
+
+    tokenizer: Tokenizer
+    length: int
+    objective: str
+    hidden: str = "answer"
+
+    def __call__(self, queries: Sequence[Query]) -> list[Reading]:
+        """The reading of each query.
+
+        Raises:
+          UserError: an answer has no token, or more than there are positions.
+        """
+        return list(READERS[self.objective](self, queries))
+
+    def _causal(self, queries: Sequence[Query]) -> Iterator[Reading]:
+        """Log p(answer | before); what stands behind the answer is not looked at."""
+        for query, ids, places in self._encoded([query._replace(after="") for query in queries]):
+            cut = self._cut(query, len(ids) - self.length, places)
+            # An answer's token is predicted where the token before it stands.
+            inputs, places = np.append(self.tokenizer.start, ids[cut:-1]), places - cut
+            seen = int(places[0]) + 1 if self.objective == "prefix" else 0
+            row = Row(inputs, places, ids[cut:][places], prefix=seen)
+            yield Reading([row], len(places), cut > 0)
+
+    def _masked(self, queries: Sequence[Query]) -> Iterator[Reading]:
+        """Log p(answer | before, after), each token by itself."""
+        for query, ids, places in self._encoded(queries):
+            cut = self._cut(query, len(ids) + 2 - self.length, places)
+            tokens = np.concatenate([[self.tokenizer.start], ids[cut:], [self.tokenizer.end]])
+            places = places + 1 - cut
+            groups = [places] if self.hidden == "answer" else np.split(places, len(places))
+            rows = []
+            for group in groups:
+                inputs = tokens.copy()
+                inputs[group] = self.tokenizer.mask
+                rows.append(Row(inputs, group, tokens[group]))
+            yield Reading(rows, len(places), cut > 0)
+
+    def _answered(self, queries: Sequence[Query]) -> Iterator[Reading]:
+        """Log p(answer | before): the decoder's text, when the encoder has read the question.
+
+        Where spans were learned, the encoder reads what stands behind the answer too, with a
+        sentinel between, and the decoder writes that sentinel and the answer.
+        """
+        sentinel = list(self.tokenizer.sentinels[:1]) if self.objective == "span" else []
+        sides = [[query.before for query in queries], [query.after for query in queries]]
+        before, after = (self.tokenizer.encode_batch(side) for side in sides)
+        answers = self._encoded([Query("", query.answer) for query in queries])
+        for (query, ids, places), first, second in zip(answers, before, after, strict=True):
+            behind = [*sentinel, *second.ids] if sentinel else []
+            opens = [self.tokenizer.end, *sentinel]
+            self._cut(query, len(opens) + len(ids) - 1 - self.length, places)
+            cut = max(len(first.ids) + len(behind) + 1 - self.length, 0)
+            memory = np.concatenate([[self.tokenizer.end], first.ids[cut:], behind])
+            inputs, places = np.concatenate([opens, ids[:-1]]), places + len(opens) - 1
+            yield Reading([Row(inputs, places, ids, memory=memory)], len(ids), cut > 0)
+
+    def _encoded(self, queries: Sequence[Query]) -> Iterator[tuple[Query, np.ndarray, np.ndarray]]:
+        """Each query, the tokens of its text, and which of them are the answer's."""
+        encoded = self.tokenizer.encode_batch([query.text for query in queries])
+        for query, (ids, byte_lengths) in zip(queries, encoded, strict=True):
+            ends = np.cumsum(byte_lengths[:-1])
+            begin = len(query.before.encode())
+            end = begin + len(query.answer.encode())
+            places = np.flatnonzero((ends > begin) & (ends - byte_lengths[:-1] < end))
+            if not len(places):
+                raise UserError(
+                    f"the answer {query.answer!r} has no token of its own; answers are texts of at "
+                    "least a character"
+                )
+            yield query, ids, places
+
+    def _cut(self, query: Query, excess: int, places: np.ndarray) -> int:
+        """How many of the first tokens have to go, 0 at least, none of them the answer's."""
+        if excess > places[0]:
+            raise UserError(
+                f"the answer {query.answer[:40]!r} has {len(places)} tokens, more than fit into "
+                f"the model's {self.length} positions (config.model.max_length)"
+            )
+        return max(excess, 0)
+
+
+READERS: dict[str, Callable[[Reader, Sequence[Query]], Iterator[Reading]]] = {
+    "causal": Reader._causal,
+    "prefix": Reader._causal,
+    "masked": Reader._masked,
+    "seq2seq": Reader._answered,
+    "span": Reader._answered,
+}
+
+# What a model is asked by that was last trained for a task.
+_PLAIN = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "seq2seq"}
+
+
+def reader(config: Config, tokenizer: Tokenizer) -> Reader:
+    """How the model of a config reads."""
+    architecture = config.model.architecture
+    suits = OBJECTIVES[config.objective].architecture == architecture
+    objective = config.objective if suits else _PLAIN[architecture]
+    return Reader(tokenizer, config.model.max_length, objective, config.prompt.hidden)

@@ -1,0 +1,165 @@
+"""Scores are the model's own log-probabilities; answers and reports follow from them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import default
+from lm.check import check
+from lm.data import ByteTokenizer
+from lm.errors import UserError
+from lm.model import Batch
+from lm.prompt.ask import ask
+from lm.prompt.read import reader
+from lm.prompt.score import likelihoods
+from lm.prompt.template import Query
+from lm.restore import Restored
+from lm.step import build_program
+
+WORDS = (" bad", " good!")
+ARCHITECTURES = {"decoder": "prefix", "encoder": "masked", "encoder_decoder": "span"}
+
+
+def run_of(architecture="decoder", **settings):
+    """A model with large random weights, as if it had been trained."""
+    config = config_of(architecture, **settings)
+    program = build_program(config, 256)
+    return Restored(config, ByteTokenizer(), program, program.init(jax.random.key(1)).params, 0)
+
+
+def config_of(architecture="decoder", **settings):
+    config = default.get_config()
+    config.batch_size = 8
+    config.data.length = 64
+    config.objective = ARCHITECTURES[architecture]
+    config.corruption.span_length = 20.0 if architecture == "encoder_decoder" else None
+    config.model.update(
+        architecture=architecture, layers=1, features=16, heads=2, max_length=64, init_scale=0.5
+    )
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def plainly(run, rows):
+    """Log-probabilities of all words at the rows' places, [T, V] each: one batch, one length."""
+
+    def padded(rows):
+        tokens = np.array([np.pad(row, (0, 64 - len(row))) for row in rows], np.int32)
+        sizes = np.array([len(row) for row in rows])
+        places = np.broadcast_to(np.arange(64), tokens.shape)
+        return tokens, (places < sizes[:, None]).astype(np.int32), places
+
+    inputs, segments, places = padded([row.inputs for row in rows])
+    batch = Batch(inputs, inputs, segments, segments, places)
+    if rows[0].prefix:
+        batch = batch.replace(prefix=places < np.array([[row.prefix] for row in rows]))
+    if rows[0].memory is not None:
+        memory = padded([row.memory for row in rows])
+        names = ("memory_inputs", "memory_segments", "memory_positions")
+        batch = batch.replace(**dict(zip(names, memory, strict=True)))
+    apply = jax.jit(lambda params: run.program.model.apply(params, batch, method="log_probs"))
+    found = np.asarray(apply({"params": run.params}), np.float64)
+    return [each[row.places] for each, row in zip(found, rows, strict=True)]
+
+
+def totals(log_probs, rows):
+    each = zip(log_probs, rows, strict=True)
+    return [p[np.arange(len(row.targets)), row.targets].sum() for p, row in each]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_likelihoods_are_those_of_the_models_own_log_probabilities(architecture):
+    run = run_of(architecture)
+    queries = [Query("ab", "cd"), Query("a" * 30, "b", "c"), Query("ab", "cd"), Query("", "e" * 9)]
+    rows = [row for reading in reader(run.config, run.tokenizer)(queries) for row in reading.rows]
+    expected = plainly(run, rows)
+    # The same places again, with the targets that are the likeliest.
+    rows += [r._replace(targets=p.argmax(axis=1)) for r, p in zip(rows, expected, strict=True)]
+    found, likeliest = likelihoods(run.program, run.params, rows, 8)
+    np.testing.assert_allclose(found, totals(expected * 2, rows), rtol=1e-5)
+    np.testing.assert_array_equal(likeliest, [False] * 4 + [True] * 4)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Eight questions with two words, and choices of their own."""
+    lines = [
+        {"text": f"word {i}", "label": "ab"[i % 2], "options": [f"x{i}", "yy", "z"]}
+        for i in range(8)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return f"files:{tmp_path}/q.jsonl"
+
+
+def test_few_shot_answers_are_calibrated_judged_and_reported(source, tmp_path):
+    words = {"prompt.words": WORDS, "task.labels": ("a", "b")}
+    settings = {"prompt.source": source, "prompt.template": "{text}:{answer}.", **words}
+    settings |= {"prompt.shots": 2, "prompt.balanced": True, "prompt.separator": "|"}
+    settings |= {"prompt.normalise": "bytes", "prompt.content_free": ("N/A",)}
+    run = run_of(**settings)
+    found = ask(run, epath.Path(tmp_path / "report"))
+    lines = (tmp_path / "report" / "predictions.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert len(told) == found["eval/examples"] == 8 and found["eval/cut"] == 0
+    right = np.mean([each["predicted"] == each["label"] for each in told])
+    assert found["eval/accuracy"] == right
+    assert 0 <= found["eval/accuracy_low"] <= right <= found["eval/accuracy_high"] <= 1
+    assert (tmp_path / "report" / "report.txt").exists()
+    # The third question, by hand.
+    asked = told[2]
+    numbers = [int(place.split()[-1]) - 1 for place in asked["shown"]]
+    assert sorted(n % 2 for n in numbers) == [0, 1] and 2 not in numbers
+    shown = "".join(f"word {n}:{WORDS[n % 2]}.|" for n in numbers)
+    assert asked["text"] == f"{shown}word 2:."
+    asks = [Query(f"{shown}{content}:", word) for content in ("word 2", "N/A") for word in WORDS]
+    rows = [reading.rows[0] for reading in reader(run.config, run.tokenizer)(asks)]
+    scores = np.reshape(totals(plainly(run, rows), rows), (2, 2)) / [len(word) for word in WORDS]
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    expected = scores[0] - scores[1]
+    expected -= np.log(np.exp(expected).sum())
+    np.testing.assert_allclose(list(asked["answers"].values()), expected, atol=1e-5)
+
+
+def test_every_question_may_have_answers_of_its_own(source, tmp_path):
+    (tmp_path / "q.jsonl").write_text(
+        '{"text": "q", "options": ["x", "yy", "z"], "label": 1}\n'
+        '{"text": "r", "options": ["s", "t"], "label": "t"}\n'
+    )
+    settings = {"prompt.source": source, "prompt.template": "{text}{answer}"}
+    run = run_of("encoder", **settings, **{"task.choices": ("options",), "prompt.hidden": "token"})
+    assert ask(run)["eval/examples"] == 2
+
+
+MISTAKES = {
+    "config.prompt.words has 3 texts for the 2 of config.task.labels": {
+        "prompt.words": ("x", "y", "z")
+    },
+    "must be two or more texts, all different": {"prompt.words": ("x", "x")},
+    "evens out labels": {"prompt.words": (), "prompt.balanced": True},
+    "did you mean 'bytes'": {"prompt.normalise": "byte"},
+    "config.prompt.shots = -1: must be at least 0": {"prompt.shots": -1},
+    "must hold {answer} once": {"prompt.template": "{text}"},
+    "has no column 'txt', only text, label, options": {"prompt.template": "{txt}{answer}"},
+    "has the label 'b', which no": {"task.labels": ("a", "c")},
+    "there are 7 other examples to show before q.jsonl line 1": {"prompt.shots": 8},
+    "matches no file": {"prompt.source": "files:/nowhere/*.jsonl"},
+    "has the choices": {"prompt.words": (), "task.choices": ("text",)},
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_clear_line(line, source):
+    settings = {"prompt.source": source, "prompt.template": "{text}{answer}"}
+    settings |= {
+        "task.labels": ("a", "b"),
+        "prompt.words": ("x", "y"),
+        "task.choices": ("options",),
+    }
+    config = config_of(**settings | MISTAKES[line])
+    with pytest.raises(UserError) as error:
+        check(config)
+        ask(Restored(config, ByteTokenizer(), None, None, 0))
+    assert line in str(error.value) and "\n" not in str(error.value)
