@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from lm.attention.cache import remember
+from lm.attention.cache import remember, remembered
 from lm.attention.mask import Mask
 from lm.attention.mechanism import Layer
 from lm.attention.positions import rotate
@@ -97,12 +97,11 @@ class MultiHeadAttention(nn.Module):
     def _of_memory(self, memory: Any, cache_length: int | None) -> tuple[jax.Array, jax.Array]:
         """Keys and values of a memory, or of the one that the cache remembers."""
         if memory is None:
-            found: Any = [self.get_variable("cache", f"memory_{name}") for name in ("key", "value")]
-            return found[0], found[1]
+            return remembered(self, "memory_key"), remembered(self, "memory_value")
         key, value = self._keys(memory)
         if cache_length is not None:
-            self.put_variable("cache", "memory_key", key)
-            self.put_variable("cache", "memory_value", value)
+            key = remember(self, "memory_key", key, 0, key.shape[1])
+            value = remember(self, "memory_value", value, 0, value.shape[1])
         return key, value
 
     def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
