@@ -262,34 +262,31 @@ class Transformer(nn.Module):
         return self.head.total(*map(self._tokens, arrays), self._tied_table(), step)
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
-        """-log p(target) per position in nats, [B, L]: what evaluation reports."""
-        states, table = self.states(batch)
-        if table is not None:
-            return self._point("negative_log_likelihood", states, batch.targets, table)
-        arrays = (states, batch.targets)
-        nats = self.head.likelihoods(
-            *map(self._tokens, arrays), self._tied_table(), **self._where(batch)
-        )
-        return nats.reshape(batch.targets.shape)
+        """-log p(target) in nats, [B, L], of the positions that count: what evaluation reports."""
+        return self._each("negative_log_likelihood", self.states(batch), batch)
 
-    def hits(self, batch: Batch) -> jax.Array:
-        """1 where the likeliest word is the target, else 0, [B, L]."""
-        arrays = (self._tokens(self.head_inputs(batch)), self._tokens(batch.targets))
-        found = self.head.in_chunks("hits", *arrays, self._tied_table(), whole=True)
-        return found.reshape(batch.targets.shape)
+    def measures(self, batch: Batch, accuracy: bool = False) -> dict[str, jax.Array]:
+        """Evaluation's, each [B, L]: "nats", "accuracy" if asked for, and `support_metrics`."""
+        seen = self.states(batch)
+        found = {"nats": self._each("negative_log_likelihood", seen, batch)}
+        if accuracy:
+            found["accuracy"] = self._each("hits", seen, batch, whole=True)
+        if not self.head.full_support:
+            found |= self._each("support_metrics", seen, batch)
+        return found
 
     def predictions(self, batch: Batch) -> dict[str, jax.Array]:
         """What a task is judged by, [B, T, ...]: "nats" of the targets and "log_probs" of all
         outcomes, or "hits" where these are words; of real targets, "values"; and "best" where the
         likeliest row of targets is not that of the likeliest targets.
         """
-        seen, found = self.states(batch), {"nats": self.negative_log_likelihood(batch)}
-        if jnp.issubdtype(batch.targets.dtype, jnp.floating):
-            found["values"] = self.outcomes_of(seen, batch)
-        elif not self.outcomes:
-            found["hits"] = self.hits(batch)
+        seen = self.states(batch)
+        found = {"nats": self._each("negative_log_likelihood", seen, batch)}
+        real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
+        if real or self.outcomes:
+            found["values" if real else "log_probs"] = self.outcomes_of(seen, batch)
         else:
-            found["log_probs"] = self.outcomes_of(seen, batch)
+            found["hits"] = self._each("hits", seen, batch, whole=True)
         if self.head.whole_rows:
             found["best"] = self.head.best(seen[0], self._tied_table(), **self._where(batch))
         return found
@@ -303,12 +300,6 @@ class Transformer(nn.Module):
             return self._point("log_probs", states, table)
         flat = self.head.log_probs(self._tokens(states), self._tied_table(), **self._where(batch))
         return flat.reshape(*batch.targets.shape, -1)
-
-    def support_metrics(self, batch: Batch) -> dict[str, jax.Array]:
-        """Of a head without full support, measures per position, [B, L], that need none."""
-        arrays = (self._tokens(self.head_inputs(batch)), self._tokens(batch.targets))
-        found = self.head.in_chunks("support_metrics", *arrays, self._tied_table())
-        return {name: value.reshape(batch.targets.shape) for name, value in found.items()}
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
@@ -328,6 +319,14 @@ class Transformer(nn.Module):
         """What the head sees, [B, T, D], and what it chooses among where that is no own table."""
         batch = self.read.flat(batch)
         return self.read(self.head_inputs(batch, train), batch)
+
+    def _each(self, method: str, seen: Seen, batch: Batch, whole: bool = False) -> Any:
+        """What a method of the head gives for every position that counts, [B, T]."""
+        if seen[1] is not None:
+            return self._point(method, seen[0], batch.targets, seen[1])
+        states, targets, counts = map(self._tokens, (seen[0], batch.targets, batch.weights > 0))
+        found = self.head.per_token(method, states, targets, self._tied_table(), counts, whole)
+        return jax.tree.map(lambda x: x.reshape(batch.targets.shape), found)
 
     def _point(self, method: str, *arrays: jax.Array) -> jax.Array:
         """A method of the head row by row, where each row has a table of its own."""

@@ -19,7 +19,6 @@ from lm.errors import UserError
 from lm.model import Batch, Transformer
 from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
-from lm.output import OUTPUTS
 from lm.prune import pruned_share
 from lm.regularise import freelb, habitual, mixout, needs_start, penalises, penalty
 from lm.task import build_task
@@ -241,16 +240,10 @@ def build_program(
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
         batch = objective(rows, jax.random.key(0))
-
-        def measure(method: str) -> Any:
-            # Without a key: random softmaxes and heads are what their draws stand for.
-            return model.apply({"params": params}, batch, method=method)
-
-        measures = {"nats": measure("negative_log_likelihood")}
-        if objective.accuracy:
-            measures["accuracy"] = measure("hits")
-        if not OUTPUTS[config.output.head].full_support:
-            measures |= measure("support_metrics")
+        # Without a key: random softmaxes and heads are what their draws stand for.
+        measures: Any = model.apply(
+            {"params": params}, batch, objective.accuracy, method="measures"
+        )
         return {name: jnp.sum(value * batch.weights) for name, value in measures.items()} | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),
@@ -265,7 +258,7 @@ def build_program(
     def likelihood(params: Any, rows: Rows) -> Any:
         groups = {name: getattr(model, name) for name in attention_groups(config)}
         whole: Any = {name: {**group, "block": 0} for name, group in groups.items()}
-        whole["output"] = {**model.output, "shards": None}
+        whole["output"] = {**model.output, "shards": None, "share": 1.0}
         batch = objective(rows, jax.random.key(0))
         square = model.clone(**whole)
         return square.apply({"params": params}, batch, method="negative_log_likelihood")

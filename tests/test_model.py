@@ -176,6 +176,17 @@ def test_the_training_loss_is_the_weighted_sum_over_positions():
     np.testing.assert_allclose(total, jnp.sum(nats * batch.weights), rtol=1e-6)
 
 
+def test_predictions_compute_the_hidden_states_once():
+    model, batch = model_of(**{"model.layers": 8}), causal(rows())
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, method="loss")["params"])
+
+    def flops(method):
+        lowered = jax.jit(lambda params: model.apply({"params": params}, batch, method=method))
+        return lowered.lower(params).cost_analysis()["flops"]
+
+    assert flops("predictions") < 1.2 * flops("negative_log_likelihood")
+
+
 def test_an_encoder_sees_both_sides_of_its_own_document_only():
     model = model_of(**{"model.architecture": "encoder"})
     batch = causal(rows())

@@ -74,8 +74,10 @@ def computed(name, scale=0.5, with_options=False):
     def everything(variables, hidden):
         found = {
             method: head.apply(variables, hidden, targets, method=method)
-            for method in ("loss", "negative_log_likelihood", "likelihoods")
+            for method in ("loss", "negative_log_likelihood")
         }
+        nats = ("negative_log_likelihood", hidden, targets)
+        found["in parts"] = head.apply(variables, *nats, method="per_token")
         found["log_probs"] = head.apply(variables, hidden, method="log_probs")
         total = jax.value_and_grad(total_of(head, targets), argnums=(0, 1))
         found["total"], found["gradients"] = total(variables, hidden)
@@ -99,7 +101,7 @@ def test_the_likelihood_is_minus_the_log_probability_of_the_target(name, scale):
     nats = found["negative_log_likelihood"]
     assert np.isfinite(nats).all()
     assert np.isfinite(found["loss"]).all()
-    np.testing.assert_allclose(found["likelihoods"], nats, rtol=1e-6)
+    np.testing.assert_allclose(found["in parts"], nats, rtol=1e-6)
     own = found["log_probs"][np.arange(N), targets]
     if not OUTPUTS[name].full_support:
         epsilon = 0.01 / V
@@ -129,8 +131,9 @@ def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, block):
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradients, whole["gradients"]
     )
     if block == 4:
-        nats = jax.jit(lambda: head.apply(variables, hidden, targets, method="likelihoods"))()
-        np.testing.assert_allclose(nats, whole["likelihoods"], rtol=1e-5)
+        arguments = ("negative_log_likelihood", hidden, targets)
+        nats = jax.jit(lambda: head.apply(variables, *arguments, method="per_token"))()
+        np.testing.assert_allclose(nats, whole["in parts"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "mixture", "sampled", "adaptive"])
@@ -246,25 +249,30 @@ def test_chunks_keep_less_than_the_logits():
     assert compiled.memory_analysis().temp_size_in_bytes < 8192 * 8192 * 4
 
 
-def test_a_masked_objective_pays_for_the_tokens_that_count():
+@pytest.mark.parametrize("method", ["total", "per_token"])
+def test_a_masked_objective_pays_for_the_tokens_that_count(method):
     tokens, features, words = 2048, 64, 512
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(tokens, features)).astype(np.float32)
     table = rng.normal(size=(words, features)).astype(np.float32)
     targets = rng.integers(0, words, tokens)
 
-    def of_total(**options):
+    def of_head(**options):
         head = OUTPUTS["softmax"](words, features, **options)
 
         def total(table, hidden, weights):
             return head.apply({}, hidden, targets, weights, table, method="total")
 
-        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+        def nats(table, hidden, weights):
+            arguments = ("negative_log_likelihood", hidden, targets, table, weights > 0)
+            return weights * head.apply({}, *arguments, method="per_token")
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)) if method == "total" else nats)
 
     few = (rng.random(tokens) < 0.15).astype(np.float32)
     whole, left_out = (
         function.lower(table, hidden, few).compile()
-        for function in (of_total(), of_total(share=0.15))
+        for function in (of_head(), of_head(share=0.15))
     )
     # Not 0.15: the number of tokens that count varies, and blocks have room for more.
     assert left_out.cost_analysis()["flops"] < 0.19 * whole.cost_analysis()["flops"]

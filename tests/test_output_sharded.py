@@ -51,7 +51,8 @@ def computed(head, params, hidden, targets, weights):
 
     @jax.jit
     def everything(params, hidden):
-        nats = head.apply(params, hidden, targets, method="likelihoods")
+        arguments = ("negative_log_likelihood", hidden, targets)
+        nats = head.apply(params, *arguments, method="per_token")
         return jax.value_and_grad(total, argnums=(0, 1))(params, hidden), nats
 
     return jax.tree.map(np.asarray, everything(params, hidden))

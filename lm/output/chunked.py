@@ -2,12 +2,18 @@
 the forward pass, so that nothing of size V per token outlives its chunk or is computed twice.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lm.output.total import Compute, Loss, zero_sums
+
+# `function(params, hidden [n, D], targets [n])`: arrays [n, ...], what is found for each token.
+Found = Callable[..., Any]
+# `each(params, hidden [N, D], targets [N], where [N])`: the same for all tokens that count.
+PerToken = Callable[..., Any]
 
 
 def chunked(loss: Loss, chunks: int) -> Compute:
@@ -33,6 +39,20 @@ def chunked(loss: Loss, chunks: int) -> Compute:
         return value, (of_params, join(of_hidden, len(hidden)))
 
     return compute
+
+
+def chunked_map(function: Found, chunks: int) -> PerToken:
+    """Finds what `function` does for every token, chunk after chunk."""
+
+    def each(params, hidden, targets, where):
+        del where
+        if chunks == 1:
+            return function(params, hidden, targets)
+        tokens = (split(hidden, chunks), split(targets, chunks))
+        found = jax.lax.map(lambda chunk: function(params, *chunk), tokens)
+        return jax.tree.map(lambda x: join(x, len(hidden)), found)
+
+    return each
 
 
 def split(x: jax.Array, chunks: int) -> jax.Array:

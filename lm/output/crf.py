@@ -1,5 +1,7 @@
 """What if neighbouring labels depend on each other? A linear chain over a row of tags."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,15 +70,18 @@ class CrfHead(Head):
         """The weighted sum of `loss`, in chains over the positions of weight above 0."""
         return jnp.sum(self.loss(hidden, targets, embedding, weights > 0) * weights)
 
-    def likelihoods(
+    def per_token(
         self,
+        method: str,
         hidden: jax.Array,
         targets: jax.Array,
         embedding: jax.Array | None = None,
         where: jax.Array | None = None,
-    ) -> jax.Array:
-        """The same as `loss`."""
-        return self.loss(hidden, targets, embedding, where)
+        whole: bool = False,
+    ) -> Any:
+        """A method of whole rows, in chains over the positions `where` something is."""
+        del whole
+        return getattr(self, method)(hidden, targets, embedding, where)
 
     def log_probs(
         self,

@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.chunked import chunked, join, split
-from lm.output.gathered import gathered
+from lm.output.chunked import chunked, chunked_map
+from lm.output.gathered import gathered, gathered_map
 from lm.output.plan import block_size, chunk_count
 from lm.output.product import product
 from lm.output.sharded import Shards, sharded, sharded_map
@@ -151,29 +151,26 @@ class Head(nn.Module):
         """A key where the head is random and the rng collection "softmax" is given, else None."""
         return self.make_rng("softmax") if self.random and self.has_rng("softmax") else None
 
-    def likelihoods(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """`negative_log_likelihood`, [N], in chunks of tokens where N x V is large."""
-        return self.in_chunks("negative_log_likelihood", hidden, targets, embedding)
-
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Draws a word for every hidden state, [N], from the head's distribution."""
         return jax.random.categorical(key, self.log_probs(hidden, embedding), axis=-1)
 
-    def in_chunks(
+    def per_token(
         self,
         method: str,
         hidden: jax.Array,
         targets: jax.Array,
         embedding: jax.Array | None = None,
+        where: jax.Array | None = None,
         whole: bool = False,
     ) -> Any:
         """What a method of (hidden, targets, embedding) gives per token, in chunks of tokens.
 
-        `whole`: it wants all words in one place, also where devices share them.
+        `where`, [N] boolean, says which tokens count; None: all. Where `share` is below 1, only
+        these cost anything, and the others get numbers that mean nothing. `whole`: the method wants
+        all words in one place, also where devices share them.
         """
         params = self._params(embedding)
         shards = None if whole else self._sharing(hidden.shape[0])
@@ -183,17 +180,18 @@ class Head(nn.Module):
             own, embedding = params
             return head.apply({"params": own}, hidden, targets, embedding, method=method)
 
-        def in_order(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
-            chunks = head.chunks(hidden.shape[0], head.logits_per_token)
-            if chunks == 1:
-                return function(params, hidden, targets)
-            tokens = (split(hidden, chunks), split(targets, chunks))
-            found = jax.lax.map(lambda chunk: function(params, *chunk), tokens)
-            return jax.tree.map(lambda x: join(x, len(hidden)), found)
+        def compute(params: Any, hidden: jax.Array, *tokens: jax.Array) -> Any:
+            size, wanted = len(hidden), head.logits_per_token
+            if self.share == 1.0:
+                parts = chunked_map(function, head.chunks(size, wanted))
+            else:
+                parts = gathered_map(function, block_size(size, self.share, wanted, self.block))
+            return parts(params, hidden, *tokens)
 
-        if shards is None:
-            return in_order(params, hidden, targets)
-        return sharded_map(in_order, shards, self.by_words, params, hidden, targets)
+        if shards is not None:
+            compute = sharded_map(compute, shards, self.by_words)
+        where = jnp.ones(targets.shape, bool) if where is None else where
+        return compute(params, *map(jnp.asarray, (hidden, targets, where)))
 
     def _params(self, embedding: jax.Array | None) -> Any:
         return self.variables.get("params", {}), embedding

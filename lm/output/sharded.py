@@ -3,13 +3,14 @@ words' logits of its tokens, and learns what else it needs in a few numbers per 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from lm.output.chunked import PerToken
 from lm.output.total import Compute
 
 
@@ -93,18 +94,15 @@ def sharded(compute: Compute, shards: Shards, by_words: Mapping[str, int]) -> Co
     return everywhere
 
 
-def sharded_map(
-    function: Callable[..., jax.Array],
-    shards: Shards,
-    by_words: Mapping[str, int],
-    params: Any,
-    hidden: jax.Array,
-    targets: jax.Array,
-) -> jax.Array:
-    """What `function(params, hidden, targets) -> [n]` finds for every token, [N]; see `sharded`."""
-    tokens = PartitionSpec(shards.tokens)
-    specs = (shards.specs(params, by_words), tokens, tokens)
-    return _on_all(function, shards, specs, tokens)(params, hidden, targets)
+def sharded_map(each: PerToken, shards: Shards, by_words: Mapping[str, int]) -> PerToken:
+    """Finds what `each` does for every token of a device's part; see `sharded`."""
+
+    def everywhere(params, *tokens):
+        split = PartitionSpec(shards.tokens)
+        specs = (shards.specs(params, by_words), *(split,) * len(tokens))
+        return _on_all(each, shards, specs, split)(params, *tokens)
+
+    return everywhere
 
 
 def _on_all(function, shards: Shards, in_specs, out_specs):
