@@ -40,8 +40,10 @@ class Choice(Task):
                 f"{record.place} has the choices {choices!r:.60}; give two or more texts, and name "
                 "their columns in config.task.choices"
             )
-        label = str(self.given_label(record))
-        if label in choices:
+        given = self.given_label(record)
+        label = str(given)
+        # A number is one even where a choice reads like it.
+        if label in choices and not isinstance(given, int):
             number = choices.index(label)
         else:
             number = int(label) if label.isdigit() else len(choices)

@@ -13,6 +13,7 @@ from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.model import Batch
 from lm.prompt.ask import ask
+from lm.prompt.examples import read_examples
 from lm.prompt.read import reader
 from lm.prompt.score import likelihoods
 from lm.prompt.template import Query
@@ -127,10 +128,13 @@ def test_every_question_may_have_answers_of_its_own(source, tmp_path):
     (tmp_path / "q.jsonl").write_text(
         '{"text": "q", "options": ["x", "yy", "z"], "label": 1}\n'
         '{"text": "r", "options": ["s", "t"], "label": "t"}\n'
+        '{"text": "s", "options": ["1", "0"], "label": 0}\n'
+        '{"text": "t", "options": ["1", "0"], "label": "0"}\n'
     )
     settings = {"prompt.source": source, "prompt.template": "{text}{answer}"}
     run = run_of("encoder", **settings, **{"task.choices": ("options",), "prompt.hidden": "token"})
-    assert ask(run)["eval/examples"] == 2
+    assert [each.label for each in read_examples(run.config).questions] == [1, 1, 0, 1]
+    assert ask(run)["eval/examples"] == 4
 
 
 MISTAKES = {

@@ -1,0 +1,143 @@
+"""How does a run of ours answer lm-evaluation-harness (EleutherAI's `lm_eval`)? As its model
+"softmax-laboratory"; the harness asks for likelihoods and continuations, and judges them itself.
+
+  python -m lm.prompt.harness run --model softmax-laboratory --model_args workdir=DIR --tasks NAME
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from lm_eval.utils import get_rolling_token_windows  # pyright: ignore[reportMissingImports]
+
+from lm.errors import UserError
+from lm.generate import generate
+from lm.generate.text import cut
+from lm.prompt.read import reader
+from lm.prompt.row import Row
+from lm.prompt.score import likelihoods
+from lm.prompt.template import Query
+from lm.restore import Restored, restore
+
+_TOKENS = 256  # of a continuation, where the harness does not say how many
+
+
+@register_model("softmax-laboratory")
+class Laboratory(LM):
+    """A run as a model of the harness.
+
+    Texts are read as `lm.prompt.read` has it, so that an encoder answers too, by its masks; rolling
+    likelihoods and continuations need a decoder.
+    """
+
+    def __init__(self, run: Restored | None = None, workdir: str = "", **ignored: Any):
+        """Takes a run, or the newest checkpoint of a workdir; batches are as its config says.
+
+        `ignored` are the harness's settings of other models, such as device and batch_size.
+        """
+        super().__init__()
+        self.run = run or restore(epath.Path(workdir).expanduser())
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Of each (context, continuation) log p(continuation | context) in nats, and whether each
+        of its tokens is the likeliest.
+        """
+        queries = [Query(*request.args) for request in requests]
+        readings = reader(self.run.config, self.run.tokenizer)(queries)
+        found = iter(self._likelihoods([row for reading in readings for row in reading.rows]))
+        answers = [list(itertools.islice(found, len(reading.rows))) for reading in readings]
+        return [(sum(n for n, _ in each), all(hit for _, hit in each)) for each in answers]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        """Of each (text,) log p(text) in nats, in windows of as many tokens as the model has
+        positions; every token is predicted once.
+        """
+        self._check_decoder()
+        tokenizer, length = self.run.tokenizer, self.run.config.model.max_length
+        encoded = tokenizer.encode_batch([request.args[0] for request in requests])
+        documents = []
+        for ids, _ in encoded:
+            windows = get_rolling_token_windows(ids.tolist(), tokenizer.start, length, 1)
+            documents.append([_window(*window) for window in windows])
+        found = iter(self._likelihoods([row for rows in documents for row in rows]))
+        return [sum(n for n, _ in itertools.islice(found, len(rows))) for rows in documents]
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Of each (context, settings) what follows, up to END, a stop string ("until") or
+        "max_gen_toks"; the likeliest tokens, or draws where "temperature" is above 0.
+        """
+        self._check_decoder()
+        texts = dict.fromkeys(range(len(requests)), "")
+        groups: dict[str, list[int]] = {}
+        arguments: list[Any] = [request.args for request in requests]
+        for number, (_, settings) in enumerate(arguments):
+            groups.setdefault(repr(settings), []).append(number)
+        for numbers in groups.values():
+            for begin in range(0, len(numbers), self.run.config.batch_size):
+                some = numbers[begin : begin + self.run.config.batch_size]
+                contexts = [arguments[i][0] for i in some]
+                found = self._continued(contexts, arguments[some[0]][1])
+                texts.update(zip(some, found, strict=True))
+        return list(texts.values())
+
+    def _check_decoder(self) -> None:
+        architecture = self.run.config.model.architecture
+        if architecture != "decoder":
+            raise UserError(
+                f"rolling likelihood and continuations want a decoder, and {architecture} is none; "
+                "choose a task of loglikelihood or multiple_choice"
+            )
+
+    def _likelihoods(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+        run = self.run
+        totals, likeliest = likelihoods(run.program, run.params, rows, run.config.batch_size)
+        return list(zip(totals.tolist(), likeliest.tolist(), strict=True))
+
+    def _continued(self, contexts: Sequence[str], settings: dict[str, Any]) -> list[str]:
+        run, until = self.run, settings.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        tokens = int(settings.get("max_gen_toks", _TOKENS))
+        room = run.config.model.max_length - tokens - 1
+        encoded = run.tokenizer.encode_batch(list(contexts))
+        # The last of a context that is too long, as the harness has it for models of its own.
+        prompts = [
+            np.append(run.tokenizer.start, ids[max(len(ids) - room, 0) :]) for ids, _ in encoded
+        ]
+        drawn: list[list[int]] = [[] for _ in prompts]
+        texts, ended = [""] * len(prompts), [False] * len(prompts)
+        with jax.set_mesh(run.program.mesh):
+            steps = generate(
+                run.program.model,
+                run.params,
+                prompts,
+                tokens=tokens,
+                temperature=float(settings.get("temperature") or 0.0),
+                prefix=run.config.objective == "prefix",
+            )
+            for step in steps:
+                for row, token in enumerate(step.tolist()):
+                    if not ended[row] and token != run.tokenizer.end:
+                        drawn[row].append(token)
+                        texts[row], ended[row] = cut(run.tokenizer.decode(drawn[row]), stops)
+                    ended[row] |= token == run.tokenizer.end
+                if all(ended):
+                    break
+        return texts
+
+
+def _window(seen: list[int], predicted: list[int]) -> Row:
+    """What the last of the positions predict."""
+    places = np.arange(len(seen) - len(predicted), len(seen))
+    return Row(np.array(seen), places, np.array(predicted))
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+
+    cli_evaluate()
