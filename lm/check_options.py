@@ -193,6 +193,11 @@ def _check_tune(config: Config) -> None:
     added = [METHODS[name].adds.name for name in names if METHODS[name].adds is not None]
     if len(set(names)) < len(names) or len(set(added)) < len(added):
         raise UserError(f"config.tune.method = {method!r} adds the same twice; take one of them")
+    if "dora" in names and "ia3" in names[names.index("dora") :]:
+        raise UserError(
+            f"config.tune.method = {method!r}: dora measures the matrix, which ia3 has scaled "
+            "already; name ia3 before dora"
+        )
     own = {option for name in names for option in METHODS[name].options}
     _belong(chosen_options(config.tune, ("method",)), own, "tune", f"method {method}")
     if config.tune.placement is not None:

@@ -49,6 +49,7 @@ class Row:
     trained_parameters: int | None
     flops_per_token: float | None
     tokens_per_second: float | None  # median over seeds
+    memory: float | None  # bytes of the compiled step on a device, arguments and temporaries
     seconds: float | None  # wall time of a run, median over seeds
     missing: int  # points of this row without a usable result
 
@@ -237,7 +238,8 @@ def _row(group: Sequence[_Run], values: dict[int, float], test: Paired, **judged
         known = [run.result[key] for run in done if run.result.get(key) is not None]
         return (known[0] if len(set(known)) == 1 else statistics.median(known)) if known else None
 
-    costs = ("parameters", "trained_parameters", "flops_per_token", "tokens_per_second", "seconds")
+    costs = ("parameters", "trained_parameters", "flops_per_token")
+    costs += ("tokens_per_second", "memory", "seconds")
     return Row(
         label=group[0].point.row,
         n=n,
@@ -293,10 +295,13 @@ def to_markdown(table: Table) -> str:
         "trained": _amounts([r.trained_parameters for r in rows]),
         "FLOPs/token": _amounts([r.flops_per_token for r in rows]),
         "tokens/s": _amounts([r.tokens_per_second for r in rows]),
+        "bytes/step": _amounts([r.memory for r in rows]),
         "time": [str(timedelta(seconds=round(r.seconds))) if r.seconds else "" for r in rows],
     }
     if all(row.trained_parameters in (None, row.parameters) for row in rows):
         del columns["trained"]
+    if all(row.memory is None for row in rows):
+        del columns["bytes/step"]
     padded = []
     for name, cells in columns.items():
         width, side = max(map(len, [name, *cells])), "<" if name in ("row", "verdict") else ">"

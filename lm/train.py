@@ -23,6 +23,7 @@ from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.headline import headline
+from lm.memory import step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
@@ -163,6 +164,7 @@ class _Run:
         self.progress = Progress(self.steps, self.start, label, shown=self.main)
         self.flops = flops_per_token(program)
         self.peak = peak_flops()
+        self.memory: int | None = None
         self.rates: list[float] = []
         self.clock, self.tokens = time.perf_counter(), 0.0
 
@@ -237,6 +239,8 @@ class _Run:
             values["tokens_per_second"] = round(speed, 1)
         if due and self.main:
             self.writer.write(step, values)
+        if compiled:
+            self.memory = step_memory(self.program, self.state, batch, self.key)
         if due or compiled:
             self.clock, self.tokens = time.perf_counter(), 0.0
 
@@ -302,6 +306,7 @@ class _Run:
             "trained_parameters": count(self.program.abstract.params),
             "flops_per_token": self.flops,
             "tokens_per_second": statistics.median(self.rates) if self.rates else None,
+            "memory": self.memory,
             "seconds": round(self.writer.seconds, 3),
             "config_hash": content_hash(self.config),
             "data_hash": self.corpus.manifest["hash"],

@@ -1,14 +1,17 @@
 """Small text and small configs that the tests share; everything runs on 8 fake CPU devices."""
 
+import functools
 import os
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+import jax
 import pytest
 
 from configs import default
+from lm import partition
 from lm.metrics import read_metrics
 
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    x: int\n    y: int = {}\n\n"
@@ -36,7 +39,12 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def small_config(corpus_folder, cache):
-    """A run of 12 steps that takes seconds, on one device."""
+    """A run of 12 steps that takes seconds."""
+    return small(corpus_folder, cache)
+
+
+def small(corpus_folder, cache):
+    """The config of `small_config`, for fixtures that several tests share."""
     config = default.get_config()
     config.cache = str(cache)
     config.steps = 12
@@ -51,6 +59,18 @@ def small_config(corpus_folder, cache):
     config.log.update(every=1, tensorboard=False)
     config.mesh.update(data=8)
     return config
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Meshes are of the first device alone."""
+    use_one_device(monkeypatch)
+
+
+def use_one_device(patch):
+    """What `one_device` does, for fixtures that several tests share."""
+    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
+    patch.setattr(partition, "make_mesh", one)
 
 
 @pytest.fixture(scope="session")

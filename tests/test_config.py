@@ -100,6 +100,7 @@ IMPOSSIBLE = [
         "objective prefix sees both sides",
     ),
     ({"evaluation.patience": 2, "evaluation.every": 0}, "makes none before the end"),
+    ({"tune.method": "dora+ia3", "init_from": "x"}, "name ia3 before dora"),
     ({"task.name": "clasification"}, "did you mean 'classification'"),
     ({"task.name": "tagging"}, "labels, which are no words; use config.output.tied=False"),
     ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),

@@ -300,6 +300,13 @@ def test_trained_parameters_are_a_column_where_a_row_leaves_some_alone(finish):
     assert "trained" not in to_markdown(tabulate([whole]))
 
 
+def test_the_memory_of_a_step_is_a_column_where_it_is_known(finish):
+    points = [finish("full", 0, 2.0, memory=61_000_000), finish("lora", 0, 2.1)]
+    head, _, *body = to_markdown(tabulate(points)).splitlines()[:4]
+    place = cells_of(head).index("bytes/step")
+    assert [cells_of(line)[place] for line in body] == ["61.0 M", ""]
+
+
 @pytest.mark.parametrize(("spread", "shown"), [(0.1, "2.00 ± 0.10"), (0.00123, "2.0000 ± 0.0012")])
 def test_digits_follow_the_standard_error(finish, spread, shown):
     points = [finish("softmax", s, 2 + d * spread) for s, d in enumerate((-1, 1))]

@@ -174,7 +174,7 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
             params["embedding"] = jnp.where(bad, jnp.nan, params["embedding"])
             return program.step(state.replace(params=params), rows, key)
 
-        return dataclasses.replace(program, step=step)
+        return dataclasses.replace(program, step=jax.jit(step))
 
     monkeypatch.setattr(train_module, "shared_program", poisoned)
     with pytest.raises(UserError, match="step 7: the loss or its gradient is not finite"):

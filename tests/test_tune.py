@@ -1,6 +1,5 @@
 """Every method changes nothing at first, trains what it names, and leaves the rest alone."""
 
-import functools
 import re
 
 import flax.linen as nn
@@ -20,6 +19,8 @@ from lm.tune import METHODS, count, join, split, tuning
 from lm.tune.lora import Dora, Lora, RankStableLora
 from lm.tune.merge import merge, unmerge
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 PROMPTING = ("prompt", "prefix")
 ADDING = [name for name, method in METHODS.items() if method.adds]
 # What a method needs of the model, to find something to train there.
@@ -37,14 +38,6 @@ def tiny(small_config):
     sizes = {"model.layers": 2, "model.features": 16, "model.heads": 2, "data.length": 16}
     one = {"mesh.data": 1, "batch_size": 4, "schedule.warmup": 0}
     return override(small_config, sizes | one)
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    from lm import partition
-
-    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
-    monkeypatch.setattr(partition, "make_mesh", one)
 
 
 def noisy(params, seed=7):

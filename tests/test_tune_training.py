@@ -1,35 +1,66 @@
 """A tuned run keeps only what it trained, resumes on its own base, and refuses another."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from conftest import small, use_one_device
+from etils import epath
 from flax.traverse_util import flatten_dict
 
 from lm.config import override
 from lm.errors import UserError
+from lm.pretrained import FAMILIES
 from lm.restore import restore
 from lm.train import train
 from lm.tune import count
+from lm.tune.peft import load
+
+ROOT = pathlib.Path(__file__).parents[1]
+SIZES = {
+    "model.layers": 1,
+    "model.features": 16,
+    "model.heads": 2,
+    "steps": 4,
+    "evaluation.every": 0,
+    "evaluation.rows": 8,
+    "checkpoint.every": 2,
+    "mesh.data": 1,
+}
 
 
-@pytest.fixture
-def base(small_config, tmp_path):
-    sizes = {"model.layers": 1, "model.features": 16, "model.heads": 2, "steps": 4}
-    config = override(small_config, sizes | {"evaluation.every": 0, "checkpoint.every": 2})
-    train(config, tmp_path / "base")
-    return override(config, {"init_from": str(tmp_path / "base"), "tune.method": "lora"})
+@pytest.fixture(scope="module")
+def module_device():
+    """As `one_device`, for all tests of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned(corpus_folder, cache, tmp_path_factory, module_device):
+    """The config, the folder and the result of a LoRA, whose base is beside it."""
+    folder = epath.Path(tmp_path_factory.mktemp("tuned"))
+    config = override(small(corpus_folder, cache), SIZES)
+    train(config, folder / "base")
+    config = override(config, {"init_from": str(folder / "base"), "tune.method": "lora"})
+    return config, folder / "lora", train(config, folder / "lora")
 
 
 def size(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    files = pathlib.Path(folder).rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def test_a_tuned_run_from_start_to_end(base, tmp_path, losses):
-    workdir = tmp_path / "lora"
-    result = train(base, workdir)
-    before, after = restore(tmp_path / "base"), restore(workdir)
+def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
+    config, workdir, result = tuned
+    base = workdir.parent / "base"
+    before, after = restore(base), restore(workdir)
     assert result["trained_parameters"] == 2 * (2 * 16 * 8) < result["parameters"]
     frozen = after.program.init(jax.random.key(0)).frozen
     assert count(frozen) == count(before.params)
@@ -37,13 +68,45 @@ def test_a_tuned_run_from_start_to_end(base, tmp_path, losses):
         np.testing.assert_array_equal(flatten_dict(after.params)[path], leaf)
     moved = after.params["stack"]["layer_0"]["attention"]["query"]["lora"]["b_kernel"]
     assert (np.asarray(moved) != 0).any()
-    # Only what was trained is kept.
-    step = str(base.steps)
-    assert size(workdir / "checkpoints" / step) < size(tmp_path / "base" / "checkpoints" / step) / 2
+    last = pathlib.Path("checkpoints") / str(config.steps)
+    assert size(workdir / last) < size(base / last) / 2
+    # Frozen parameters have no moments: what a step takes is less.
+    whole = json.loads((base / "result.json").read_text())
+    assert 0 < result["memory"] < whole["memory"]
+
+
+def test_a_command_writes_the_adapter_for_peft(tuned, tmp_path):
+    config, workdir, _ = tuned
+    command = ["run.py", "export", "--adapter", f"--workdir={workdir}", f"--to={tmp_path / 'out'}"]
+    finished = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "an adapter for peft" in finished.stdout
+    _, added = load(tmp_path / "out", config, FAMILIES["gpt2"])
+    found = restore(workdir).params["stack"]["layer_0"]["attention"]
+    read = added["stack"]["layer_0"]["attention"]
+    for name in config.tune.targets or ("query", "value"):
+        update, expected = (
+            tree[name]["lora"]["a_kernel"] @ tree[name]["lora"]["b_kernel"]
+            for tree in (read, found)
+        )
+        np.testing.assert_allclose(update, expected, atol=1e-6)
+
+
+def test_a_fresh_parameter_that_is_not_trained_is_refused(tuned, tmp_path):
+    config = override(tuned[0], {"output.tied": False})
+    with pytest.raises(UserError, match=r"has no head/table .* use lora\+head"):
+        train(config, tmp_path / "untied")
+
+
+def test_a_tuned_run_resumes_on_its_base_and_refuses_another(tuned, losses):
+    config, workdir, result = tuned
     # Without its result, the run goes on from its checkpoint and its base to the same numbers.
     expected = losses(workdir)
     (workdir / "result.json").unlink()
-    again = train(base, workdir)
+    again = train(config, workdir)
     assert again["eval/nats_per_token"] == result["eval/nats_per_token"]
     assert losses(workdir) == expected
     # A base that has changed since is refused.
@@ -52,9 +115,3 @@ def test_a_tuned_run_from_start_to_end(base, tmp_path, losses):
     (workdir / "base.json").write_text(json.dumps(recorded | {"hash": "0" * 12}))
     with pytest.raises(UserError, match=r"hash 0{12}.*restore that base"):
         restore(workdir)
-
-
-def test_a_fresh_parameter_that_is_not_trained_is_refused(base, tmp_path):
-    config = override(base, {"output.tied": False})
-    with pytest.raises(UserError, match=r"has no head/table .* use lora\+head"):
-        train(config, tmp_path / "untied")

@@ -1,0 +1,118 @@
+"""How does an adapter travel? As a folder of the package peft: what it is in adapter_config.json,
+and its numbers in adapter_model.safetensors, by the names that transformers has for the base.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from lm.config import Config
+from lm.errors import UserError
+from lm.pretrained.family import Family
+from lm.tune.peft import lora
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of adapter that peft has.
+
+    Attributes:
+      methods: of ours that are such.
+      write: (config, params, family) -> its tensors and settings.
+      read: (settings, tensors, config, family) -> our knobs of config.tune and our additions by
+        their paths; raises UserError with what the folder has that ours cannot hold.
+      demands: settings with the only values that are read; absent ones have them.
+    """
+
+    methods: tuple[str, ...]
+    write: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+    read: Callable[..., tuple[dict[str, Any], dict[tuple[str, ...], Any]]]
+    demands: Mapping[str, Any]
+
+
+FORMATS: dict[str, Format] = {
+    "LORA": Format(("lora", "rslora"), lora.write, lora.read, lora.DEMANDS),
+}
+
+
+def save(folder: pathlib.Path, config: Config, params: Any, family: Family) -> None:
+    """Writes what a method has added to a model, for peft to load onto the same base.
+
+    Args:
+      folder: new, or empty.
+      config: of the tuned run.
+      params: all parameters, or those of the additions.
+      family: of the base.
+
+    Raises:
+      UserError: where peft has no such method, or the folder is not empty.
+    """
+    from safetensors.numpy import save_file
+
+    method = config.tune.method
+    form = next((form for form in FORMATS.values() if method in form.methods), None)
+    if form is None:
+        known = [name for form in FORMATS.values() for name in form.methods]
+        raise UserError(
+            f"config.tune.method = {method!r} is not one of {', '.join(known)}, which can be "
+            "written for peft"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; give a new folder to write to")
+    tensors, settings = form.write(config, params, family)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A transposed array would be written as if it were not.
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+    settings = {
+        "task_type": None,
+        "base_model_name_or_path": config.init_from.removeprefix("hf:") or None,
+        "inference_mode": True,
+        "modules_to_save": None,
+        **settings,
+    }
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, Any]:
+    """A config for the adapter in a folder that peft wrote, and its additions.
+
+    Args:
+      folder: what peft's `save_pretrained` wrote.
+      config: of the base.
+      family: of the base.
+
+    Returns:
+      The config with the adapter's method and options, and the tree of what is trained.
+
+    Raises:
+      UserError: where there is none, or it has what ours have not.
+    """
+    from safetensors.numpy import load_file
+
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} has no {CONFIG}; give a folder that peft saved")
+    theirs = json.loads((folder / CONFIG).read_text())
+    form = FORMATS.get(theirs["peft_type"])
+    if form is None:
+        raise UserError(
+            f"{folder / CONFIG} has peft_type {theirs['peft_type']!r}; only {', '.join(FORMATS)} "
+            "are read"
+        )
+    for key, value in form.demands.items():
+        if (found := theirs.get(key, value)) != value:
+            raise UserError(f"{folder / CONFIG} has {key} {found!r}; only {value!r} is read")
+    try:
+        settings, flat = form.read(theirs, load_file(folder / TENSORS), config, family)
+    except UserError as error:
+        raise UserError(f"{folder} {error}") from None
+    config = config.copy_and_resolve_references()
+    config.tune.update(settings)
+    return config, unflatten_dict(flat)

@@ -1,0 +1,123 @@
+"""How does a LoRA travel? Each matrix's A and B, by the name of its module."""
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lm.config import Config
+from lm.errors import UserError
+from lm.pretrained.family import Family
+from lm.pretrained.view import Source
+from lm.tune.lora import Lora
+from lm.tune.peft.names import OUTER, matrices, module, modules, places
+
+# Keys of adapter_config.json, and the only values that are read; absent ones have them.
+DEMANDS = {"bias": "none", "use_dora": False, "modules_to_save": None}
+
+
+def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and settings of what LoRA has added.
+
+    Where transformers joins several of our matrices in one (GPT-2's queries, keys and values), the
+    joint update has the ranks of all: A side by side, B in blocks; peft's rank_pattern says so.
+    """
+    joint: dict[str, list[tuple[Source, Any, Any]]] = {}
+    for source, own in places(params, "lora", config, family).values():
+        a, b = (np.asarray(own[f"{x}_kernel"]) for x in "ab")
+        for layer, name in enumerate(source.names):
+            pieces = joint.setdefault(module(family, name), [])
+            pieces.append((source, a[layer], b[layer]) if source.stacked else (source, a, b))
+    tensors, ranks = {}, {}
+    for name, pieces in joint.items():
+        parts = pieces[0][0].view.part[1]
+        size = pieces[0][2].shape[1]
+        tall = np.zeros((size * parts, sum(b.shape[0] for _, _, b in pieces)), np.float32)
+        column = 0
+        for source, _, b in pieces:
+            row = source.view.part[0] * size
+            tall[row : row + size, column : column + b.shape[0]] = b.T
+            column += b.shape[0]
+        wide = np.concatenate([a.T for _, a, _ in pieces]).astype(np.float32)
+        tensors[f"{OUTER}{name}.lora_A.weight"] = wide
+        tensors[f"{OUTER}{name}.lora_B.weight"] = tall
+        ranks[name] = column
+    return tensors, _settings(config, family, ranks)
+
+
+def _settings(config: Config, family: Family, ranks: Mapping[str, int]) -> dict[str, Any]:
+    rank, alpha = config.tune.rank or Lora.rank, config.tune.alpha or Lora.alpha
+    stable = config.tune.method == "rslora"
+    patterns = {name: r for name, r in ranks.items() if r != rank}
+    # alpha / r, or alpha / sqrt(r), stays what it is.
+    scales = {n: alpha * (r / rank) ** (0.5 if stable else 1.0) for n, r in patterns.items()}
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "use_rslora": stable,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": family.model_type == "gpt2",
+        "target_modules": sorted(ranks),
+        "rank_pattern": patterns,
+        "alpha_pattern": scales,
+    }
+
+
+def read(
+    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
+    """Our knobs, and our additions by their paths.
+
+    Raises:
+      UserError: where the adapter has what ours have not, such as several ranks.
+    """
+    known, power = matrices(config, family), 0.5 if theirs.get("use_rslora") else 1.0
+    flat, ranks, scales = {}, set(), set()
+    for path, source in known.items():
+        pairs = [_pair(tensors, module(family, tensor), source) for tensor in source.names]
+        if None in pairs:
+            continue
+        a, b = (np.stack(x) if source.stacked else x[0] for x in zip(*pairs, strict=True))
+        ranks.add(rank := a.shape[-1])
+        alphas = {_alpha(theirs, module(family, tensor)) for tensor in source.names}
+        scales |= {alpha / rank**power for alpha in alphas}
+        flat[(*path, "lora", "a_kernel")] = jnp.asarray(a)
+        flat[(*path, "lora", "b_kernel")] = jnp.asarray(b)
+    others = {name.removeprefix(OUTER).rsplit(".lora_", 1)[0] for name in tensors}
+    others -= modules(family, known)
+    if others or len(ranks) != 1 or not math.isclose(min(scales), max(scales)):
+        lacking = sorted(others)[0] if others else f"ranks {sorted(ranks)}, scales {sorted(scales)}"
+        raise UserError(f"has {lacking}, which this {family.model_type} cannot hold")
+    (rank,), scale = ranks, min(scales)
+    targets = collections.Counter("/".join(path[-4:-2]) for path in flat if path[-1] == "a_kernel")
+    if len(set(targets.values())) > 1:
+        raise UserError("has its matrices in some layers only; here all layers have them")
+    return {
+        "method": "rslora" if theirs.get("use_rslora") else "lora",
+        "rank": rank,
+        "alpha": scale * rank**power,
+        "targets": tuple(sorted(targets)),
+    }, flat
+
+
+def _alpha(theirs: Mapping[str, Any], name: str) -> float:
+    """Of a module; a key of alpha_pattern is its name or how that ends."""
+    pattern = (theirs.get("alpha_pattern") or {}).items()
+    own = (alpha for key, alpha in pattern if f".{name}".endswith(f".{key}"))
+    return float(next(own, theirs["lora_alpha"]))
+
+
+def _pair(tensors: Any, name: str, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
+    """A and B of one of our matrices; of a joint one, its rows of B."""
+    if f"{OUTER}{name}.lora_A.weight" not in tensors:
+        return None
+    k, parts = source.view.part
+    b = tensors[f"{OUTER}{name}.lora_B.weight"]
+    rows = len(b) // parts
+    return tensors[f"{OUTER}{name}.lora_A.weight"].T, b[k * rows : (k + 1) * rows].T

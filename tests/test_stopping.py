@@ -1,0 +1,94 @@
+"""Training stops where it is of no more use, and the best state is what is left and reported."""
+
+import jax
+import numpy as np
+import pytest
+
+from lm import train as train_module
+from lm.checkpoint import Checkpoints
+from lm.config import override
+from lm.errors import Interrupted
+from lm.evaluate import Evaluation
+from lm.restore import restore
+from lm.stopping import Stopping
+from lm.train import train
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+METRIC = "eval/bits_per_byte"
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_training_is_done_after_so_many_evaluations_without_a_better_one(lower):
+    stopping = Stopping(METRIC, lower, patience=2)
+    values = [3.0, 2.0, 2.5, 1.0, 1.0, 1.5, 0.5]
+    seen = []
+    for step, value in enumerate(values if lower else [-v for v in values], start=1):
+        if stopping.done:
+            break
+        seen.append(stopping.see(step, value))
+    # The first of equals is the best, and equals are not better.
+    assert seen == [True, True, False, True, False, False] and stopping.best == 4
+    again = Stopping(METRIC, lower, patience=2)
+    sign = 1 if lower else -1
+    again.recall({"step": n, METRIC: sign * v} for n, v in enumerate(values[:6], start=1))
+    assert (again.best, again.done) == (4, True)
+
+
+class Judge:
+    """Stands for `evaluate`: gives values in turn, and parameters seen before theirs."""
+
+    def __init__(self, values):
+        self.values, self.seen = list(values), []
+
+    def __call__(self, program, params, corpus, config):
+        params = jax.tree.map(np.asarray, params)
+        for value, known in self.seen:
+            if jax.tree.all(jax.tree.map(np.array_equal, params, known)):
+                return Evaluation({METRIC: value})
+        self.seen.append((self.values[len(self.seen)], params))
+        return Evaluation({METRIC: self.seen[-1][0]})
+
+
+@pytest.fixture
+def patient(small_config):
+    sizes = {"model.layers": 1, "model.features": 16, "checkpoint.every": 0, "checkpoint.keep": 1}
+    sizes |= {"mesh.data": 1, "log.every": 4}
+    patience = {"evaluation.every": 2, "evaluation.patience": 2}
+    return override(small_config, sizes | patience)
+
+
+def test_the_best_state_is_restored_reported_and_the_newest(patient, tmp_path, monkeypatch, losses):
+    judge = Judge([3.0, 2.0, 2.5, 2.6])
+    monkeypatch.setattr(train_module, "evaluate", judge)
+    result = train(patient, tmp_path / "run")
+    # The restored parameters are bit for bit those that were judged best: the judge knows them.
+    assert (result[METRIC], result["best_step"]) == (2.0, 4)
+    assert len(judge.seen) == 4
+    kept = restore(tmp_path / "run")
+    assert kept.step == 4
+    jax.tree.map(np.testing.assert_array_equal, kept.params, judge.seen[1][1])
+    assert Checkpoints(tmp_path / "run").steps == [4]
+    records = losses(tmp_path / "run")
+    assert records[-1]["step"] == 8 < patient.steps
+    assert [r[METRIC] for r in records if METRIC in r] == [3.0, 2.0, 2.5, 2.6]
+
+
+def test_an_interrupted_run_remembers_its_best(patient, tmp_path, monkeypatch, losses):
+    config, judge = override(patient, {"checkpoint.every": 6}), Judge([3.0, 2.0, 2.5, 2.6])
+    monkeypatch.setattr(train_module, "evaluate", judge)
+    original = train_module.train_batches
+
+    def broken(*arguments, start, **keywords):
+        for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
+            if number == 7 and start == 0:
+                raise Interrupted(6, 2)
+            yield rows
+
+    monkeypatch.setattr(train_module, "train_batches", broken)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
+    assert (result[METRIC], result["best_step"]) == (2.0, 4)
+    assert restore(tmp_path / "run").step == 4
+    assert [r[METRIC] for r in losses(tmp_path / "run") if METRIC in r] == [3.0, 2.0, 2.5, 2.6]
