@@ -2,17 +2,15 @@
 the first and the last token of a span, in windows that overlap where the text is long.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from lm.data import Encoded
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
-from lm.task.task import Example, Outputs, Task
+from lm.task.task import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 
 LONGEST = 30  # tokens of an answer
 CANDIDATES = 20  # likeliest starts, and ends, that are combined
@@ -57,7 +55,7 @@ class Answering(Task):
             "starts": starts,
         }
 
-    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+    def outcomes(self, labels: Labels, layout: Layout) -> int:
         """The positions of a row."""
         return layout.length
 
@@ -65,13 +63,7 @@ class Answering(Task):
         """Question, context."""
         return [example["question"], example["context"]]
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Encoded],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """A row for each window over the context; a question takes at most half of it."""
         question, context = encoded[0].ids[: (layout.length - 3) // 2], encoded[1]
         room = layout.length - len(question) - 3
@@ -119,9 +111,7 @@ class Answering(Task):
         target = {"targets": np.zeros(2, np.int32), "weights": np.ones(2, np.float32)}
         return layout.joined([nothing, nothing]) | target | {"spans": spans}
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The likeliest span of any window, or nothing where all windows rather point at none.
 
         Confidence is the product of the probabilities of its start and its end.
@@ -152,20 +142,20 @@ class Answering(Task):
             "f1": f1,
         }
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Exact match and F1, [N, 2]."""
         return np.array([[p["exact"], p["f1"]] for p in predictions])
 
-    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+    def mistakes(self, predictions: Predictions) -> list[Prediction]:
         """Those without a word in common with an answer, the most confident first."""
         wrong = [p for p in predictions if p["f1"] < 1]
         return sorted(wrong, key=lambda p: (p["f1"], -p["confidence"]))
 
-    def right(self, prediction: Any) -> bool:
+    def right(self, prediction: Prediction) -> bool:
         """Whether it is one of the answers."""
         return prediction["exact"] == 1.0
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """How many questions have an answer, and how many were given one."""
         answerable = sum(bool(p["label"]) for p in predictions)
         answered = sum(bool(p["predicted"]) for p in predictions)

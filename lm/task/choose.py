@@ -2,8 +2,7 @@
 points at one.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +11,17 @@ from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
-from lm.task.task import Example, Outputs, Task
+from lm.task.task import (
+    Example,
+    Labels,
+    Numbers,
+    Outputs,
+    Prediction,
+    Predictions,
+    Task,
+    Texts,
+    likeliest,
+)
 
 
 class Choice(Task):
@@ -63,7 +72,7 @@ class Choice(Task):
         """The numbers of the choices."""
         return tuple(str(i) for i in range(max(map(self.choices_of, examples))))
 
-    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+    def outcomes(self, labels: Labels, layout: Layout) -> int:
         """C."""
         return layout.choices
 
@@ -71,13 +80,7 @@ class Choice(Task):
         """The question, and every choice."""
         return [example["question"], *example["choices"]]
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Encoded],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """One row of [C, L]; choices that an example does not have are padding."""
         question, *choices = (each.ids for each in encoded)
         texts = [layout.joined([question, choice]) for choice in choices]
@@ -96,23 +99,15 @@ class Choice(Task):
         nothing = Encoded(np.zeros(1, np.int32), np.zeros(2, np.int32))
         return self.rows({"label": 0}, [nothing] * (layout.choices + 1), layout, {})[0]
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The number of a choice."""
-        log_probs = outputs[0]["log_probs"][0]
-        best = int(np.argmax(log_probs))
-        return {
-            "label": str(example["label"]),
-            "predicted": str(best),
-            "confidence": float(np.exp(log_probs[best])),
-            "nats": float(outputs[0]["nats"][0]),
-        }
+        best, known = likeliest(outputs[0])
+        return {"label": str(example["label"]), "predicted": str(best), **known}
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """The right choice, the predicted one, and nats, [N, 3]."""
         return np.array([[int(p["label"]), int(p["predicted"]), p["nats"]] for p in predictions])
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """How often a guess would be right."""
         return f"{len(labels)} choices; a guess is right {1 / len(labels):.4f} of the time\n"

@@ -2,7 +2,7 @@
 number, such as a rating or a similarity.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,18 @@ from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
-from lm.task.task import Example, Outputs, Task, number_of
+from lm.task.task import (
+    Example,
+    Labels,
+    Numbers,
+    Outputs,
+    Prediction,
+    Predictions,
+    Task,
+    Texts,
+    likeliest,
+    number_of,
+)
 
 POOLINGS = ("first", "last", "mean")
 
@@ -67,36 +78,22 @@ class Classification(_Whole):
         numeric = all(label.lstrip("-").isdigit() for label in found)
         return self.labels or tuple(sorted(found, key=int if numeric else str))
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Any],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""
         return [self.whole(encoded, layout, number_of(example["label"], labels, example))]
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """See `Task`."""
-        log_probs = outputs[0]["log_probs"][0]
-        best = int(np.argmax(log_probs))
-        return {
-            "label": example["label"],
-            "predicted": labels[best],
-            "confidence": float(np.exp(log_probs[best])),
-            "nats": float(outputs[0]["nats"][0]),
-        }
+        best, known = likeliest(outputs[0])
+        return {"label": example["label"], "predicted": labels[best], **known}
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """The true class, the predicted one, and nats, [N, 3]."""
         number = {label: i for i, label in enumerate(labels)}
         rows = [[number[p["label"]], number[p["predicted"]], p["nats"]] for p in predictions]
         return np.array(rows)
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """scikit-learn's table of precision, recall and F1 by class."""
         return metrics.classification_report(self.evidence(predictions, labels), labels)
 
@@ -121,35 +118,27 @@ class Regression(_Whole):
             )
         return {"place": record.place, "texts": self.strings(record), "label": label}
 
-    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+    def outcomes(self, labels: Labels, layout: Layout) -> int:
         """One number."""
         return 1
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Any],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""
         return [self.whole(encoded, layout, example["label"])]
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """See `Task`; a number has no confidence."""
         return {"label": example["label"], "predicted": float(outputs[0]["values"][0])}
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """The true number and the predicted one, [N, 2]."""
         return np.array([[p["label"], p["predicted"]] for p in predictions])
 
-    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+    def mistakes(self, predictions: Predictions) -> list[Prediction]:
         """The largest errors first."""
         return sorted(predictions, key=lambda p: -abs(p["predicted"] - p["label"]))
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """How large the errors are."""
         truth, said = self.evidence(predictions, labels).T
         middle, most, largest = np.quantile(np.abs(said - truth), [0.5, 0.9, 1.0])

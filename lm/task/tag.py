@@ -2,17 +2,26 @@
 carries it; a sentence that is too long goes on in further rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lm.data import Encoded
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
-from lm.task.task import Example, Outputs, Task, number_of
+from lm.task.task import (
+    Example,
+    Labels,
+    Numbers,
+    Outputs,
+    Prediction,
+    Predictions,
+    Task,
+    Texts,
+    number_of,
+)
 
 
 class Tagging(Task):
@@ -63,13 +72,7 @@ class Tagging(Task):
         first, *others = example["words"]
         return [first, *(self.separator + word for word in others)]
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Encoded],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """Consecutive rows of whole words; only a word longer than a row loses its last pieces.
 
         A word without pieces, such as a control character, is stood for by `end`.
@@ -101,9 +104,7 @@ class Tagging(Task):
         """See `Task`."""
         return self._row([np.zeros(1, np.int32)], [0], layout)
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The tags of all words; confidence is the least of theirs."""
         said, confidence = [], []
         for output in outputs:
@@ -114,7 +115,7 @@ class Tagging(Task):
             confidence += np.exp(log_probs[np.arange(words), best]).tolist()
         return {"label": example["label"], "predicted": said, "confidence": min(confidence)}
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Of every sentence, counts of entities and words; see `metrics.entity_counts`."""
         return np.array([metrics.entity_counts(p["label"], p["predicted"]) for p in predictions])
 
@@ -122,12 +123,12 @@ class Tagging(Task):
         """The sentence."""
         return self.separator.join(example["words"])
 
-    def pairs(self, predictions: Sequence[Any]) -> list[tuple[Any, Any]]:
+    def pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
         """The tags of every word."""
         both = (zip(p["label"], p["predicted"], strict=True) for p in predictions)
         return [pair for each in both for pair in each]
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """The table of seqeval: precision, recall and F1 by type."""
         truth = [p["label"] for p in predictions]
         return metrics.entity_report(truth, [p["predicted"] for p in predictions])

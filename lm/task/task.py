@@ -8,13 +8,19 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from lm.data import Encoded
 from lm.errors import UserError
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
 
 Example = dict[str, Any]  # plain values, as JSON has them; "place" says where it came from
 Measure = Callable[[np.ndarray, int], float]
+Texts = Sequence[Encoded]  # what `texts` of an example became
+Labels = Sequence[str]  # in the order of their numbers
+Numbers = Mapping[str, int]  # label -> number
 Outputs = Mapping[str, np.ndarray]  # of one row: what `Transformer.predictions` gives
+Prediction = dict[str, Any]  # plain values, as JSON has them
+Predictions = Sequence[Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Task:
         """
         return ()
 
-    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+    def outcomes(self, labels: Labels, layout: Layout) -> int:
         """V, how many things the head chooses among; 0: words."""
         return len(labels)
 
@@ -88,13 +94,7 @@ class Task:
         """What is to be tokenized of an example."""
         raise NotImplementedError
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Any],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """The rows of an example, one or more, given its tokenized `texts`.
 
         Raises:
@@ -106,24 +106,22 @@ class Task:
         """A row's arrays, with their shapes and types."""
         raise NotImplementedError
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """What the model says of an example, given the outputs of its rows: "predicted" and "label"
         in the words of the source, "confidence" from 0 to 1, and what `score` needs.
         """
         raise NotImplementedError
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """What `measures` need to know of each prediction, [N, ...]."""
         raise NotImplementedError
 
-    def score(self, predictions: Sequence[Any], labels: Sequence[str]) -> dict[str, float]:
+    def score(self, predictions: Predictions, labels: Labels) -> dict[str, float]:
         """The task's metrics over all predictions."""
         evidence = self.evidence(predictions, labels)
         return {name: float(f(evidence, len(labels))) for name, f in self.measures.items()}
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """A page of text that says where the model is right and wrong."""
         raise NotImplementedError
 
@@ -131,22 +129,22 @@ class Task:
         """The text of an example, for a reader."""
         return " | ".join(self.texts(example))
 
-    def right(self, prediction: Any) -> bool:
+    def right(self, prediction: Prediction) -> bool:
         """Whether a prediction is what it should be."""
         return prediction["predicted"] == prediction["label"]
 
-    def told(self, prediction: Any) -> str:
+    def told(self, prediction: Prediction) -> str:
         """A prediction in a few words."""
         said = f"{prediction['predicted']}, not {prediction['label']}"
         sure = prediction.get("confidence")
         return said if sure is None else f"{said} (confidence {sure:.3f})"
 
-    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+    def mistakes(self, predictions: Predictions) -> list[Prediction]:
         """Those that are wrong, the most confident first."""
         wrong = [p for p in predictions if not self.right(p)]
         return sorted(wrong, key=lambda p: -p["confidence"])
 
-    def pairs(self, predictions: Sequence[Any]) -> list[tuple[Any, Any]]:
+    def pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
         """The true label and the predicted one, for everything that had to be labelled."""
         return [(p["label"], p["predicted"]) for p in predictions]
 
@@ -194,7 +192,7 @@ class Judged(Protocol):
         ...
 
     @property
-    def labels(self) -> Sequence[str]:
+    def labels(self) -> Labels:
         """All labels, in the order of their numbers."""
         ...
 
@@ -204,7 +202,7 @@ class Judged(Protocol):
         ...
 
 
-def number_of(label: str, labels: Mapping[str, int], example: Example) -> int:
+def number_of(label: str, labels: Numbers, example: Example) -> int:
     """The number of a label; UserError where the training examples have no such label."""
     if label not in labels:
         raise UserError(
@@ -212,3 +210,10 @@ def number_of(label: str, labels: Mapping[str, int], example: Example) -> int:
             f"{', '.join(labels)[:80]}. Name all labels in config.task.labels, or mend that one"
         )
     return labels[label]
+
+
+def likeliest(outputs: Outputs) -> tuple[int, dict[str, float]]:
+    """The number of the likeliest label of a row that has one, with its "confidence" and "nats"."""
+    log_probs = outputs["log_probs"][0]
+    best = int(np.argmax(log_probs))
+    return best, {"confidence": float(np.exp(log_probs[best])), "nats": float(outputs["nats"][0])}

@@ -2,7 +2,7 @@
 conversation (instruction). Only the answer's tokens count in the loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
-from lm.task.task import Example, Outputs, Task
+from lm.task.task import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 
 TEMPLATES = {  # what opens a message of a role, and what closes it
     "plain": ("### {role}:\n", "\n\n"),
@@ -33,7 +33,7 @@ class Writing(Task):
         """All positions."""
         return "all"
 
-    def outcomes(self, labels: Sequence[str], layout: Layout) -> int:
+    def outcomes(self, labels: Labels, layout: Layout) -> int:
         """Words."""
         return 0
 
@@ -50,9 +50,7 @@ class Writing(Task):
         segments = layout.padded(np.ones(size, int), 0)
         return {"tokens": row, "segments": segments, "weights": weights}
 
-    def predict(
-        self, example: Example, outputs: Sequence[Outputs], labels: Sequence[str]
-    ) -> dict[str, Any]:
+    def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """How well the answer was foreseen, token by token."""
         weights, nats, hits = (
             np.concatenate([output[name] for output in outputs])
@@ -66,20 +64,20 @@ class Writing(Task):
             "tokens": tokens,
         }
 
-    def evidence(self, predictions: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Nats, hits and tokens of each answer, [N, 3]."""
         return np.array([[p["nats"], p["hits"], p["tokens"]] for p in predictions])
 
-    def mistakes(self, predictions: Sequence[Any]) -> list[Any]:
+    def mistakes(self, predictions: Predictions) -> list[Prediction]:
         """The least foreseen first, per token."""
         return sorted(predictions, key=lambda p: -p["nats"] / max(p["tokens"], 1))
 
-    def told(self, prediction: Any) -> str:
+    def told(self, prediction: Prediction) -> str:
         """The answer, and how well it was foreseen."""
         nats = prediction["nats"] / max(prediction["tokens"], 1)
         return f"{nats:.2f} nats per token for {prediction['label']!r:.80}"
 
-    def report(self, predictions: Sequence[Any], labels: Sequence[str]) -> str:
+    def report(self, predictions: Predictions, labels: Labels) -> str:
         """How long the answers are."""
         tokens = [p["tokens"] for p in predictions]
         return f"answers of {np.mean(tokens):.1f} tokens in the mean, {max(tokens):.0f} at most\n"
@@ -103,13 +101,7 @@ class Seq2Seq(Writing):
         """The source, its columns in one, and the target."""
         return [" ".join(example["texts"]), example["label"]]
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Encoded],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """One row; a source that is too long loses its end."""
         source, target = (each.ids for each in encoded)
         end = [layout.end]
@@ -177,13 +169,7 @@ class Instruction(Writing):
         """The conversation as it is written out."""
         return "".join(self.texts(example))
 
-    def rows(
-        self,
-        example: Example,
-        encoded: Sequence[Encoded],
-        layout: Layout,
-        labels: Mapping[str, int],
-    ) -> list[Row]:
+    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """One row. The assistant's content and the END behind it count; other messages have none.
 
         A conversation whose first answer begins beyond the row is left out.
