@@ -13,19 +13,16 @@ eval, generate and export also take --config=FILE --config.init_from=hf:FOLDER i
 Any knob of a config is set by its dotted name: --config.model.features=256
 """
 
-import difflib
-import glob
-import importlib.util
 import os
 import sys
 import types
-from collections.abc import Iterable
 
 from absl import flags
 from ml_collections import config_flags
 
 from lm.allocator import keep_freed_memory
-from lm.config import flatten, plain
+from lm.check_names import nearest
+from lm.config import flatten, load, plain
 from lm.errors import Interrupted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
@@ -199,26 +196,11 @@ def table() -> int:
 
 def export() -> int:
     """Writes a checkpoint of the workdir as a folder that transformers loads; additions merged."""
-    import pathlib
-
-    from lm.pretrained import FAMILIES, export, fitting_family, is_checkpoint, open_checkpoint
-    from lm.tune.merge import merge
-    from lm.tune.peft import save
+    from lm.export import export
 
     if not _TO.value:
         raise UserError("export needs --to=DIR, a new folder for the checkpoint")
-    run = _restored()
-    source = run.config.init_from
-    wish = open_checkpoint(source).family.model_type if is_checkpoint(source) else None
-    family = fitting_family(run.config, FAMILIES, wish)
-    folder = pathlib.Path(_TO.value).expanduser()
-    if _ADAPTER.value:
-        save(folder, run.config, run.params, family)
-        print(f"written: {folder}, an adapter for peft on its base, {run.config.init_from}")
-        return 0
-    params = merge(run.config, run.params)
-    export(run.config, params, run.tokenizer, folder, family)
-    print(f"written: {folder}, a {family.model_type} for transformers ({family.architecture})")
+    print(f"written: {export(_restored(), _TO.value, adapter=_ADAPTER.value)}")
     return 0
 
 
@@ -276,7 +258,7 @@ def _ablation() -> types.ModuleType:
     """The config's file, which must be an ablation."""
     _config()
     path = _CONFIG_FLAG.config_filename.partition(":")[0]
-    module = _module(path)
+    module = load(path)
     for name in ("sweep", "SEEDS"):
         if not hasattr(module, name):
             raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
@@ -335,7 +317,7 @@ def main(argv: list[str]) -> int:
 
 def _command(name: str):
     if name not in COMMANDS:
-        raise UserError(f"{name} is no command of {', '.join(COMMANDS)}{_hint(name, COMMANDS)}")
+        raise UserError(f"{name} is no command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     return COMMANDS[name]
 
 
@@ -347,39 +329,21 @@ def _parse(argv: list[str]) -> None:
     if "config" in values:
         path, _, arg = values["config"].partition(":")
         try:
-            known = flatten(_module(path).get_config(arg or None).to_dict())
+            known = flatten(load(path).get_config(arg or None).to_dict())
         except ValueError as error:
-            raise UserError(plain(error)) from None
+            raise UserError(f"{path}: {plain(error)}") from None
         except AttributeError:
             raise UserError(f"{path} has no get_config(arg) that returns a ConfigDict") from None
         knobs = {f"config.{key}": value for key, value in known.items()}
         for name in values:
             if name.startswith("config.") and name not in knobs:
-                raise UserError(f"--{name} is no knob{_hint(name, knobs)}")
+                raise UserError(f"--{name} is no knob{nearest(name, knobs)}")
     try:
         rest = flags.FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(plain(error)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
-
-
-def _module(path: str) -> types.ModuleType:
-    """A config file as a module; UserError where there is none or Python refuses it."""
-    if not os.path.isfile(path):
-        raise UserError(f"there is no config {path}{_hint(path, glob.glob('configs/*.py'))}")
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {plain(error)}") from None
-    return module
-
-
-def _hint(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _flag_lines() -> list[str]:

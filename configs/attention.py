@@ -19,7 +19,7 @@ SEEDS = (0, 1, 2, 3, 4)
 def get_config(arg: str | None = None):
     """The point around which the rows vary."""
     if arg not in (None, "tiny", "all"):
-        raise ValueError(f"configs/attention.py has the sizes tiny and all, not {arg!r}")
+        raise ValueError(f"it has the sizes tiny and all, not {arg!r}")
     config = default.get_config()
     config.steps = 150
     config.batch_size = 16

@@ -25,7 +25,7 @@ METRIC = "eval/gap_nats"
 def get_config(arg: str | None = None):
     """The point around which the rows vary."""
     if arg not in (None, "tiny"):
-        raise ValueError(f"configs/bottleneck.py has the size tiny, not {arg!r}")
+        raise ValueError(f"it has the size tiny, not {arg!r}")
     config = default.get_config()
     config.steps = 400
     config.batch_size = 32

@@ -10,23 +10,14 @@ Expect    :tiny ends below 2.6 bits per byte on held-out standard-library text.
 """
 
 from configs import default
+from configs.sizes import pick, short, spread
 
 
 def get_config(arg: str | None = None):
     """The config of a size: "tiny", "small" or "base"."""
     config = default.get_config()
-    sizes = {"tiny": _tiny, "small": _small, "base": _base}
-    if (arg or "tiny") not in sizes:
-        raise ValueError(f"configs/clm.py has the sizes {', '.join(sizes)}, not {arg!r}")
-    sizes[arg or "tiny"](config)
+    pick(arg, {"tiny": short, "small": _small, "base": _base})(config)
     return config
-
-
-def _tiny(config) -> None:
-    """The defaults are tiny; so few steps learn little from the usual small weights."""
-    config.model.positions = "rotary"
-    config.model.init_scale = 0.08
-    config.optimizer.learning_rate = 4e-3
 
 
 def _small(config) -> None:
@@ -61,7 +52,6 @@ def _base(config) -> None:
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 6e-4
     config.schedule.warmup = 2000
-    config.mesh.fsdp = -1
-    config.mesh.data = 1
+    spread(config)
     config.evaluation.every = config.checkpoint.every = 1000
     config.evaluation.rows = 2048

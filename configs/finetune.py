@@ -15,7 +15,10 @@ Time      :tweets two epochs of 32 tokens took 16 minutes a seed on 2 busy CPU c
 Expect    :tweets r above the 0.832 of ridge regression on frozen features.
 """
 
+import functools
+
 from configs import default
+from configs.sizes import pick
 
 SEEDS = (0, 1, 2, 3, 4)
 METRICS = {"cola": "matthews", "mrpc": "f1", "qqp": "f1"}
@@ -35,8 +38,7 @@ GLUE = {
 
 def get_config(arg: str | None = None):
     """The config of a task."""
-    arg = arg or "tweets"
-    own = {
+    tasks = {
         "tweets": lambda config: _rated(config, "tweets.tsv"),
         "amazon": lambda config: _rated(config, "amazon.tsv"),
         "reviews": _reviews,
@@ -45,9 +47,9 @@ def get_config(arg: str | None = None):
         "conll2003": _conll2003,
         "squad": _squad,
         "tiny": _tiny,
+        **{name: functools.partial(_glue, name=name) for name in GLUE},
     }
-    if arg not in own and arg not in GLUE:
-        raise ValueError(f"configs/finetune.py has {', '.join([*own, *GLUE])}, not {arg!r}")
+    task = pick(arg, tasks)
     config = default.get_config()
     config.init_from = f"hf:{ARCHIVES}/minilm"
     config.model.architecture = "encoder"
@@ -68,10 +70,7 @@ def get_config(arg: str | None = None):
     config.checkpoint.every = 0
     config.evaluation.every = 100
     config.evaluation.rows = 0
-    if arg in GLUE:
-        _glue(config, arg)
-    else:
-        own[arg](config)
+    task(config)
     return config
 
 

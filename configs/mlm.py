@@ -9,25 +9,16 @@ Expect    :tiny ends near 1.55 nats per hidden byte, and tells 59 % right; the e
 """
 
 from configs import default
+from configs.sizes import pick, short, spread
 
 
 def get_config(arg: str | None = None):
     """The config of a size: "tiny" or "base"."""
     config = default.get_config()
-    sizes = {"tiny": _tiny, "base": _base}
-    if (arg or "tiny") not in sizes:
-        raise ValueError(f"configs/mlm.py has the sizes {', '.join(sizes)}, not {arg!r}")
     config.objective = "masked"
     config.model.architecture = "encoder"
-    sizes[arg or "tiny"](config)
+    pick(arg, {"tiny": short, "base": _base})(config)
     return config
-
-
-def _tiny(config) -> None:
-    """So few steps learn little from the usual small weights."""
-    config.model.positions = "rotary"
-    config.model.init_scale = 0.08
-    config.optimizer.learning_rate = 4e-3
 
 
 def _base(config) -> None:
@@ -54,7 +45,6 @@ def _base(config) -> None:
     config.schedule.name = "linear"
     config.schedule.warmup = 10_000
     config.schedule.final = 0.0
-    config.mesh.fsdp = -1
-    config.mesh.data = 1
+    spread(config)
     config.evaluation.every = config.checkpoint.every = 10_000
     config.evaluation.rows = 2048

@@ -19,7 +19,7 @@ SEEDS = (0, 1, 2)
 def get_config(arg: str | None = None):
     """The point around which the rows vary."""
     if arg not in (None, "tiny", "all", "small"):
-        raise ValueError(f"configs/output.py has the sizes tiny, all and small, not {arg!r}")
+        raise ValueError(f"it has the sizes tiny, all and small, not {arg!r}")
     if arg == "small":
         return clm.get_config("small")
     config = attention.get_config("tiny")

@@ -10,27 +10,22 @@ Expect    eval/nats_per_token falls below eval/unigram_nats, the entropy of the 
 """
 
 from configs import default
+from configs.sizes import pick, short
 
 
 def get_config(arg: str | None = None):
     """The config of a size: "tiny" or "base"."""
     config = default.get_config()
-    sizes = {"tiny": _tiny, "base": _base}
-    if (arg or "tiny") not in sizes:
-        raise ValueError(f"configs/pairs.py has the sizes {', '.join(sizes)}, not {arg!r}")
     config.objective = "seq2seq"
     config.data.source = "docstrings"
     config.model.architecture = "encoder_decoder"
-    sizes[arg or "tiny"](config)
+    pick(arg, {"tiny": _tiny, "base": _base})(config)
     return config
 
 
 def _tiny(config) -> None:
-    """So few steps learn little from the usual small weights."""
     config.model.layers = 2
-    config.model.positions = "rotary"
-    config.model.init_scale = 0.08
-    config.optimizer.learning_rate = 4e-3
+    short(config)
 
 
 def _base(config) -> None:

@@ -8,17 +8,15 @@ Expect    :tiny ends near 2.38 nats per target token, where the targets' own ent
 """
 
 from configs import default
+from configs.sizes import pick, short, spread
 
 
 def get_config(arg: str | None = None):
     """The config of a size: "tiny" or "small"."""
     config = default.get_config()
-    sizes = {"tiny": _tiny, "small": _small}
-    if (arg or "tiny") not in sizes:
-        raise ValueError(f"configs/span.py has the sizes {', '.join(sizes)}, not {arg!r}")
     config.objective = "span"
     config.model.architecture = "encoder_decoder"
-    sizes[arg or "tiny"](config)
+    pick(arg, {"tiny": _tiny, "small": _small})(config)
     return config
 
 
@@ -26,9 +24,7 @@ def _tiny(config) -> None:
     """Bytes want longer spans (ByT5, 2105.13626), of which there are at most eleven in a row."""
     config.corruption.span_length = 8.0
     config.model.layers = 2
-    config.model.positions = "rotary"
-    config.model.init_scale = 0.08
-    config.optimizer.learning_rate = 4e-3
+    short(config)
 
 
 def _small(config) -> None:
@@ -53,7 +49,6 @@ def _small(config) -> None:
     config.optimizer.weight_decay = 0.0
     config.schedule.name = "rsqrt"
     config.schedule.warmup = 10_000
-    config.mesh.fsdp = -1
-    config.mesh.data = 1
+    spread(config)
     config.evaluation.every = config.checkpoint.every = 10_000
     config.evaluation.rows = 2048

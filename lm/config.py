@@ -1,10 +1,15 @@
-"""Which experiment is it? A config as plain data, the hash that names it, and its overrides."""
+"""Which experiment is it? A config's file, its data, the hash that names it, and its overrides."""
 
+import glob
 import hashlib
+import importlib.util
 import json
+import os
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lm.check_names import nearest
 from lm.errors import UserError
 
 # A ConfigDict, whose attributes have no types that a checker could know.
@@ -13,6 +18,23 @@ Config = Any
 # What may differ between a run and its resumption: where it runs, what it prints, and what it is
 # asked when it is trained.
 _INCIDENTAL = ("mesh", "checkpoint", "log", "cache", "prompt")
+
+
+def load(path: str) -> types.ModuleType:
+    """A config's file as a module.
+
+    Raises:
+      UserError: where there is none, or Python refuses it.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"there is no config {path}{nearest(path, glob.glob('configs/*.py'))}")
+    spec: Any = importlib.util.spec_from_file_location("experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {plain(error)}") from None
+    return module
 
 
 def to_dict(config: Config) -> dict[str, Any]:

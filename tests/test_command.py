@@ -36,7 +36,7 @@ MISTAKES = {
     ),
     "a size that is not there": (
         ["train", "--config=configs/clm.py:large", "--workdir=W"],
-        "has the sizes tiny, small, base, not 'large'",
+        "has tiny, small, base, not 'large'",
     ),
     "a value of the wrong type": (
         ["train", CLM, "--config.steps=many", "--workdir=W"],
@@ -44,7 +44,7 @@ MISTAKES = {
     ),
     "a variant that is not there": (
         ["train", CLM, "--config.attention.weighting=entmax51", "--workdir=W"],
-        "did you mean 'entmax15'?",
+        "did you mean entmax15?",
     ),
     "an impossible combination": (
         ["train", CLM, "--config.model.heads=3", "--workdir=W"],

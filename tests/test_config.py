@@ -15,8 +15,8 @@ IMPOSSIBLE = [
     ({"data.length": 2048}, "2048 is longer than config.model.max_length = 1024"),
     ({"accumulation": 3}, "3 does not divide config.batch_size = 16; use one of 1, 2, 4, 8, 16"),
     ({"schedule.warmup": 300}, "300 must be below config.steps = 300"),
-    ({"attention.weighting": "sofmax"}, "did you mean 'softmax'"),
-    ({"output.head": "mixtur"}, "did you mean 'mixture'"),
+    ({"attention.weighting": "sofmax"}, "did you mean softmax"),
+    ({"output.head": "mixtur"}, "did you mean mixture"),
     ({"attention.cap": 3.0}, "weighting softmax has the options: none"),
     ({"attention.anneal": ("alpha", 1, 2)}, "must be an option, two values and steps"),
     ({"attention.anneal": ("cap", 1, 2, 3)}, "anneal has 'cap', but weighting softmax can move"),
@@ -57,7 +57,7 @@ IMPOSSIBLE = [
     ({"model.heads": 0}, "at least 1"),
     ({"data.validation": 0.0}, "above 0"),
     ({"model.positions": "rotary", "model.head_size": 5}, "head size is 5; use an even one"),
-    ({"tune.method": "lorra"}, "did you mean 'lora'"),
+    ({"tune.method": "lorra"}, "did you mean lora"),
     ({"tune.method": "lora"}, "give its folder as config.init_from"),
     ({"tune.method": "lora+dora", "init_from": "base"}, "adds the same twice"),
     (
@@ -66,7 +66,7 @@ IMPOSSIBLE = [
     ),
     ({"tune.method": "layers", "init_from": "base", "tune.top": 9}, "use at most as many"),
     ({"model.architecture": "encoder"}, "model.architecture = 'decoder', not 'encoder'"),
-    ({"objective": "maskd"}, "did you mean 'masked'"),
+    ({"objective": "maskd"}, "did you mean masked"),
     (
         {"objective": "masked", "model.architecture": "encoder", "corruption.span_length": 3.0},
         "corruption.span_length is set, but objective masked has the options: rate, whole_word",
@@ -101,7 +101,7 @@ IMPOSSIBLE = [
     ),
     ({"evaluation.patience": 2, "evaluation.every": 0}, "makes none before the end"),
     ({"tune.method": "dora+ia3", "init_from": "x"}, "name ia3 before dora"),
-    ({"task.name": "clasification"}, "did you mean 'classification'"),
+    ({"task.name": "clasification"}, "did you mean classification"),
     ({"task.name": "tagging"}, "labels, which are no words; use config.output.tied=False"),
     ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
     ({"task.name": "instruction", "task.balanced": True}, "which task instruction has none of"),
@@ -121,7 +121,7 @@ IMPOSSIBLE = [
         {"task.name": "classification", "output.tied": False},
         "a decoder's first hidden state has seen nothing of the text",
     ),
-    ({"optimizer.name": "adam"}, "did you mean 'adamw'"),
+    ({"optimizer.name": "adam"}, "did you mean adamw"),
 ]
 
 

@@ -280,7 +280,7 @@ IMPOSSIBLE += [
     if positions not in mechanism.positions
 ]
 IMPOSSIBLE += [
-    ("gated", {"attention.gate": "heads"}, "did you mean 'head'"),
+    ("gated", {"attention.gate": "heads"}, "did you mean head"),
     ("gated", {"attention.cap": 3.0}, "softmax with mechanism gated has the options: gate"),
     ("linear", {"attention.redraw": True}, "mechanism linear has the options: none"),
     ("scores", {"attention.forget_bias": 1.0}, "weighting softmax has the options: none"),

@@ -94,7 +94,7 @@ def test_labels_say_what_is_set():
     ("rows", "message"),
     [
         ([{"attention.wieghting": "softmax"}], "config.attention.wieghting"),
-        ([{"attention.weighting": "sofmax"}], "row weighting=sofmax: .*did you mean 'softmax'"),
+        ([{"attention.weighting": "sofmax"}], "row weighting=sofmax: .*did you mean softmax"),
         ([{}, {}], "twice"),
         ([], "no point"),
     ],

@@ -1,0 +1,25 @@
+"""What do the configs of several objectives share? How a size is chosen, and what :tiny wants."""
+
+from collections.abc import Callable, Mapping
+
+
+def pick(arg: str | None, sizes: Mapping[str, Callable]) -> Callable:
+    """The size that a command names behind its config's colon; None names the first."""
+    if not arg:
+        return next(iter(sizes.values()))
+    if arg not in sizes:
+        raise ValueError(f"it has {', '.join(sizes)}, not {arg!r}")
+    return sizes[arg]
+
+
+def short(config) -> None:
+    """A few hundred steps learn little from the usual small weights and learning rate."""
+    config.model.positions = "rotary"
+    config.model.init_scale = 0.08
+    config.optimizer.learning_rate = 4e-3
+
+
+def spread(config) -> None:
+    """Parameters in parts over all devices: for models that one cannot hold."""
+    config.mesh.fsdp = -1
+    config.mesh.data = 1
