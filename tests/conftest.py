@@ -1,11 +1,7 @@
-"""Small text and small configs that the tests share; everything runs on 8 fake CPU devices."""
+"""Small text and small configs that the tests share; a mesh takes its share of 8 fake devices."""
 
-import functools
+import math
 import os
-
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
 
 import jax
 import pytest
@@ -14,12 +10,43 @@ from configs import default
 from lm import partition
 from lm.metrics import read_metrics
 
+# Without most of LLVM's work the same program is there in two thirds of the time.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    x: int\n    y: int = {}\n\n"
+
+
+def pytest_configure(config):
+    """Slow proofs compute for minutes, and want programs that are well compiled."""
+    quick = QUICK if config.option.markexpr == "not slow" else ""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8 {quick}"
 
 
 def pytest_collection_modifyitems(items):
     """The longest test first, so that the others fill the time beside it."""
     items.sort(key=lambda item: "test_readme" not in item.nodeid)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def as_many_devices_as_a_mesh_asks_for():
+    """A mesh of 2 x 1 x 1 is made of the first two of the fake devices; one with -1 of all."""
+    whole = partition.make_mesh
+
+    def make_mesh(data=-1, fsdp=1, tensor=1, devices=None):
+        count = math.prod((data, fsdp, tensor))
+        if devices is None and 0 < count < jax.device_count():
+            devices = jax.devices()[:count]
+        return whole(data, fsdp, tensor, devices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "make_mesh", make_mesh)
+        yield whole
+
+
+@pytest.fixture
+def all_devices(as_many_devices_as_a_mesh_asks_for, monkeypatch):
+    """Meshes are of all devices, as outside of tests."""
+    monkeypatch.setattr(partition, "make_mesh", as_many_devices_as_a_mesh_asks_for)
 
 
 @pytest.fixture(scope="session")
@@ -57,20 +84,8 @@ def small(corpus_folder, cache):
     config.checkpoint.every = 5
     config.evaluation.update(every=6, rows=16)
     config.log.update(every=1, tensorboard=False)
-    config.mesh.update(data=8)
+    config.mesh.update(data=1)
     return config
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """Meshes are of the first device alone."""
-    use_one_device(monkeypatch)
-
-
-def use_one_device(patch):
-    """What `one_device` does, for fixtures that several tests share."""
-    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
-    patch.setattr(partition, "make_mesh", one)
 
 
 @pytest.fixture(scope="session")

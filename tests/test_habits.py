@@ -154,7 +154,7 @@ MISTAKES = {
     "set one of them to 0": {"regularise.smart": 1.0, "regularise.freelb": 2},
     "rdrop = -1.0: must be at least 0": {"regularise.rdrop": -1.0},
     "must be above prune_from": {"regularise.prune_until": 0.05},
-    "did you mean 'movement'": {"regularise.prune_by": "movements"},
+    "did you mean movement": {"regularise.prune_by": "movements"},
     "trains none; use full": {"regularise.prune": 0.5, "tune.method": "lora", "init_from": "x"},
     "what is pruned is not 0": {"regularise.prune": 0.5, "optimizer.ema": 0.9},
     "radius = 0.0: must be above 0": {"regularise.radius": 0.0},

@@ -17,11 +17,17 @@ from lm.objective import causal
 from lm.step import build_program
 from tests.mechanisms import CAUSAL, EITHER, PLAIN_CORE, SEGMENTS, B, L, apply, tensors
 
+# One of each kind of score, and of what else than keys and values a cache may hold.
+DECODED = {"scores", "differential", "forgetting", "stick_breaking", "linear"}
 EVERY = pytest.mark.parametrize("name", ATTENTIONS)
 
 
 @pytest.mark.parametrize(
-    ("name", "jit"), [*((name, True) for name in ATTENTIONS), ("forgetting", False)]
+    ("name", "jit"),
+    [
+        *((name, True) for name in ATTENTIONS),
+        pytest.param("forgetting", False, marks=pytest.mark.slow),
+    ],
 )
 def test_later_positions_and_other_documents_get_exactly_zero_gradient(name, jit):
     arrays = tensors()
@@ -55,7 +61,7 @@ def test_what_stands_in_later_positions_and_other_documents_changes_not_one_bit(
 
 
 @EVERY
-@pytest.mark.parametrize("block", [None, 0, 5])
+@pytest.mark.parametrize("block", [0, 5])
 def test_padded_keys_are_not_felt(name, block):
     arrays, others = tensors(), tensors(seed=1)
     padding = np.ones((B, L), bool)
@@ -83,7 +89,7 @@ def test_grouped_queries_are_repeated_keys(name):
 
 
 @EVERY
-@pytest.mark.parametrize("block", [None, 0, 5])
+@pytest.mark.parametrize("block", [0, 5])
 def test_rows_that_see_nothing_are_zeros_with_zero_gradient(name, block):
     arrays = tensors()
     padding = np.ones((B, L), bool)
@@ -166,7 +172,8 @@ def model_and_params(name, **settings):
 @pytest.mark.parametrize(
     ("name", "scan"),
     [
-        *((n, False) for n in ATTENTIONS),
+        *((n, False) for n in ATTENTIONS if n in DECODED),
+        *(pytest.param(n, False, marks=pytest.mark.slow) for n in ATTENTIONS if n not in DECODED),
         pytest.param("forgetting", True, marks=pytest.mark.slow),
     ],
 )

@@ -13,7 +13,7 @@ from lm.train import train
     [
         ("adaptive", {"tied": False}),
         pytest.param("dynamic", {"samples": 16, "every": 3}, marks=pytest.mark.slow),
-        ("entmax", {}),
+        pytest.param("entmax", {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_with_the_head_finishes_and_reports_what_fits_it(

@@ -9,9 +9,19 @@ import sys
 
 import pytest
 
+from tests.conftest import QUICK
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"python (run\.py [^\n]*--workdir=[^\n]*)", README)
+TWO_ROWS = """
+
+every = sweep
+
+
+def sweep(arg=None):
+    return list(every(arg))[:2]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +48,12 @@ def test_the_readme_shows_every_command():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the commands run: with the configs, of two seeds each."""
+    """Where the commands run: with the configs, of two rows and two seeds each."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
     for config in folder.glob("configs/*.py"):
-        seeds = re.sub(r"^SEEDS = .*$", "SEEDS = (0, 1)", config.read_text(), flags=re.MULTILINE)
-        config.write_text(seeds)
+        text = re.sub(r"^SEEDS = .*$", "SEEDS = (0, 1)", config.read_text(), flags=re.MULTILINE)
+        config.write_text(text + TWO_ROWS if "def sweep(" in text else text)
     return folder
 
 
@@ -59,11 +69,11 @@ def test_every_run_command_of_the_readme_runs(smaller, folder):
         finished = subprocess.run(
             [sys.executable, str(ROOT / script), *arguments],
             cwd=folder,
-            env=os.environ | {"XLA_FLAGS": ""},  # One device, as on a laptop.
+            env=os.environ | {"XLA_FLAGS": QUICK},  # One device, as on a laptop.
             capture_output=True,
             text=True,
             check=False,
         )
         assert finished.returncode == 0, f"{command}\n{finished.stderr}"
     table = (folder / "runs" / "output" / "table.md").read_text()
-    assert "mixtures=4" in table and "not separable" in table
+    assert "tied=False" in table and "not separable" in table

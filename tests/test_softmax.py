@@ -127,7 +127,7 @@ def test_entmax_agrees_with_bisection(alpha, size, scale):
         np.testing.assert_allclose(double, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [3, 8, 11])
+@pytest.mark.parametrize("rows", [8, 11])
 def test_blocks_of_rows_agree_with_the_whole_array(rows, monkeypatch):
     scores = some_scores((rows, 3, 40))
     alpha = jnp.linspace(1.1, 1.9, 3)[:, None]

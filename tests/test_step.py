@@ -1,7 +1,5 @@
 """One update is the same however it is divided: over parts of a batch or over a mesh of devices."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,20 +41,18 @@ def run(config, steps=STEPS):
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 
 
-def check_mesh(config, mesh, monkeypatch):
+def check_mesh(config, mesh):
     """Compares the losses of a mesh with those of one device; gives the state of the mesh."""
     sizes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
     sharded, state, _ = run(override(config, sizes))
-    one = functools.partial(partition.make_mesh, devices=jax.devices()[:1])
-    monkeypatch.setattr(partition, "make_mesh", one)
     single, _, _ = run(override(config, {"mesh.data": 1}))
     np.testing.assert_allclose(sharded, single, atol=1e-5)
     return state
 
 
 @pytest.mark.parametrize("mesh", MESHES[2:3])
-def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh, monkeypatch):
-    state = check_mesh(small_config, mesh, monkeypatch)
+def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh):
+    state = check_mesh(small_config, mesh)
     table = state.params["embedding"]
     assert table.addressable_shards[0].data.size == table.size // (mesh[1] * mesh[2])
     moment = state.moments[1][0].mu["embedding"]
@@ -65,8 +61,8 @@ def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
-def test_every_mesh_gives_the_losses_of_one_device_on_clm_tiny(mesh, monkeypatch):
-    check_mesh(clm.get_config("tiny"), mesh, monkeypatch)
+def test_every_mesh_gives_the_losses_of_one_device_on_clm_tiny(mesh):
+    check_mesh(clm.get_config("tiny"), mesh)
 
 
 def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
@@ -82,8 +78,11 @@ def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 20}, "20 is not divisible by 8 devices (data x fsdp); use 16 or 24"),
-        ({"batch_size": 8, "accumulation": 2}, "8 devices (data x fsdp) x 2 parts; use 16"),
+        (
+            {"batch_size": 20, "mesh.data": 8},
+            "20 is not divisible by 8 devices (data x fsdp); use 16 or 24",
+        ),
+        ({"mesh.data": 8, "accumulation": 2}, "8 devices (data x fsdp) x 2 parts; use 16"),
         ({"mesh.data": 3}, "3x1x1 does not fit 8 devices"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "-1 at most once"),
         (
@@ -92,6 +91,7 @@ def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
         ),
     ],
 )
+@pytest.mark.usefixtures("all_devices")
 def test_sizes_that_do_not_divide_are_refused_by_name(small_config, settings, message):
     with pytest.raises(UserError) as caught:
         build_program(override(small_config, settings), 256)

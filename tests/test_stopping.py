@@ -13,8 +13,6 @@ from lm.restore import restore
 from lm.stopping import Stopping
 from lm.train import train
 
-pytestmark = pytest.mark.usefixtures("one_device")
-
 METRIC = "eval/bits_per_byte"
 
 

@@ -19,8 +19,6 @@ from lm.tune import METHODS, count, join, split, tuning
 from lm.tune.lora import Dora, Lora, RankStableLora
 from lm.tune.merge import merge, unmerge
 
-pytestmark = pytest.mark.usefixtures("one_device")
-
 PROMPTING = ("prompt", "prefix")
 ADDING = [name for name, method in METHODS.items() if method.adds]
 # What a method needs of the model, to find something to train there.
@@ -36,8 +34,7 @@ def rows(batch_size=4, length=16, seed=0):
 @pytest.fixture
 def tiny(small_config):
     sizes = {"model.layers": 2, "model.features": 16, "model.heads": 2, "data.length": 16}
-    one = {"mesh.data": 1, "batch_size": 4, "schedule.warmup": 0}
-    return override(small_config, sizes | one)
+    return override(small_config, sizes | {"batch_size": 4, "schedule.warmup": 0})
 
 
 def noisy(params, seed=7):

@@ -14,8 +14,6 @@ from lm.task.encode import Layout
 from lm.tune import METHODS, count, join
 from lm.tune.merge import merge
 
-pytestmark = pytest.mark.usefixtures("one_device")
-
 SIZES = {
     "model.layers": 1, "model.features": 16, "model.hidden": 40, "model.heads": 2,
     "data.length": 6, "mesh.data": 1, "batch_size": 4, "schedule.warmup": 0,

@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import small, use_one_device
+from conftest import small
 from etils import epath
 from flax.traverse_util import flatten_dict
 
@@ -35,15 +35,7 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def module_device():
-    """As `one_device`, for all tests of this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        use_one_device(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def tuned(corpus_folder, cache, tmp_path_factory, module_device):
+def tuned(corpus_folder, cache, tmp_path_factory):
     """The config, the folder and the result of a LoRA, whose base is beside it."""
     folder = epath.Path(tmp_path_factory.mktemp("tuned"))
     config = override(small(corpus_folder, cache), SIZES)

@@ -143,7 +143,7 @@ MISTAKES = {
     },
     "must be two or more texts, all different": {"prompt.words": ("x", "x")},
     "evens out labels": {"prompt.words": (), "prompt.balanced": True},
-    "did you mean 'bytes'": {"prompt.normalise": "byte"},
+    "did you mean bytes": {"prompt.normalise": "byte"},
     "config.prompt.shots = -1: must be at least 0": {"prompt.shots": -1},
     "must hold {answer} once": {"prompt.template": "{text}"},
     "has no column 'txt', only text, label, options": {"prompt.template": "{txt}{answer}"},
