@@ -1,6 +1,7 @@
 """Seeded random checkpoints of every family, as transformers makes them, shared by these tests."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,12 @@ import numpy as np
 import torch
 import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import SingleDeviceSharding
 
 from configs import default
 from lm.build import build_model
+from lm.embedding import Embedding
+from lm.layers import Block, Stack
 from lm.model import Batch
 from lm.pretrained import open_checkpoint
 
@@ -126,6 +130,31 @@ class Loaded:
     def apply(self, batch, method=None, **options):
         return self.model.apply({"params": self.params}, batch, method=method, **options)
 
+    def states(self, batch):
+        """Hidden states of each side as transformers has them, after the embedding and after each
+        layer, the last with its final norm; and log-probabilities.
+        """
+
+        def wanted(module, name):
+            return name == "__call__" and isinstance(module, Embedding | Block | Stack)
+
+        log_probs, found = self.apply(
+            batch, "log_probs", capture_intermediates=wanted, mutable=["intermediates"]
+        )
+        found = jax.tree.map(np.asarray, found["intermediates"])
+        sides = {"stack": "inputs", "encoder": "encoder_inputs"}
+        states = {side: _states(found, side, sides[side]) for side in sides.keys() & found.keys()}
+        return states, np.asarray(log_probs)
+
+
+def _states(found, side, inputs):
+    layers = {k: v["__call__"][0] for k, v in found[side].items() if "layer" in k}
+    if stacked := layers.keys() & {"layers", "shared_layer"}:
+        blocks = list(layers[stacked.pop()])
+    else:
+        blocks = [layers[f"layer_{i}"] for i in range(len(layers))]
+    return [found[inputs]["__call__"][0], *blocks[:-1], found[side]["__call__"][0]]
+
 
 def load(folder, **settings) -> Loaded:
     """Our model of a folder, on one device."""
@@ -136,11 +165,15 @@ def load(folder, **settings) -> Loaded:
     model = build_model(config, config.data.vocab_size)
     keys = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
     start = batch_of(tokens(), memory=config.model.architecture == "encoder_decoder")
-    params = model.init(keys, start, False, method="loss")["params"]
-    flat = flatten_dict(params, sep="/")
-    found = checkpoint.find({name: leaf.shape for name, leaf in flat.items()}, config)
-    fresh = sorted(flat.keys() - found.keys())
-    flat |= {name: checkpoint.read(source, flat[name]) for name, source in found.items()}
+    init = functools.partial(model.init, keys, start, False, method="loss")
+    shapes = flatten_dict(jax.eval_shape(init)["params"], sep="/")
+    found = checkpoint.find({name: leaf.shape for name, leaf in shapes.items()}, config)
+    fresh = sorted(shapes.keys() - found.keys())
+    flat = flatten_dict(init()["params"], sep="/") if fresh else {}
+    device = SingleDeviceSharding(jax.devices()[0])
+    for name, source in found.items():
+        leaf = jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=device)
+        flat[name] = checkpoint.read(source, leaf)
     return Loaded(config, model, unflatten_dict(flat, sep="/"), fresh, checkpoint.describe(found))
 
 
