@@ -1,5 +1,6 @@
 """Which tokenizer does a checkpoint's folder hold? Its tokenizer.json, or one made from the files
-that came before: vocab.txt (WordPiece), or vocab.json and merges.txt (byte-level BPE).
+that came before: vocab.txt (WordPiece), vocab.json and merges.txt (byte-level BPE), or a
+SentencePiece model.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
+from lm.pretrained.pieces import from_pieces
 
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
@@ -28,7 +30,8 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
     for names, make in _MAKERS.items():
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
-            settings = _settings(folder)
+            settings = _read(folder / "tokenizer_config.json")
+            settings["model_type"] = _read(folder / "config.json").get("model_type")
             content = b"".join(file.read_bytes() for file in files)
             key = hashlib.sha256(content + json.dumps(settings, sort_keys=True).encode())
             made = cache / key.hexdigest()[:16] / "tokenizer.json"
@@ -38,17 +41,10 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
                 make(files, settings).save(str(partial))
                 os.replace(partial, made)
             return made
-    pieces = next((p for p in ("spiece.model", "tokenizer.model") if (folder / p).exists()), None)
-    if pieces is not None:
-        raise UserError(
-            f"{folder} has its tokenizer in {pieces} alone; make a tokenizer.json of it with "
-            "transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
     return None
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / "tokenizer_config.json"
+def _read(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text("utf-8")) if file.exists() else {}
     except ValueError:
@@ -89,4 +85,9 @@ def _byte_level(files: list[Path], settings: dict[str, Any]) -> Any:
     return tokenizer
 
 
-_MAKERS = {("vocab.txt",): _wordpiece, ("vocab.json", "merges.txt"): _byte_level}
+_MAKERS = {
+    ("vocab.txt",): _wordpiece,
+    ("vocab.json", "merges.txt"): _byte_level,
+    ("spiece.model",): from_pieces,
+    ("tokenizer.model",): from_pieces,
+}
