@@ -1,5 +1,6 @@
 """Which tensor went wrong first? Looks through one step's tensors in the order of computation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,32 +13,41 @@ def first_nonfinite(program: Program, params: Any, rows: Rows, key: jax.Array) -
     """Names the first tensor of a step with an infinity or a NaN, and how much of it is bad.
 
     Looks at parameters, then outputs of modules in the order in which they finish, then gradients.
-    Runs the forward pass outside jit, where that order is known.
     """
-    found = _first("parameter", params)
     batch = program.objective(rows, objective_key(key))
-    if found is None:
-        rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
-        _, variables = program.model.apply(
-            {"params": params},
-            batch,
-            method="loss",
-            rngs=rngs,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-        )
-        found = _first("output of", variables["intermediates"])
-    if found is None:
-        grads = jax.grad(lambda params: program.loss(params, batch, key)[0])(params)
-        found = _first("gradient of", grads)
-    return found or "the sum of the gradient's squares (all its elements are finite)"
+    rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
+    capture: Any = {"capture_intermediates": True, "mutable": ["intermediates"]}
+
+    def outputs(params, batch):
+        variables = {"params": params}
+        _, found = program.model.apply(variables, batch, method="loss", rngs=rngs, **capture)
+        return found["intermediates"]
+
+    def gradients(params, batch):
+        return jax.grad(lambda params: program.loss(params, batch, key)[0])(params)
+
+    return (
+        _first("parameter", lambda params, batch: params, params, batch)
+        or _first("output of", outputs, params, batch)
+        or _first("gradient of", gradients, params, batch)
+        or "the sum of the gradient's squares (all its elements are finite)"
+    )
 
 
-def _first(kind: str, tree: Any) -> str | None:
-    for path, leaf in _walk(tree):
-        bad = int(jnp.sum(~jnp.isfinite(leaf)))
-        if bad:
-            return f"{kind} {'/'.join(path)} {list(leaf.shape)}, {bad} of {leaf.size} elements"
+def _first(kind: str, function: Callable[..., Any], *arguments: Any) -> str | None:
+    """The first tensor that is not finite of what a function gives."""
+    named = []
+
+    @jax.jit
+    def bad(*arguments):
+        # What jit returns is sorted by name; the order of computation is known while it traces.
+        leaves = list(_walk(function(*arguments)))
+        named[:] = [(path, leaf.shape, leaf.size) for path, leaf in leaves]
+        return [jnp.sum(~jnp.isfinite(leaf)) for _, leaf in leaves]
+
+    for count, (path, shape, size) in zip(bad(*arguments), named, strict=True):
+        if count:
+            return f"{kind} {'/'.join(path)} {list(shape)}, {count} of {size} elements"
     return None
 
 
@@ -49,5 +59,6 @@ def _walk(tree: Any, path: tuple[str, ...] = ()):
     elif isinstance(tree, tuple):
         for child in tree:
             yield from _walk(child, path)
-    elif jnp.issubdtype(tree.dtype, jnp.floating):
-        yield path, tree
+    else:
+        arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+        yield from ((path, leaf) for leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.floating))

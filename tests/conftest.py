@@ -79,7 +79,7 @@ def small(corpus_folder, cache):
     config.data.source = f"files:{corpus_folder}/*.txt"
     config.data.length = 32
     config.data.validation = 0.2
-    config.model.update(layers=2, features=32, heads=4, max_length=64)
+    config.model.update(layers=1, features=32, heads=4, max_length=64)
     config.schedule.warmup = 2
     config.checkpoint.every = 5
     config.evaluation.update(every=6, rows=16)

@@ -109,6 +109,7 @@ def test_the_moving_average_follows_the_parameters(small_config):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
+    small_config.model.layers = 2
     program = build_program(small_config, 256)
     with jax.set_mesh(program.mesh):
         state = program.init(jax.random.key(0))
@@ -132,7 +133,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_flops_are_those_of_the_matrix_products(small_config, scan):
-    program = build_program(override(small_config, {"model.scan": scan}), 256)
+    settings = {"model.scan": scan, "model.layers": 2}
+    program = build_program(override(small_config, settings), 256)
     length, features = small_config.data.length, small_config.model.features
     layer = 2 * 12 * features**2 + 2 * 2 * length * features
     expected = 3 * (2 * layer + 2 * 256 * features)
