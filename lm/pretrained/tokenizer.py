@@ -33,7 +33,7 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
             settings = _read(folder / "tokenizer_config.json")
             settings["model_type"] = _read(folder / "config.json").get("model_type")
             content = b"".join(file.read_bytes() for file in files)
-            key = hashlib.sha256(content + json.dumps(settings, sort_keys=True).encode())
+            key = hashlib.sha256(content + json.dumps([names, settings], sort_keys=True).encode())
             made = cache / key.hexdigest()[:16] / "tokenizer.json"
             if not made.exists():
                 made.parent.mkdir(parents=True, exist_ok=True)
