@@ -360,6 +360,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # How far smart and freelb move the vectors of a row's words: the root of the sum of squares
     # over all of them, above 0.
     regularise.radius = 0.1
+    # Mixup: a of Beta(a, a), from which the share of a second row in each row is drawn; of
+    # classification and regression. 0.1 to 1; large mixes evenly.
+    regularise.mixup = 0.0
+    # Blocks before the mixture. None: all; what the head sees is mixed.
+    regularise.mixup_layer = placeholder(int)
+    # Augmentation, drawn anew at every step. Share of the words that are left out, or that trade
+    # places within their text (classification and regression), 0 .. 1 (1 excluded).
+    regularise.delete = 0.0
+    regularise.swap = 0.0
+    # Share of the words that are read as mask tokens, in spans of three, 0 .. 1 (1 excluded).
+    regularise.hide_spans = 0.0
+    # Distillation: the folder of a run, or "hf:FOLDER", whose predictions are a target too; "":
+    # none. It has the student's architecture, tokenizer and labels, and may be larger.
+    regularise.teacher = ""
+    # Share of the teacher's target in the loss, 0 .. 1; the rest is the rows' own.
+    regularise.distil = 0.0
+    # Flattens the predictions of both, above 0; 2 to 4 shows more of what is unlikely.
+    regularise.temperature = 2.0
     # Share of the trained kernels' elements that are 0 in the end, 0 .. 1 (1 excluded).
     regularise.prune = 0.0
     # Which ones: "magnitude", the smallest, or "movement", those that training takes to zero.

@@ -16,6 +16,7 @@ from lm.config import Config
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.output import OUTPUTS
+from lm.regularise.teacher import without_teacher
 from lm.step import Program
 from lm.task.prepare import TaskData
 from lm.train import corpus_program, prepare_corpus, shared_program
@@ -61,7 +62,7 @@ def restore(workdir: epath.Path, step: int | None = None, given: Config | None =
         config = given
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
-    program = corpus_program(config, corpus)
+    program = corpus_program(without_teacher(config), corpus)
     checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps
     if step is not None and step not in steps:

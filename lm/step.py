@@ -20,7 +20,17 @@ from lm.model import Batch, Transformer
 from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.prune import pruned_share
-from lm.regularise import freelb, habitual, mixout, needs_start, penalises, penalty
+from lm.regularise import (
+    augmentation,
+    forward,
+    freelb,
+    habitual,
+    mixout,
+    needs_start,
+    penalises,
+    penalty,
+)
+from lm.regularise.teacher import teacher_config
 from lm.task import build_task
 from lm.task.encode import Layout
 from lm.task.objective import Labelled
@@ -42,6 +52,7 @@ class State:
         was before that step.
       frozen: the other parameters, which have no gradient and are in no checkpoint.
       start: `params` as training began, in no checkpoint; None where no regulariser asks.
+      teacher: all parameters of the teacher, in no checkpoint; None where there is none.
     """
 
     step: jax.Array
@@ -51,6 +62,7 @@ class State:
     finite: jax.Array
     frozen: Any = flax.struct.field(default_factory=dict)
     start: Any = None
+    teacher: Any = None
 
     @property
     def whole(self) -> Any:
@@ -65,7 +77,7 @@ class State:
     @property
     def saved(self) -> Any:
         """What a checkpoint holds."""
-        return dataclasses.replace(self, frozen=None, start=None)
+        return dataclasses.replace(self, frozen=None, start=None, teacher=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +89,7 @@ class Program:
       tuning: the methods by which it is trained.
       mesh: the devices.
       abstract: the state's shapes, types and shardings.
-      init: `init(key) -> State`, sharded from the start.
+      init: `init(key) -> State`, sharded from the start; without a teacher.
       step: `step(state, rows, key) -> (state, metrics)`; donates the state.
       evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
         rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
@@ -88,6 +100,7 @@ class Program:
         for, whole on every device.
       likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
         its arithmetic is what `flops_per_token` counts.
+      teacher: the program of the model whose predictions this one learns from; None: no one's.
 
     `params` are all of the model's, `State.whole` or `State.evaluated`.
     """
@@ -103,6 +116,7 @@ class Program:
     loss: Any
     predict: Any
     likelihood: Any
+    teacher: "Program | None" = None
 
     @property
     def params(self) -> Any:
@@ -150,7 +164,10 @@ def build_program(
         objective = Labelled(tokenizer, layout.length, build_task(config), layout)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularise = config.optimizer.ema, config.regularise
-    passed = habitual(regularise, model)
+    augment, passed = augmentation(regularise, tokenizer), habitual(regularise, model)
+    theirs, teacher = teacher_config(config), None
+    if theirs is not None:
+        teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
 
     def init(key: jax.Array) -> State:
         rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
@@ -179,15 +196,24 @@ def build_program(
         """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
         params, step = state.params, state.step
 
-        def of_trained(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
-            if regularise.mixout:
-                mixing = jax.random.fold_in(key, 2)
-                params = mixout(regularise.mixout, params, state.start, mixing)
-            return loss(join(params, state.frozen), batch, key, step)
+        def value_and_grad(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
+            said = None
+            if teacher is not None:
+                said = forward(teacher.model, train=False)(state.teacher, batch, key)
+            passed = habitual(regularise, model, said)
 
-        value_and_grad = jax.value_and_grad(of_trained, has_aux=True)
-        if regularise.freelb:
-            value_and_grad = freelb(of_trained, model, regularise.freelb, regularise.radius)
+            def of_trained(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
+                if regularise.mixout:
+                    mixing = jax.random.fold_in(key, 2)
+                    params = mixout(regularise.mixout, params, state.start, mixing)
+                found = passed(join(params, state.frozen), batch, key, step)
+                return found.nats, jnp.sum(batch.weights)
+
+            learn = jax.value_and_grad(of_trained, has_aux=True)
+            if regularise.freelb:
+                learn = freelb(of_trained, model, regularise.freelb, regularise.radius)
+            return learn(params, batch, key, step)
+
         if config.accumulation == 1:
             return value_and_grad(params, batch, key, step)
         # Part j holds rows j, j + parts, ...: every device has its share of every part.
@@ -209,7 +235,7 @@ def build_program(
 
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        batch = objective(rows, objective_key(key))
+        batch = augment(objective(rows, objective_key(key)), jax.random.fold_in(key, 7))
         (total, weight), grads = gradients(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
@@ -235,7 +261,7 @@ def build_program(
         }
         if regularise.prune:
             extra["train/sparsity"] = pruned_share(new.params)
-        kept = {"frozen": state.frozen, "start": state.start}
+        kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher")}
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
     def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
@@ -264,12 +290,15 @@ def build_program(
         return square.apply({"params": params}, batch, method="negative_log_likelihood")
 
     abstract = jax.eval_shape(init, jax.random.key(0))
+    if teacher is not None:
+        abstract = dataclasses.replace(abstract, teacher=teacher.params)
     _check_trained(methods, abstract)
     shardings = partition.tree_shardings(mesh, abstract.params, abstract.saved)
     shardings = dataclasses.replace(
         shardings,
         frozen=partition.tree_shardings(mesh, abstract.frozen, abstract.frozen),
         start=partition.tree_shardings(mesh, abstract.params, abstract.start),
+        teacher=partition.tree_shardings(mesh, abstract.teacher, abstract.teacher),
     )
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
@@ -279,13 +308,14 @@ def build_program(
         tuning=methods,
         mesh=mesh,
         abstract=abstract,
-        init=jax.jit(init, out_shardings=shardings),
+        init=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         evaluate=jax.jit(evaluate, out_shardings=partition.whole(mesh)),
         objective=objective,
         loss=loss,
         predict=jax.jit(predict, out_shardings=partition.whole(mesh)),
         likelihood=likelihood,
+        teacher=teacher,
     )
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lm import partition
 from lm.check import check
-from lm.checkpoint import Checkpoints, check_donor, starting_state
+from lm.checkpoint import Checkpoints, check_donor, restored_state, starting_state
 from lm.config import Config, content_hash, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
@@ -34,6 +34,7 @@ from lm.stopping import Stopping
 from lm.task.encode import Layout
 from lm.task.prepare import TaskData, balanced_classes, prepare_task
 from lm.task.report import write_report
+from lm.teach import with_teacher
 from lm.tune import count
 from lm.workdir import claim, open_workdir
 
@@ -150,6 +151,7 @@ class _Run:
         self.state, origin = starting_state(
             program, self.checkpoints, config, jax.random.fold_in(root, 0)
         )
+        self.state = with_teacher(self.state, program, config, corpus)
         self.start = int(self.state.step)
         self.main = jax.process_index() == 0
         self.commit = commit()
@@ -288,7 +290,8 @@ class _Run:
         assert self.stopping is not None and self.stopping.best is not None
         self.checkpoints.wait()
         if int(self.state.step) != self.stopping.best:
-            self.state = self.checkpoints.load(self.program.abstract, self.stopping.best)
+            best = self.stopping.best
+            self.state = restored_state(self.program, self.checkpoints, self.config, best)
         self.checkpoints.drop_after(self.stopping.best)
 
     def result(self, metrics: dict[str, Any]) -> dict[str, Any]:

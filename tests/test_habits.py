@@ -15,6 +15,7 @@ from lm.check import check
 from lm.errors import UserError
 from lm.objective.causal import causal
 from lm.regularise.adversarial import Moved, drawn, freelb, smart, uphill
+from lm.regularise.distil import distilled, divergence
 from lm.regularise.passes import Pass, compared, forward, symmetric
 from lm.regularise.rdrop import rdrop
 
@@ -138,14 +139,35 @@ def test_smart_adds_more_than_a_random_move_would_and_nothing_without_a_radius()
     assert smart(plain, model, 3.0, 1e-30)(params, BATCH, KEY).nats == before.nats
 
 
-def test_passes_without_gradient_have_none():
-    fixed = Pass(jnp.zeros(()), jnp.ones(2), {"w": jnp.ones(2)}, jnp.ones((2, 3)), lambda p, x: x)
+def test_distillation_is_its_formula():
+    draw = np.random.default_rng(0)
+    p, q = log_softmax(draw.normal(size=(2, 7, 5)) * 3)
+    soft = [np.exp(log_softmax(x / 3)) for x in (q, p)]
+    expected = 9 * rel_entr(*soft).sum(-1)
+    np.testing.assert_allclose(divergence(3.0)(jnp.array(p), jnp.array(q)), expected, rtol=1e-4)
+    np.testing.assert_allclose(divergence(3.0)(jnp.array([3.0]), jnp.array([1.0])), 2.0)
+    sure = jnp.array([[0.0, -jnp.inf]])
+    np.testing.assert_allclose(divergence(1.0)(jnp.log(jnp.array([[0.5, 0.5]])), sure), np.log(2))
 
-    def of(w):
-        other = fixed._replace(params={"w": w}, seen=w[:, None] * jnp.ones((2, 3)))
-        return compared(lambda a, b: a.sum(-1) * b.sum(-1), other.fixed(), other)
 
-    np.testing.assert_allclose(jax.grad(of)(jnp.ones(2)), 9.0)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn():
+    _, params, plain = tiny()
+    said = plain(params, BATCH, KEY)
+    loss = distilled(plain, said, 1.0, 3.0)
+    nats, grads = jax.value_and_grad(lambda params: loss(params, BATCH, KEY).nats)(params)
+    assert abs(nats) < 1e-4
+    jax.tree.map(lambda g: np.testing.assert_allclose(g, 0, atol=1e-4), grads)
+    half = distilled(plain, said, 0.5, 3.0)(params, BATCH, KEY).nats
+    np.testing.assert_allclose(half, said.nats / 2, rtol=1e-5)
+
+
+def test_a_teacher_gets_no_gradient():
+    _, params, plain = tiny()
+
+    def of(teacher):
+        return distilled(plain, plain(teacher, BATCH, KEY), 0.5, 2.0)(params, BATCH, KEY).nats
+
+    jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), jax.grad(of)(params))
 
 
 MISTAKES = {
@@ -157,6 +179,15 @@ MISTAKES = {
     "did you mean movement": {"regularise.prune_by": "movements"},
     "trains none; use full": {"regularise.prune": 0.5, "tune.method": "lora", "init_from": "x"},
     "what is pruned is not 0": {"regularise.prune": 0.5, "optimizer.ema": 0.9},
+    "mixes rows that have one target": {"regularise.mixup": 0.2},
+    "a language model has targets at": {"regularise.delete": 0.1},
+    "hides words already": {
+        "regularise.hide_spans": 0.1,
+        "objective": "masked",
+        "model.architecture": "encoder",
+    },
+    "distil = 0.5 go together": {"regularise.distil": 0.5},
+    "distil = 1.5: must be from 0 to 1": {"regularise.distil": 1.5},
     "radius = 0.0: must be above 0": {"regularise.radius": 0.0},
 }
 

@@ -8,8 +8,11 @@ from typing import Any
 from lm.config import Config
 from lm.model import Transformer
 from lm.regularise.adversarial import freelb, smart
+from lm.regularise.augment import augmentation
+from lm.regularise.distil import distilled
+from lm.regularise.mixup import mixup
 from lm.regularise.noise import StochasticDepth, WordDropout
-from lm.regularise.passes import Forward, forward
+from lm.regularise.passes import Forward, Pass, forward
 from lm.regularise.rdrop import rdrop
 from lm.regularise.start import mixout, penalty
 
@@ -21,13 +24,22 @@ def noises(settings: Config) -> tuple[Any, ...]:
     return tuple(noise(settings[name]) for name, noise in NOISES.items() if settings[name])
 
 
-def habitual(settings: Config, model: Transformer) -> Forward:
-    """A pass of the model in training, with the habits of the loss around it."""
+def habitual(settings: Config, model: Transformer, said: Pass | None = None) -> Forward:
+    """A pass of the model in training, with the habits of the loss around it.
+
+    `said` is the pass of a teacher over the same batch.
+    """
     found = forward(model)
     if settings.smart:
         found = smart(found, model, settings.smart, settings.radius)
     if settings.rdrop:
         found = rdrop(found, settings.rdrop)
+    if settings.distil and said is not None:
+        found = distilled(found, said, settings.distil, settings.temperature)
+    if settings.mixup:
+        last = model.layers
+        layer = last if settings.mixup_layer is None else settings.mixup_layer
+        found = mixup(found, settings.mixup, layer, last)
     return found
 
 
@@ -43,6 +55,8 @@ def needs_start(settings: Config) -> bool:
 
 __all__ = [
     "NOISES",
+    "augmentation",
+    "forward",
     "freelb",
     "habitual",
     "mixout",

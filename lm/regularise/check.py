@@ -6,19 +6,26 @@ from lm.check_names import one_of
 from lm.config import Config
 from lm.errors import UserError
 from lm.output import OUTPUTS
+from lm.pretrained import is_checkpoint
 from lm.prune import SCORES
+from lm.task import build_task
 from lm.tune import method_names
+
+WHOLE = ("classification", "regression")  # tasks with one target for a row
 
 
 def check_habits(config: Config) -> None:
     """Raises UserError for the first impossible setting of config.regularise."""
     _check_passes(config)
+    _check_mixup(config)
+    _check_augmentation(config)
+    _check_distillation(config)
     _check_pruning(config)
 
 
 def _check_passes(config: Config) -> None:
     settings, head = config.regularise, config.output.head
-    for name in ("rdrop", "smart"):
+    for name in ("rdrop", "smart", "distil"):
         if settings[name] and not OUTPUTS[head].full_support:
             raise UserError(
                 f"config.regularise.{name} = {settings[name]} compares log-probabilities, which "
@@ -33,6 +40,63 @@ def _check_passes(config: Config) -> None:
         raise UserError(
             f"config.regularise.rdrop = {settings.rdrop} compares two draws of dropout, and "
             "config.model.dropout = 0.0 draws none; set it, or stochastic_depth or word_dropout"
+        )
+
+
+def _check_mixup(config: Config) -> None:
+    settings, model, layer = config.regularise, config.model, config.regularise.mixup_layer
+    if not settings.mixup:
+        return
+    knob = f"config.regularise.mixup = {settings.mixup}"
+    if config.task.name not in WHOLE:
+        raise UserError(
+            f"{knob} mixes rows that have one target each; set config.task.name to one of "
+            f"{' or '.join(WHOLE)}"
+        )
+    if settings.distil:
+        raise UserError(f"{knob} makes rows that no teacher has seen; set distil or mixup to 0")
+    if layer is not None and layer > model.layers:
+        raise UserError(
+            f"config.regularise.mixup_layer = {layer} is more than config.model.layers = "
+            f"{model.layers}; use at most as many"
+        )
+    if layer and layer < model.layers and (model.scan or model.share_layers or model.remat):
+        raise UserError(
+            f"config.regularise.mixup_layer = {layer} is between blocks that are scanned or "
+            f"recomputed; use 0 or {model.layers}, or config.model.scan=False and remat=False"
+        )
+
+
+def _check_augmentation(config: Config) -> None:
+    settings, task = config.regularise, config.task.name
+    for name in ("delete", "swap"):
+        if settings[name] and task not in WHOLE:
+            raise UserError(
+                f"config.regularise.{name} = {settings[name]} moves words, and "
+                f"{f'task {task}' if task else 'a language model'} has targets at their places; it "
+                f"suits {' and '.join(WHOLE)}"
+            )
+    if settings.hide_spans and not task and config.objective in ("masked", "span"):
+        raise UserError(
+            f"config.regularise.hide_spans = {settings.hide_spans}: objective {config.objective} "
+            "hides words already; set config.corruption.rate"
+        )
+
+
+def _check_distillation(config: Config) -> None:
+    settings = config.regularise
+    if not 0 <= settings.distil <= 1:
+        raise UserError(f"config.regularise.distil = {settings.distil}: must be from 0 to 1")
+    if bool(settings.teacher) != (settings.distil > 0):
+        raise UserError(
+            f"config.regularise.teacher = {settings.teacher!r} and distil = {settings.distil} go "
+            "together: the folder of a run, and its share in the loss"
+        )
+    labels = config.task.name and not build_task(config).words
+    if labels and is_checkpoint(settings.teacher):
+        raise UserError(
+            f"config.regularise.teacher = {settings.teacher!r} has no head for task "
+            f"{config.task.name}; give the folder of a run that was trained from it"
         )
 
 

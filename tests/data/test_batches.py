@@ -177,3 +177,17 @@ def test_importing_the_data_room_imports_none_of_the_heavy_libraries():
     code = f"import sys, lm.data; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_balanced_batches_hold_every_class_equally_often_and_use_up_each():
+    classes = np.repeat([0, 1, 2], [3, 10, 27])
+    options = {"batch_size": 6, "seed": 1, "classes": classes}
+    whole = first(train_batches(Rows(40), **options), 30)
+    for batch in whole:
+        assert np.bincount(classes[batch]).tolist() == [2, 2, 2]
+    for each in range(3):
+        drawn = [row for batch in whole for row in batch if classes[row] == each]
+        size = int((classes == each).sum())
+        for turn in range(len(drawn) // size):
+            assert sorted(drawn[turn * size :][:size]) == np.flatnonzero(classes == each).tolist()
+    assert first(train_batches(Rows(40), start=7, **options), 3) == whole[7:10]

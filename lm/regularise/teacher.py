@@ -1,0 +1,60 @@
+"""Who teaches? The config of the run, or of the checkpoint of transformers, whose predictions
+distillation asks for, made fit for the devices and rows of its student.
+"""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from lm.config import Config, override
+from lm.errors import UserError
+from lm.output import OUTPUTS
+from lm.pretrained import adopt, is_checkpoint
+from lm.workdir import read_json
+
+
+def without_teacher(config: Config) -> Config:
+    """A config of the same model that needs no teacher."""
+    return override(config, {"regularise.teacher": "", "regularise.distil": 0.0})
+
+
+def teacher_config(config: Config) -> Config | None:
+    """The config of the teacher that `config.regularise.teacher` names; None where there is none.
+
+    Raises:
+      UserError: it is no run's folder, or its architecture, task or positions do not fit.
+    """
+    source = config.regularise.teacher
+    if not source:
+        return None
+    if is_checkpoint(source):
+        theirs = adopt(
+            override(without_teacher(config), {"init_from": source, "tune.method": "full"})
+        )
+    else:
+        recorded = epath.Path(source) / "config.json"
+        if not recorded.exists():
+            raise UserError(f"config.regularise.teacher = {source!r}: there is no {recorded}")
+        same = {name: config[name] for name in ("mesh", "batch_size", "accumulation", "cache")}
+        # What it learned at does not matter any more.
+        theirs = override(without_teacher(ConfigDict(read_json(recorded))), {"schedule.warmup": 0})
+        theirs.unlock().update(same)
+    for name, own, other in (
+        ("model.architecture", config.model.architecture, theirs.model.architecture),
+        ("task.name", config.task.name, theirs.task.name),
+    ):
+        if own != other:
+            raise UserError(
+                f"config.regularise.teacher = {source!r} has config.{name} = {other!r}, and its "
+                f"student {own!r}; take a teacher of the same kind"
+            )
+    if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has the head {theirs.output.head}, which asks "
+            f"for counts of words that {config.output.head} does not; take another teacher"
+        )
+    if theirs.model.max_length < config.data.length:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has {theirs.model.max_length} positions, "
+            f"fewer than config.data.length = {config.data.length}; shorten the rows"
+        )
+    return theirs

@@ -1,0 +1,73 @@
+"""What does the teacher know? Its parameters, read when a student begins or goes on; all else that
+it left is not looked at.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from lm.checkpoint import Checkpoints, pretrained_params, restored_state
+from lm.config import Config
+from lm.data import Corpus, make_tokenizer
+from lm.errors import UserError
+from lm.pretrained import is_checkpoint, open_checkpoint
+from lm.regularise.teacher import teacher_config
+from lm.step import Program, State
+from lm.task.prepare import TaskData
+from lm.workdir import read_json
+
+
+def with_teacher(
+    state: State, program: Program, config: Config, corpus: Corpus | TaskData
+) -> State:
+    """The state with the parameters of the program's teacher, where it has one.
+
+    Raises:
+      UserError: it has another tokenizer or other labels, no checkpoint, or no head of its own.
+    """
+    theirs = teacher_config(config)
+    if theirs is None or program.teacher is None:
+        return state
+    known = _params(program.teacher, config.regularise.teacher, theirs, corpus)
+    return dataclasses.replace(state, teacher=known)
+
+
+def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | TaskData) -> Any:
+    _check_same_words(source, theirs, corpus)
+    if not is_checkpoint(source):
+        checkpoints = Checkpoints(source)
+        state = restored_state(teacher, checkpoints, theirs)
+        checkpoints.close()
+        return state.evaluated
+    leaves = jax.tree_util.tree_leaves_with_path(teacher.params)
+    name = jax.tree_util.keystr
+    shapes = {name(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs).keys()
+    if missing:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has no {', '.join(sorted(missing))}, and what "
+            "it never learned it cannot teach; give the folder of a run that was trained from it"
+        )
+    return pretrained_params(teacher, theirs, jax.random.key(0))[0]
+
+
+def _check_same_words(source: str, theirs: Config, corpus: Corpus | TaskData) -> None:
+    """Raises UserError where the numbers that teacher and student predict mean different things."""
+    labels = ours = corpus.manifest.get("labels")
+    if is_checkpoint(source):
+        words = make_tokenizer(theirs.data.tokenizer, theirs.data.vocab_size, ()).hash
+    else:
+        manifest = read_json(epath.Path(source) / "data.json")
+        words, labels = manifest["tokenizer"]["hash"], manifest.get("labels")
+    if words != corpus.tokenizer.hash:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has another tokenizer than "
+            f"config.data.tokenizer = {corpus.tokenizer.name!r}; use the same"
+        )
+    if labels != ours:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has the labels {labels}, and its student "
+            f"{ours}; set config.task.labels"
+        )
