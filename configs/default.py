@@ -344,6 +344,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     regularise.l2 = 0.0
     # l2_start / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
     regularise.l2_start = 0.0
+    # Multiplies l1, l2 and l2_start, from 1 on, by exp(adapt * (gap - regularise.gap)) at every
+    # evaluation; the gap is the held-out loss less that of as many training rows, in nats. 1 to 10.
+    regularise.adapt = 0.0
+    # The gap at which they rest. At least 0.
+    regularise.gap = 0.0
     # Share of the trained kernels' elements that every step puts back to where training began.
     regularise.mixout = 0.0
     # Share of the rows for which a residual branch is left out, in training.

@@ -104,6 +104,8 @@ _RANGES = {
     "regularise.rdrop": (0, math.inf),
     "regularise.smart": (0, math.inf),
     "regularise.freelb": (0, math.inf),
+    "regularise.adapt": (0, math.inf),
+    "regularise.gap": (0, math.inf),
     "regularise.mixup": (0, math.inf),
     "regularise.mixup_layer": (0, math.inf),
     "regularise.delete": (0, 1),

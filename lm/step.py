@@ -53,6 +53,7 @@ class State:
       frozen: the other parameters, which have no gradient and are in no checkpoint.
       start: `params` as training began, in no checkpoint; None where no regulariser asks.
       teacher: all parameters of the teacher, in no checkpoint; None where there is none.
+      strength: factor of the penalties; None where it does not adapt.
     """
 
     step: jax.Array
@@ -63,6 +64,7 @@ class State:
     frozen: Any = flax.struct.field(default_factory=dict)
     start: Any = None
     teacher: Any = None
+    strength: Any = None
 
     @property
     def whole(self) -> Any:
@@ -96,6 +98,7 @@ class Program:
         hits, and the sums of `support_metrics` where the head has no full support.
       objective: `objective(rows, key) -> Batch`, of `lm.objective`.
       loss: `loss(params, batch, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
+      cost: `cost(params, rows) -> (sum of nats, sum of weights)`, the loss without draws or habits.
       predict: `predict(params, rows) -> {"row", ...}`, of a task's rows what `Task.predict` asks
         for, whole on every device.
       likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
@@ -114,6 +117,7 @@ class Program:
     evaluate: Any
     objective: Objective
     loss: Any
+    cost: Any
     predict: Any
     likelihood: Any
     teacher: "Program | None" = None
@@ -185,6 +189,7 @@ def build_program(
             finite=jnp.array(True),
             frozen=frozen,
             start=start,
+            strength=jnp.ones(()) if regularise.adapt else None,
         )
 
     def loss(
@@ -242,7 +247,10 @@ def build_program(
         extra = {}
         if penalises(regularise):
             value_and_grad = jax.value_and_grad(penalty, argnums=1)
-            extra["train/penalty"], more = value_and_grad(regularise, state.params, state.start)
+            pull = value_and_grad(regularise, state.params, state.start)
+            if regularise.adapt:
+                pull = jax.tree.map(lambda x: x * state.strength.astype(x.dtype), pull)
+            extra["train/penalty"], more = pull
             grads = jax.tree.map(jnp.add, grads, more)
         norm = optax.tree.norm(grads)
         updates, moments = rule.update(grads, state.moments, state.params)
@@ -250,7 +258,7 @@ def build_program(
         average = optax.incremental_update(params, state.average, 1.0 - ema) if ema else None
         average = anneal(config, average, state.step + 1)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
-        new = State(state.step + 1, params, moments, average, finite)
+        new = State(state.step + 1, params, moments, average, finite, strength=state.strength)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new.saved, state.saved)
         metrics = {
             "train/loss": total / weight,
@@ -275,6 +283,11 @@ def build_program(
             "bytes": jnp.sum(rows["bytes"]),
             "words": jnp.zeros(vocab_size).at[batch.targets].add(batch.weights),
         }
+
+    def cost(params: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        batch = objective(rows, jax.random.key(0))
+        nats: Any = model.apply({"params": params}, batch, train=False, method="loss")
+        return nats, jnp.sum(batch.weights)
 
     def predict(params: Any, rows: Rows) -> dict[str, jax.Array]:
         batch = objective(rows, jax.random.key(0))
@@ -313,6 +326,7 @@ def build_program(
         evaluate=jax.jit(evaluate, out_shardings=partition.whole(mesh)),
         objective=objective,
         loss=loss,
+        cost=jax.jit(cost, out_shardings=partition.whole(mesh)),
         predict=jax.jit(predict, out_shardings=partition.whole(mesh)),
         likelihood=likelihood,
         teacher=teacher,

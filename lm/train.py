@@ -22,6 +22,7 @@ from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
+from lm.gap import follow_gap
 from lm.headline import headline
 from lm.memory import step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
@@ -267,8 +268,9 @@ class _Run:
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluates the current parameters and writes the line."""
         metrics = self.measure()
+        self.state, gap = follow_gap(self.state, self.program, self.corpus, self.config)
         if self.main:
-            self.writer.write(step, metrics)
+            self.writer.write(step, metrics | gap)
         if self.stopping and self.stopping.see(step, metrics[self.stopping.metric]):
             self.checkpoints.protect(step)
         return metrics

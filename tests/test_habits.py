@@ -14,6 +14,7 @@ from lm.build import build_model
 from lm.check import check
 from lm.errors import UserError
 from lm.objective.causal import causal
+from lm.regularise.adapt import adapted
 from lm.regularise.adversarial import Moved, drawn, freelb, smart, uphill
 from lm.regularise.distil import distilled, divergence
 from lm.regularise.passes import Pass, compared, forward, symmetric
@@ -170,7 +171,23 @@ def test_a_teacher_gets_no_gradient():
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), jax.grad(of)(params))
 
 
+def test_penalties_follow_the_gap_by_the_same_factor_up_and_down():
+    strength = 1.0
+    for gap in (0.5, 0.5, -0.1):
+        strength = adapted(strength, gap, 3.0, 0.2)
+    np.testing.assert_allclose(strength, np.exp(3 * (0.3 + 0.3 - 0.3)))
+    assert adapted(0.7, 0.2, 3.0, 0.2) == pytest.approx(0.7)
+    assert adapted(1.0, 1e6, 1.0, 0.0) == pytest.approx(100)
+    assert adapted(1.0, -1e6, 1.0, 0.0) == pytest.approx(0.01)
+
+
 MISTAKES = {
+    "multiplies penalties, and all are 0": {"regularise.adapt": 1.0},
+    "adapt = 1.0 follows evaluations": {
+        "regularise.adapt": 1.0,
+        "regularise.l2": 1.0,
+        "evaluation.every": 0,
+    },
     "rdrop = 1.0 compares two draws": {"regularise.rdrop": 1.0},
     "has none of outside its support": {"regularise.smart": 1.0, "output.head": "sparsemax"},
     "set one of them to 0": {"regularise.smart": 1.0, "regularise.freelb": 2},

@@ -16,11 +16,26 @@ WHOLE = ("classification", "regression")  # tasks with one target for a row
 
 def check_habits(config: Config) -> None:
     """Raises UserError for the first impossible setting of config.regularise."""
+    _check_adaptation(config)
     _check_passes(config)
     _check_mixup(config)
     _check_augmentation(config)
     _check_distillation(config)
     _check_pruning(config)
+
+
+def _check_adaptation(config: Config) -> None:
+    settings = config.regularise
+    if settings.adapt and not (settings.l1 or settings.l2 or settings.l2_start):
+        raise UserError(
+            f"config.regularise.adapt = {settings.adapt} multiplies penalties, and all are 0; set "
+            "l1, l2 or l2_start"
+        )
+    if settings.adapt and not config.evaluation.every:
+        raise UserError(
+            f"config.regularise.adapt = {settings.adapt} follows evaluations, of which "
+            "config.evaluation.every = 0 makes none before the end; set it"
+        )
 
 
 def _check_passes(config: Config) -> None:

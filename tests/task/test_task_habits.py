@@ -7,6 +7,7 @@ import pytest
 from lm.config import override
 from lm.errors import UserError
 from lm.metrics import read_metrics
+from lm.regularise.adapt import adapted
 from lm.restore import restore
 from lm.train import train
 
@@ -41,3 +42,16 @@ def test_all_habits_together_bring_a_teachers_student_to_its_end(task_config, tm
     assert restore(tmp_path / "student").step == 20
     with pytest.raises(UserError, match="there is no"):
         train(student, tmp_path / "late")
+
+
+@pytest.mark.slow
+def test_penalties_follow_the_gap_of_every_evaluation(task_config, tmp_path):
+    knobs = {"regularise.l2": 1e-3, "regularise.adapt": 2.0, "evaluation.every": 4}
+    train(override(task_config, knobs), tmp_path / "run")
+    records = [r for r in read_metrics(tmp_path / "run/metrics.jsonl") if "eval/gap" in r]
+    strength = 1.0
+    for record in records:
+        strength = adapted(strength, record["eval/gap"], 2.0, 0.0)
+        assert record["train/strength"] == pytest.approx(strength, rel=1e-5)
+    assert [record["step"] for record in records] == [4, 8, 12]
+    assert float(restore(tmp_path / "run").step) == 12
