@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,8 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.generate import generate, prompt_batch, prompt_ids, sample, search, stream
-from lm.generate.decode import _begin, _go_on
+from lm.generate.decode import Choice, Same, _begin, _go_on
+from lm.generate.prompts import arrange
 
 V = 256
 
@@ -221,6 +224,17 @@ def test_the_same_shapes_compile_once():
         list(generate(model, params, prompts, tokens=4, seed=seed))
         counts.append((_begin._cache_size(), _go_on._cache_size()))
     assert counts[0] == counts[1] == counts[2]
+
+
+def test_no_word_copies_or_turns_the_cache():
+    model, params = model_and_params(**{"model.layers": 1})
+    prompts = arrange(model, [np.arange(9)] * 3, None, 5, 5, False)
+    static, keys = (Same(model), Choice(temperature=0.0)), jax.random.split(jax.random.key(0), 3)
+    drawn, cache = jax.eval_shape(functools.partial(_begin, *static), params, prompts, keys)
+    sizes = {leaf.size for leaf in jax.tree.leaves(cache)}
+    lowered = _go_on.lower(*static, 4, params, cache, prompts, drawn, 9, keys)
+    moved = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", lowered.compile().as_text())
+    assert sizes.isdisjoint(math.prod(map(int, shape.split(","))) for shape in moved)
 
 
 SLOW_HEADS = [pytest.param(h, marks=pytest.mark.slow) for h in ("hierarchical", "class_factored")]
