@@ -29,7 +29,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG
 _CONFIG_FLAG = flags.FLAGS["config"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
 _ADAPTER = flags.DEFINE_bool(
-    "adapter", False, "export: what LoRA added alone, as the package peft reads it"
+    "adapter", False, "export: what was added alone, as the package peft reads it"
 )
 _TO = flags.DEFINE_string(
     "to", None, "export: a new folder for the checkpoint; eval: one for a prompt's report"
@@ -221,16 +221,17 @@ def _config():
 
 
 def _adopted():
-    """The config with the model of the checkpoint that its init_from may name."""
+    """The config with the model of the checkpoint, and the method of the adapter, that it names."""
     from lm.pretrained import adopt
+    from lm.tune import peft
 
-    config = adopt(_CONFIG.value)
+    config = peft.adopt(adopt(_CONFIG.value))
     knobs = flatten(config.to_dict())
     for key, value in _CONFIG_FLAG.override_values.items():
         if knobs[key] != value:
             raise UserError(
-                f"--config.{key}={value} contradicts the checkpoint of config.init_from, which has "
-                f"{knobs[key]}; leave it out"
+                f"--config.{key}={value} contradicts the checkpoint that config starts from, which "
+                f"has {knobs[key]}; leave it out"
             )
     return config
 

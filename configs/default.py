@@ -87,6 +87,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     task.stride = 64
     # instruction: how a conversation is written out, "plain" or "chatml".
     task.template = "plain"
+    # seq2seq: tokens that an evaluation writes at most in answer to each held-out example, to be
+    # measured by BLEU, chrF and ROUGE; it takes as many passes. 0: it writes nothing.
+    task.answer_tokens = 0
     # classification: batches have as many rows of every class.
     task.balanced = False
     # What tables rank by and early stopping watches. "": the task's first metric.
@@ -291,6 +294,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # What training changes: "full" (all parameters), or names of lm.tune.METHODS joined by "+",
     # such as "lora+head". All but "full" need init_from, and save only what they train.
     tune.method = "full"
+    # Start from the adapter in this folder, as the package peft writes them, on the base that
+    # init_from names; it also sets method (others may be named beside it) and options. "": none.
+    tune.adapter_from = ""
     # Options of methods. None: the method's own default. Setting one that no chosen method has is
     # an error.
     tune.top = placeholder(int)  # layers: how many of the last blocks; None is 1

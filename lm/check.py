@@ -80,6 +80,7 @@ _RANGES = {
     "output.samples": (1, math.inf),
     "output.every": (1, math.inf),
     "output.double_every": (0, math.inf),
+    "task.answer_tokens": (0, math.inf),
     "tune.top": (1, math.inf),
     "tune.rank": (1, math.inf),
     "tune.bottleneck": (1, math.inf),

@@ -19,7 +19,7 @@ from lm.output.head import Head
 from lm.output.sampled import DISTRIBUTIONS
 from lm.regularise.check import check_habits
 from lm.softmax import WEIGHTINGS
-from lm.tune import METHODS, method_names
+from lm.tune import FIXED, METHODS, method_names
 from lm.tune.adapter import PLACEMENTS
 from lm.tune.prompt import Prompt
 
@@ -199,7 +199,7 @@ def _check_tune(config: Config) -> None:
             "already; name ia3 before dora"
         )
     own = {option for name in names for option in METHODS[name].options}
-    _belong(chosen_options(config.tune, ("method",)), own, "tune", f"method {method}")
+    _belong(chosen_options(config.tune, FIXED), own, "tune", f"method {method}")
     if config.tune.placement is not None:
         one_of("tune.placement", config.tune.placement, PLACEMENTS)
     if config.tune.top is not None and config.tune.top > config.model.layers:

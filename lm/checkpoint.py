@@ -2,13 +2,8 @@
 mesh, and the order of starting points: resume, init_from, scratch.
 """
 
-import contextlib
 import dataclasses
 import json
-import logging
-import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,9 +16,11 @@ from lm.config import Config
 from lm.errors import UserError
 from lm.fingerprint import fingerprint
 from lm.pretrained import is_checkpoint, open_checkpoint
+from lm.quiet import cause, quiet
 from lm.step import Program, State
 from lm.tune import split
 from lm.tune.choice import HEADS
+from lm.tune.peft import additions
 
 # In a workdir: the run whose parameters it began with, and their hash.
 BASE = "base.json"
@@ -91,11 +88,11 @@ class Checkpoints:
         if step is None:
             raise UserError(f"{self.folder} holds no checkpoint; train the run first")
         try:
-            with _quiet():
+            with quiet():
                 return self._checkpointer.load(step, abstract)
         except Exception as error:
             raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be read ({_cause(error)}); it is "
+                f"checkpoint {self.folder / str(step)} cannot be read ({cause(error)}); it is "
                 "damaged or of another model: move that folder away to go on from the one before"
             ) from None
 
@@ -263,6 +260,21 @@ def _told(fresh: Mapping[str, Any]) -> str:
 def _base_params(
     program: Program, config: Config, outgoing: Mapping[str, jax.Array] | None = None
 ) -> tuple[dict[str, jax.Array], str]:
+    """What `init_from` names, and what the adapter of `tune.adapter_from` adds; see `_base`."""
+    base, origin = _base(program, config, outgoing)
+    if not config.tune.adapter_from:
+        return base, origin
+    leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
+    shardings = {_path(path): (jax.tree_util.keystr(path), leaf.sharding) for path, leaf in leaves}
+    for path, value in additions(config).items():
+        name, sharding = shardings[path]
+        base[name] = jax.device_put(value, sharding)
+    return base, f"{origin} with {config.tune.adapter_from}"
+
+
+def _base(
+    program: Program, config: Config, outgoing: Mapping[str, jax.Array] | None = None
+) -> tuple[dict[str, jax.Array], str]:
     """What `init_from` names, a run or a checkpoint of transformers: its parameters by key path,
     and what it is.
 
@@ -320,28 +332,3 @@ def _saved_params(donor: Checkpoints, sharding: Any) -> dict[str, Any]:
     raw = donor.load(donor.abstract(sharding))
     params = raw["params"] if raw.get("average") is None else raw["average"]
     return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = " ".join(str(error).split())
-    return line if len(line) <= 160 else line[:157] + "..."
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Keeps stderr clean while a load fails: TensorStore's threads print tracebacks to it."""
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as sink:
-        os.dup2(sink.fileno(), 2)
-    try:
-        yield
-    except Exception:
-        time.sleep(0.5)  # Stragglers print when the event loop is gone.
-        raise
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

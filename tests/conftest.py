@@ -64,14 +64,9 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def small_config(corpus_folder, cache):
-    """A run of 12 steps that takes seconds."""
-    return small(corpus_folder, cache)
-
-
-def small(corpus_folder, cache):
-    """The config of `small_config`, for fixtures that several tests share."""
+@pytest.fixture(scope="session")
+def base_config(corpus_folder, cache):
+    """A run of 12 steps that takes seconds, to be copied."""
     config = default.get_config()
     config.cache = str(cache)
     config.steps = 12
@@ -86,6 +81,12 @@ def small(corpus_folder, cache):
     config.log.update(every=1, tensorboard=False)
     config.mesh.update(data=1)
     return config
+
+
+@pytest.fixture
+def small_config(base_config):
+    """A run of 12 steps that takes seconds."""
+    return base_config.copy_and_resolve_references()
 
 
 @pytest.fixture(scope="session")

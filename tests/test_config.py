@@ -104,6 +104,7 @@ IMPOSSIBLE = [
     ({"task.name": "clasification"}, "did you mean classification"),
     ({"task.name": "tagging"}, "labels, which are no words; use config.output.tied=False"),
     ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
+    ({"task.name": "instruction", "task.answer_tokens": 9}, "task instruction does not"),
     ({"task.name": "instruction", "task.balanced": True}, "which task instruction has none of"),
     (
         {"task.name": "instruction", "model.architecture": "encoder"},

@@ -9,17 +9,18 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import small
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from lm.checkpoint import Checkpoints, starting_state
 from lm.config import override
 from lm.errors import UserError
-from lm.pretrained import FAMILIES
 from lm.restore import restore
+from lm.step import build_program
 from lm.train import train
 from lm.tune import count
-from lm.tune.peft import load
+from lm.tune.merge import merge
+from lm.tune.peft import adopt
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {
@@ -30,15 +31,14 @@ SIZES = {
     "evaluation.every": 0,
     "evaluation.rows": 8,
     "checkpoint.every": 2,
-    "mesh.data": 1,
 }
 
 
 @pytest.fixture(scope="module")
-def tuned(corpus_folder, cache, tmp_path_factory):
+def tuned(base_config, tmp_path_factory):
     """The config, the folder and the result of a LoRA, whose base is beside it."""
     folder = epath.Path(tmp_path_factory.mktemp("tuned"))
-    config = override(small(corpus_folder, cache), SIZES)
+    config = override(base_config, SIZES)
     train(config, folder / "base")
     config = override(config, {"init_from": str(folder / "base"), "tune.method": "lora"})
     return config, folder / "lora", train(config, folder / "lora")
@@ -67,7 +67,7 @@ def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
     assert 0 < result["memory"] < whole["memory"]
 
 
-def test_a_command_writes_the_adapter_for_peft(tuned, tmp_path):
+def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned, tmp_path):
     config, workdir, _ = tuned
     command = ["run.py", "export", "--adapter", f"--workdir={workdir}", f"--to={tmp_path / 'out'}"]
     finished = subprocess.run(
@@ -76,15 +76,19 @@ def test_a_command_writes_the_adapter_for_peft(tuned, tmp_path):
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "an adapter for peft" in finished.stdout
-    _, added = load(tmp_path / "out", config, FAMILIES["gpt2"])
-    found = restore(workdir).params["stack"]["layer_0"]["attention"]
-    read = added["stack"]["layer_0"]["attention"]
-    for name in config.tune.targets or ("query", "value"):
-        update, expected = (
-            tree[name]["lora"]["a_kernel"] @ tree[name]["lora"]["b_kernel"]
-            for tree in (read, found)
+    whole = override(config, {"tune.method": "full", "tune.adapter_from": str(tmp_path / "out")})
+    started = adopt(whole)
+    assert started.tune.method == "lora"
+    # Of the joint matrix of GPT-2, keys are a part too, with an update of zero.
+    assert list(started.tune.targets) == ["attention/key", "attention/query", "attention/value"]
+    program = build_program(started, 256)
+    with jax.set_mesh(program.mesh):
+        state, origin = starting_state(
+            program, Checkpoints(tmp_path / "new"), started, jax.random.key(0)
         )
-        np.testing.assert_allclose(update, expected, atol=1e-6)
+    assert "at step 4 with" in origin
+    merged, expected = merge(started, state.whole), merge(config, restore(workdir).params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, expected)
 
 
 def test_a_fresh_parameter_that_is_not_trained_is_refused(tuned, tmp_path):

@@ -36,11 +36,23 @@ def adopt(config: Config) -> Config:
     return open_checkpoint(config.init_from).adopt(config)
 
 
+def family_of(config: Config) -> Family:
+    """The family of the checkpoint that a config starts from, else the first that its model fits.
+
+    Raises:
+      UserError: where transformers has no such model.
+    """
+    if is_checkpoint(config.init_from):
+        return open_checkpoint(config.init_from).family
+    return fitting_family(config, FAMILIES, None)
+
+
 __all__ = [
     "FAMILIES",
     "Checkpoint",
     "adopt",
     "export",
+    "family_of",
     "fitting_family",
     "is_checkpoint",
     "open_checkpoint",

@@ -25,6 +25,11 @@ def check_task(config: Config) -> None:
     one_of("task.metric", task.main, task.measures)
     if config.task.stride < 0:
         raise UserError(f"config.task.stride = {config.task.stride}: must be at least 0")
+    if config.task.answer_tokens and config.task.name != "seq2seq":
+        raise UserError(
+            f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "
+            "not; leave it out"
+        )
     if config.task.balanced and config.task.name != "classification":
         raise UserError(
             f"config.task.balanced evens out classes, which task {config.task.name} has none of"

@@ -14,6 +14,7 @@ from lm.data import eval_batches
 from lm.step import Program
 from lm.task.prepare import TaskData
 from lm.task.task import Outputs
+from lm.task.written import written
 
 Predictions = Sequence[dict[str, Any]]
 
@@ -37,10 +38,15 @@ def predictions(program: Program, params: Any, data: TaskData, config: Config) -
         found = jax.tree.map(np.asarray, found)
         for place in np.flatnonzero(found["row"]):
             outputs[int(found["row"][place]) - 1] = {k: v[place] for k, v in found.items()}
+    answers: list[Any] = [{}] * len(examples)
+    if data.task.answer_tokens:
+        texts = written(program, params, data, config, examples)
+        answers = [{"predicted": text} for text in texts]
     return [
         {"place": example["place"], "text": data.task.shown(example)}
         | data.task.predict(example, [outputs[row] for row in range(*example["rows"])], data.labels)
-        for example in examples
+        | answer
+        for example, answer in zip(examples, answers, strict=True)
     ]
 
 

@@ -90,7 +90,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         **{name: to_dict(config.task)[name] for name in ("name", "format", "columns")},
         "held_out": config.task.validation,
         "memory": config.model.architecture == "encoder_decoder",
-        "options": dataclasses.asdict(dataclasses.replace(task, metric="")),
+        "options": dataclasses.asdict(dataclasses.replace(task, metric="", answer_tokens=0)),
     }
     source, held_out, tokenizer = wanted["source"], wanted["held_out"], wanted["tokenizer"]
     check_tokenizer(tokenizer, wanted["vocab_size"])

@@ -34,6 +34,7 @@ class Task:
       separator: what stood between the words of a list of words.
       stride: tokens by which windows over a long text overlap.
       template: how a conversation is written out: a name of `lm.task.write.TEMPLATES`.
+      answer_tokens: of what an evaluation writes; 0: it writes nothing.
       metric: what tables rank by and early stopping watches, of `measures`; "": the first.
 
     Facts:
@@ -53,6 +54,7 @@ class Task:
     separator: str
     stride: int
     template: str
+    answer_tokens: int
     metric: str
 
     measures: ClassVar[Mapping[str, Measure]]

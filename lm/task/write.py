@@ -11,8 +11,19 @@ from lm.data import Encoded
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
+from lm.task.overlap import OVERLAP, overlaps
 from lm.task.read import Record
-from lm.task.task import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
+from lm.task.task import (
+    Example,
+    Labels,
+    Measure,
+    Numbers,
+    Outputs,
+    Prediction,
+    Predictions,
+    Task,
+    Texts,
+)
 
 TEMPLATES = {  # what opens a message of a role, and what closes it
     "plain": ("### {role}:\n", "\n\n"),
@@ -104,15 +115,12 @@ class Seq2Seq(Writing):
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """One row; a source that is too long loses its end."""
         source, target = (each.ids for each in encoded)
-        end = [layout.end]
-        answer = np.concatenate([target, end])
-        if not layout.memory:
-            room = max(layout.length - len(answer) - 1, layout.length // 2)
-            given = np.concatenate([end, source[:room], end])
-            counts = np.append(np.zeros(len(given)), np.ones(len(answer)))
-            return [self.decoded(np.concatenate([given, answer]), counts, layout)]
-        row = self.decoded(np.concatenate([end, answer]), np.ones(len(answer) + 1), layout)
-        memory = np.concatenate([end, source])[: layout.length]
+        answer = np.append(target, layout.end)
+        given, memory = self.asked(source, len(answer), layout)
+        counts = np.append(np.zeros(len(given)), np.ones(len(answer)))
+        row = self.decoded(np.concatenate([given, answer]), counts, layout)
+        if memory is None:
+            return [row]
         return [
             row
             | {
@@ -120,6 +128,34 @@ class Seq2Seq(Writing):
                 "memory_segments": layout.padded(np.ones(len(memory), int), 0),
             }
         ]
+
+    def asked(self, source: Any, answer: int, layout: Layout) -> tuple[np.ndarray, Any]:
+        """What stands before an answer of so many tokens, and what the encoder reads (None: there
+        is none).
+        """
+        end = [layout.end]
+        if layout.memory:
+            return np.array(end), np.concatenate([end, source])[: layout.length]
+        room = max(layout.length - answer - 1, layout.length // 2)
+        return np.concatenate([end, source[:room], end]), None
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """Also of what an evaluation writes, where it does."""
+        return metrics.WRITING | (OVERLAP if self.answer_tokens else {})
+
+    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+        """Nats, hits and tokens of each answer, [N, 3], and with what was written [N, 34]."""
+        foreseen = super().evidence(predictions, labels)
+        if not self.answer_tokens:
+            return foreseen
+        said, true = ([p[name] for p in predictions] for name in ("predicted", "label"))
+        return np.concatenate([foreseen, overlaps(said, true)], axis=1)
+
+    def told(self, prediction: Prediction) -> str:
+        """Also what was written, where something was."""
+        said = f"wrote {prediction['predicted']!r:.80}; " if self.answer_tokens else ""
+        return said + super().told(prediction)
 
     def abstract(self, layout: Layout) -> Row:
         """See `Task`."""

@@ -37,6 +37,9 @@ METHODS: dict[str, Method] = {
 }
 
 
+FIXED = ("method", "adapter_from")  # knobs of config.tune that are no method's options
+
+
 @dataclasses.dataclass(frozen=True)
 class Tuning:
     """The methods of a config.
@@ -73,7 +76,7 @@ class Tuning:
 def tuning(config: Config) -> Tuning:
     """The methods that a config names, built with its options."""
     names = method_names(config)
-    chosen, additions = chosen_options(config.tune, ("method",)), []
+    chosen, additions = chosen_options(config.tune, FIXED), []
     for method in (METHODS[name] for name in names):
         if method.adds is not None:
             own = {field.name for field in dataclasses.fields(method.adds)} & set(chosen)
@@ -91,4 +94,14 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-__all__ = ["METHODS", "Method", "Tuning", "count", "join", "method_names", "split", "tuning"]
+__all__ = [
+    "FIXED",
+    "METHODS",
+    "Method",
+    "Tuning",
+    "count",
+    "join",
+    "method_names",
+    "split",
+    "tuning",
+]

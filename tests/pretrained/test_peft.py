@@ -32,11 +32,16 @@ OURS = ("query", "value", "in")
 
 def tuned(folder, method, **settings):
     """Our model of a folder with additions that matter, and its parameters."""
-    tune = {"tune.method": method, "tune.rank": 4, "tune.alpha": 6.0, "tune.targets": OURS}
-    base = load(folder, **tune, **settings)
+    tune = {"tune.virtual_tokens": 3} if method in ("prompt", "prefix") else {}
+    if "lora" in method:
+        tune = {"tune.rank": 4, "tune.alpha": 6.0, "tune.targets": OURS}
+    base = load(folder, **{"tune.method": method}, **tune, **settings)
     keys = iter(jax.random.split(jax.random.key(7), 99))
+    added = ("lora", "ia3", "prompt", "prefix_key", "prefix_value")
     flat = {
-        path: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape) if "lora" in path else leaf
+        path: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape)
+        if path[-2:-1] and path[-2] in added
+        else leaf
         for path, leaf in flatten_dict(base.params).items()
     }
     base.params = unflatten_dict(flat)
@@ -44,9 +49,12 @@ def tuned(folder, method, **settings):
 
 
 def logits_of(model, inputs):
+    ids = torch.as_tensor(np.asarray(inputs, np.int64))
+    both = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
-        out = model(input_ids=torch.as_tensor(np.asarray(inputs, np.int64)))
-    return torch.log_softmax(out.logits, -1).numpy()
+        out = model(input_ids=ids, **both)
+    # Learned words stand before the text.
+    return torch.log_softmax(out.logits, -1).numpy()[:, -inputs.shape[1] :]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,84 @@ def _ours(gradient, key, name):
     kind = "a_kernel" if "lora_A" in key else "b_kernel"
     found = [gradient[("stack", layer, *p.split("/"), "lora", kind)] for p in place]
     return sum(found) if kind == "a_kernel" else np.concatenate(found, axis=1)
+
+
+ADAPTERS = [
+    ("llama", "ia3"),
+    ("gpt2", "prompt"),
+    ("llama", "prefix"),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (("gpt2", "ia3"), ("t5", "ia3"), ("bert", "ia3"), ("qwen2", "prompt"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "method"), ADAPTERS)
+def test_scales_words_and_prefixes_travel_to_peft_and_back(name, method, tmp_path):
+    folder, model = save(name, tmp_path / "base")
+    ours = tuned(folder, method)
+    save_adapter(tmp_path / "adapter", ours.config, ours.params, FAMILIES[name])
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    inputs, both = tokens(), name == "t5"
+    actual = ours.apply(batch_of(inputs, memory=both), "log_probs")
+    np.testing.assert_allclose(actual, logits_of(theirs, inputs), **CLOSE)
+    config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
+    assert config.tune.method == method
+    trained, _ = split(ours.params, tuning(ours.config).kept)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), added, trained)
+
+
+SCALES = {"gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]), "t5": (["k", "v", "wo"], ["wo"])}
+WRITTEN = {
+    ("gpt2", "ia3"): lambda: peft.IA3Config(
+        target_modules=SCALES["gpt2"][0],
+        feedforward_modules=SCALES["gpt2"][1],
+        init_ia3_weights=False,
+    ),
+    ("gpt2", "prompt"): lambda: peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=3
+    ),
+    ("llama", "prefix"): lambda: peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=3
+    ),
+    ("t5", "ia3"): lambda: peft.IA3Config(
+        target_modules=SCALES["t5"][0], feedforward_modules=SCALES["t5"][1], init_ia3_weights=False
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [case if case[0] != "t5" else pytest.param(*case, marks=pytest.mark.slow) for case in WRITTEN],
+)
+def test_scales_words_and_prefixes_of_peft_compute_the_same_here(name, method, tmp_path):
+    folder, model = save(name, tmp_path / "base")
+    torch.manual_seed(1)
+    wrapped = peft.get_peft_model(model, WRITTEN[name, method]()).eval()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    base = load(folder)
+    config, added = load_adapter(tmp_path / "adapter", base.config, FAMILIES[name])
+    assert config.tune.method == method
+    model, params = build_model(config, V), join(added, base.params)
+    inputs = tokens()
+    batch = batch_of(inputs, memory=name == "t5")
+    actual = model.apply({"params": params}, batch, method="log_probs")
+    np.testing.assert_allclose(actual, logits_of(wrapped, inputs), **CLOSE)
+
+
+DIFFERENT = {
+    ("gpt2", "prefix"): "only decoders with rotary positions exchange prefixes",
+    ("t5", "prompt"): "only decoders exchange prompts",
+}
+
+
+@pytest.mark.parametrize(("name", "method"), DIFFERENT)
+def test_what_peft_places_differently_is_refused(name, method, tmp_path):
+    base = load(save(name, tmp_path / "base")[0])
+    base.config.tune.method = method
+    with pytest.raises(UserError, match=DIFFERENT[name, method]):
+        save_adapter(tmp_path / "adapter", base.config, base.params, FAMILIES[name])
 
 
 def test_what_peft_has_and_we_have_not_is_refused(tmp_path):

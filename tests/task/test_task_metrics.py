@@ -4,11 +4,14 @@ import random
 
 import numpy as np
 import pytest
+import sacrebleu
 import seqeval.metrics
 import sklearn.metrics
+from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 
 from lm.task import metrics
+from lm.task.overlap import OVERLAP, overlaps
 
 # Right, said and true entities of these columns, by hand, by the rules of conlleval, the scorer of
 # CoNLL-2000 (Tjong Kim Sang and Buchholz 2000): entities may begin with I-, B- closes another.
@@ -46,6 +49,51 @@ def test_entity_scores_equal_seqevals(marks):
         "word_accuracy": seqeval.metrics.accuracy_score(truth, said),
     }
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("marks", ["BI", "BIES"])
+def test_entities_are_those_of_conlleval_itself(marks):
+    conlleval = pytest.importorskip("conlleval")
+    draw = random.Random(2)
+    tags = ["O", *(f"{mark}-{kind}" for mark in marks for kind in ("PER", "LOC"))]
+    truth = [[draw.choice(tags) for _ in range(draw.randint(1, 9))] for _ in range(80)]
+    said = [[t if draw.random() < 0.6 else draw.choice(tags) for t in row] for row in truth]
+    lines = [
+        line
+        for sentence in zip(truth, said, strict=True)
+        for line in (*(f"w {true} {ours}" for true, ours in zip(*sentence, strict=True)), "")
+    ]
+    theirs = conlleval.evaluate(lines)["overall"]["chunks"]
+    found = np.sum([metrics.entity_counts(a, b) for a, b in zip(truth, said, strict=True)], axis=0)
+    assert found[:3].tolist() == [theirs["stats"][name] for name in ("correct", "pred", "gold")]
+    evals = {"f1": "entity_f1", "prec": "entity_precision", "rec": "entity_recall"}
+    for name, ours in evals.items():
+        assert metrics.TAGGING[ours](found[None], 0) == pytest.approx(theirs["evals"][name])
+
+
+def test_what_is_written_scores_as_in_sacrebleu_and_rouge_score():
+    draw = random.Random(3)
+    words = ["the", "cat", "sat", "on", "a", "mat", "dogs", "ran", "far", "away."]
+    true = [" ".join(draw.choices(words, k=draw.randint(4, 12))) for _ in range(40)]
+    said = [
+        " ".join(w if draw.random() < 0.8 else draw.choice(words) for w in text.split())
+        for text in true
+    ]
+    said[3] = ""
+    evidence = np.concatenate([np.zeros((40, 3)), overlaps(said, true)], axis=1)
+    # All, and texts drawn with replacement, as an interval draws them.
+    for chosen in (range(40), draw.choices(range(40), k=40)):
+        ours, theirs = [said[i] for i in chosen], [true[i] for i in chosen]
+        scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+        rouge = [scorer.score(t, s) for s, t in zip(ours, theirs, strict=True)]
+        expected = {
+            "bleu": sacrebleu.corpus_bleu(ours, [theirs]).score,
+            "chrf": sacrebleu.corpus_chrf(ours, [theirs]).score,
+        } | {name: np.mean([each[name].fmeasure for each in rouge]) for name in rouge[0]}
+        found = {name: measure(evidence[list(chosen)], 0) for name, measure in OVERLAP.items()}
+        assert found == pytest.approx(expected, abs=1e-9)
+    low, high = metrics.interval(OVERLAP["bleu"], evidence, 0)
+    assert low < OVERLAP["bleu"](evidence, 0) < high
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -47,8 +47,9 @@ TASKS = {
     ),
     "seq2seq": (
         {"data.source": "rows.jsonl", "task.text": ("context",), "task.label": "target",
-         "model.architecture": "encoder_decoder", "output.tied": True},
-        {},
+         "model.architecture": "encoder_decoder", "output.tied": True, "task.answer_tokens": 5,
+         "task.metric": "chrf"},
+        {"eval/chrf": 1.0, "eval/rouge1": 0.0},
     ),
     "instruction": (
         {"data.source": "rows.jsonl", "task.text": ("messages",), "data.length": 64,

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import Config
 from lm.errors import UserError
+from lm.pretrained import family_of
 from lm.pretrained.family import Family
-from lm.tune.peft import lora
+from lm.tune.peft import ia3, lora, virtual
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -39,6 +40,13 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "LORA": Format(("lora", "rslora"), lora.write, lora.read, lora.DEMANDS),
+    "IA3": Format(("ia3",), ia3.write, ia3.read, ia3.DEMANDS),
+    "PROMPT_TUNING": Format(
+        ("prompt",), virtual.write_prompt, virtual.read_prompt, virtual.DEMANDS
+    ),
+    "PREFIX_TUNING": Format(
+        ("prefix",), virtual.write_prefix, virtual.read_prefix, virtual.DEMANDS
+    ),
 }
 
 
@@ -112,7 +120,32 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
     try:
         settings, flat = form.read(theirs, load_file(folder / TENSORS), config, family)
     except UserError as error:
-        raise UserError(f"{folder} {error}") from None
+        raise UserError(f"{folder}: {error}") from None
     config = config.copy_and_resolve_references()
+    method = config.tune.method
+    if settings["method"] in method.split("+"):
+        settings["method"] = method
+    elif method != "full":
+        raise UserError(
+            f"{folder} is of method {settings['method']}, which config.tune.method = {method!r} "
+            "does not name; add it"
+        )
     config.tune.update(settings)
     return config, unflatten_dict(flat)
+
+
+def adopt(config: Config) -> Config:
+    """A config whose tune.adapter_from names a folder, with the method and options of the adapter
+    there; any other as it is. Methods that are set besides stay.
+    """
+    return _adapter(config)[0] if config.tune.adapter_from else config
+
+
+def additions(config: Config) -> dict[str, Any]:
+    """The additions in the folder that an adopted config's tune.adapter_from names, by path."""
+    return flatten_dict(_adapter(config)[1], sep="/")
+
+
+def _adapter(config: Config) -> tuple[Config, Any]:
+    folder = pathlib.Path(config.tune.adapter_from).expanduser()
+    return load(folder, config, family_of(config))

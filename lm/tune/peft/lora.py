@@ -93,11 +93,11 @@ def read(
     others -= modules(family, known)
     if others or len(ranks) != 1 or not math.isclose(min(scales), max(scales)):
         lacking = sorted(others)[0] if others else f"ranks {sorted(ranks)}, scales {sorted(scales)}"
-        raise UserError(f"has {lacking}, which this {family.model_type} cannot hold")
+        raise UserError(f"it has {lacking}, which this {family.model_type} cannot hold")
     (rank,), scale = ranks, min(scales)
     targets = collections.Counter("/".join(path[-4:-2]) for path in flat if path[-1] == "a_kernel")
     if len(set(targets.values())) > 1:
-        raise UserError("has its matrices in some layers only; here all layers have them")
+        raise UserError("it has matrices in some layers only; here all layers have them")
     return {
         "method": "rslora" if theirs.get("use_rslora") else "lora",
         "rank": rank,

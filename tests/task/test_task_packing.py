@@ -1,0 +1,84 @@
+"""Conversations that share a row teach what they teach alone: their answers, each from its own
+beginning.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from lm.build import build_model
+from lm.data import ByteTokenizer
+from lm.task import build_task
+from lm.task.encode import Layout, pack
+from lm.task.objective import Labelled
+
+SAID = [
+    [("user", "two?"), ("assistant", "2")],
+    [
+        ("system", "be brief"),
+        ("user", "hi"),
+        ("assistant", "ho"),
+        ("user", "?"),
+        ("assistant", "!"),
+    ],
+    [("user", "no"), ("assistant", "yes")],
+]
+L = 200
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The config, the task's objective, each conversation's row, and the row of all of them."""
+    config = default.get_config()
+    config.task.update(name="instruction", text=("messages",))
+    config.data.length = L
+    config.model.update(layers=1, features=16, heads=2, max_length=L)
+    task, tokenizer = build_task(config), ByteTokenizer()
+    layout = Layout(length=L, start=tokenizer.start, end=tokenizer.end)
+    alone = []
+    for said in SAID:
+        messages = [{"role": role, "content": content} for role, content in said]
+        example = {"place": "here", "messages": messages}
+        alone += task.rows(example, tokenizer.encode_batch(task.texts(example)), layout, {})
+    (packed,) = pack(alone, layout)
+    return config, Labelled(tokenizer, L, task, layout), alone, packed
+
+
+def stacked(rows):
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_the_loss_counts_what_the_assistant_says_and_the_token_that_ends_it(rows):
+    _, _, _, packed = rows
+    tokenizer = ByteTokenizer()
+    targets = packed["tokens"][1:][packed["weights"] > 0]
+    parts = np.split(targets, np.flatnonzero(targets == tokenizer.end) + 1)
+    assert [tokenizer.decode(part[:-1]) for part in parts[:-1]] == ["2", "ho", "!", "yes"]
+    assert len(parts[-1]) == 0
+
+
+def test_a_packed_row_has_the_loss_and_the_gradient_of_its_conversations_alone(rows):
+    config, objective, alone, packed = rows
+    model, key = build_model(config, 257), jax.random.key(0)
+    together, apart = (objective(stacked(each), key) for each in ([packed], alone))
+    params = model.init(key, together, method="loss")["params"]
+    params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(key, p.shape), params)
+
+    @jax.jit
+    def nats(params, batch):
+        each = model.apply({"params": params}, batch, method="negative_log_likelihood")
+        return (each * batch.weights).sum(), each
+
+    (total, each), gradient = jax.value_and_grad(nats, has_aux=True)(params, together)
+    (expected, one), wanted = jax.value_and_grad(nats, has_aux=True)(params, apart)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, wanted)
+    for number, row in enumerate(alone, start=1):
+        inside = packed["segments"] == number
+        size = int(row["segments"].sum())
+        # Whatever stands beside it, a conversation is read as if it were alone.
+        counted = row["weights"][:size] > 0
+        np.testing.assert_allclose(
+            each[0][inside][counted], one[number - 1][:size][counted], atol=1e-4
+        )
