@@ -21,6 +21,7 @@ SHIPPED = {
     "pairs": ["tiny", "base"],
     "finetune": ["tweets", "reviews", "tweets_ner", "japanese_ner", "mrpc", "squad", "tiny"],
     "finetune_table": ["tweets"],
+    "finetune_grid": ["tweets"],
     "prompt": ["tiny", "masked", "sst2", "rte"],
 }
 
