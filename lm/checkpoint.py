@@ -17,7 +17,8 @@ from lm.errors import UserError
 from lm.fingerprint import fingerprint
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.quiet import cause, quiet
-from lm.step import Program, State
+from lm.state import State
+from lm.step import Program
 from lm.tune import split
 from lm.tune.choice import HEADS
 from lm.tune.peft import additions

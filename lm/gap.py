@@ -11,7 +11,8 @@ from lm import partition
 from lm.config import Config
 from lm.data import Corpus, eval_batches
 from lm.regularise.adapt import adapted
-from lm.step import Program, State
+from lm.state import State
+from lm.step import Program
 from lm.task.prepare import TaskData
 
 

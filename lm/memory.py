@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 
-from lm.step import Program, State
+from lm.state import State
+from lm.step import Program
 
 
 def step_memory(program: Program, state: State, rows: Any, key: jax.Array) -> int | None:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.step import Program, Rows, objective_key
+from lm.measure import Rows
+from lm.step import Program, objective_key
 
 
 def first_nonfinite(program: Program, params: Any, rows: Rows, key: jax.Array) -> str:

@@ -1,10 +1,8 @@
-"""What is one update? The training state, how it begins, and the jitted, donated step."""
+"""What is one update? How the state begins, and the jitted, donated step."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,70 +14,25 @@ from lm.build import build_model
 from lm.config import Config, attention_groups
 from lm.data import ByteTokenizer, Tokenizer
 from lm.errors import UserError
+from lm.gradient import gradients
+from lm.measure import Measures, Rows
 from lm.model import Batch, Transformer
 from lm.objective import Objective, build_objective
 from lm.optimizer import optimizer, schedule
 from lm.prune import pruned_share
 from lm.regularise import (
     augmentation,
-    forward,
-    freelb,
     habitual,
-    mixout,
     needs_start,
     penalises,
     penalty,
 )
 from lm.regularise.teacher import teacher_config
+from lm.state import State
 from lm.task import build_task
 from lm.task.encode import Layout
 from lm.task.objective import Labelled
-from lm.tune import Tuning, join, split, tuning
-
-Rows = Mapping[str, jax.Array]
-
-
-@flax.struct.dataclass
-class State:
-    """Everything that training changes, and what it leaves alone.
-
-    Attributes:
-      step: updates made.
-      params: the parameters that are trained.
-      moments: the optimizer's state, of these alone.
-      average: their moving average; None without `optimizer.ema`.
-      finite: False once a loss or a gradient was not finite; from then on the state stays as it
-        was before that step.
-      frozen: the other parameters, which have no gradient and are in no checkpoint.
-      start: `params` as training began, in no checkpoint; None where no regulariser asks.
-      teacher: all parameters of the teacher, in no checkpoint; None where there is none.
-      strength: factor of the penalties; None where it does not adapt.
-    """
-
-    step: jax.Array
-    params: Any
-    moments: Any
-    average: Any
-    finite: jax.Array
-    frozen: Any = flax.struct.field(default_factory=dict)
-    start: Any = None
-    teacher: Any = None
-    strength: Any = None
-
-    @property
-    def whole(self) -> Any:
-        """All parameters of the model as training has them."""
-        return join(self.params, self.frozen)
-
-    @property
-    def evaluated(self) -> Any:
-        """The parameters that evaluation and generation use, all of the model."""
-        return join(self.params if self.average is None else self.average, self.frozen)
-
-    @property
-    def saved(self) -> Any:
-        """What a checkpoint holds."""
-        return dataclasses.replace(self, frozen=None, start=None, teacher=None)
+from lm.tune import Tuning, split, tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +125,8 @@ def build_program(
     theirs, teacher = teacher_config(config), None
     if theirs is not None:
         teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
+    learn = gradients(config, model, None if teacher is None else teacher.model)
+    measures = Measures(model, objective, tuple(attention_groups(config)), vocab_size)
 
     def init(key: jax.Array) -> State:
         rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
@@ -192,56 +147,10 @@ def build_program(
             strength=jnp.ones(()) if regularise.adapt else None,
         )
 
-    def loss(
-        params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        return passed(params, batch, key, step).nats, jnp.sum(batch.weights)
-
-    def gradients(state: State, batch: Batch, key: jax.Array):
-        """Sums over the tokens of all parts: loss, weights and gradient, so parts do not matter."""
-        params, step = state.params, state.step
-
-        def value_and_grad(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
-            said = None
-            if teacher is not None:
-                said = forward(teacher.model, train=False)(state.teacher, batch, key)
-            passed = habitual(regularise, model, said)
-
-            def of_trained(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
-                if regularise.mixout:
-                    mixing = jax.random.fold_in(key, 2)
-                    params = mixout(regularise.mixout, params, state.start, mixing)
-                found = passed(join(params, state.frozen), batch, key, step)
-                return found.nats, jnp.sum(batch.weights)
-
-            learn = jax.value_and_grad(of_trained, has_aux=True)
-            if regularise.freelb:
-                learn = freelb(of_trained, model, regularise.freelb, regularise.radius)
-            return learn(params, batch, key, step)
-
-        if config.accumulation == 1:
-            return value_and_grad(params, batch, key, step)
-        # Part j holds rows j, j + parts, ...: every device has its share of every part.
-        parts = jax.tree.map(
-            lambda x: x.reshape(-1, config.accumulation, *x.shape[1:]).swapaxes(0, 1), batch
-        )
-
-        def add(total, part):
-            index, batch = part
-            new = value_and_grad(params, batch, jax.random.fold_in(key, index), step)
-            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
-
-        zeros = jax.tree.map(
-            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, "float32")), params
-        )
-        start = ((jnp.zeros(()), jnp.zeros(())), zeros)
-        total, _ = jax.lax.scan(add, start, (jnp.arange(config.accumulation), parts))
-        return total
-
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         batch = augment(objective(rows, objective_key(key)), jax.random.fold_in(key, 7))
-        (total, weight), grads = gradients(state, batch, key)
+        (total, weight), grads = learn(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
         extra = {}
@@ -272,35 +181,10 @@ def build_program(
         kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher")}
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
-    def evaluate(params: Any, rows: Rows) -> dict[str, jax.Array]:
-        batch = objective(rows, jax.random.key(0))
-        # Without a key: random softmaxes and heads are what their draws stand for.
-        measures: Any = model.apply(
-            {"params": params}, batch, objective.accuracy, method="measures"
-        )
-        return {name: jnp.sum(value * batch.weights) for name, value in measures.items()} | {
-            "tokens": jnp.sum(batch.weights),
-            "bytes": jnp.sum(rows["bytes"]),
-            "words": jnp.zeros(vocab_size).at[batch.targets].add(batch.weights),
-        }
-
-    def cost(params: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        batch = objective(rows, jax.random.key(0))
-        nats: Any = model.apply({"params": params}, batch, train=False, method="loss")
-        return nats, jnp.sum(batch.weights)
-
-    def predict(params: Any, rows: Rows) -> dict[str, jax.Array]:
-        batch = objective(rows, jax.random.key(0))
-        found: Any = model.apply({"params": params}, batch, method="predictions")
-        return found | {name: rows[name] for name in ("row", "weights", "spans") if name in rows}
-
-    def likelihood(params: Any, rows: Rows) -> Any:
-        groups = {name: getattr(model, name) for name in attention_groups(config)}
-        whole: Any = {name: {**group, "block": 0} for name, group in groups.items()}
-        whole["output"] = {**model.output, "shards": None, "share": 1.0}
-        batch = objective(rows, jax.random.key(0))
-        square = model.clone(**whole)
-        return square.apply({"params": params}, batch, method="negative_log_likelihood")
+    def loss(
+        params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        return passed(params, batch, key, step).nats, jnp.sum(batch.weights)
 
     abstract = jax.eval_shape(init, jax.random.key(0))
     if teacher is not None:
@@ -323,12 +207,12 @@ def build_program(
         abstract=abstract,
         init=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
-        evaluate=jax.jit(evaluate, out_shardings=partition.whole(mesh)),
+        evaluate=jax.jit(measures.evaluate, out_shardings=partition.whole(mesh)),
         objective=objective,
         loss=loss,
-        cost=jax.jit(cost, out_shardings=partition.whole(mesh)),
-        predict=jax.jit(predict, out_shardings=partition.whole(mesh)),
-        likelihood=likelihood,
+        cost=jax.jit(measures.cost, out_shardings=partition.whole(mesh)),
+        predict=jax.jit(measures.predict, out_shardings=partition.whole(mesh)),
+        likelihood=measures.likelihood,
         teacher=teacher,
     )
 

@@ -14,7 +14,8 @@ from lm.data import Corpus, make_tokenizer
 from lm.errors import UserError
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.regularise.teacher import teacher_config
-from lm.step import Program, State
+from lm.state import State
+from lm.step import Program
 from lm.task.prepare import TaskData
 from lm.workdir import read_json
 

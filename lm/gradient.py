@@ -1,0 +1,64 @@
+"""What is the gradient of an update? That of the loss with its habits, summed over the tokens of a
+batch, at once or part by part.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.batch import Batch
+from lm.config import Config
+from lm.model import Transformer
+from lm.regularise import forward, freelb, habitual, mixout
+from lm.state import State
+from lm.tune import join
+
+# The sum of nats, the sum of weights; and the gradient of the first.
+Found = tuple[tuple[jax.Array, jax.Array], Any]
+
+
+def gradients(
+    config: Config, model: Transformer, teacher: Transformer | None
+) -> Callable[[State, Batch, jax.Array], Found]:
+    """The function (state, batch, key) -> ((nats, weights), gradient of nats).
+
+    All are sums over tokens, so that in how many parts they were taken does not matter.
+    """
+    regularise, parts = config.regularise, config.accumulation
+
+    def at_once(state: State, batch: Batch, key: jax.Array) -> Found:
+        said = None
+        if teacher is not None:
+            said = forward(teacher, train=False)(state.teacher, batch, key)
+        passed = habitual(regularise, model, said)
+
+        def loss(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
+            if regularise.mixout:
+                params = mixout(regularise.mixout, params, state.start, jax.random.fold_in(key, 2))
+            found = passed(join(params, state.frozen), batch, key, step)
+            return found.nats, jnp.sum(batch.weights)
+
+        learn = jax.value_and_grad(loss, has_aux=True)
+        if regularise.freelb:
+            learn = freelb(loss, model, regularise.freelb, regularise.radius)
+        return learn(state.params, batch, key, state.step)
+
+    def in_parts(state: State, batch: Batch, key: jax.Array) -> Found:
+        # Part j holds rows j, j + parts, ...: every device has its share of every part.
+        batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total: Found, part: Any) -> tuple[Found, None]:
+            index, batch = part
+            new = at_once(state, batch, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
+
+        zeros = jax.tree.map(
+            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, "float32")), state.params
+        )
+        start = ((jnp.zeros(()), jnp.zeros(())), zeros)
+        total, _ = jax.lax.scan(add, start, (jnp.arange(parts), batches))
+        return total
+
+    return at_once if parts == 1 else in_parts
