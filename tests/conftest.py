@@ -11,7 +11,7 @@ from lm import partition
 from lm.metrics import read_metrics
 
 # Without most of LLVM's work the same program is there in two thirds of the time.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 TEXT = "def add(a, b):\n    return a + b\n\n\nclass Point:\n    x: int\n    y: int = {}\n\n"
 
 

@@ -268,7 +268,8 @@ def continuations(model, params, prompt, words, tokens, end, penalty):
     return scores
 
 
-@pytest.mark.parametrize("penalty", [2.0, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", [2.0, 0.0])
 def test_wide_beams_find_the_best_continuations_of_all(penalty):
     model, params = model_and_params(5, **{"model.layers": 1})
     prompts = [np.array([1, 2, 3]), np.array([2])]

@@ -231,6 +231,7 @@ def test_the_mean_of_random_products_over_draws_is_the_exponential_of_the_score(
     assert np.mean(np.abs(draws.mean(0) / expected - 1)) < 0.01
 
 
+@pytest.mark.slow
 def test_favor_tends_to_softmax_attention_with_the_root_of_its_features():
     arrays = [x / 2 for x in tensors()]
     mask = Mask(causal=True, segments=jnp.asarray(SEGMENTS))

@@ -211,7 +211,8 @@ def test_a_tokenizer_without_the_special_tokens_is_refused():
     assert Span(BYTES, 512, span_length=7.0).spans == 11
 
 
-@pytest.mark.parametrize("module", [pytest.param(mlm, marks=pytest.mark.slow), span])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [mlm, span])
 def test_accumulation_and_devices_change_no_mask(module, small_config):
     """The first losses of equal weights are equal, so what was hidden is."""
     config = module.get_config("tiny")

@@ -8,12 +8,13 @@ from lm.step import build_program
 from lm.train import train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "options"),
     [
         ("adaptive", {"tied": False}),
-        pytest.param("dynamic", {"samples": 16, "every": 3}, marks=pytest.mark.slow),
-        pytest.param("entmax", {}, marks=pytest.mark.slow),
+        ("dynamic", {"samples": 16, "every": 3}),
+        ("entmax", {}),
     ],
 )
 def test_a_run_with_the_head_finishes_and_reports_what_fits_it(

@@ -59,7 +59,11 @@ def logits_of(model, inputs):
 
 @pytest.mark.parametrize(
     ("name", "method", "scan"),
-    [("bert", "lora", False), ("llama", "rslora", True), ("gpt2", "lora", False)],
+    [
+        pytest.param("bert", "lora", False, marks=pytest.mark.slow),
+        ("llama", "rslora", True),
+        ("gpt2", "lora", False),
+    ],
 )
 def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tmp_path):
     folder, model = save(name, tmp_path / "base")
@@ -77,7 +81,7 @@ def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tm
         jax.tree.map(np.testing.assert_array_equal, added, trained)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", [pytest.param("bert", marks=pytest.mark.slow), "llama", "gpt2"])
 def test_what_peft_writes_computes_the_same_here_with_the_same_gradients(name, tmp_path):
     folder, model = save(name, tmp_path / "base")
     options = {"r": 3, "lora_alpha": 5, "target_modules": TARGETS[name]}

@@ -58,6 +58,7 @@ def test_the_loss_counts_what_the_assistant_says_and_the_token_that_ends_it(rows
     assert len(parts[-1]) == 0
 
 
+@pytest.mark.slow
 def test_a_packed_row_has_the_loss_and_the_gradient_of_its_conversations_alone(rows):
     config, objective, alone, packed = rows
     model, key = build_model(config, 257), jax.random.key(0)

@@ -61,7 +61,7 @@ TASKS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("tagging", "choice") else pytest.mark.slow) for n in TASKS],
+    [pytest.param(n, marks=() if n == "tagging" else pytest.mark.slow) for n in TASKS],
 )
 def test_every_task_trains_and_reports(task_config, labelled, tmp_path, name):
     settings, least = TASKS[name]
