@@ -208,7 +208,8 @@ def test_later_keys_and_other_documents_get_exactly_zero_gradient(weighting):
     check_nothing_leaks(weighting, jit=True)
 
 
-@pytest.mark.parametrize("weighting", [pytest.param("softmax", marks=pytest.mark.slow), "entmax15"])
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["softmax", "entmax15"])
 def test_they_do_without_jit_too(weighting):
     check_nothing_leaks(weighting, jit=False)
 

@@ -71,7 +71,9 @@ def test_linear_logits_have_the_rank_of_the_features_and_one(name, rank):
     assert centred.rank == (6 if rank == 7 else 30)
 
 
-@pytest.mark.parametrize("name", ["softmax", "sigsoftmax", "mixture"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "sigsoftmax", pytest.param("mixture", marks=pytest.mark.slow)]
+)
 def test_the_surviving_gradient_is_its_projection_onto_the_dense_jacobian(name):
     log_probs, hidden, targets, _ = made(name)
     shares = surviving_shares(lambda _, h: log_probs(h[None])[0], None, hidden[:4], targets[:4])

@@ -269,9 +269,11 @@ def continuations(model, params, prompt, words, tokens, end, penalty):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("penalty", [2.0, 0.0])
-def test_wide_beams_find_the_best_continuations_of_all(penalty):
-    model, params = model_and_params(5, **{"model.layers": 1})
+@pytest.mark.parametrize(
+    ("penalty", "settings"), [(2.0, {}), (0.0, {"model.layers": 2, "model.share_layers": True})]
+)
+def test_wide_beams_find_the_best_continuations_of_all(penalty, settings):
+    model, params = model_and_params(5, **{"model.layers": 1, **settings})
     prompts = [np.array([1, 2, 3]), np.array([2])]
     options = {"tokens": 3, "width": 80, "end": 0, "length_penalty": penalty}
     found = search(model, params, prompts, **options)
@@ -300,6 +302,7 @@ def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
         search(model, params, prompts, tokens=8, width=0, end=6)
 
 
+@pytest.mark.slow
 def test_beams_of_an_encoder_decoder_keep_to_their_own_source():
     model, params = model_and_params(
         7, **{"model.layers": 1, "model.architecture": "encoder_decoder"}

@@ -45,6 +45,7 @@ def test_later_positions_and_other_documents_get_exactly_zero_gradient(name, jit
     assert (key[0, earlier] != 0).any()
 
 
+@pytest.mark.slow
 @EVERY
 def test_what_stands_in_later_positions_and_other_documents_changes_not_one_bit(name):
     arrays, others = tensors(), tensors(seed=1)

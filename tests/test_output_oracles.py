@@ -106,6 +106,7 @@ def test_a_mixture_of_one_is_the_softmax_on_tanh():
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mixture_passes_the_rank_of_its_features():
     rng = np.random.default_rng(0)
     words, features, contexts = 60, 4, 200

@@ -67,7 +67,9 @@ def test_gradients_of_parameters_agree_with_finite_differences(name, option):
             np.testing.assert_allclose(gradient[head, 0, 0], numeric, atol=1e-8)
 
 
-@pytest.mark.parametrize("alpha", [1.001, 1.05, 1.25, 1.5, 1.9])
+@pytest.mark.parametrize(
+    "alpha", [pytest.param(1.001, marks=pytest.mark.slow), 1.05, 1.25, 1.5, 1.9]
+)
 def test_alpha_has_second_derivatives(alpha):
     with jax.enable_x64(True):
         scores, value = np.random.default_rng(0).normal(size=(2, 3, 5))

@@ -88,7 +88,7 @@ def _search(same: Same, limit: int, width: int, end: int, penalty: float, params
     longest = prompts.inputs.shape[1]
     hidden, cache = forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))
     # Layers that are scanned keep their caches behind an axis of layers.
-    axis = 1 if model.scan else 0
+    axis = 1 if model.scan or model.share_layers else 0
     cache = jax.tree.map(lambda x: jnp.repeat(x, width, axis=axis), cache)
     many = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0), prompts)
 

@@ -254,6 +254,7 @@ def test_a_swap_at_the_softmax_changes_no_output(settings, written):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_annealed_alpha_follows_its_schedule_while_the_rest_learns(written):
     settings = {"attention.weighting": "entmax", "attention.anneal": ("alpha", 1.0, 1.5, 4)}
     (params, _), program = loaded(

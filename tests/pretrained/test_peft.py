@@ -62,7 +62,7 @@ def logits_of(model, inputs):
     [
         pytest.param("bert", "lora", False, marks=pytest.mark.slow),
         ("llama", "rslora", True),
-        ("gpt2", "lora", False),
+        pytest.param("gpt2", "lora", False, marks=pytest.mark.slow),
     ],
 )
 def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tmp_path):
@@ -81,7 +81,9 @@ def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tm
         jax.tree.map(np.testing.assert_array_equal, added, trained)
 
 
-@pytest.mark.parametrize("name", [pytest.param("bert", marks=pytest.mark.slow), "llama", "gpt2"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "llama")), "gpt2"]
+)
 def test_what_peft_writes_computes_the_same_here_with_the_same_gradients(name, tmp_path):
     folder, model = save(name, tmp_path / "base")
     options = {"r": 3, "lora_alpha": 5, "target_modules": TARGETS[name]}
