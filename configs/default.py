@@ -8,6 +8,8 @@ such as `--config.model.features=256`.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from configs import regularise, tasks
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The defaults: a 0.9 M-parameter byte-level decoder on the standard library's source."""
@@ -59,70 +61,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # held-out split keep it.
     data.validation = 0.05
 
-    config.task = task = ConfigDict()
-    # Fine-tuning on labelled examples: "classification" (of a text or a pair), "regression",
-    # "tagging" (of every word), "answering" (a span of a text), "choice" (one of several texts),
-    # "seq2seq" (a text from a text) or "instruction" (what an assistant says). config.data.source
-    # is then files:PATTERN or tfds:NAME, and config.objective is not looked at. "": none.
-    task.name = ""
-    # Of files: "csv", "tsv", "jsonl" or "conll". "": by the file's ending.
-    task.format = ""
-    # Names of a table's columns. (): its first line has them.
-    task.columns = ()
-    # Columns that hold the text: one, or two for a pair. CoNLL's columns are tokens and tags.
-    task.text = ("text",)
-    # Column that holds the label.
-    task.label = "label"
-    # choice: the column with a list of texts, or several columns.
-    task.choices = ("choices",)
-    # All labels, in order. (): those of the training examples.
-    task.labels = ()
-    # Source of the held-out examples. "": the source's own, or the share data.validation.
-    task.validation = ""
-    # Which hidden state stands for a text: "first", "last" or "mean".
-    task.pooling = "first"
-    # tagging: what stands between words; "" for Japanese.
-    task.separator = " "
-    # answering: tokens by which windows over a long context overlap. At least 0.
-    task.stride = 64
-    # instruction: how a conversation is written out, "plain" or "chatml".
-    task.template = "plain"
-    # seq2seq: tokens that an evaluation writes at most in answer to each held-out example, to be
-    # measured by BLEU, chrF and ROUGE; it takes as many passes. 0: it writes nothing.
-    task.answer_tokens = 0
-    # classification: batches have as many rows of every class.
-    task.balanced = False
-    # What tables rank by and early stopping watches. "": the task's first metric.
-    task.metric = ""
-
-    config.prompt = prompt = ConfigDict()
-    # Labelled examples that `eval` asks about, and nothing is trained on: files:PATTERN or
-    # tfds:NAME, their held-out ones where they have any; config.task.label, .labels, .choices,
-    # .format and .columns say what is where. "": none; `eval` then measures config.data's text.
-    prompt.source = ""
-    # How an example is written out: names of columns in braces, and {answer}, which is scored. What
-    # stands behind it is read by encoders, and where the example is shown with its answer.
-    prompt.template = "{text}\n{answer}"
-    # The answers: a text for each of config.task.labels. (): every example has its own, in
-    # config.task.choices.
-    prompt.words = ()
-    # Examples shown with their answers before each question; every question draws its own from the
-    # seed. At least 0.
-    prompt.shots = 0
-    # Draws as many of each label.
-    prompt.balanced = False
-    # Source of what is shown. "": the training examples of prompt.source, or its other questions.
-    prompt.examples = ""
-    # Stands behind each shown example.
-    prompt.separator = "\n\n"
-    # Divides an answer's log-likelihood: "none", "tokens" or "bytes". Without, short answers win.
-    prompt.normalise = "none"
-    # Texts that stand in for every column, such as "N/A" or "": what the model then says anyway is
-    # taken off (contextual calibration). (): no calibration.
-    prompt.content_free = ()
-    # Encoders: "answer" hides the answer's tokens all at once, "token" one at a time
-    # (pseudo-log-likelihood).
-    prompt.hidden = "answer"
+    config.task = tasks.task()
+    config.prompt = tasks.prompt()
 
     config.model = model = ConfigDict()
     # "decoder" (causal), "encoder" (sees both sides) or "encoder_decoder".
@@ -290,22 +230,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.emphasis = placeholder(float)  # squared: weight of the target's error
     output.margin = placeholder(float)  # squared: the target's value
 
-    config.tune = tune = ConfigDict()
-    # What training changes: "full" (all parameters), or names of lm.tune.METHODS joined by "+",
-    # such as "lora+head". All but "full" need init_from, and save only what they train.
-    tune.method = "full"
-    # Start from the adapter in this folder, as the package peft writes them, on the base that
-    # init_from names; it also sets method (others may be named beside it) and options. "": none.
-    tune.adapter_from = ""
-    # Options of methods. None: the method's own default. Setting one that no chosen method has is
-    # an error.
-    tune.top = placeholder(int)  # layers: how many of the last blocks; None is 1
-    tune.rank = placeholder(int)  # lora, rslora, dora: inner size of an update; None is 8
-    tune.alpha = placeholder(float)  # scales it by alpha / rank, rslora by its root; None is 16
-    tune.targets = placeholder(tuple)  # matrices that it moves; None is ("query", "value")
-    tune.bottleneck = placeholder(int)  # adapter: inner width; None is 64
-    tune.placement = placeholder(str)  # adapter: "houlsby" (None), "pfeiffer" or "parallel"
-    tune.virtual_tokens = placeholder(int)  # prompt, prefix: learned vectors; None is 20
+    config.tune = tasks.tune()
 
     config.optimizer = optimizer = ConfigDict()
     # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on what is no matrix).
@@ -342,60 +267,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # from the start and the embeddings last. 0: all from the start.
     schedule.unfreeze = 0
 
-    config.regularise = regularise = ConfigDict()
-    # What else the loss minimises, over the parameters that are trained. 0 is off. l1 and l2 pull
-    # kernels and word tables to zero, in nats per token: l1 * sum|w|, l2 / 2 * sum w^2; unlike the
-    # optimizer's weight_decay, they pass through its moments.
-    regularise.l1 = 0.0
-    regularise.l2 = 0.0
-    # l2_start / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
-    regularise.l2_start = 0.0
-    # Multiplies l1, l2 and l2_start, from 1 on, by exp(adapt * (gap - regularise.gap)) at every
-    # evaluation; the gap is the held-out loss less that of as many training rows, in nats. 1 to 10.
-    regularise.adapt = 0.0
-    # The gap at which they rest. At least 0.
-    regularise.gap = 0.0
-    # Share of the trained kernels' elements that every step puts back to where training began.
-    regularise.mixout = 0.0
-    # Share of the rows for which a residual branch is left out, in training.
-    regularise.stochastic_depth = 0.0
-    # Share of the words whose vectors are zero, in training.
-    regularise.word_dropout = 0.0
-    # R-Drop: how much two draws of dropout are to agree, in two passes. 0.5 to 5.
-    regularise.rdrop = 0.0
-    # SMART: how much the prediction is to stay when the words' vectors move, in three passes. 1 to
-    # 10.
-    regularise.smart = 0.0
-    # FreeLB: passes of every step, in each of which the words' vectors move up the loss. 2 to 5.
-    regularise.freelb = 0
-    # How far smart and freelb move the vectors of a row's words: the root of the sum of squares
-    # over all of them, above 0.
-    regularise.radius = 0.1
-    # Mixup: a of Beta(a, a), from which the share of a second row in each row is drawn; of
-    # classification and regression. 0.1 to 1; large mixes evenly.
-    regularise.mixup = 0.0
-    # Blocks before the mixture. None: all; what the head sees is mixed.
-    regularise.mixup_layer = placeholder(int)
-    # Augmentation, drawn anew at every step. Share of the words that are left out, or that trade
-    # places within their text (classification and regression), 0 .. 1 (1 excluded).
-    regularise.delete = 0.0
-    regularise.swap = 0.0
-    # Share of the words that are read as mask tokens, in spans of three, 0 .. 1 (1 excluded).
-    regularise.hide_spans = 0.0
-    # Distillation: the folder of a run, or "hf:FOLDER", whose predictions are a target too; "":
-    # none. It has the student's architecture, tokenizer and labels, and may be larger.
-    regularise.teacher = ""
-    # Share of the teacher's target in the loss, 0 .. 1; the rest is the rows' own.
-    regularise.distil = 0.0
-    # Flattens the predictions of both, above 0; 2 to 4 shows more of what is unlikely.
-    regularise.temperature = 2.0
-    # Share of the trained kernels' elements that are 0 in the end, 0 .. 1 (1 excluded).
-    regularise.prune = 0.0
-    # Which ones: "magnitude", the smallest, or "movement", those that training takes to zero.
-    regularise.prune_by = "magnitude"
-    # When pruning begins and when it has reached that share, as shares of the steps, 0 .. 1.
-    regularise.prune_from = 0.1
-    regularise.prune_until = 0.7
+    config.regularise = regularise.knobs()
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;

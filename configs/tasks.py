@@ -1,0 +1,100 @@
+"""Every knob of labelled tasks, of prompts about them, and of methods of fine-tuning, once: the
+part of configs/default.py that language modelling leaves alone.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def task() -> ConfigDict:
+    """Labelled examples to learn from."""
+    task = ConfigDict()
+    # Fine-tuning on labelled examples: "classification" (of a text or a pair), "regression",
+    # "tagging" (of every word), "answering" (a span of a text), "choice" (one of several texts),
+    # "seq2seq" (a text from a text) or "instruction" (what an assistant says). config.data.source
+    # is then files:PATTERN or tfds:NAME, and config.objective is not looked at. "": none.
+    task.name = ""
+    # Of files: "csv", "tsv", "jsonl" or "conll". "": by the file's ending.
+    task.format = ""
+    # Names of a table's columns. (): its first line has them.
+    task.columns = ()
+    # Columns that hold the text: one, or two for a pair. CoNLL's columns are tokens and tags.
+    task.text = ("text",)
+    # Column that holds the label.
+    task.label = "label"
+    # choice: the column with a list of texts, or several columns.
+    task.choices = ("choices",)
+    # All labels, in order. (): those of the training examples.
+    task.labels = ()
+    # Source of the held-out examples. "": the source's own, or the share data.validation.
+    task.validation = ""
+    # Which hidden state stands for a text: "first", "last" or "mean".
+    task.pooling = "first"
+    # tagging: what stands between words; "" for Japanese.
+    task.separator = " "
+    # answering: tokens by which windows over a long context overlap. At least 0.
+    task.stride = 64
+    # instruction: how a conversation is written out, "plain" or "chatml".
+    task.template = "plain"
+    # seq2seq: tokens that an evaluation writes at most in answer to each held-out example, to be
+    # measured by BLEU, chrF and ROUGE; it takes as many passes. 0: it writes nothing.
+    task.answer_tokens = 0
+    # classification: batches have as many rows of every class.
+    task.balanced = False
+    # What tables rank by and early stopping watches. "": the task's first metric.
+    task.metric = ""
+    return task
+
+
+def prompt() -> ConfigDict:
+    """Labelled examples to ask about."""
+    prompt = ConfigDict()
+    # Labelled examples that `eval` asks about, and nothing is trained on: files:PATTERN or
+    # tfds:NAME, their held-out ones where they have any; config.task.label, .labels, .choices,
+    # .format and .columns say what is where. "": none; `eval` then measures config.data's text.
+    prompt.source = ""
+    # How an example is written out: names of columns in braces, and {answer}, which is scored. What
+    # stands behind it is read by encoders, and where the example is shown with its answer.
+    prompt.template = "{text}\n{answer}"
+    # The answers: a text for each of config.task.labels. (): every example has its own, in
+    # config.task.choices.
+    prompt.words = ()
+    # Examples shown with their answers before each question; every question draws its own from the
+    # seed. At least 0.
+    prompt.shots = 0
+    # Draws as many of each label.
+    prompt.balanced = False
+    # Source of what is shown. "": the training examples of prompt.source, or its other questions.
+    prompt.examples = ""
+    # Stands behind each shown example.
+    prompt.separator = "\n\n"
+    # Divides an answer's log-likelihood: "none", "tokens" or "bytes". Without, short answers win.
+    prompt.normalise = "none"
+    # Texts that stand in for every column, such as "N/A" or "": what the model then says anyway is
+    # taken off (contextual calibration). (): no calibration.
+    prompt.content_free = ()
+    # Encoders: "answer" hides the answer's tokens all at once, "token" one at a time
+    # (pseudo-log-likelihood).
+    prompt.hidden = "answer"
+    return prompt
+
+
+def tune() -> ConfigDict:
+    """What fine-tuning adds and trains."""
+    tune = ConfigDict()
+    # What training changes: "full" (all parameters), or names of lm.tune.METHODS joined by "+",
+    # such as "lora+head". All but "full" need init_from, and save only what they train.
+    tune.method = "full"
+    # Start from the adapter in this folder, as the package peft writes them, on the base that
+    # init_from names; it also sets method (others may be named beside it) and options. "": none.
+    tune.adapter_from = ""
+    # Options of methods. None: the method's own default. Setting one that no chosen method has is
+    # an error.
+    tune.top = placeholder(int)  # layers: how many of the last blocks; None is 1
+    tune.rank = placeholder(int)  # lora, rslora, dora: inner size of an update; None is 8
+    tune.alpha = placeholder(float)  # scales it by alpha / rank, rslora by its root; None is 16
+    tune.targets = placeholder(tuple)  # matrices that it moves; None is ("query", "value")
+    tune.bottleneck = placeholder(int)  # adapter: inner width; None is 64
+    tune.placement = placeholder(str)  # adapter: "houlsby" (None), "pfeiffer" or "parallel"
+    tune.virtual_tokens = placeholder(int)  # prompt, prefix: learned vectors; None is 20
+    return tune
