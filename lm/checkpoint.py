@@ -244,8 +244,10 @@ def _initialise_from(
         None if tree is None else jax.tree.map(lambda x: x.copy(), params)
         for tree in (state.average, state.start)
     )
+    # Those of the initial weights leave first: pruning's are as large as the parameters.
+    jax.tree.map(lambda x: x.delete(), state.moments)
     own = {"params": params, "average": average, "frozen": frozen, "start": start}
-    state = dataclasses.replace(state, **own)
+    state = dataclasses.replace(state, moments=program.moments(params), **own)
     if workdir is not None and jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         record = {"init_from": source, "origin": origin, "hash": fingerprint(base)}

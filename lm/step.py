@@ -45,6 +45,7 @@ class Program:
       mesh: the devices.
       abstract: the state's shapes, types and shardings.
       init: `init(key) -> State`, sharded from the start; without a teacher.
+      moments: `moments(params)`, the optimizer's state before the first update of these.
       step: `step(state, rows, key) -> (state, metrics)`; donates the state.
       evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
         rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
@@ -66,6 +67,7 @@ class Program:
     mesh: Mesh
     abstract: State
     init: Any
+    moments: Any
     step: Any
     evaluate: Any
     objective: Objective
@@ -206,6 +208,7 @@ def build_program(
         mesh=mesh,
         abstract=abstract,
         init=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
+        moments=jax.jit(rule.init, out_shardings=shardings.moments),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         evaluate=jax.jit(measures.evaluate, out_shardings=partition.whole(mesh)),
         objective=objective,

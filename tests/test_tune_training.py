@@ -97,6 +97,17 @@ def test_a_fresh_parameter_that_is_not_trained_is_refused(tuned, tmp_path):
         train(config, tmp_path / "untied")
 
 
+def test_pruning_ranks_the_weights_that_a_run_starts_from_and_not_its_random_ones(tuned, tmp_path):
+    config = override(tuned[0], {"tune.method": "full", "regularise.prune": 0.5})
+    program = build_program(config, 256)
+    with jax.set_mesh(program.mesh):
+        state, _ = starting_state(program, Checkpoints(tmp_path), config, jax.random.key(7))
+    params, ranked = flatten_dict(state.params), flatten_dict(state.moments.dense)
+    assert len(ranked) == 6
+    for path, kernel in ranked.items():
+        np.testing.assert_array_equal(kernel, params[path])
+
+
 def test_a_tuned_run_resumes_on_its_base_and_refuses_another(tuned, losses):
     config, workdir, result = tuned
     # Without its result, the run goes on from its checkpoint and its base to the same numbers.
