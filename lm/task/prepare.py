@@ -24,7 +24,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 1  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 2  # raise it when what is stored changes, so that nothing old is opened as new
 _TOGETHER = 1000  # examples that are tokenized together
 
 
@@ -170,7 +170,11 @@ def _build(
     for split in SPLITS:
         writer = SplitWriter(folder, split, fields)
         number = 0
-        for row in _rows(task, examples[split], tokenizer, layout, labels):
+        rows = _rows(task, examples[split], tokenizer, layout, labels)
+        if task.packs and split == "train":
+            # Held-out examples keep rows of their own, by which their outputs are found.
+            rows = pack(rows, layout)
+        for row in rows:
             number += 1
             _check_row(row, fields)
             writer.write({name: np.asarray(x)[None] for name, x in {**row, "row": number}.items()})
@@ -206,20 +210,16 @@ def _rows(
 ) -> Iterator[Row]:
     """The rows of all examples; each example learns which are its own."""
     numbers = {label: i for i, label in enumerate(labels)}
-
-    def unpacked() -> Iterator[Row]:
-        done = 0
-        for begin in range(0, len(examples), _TOGETHER):
-            together = examples[begin : begin + _TOGETHER]
-            texts = [task.texts(example) for example in together]
-            encoded = iter(tokenizer.encode_batch([text for each in texts for text in each]))
-            for example, each in zip(together, texts, strict=True):
-                rows = task.rows(example, [next(encoded) for _ in each], layout, numbers)
-                example["rows"] = [done, done + len(rows)]
-                done += len(rows)
-                yield from rows
-
-    return pack(unpacked(), layout) if task.packs else unpacked()
+    done = 0
+    for begin in range(0, len(examples), _TOGETHER):
+        together = examples[begin : begin + _TOGETHER]
+        texts = [task.texts(example) for example in together]
+        encoded = iter(tokenizer.encode_batch([text for each in texts for text in each]))
+        for example, each in zip(together, texts, strict=True):
+            rows = task.rows(example, [next(encoded) for _ in each], layout, numbers)
+            example["rows"] = [done, done + len(rows)]
+            done += len(rows)
+            yield from rows
 
 
 def _check_row(row: Row, fields: Row) -> None:

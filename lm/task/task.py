@@ -43,7 +43,7 @@ class Task:
       lower: those of them of which less is better.
       real: its targets are numbers and not labels.
       words: the head chooses among words, as a language model's does.
-      packs: several examples share a row.
+      packs: several examples share a row of training.
     """
 
     text: tuple[str, ...]

@@ -13,8 +13,9 @@ LINES = [f"text {n},{'yes' if n % 2 else 'no'}" for n in range(40)]
 def prepared(task_config, tmp_path):
     """Prepares lines of a table, with more lines held out where they are given."""
 
-    def prepare(lines, held_out=None):
+    def prepare(lines, held_out=None, **knobs):
         (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]))
+        task_config.update_from_flattened_dict({k.replace("__", "."): v for k, v in knobs.items()})
         settings = {"data.source": f"files:{tmp_path}/a.csv"}
         if held_out is not None:
             (tmp_path / "b.csv").write_text("\n".join(["text,label", *held_out]))
@@ -31,6 +32,23 @@ def test_a_sentence_of_ten_thousand_words_fills_one_row(prepared):
     assert len(rows) == len(LINES) + 1
     assert {each.shape for each in segments} == {(40,)}
     assert max(int((each > 0).sum()) for each in segments) == 40
+
+
+CHAT = {"task__name": "instruction", "data__length": 100}
+
+
+def held_out(data):
+    """What the rows of each held-out example say."""
+    rows, text = data.rows("validation"), data.tokenizer.decode
+    for example in data.examples():
+        yield example, [text(rows[i]["tokens"].tolist()) for i in range(*example["rows"])]
+
+
+def test_conversations_share_rows_of_training_and_held_out_ones_find_their_own(prepared):
+    data = prepared(LINES, LINES[:6], **CHAT)
+    assert data.manifest["splits"]["train"]["rows"] < len(LINES)
+    for example, rows in held_out(data):
+        assert rows == [data.task.shown(example)]
 
 
 MISTAKES = {
