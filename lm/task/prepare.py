@@ -34,7 +34,8 @@ class TaskData:
 
     Attributes:
       manifest: what they are: `task`, `source`, `hash` (of all examples in order, and their
-        splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples` and `rows`.
+        splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`,
+        and `long`, how many examples were left out because no answer begins within a row.
       tokenizer: of the rows.
       task: what they are for.
       layout: what a row is made of.
@@ -183,9 +184,16 @@ def _build(
                 classes.append(row["targets"][0])
         writer.close()
         writers.append(writer)
-        summaries[split] = {"examples": len(examples[split]), "rows": number}
+        total, kept = len(examples[split]), [each for each in examples[split] if _has_rows(each)]
+        if not kept:
+            raise UserError(
+                f"none of the {total} {split} examples has an answer that begins within "
+                f"config.data.length = {layout.length} tokens; raise it"
+            )
+        summaries[split] = {"examples": len(kept), "rows": number, "long": total - len(kept)}
     write_metadata(folder, writers, fields)
-    lines = (json.dumps(example, ensure_ascii=False) for example in examples["validation"])
+    held_out = filter(_has_rows, examples["validation"])
+    lines = (json.dumps(example, ensure_ascii=False) for example in held_out)
     (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines))
     with (folder / "classes.npy").open("wb") as file:
         np.save(file, np.array(classes, np.int32))
@@ -220,6 +228,11 @@ def _rows(
             example["rows"] = [done, done + len(rows)]
             done += len(rows)
             yield from rows
+
+
+def _has_rows(example: Example) -> bool:
+    first, end = example["rows"]
+    return first < end
 
 
 def _check_row(row: Row, fields: Row) -> None:

@@ -51,6 +51,14 @@ def test_conversations_share_rows_of_training_and_held_out_ones_find_their_own(p
         assert rows == [data.task.shown(example)]
 
 
+def test_a_held_out_conversation_whose_answer_is_beyond_its_row_is_left_out_and_counted(prepared):
+    data = prepared(LINES, [f"{'long ' * 30},yes", *LINES[:3]], **CHAT)
+    assert data.manifest["splits"]["validation"] == {"examples": 3, "rows": 3, "long": 1}
+    assert [rows for _, rows in held_out(data)] == [[data.task.shown(e)] for e in data.examples()]
+    with pytest.raises(UserError, match=r"none of the 1 validation examples .* raise it"):
+        prepared(LINES, [f"{'long ' * 30},yes"], **CHAT)
+
+
 MISTAKES = {
     "a label that training has not": (LINES, ["new,maybe"], "maybe"),
     "one class only": ([f"text {n},yes" for n in range(40)], None, "has the label 'yes'"),
