@@ -2,7 +2,6 @@
 by a hash of their description, built where they are missing, and visible only when whole.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
@@ -63,12 +62,11 @@ class TaskData:
 
     def counts(self) -> np.ndarray:
         """How often each of the V outcomes is a target in train: int64 [V]."""
-        return np.array(self.manifest["counts"], np.int64)
+        return _load(self.folder / "counts.npy")
 
     def classes(self) -> np.ndarray:
         """The first target of every training row, [rows]: its class, in classification."""
-        with (self.folder / "classes.npy").open("rb") as file:
-            return np.load(file)
+        return _load(self.folder / "classes.npy")
 
 
 def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
@@ -167,7 +165,8 @@ def _build(
     )
     layout = dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
     fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
-    writers, summaries, counts, classes = [], {}, collections.Counter(), []
+    counts = np.zeros(layout.outcomes or tokenizer.vocab_size, np.int64)
+    writers, summaries, classes = [], {}, []
     for split in SPLITS:
         writer = SplitWriter(folder, split, fields)
         number = 0
@@ -179,9 +178,10 @@ def _build(
             number += 1
             _check_row(row, fields)
             writer.write({name: np.asarray(x)[None] for name, x in {**row, "row": number}.items()})
-            if split == "train" and not (task.real or task.words):
-                counts.update(row["targets"][row["weights"] > 0].tolist())
-                classes.append(row["targets"][0])
+            if split == "train" and not task.real:
+                targets = row["tokens"][1:] if task.words else row["targets"]
+                np.add.at(counts, targets[row["weights"] > 0], 1)
+                classes.append(targets[0])
         writer.close()
         writers.append(writer)
         total, kept = len(examples[split]), [each for each in examples[split] if _has_rows(each)]
@@ -195,8 +195,9 @@ def _build(
     held_out = filter(_has_rows, examples["validation"])
     lines = (json.dumps(example, ensure_ascii=False) for example in held_out)
     (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    with (folder / "classes.npy").open("wb") as file:
-        np.save(file, np.array(classes, np.int32))
+    for name, array in (("counts", counts), ("classes", np.array(classes, np.int32))):
+        with (folder / f"{name}.npy").open("wb") as file:
+            np.save(file, array)
     if tokenizer.json is not None:
         (folder / "tokenizer.json").write_text(tokenizer.json)
     return {
@@ -204,9 +205,13 @@ def _build(
         "tokenizer": tokenizer.spec,
         "labels": list(labels),
         "layout": dataclasses.asdict(layout),
-        "counts": [] if task.words else [counts[i] for i in range(layout.outcomes)],
         "splits": summaries,
     }
+
+
+def _load(file: epath.Path) -> np.ndarray:
+    with file.open("rb") as stream:
+        return np.load(stream)
 
 
 def _rows(

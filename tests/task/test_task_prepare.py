@@ -1,5 +1,6 @@
 """Labelled examples become rows, whatever their size; what cannot be learned from is named."""
 
+import numpy as np
 import pytest
 
 from lm.config import override
@@ -57,6 +58,14 @@ def test_a_held_out_conversation_whose_answer_is_beyond_its_row_is_left_out_and_
     assert [rows for _, rows in held_out(data)] == [[data.task.shown(e)] for e in data.examples()]
     with pytest.raises(UserError, match=r"none of the 1 validation examples .* raise it"):
         prepared(LINES, [f"{'long ' * 30},yes"], **CHAT)
+
+
+def test_what_is_written_is_counted_for_heads_that_order_words(prepared):
+    data = prepared(LINES, LINES[:2], task__name="seq2seq")
+    expected = np.zeros(256, int)
+    np.add.at(expected, list(b"yes" * 20 + b"no" * 20), 1)
+    expected[data.tokenizer.end] = 40
+    np.testing.assert_array_equal(data.counts(), expected)
 
 
 MISTAKES = {
