@@ -29,7 +29,7 @@ from lm.diagnose.spectrum import NOISE
 from lm.figure import MUTED
 from lm.restore import restore
 from lm.sweep import points
-from lm.train import read_json
+from lm.workdir import read_json
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512
