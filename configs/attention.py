@@ -6,7 +6,7 @@ Rows      :tiny  softmax, sigmoid, sparsemax, entmax15 in a small byte-level dec
           :all   every weighting of lm.softmax.WEIGHTINGS and every mechanism of
                  lm.attention.ATTENTIONS, in the same decoder
 Seeds     5; every row sees the same batches and starts from the same weights.
-Time      :tiny about five minutes on 2 CPU cores, :all about forty.
+Time      :tiny about five minutes on 2 CPU cores, :all about an hour on two busy CPU cores.
 Expect    After so few steps the softmax and its closest relatives cannot be told apart; the table
           says which differences are larger than the seeds' noise.
 """
