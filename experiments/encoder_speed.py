@@ -1,25 +1,23 @@
 """How fast is a pretrained encoder's forward pass here, against transformers in torch?
 
-Command  python experiments/encoder_speed.py [FOLDER]
+Command  python experiments/encoder_speed.py
 Writes   experiments/results/encoder_speed.json
 
-MiniLM (`experiments/real_checkpoints.py` says where it comes from) on 256 sentences of 64 tokens,
-float32 on a CPU, hidden states only. Both compute the same 32 sentences at a time, in turns, so
-that a noisy machine is noisy for both; the ratio is the median over rounds.
+MiniLM (`experiments/archives.py` fetches it) on 256 sentences of 64 tokens, float32 on a CPU,
+hidden states only. Both compute the same 32 sentences at a time, in turns, so that a noisy machine
+is noisy for both; the ratio is the median over rounds.
 """
 
 import json
 import pathlib
 import statistics
 import sys
-import tempfile
 import time
 
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "experiments"))
 from lm.allocator import keep_freed_memory
 
 SENTENCES, LENGTH, BATCH, ROUNDS = 256, 64, 32, 3
@@ -31,12 +29,12 @@ def main() -> None:
     import jax
     import torch
     import transformers
-    from real_checkpoints import MINILM, fetch, load, rows
 
+    from experiments.archives import fetch
+    from experiments.real_checkpoints import load, rows
     from lm.train import commit, versions
 
-    given = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.gettempdir()}/real-checkpoints"
-    folder = fetch(pathlib.Path(given), *MINILM)
+    folder = fetch("minilm")
     _, model, params = load(folder)
     theirs = transformers.AutoModel.from_pretrained(folder).eval()
     ids = np.random.default_rng(0).integers(1000, 20000, (SENTENCES, LENGTH))

