@@ -9,16 +9,16 @@ medians. On a CPU [1, 4096, 8, 64] causal float32, against its default. On an NV
 lengths, for every weighting.
 """
 
+import functools
 import json
 import pathlib
-import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from experiments.timing import interleaved, medians
 from lm.attention import Mask, attend
 from lm.softmax import WEIGHTINGS
 from lm.train import commit, versions
@@ -67,19 +67,18 @@ def megabytes(compiled) -> float:
     return round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 1)
 
 
-def times(functions: dict) -> dict[str, float]:
+def times(programs: dict) -> dict[str, float]:
     """Median seconds, interleaved."""
     keys = jax.random.split(jax.random.key(0), 4)
     shape = (BATCH, LENGTH, HEADS, SIZE)
     arrays = [jax.random.normal(key, shape, DTYPE) for key in keys]
-    seconds = {name: [] for name in functions}
-    for turn in range(ROUNDS + 1):
-        for name, compiled in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(compiled(*arrays))
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+
+    def run(compiled):
+        jax.block_until_ready(compiled(*arrays))
+
+    functions = {name: functools.partial(run, compiled) for name, compiled in programs.items()}
+    interleaved(functions, 1)  # the first calls are not timed
+    return medians(interleaved(functions, ROUNDS))
 
 
 def main() -> None:
@@ -87,16 +86,16 @@ def main() -> None:
     compiled = {"reference": compile_gradient(reference, LENGTH)}
     for name in TIMED:
         compiled[name] = compile_gradient(blocked(name), LENGTH)
-    medians = times(compiled)
+    found = times(compiled)
     ratios = {
         name: {
             "milliseconds": round(1e3 * seconds, 2),
-            "time_ratio": round(seconds / medians["reference"], 3),
+            "time_ratio": round(seconds / found["reference"], 3),
             "temporaries_ratio": round(
                 megabytes(compiled[name]) / max(megabytes(compiled["reference"]), 0.1), 4
             ),
         }
-        for name, seconds in medians.items()
+        for name, seconds in found.items()
     }
     for name, row in ratios.items():
         print(f"{name:12}", json.dumps(row), flush=True)

@@ -15,30 +15,19 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from experiments.timing import interleaved, median_ratio
 from lm.allocator import keep_freed_memory
 
 PROMPT, WORDS, ROUNDS = 32, 128, 3
 PASSES = 16  # over the weights, to time one
 Run = Callable[[np.ndarray], np.ndarray]  # prompts [B, P] to what follows, [B, WORDS]
-
-
-def interleaved(runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of each, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def compare(ours: Run, theirs: Run, read_weights: Callable[[], object], size: int) -> dict:
@@ -50,12 +39,12 @@ def compare(ours: Run, theirs: Run, read_weights: Callable[[], object], size: in
             "ours": lambda: ours(prompts),
             "transformers": lambda: theirs(prompts),
             "bound": lambda: [read_weights() for _ in range(PASSES)],
-        }
+        },
+        ROUNDS,
     )
     seconds["bound"] = [WORDS / PASSES * s for s in seconds["bound"]]
     ratio, reached = (
-        statistics.median(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True))
-        for name in ("transformers", "bound")
+        median_ratio(seconds[name], seconds["ours"]) for name in ("transformers", "bound")
     )
     words = {
         name: statistics.median(size * WORDS / s for s in times) for name, times in seconds.items()

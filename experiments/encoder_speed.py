@@ -10,14 +10,13 @@ is noisy for both; the ratio is the median over rounds.
 
 import json
 import pathlib
-import statistics
 import sys
-import time
 
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from experiments.timing import interleaved, median_ratio, medians
 from lm.allocator import keep_freed_memory
 
 SENTENCES, LENGTH, BATCH, ROUNDS = 256, 64, 32, 3
@@ -52,15 +51,9 @@ def main() -> None:
         return torch.cat(found).numpy()
 
     difference = float(np.abs(ours() - of_torch()).max())
-    seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
-    for _ in range(ROUNDS):
-        for name, run in (("ours", ours), ("transformers", of_torch)):
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    ratio = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print(f"ours {medians['ours']:.2f} s, transformers {medians['transformers']:.2f} s")
+    seconds = interleaved({"ours": ours, "transformers": of_torch}, ROUNDS)
+    ratio, typical = median_ratio(seconds["transformers"], seconds["ours"]), medians(seconds)
+    print(f"ours {typical['ours']:.2f} s, transformers {typical['transformers']:.2f} s")
     print(
         f"sentences per second over those of transformers: {ratio:.2f}; differs by {difference:.1e}"
     )

@@ -17,13 +17,13 @@ head for more and more tokens, chunked and all at once.
 
 import json
 import pathlib
-import statistics
 import sys
 import time
 
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from experiments.timing import interleaved, median_ratio, medians, seconds
 from lm.allocator import keep_freed_memory
 
 TOKENS, FEATURES = 4096, 256
@@ -121,17 +121,15 @@ def compare(cases: dict, vocab_size: int, rounds: int) -> dict:
     wall, processor = measure(functions, rounds)
     return {
         "vocabulary": vocab_size,
-        "milliseconds": {k: round(1e3 * statistics.median(t), 1) for k, t in wall.items()},
-        "processor_milliseconds": {
-            k: round(1e3 * statistics.median(t), 1) for k, t in processor.items()
-        },
+        "milliseconds": {k: round(1e3 * t, 1) for k, t in medians(wall).items()},
+        "processor_milliseconds": {k: round(1e3 * t, 1) for k, t in medians(processor).items()},
         "temporaries_mb": {k: round(size / 1e6, 1) for k, size in temporaries.items()},
         "ratios": [
             {
                 "of": a,
                 "to": b,
-                "ratio": round(float(np.median(np.divide(wall[a], wall[b]))), 3),
-                "processor_ratio": round(float(np.median(processor[a] / processor[b])), 3),
+                "ratio": round(median_ratio(wall[a], wall[b]), 3),
+                "processor_ratio": round(median_ratio(processor[a], processor[b]), 3),
                 "limit": round(limit, 3),
             }
             for a, b, limit in LIMITS[vocab_size]
@@ -150,14 +148,13 @@ def compare(cases: dict, vocab_size: int, rounds: int) -> dict:
 
 def measure(functions: dict, rounds: int) -> tuple[dict, dict]:
     """Seconds of every call and of the processors in it, [rounds] each, of interleaved cases."""
-    wall = {name: np.zeros(rounds) for name in functions}
-    processor = {name: np.zeros(rounds) for name in functions}
-    for index in range(rounds):
-        for name, function in functions.items():
-            start, busy = time.perf_counter(), time.process_time()
-            function()
-            wall[name][index] = time.perf_counter() - start
-            processor[name][index] = time.process_time() - busy
+
+    def both(function):
+        busy = time.process_time()
+        return seconds(function), time.process_time() - busy
+
+    found = interleaved(functions, rounds, measure=both)
+    wall, processor = ({k: [pair[i] for pair in t] for k, t in found.items()} for i in (0, 1))
     return wall, processor
 
 
@@ -173,7 +170,7 @@ def crossover() -> dict:
         _, processor = measure(functions, 6144 // tokens)
         base = processor["at once"]
         ratios = {
-            name: round(float(np.median(t / base)), 3)
+            name: round(median_ratio(t, base), 3)
             for name, t in processor.items()
             if name != "at once"
         }

@@ -12,9 +12,7 @@ arguments and temporaries are those of the compiled step (`memory_analysis`).
 
 import json
 import pathlib
-import statistics
 import sys
-import time
 
 import numpy as np
 
@@ -22,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 
 from configs import default
+from experiments.timing import interleaved, medians
 from lm.allocator import keep_freed_memory
 from lm.config import override
 from lm.step import build_program
@@ -109,15 +108,11 @@ def compare(model: str) -> dict:
         steps[method], table[method] = prepare(model, method)
         steps[method]()
         print(model, method, table[method], flush=True)
-    times = {method: [] for method in METHODS}
-    for _ in range(ROUNDS):
-        for method, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[method].append(time.perf_counter() - start)
+    times = interleaved(steps, ROUNDS)
+    typical = medians(times)
     for method, row in table.items():
-        row["seconds"] = round(statistics.median(times[method]), 4)
-        row["time_ratio"] = round(row["seconds"] / statistics.median(times["full"]), 3)
+        row["seconds"] = round(typical[method], 4)
+        row["time_ratio"] = round(row["seconds"] / typical["full"], 3)
         ratios = np.array(times[method]) / np.array(times["full"])
         row["time_ratio_quartiles"] = np.quantile(ratios, (0.25, 0.75)).round(3).tolist()
         for name in ("optimizer_and_gradient", "arguments", "temporaries"):

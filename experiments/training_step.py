@@ -13,16 +13,18 @@ library, in the same run. Activation "gelu_new" is GPT-2's own; "gelu_pytorch_ta
 function in one torch kernel. "kept": both processes keep freed memory, as run.py does.
 """
 
+import functools
 import json
+import math
 import multiprocessing
+import operator
 import pathlib
-import statistics
 import sys
-import time
 
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from experiments.timing import interleaved, medians, seconds
 from lm.allocator import keep_freed_memory
 
 BATCH, LENGTH, LAYERS, FEATURES, HEADS = 8, 256, 4, 256, 4
@@ -136,9 +138,7 @@ def work(pipe, library: str, vocab_size: int, activations: tuple[str, ...], kept
         function(), function()
     pipe.send(flops)
     while (name := pipe.recv()) is not None:
-        start = time.perf_counter()
-        functions[name]()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(seconds(functions[name]))
 
 
 def compare(vocab_size: int, kept: bool) -> dict:
@@ -152,32 +152,30 @@ def compare(vocab_size: int, kept: bool) -> dict:
         processes[-1].start()
     flops = [pipes["jax"].recv(), pipes["torch"].recv()][0]
 
-    def seconds(library: str, name) -> float:
+    def ask(library: str, name) -> float:
         pipes[library].send(name)
         return pipes[library].recv()
 
-    times, best = {name: [] for name in ("ours", *ACTIVATIONS)}, 0.0
-    for _ in range(ROUNDS):
-        times["ours"].append(seconds("jax", "ours"))
-        for activation in ACTIVATIONS:
-            times[activation].append(seconds("torch", activation))
-        for m, k, n in PRODUCTS:
-            fastest = min(seconds(library, (m, k, n)) for library in pipes)
-            best = max(best, 2 * m * k * n / fastest)
+    steps = [("jax", "ours"), *(("torch", activation) for activation in ACTIVATIONS)]
+    products = [(library, shape) for shape in PRODUCTS for library in pipes]
+    asked = {key: functools.partial(ask, *key) for key in (*steps, *products)}
+    found = interleaved(asked, ROUNDS, measure=operator.call)  # the processes have the clocks
+    best = max(2 * math.prod(shape) / min(found[library, shape]) for library, shape in products)
     for pipe in pipes.values():
         pipe.send(None)
     for process in processes:
         process.join()
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    times = {name: found[library, name] for library, name in steps}
+    typical = medians(times)
     row = {"vocabulary": vocab_size, "kept": kept, "peak_gflops": round(best / 1e9, 1)}
-    for name, median in medians.items():
+    for name, median in typical.items():
         row[name] = {
             "tokens_per_second": round(BATCH * LENGTH / median, 1),
             "share_of_peak": round(flops / median / best, 3),
         }
         if name != "ours":
             ratios = np.array(times[name]) / np.array(times["ours"])
-            row[name]["our_ratio"] = round(median / medians["ours"], 3)
+            row[name]["our_ratio"] = round(median / typical["ours"], 3)
             row[name]["our_ratio_quartiles"] = np.quantile(ratios, (0.25, 0.75)).round(3).tolist()
     return row
 

@@ -10,17 +10,17 @@ noisy for all; ratios are of medians over the rounds. The package sorts, in torc
 all of torch's threads.
 """
 
+import functools
 import json
 import pathlib
-import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from experiments.timing import interleaved, medians
 from lm.softmax import WEIGHTINGS
 
 SHAPE = (4096, 8192)
@@ -38,13 +38,13 @@ GRADIENT_AT_MOST = {"sparsemax": 3.0, "entmax15": 3.0}
 AT_LEAST = {"sparsemax": 15.0, "entmax15": 20.0}
 
 
-def forward(function):
-    """A compiled function that waits for the weights."""
+def forward(function, scores):
+    """A compiled call that waits for the weights."""
     compiled = jax.jit(function)
-    return lambda scores, _: compiled(scores).block_until_ready()
+    return lambda: compiled(scores).block_until_ready()
 
 
-def gradient(function):
+def gradient(function, scores, direction):
     """The same for weights and the gradient of their sum with a direction."""
 
     def both(scores, direction):
@@ -52,14 +52,7 @@ def gradient(function):
         return weights, pull(direction)[0]
 
     compiled = jax.jit(both)
-    return lambda scores, direction: jax.block_until_ready(compiled(scores, direction))
-
-
-def seconds(function, *arguments) -> float:
-    """The time of one call."""
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
+    return lambda: jax.block_until_ready(compiled(scores, direction))
 
 
 def main() -> None:
@@ -75,19 +68,16 @@ def main() -> None:
     scores, direction = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))
     arrays = jnp.asarray(scores), jnp.asarray(direction)
     tensor = torch.from_numpy(scores)
-    functions = {(name, "forward"): forward(f) for name, f in OURS.items()}
-    functions |= {(name, "gradient"): gradient(f) for name, f in OURS.items()}
-    times = {key: [] for key in functions}
-    theirs = {name: [] for name in AT_LEAST}
-    for function in functions.values():
-        function(*arrays)
-    for index in range(ROUNDS):
-        for key, function in functions.items():
-            times[key].append(seconds(function, *arrays))
-        if index < THEIR_ROUNDS:
-            for name, measured in theirs.items():
-                measured.append(seconds(getattr(entmax, name), tensor, -1))
-    median = {key: statistics.median(values) for key, values in times.items()}
+    functions = {(name, "forward"): forward(f, arrays[0]) for name, f in OURS.items()}
+    functions |= {(name, "gradient"): gradient(f, *arrays) for name, f in OURS.items()}
+    theirs = {
+        (name, "package"): functools.partial(getattr(entmax, name), tensor, -1) for name in AT_LEAST
+    }
+    interleaved(functions, 1)  # the first calls compile
+    times = interleaved(functions | theirs, THEIR_ROUNDS)
+    for key, more in interleaved(functions, ROUNDS - THEIR_ROUNDS).items():
+        times[key] += more
+    median = medians(times)
     rows = []
     for name in OURS:
         row = {"name": name}
@@ -96,8 +86,8 @@ def main() -> None:
             row[f"{kind}_over_softmax"] = round(median[name, kind] / median["softmax", kind], 2)
             if name in goals:
                 row[f"{kind}_at_most"] = goals[name]
-        if name in theirs:
-            slow = statistics.median(theirs[name])
+        if name in AT_LEAST:
+            slow = median[name, "package"]
             row["package_ms"] = round(1e3 * slow, 1)
             row["package_over_ours"] = round(slow / median[name, "forward"], 1)
             row["package_at_least"] = AT_LEAST[name]
