@@ -20,6 +20,7 @@ import types
 from absl import flags
 from ml_collections import config_flags
 
+from configs import default
 from lm.allocator import keep_freed_memory
 from lm.check_names import nearest
 from lm.config import flatten, load, plain
@@ -58,9 +59,10 @@ def train() -> int:
     from lm.train import train
 
     config, workdir = _config(), _workdir()
-    if (workdir / "result.json").exists():
-        print(f"{workdir} is finished already; its result:")
+    finished = (workdir / "result.json").exists()
     result = train(config, workdir)
+    if finished:
+        print(f"{workdir} is finished already; its result:")
     judged = headline(config)
     others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in result]
     shown = [
@@ -98,11 +100,10 @@ def generate() -> int:
     import jax
 
     from lm.generate import generate, prompt_ids, search, stream
-    from lm.restore import restore
 
     _check_generate()
-    run = restore(_workdir(), _STEP.value, _CONFIG.value)
-    tokenizer, texts = run.corpus.tokenizer, _PROMPT.value
+    run = _restored()
+    tokenizer, texts = run.tokenizer, _PROMPT.value
     ids, sources = prompt_ids(tokenizer, texts), None
     if run.config.model.architecture == "encoder_decoder":
         # The encoder reads the prompt; the answer begins on a line of its own.
@@ -155,9 +156,9 @@ def diagnose() -> int:
     import jax
 
     from lm.diagnose import diagnose, lines, write
-    from lm.restore import restore
 
-    run = restore(_workdir(), _STEP.value, _CONFIG.value)
+    _workdir()
+    run = _restored()
     with jax.set_mesh(run.program.mesh):
         found = {"step": run.step, **diagnose(run, _CONTEXTS.value)}
     title = f"{_workdir().name} at step {run.step}: head {run.config.output.head}"
@@ -184,10 +185,8 @@ def table() -> int:
 
     points = _points()
     broken = sweep(points)
-    judged = headline(_config())
-    metric = vars(_ablation()).get("METRIC", judged.name)
-    better = "higher" if metric == judged.name and not judged.lower else "lower"
-    result = tabulate(points, metric=metric, better=better)
+    judged = headline(_config(), vars(_ablation()).get("METRIC"))
+    result = tabulate(points, metric=judged.name, better="lower" if judged.lower else "higher")
     write(result, _workdir())
     print(to_markdown(result))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")
@@ -243,8 +242,10 @@ def _restored():
 
     config = None if _CONFIG.value is None else _adopted()
     if not _WORKDIR.value and config is not None and is_checkpoint(config.init_from):
+        if _STEP.value is not None:
+            raise UserError("--step is of a run's checkpoints; leave it out, or give --workdir=DIR")
         return open_pretrained(config)
-    return restore(_workdir(), _STEP.value, config)
+    return restore(_workdir(), _STEP.value, config, known=default.get_config())
 
 
 def _workdir():
@@ -312,7 +313,7 @@ def main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("run.py: interrupted before training; nothing is lost", file=sys.stderr)
+        print("run.py: interrupted; what was finished is kept", file=sys.stderr)
         return 130
 
 
@@ -333,8 +334,10 @@ def _parse(argv: list[str]) -> None:
             known = flatten(load(path).get_config(arg or None).to_dict())
         except ValueError as error:
             raise UserError(f"{path}: {plain(error)}") from None
-        except AttributeError:
-            raise UserError(f"{path} has no get_config(arg) that returns a ConfigDict") from None
+        except (AttributeError, TypeError) as error:
+            raise UserError(
+                f"{path} has no get_config(arg) that returns a ConfigDict: {plain(error)}"
+            ) from None
         knobs = {f"config.{key}": value for key, value in known.items()}
         for name in values:
             if name.startswith("config.") and name not in knobs:

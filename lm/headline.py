@@ -8,6 +8,9 @@ from lm.config import Config
 from lm.objective import OBJECTIVES
 from lm.task import build_task
 
+# Of what is said of held-out text.
+_MORE_IS_BETTER = ("eval/accuracy", "eval/sparsemax_score")
+
 
 class Headline(NamedTuple):
     """A metric of the evaluation.
@@ -26,9 +29,11 @@ class Headline(NamedTuple):
         return self.name.removeprefix("eval/").replace("_", " ")
 
 
-def headline(config: Config) -> Headline:
-    """The metric by which runs of a config are judged."""
+def headline(config: Config, metric: str | None = None) -> Headline:
+    """The metric by which runs of a config are judged, or `metric` in its place."""
     if not config.task.name:
-        return Headline(OBJECTIVES[config.objective].metric, lower=True)
+        name = metric or OBJECTIVES[config.objective].metric
+        return Headline(name, lower=name not in _MORE_IS_BETTER)
     task = build_task(config)
-    return Headline(f"eval/{task.main}", lower=task.main in task.lower)
+    name = metric or f"eval/{task.main}"
+    return Headline(name, lower=name.removeprefix("eval/") in task.lower)

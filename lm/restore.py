@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lm.check import check
 from lm.checkpoint import Checkpoints, pretrained_params, restored_state
-from lm.config import Config
+from lm.config import Config, flatten
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.output import OUTPUTS
@@ -45,19 +45,33 @@ class Restored:
         return prepare_corpus(self.config)
 
 
-def restore(workdir: epath.Path, step: int | None = None, given: Config | None = None) -> Restored:
+def restore(
+    workdir: epath.Path,
+    step: int | None = None,
+    given: Config | None = None,
+    known: Config | None = None,
+) -> Restored:
     """Reads a workdir's checkpoint; `step` None takes the newest.
 
-    The config is the workdir's own, or `given`, which may differ in mesh and evaluation.
+    The config is the workdir's own, or `given`, which may differ in mesh and evaluation. It must
+    have every knob of `known`: a run of an older version of this code lacks some.
 
     Raises:
-      UserError: where the folder is no run's, the step was not kept, or the files are damaged.
+      UserError: where the folder is no run's, or an older version's; where the step was not kept,
+        or the files are damaged.
     """
     recorded = workdir / "config.json"
     if not recorded.exists():
         raise UserError(f"{workdir} has no config.json, so it is no run's folder; train one there")
     config = ConfigDict(read_json(recorded))
+    knobs = {} if known is None else flatten(known.to_dict())
+    if lacking := sorted(knobs.keys() - flatten(config.to_dict()).keys()):
+        raise UserError(
+            f"{recorded} has no {lacking[0]}: an older version of this code wrote it; use that "
+            "version, or train again in another --workdir"
+        )
     if given is not None:
+        check(given)
         check_same_config(given, config, workdir, besides=("evaluation",))
         config = given
     corpus = prepare_corpus(config)
@@ -81,12 +95,17 @@ def open_pretrained(config: Config) -> Restored:
       UserError: where the config is impossible or the checkpoint cannot be read.
     """
     check(config)
+    if config.task.name and not config.prompt.source:
+        raise UserError(
+            f"{config.init_from} has not learned config.task.name = {config.task.name!r}; train it "
+            "first, or name questions in config.prompt.source"
+        )
     if OUTPUTS[config.output.head].needs_counts:
         corpus = prepare_corpus(config)
         tokenizer, program = corpus.tokenizer, corpus_program(config, corpus)
     else:
         tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
-        program = shared_program(config, tokenizer.vocab_size)
+        program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer)
     with jax.set_mesh(program.mesh):
         params, origin = pretrained_params(program, config, jax.random.key(config.seed))
     print(origin, flush=True)

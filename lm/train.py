@@ -37,7 +37,7 @@ from lm.task.prepare import TaskData, balanced_classes, prepare_task
 from lm.task.report import write_report
 from lm.teach import with_teacher
 from lm.tune import count
-from lm.workdir import claim, open_workdir
+from lm.workdir import claimed, open_workdir
 
 
 def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
@@ -64,9 +64,10 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
     check_donor(config.init_from)
     corpus = prepare_corpus(config)
     program = corpus_program(config, corpus)
-    claim(config, workdir, corpus)
     with jax.set_mesh(program.mesh):
-        return _Run(config, workdir, corpus, program, label).finish()
+        with claimed(config, workdir, corpus):
+            run = _Run(config, workdir, corpus, program, label)
+        return run.finish()
 
 
 def prepare_corpus(config: Config) -> Corpus | TaskData:
@@ -154,6 +155,15 @@ class _Run:
         )
         self.state = with_teacher(self.state, program, config, corpus)
         self.start = int(self.state.step)
+        self.rows = train_batches(
+            corpus.rows("train"),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start=self.start,
+            classes=balanced_classes(config, corpus),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         self.main = jax.process_index() == 0
         self.commit = commit()
         self.stopping = self.remembered()
@@ -176,21 +186,12 @@ class _Run:
         host never keeps the device waiting.
         """
         config = self.config
-        rows = train_batches(
-            self.corpus.rows("train"),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=self.start,
-            classes=balanced_classes(config, self.corpus),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
         pending = None
         with Signals() as signals:
             for step in range(self.start + 1, self.steps + 1):
                 if self.stopping and self.stopping.done:
                     break
-                batch = partition.global_batch(self.program.mesh, next(rows))
+                batch = partition.global_batch(self.program.mesh, next(self.rows))
                 self.state, metrics = self.program.step(self.state, batch, self.key)
                 if pending is not None:
                     self.record(*pending)

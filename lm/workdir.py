@@ -2,7 +2,10 @@
 begins, and whoever comes with another is told so.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
+from itertools import filterfalse
 from typing import Any
 
 import jax
@@ -49,10 +52,13 @@ def check_same_config(
 
 
 def _is_free(workdir: epath.Path) -> bool:
-    """Whether a run may begin in a folder: nothing is there but a sweep's word on why it broke."""
-    return workdir.is_dir() and all(
-        child.name == "error.txt" or child.name.startswith(".") for child in workdir.iterdir()
-    )
+    """Whether a run may begin in a folder."""
+    return workdir.is_dir() and all(map(_is_no_claim, workdir.iterdir()))
+
+
+def _is_no_claim(child: epath.Path) -> bool:
+    """Whether a file says nothing of a run but, in a sweep's words, why it broke."""
+    return child.name == "error.txt" or child.name.startswith(".")
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
@@ -65,15 +71,29 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         ) from None
 
 
-def claim(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> None:
-    """Writes what the run is made of before it begins; checks that its text is still the same."""
+@contextlib.contextmanager
+def claimed(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> Iterator[None]:
+    """Writes what the run is made of before it begins; checks that its text is still the same.
+
+    A user's mistake that is found inside lets go of the workdir again, where this is the first leg
+    of its run.
+    """
     recorded = workdir / "data.json"
     if recorded.exists():
         check_same_text(workdir, corpus)
-    elif jax.process_index() == 0:
+        yield
+        return
+    if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_dict(config))
         write_json(recorded, corpus.manifest)
+    try:
+        yield
+    except UserError:
+        if jax.process_index() == 0:
+            for child in filterfalse(_is_no_claim, workdir.iterdir()):
+                child.rmtree() if child.is_dir() else child.unlink()
+        raise
 
 
 def check_same_text(workdir: epath.Path, corpus: Corpus | TaskData) -> None:

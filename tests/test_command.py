@@ -1,24 +1,13 @@
 """A mistake on the command line is one clear line and status 2, and changes nothing on disk."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.commands import ROOT, run
+
 CLM = "--config=configs/clm.py:tiny"
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "run.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
 
 MISTAKES = {
     "a typo in a knob": (
@@ -113,6 +102,32 @@ def test_text_that_cannot_be_trained_on_is_one_line_and_status_2(content, messag
     assert message in finished.stderr
     assert finished.stderr.count("\n") == 1
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config():\n    return 1", "get_config() takes 0 positional arguments"),
+        (
+            "from configs import clm\n\ndef get_config(arg):\n    return clm.missing",
+            "module 'configs.clm' has no attribute 'missing'",
+        ),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_line_in_its_own_words(content, message, tmp_path):
+    (tmp_path / "own.py").write_text(content)
+    finished = run("train", f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'work'}")
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_the_run_of_an_older_version_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"steps": 3}')
+    finished = run("eval", f"--workdir={tmp_path}")
+    assert finished.returncode == 2
+    assert "has no accumulation: an older version of this code wrote it" in finished.stderr
+    assert finished.stderr.count("\n") == 1
 
 
 def test_help_names_every_command_and_flag():

@@ -1,17 +1,13 @@
 """Every command of the README runs, as printed but for a smaller size."""
 
-import os
-import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import ROOT, run
 from tests.conftest import QUICK
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"python (run\.py [^\n]*--workdir=[^\n]*)", README)
 TWO_ROWS = """
@@ -60,20 +56,13 @@ def folder(tmp_path_factory):
 def test_every_run_command_of_the_readme_runs(smaller, folder):
     for command in COMMANDS:
         # The quotes of the prompts are the shell's.
-        script, *arguments = re.findall(r"(?:[^\s\"]|\"[^\"]*\")+", command)
+        _, *arguments = re.findall(r"(?:[^\s\"]|\"[^\"]*\")+", command)
         arguments = [a.replace('"', "") for a in arguments]
         if any(a.startswith("--config=") for a in arguments):
             arguments += smaller
             if "output" in command:
                 arguments.append("--config.data.vocab_size=300")
-        finished = subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=folder,
-            env=os.environ | {"XLA_FLAGS": QUICK},  # One device, as on a laptop.
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        finished = run(*arguments, cwd=folder, flags=QUICK)  # One device, as on a laptop.
         assert finished.returncode == 0, f"{command}\n{finished.stderr}"
     table = (folder / "runs" / "output" / "table.md").read_text()
     assert "tied=False" in table and "not separable" in table

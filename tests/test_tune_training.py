@@ -1,10 +1,7 @@
 """A tuned run keeps only what it trained, resumes on its own base, and refuses another."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -21,8 +18,8 @@ from lm.train import train
 from lm.tune import count
 from lm.tune.merge import merge
 from lm.tune.peft import adopt
+from tests.commands import run
 
-ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {
     "model.layers": 1,
     "model.features": 16,
@@ -69,11 +66,9 @@ def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
 
 def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned, tmp_path):
     config, workdir, _ = tuned
-    command = ["run.py", "export", "--adapter", f"--workdir={workdir}", f"--to={tmp_path / 'out'}"]
-    finished = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
-        env=os.environ | {"XLA_FLAGS": ""},
-    )  # fmt: skip
+    finished = run(
+        "export", "--adapter", f"--workdir={workdir}", f"--to={tmp_path / 'out'}", flags=""
+    )
     assert finished.returncode == 0, finished.stderr
     assert "an adapter for peft" in finished.stdout
     whole = override(config, {"tune.method": "full", "tune.adapter_from": str(tmp_path / "out")})

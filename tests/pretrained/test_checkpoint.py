@@ -23,6 +23,7 @@ from lm.pretrained import FAMILIES, adopt, export, fitting_family, open_checkpoi
 from lm.restore import open_pretrained, restore
 from lm.step import build_program
 from lm.train import train
+from tests.commands import run
 
 
 def small(**settings):
@@ -296,3 +297,14 @@ def test_a_checkpoint_trains_evaluates_and_is_written_again(written, small_confi
 def evaluated(run):
     with jax.set_mesh(run.program.mesh):
         return evaluate(run.program, run.params, run.corpus, run.config)
+
+
+def test_a_command_generates_from_a_checkpoint_without_a_workdir(written):
+    start = f"--config.init_from=hf:{written[0]}"
+    rest = ["--config.data.length=16", "--prompt=ab", "--tokens=3"]
+    finished = run("generate", "--config=configs/clm.py:tiny", start, *rest)
+    assert finished.returncode == 0, finished.stderr
+    assert "ab" in finished.stdout
+    refused = run("eval", "--config=configs/clm.py:tiny", start, "--step=3")
+    assert refused.returncode == 2
+    assert "--step is of a run's checkpoints" in refused.stderr
