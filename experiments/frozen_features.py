@@ -1,0 +1,96 @@
+"""How far does a regression on frozen features come, where fine-tuning is to do better?
+
+Command  python experiments/archives.py
+         python experiments/frozen_features.py
+Writes   experiments/results/frozen_features.json
+
+MiniLM's last hidden states, averaged over a text's tokens, are the features of a ridge regression
+(of ratings) or a logistic regression (of classes) by scikit-learn. Texts, tokens and the held-out
+share are those of configs/finetune.py, so that the figures compare with its runs' own. The penalty
+is chosen by cross-validation within the training texts.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from real_checkpoints import load
+from scipy.stats import pearsonr
+from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from configs import finetune
+from lm.model import Batch
+from lm.pretrained import adopt
+from lm.task.metrics import interval
+from lm.task.prepare import TaskData, prepare_task
+from lm.train import commit, versions
+
+TASKS = ("tweets", "amazon", "reviews")
+TOGETHER = 64  # texts a call
+
+
+def features(encode: Any, data: TaskData, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean hidden states [N, D] and targets [N] of a split."""
+    rows = data.rows(split)
+    rows = [rows[i] for i in range(len(rows))]
+    inputs, segments = (np.stack([row[name] for row in rows]) for name in ("inputs", "segments"))
+    parts = range(0, len(rows), TOGETHER)
+    found = [encode(inputs[i : i + TOGETHER], segments[i : i + TOGETHER]) for i in parts]
+    return np.concatenate(found), np.array([row["targets"][0] for row in rows])
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    _, model, params = load(pathlib.Path(finetune.ARCHIVES).expanduser() / "minilm")
+
+    @jax.jit
+    def encode(inputs: jax.Array, segments: jax.Array) -> jax.Array:
+        places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+        batch = Batch(inputs, inputs, segments.astype(np.float32), segments, places)
+        hidden = model.apply({"params": params}, batch)
+        return jnp.mean(hidden, axis=1, where=segments[..., None] > 0)
+
+    result: dict[str, Any] = {}
+    for name in TASKS:
+        config = adopt(finetune.get_config(name))
+        data = prepare_task(config, config.cache)
+        (x, y), (held_out, truth) = (features(encode, data, s) for s in ("train", "validation"))
+        if config.task.name == "regression":
+            chosen = RidgeCV(np.logspace(-2, 4, 13))
+            metric = "pearson"
+        else:
+            chosen = LogisticRegressionCV(Cs=np.logspace(-4, 2, 13), max_iter=1000)
+            metric = "accuracy"
+        said = make_pipeline(StandardScaler(), chosen).fit(x, y).predict(held_out)
+        pairs = np.stack([truth, said], axis=1)
+
+        def measure(pairs: np.ndarray, _: int, metric: str = metric) -> float:
+            if metric == "accuracy":
+                return float(np.mean(pairs[:, 0] == pairs[:, 1]))
+            return float(pearsonr(pairs[:, 0], pairs[:, 1]).statistic)
+
+        low, high = interval(measure, pairs, 2)
+        result[name] = {
+            metric: measure(pairs, 2),
+            "interval": [low, high],
+            "train": len(y),
+            "held_out": len(truth),
+        }
+        print(f"{name}: {metric} {result[name][metric]:.4f} [{low:.4f}, {high:.4f}]", flush=True)
+    result |= {"commit": commit(), "versions": versions()}
+    written = ROOT / "experiments" / "results" / "frozen_features.json"
+    written.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
