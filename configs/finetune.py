@@ -22,6 +22,13 @@ from configs.sizes import pick
 
 SEEDS = (0, 1, 2, 3, 4)
 METRICS = {"cola": "matthews", "mrpc": "f1", "qqp": "f1"}
+# F1 is of the second class, and GLUE's of these; by the alphabet they would be first.
+LABELS = {
+    "cola": ("unacceptable", "acceptable"),
+    "mrpc": ("not_equivalent", "equivalent"),
+    "qqp": ("not_duplicate", "duplicate"),
+    "wnli": ("not_entailment", "entailment"),
+}
 ARCHIVES = "~/.cache/softmax-laboratory/archives"
 GLUE = {
     "cola": ("sentence",),
@@ -135,6 +142,7 @@ def _squad(config) -> None:
 def _glue(config, name: str) -> None:
     config.task.name = "regression" if name == "stsb" else "classification"
     config.task.text = GLUE[name]
+    config.task.labels = LABELS.get(name, ())
     config.task.metric = METRICS.get(name, "")
     config.data.source = f"tfds:glue/{name}"
     config.data.length = 128

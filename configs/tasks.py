@@ -24,7 +24,8 @@ def task() -> ConfigDict:
     task.label = "label"
     # choice: the column with a list of texts, or several columns.
     task.choices = ("choices",)
-    # All labels, in order. (): those of the training examples.
+    # All labels, in order. (): those of the training examples, by the alphabet. Of two, F1 is the
+    # second's.
     task.labels = ()
     # Source of the held-out examples. "": the source's own, or the share data.validation.
     task.validation = ""

@@ -49,7 +49,7 @@ def _accuracy(evidence: np.ndarray, classes: int) -> float:
 
 
 def _f1(evidence: np.ndarray, classes: int) -> float:
-    """F1 of the last class where there are two; else the mean over classes."""
+    """F1 of the second class where there are two; else the mean over classes."""
     if classes != 2:
         return _f1_macro(evidence, classes)
     f1_score = library("sklearn.metrics").f1_score

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.text import glue
 
 from configs import finetune
 from lm.config import override
@@ -111,12 +112,18 @@ def test_raw_files_become_rows_with_the_splits_of_the_dataset(raw, name, tmp_pat
     train_rows, held_out = (data.manifest["splits"][s]["examples"] for s in ("train", "validation"))
     assert (train_rows, held_out) == ((32, 16) if name == "mrpc" else (24, 24))
     labels = {
-        "mrpc": ("equivalent", "not_equivalent"),
+        "mrpc": ("not_equivalent", "equivalent"),
         "sst2": ("negative", "positive"),
         "conll2003": ("O", "B-LOC", "I-LOC"),
         "stsb": (),
     }[name]
     assert data.labels == labels
+
+
+@pytest.mark.parametrize("name", ["cola", "sst2", "mrpc", "qqp", "qnli", "rte", "wnli"])
+def test_the_second_label_is_that_of_which_glue_takes_f1(name):
+    names = glue.Glue(config=name).info.features["label"].names
+    assert (tuple(finetune.get_config(name).task.labels) or tuple(sorted(names))) == tuple(names)
 
 
 @pytest.mark.parametrize("name", ["mrpc", pytest.param("conll2003", marks=pytest.mark.slow)])
