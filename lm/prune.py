@@ -91,8 +91,11 @@ def pruning(
         learning = {path: jnp.where(mask[path], g, 0) for path, g in slopes.items()}
         updates, inner = rule.update(_with(updates, learning), state.inner, params)
         steps = _kernels(updates)
-        dense = {path: w + jnp.where(mask[path], steps[path], 0) for path, w in dense.items()}
-        scores = {path: score(scores[path], w, slopes[path]) for path, w in dense.items()}
+        before = dense
+        dense = {path: w + jnp.where(mask[path], steps[path], 0) for path, w in before.items()}
+        scores = {
+            path: score(scores[path], before[path], slopes[path], w) for path, w in dense.items()
+        }
         share, due = sparsity(count), sparsity.due(count)
         kept = jax.lax.cond(
             due,
@@ -122,12 +125,12 @@ def pruned_share(params: Any) -> jax.Array:
     return jnp.sum(zeros) / sum(w.size for w in kernels)
 
 
-def _magnitude(score: jax.Array, weight: jax.Array, slope: jax.Array) -> jax.Array:
+def _magnitude(score: jax.Array, weight: jax.Array, slope: jax.Array, new: jax.Array) -> jax.Array:
     """|w|."""
-    return jnp.abs(weight)
+    return jnp.abs(new)
 
 
-def _movement(score: jax.Array, weight: jax.Array, slope: jax.Array) -> jax.Array:
+def _movement(score: jax.Array, weight: jax.Array, slope: jax.Array, new: jax.Array) -> jax.Array:
     """The sum over updates of -w dL/dw: above 0 where w moves away from 0 (2005.07683)."""
     return score - weight * slope
 
@@ -157,5 +160,5 @@ def _with(tree: Any, leaves: dict[tuple[str, ...], Any]) -> Any:
     return unflatten_dict(flat | leaves)
 
 
-# (score before, weight, slope of the loss at what is left of the weight) -> score
+# (score before, weight before, slope of the loss at what is left of that, weight after) -> score
 SCORES: dict[str, Callable[..., jax.Array]] = {"magnitude": _magnitude, "movement": _movement}

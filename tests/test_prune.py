@@ -43,8 +43,9 @@ def by_hand(by):
     """The same in float64, with the definitions of the papers."""
     dense, mask, scores = KERNEL.copy(), np.ones(KERNEL.shape, bool), 0.0
     for t, grad in enumerate(GRADS, start=1):
+        moved = scores - dense * grad
         dense -= RATE * grad * mask
-        scores = abs(dense) if by == "magnitude" else scores - dense * grad
+        scores = abs(dense) if by == "magnitude" else moved
         if 4 <= t <= 24:
             mask = np.ones(KERNEL.size, bool)
             mask[np.argsort(scores, axis=None)[: round(share(t) * KERNEL.size)]] = False
@@ -67,6 +68,30 @@ def test_the_share_is_reached_exactly_and_what_is_pruned_then_stays_zero(by):
     for later in zeros[23:]:
         np.testing.assert_array_equal(later, zeros[23])
     assert zeros[-1].sum() == 28
+
+
+def test_movement_scores_descend_behind_a_straight_through_mask():
+    """Scores are learned like weights, by -dL/dS, as the paper defines them (2005.07683)."""
+    inputs, wanted = DRAW.normal(size=(3, 5)), DRAW.normal(size=(3, 8))
+    rule = pruning(optax.sgd(RATE), Sparsity(0.5, 1, 9), SCORES["movement"])
+    params = tree(jnp.array(KERNEL))
+    state = rule.init(params)
+
+    def loss(weight, scores, mask):
+        through = scores + jax.lax.stop_gradient(mask - scores)
+        return jnp.mean(jnp.square(inputs @ (weight * through) - wanted))
+
+    weight, scores = jnp.array(KERNEL), jnp.zeros(KERNEL.shape)
+    for _ in range(12):
+        mask = state.mask["stack"]["layer_0"]["in"]["kernel"]
+        slopes = jax.grad(loss, argnums=(0, 1))(weight, scores, mask)
+        weight, scores = weight - RATE * slopes[0], scores - slopes[1]
+        left = params["stack"]["layer_0"]["in"]["kernel"]
+        seen = jax.grad(loss)(left, jnp.zeros_like(left), jnp.ones_like(left))
+        updates, state = rule.update(tree(seen), state, params)
+        params = optax.apply_updates(params, updates)
+        found = state.scores["stack"]["layer_0"]["in"]["kernel"]
+        np.testing.assert_allclose(found, scores, atol=1e-5)
 
 
 def test_equal_scores_do_not_prune_more():
