@@ -23,7 +23,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 2  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 3  # raise it when what is stored changes, so that nothing old is opened as new
 _TOGETHER = 1000  # examples that are tokenized together
 
 
@@ -32,7 +32,7 @@ class TaskData:
     """The prepared examples of a task.
 
     Attributes:
-      manifest: what they are: `task`, `source`, `hash` (of all examples in order, and their
+      manifest: what they are: `task`, `source`, `hash` (of the examples in order, and their
         splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`,
         and `long`, how many examples were left out because no answer begins within a row.
       tokenizer: of the rows.
@@ -201,7 +201,7 @@ def _build(
     if tokenizer.json is not None:
         (folder / "tokenizer.json").write_text(tokenizer.json)
     return {
-        "hash": hashlib.sha256(json.dumps(examples, sort_keys=True).encode()).hexdigest(),
+        "hash": _hash(examples),
         "tokenizer": tokenizer.spec,
         "labels": list(labels),
         "layout": dataclasses.asdict(layout),
@@ -212,6 +212,15 @@ def _build(
 def _load(file: epath.Path) -> np.ndarray:
     with file.open("rb") as stream:
         return np.load(stream)
+
+
+def _hash(examples: dict[str, list[Example]]) -> str:
+    """Of the examples that have rows, whatever length and tokenizer made of them."""
+    said = {
+        split: [{k: v for k, v in e.items() if k != "rows"} for e in filter(_has_rows, each)]
+        for split, each in examples.items()
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(

@@ -68,6 +68,19 @@ def test_what_is_written_is_counted_for_heads_that_order_words(prepared):
     np.testing.assert_array_equal(data.counts(), expected)
 
 
+def test_the_hash_names_examples_and_not_the_rows_that_they_became(task_config, labelled, cache):
+    base = {"data.source": f"files:{labelled}/rows.jsonl", "task.name": "answering"}
+    base |= {"task.text": ("question", "context"), "task.label": "answers", "task.stride": 4}
+    made = [
+        prepare_task(override(task_config, base | {"data.length": length}), cache).manifest
+        for length in (40, 64)
+    ]
+    assert made[0]["splits"] != made[1]["splits"]
+    assert made[0]["hash"] == made[1]["hash"]
+    other = override(task_config, base | {"data.validation": 0.4})
+    assert prepare_task(other, cache).manifest["hash"] != made[0]["hash"]
+
+
 MISTAKES = {
     "a label that training has not": (LINES, ["new,maybe"], "maybe"),
     "one class only": ([f"text {n},yes" for n in range(40)], None, "has the label 'yes'"),
