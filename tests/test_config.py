@@ -105,6 +105,10 @@ IMPOSSIBLE = [
     ({"task.name": "tagging"}, "labels, which are no words; use config.output.tied=False"),
     ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
     ({"task.name": "instruction", "task.answer_tokens": 9}, "task instruction does not"),
+    (
+        {"task.name": "seq2seq", "task.answer_tokens": 1023, "data.length": 64},
+        "of config.model.max_length = 1024 positions; use at most 990",
+    ),
     ({"task.name": "instruction", "task.balanced": True}, "which task instruction has none of"),
     (
         {"task.name": "instruction", "model.architecture": "encoder"},

@@ -30,12 +30,23 @@ def check_task(config: Config) -> None:
             f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "
             "not; leave it out"
         )
+    if config.task.answer_tokens > (most := _most_written(config)):
+        raise UserError(
+            f"config.task.answer_tokens = {config.task.answer_tokens} leaves a source too few of "
+            f"config.model.max_length = {config.model.max_length} positions; use at most {most}"
+        )
     if config.task.balanced and config.task.name != "classification":
         raise UserError(
             f"config.task.balanced evens out classes, which task {config.task.name} has none of"
         )
     _check_architecture(config)
     _check_head(config)
+
+
+def _most_written(config: Config) -> int:
+    """How many tokens fit behind any source; see `Seq2Seq.asked`."""
+    source = 0 if config.model.architecture == "encoder_decoder" else config.data.length // 2 + 1
+    return config.model.max_length - source - 1
 
 
 def _check_architecture(config: Config) -> None:

@@ -20,7 +20,8 @@ def written(
     """An answer of at most config.task.answer_tokens to each example, a batch at a time."""
     task: Any = data.task
     texts = data.tokenizer.encode_batch([task.texts(example)[0] for example in examples])
-    asked = [task.asked(text.ids, task.answer_tokens, data.layout) for text in texts]
+    longest = task.answer_tokens + 1  # with what ends it, as in training
+    asked = [task.asked(text.ids, longest, data.layout) for text in texts]
     answers: list[str] = []
     for begin in range(0, len(asked), config.batch_size):
         prompts, memories = zip(*asked[begin : begin + config.batch_size], strict=True)

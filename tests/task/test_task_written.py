@@ -1,0 +1,46 @@
+"""What an evaluation asks for in writing fits into the model, however long the source is."""
+
+import types
+
+import numpy as np
+import pytest
+
+from configs import default
+from lm.build import build_model
+from lm.check import check
+from lm.config import override
+from lm.data import ByteTokenizer
+from lm.errors import UserError
+from lm.generate.prompts import arrange
+from lm.task import build_task, written
+from lm.task.encode import Layout
+
+MOST = {("decoder", 64): 30, ("decoder", 200): 166, ("encoder_decoder", 64): 63}
+
+
+@pytest.mark.parametrize(("architecture", "positions"), MOST)
+@pytest.mark.parametrize("size", [0, 20, 100])
+def test_a_source_of_any_size_leaves_room_for_the_answer(
+    architecture, positions, size, monkeypatch
+):
+    settings = {"task.name": "seq2seq", "data.length": 64, "model.max_length": positions}
+    config = override(default.get_config(), settings | {"model.architecture": architecture})
+    most = MOST[architecture, positions]
+    model = build_model(config, 257)
+
+    def generate(model, params, prompts, *, tokens, temperature, sources):
+        arrange(model, prompts, sources, tokens, tokens, False)
+        return iter([np.zeros(len(prompts), int)] * tokens)
+
+    monkeypatch.setattr(written, "generate", generate)
+    for longest in (1, 10, most):
+        asking = override(config, {"task.answer_tokens": longest})
+        check(asking)
+        task, layout = build_task(asking), Layout(64, 255, 255, architecture != "decoder")
+        data = types.SimpleNamespace(task=task, tokenizer=ByteTokenizer(), layout=layout)
+        example = {"texts": ["x" * size], "label": "y"}
+        program = types.SimpleNamespace(model=model)
+        (said,) = written.written(program, None, data, asking, [example])
+        assert len(said) == longest
+    with pytest.raises(UserError, match=f"use at most {most}"):
+        check(override(config, {"task.answer_tokens": most + 1}))
