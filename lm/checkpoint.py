@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from lm import partition
@@ -19,9 +20,10 @@ from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.quiet import cause, quiet
 from lm.state import State
 from lm.step import Program
-from lm.tune import split
+from lm.tune import method_names, split
 from lm.tune.choice import HEADS
 from lm.tune.peft import additions
+from lm.workdir import read_json
 
 # In a workdir: the run whose parameters it began with, and their hash.
 BASE = "base.json"
@@ -210,11 +212,19 @@ def check_donor(init_from: str) -> None:
 
 
 def open_donor(source: str) -> Checkpoints:
-    """The checkpoints of the run that `init_from` names; UserError where there are none."""
+    """The checkpoints of the run that `init_from` names; UserError where there are none, or where
+    they lack what that run left alone.
+    """
     folder = epath.Path(source) / "checkpoints"
     donor = Checkpoints(source) if folder.exists() else None
     if donor is None or donor.latest is None:
         raise UserError(f"config.init_from = {source!r}: there is no checkpoint in {folder}")
+    theirs: Config = ConfigDict(read_json(folder.parent / "config.json"))
+    if "full" not in method_names(theirs):
+        raise UserError(
+            f"config.init_from = {source!r} keeps only what {theirs.tune.method} trained of "
+            f"{theirs.init_from}; start from that, or from hf:FOLDER that export --to=FOLDER writes"
+        )
     return donor
 
 

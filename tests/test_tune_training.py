@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from lm.checkpoint import Checkpoints, starting_state
+from lm.checkpoint import Checkpoints, check_donor, starting_state
 from lm.config import override
 from lm.errors import UserError
 from lm.restore import restore
@@ -90,6 +90,12 @@ def test_a_fresh_parameter_that_is_not_trained_is_refused(tuned, tmp_path):
     config = override(tuned[0], {"output.tied": False})
     with pytest.raises(UserError, match=r"has no head/table .* use lora\+head"):
         train(config, tmp_path / "untied")
+
+
+def test_a_run_that_keeps_only_what_it_tuned_is_no_donor(tuned):
+    check_donor(str(tuned[1].parent / "base"))
+    with pytest.raises(UserError, match=r"keeps only what lora trained of .*base; start from that"):
+        check_donor(str(tuned[1]))
 
 
 def test_pruning_ranks_the_weights_that_a_run_starts_from_and_not_its_random_ones(tuned, tmp_path):
