@@ -3,8 +3,8 @@ mesh, and the order of starting points: resume, init_from, scratch.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from lm import partition
 from lm.config import Config
 from lm.errors import UserError
-from lm.fingerprint import fingerprint
+from lm.origin import check_origin, record_origin
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.quiet import cause, quiet
 from lm.state import State
@@ -136,23 +136,24 @@ def starting_state(
     The order: the newest checkpoint of this run (resume), the parameters of the checkpoint of
     transformers or of the run that `init_from` names, and else new initial weights.
     """
+    file = checkpoints.folder.parent / BASE
     if checkpoints.latest is not None:
         state = restored_state(program, checkpoints, config)
         if program.abstract.start is not None:
-            begun, _ = _begun(program, config, key, None)
+            begun, _ = _begun(program, config, key, functools.partial(check_origin, file))
             state = dataclasses.replace(state, start=begun.start)
         return state, f"resumes at step {checkpoints.latest}"
-    return _begun(program, config, key, checkpoints.folder.parent)
+    return _begun(program, config, key, functools.partial(record_origin, file))
 
 
 def _begun(
-    program: Program, config: Config, key: jax.Array, workdir: epath.Path | None
+    program: Program, config: Config, key: jax.Array, hold: Callable[..., None]
 ) -> tuple[State, str]:
-    """The state before the first step; its base is recorded in a workdir, where one is given."""
+    """The state before the first step. `hold(origin, arrays)` records its base, or checks it."""
     state = program.init(key)
     if not config.init_from:
         return state, "starts from scratch"
-    return _initialise_from(state, program, config, workdir)
+    return _initialise_from(state, program, config, hold)
 
 
 def restored_state(
@@ -167,12 +168,7 @@ def restored_state(
     if not jax.tree.leaves(program.abstract.frozen):
         return state.replace(frozen={})
     base, origin = _base_params(program, config)
-    recorded = json.loads((checkpoints.folder.parent / BASE).read_text())
-    if (found := fingerprint(base)) != recorded["hash"]:
-        raise UserError(
-            f"{checkpoints.folder.parent} was trained on {recorded['origin']} (hash "
-            f"{recorded['hash']}), which is now another, {origin} (hash {found}); restore that base"
-        )
+    check_origin(checkpoints.folder.parent / BASE, origin, base)
 
     def of_base(path: Any, leaf: Any) -> jax.Array:
         value = base[jax.tree_util.keystr(path)][: leaf.shape[0] if leaf.shape else None]
@@ -229,7 +225,7 @@ def open_donor(source: str) -> Checkpoints:
 
 
 def _initialise_from(
-    state: State, program: Program, config: Config, workdir: epath.Path | None
+    state: State, program: Program, config: Config, hold: Callable[..., None]
 ) -> tuple[State, str]:
     source, whole = config.init_from, state.whole
     leaves = jax.tree_util.tree_leaves_with_path(whole)
@@ -258,10 +254,7 @@ def _initialise_from(
     jax.tree.map(lambda x: x.delete(), state.moments)
     own = {"params": params, "average": average, "frozen": frozen, "start": start}
     state = dataclasses.replace(state, moments=program.moments(params), **own)
-    if workdir is not None and jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        record = {"init_from": source, "origin": origin, "hash": fingerprint(base)}
-        (workdir / BASE).write_text(json.dumps(record, indent=2) + "\n")
+    hold(origin, base)
     return state, f"starts from {origin}{_told(fresh)}"
 
 

@@ -12,6 +12,7 @@ from lm.checkpoint import Checkpoints, pretrained_params, restored_state
 from lm.config import Config
 from lm.data import Corpus, make_tokenizer
 from lm.errors import UserError
+from lm.origin import check_origin, record_origin
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.regularise.teacher import teacher_config
 from lm.state import State
@@ -19,19 +20,31 @@ from lm.step import Program
 from lm.task.prepare import TaskData
 from lm.workdir import read_json
 
+# In a workdir: the teacher that its run began with, and the hash of what it knows.
+TEACHER = "teacher.json"
+
 
 def with_teacher(
-    state: State, program: Program, config: Config, corpus: Corpus | TaskData
+    state: State,
+    program: Program,
+    config: Config,
+    corpus: Corpus | TaskData,
+    workdir: epath.Path,
 ) -> State:
     """The state with the parameters of the program's teacher, where it has one.
 
     Raises:
-      UserError: it has another tokenizer or other labels, no checkpoint, or no head of its own.
+      UserError: it has another tokenizer or other labels, no checkpoint, or no head of its own; or
+        it is another than the one with which the run in the workdir began.
     """
     theirs = teacher_config(config)
     if theirs is None or program.teacher is None:
         return state
-    known = _params(program.teacher, config.regularise.teacher, theirs, corpus)
+    source = config.regularise.teacher
+    known = _params(program.teacher, source, theirs, corpus)
+    hold = check_origin if int(state.step) else record_origin
+    leaves = jax.tree_util.tree_leaves_with_path(known)
+    hold(workdir / TEACHER, source, {jax.tree_util.keystr(path): x for path, x in leaves})
     return dataclasses.replace(state, teacher=known)
 
 

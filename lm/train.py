@@ -153,7 +153,7 @@ class _Run:
         self.state, origin = starting_state(
             program, self.checkpoints, config, jax.random.fold_in(root, 0)
         )
-        self.state = with_teacher(self.state, program, config, corpus)
+        self.state = with_teacher(self.state, program, config, corpus, workdir)
         self.start = int(self.state.step)
         self.rows = train_batches(
             corpus.rows("train"),

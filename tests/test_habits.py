@@ -1,15 +1,18 @@
 """Habits of the loss follow their formulas, and add nothing where nothing is to be regularised."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from flax import linen as nn
 from scipy.special import rel_entr
 
 from configs import default
+from lm import teach
 from lm.build import build_model
 from lm.check import check
 from lm.errors import UserError
@@ -19,6 +22,7 @@ from lm.regularise.adversarial import Moved, drawn, freelb, smart, uphill
 from lm.regularise.distil import distilled, divergence
 from lm.regularise.passes import Pass, compared, forward, symmetric
 from lm.regularise.rdrop import rdrop
+from lm.state import State
 
 SEGMENTS = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 0, 0]], np.int32)
 BATCH = causal({"tokens": np.arange(2 * 7).reshape(2, 7) % 5, "segments": SEGMENTS})
@@ -179,6 +183,22 @@ def test_penalties_follow_the_gap_by_the_same_factor_up_and_down():
     assert adapted(0.7, 0.2, 3.0, 0.2) == pytest.approx(0.7)
     assert adapted(1.0, 1e6, 1.0, 0.0) == pytest.approx(100)
     assert adapted(1.0, -1e6, 1.0, 0.0) == pytest.approx(0.01)
+
+
+def test_a_teacher_that_changed_since_its_student_began_is_refused(monkeypatch, tmp_path):
+    config = default.get_config()
+    config.regularise.teacher = "runs/large"
+    monkeypatch.setattr(teach, "teacher_config", lambda config: config)
+
+    def at(step, knows):
+        monkeypatch.setattr(teach, "_params", lambda *_: {"w": jnp.full(3, knows)})
+        student = SimpleNamespace(teacher="a program")
+        state = State(step, {}, {}, None, True)
+        return teach.with_teacher(state, student, config, None, epath.Path(tmp_path)).teacher
+
+    assert at(0, 1.0)["w"][0] == at(7, 1.0)["w"][0] == 1
+    with pytest.raises(UserError, match=r"trained on runs/large .*restore that teacher"):
+        at(7, 2.0)
 
 
 MISTAKES = {

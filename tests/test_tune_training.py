@@ -98,15 +98,40 @@ def test_a_run_that_keeps_only_what_it_tuned_is_no_donor(tuned):
         check_donor(str(tuned[1]))
 
 
-def test_pruning_ranks_the_weights_that_a_run_starts_from_and_not_its_random_ones(tuned, tmp_path):
-    config = override(tuned[0], {"tune.method": "full", "regularise.prune": 0.5})
-    program = build_program(config, 256)
-    with jax.set_mesh(program.mesh):
-        state, _ = starting_state(program, Checkpoints(tmp_path), config, jax.random.key(7))
+@pytest.fixture(scope="module")
+def begun(tuned, tmp_path_factory):
+    """A run of the whole base that looks back to its start, as a function that begins or resumes
+    it; its checkpoints; and its first state, which they hold.
+    """
+    habits = {"tune.method": "full", "regularise.prune": 0.5, "regularise.l2_start": 0.1}
+    config = override(tuned[0], habits)
+    program, checkpoints = build_program(config, 256), Checkpoints(tmp_path_factory.mktemp("begun"))
+
+    def start():
+        with jax.set_mesh(program.mesh):
+            return starting_state(program, checkpoints, config, jax.random.key(7))[0]
+
+    state = start()
+    checkpoints.save(state)
+    checkpoints.wait()
+    return start, checkpoints, state
+
+
+def test_pruning_ranks_the_weights_that_a_run_starts_from_and_not_its_random_ones(begun):
+    *_, state = begun
     params, ranked = flatten_dict(state.params), flatten_dict(state.moments.dense)
     assert len(ranked) == 6
     for path, kernel in ranked.items():
         np.testing.assert_array_equal(kernel, params[path])
+
+
+def test_a_run_that_looks_back_to_its_start_resumes_with_it_and_refuses_another(begun):
+    start, checkpoints, state = begun
+    jax.tree.map(np.testing.assert_array_equal, start().start, state.start)
+    file = checkpoints.folder.parent / "base.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hash": "0" * 12}))
+    with pytest.raises(UserError, match=r"hash 0{12}.*restore that base"):
+        start()
 
 
 def test_a_tuned_run_resumes_on_its_base_and_refuses_another(tuned, losses):
