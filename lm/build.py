@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from lm import partition
 from lm.attention import ATTENTIONS
 from lm.config import Config, attention_groups, chosen_options
+from lm.errors import UserError
 from lm.model import Transformer
 from lm.objective import OBJECTIVES
 from lm.output import OUTPUTS
@@ -37,6 +38,7 @@ def build_model(
         output[name] = tuple(value) if isinstance(value, list) else value
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
+    _check_class_weights(output, layout.outcomes if layout else 0, vocab_size)
     share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
@@ -46,6 +48,17 @@ def build_model(
     if additions := noises(config.regularise) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
+
+
+def _check_class_weights(output: dict[str, Any], outcomes: int, vocab_size: int) -> None:
+    """Raises UserError where they are not one for each outcome; gathering would not."""
+    weights, number = output.get("class_weights"), outcomes or vocab_size
+    if weights is not None and len(weights) != number:
+        kind = "labels" if outcomes else "words"
+        raise UserError(
+            f"config.output.class_weights has {len(weights)} numbers for {number} {kind}; give one "
+            "for each"
+        )
 
 
 def _attention(group: Config, horizon: int) -> dict[str, Any]:

@@ -5,9 +5,11 @@ import importlib
 import pytest
 
 from configs import default
+from lm.build import build_model
 from lm.check import check
 from lm.config import content_hash, identity, override
 from lm.errors import UserError
+from lm.task.encode import Layout
 
 IMPOSSIBLE = [
     ({"model.features": 130}, "130 is not divisible by config.model.heads = 4; use 128 or 132"),
@@ -136,6 +138,15 @@ def test_an_impossible_setting_is_named_with_its_limit_and_remedy(settings, mess
         check(override(default.get_config(), settings))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("outcomes", "kind"), [(0, "5 words"), (3, "3 labels")])
+def test_class_weights_are_one_for_each_outcome(outcomes, kind):
+    config = override(default.get_config(), {"output.class_weights": (1.0, 2.0)})
+    config.task.update(name="classification", pooling="mean")
+    layout = Layout(length=8, start=0, end=0, outcomes=outcomes)
+    with pytest.raises(UserError, match=f"class_weights has 2 numbers for {kind}"):
+        build_model(config, 5, layout=layout)
 
 
 def test_a_misspelt_override_suggests_the_knob():
