@@ -91,3 +91,9 @@ def _check_head(config: Config) -> None:
                     f"config.output.{option} is of a fixed set of labels, and task {name} chooses "
                     "among places of a row; leave it out"
                 )
+        for option in ("cap", "temperature"):
+            if config.output[option]:
+                raise UserError(
+                    f"config.output.{option} brings logits nearer to each other, and task {name} "
+                    "tells padding by a far one; leave it out"
+                )
