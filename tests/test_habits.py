@@ -216,6 +216,7 @@ MISTAKES = {
     "did you mean movement": {"regularise.prune_by": "movements"},
     "trains none; use full": {"regularise.prune": 0.5, "tune.method": "lora", "init_from": "x"},
     "what is pruned is not 0": {"regularise.prune": 0.5, "optimizer.ema": 0.9},
+    "one before regularise.prune was": {"regularise.prune": 0.5, "evaluation.patience": 2},
     "mixes rows that have one target": {"regularise.mixup": 0.2},
     "a language model has targets at": {"regularise.delete": 0.1},
     "hides words already": {

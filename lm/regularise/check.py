@@ -133,3 +133,8 @@ def _check_pruning(config: Config) -> None:
             f"config.optimizer.ema = {config.optimizer.ema} averages parameters, and an average of "
             "what is pruned is not 0; set it to 0, or regularise.prune"
         )
+    if settings.prune and config.evaluation.patience:
+        raise UserError(
+            f"config.evaluation.patience = {config.evaluation.patience} goes back to the best "
+            "evaluation, which may be one before regularise.prune was reached; set one of them to 0"
+        )
