@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from lm.prune import SCORES, Sparsity, pruned_share, pruning
+from configs import default
+from lm.prune import SCORES, Sparsity, pruned_share, pruning, sparsity_schedule
 
 SCHEDULE = Sparsity(0.7, start=4, end=24)
 STEPS, RATE = 40, 0.1
@@ -113,3 +114,12 @@ def test_a_long_schedule_sorts_at_a_hundred_steps_and_ends_on_time():
     due = np.flatnonzero(long.due(jnp.arange(1200)))
     assert len(due) == 101 and due[-1] == 1000
     assert float(long(jnp.array(1000))) == np.float32(0.9)
+
+
+@pytest.mark.parametrize("between", [(0.9, 1.0), (0.1, 0.7), (0.0, 0.01)])
+def test_every_run_however_short_ends_with_what_it_was_to_prune(between):
+    settings = default.get_config().regularise
+    settings.update(prune=0.5, prune_from=between[0], prune_until=between[1])
+    for steps in range(1, 8):
+        schedule = sparsity_schedule(settings, steps)
+        assert any(schedule.due(t) and schedule(t) == 0.5 for t in np.arange(1, steps + 1))
