@@ -36,7 +36,7 @@ def gradients(
 
         def loss(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
             if regularise.mixout:
-                params = mixout(regularise.mixout, params, state.start, jax.random.fold_in(key, 2))
+                params = mixout(regularise.mixout, params, state.start, jax.random.fold_in(key, 8))
             found = passed(join(params, state.frozen), batch, key, step)
             return found.nats, jnp.sum(batch.weights)
 
@@ -46,12 +46,13 @@ def gradients(
         return learn(state.params, batch, key, state.step)
 
     def in_parts(state: State, batch: Batch, key: jax.Array) -> Found:
+        own = jax.random.fold_in(key, 9)
         # Part j holds rows j, j + parts, ...: every device has its share of every part.
         batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Found, part: Any) -> tuple[Found, None]:
             index, batch = part
-            new = at_once(state, batch, jax.random.fold_in(key, index))
+            new = at_once(state, batch, jax.random.fold_in(own, index))
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
 
         zeros = jax.tree.map(

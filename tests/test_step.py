@@ -1,5 +1,8 @@
 """One update is the same however it is divided: over parts of a batch or over a mesh of devices."""
 
+import itertools
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +99,30 @@ def test_sizes_that_do_not_divide_are_refused_by_name(small_config, settings, me
     with pytest.raises(UserError) as caught:
         build_program(override(small_config, settings), 256)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_draw_of_a_step_has_a_key_of_its_own(small_config, monkeypatch, parts):
+    habits = {"mixout": 0.1, "rdrop": 1.0, "hide_spans": 0.1}
+    settings = {"accumulation": parts, **{f"regularise.{k}": v for k, v in habits.items()}}
+    program = build_program(override(small_config, settings), 256)
+    fold_in, places = jax.random.fold_in, {}
+
+    def watched(key, number):
+        caller = sys._getframe(1)
+        if caller.f_globals["__name__"].startswith("lm."):
+            # A number that is no constant may be any.
+            folds = places.setdefault(id(key), (key, []))[1]
+            fixed = number if isinstance(number, int) else None
+            folds.append((fixed, f"{caller.f_code.co_filename}:{caller.f_lineno}"))
+        return fold_in(key, number)
+
+    monkeypatch.setattr(jax.random, "fold_in", watched)
+    jax.eval_shape(program.step, program.abstract, some_rows(small_config), jax.random.key(1))
+    assert len(places) > 3
+    for _, folds in places.values():
+        for (one, here), (other, there) in itertools.combinations(folds, 2):
+            assert here == there or (one != other and None not in (one, other)), (here, there)
 
 
 def test_the_moving_average_follows_the_parameters(small_config):
