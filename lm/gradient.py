@@ -14,6 +14,7 @@ from lm.model import Transformer
 from lm.regularise import forward, freelb, habitual, mixout
 from lm.state import State
 from lm.tune import join
+from lm.wide import plus, wide_zeros
 
 # The sum of nats, the sum of weights; and the gradient of the first.
 Found = tuple[tuple[jax.Array, jax.Array], Any]
@@ -53,12 +54,9 @@ def gradients(
         def add(total: Found, part: Any) -> tuple[Found, None]:
             index, batch = part
             new = at_once(state, batch, jax.random.fold_in(own, index))
-            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), None
+            return plus(total, new), None
 
-        zeros = jax.tree.map(
-            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, "float32")), state.params
-        )
-        start = ((jnp.zeros(()), jnp.zeros(())), zeros)
+        start = ((jnp.zeros(()), jnp.zeros(())), wide_zeros(state.params))
         total, _ = jax.lax.scan(add, start, (jnp.arange(parts), batches))
         return total
 

@@ -134,6 +134,15 @@ def test_freelb_averages_the_passes_of_a_climb():
     assert values[0] < values[1] and weight == BATCH.weights.sum()
 
 
+def test_freelb_sums_gradients_of_bfloat16_parameters_in_float32():
+    def loss(params, batch, key, step):
+        return jnp.sum(params["w"]).astype(jnp.float32), jnp.sum(batch.weights)
+
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    (nats, _), found = freelb(loss, tiny()[0], 10, 0.4)(params, BATCH, KEY, None)
+    np.testing.assert_allclose([nats, *found["w"]], [3, 1, 1, 1], rtol=1e-6)
+
+
 def test_smart_adds_more_than_a_random_move_would_and_nothing_without_a_radius():
     model, params, plain = tiny()
     before = plain(params, BATCH, KEY)

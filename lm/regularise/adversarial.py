@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lm.embedding import Embedding
 from lm.model import Batch, Transformer
 from lm.regularise.passes import Forward, Pass, compared, symmetric
+from lm.wide import plus, wide_zeros
 
 Moves = dict[str, jax.Array]  # [B, L, E] for each module that embeds words, by its name
 
@@ -100,12 +101,12 @@ def freelb(loss: Callable[..., Any], model: Transformer, steps: int, radius: flo
             moves, total = carry
             find = jax.value_and_grad(moved, argnums=(0, 1), has_aux=True)
             values, (grads, slopes) = find(params, moves)
-            total = jax.tree.map(lambda a, b: a + b / steps, total, (values, grads))
+            total = plus(total, (values, grads), 1.0 / steps)
             return (uphill(moves, slopes, radius), total), None
 
         moves = drawn(model, batch, radius, jax.random.fold_in(key, 4))
         zero = jnp.zeros(())
-        start = ((zero, zero), jax.tree.map(jnp.zeros_like, params))
+        start = ((zero, zero), wide_zeros(params))
         (_, total), _ = jax.lax.scan(ascend, (moves, start), None, length=steps)
         return total
 
