@@ -45,6 +45,12 @@ def test_mixout_puts_a_share_of_the_kernels_back_and_keeps_the_mean():
     np.testing.assert_allclose(mixed["kernel"].mean(), 2.0, atol=0.01)
 
 
+def test_mixout_leaves_what_has_not_moved_as_it_is_in_bfloat16():
+    kernel = {"kernel": jnp.ones((4, 4), jnp.bfloat16)}
+    mixed = mixout(0.8, kernel, kernel, jax.random.key(0))["kernel"]
+    assert mixed.dtype == jnp.bfloat16 and (mixed == 1).all()
+
+
 def model_of(**knobs):
     config = default.get_config()
     config.model.update(layers=2, features=8, heads=2, max_length=16)

@@ -43,7 +43,9 @@ def mixout(rate: float, params: Any, start: Any, key: jax.Array) -> Any:
         if path[-1].key != "kernel":
             return w
         keep = jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, w.shape)
-        return ((jnp.where(keep, w, w0) - rate * w0) / (1.0 - rate)).astype(w.dtype)
+        wide = jnp.promote_types(w.dtype, "float32")
+        put, back = jnp.where(keep, w, w0).astype(wide), w0.astype(wide)
+        return ((put - rate * back) / (1.0 - rate)).astype(w.dtype)
 
     starts = jax.tree.leaves(start)
     return structure.unflatten(
