@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,14 +36,22 @@ def interrupt_at(step, monkeypatch):
     monkeypatch.setattr(train_module, "train_batches", batches)
 
 
+@pytest.fixture(scope="module")
+def whole(base_config, tmp_path_factory):
+    """The result and the folder of a run that was never interrupted, to be looked at."""
+    workdir = tmp_path_factory.mktemp("train") / "whole"
+    return train(base_config, workdir), workdir
+
+
 @pytest.fixture
-def finished(small_config, tmp_path):
-    workdir = tmp_path / "whole"
-    return train(small_config, workdir), workdir
+def finished(whole, tmp_path):
+    """The same result and a copy of the folder, to be damaged and gone on with."""
+    result, workdir = whole
+    return result, shutil.copytree(workdir, tmp_path / "whole")
 
 
-def test_a_workdir_explains_itself(small_config, finished):
-    result, workdir = finished
+def test_a_workdir_explains_itself(small_config, whole):
+    result, workdir = whole
     assert json.loads((workdir / "result.json").read_text()) == result
     assert json.loads((workdir / "config.json").read_text()) == to_dict(small_config)
     assert (workdir / "checkpoints" / "12").exists()
@@ -59,8 +68,8 @@ def test_a_workdir_explains_itself(small_config, finished):
     np.testing.assert_allclose(result["eval/bits_per_byte"], per_byte * ratio, rtol=1e-9)
 
 
-def test_training_lowers_the_loss(finished, losses):
-    _, workdir = finished
+def test_training_lowers_the_loss(whole, losses):
+    _, workdir = whole
     records = [r["train/loss"] for r in losses(workdir) if "train/loss" in r]
     assert len(records) == 12
     assert records[-1] < records[0] - 0.5
@@ -75,22 +84,24 @@ def test_a_finished_run_is_left_alone(small_config, finished):
 
 @pytest.mark.parametrize("stop", [4, 11])
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    small_config, finished, tmp_path, monkeypatch, stop, losses
+    small_config, whole, tmp_path, monkeypatch, stop, losses, capsys
 ):
-    _, whole = finished
+    _, workdir = whole
     broken = tmp_path / "broken"
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
         interrupt_at(stop, patch)
         train(small_config, broken)
     assert caught.value.signal == signal.SIGINT
     assert not (broken / "result.json").exists()
+    capsys.readouterr()
     train(small_config, broken)
-    assert losses(broken) == losses(whole)
-    jax.tree.map(np.testing.assert_array_equal, restore(broken).params, restore(whole).params)
+    assert f"resumes at step {stop};" in capsys.readouterr().out
+    assert losses(broken) == losses(workdir)
+    jax.tree.map(np.testing.assert_array_equal, restore(broken).params, restore(workdir).params)
 
 
 def test_lines_after_the_last_checkpoint_are_dropped_on_resuming(
-    small_config, finished, tmp_path, losses
+    small_config, finished, losses, capsys
 ):
     """As after SIGKILL: the checkpoint is of step 10, the lines go on to 12, the last is cut."""
     _, workdir = finished
@@ -100,16 +111,18 @@ def test_lines_after_the_last_checkpoint_are_dropped_on_resuming(
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "train/lo')
     train(small_config, workdir)
+    assert "resumes at step 10;" in capsys.readouterr().out
     assert losses(workdir) == expected
 
 
-def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, tmp_path):
+def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, capsys):
     result, workdir = finished
     (workdir / "result.json").unlink()
     Checkpoints(workdir)._checkpointer.delete(12)
     resumed = train(
         override(small_config, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), workdir
     )
+    assert "resumes at step 10;" in capsys.readouterr().out
     assert resumed["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
     assert abs(resumed["eval/nats_per_token"] - result["eval/nats_per_token"]) < 1e-4
 
@@ -184,11 +197,12 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
     assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_lacks_only_its_result_evaluates_once(small_config, finished, losses):
+def test_a_run_that_lacks_only_its_result_evaluates_once(small_config, finished, losses, capsys):
     result, workdir = finished
     expected = losses(workdir)
     (workdir / "result.json").unlink()
     again = train(small_config, workdir)
+    assert "resumes at step 12;" in capsys.readouterr().out
     assert again["eval/nats_per_token"] == result["eval/nats_per_token"]
     assert losses(workdir) == expected
 
@@ -209,9 +223,9 @@ def test_a_donor_that_is_not_there_is_refused_before_any_work(small_config, tmp_
 
 
 def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
-    small_config, finished, tmp_path, capsys
+    small_config, whole, tmp_path, capsys
 ):
-    _, donor = finished
+    _, donor = whole
     config = override(
         small_config,
         {
@@ -229,8 +243,8 @@ def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
     jax.tree.map(np.testing.assert_array_equal, ours["stack"], theirs["stack"])
 
 
-def test_a_new_seed_changes_batches_and_weights(small_config, finished, tmp_path, losses):
-    _, workdir = finished
+def test_a_new_seed_changes_batches_and_weights(small_config, whole, tmp_path, losses):
+    _, workdir = whole
     train(override(small_config, {"seed": 1}), tmp_path / "other")
     assert losses(workdir)[0]["train/loss"] != losses(tmp_path / "other")[0]["train/loss"]
 
@@ -243,8 +257,7 @@ def test_runs_that_differ_only_in_the_seed_share_one_program(small_config):
 COMMAND = [sys.executable, "run.py", "train"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path, number):
+def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path):
     command = [
         *COMMAND,
         "--config=configs/default.py",
@@ -266,10 +279,10 @@ def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path, num
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         watchdog.join(0.2)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     watchdog.cancel()
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + signal.SIGTERM
     assert errors.strip().splitlines()[-1].startswith("run.py: stopped at step")
     assert "Traceback" not in errors
     assert Checkpoints(tmp_path / "run").latest >= 1
