@@ -64,11 +64,11 @@ def total_of(head, targets, table=None):
     return total
 
 
-@functools.lru_cache(maxsize=64)
-def computed(name, scale=0.5, with_options=False):
-    """What a head's methods give, and the total's gradients, by one compilation."""
-    head, variables = head_of(name, scale, **(OPTIONS.get(name, {}) if with_options else {}))
-    hidden, targets = inputs()
+@functools.cache
+def everything_of(name, with_options):
+    """What a head's methods give, and the total's gradients, as one compiled function."""
+    head, _ = head_of(name, **(OPTIONS[name] if with_options else {}))
+    _, targets = inputs()
 
     @jax.jit
     def everything(variables, hidden):
@@ -83,7 +83,16 @@ def computed(name, scale=0.5, with_options=False):
         found["total"], found["gradients"] = total(variables, hidden)
         return found
 
-    return jax.tree.map(np.asarray, everything(variables, hidden))
+    return everything
+
+
+@functools.cache
+def computed(name, scale=0.5, with_options=False):
+    """What that function finds for random parameters; a head that has no options needs none."""
+    with_options = with_options and name in OPTIONS
+    _, variables = head_of(name, scale, **(OPTIONS[name] if with_options else {}))
+    everything = everything_of(name, with_options)
+    return jax.tree.map(np.asarray, everything(variables, inputs()[0]))
 
 
 @EVERY
