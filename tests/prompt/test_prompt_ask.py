@@ -35,6 +35,7 @@ def config_of(architecture="decoder", **settings):
     config = default.get_config()
     config.batch_size = 8
     config.data.length = 64
+    config.mesh.data = 1
     config.objective = ARCHITECTURES[architecture]
     config.corruption.span_length = 20.0 if architecture == "encoder_decoder" else None
     config.model.update(
@@ -71,9 +72,11 @@ def totals(log_probs, rows):
     return [p[np.arange(len(row.targets)), row.targets].sum() for p, row in each]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_likelihoods_are_those_of_the_models_own_log_probabilities(architecture):
-    run = run_of(architecture)
+@pytest.mark.parametrize(
+    ("architecture", "devices"), [("decoder", -1), ("encoder", 1), ("encoder_decoder", 1)]
+)
+def test_likelihoods_are_those_of_the_models_own_log_probabilities(architecture, devices):
+    run = run_of(architecture, **{"mesh.data": devices})
     queries = [Query("ab", "cd"), Query("a" * 9, "b", "c"), Query("ab", "cd"), Query("", "e" * 5)]
     rows = [row for reading in reader(run.config, run.tokenizer)(queries) for row in reading.rows]
     expected = plainly(run, rows)

@@ -68,4 +68,5 @@ def task_config(labelled, cache):
     config.checkpoint.every = 5
     config.evaluation.update(every=6, rows=0)
     config.log.update(every=1, tensorboard=False)
+    config.mesh.update(data=1)
     return config

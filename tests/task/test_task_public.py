@@ -84,7 +84,7 @@ def raw(tmp_path, monkeypatch):
 
     def make(name):
         RAW[name](folder)
-        config = override(
+        return override(
             finetune.get_config(name),
             {
                 "cache": str(tmp_path / "cache"),
@@ -99,9 +99,9 @@ def raw(tmp_path, monkeypatch):
                 "schedule.warmup": 1,
                 "evaluation.every": 0,
                 "log.tensorboard": False,
+                "mesh.data": 1,
             },
         )
-        return override(config, {"mesh.data": -1})
 
     return make
 
