@@ -27,7 +27,7 @@ def config_of(**settings):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name):
     config = config_of(**{"schedule.name": name, "schedule.warmup": 10})
-    rates = np.array([schedule(config, 100)(step) for step in range(101)])
+    rates = np.asarray(jax.vmap(schedule(config, 100))(jnp.arange(101)))
     np.testing.assert_allclose(rates[:11], np.linspace(0, 2e-3, 11), rtol=1e-5)
     assert (np.diff(rates[10:]) <= 1e-9).all()
 
