@@ -226,15 +226,23 @@ def test_the_same_shapes_compile_once():
     assert counts[0] == counts[1] == counts[2]
 
 
+def moved(function, *arguments):
+    """The sizes of all arrays that a compiled function copies or turns."""
+    text = function.lower(*arguments).compile().as_text()
+    shapes = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
+    return {math.prod(map(int, shape.split(","))) for shape in shapes}
+
+
 def test_no_word_copies_or_turns_the_cache():
     model, params = model_and_params(**{"model.layers": 1})
     prompts = arrange(model, [np.arange(9)] * 3, None, 5, 5, False)
     static, keys = (Same(model), Choice(temperature=0.0)), jax.random.split(jax.random.key(0), 3)
     drawn, cache = jax.eval_shape(functools.partial(_begin, *static), params, prompts, keys)
     sizes = {leaf.size for leaf in jax.tree.leaves(cache)}
-    lowered = _go_on.lower(*static, 4, params, cache, prompts, drawn, 9, keys)
-    moved = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", lowered.compile().as_text())
-    assert sizes.isdisjoint(math.prod(map(int, shape.split(","))) for shape in moved)
+    assert sizes.isdisjoint(moved(_go_on, *static, 4, params, cache, prompts, drawn, 9, keys))
+    # What does turn it is found.
+    turning = jax.jit(lambda cache: jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), cache))
+    assert sizes <= moved(turning, cache)
 
 
 SLOW_HEADS = [pytest.param(h, marks=pytest.mark.slow) for h in ("hierarchical", "class_factored")]
