@@ -53,11 +53,10 @@ def check_mesh(config, mesh):
     return state
 
 
-@pytest.mark.parametrize("mesh", MESHES[2:3])
-def test_every_mesh_gives_the_losses_of_one_device(small_config, mesh):
-    state = check_mesh(small_config, mesh)
+def test_a_mesh_of_all_three_axes_gives_the_losses_of_one_device(small_config):
+    state = check_mesh(small_config, (2, 2, 2))
     table = state.params["embedding"]
-    assert table.addressable_shards[0].data.size == table.size // (mesh[1] * mesh[2])
+    assert table.addressable_shards[0].data.size == table.size // (2 * 2)
     moment = state.moments[1][0].mu["embedding"]
     assert moment.sharding == table.sharding
 
