@@ -119,11 +119,9 @@ def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, ca
     result, workdir = finished
     (workdir / "result.json").unlink()
     Checkpoints(workdir)._checkpointer.delete(12)
-    resumed = train(
-        override(small_config, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), workdir
-    )
+    resumed = train(override(small_config, {"mesh.fsdp": 2, "mesh.tensor": 2}), workdir)
     assert "resumes at step 10;" in capsys.readouterr().out
-    assert resumed["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert resumed["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
     assert abs(resumed["eval/nats_per_token"] - result["eval/nats_per_token"]) < 1e-4
 
 
@@ -232,8 +230,9 @@ def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
             "init_from": str(donor),
             "output.tied": False,
             "optimizer.learning_rate": 0.0,
-            "mesh.data": 2,
-            "mesh.fsdp": 4,
+            "mesh.fsdp": 2,
+            "schedule.warmup": 0,
+            "steps": 1,
         },
     )
     train(config, tmp_path / "run")
