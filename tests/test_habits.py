@@ -1,6 +1,7 @@
 """Habits of the loss follow their formulas, and add nothing where nothing is to be regularised."""
 
 import functools
+import json
 from types import SimpleNamespace
 
 import jax
@@ -15,6 +16,7 @@ from configs import default
 from lm import teach
 from lm.build import build_model
 from lm.check import check
+from lm.config import override, to_dict
 from lm.errors import UserError
 from lm.objective.causal import causal
 from lm.regularise.adapt import adapted
@@ -22,6 +24,7 @@ from lm.regularise.adversarial import Moved, drawn, freelb, smart, uphill
 from lm.regularise.distil import distilled, divergence
 from lm.regularise.passes import Pass, compared, forward, symmetric
 from lm.regularise.rdrop import rdrop
+from lm.regularise.teacher import teacher_config
 from lm.state import State
 
 SEGMENTS = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 0, 0]], np.int32)
@@ -182,6 +185,20 @@ def test_a_teacher_gets_no_gradient():
         return distilled(plain, plain(teacher, BATCH, KEY), 0.5, 2.0)(params, BATCH, KEY).nats
 
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), jax.grad(of)(params))
+
+
+def test_a_teacher_that_pools_elsewhere_is_refused(tmp_path):
+    config = default.get_config()
+    config.task.update(name="classification", pooling="last")
+    config.regularise.update(teacher=str(tmp_path), distil=0.5)
+    for pooling in ("last", "mean", "first"):
+        theirs = {"task.pooling": pooling, "regularise.teacher": "", "regularise.distil": 0.0}
+        (tmp_path / "config.json").write_text(json.dumps(to_dict(override(config, theirs))))
+        if pooling == "last":
+            assert teacher_config(config).task.pooling == "last"
+            continue
+        with pytest.raises(UserError, match=f"has config.task.pooling = '{pooling}', and its stud"):
+            teacher_config(config)
 
 
 def test_penalties_follow_the_gap_by_the_same_factor_up_and_down():

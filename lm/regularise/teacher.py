@@ -21,7 +21,7 @@ def teacher_config(config: Config) -> Config | None:
     """The config of the teacher that `config.regularise.teacher` names; None where there is none.
 
     Raises:
-      UserError: it is no run's folder, or its architecture, task or positions do not fit.
+      UserError: it is no run's folder, or its architecture, task, pooling or positions do not fit.
     """
     source = config.regularise.teacher
     if not source:
@@ -49,6 +49,8 @@ def teacher_config(config: Config) -> Config | None:
             )
     if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
         raise UserError(
+        # It reads the rows of its student, and these hold the places of the student's pooling.
+        ("task.pooling", config.task.pooling, theirs.task.pooling),
             f"config.regularise.teacher = {source!r} has the head {theirs.output.head}, which asks "
             f"for counts of words that {config.output.head} does not; take another teacher"
         )
