@@ -5,11 +5,20 @@ distillation asks for, made fit for the devices and rows of its student.
 from etils import epath
 from ml_collections import ConfigDict
 
-from lm.config import Config, override
+from lm.config import Config, chosen_options, override
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.pretrained import adopt, is_checkpoint
 from lm.workdir import read_json
+
+# What transformers computes, of knobs that a student may have changed; the others rest at None.
+_PLAIN = {
+    "attention.mechanism": "scores",
+    "attention.weighting": "softmax",
+    "attention.learn": (),
+    "attention.anneal": (),
+    "output.head": "softmax",
+}
 
 
 def without_teacher(config: Config) -> Config:
@@ -27,9 +36,8 @@ def teacher_config(config: Config) -> Config | None:
     if not source:
         return None
     if is_checkpoint(source):
-        theirs = adopt(
-            override(without_teacher(config), {"init_from": source, "tune.method": "full"})
-        )
+        own = {"init_from": source, "tune.method": "full", "tune.adapter_from": ""}
+        theirs = adopt(override(_plain(without_teacher(config)), own))
     else:
         recorded = epath.Path(source) / "config.json"
         if not recorded.exists():
@@ -41,6 +49,8 @@ def teacher_config(config: Config) -> Config | None:
     for name, own, other in (
         ("model.architecture", config.model.architecture, theirs.model.architecture),
         ("task.name", config.task.name, theirs.task.name),
+        # It reads the rows of its student, and these hold the places of the student's pooling.
+        ("task.pooling", config.task.pooling, theirs.task.pooling),
     ):
         if own != other:
             raise UserError(
@@ -49,8 +59,6 @@ def teacher_config(config: Config) -> Config | None:
             )
     if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
         raise UserError(
-        # It reads the rows of its student, and these hold the places of the student's pooling.
-        ("task.pooling", config.task.pooling, theirs.task.pooling),
             f"config.regularise.teacher = {source!r} has the head {theirs.output.head}, which asks "
             f"for counts of words that {config.output.head} does not; take another teacher"
         )
@@ -60,3 +68,14 @@ def teacher_config(config: Config) -> Config | None:
             f"fewer than config.data.length = {config.data.length}; shorten the rows"
         )
     return theirs
+
+
+def _plain(config: Config) -> Config:
+    """With the softmax in attention and head, whatever the student has in its place."""
+    groups = ("attention", "encoder_attention", "cross_attention", "output")
+    changed = [
+        f"{group}.{key}"
+        for group in groups
+        for key in chosen_options(config[group], ("block", "tied"))
+    ]
+    return override(config, {key: _PLAIN.get(key) for key in changed})

@@ -15,11 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from configs import default
 from lm.checkpoint import pretrained_params
+from lm.config import attention_groups, override, to_dict
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluate import evaluate
 from lm.generate import prompt_batch
 from lm.pretrained import FAMILIES, adopt, export, fitting_family, open_checkpoint
+from lm.regularise.teacher import teacher_config
 from lm.restore import open_pretrained, restore
 from lm.step import build_program
 from lm.train import train
@@ -64,6 +66,24 @@ def test_what_is_written_is_read_back_to_the_bit(written):
     (again, report), _ = loaded(folder)
     jax.tree.map(np.testing.assert_array_equal, again, params)
     assert report == f"starts from {folder} (gpt2)"
+
+
+def test_a_teacher_has_the_softmaxes_of_its_checkpoint_and_not_its_students(written):
+    taught = small(**{"regularise.teacher": f"hf:{written[0]}"})
+    swapped = {
+        "attention.weighting": "entmax",
+        "attention.learn": ("alpha",),
+        "attention.alpha": 1.3,
+        "cross_attention.mechanism": "gated",
+        "output.head": "mixture",
+        "output.mixtures": 3,
+        "tune.method": "lora",
+        "tune.adapter_from": "somewhere",
+    }
+    found = teacher_config(override(taught, swapped))
+    assert to_dict(found) == to_dict(teacher_config(taught))
+    (group,) = attention_groups(found).values()
+    assert (group.weighting, group.mechanism, found.output.head) == ("softmax", "scores", "softmax")
 
 
 def test_every_device_of_a_mesh_reads_its_own_shards(written):
