@@ -1,5 +1,8 @@
 """A LoRA of ours is one of peft's, and the other way round: same outputs, same gradients."""
 
+import copy
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +16,13 @@ pytest.importorskip("peft")
 import peft
 import torch
 from checkpoints import V, batch_of, load, save, tokens
+from safetensors.numpy import load_file, save_file
 
+from configs import default
 from lm.build import build_model
+from lm.config import override
 from lm.errors import UserError
-from lm.pretrained import FAMILIES
+from lm.pretrained import FAMILIES, open_checkpoint
 from lm.tune import join, split, tuning
 from lm.tune.peft import load as load_adapter
 from lm.tune.peft import save as save_adapter
@@ -222,3 +228,70 @@ def test_what_peft_has_and_we_have_not_is_refused(tmp_path):
     peft.get_peft_model(model, peft.LoraConfig(**options)).save_pretrained(tmp_path / "adapter")
     with pytest.raises(UserError, match="has use_dora True; only False is read"):
         load_adapter(tmp_path / "adapter", load(folder).config, FAMILIES["bert"])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Writes what peft has of a small Llama; gives its folder, and a base's config."""
+    base, model = save("llama", tmp_path_factory.mktemp("base"))
+
+    def write(folder, options, **knobs):
+        given = copy.deepcopy(model)
+        peft.get_peft_model(given, options).save_pretrained(folder)
+        config = override(default.get_config(), knobs)
+        return folder, open_checkpoint(f"hf:{base}").adopt(config)
+
+    return write
+
+
+LORA = {"r": 3, "target_modules": ["q_proj"]}
+UNREAD = {
+    "biases of B": (peft.LoraConfig(**LORA, lora_bias=True), "has lora_bias True; only False"),
+    "one scanned layer": (
+        peft.LoraConfig(**LORA, layers_to_transform=[1]),
+        r"layers.1.self_attn.q_proj.lora_A.weight, which this llama cannot hold",
+    ),
+    "scales of one scanned layer": (
+        peft.IA3Config(target_modules=r".*0.self_attn.v_proj", feedforward_modules=[]),
+        r"layers.0.self_attn.v_proj.ia3_l, which this llama cannot hold",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_nothing_that_peft_wrote_is_dropped_silently(name, written, tmp_path):
+    options, message = UNREAD[name]
+    folder, config = written(tmp_path, options, **{"model.scan": True})
+    with pytest.raises(UserError, match=message):
+        load_adapter(folder, config, FAMILIES["llama"])
+
+
+def _edited(folder, **changes):
+    settings = json.loads((folder / "adapter_config.json").read_text()) | changes
+    kept = {key: value for key, value in settings.items() if value is not None}
+    (folder / "adapter_config.json").write_text(json.dumps(kept))
+
+
+def _lost(folder, ending):
+    path = folder / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if not k.endswith(ending)}, path)
+
+
+DAMAGE = {
+    "has no adapter_model.safetensors": lambda f: (f / "adapter_model.safetensors").unlink(),
+    "is damaged .*save it again": lambda f: (f / "adapter_config.json").write_text("{"),
+    "is damaged .*header": lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99),
+    "has peft_type None": lambda f: _edited(f, peft_type=None),
+    "is damaged, or no adapter of this llama .lora_alpha": lambda f: _edited(f, lora_alpha=None),
+    "no adapter of this llama .*lora_B.weight": lambda f: _lost(f, "lora_B.weight"),
+    "it has no tensors": lambda f: _lost(f, ""),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_damaged_adapter_is_named_in_one_line(message, written, tmp_path):
+    folder, config = written(tmp_path, peft.LoraConfig(**LORA))
+    DAMAGE[message](folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load_adapter(folder, config, FAMILIES["llama"])
+    assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lm.config import Config
+from lm.config import Config, plain
 from lm.errors import UserError
 from lm.pretrained import family_of
 from lm.pretrained.family import Family
@@ -101,26 +101,26 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
       The config with the adapter's method and options, and the tree of what is trained.
 
     Raises:
-      UserError: where there is none, or it has what ours have not.
+      UserError: where there is none, it is damaged, or it has what ours have not.
     """
-    from safetensors.numpy import load_file
-
-    if not (folder / CONFIG).exists():
-        raise UserError(f"{folder} has no {CONFIG}; give a folder that peft saved")
-    theirs = json.loads((folder / CONFIG).read_text())
-    form = FORMATS.get(theirs["peft_type"])
+    theirs, tensors = _opened(folder)
+    form = FORMATS.get(theirs.get("peft_type", ""))
     if form is None:
         raise UserError(
-            f"{folder / CONFIG} has peft_type {theirs['peft_type']!r}; only {', '.join(FORMATS)} "
-            "are read"
+            f"{folder / CONFIG} has peft_type {theirs.get('peft_type')!r}; only "
+            f"{', '.join(FORMATS)} are read"
         )
     for key, value in form.demands.items():
         if (found := theirs.get(key, value)) != value:
             raise UserError(f"{folder / CONFIG} has {key} {found!r}; only {value!r} is read")
     try:
-        settings, flat = form.read(theirs, load_file(folder / TENSORS), config, family)
+        settings, flat = form.read(theirs, tensors, config, family)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{folder} is damaged, or no adapter of this {family.model_type} ({plain(error)})"
+        ) from None
     config = config.copy_and_resolve_references()
     method = config.tune.method
     if settings["method"] in method.split("+"):
@@ -132,6 +132,22 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
         )
     config.tune.update(settings)
     return config, unflatten_dict(flat)
+
+
+def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What peft wrote into a folder: its settings and tensors."""
+    import safetensors
+    from safetensors.numpy import load_file
+
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).exists():
+            raise UserError(
+                f"{folder} has no {name}; give a folder that peft saved with safe_serialization"
+            )
+    try:
+        return dict(json.loads((folder / CONFIG).read_text())), load_file(folder / TENSORS)
+    except (ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder} is damaged ({plain(error)}); save it again") from None
 
 
 def adopt(config: Config) -> Config:

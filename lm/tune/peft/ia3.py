@@ -11,7 +11,7 @@ from lm.errors import UserError
 from lm.pretrained.family import Family, explicit
 from lm.pretrained.view import Source
 from lm.tune.method import ends_with
-from lm.tune.peft.names import OUTER, matrices, module, modules, places
+from lm.tune.peft.names import OUTER, check_all_read, matrices, module, places
 
 DEMANDS = {"modules_to_save": None}
 _INNER = ("feed_forward/out",)  # scaled is what it reads
@@ -69,11 +69,9 @@ def read(
                 )
             scale = query if scale is None else query * scale
         flat[path] = _ones(path, source, config) if scale is None else scale
-    others = {name.removeprefix(OUTER).removesuffix(".ia3_l") for name in tensors}
-    others -= modules(family, scaled | queries)
-    if others or not tensors:
-        lacking = sorted(others)[0] if others else "no scales"
-        raise UserError(f"it has {lacking}, which this {family.model_type} cannot hold")
+    names = [_names(family, source) for source in (scaled | queries).values()]
+    read = {name for each in names if all(x in tensors for x in each) for name in each}
+    check_all_read(tensors, read, family)
     return {"method": "ia3"}, {
         (*path, "ia3", "scale"): jnp.asarray(scale) for path, scale in flat.items()
     }
@@ -81,12 +79,17 @@ def read(
 
 def _scale(tensors: Mapping[str, Any], family: Family, source: Source) -> np.ndarray | None:
     """The scales of one of our matrices, [...] or [layers, ...]; of a joint one, its part."""
-    names = [f"{OUTER}{module(family, tensor)}.ia3_l" for tensor in source.names]
+    names = _names(family, source)
     if any(name not in tensors for name in names):
         return None
     k, parts = source.view.part
     scales = [np.split(tensors[name].reshape(-1), parts)[k] for name in names]
     return np.stack(scales) if source.stacked else scales[0]
+
+
+def _names(family: Family, source: Source) -> list[str]:
+    """The tensors of one of our matrices, of every layer that is stacked in it."""
+    return [f"{OUTER}{module(family, tensor)}.ia3_l" for tensor in source.names]
 
 
 def _ones(path: tuple[str, ...], source: Source, config: Config) -> np.ndarray:

@@ -13,10 +13,10 @@ from lm.errors import UserError
 from lm.pretrained.family import Family
 from lm.pretrained.view import Source
 from lm.tune.lora import Lora
-from lm.tune.peft.names import OUTER, matrices, module, modules, places
+from lm.tune.peft.names import OUTER, check_all_read, matrices, module, places
 
 # Keys of adapter_config.json, and the only values that are read; absent ones have them.
-DEMANDS = {"bias": "none", "use_dora": False, "modules_to_save": None}
+DEMANDS = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
 
 
 def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -42,8 +42,7 @@ def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], 
             tall[row : row + size, column : column + b.shape[0]] = b.T
             column += b.shape[0]
         wide = np.concatenate([a.T for _, a, _ in pieces]).astype(np.float32)
-        tensors[f"{OUTER}{name}.lora_A.weight"] = wide
-        tensors[f"{OUTER}{name}.lora_B.weight"] = tall
+        tensors |= dict(zip(_names(name), (wide, tall), strict=True))
         ranks[name] = column
     return tensors, _settings(config, family, ranks)
 
@@ -78,22 +77,23 @@ def read(
       UserError: where the adapter has what ours have not, such as several ranks.
     """
     known, power = matrices(config, family), 0.5 if theirs.get("use_rslora") else 1.0
-    flat, ranks, scales = {}, set(), set()
+    flat, ranks, scales, read = {}, set(), set(), set()
     for path, source in known.items():
         pairs = [_pair(tensors, module(family, tensor), source) for tensor in source.names]
         if None in pairs:
             continue
+        read |= {name for tensor in source.names for name in _names(module(family, tensor))}
         a, b = (np.stack(x) if source.stacked else x[0] for x in zip(*pairs, strict=True))
         ranks.add(rank := a.shape[-1])
         alphas = {_alpha(theirs, module(family, tensor)) for tensor in source.names}
         scales |= {alpha / rank**power for alpha in alphas}
         flat[(*path, "lora", "a_kernel")] = jnp.asarray(a)
         flat[(*path, "lora", "b_kernel")] = jnp.asarray(b)
-    others = {name.removeprefix(OUTER).rsplit(".lora_", 1)[0] for name in tensors}
-    others -= modules(family, known)
-    if others or len(ranks) != 1 or not math.isclose(min(scales), max(scales)):
-        lacking = sorted(others)[0] if others else f"ranks {sorted(ranks)}, scales {sorted(scales)}"
-        raise UserError(f"it has {lacking}, which this {family.model_type} cannot hold")
+    check_all_read(tensors, read, family)
+    if len(ranks) != 1 or not math.isclose(min(scales), max(scales)):
+        raise UserError(
+            f"it has ranks {sorted(ranks)} and scales {sorted(scales)}; here all matrices have one"
+        )
     (rank,), scale = ranks, min(scales)
     targets = collections.Counter("/".join(path[-4:-2]) for path in flat if path[-1] == "a_kernel")
     if len(set(targets.values())) > 1:
@@ -115,9 +115,15 @@ def _alpha(theirs: Mapping[str, Any], name: str) -> float:
 
 def _pair(tensors: Any, name: str, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
     """A and B of one of our matrices; of a joint one, its rows of B."""
-    if f"{OUTER}{name}.lora_A.weight" not in tensors:
+    wide, tall = _names(name)
+    if wide not in tensors:
         return None
     k, parts = source.view.part
-    b = tensors[f"{OUTER}{name}.lora_B.weight"]
+    b = tensors[tall]
     rows = len(b) // parts
-    return tensors[f"{OUTER}{name}.lora_A.weight"].T, b[k * rows : (k + 1) * rows].T
+    return tensors[wide].T, b[k * rows : (k + 1) * rows].T
+
+
+def _names(name: str) -> tuple[str, str]:
+    """The tensors A and B of a module."""
+    return f"{OUTER}{name}.lora_A.weight", f"{OUTER}{name}.lora_B.weight"

@@ -1,6 +1,6 @@
 """By which names does the package peft know our matrices? Those of transformers' modules."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -52,9 +52,15 @@ def module(family: Family, tensor: str) -> str:
     return (family.prefix if inside else "") + tensor.removesuffix(".weight")
 
 
-def modules(family: Family, known: Mapping[Any, Source]) -> set[str]:
-    """The modules of all these matrices."""
-    return {module(family, tensor) for source in known.values() for tensor in source.names}
+def check_all_read(tensors: Mapping[str, Any], read: Collection[str], family: Family) -> None:
+    """Raises UserError where an adapter has tensors that were not read, or none."""
+    if others := sorted(tensors.keys() - set(read)):
+        raise UserError(
+            f"it has {others[0].removeprefix(OUTER)}, which this {family.model_type} cannot hold; "
+            "where layers are scanned, all of them have what one has"
+        )
+    if not tensors:
+        raise UserError("it has no tensors; save it again")
 
 
 def _is_ours(path: list[str], config: Config) -> bool:

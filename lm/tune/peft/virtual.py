@@ -11,6 +11,7 @@ from lm.attention.positions import rotate
 from lm.config import Config
 from lm.errors import UserError
 from lm.pretrained.family import Family, explicit
+from lm.tune.peft.names import check_all_read
 
 DEMANDS = {"prefix_projection": False, "num_transformer_submodules": 1}
 _TENSOR = "prompt_embeddings"
@@ -31,6 +32,7 @@ def read_prompt(
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
     """Our knobs, and our vectors by their path."""
     _check_prompt(config, family)
+    check_all_read(tensors, [_TENSOR], family)
     vectors, width = tensors[_TENSOR], explicit(config)["model.embedding_features"]
     if vectors.shape != (theirs["num_virtual_tokens"], width):
         raise UserError(
@@ -66,6 +68,7 @@ def read_prefix(
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
     """Our knobs, and our keys and values by their paths; see `write_prefix`."""
     _check_prefix(config, family)
+    check_all_read(tensors, [_TENSOR], family)
     ours, number = explicit(config), theirs["num_virtual_tokens"]
     shape = (number, config.model.layers, 2, ours["model.kv_heads"], ours["model.head_size"])
     vectors = tensors[_TENSOR]
