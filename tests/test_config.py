@@ -112,6 +112,23 @@ IMPOSSIBLE = [
         {"task.name": "seq2seq", "task.answer_tokens": 1023, "data.length": 64},
         "of config.model.max_length = 1024 positions; use at most 990",
     ),
+    (
+        {"task.name": "classification", "task.text": ("a", "b", "c")},
+        "task classification reads 1 to 2 columns",
+    ),
+    ({"task.name": "regression", "task.text": ()}, "task regression reads 1 to 2 columns"),
+    ({"task.name": "answering"}, "= ('text',): task answering reads 2 columns"),
+    ({"task.name": "seq2seq", "task.text": ()}, "task seq2seq reads 1 or more columns"),
+    ({"task.name": "tagging", "task.text": ("a", "b")}, "task tagging reads 1 column;"),
+    (
+        {"task.name": "classification", "task.labels": ("a", "a")},
+        "config.task.labels = ('a', 'a') must be two or more texts, all different",
+    ),
+    ({"task.name": "tagging", "task.labels": ("a",)}, "must be two or more texts, all different"),
+    (
+        {"prompt.source": "files:x", "task.labels": ("a", "a"), "prompt.words": ("b", "c")},
+        "config.task.labels = ('a', 'a') must be two or more texts, all different",
+    ),
     ({"task.name": "instruction", "task.balanced": True}, "which task instruction has none of"),
     (
         {"task.name": "instruction", "model.architecture": "encoder"},
@@ -122,7 +139,12 @@ IMPOSSIBLE = [
         "task regression wants config.output.head = 'squared'",
     ),
     (
-        {"task.name": "answering", "output.head": "adaptive", "output.tied": False},
+        {
+            "task.name": "answering",
+            "task.text": ("question", "context"),
+            "output.head": "adaptive",
+            "output.tied": False,
+        },
         "points at places of a row, which head adaptive cannot",
     ),
     (

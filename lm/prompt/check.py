@@ -9,6 +9,7 @@ from lm.output import OUTPUTS
 from lm.prompt.read import HIDDEN, NORMALISERS
 from lm.prompt.template import parse
 from lm.task import predicts_words
+from lm.task.check import check_labels
 
 
 def check_prompt(config: Config) -> None:
@@ -17,6 +18,7 @@ def check_prompt(config: Config) -> None:
     one_of("prompt.normalise", prompt.normalise, NORMALISERS)
     one_of("prompt.hidden", prompt.hidden, HIDDEN)
     parse(prompt.template)
+    check_labels(config)
     words = tuple(prompt.words)
     if len(set(words)) < len(words) or len(words) == 1 or "" in words:
         raise UserError(f"config.prompt.words = {words} must be two or more texts, all different")

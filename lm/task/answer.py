@@ -25,6 +25,7 @@ class Answering(Task):
     """
 
     measures = metrics.ANSWERING
+    columns = (2, 2)
 
     @property
     def readout(self) -> str:

@@ -2,6 +2,8 @@
 failure names the value, the limit and the remedy, before any work.
 """
 
+import math
+
 from lm.check_names import one_of
 from lm.config import Config
 from lm.errors import UserError
@@ -39,8 +41,28 @@ def check_task(config: Config) -> None:
         raise UserError(
             f"config.task.balanced evens out classes, which task {config.task.name} has none of"
         )
+    check_labels(config)
+    _check_text(config)
     _check_architecture(config)
     _check_head(config)
+
+
+def check_labels(config: Config) -> None:
+    """Raises UserError where config.task.labels are no set of labels."""
+    labels = tuple(config.task.labels)
+    texts = [label for label in labels if isinstance(label, str)]
+    if labels and not len(set(texts)) == len(labels) > 1:
+        raise UserError(f"config.task.labels = {labels} must be two or more texts, all different")
+
+
+def _check_text(config: Config) -> None:
+    text, (least, most) = tuple(config.task.text), TASKS[config.task.name].columns
+    if not least <= len(text) <= most:
+        above = "" if least == most else " or more" if most == math.inf else f" to {most}"
+        raise UserError(
+            f"config.task.text = {text}: task {config.task.name} reads {least}{above} column"
+            f"{'' if most == 1 else 's'}; name so many"
+        )
 
 
 def _most_written(config: Config) -> int:

@@ -31,6 +31,8 @@ POOLINGS = ("first", "last", "mean")
 class _Whole(Task):
     """One target for one or two texts."""
 
+    columns = (1, 2)
+
     @property
     def readout(self) -> str:
         """See `Task`."""

@@ -32,6 +32,7 @@ class Tagging(Task):
     """
 
     measures = metrics.TAGGING
+    columns = (1, 1)
 
     @property
     def readout(self) -> str:

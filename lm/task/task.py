@@ -3,6 +3,7 @@ example rows of numbers, and a model's outputs predictions and scores.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -44,6 +45,7 @@ class Task:
       real: its targets are numbers and not labels.
       words: the head chooses among words, as a language model's does.
       packs: several examples share a row of training.
+      columns: the least and the largest number of columns in `text`.
     """
 
     text: tuple[str, ...]
@@ -62,6 +64,7 @@ class Task:
     real: ClassVar[bool] = False
     words: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+    columns: ClassVar[tuple[int, float]] = (1, math.inf)
 
     @property
     def readout(self) -> str:
