@@ -3,6 +3,7 @@ the first and the last token of a span, in windows that overlap where the text i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,13 +36,7 @@ class Answering(Task):
     def example(self, record: Record) -> Example:
         """See `Task`."""
         question, context = self.strings(record)
-        given = self.given_label(record)
-        if not isinstance(given, dict) or not {"text", "answer_start"} <= given.keys():
-            raise UserError(
-                f'{record.place}: column {self.label!r} is not {{"text": [...], "answer_start": '
-                "[...]}"
-            )
-        answers, starts = list(given["text"]), [int(start) for start in given["answer_start"]]
+        answers, starts = self._answers(record)
         for answer, start in zip(answers, starts, strict=True):
             if not answer or context[start : start + len(answer)] != answer:
                 raise UserError(
@@ -55,6 +50,21 @@ class Answering(Task):
             "label": answers,
             "starts": starts,
         }
+
+    def _answers(self, record: Record) -> tuple[list[str], list[int]]:
+        """The answers, and where each begins."""
+        given = self.given_label(record)
+        known: Any = given if isinstance(given, dict) else {}
+        answers: Any = known.get("text")
+        starts: Any = known.get("answer_start")
+        texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+        places = isinstance(starts, list) and all(isinstance(n, int) and n >= 0 for n in starts)
+        if not (texts and places and len(answers) == len(starts)):
+            raise UserError(
+                f'{record.place}: column {self.label!r} is not {{"text": [...], "answer_start": '
+                "[...]}, texts and as many numbers of characters"
+            )
+        return answers, starts
 
     def outcomes(self, labels: Labels, layout: Layout) -> int:
         """The positions of a row."""

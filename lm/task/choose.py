@@ -2,6 +2,7 @@
 points at one.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ class Choice(Task):
     def example(self, record: Record) -> Example:
         """See `Task`."""
         choices = [self.column(record, name) for name in self.choices]
-        choices = choices[0] if isinstance(choices[0], list) else choices
+        choices = choices[0] if len(choices) == 1 and isinstance(choices[0], list) else choices
         if len(choices) < 2 or not all(isinstance(each, str) for each in choices):
             raise UserError(
                 f"{record.place} has the choices {choices!r:.60}; give two or more texts, and name "
@@ -55,7 +56,7 @@ class Choice(Task):
         if label in choices and not isinstance(given, int):
             number = choices.index(label)
         else:
-            number = int(label) if label.isdigit() else len(choices)
+            number = int(label) if re.fullmatch("[0-9]+", label) else len(choices)
         if number >= len(choices):
             raise UserError(
                 f"{record.place} has the label {label!r}, which is neither a choice nor a number "

@@ -2,6 +2,7 @@
 number, such as a rating or a similarity.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from lm.task.task import (
     number_of,
 )
 
+_NUMBER = re.compile("-?[0-9]+")
 POOLINGS = ("first", "last", "mean")
 
 
@@ -77,8 +79,8 @@ class Classification(_Whole):
                 f"every training example has the label {next(iter(found))!r}; a classifier needs "
                 "examples of two or more"
             )
-        numeric = all(label.lstrip("-").isdigit() for label in found)
-        return self.labels or tuple(sorted(found, key=int if numeric else str))
+        numeric = all(map(_NUMBER.fullmatch, found))
+        return self.labels or tuple(sorted(sorted(found), key=int if numeric else str))
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""

@@ -8,7 +8,7 @@ import pytest
 from configs import default
 from lm.errors import UserError
 from lm.task import build_task
-from lm.task.read import records
+from lm.task.read import Record, records
 
 SENTENCES = [["EU", "rejects", "calls"], ["Peter", "Blackburn"]]
 TAGS = [["B-ORG", "O", "O"], ["B-PER", "I-PER"]]
@@ -105,6 +105,9 @@ LABELS = {
     "a choice that is not there": (
         "choice", {"text": "q", "choices": ["a", "b"], "label": 2}, "neither a choice nor a number",
     ),
+    "a choice that is no digit of ours": (
+        "choice", {"text": "q", "choices": ["a", "b"], "label": "²"}, "neither a choice nor a numb",
+    ),
     "an unknown role": (
         "instruction", {"text": [{"role": "robot", "content": "x"}]}, "has the role 'robot'",
     ),
@@ -131,3 +134,23 @@ def test_an_answer_that_is_not_where_it_is_said_to_be_is_named(tmp_path):
     (record,) = records(f"files:{tmp_path}/a.jsonl")
     with pytest.raises(UserError, match="does not stand in the context at character 6"):
         task("answering", text=("q", "c"), label="a").example(record)
+
+
+@pytest.mark.parametrize(
+    ("texts", "starts"),
+    [("Ada", 7), (["Ada"], []), ([7], [7]), (["Ada"], ["7"]), (["."], [-1]), (None, None)],
+)
+def test_answers_that_are_no_lists_of_texts_and_places_are_named(texts, starts):
+    values = {"q": "who?", "c": "It was Ada.", "a": {"text": texts, "answer_start": starts}}
+    with pytest.raises(UserError, match=r"here: column 'a' is not .*as many numbers"):
+        task("answering", text=("q", "c"), label="a").example(Record("here", values))
+
+
+def test_labels_are_ordered_as_numbers_where_all_of_them_are():
+    def labels(*found):
+        return task("classification").labels_of([{"label": label} for label in found])
+
+    assert labels("10", "9", "-1") == ("-1", "9", "10")
+    assert labels("1", "01", "0") == labels("01", "0", "1") == ("0", "01", "1")
+    assert labels("²", "1") == ("1", "²")
+    assert labels("--1", "1") == ("--1", "1")
