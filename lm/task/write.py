@@ -187,6 +187,11 @@ class Instruction(Writing):
                 raise UserError(
                     f"{record.place} has the role {message['role']!r}; use {', '.join(ROLES)}"
                 )
+            if not isinstance(message["content"], str):
+                raise UserError(
+                    f"{record.place}: the {message['role']} says {message['content']!r:.40}, and "
+                    "no text; fill it in, or remove the message"
+                )
         answers = [each["content"] for each in given if each["role"] == "assistant"]
         if not answers:
             raise UserError(f"{record.place} has nothing that the assistant says; remove it")

@@ -111,6 +111,9 @@ LABELS = {
     "an unknown role": (
         "instruction", {"text": [{"role": "robot", "content": "x"}]}, "has the role 'robot'",
     ),
+    "a message without a text": (
+        "instruction", {"text": [{"role": "assistant", "content": None}]}, "says None, and no",
+    ),
     "no answer": (
         "instruction", {"text": [{"role": "user", "content": "x"}]}, "nothing that the assistant",
     ),
