@@ -17,18 +17,18 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "experiments"))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from real_checkpoints import load
 from scipy.stats import pearsonr
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from configs import finetune
+from experiments.real_checkpoints import load
 from lm.model import Batch
 from lm.pretrained import adopt
 from lm.task.metrics import interval
@@ -69,7 +69,8 @@ def main() -> None:
             chosen = RidgeCV(np.logspace(-2, 4, 13))
             metric = "pearson"
         else:
-            chosen = LogisticRegressionCV(Cs=np.logspace(-4, 2, 13), max_iter=1000)
+            penalties = {"C": np.logspace(-4, 2, 13)}
+            chosen = GridSearchCV(LogisticRegression(solver="newton-cholesky"), penalties)
             metric = "accuracy"
         said = make_pipeline(StandardScaler(), chosen).fit(x, y).predict(held_out)
         pairs = np.stack([truth, said], axis=1)
