@@ -150,6 +150,7 @@ IMPOSSIBLE = [
     (
         {
             "task.name": "answering",
+            "task.text": ("question", "context"),
             "output.cap": 30.0,
             "output.tied": False,
             "model.architecture": "encoder",
