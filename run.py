@@ -55,12 +55,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
 
 def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
+    from lm.continual.chain import learn
     from lm.headline import headline
-    from lm.train import train
 
     config, workdir = _config(), _workdir()
     finished = (workdir / "result.json").exists()
-    result = train(config, workdir)
+    result = learn(config, workdir)
     if finished:
         print(f"{workdir} is finished already; its result:")
     judged = headline(config)
@@ -178,17 +178,16 @@ def sweep() -> int:
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
-    from lm.headline import headline
-    from lm.report import write
+    from lm.report import tables, write
     from lm.sweep import sweep
-    from lm.table import tabulate, to_markdown
+    from lm.table import to_markdown
 
     points = _points()
     broken = sweep(points)
-    judged = headline(_config(), vars(_ablation()).get("METRIC"))
-    result = tabulate(points, metric=judged.name, better="lower" if judged.lower else "higher")
-    write(result, _workdir())
-    print(to_markdown(result))
+    metrics = [vars(_ablation()).get("METRIC"), *vars(_ablation()).get("ALSO", ())]
+    result = tables(points, _config(), metrics)
+    write(result[0], _workdir(), result[1:])
+    print("\n".join(map(to_markdown, result)))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")
     return 1 if broken else 0
 

@@ -62,6 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.validation = 0.05
 
     config.task = tasks.task()
+    config.continual = tasks.continual()
     config.prompt = tasks.prompt()
 
     config.model = model = ConfigDict()

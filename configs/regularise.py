@@ -16,6 +16,10 @@ def knobs() -> ConfigDict:
     regularise.l2 = 0.0
     # l2_start / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
     regularise.l2_start = 0.0
+    # Elastic weight consolidation, in a chain of tasks: ewc / 2 * sum F (w - w0)^2, F how much each
+    # parameter matters to earlier tasks, by squared gradients. 1 weighs their examples like those
+    # of this task (Laplace); 10 to 10,000 is usual.
+    regularise.ewc = 0.0
     # Multiplies l1, l2 and l2_start, from 1 on, by exp(adapt * (gap - regularise.gap)) at every
     # evaluation; the gap is the held-out loss less that of as many training rows, in nats. 1 to 10.
     regularise.adapt = 0.0

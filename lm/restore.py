@@ -63,13 +63,15 @@ def restore(
     recorded = workdir / "config.json"
     if not recorded.exists():
         raise UserError(f"{workdir} has no config.json, so it is no run's folder; train one there")
-    config = ConfigDict(read_json(recorded))
+    config: Config = ConfigDict(read_json(recorded))
     knobs = {} if known is None else flatten(known.to_dict())
     if lacking := sorted(knobs.keys() - flatten(config.to_dict()).keys()):
         raise UserError(
             f"{recorded} has no {lacking[0]}: an older version of this code wrote it; use that "
             "version, or train again in another --workdir"
         )
+    if config.continual.sources and not config.continual.stage:
+        raise UserError(f"{workdir} is a chain of runs; name one of them, such as {workdir / '1'}")
     if given is not None:
         check(given)
         check_same_config(given, config, workdir, besides=("evaluation",))

@@ -24,6 +24,7 @@ class State:
       start: `params` as training began, in no checkpoint; None where no regulariser asks.
       teacher: all parameters of the teacher, in no checkpoint; None where there is none.
       strength: factor of the penalties; None where it does not adapt.
+      importance: of every trained parameter to earlier tasks, in no checkpoint; None without `ewc`.
     """
 
     step: jax.Array
@@ -35,6 +36,7 @@ class State:
     start: Any = None
     teacher: Any = None
     strength: Any = None
+    importance: Any = None
 
     @property
     def whole(self) -> Any:
@@ -49,4 +51,4 @@ class State:
     @property
     def saved(self) -> Any:
         """What a checkpoint holds."""
-        return dataclasses.replace(self, frozen=None, start=None, teacher=None)
+        return dataclasses.replace(self, frozen=None, start=None, teacher=None, importance=None)

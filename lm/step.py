@@ -138,6 +138,7 @@ def build_program(
         params, frozen = split(params, methods.kept)
         average = jax.tree.map(jnp.copy, params) if ema else None
         start = jax.tree.map(jnp.copy, params) if needs_start(regularise) else None
+        none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -147,6 +148,7 @@ def build_program(
             frozen=frozen,
             start=start,
             strength=jnp.ones(()) if regularise.adapt else None,
+            importance=none if regularise.ewc else None,
         )
 
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
@@ -158,7 +160,7 @@ def build_program(
         extra = {}
         if penalises(regularise):
             value_and_grad = jax.value_and_grad(penalty, argnums=1)
-            pull = value_and_grad(regularise, state.params, state.start)
+            pull = value_and_grad(regularise, state.params, state.start, state.importance)
             if regularise.adapt:
                 pull = jax.tree.map(lambda x: x * state.strength.astype(x.dtype), pull)
             extra["train/penalty"], more = pull
@@ -180,7 +182,7 @@ def build_program(
         }
         if regularise.prune:
             extra["train/sparsity"] = pruned_share(new.params)
-        kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher")}
+        kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher", "importance")}
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
     def loss(
@@ -198,6 +200,7 @@ def build_program(
         frozen=partition.tree_shardings(mesh, abstract.frozen, abstract.frozen),
         start=partition.tree_shardings(mesh, abstract.params, abstract.start),
         teacher=partition.tree_shardings(mesh, abstract.teacher, abstract.teacher),
+        importance=partition.tree_shardings(mesh, abstract.params, abstract.importance),
     )
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings

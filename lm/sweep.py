@@ -11,10 +11,11 @@ from etils import epath
 
 from lm.check import check
 from lm.config import Config, content_hash, override, plain
+from lm.continual.chain import learn
 from lm.errors import Interrupted, UserError
 from lm.headline import headline
 from lm.step import check_devices
-from lm.train import prepare_corpus, train
+from lm.train import prepare_corpus
 from lm.workdir import open_workdir
 
 
@@ -92,7 +93,7 @@ def sweep(points: Sequence[Point]) -> list[Point]:
         try:
             if open_workdir(point.config, point.workdir) is not None:
                 continue
-            result = train(point.config, point.workdir, name)
+            result = learn(point.config, point.workdir, name)
         except Interrupted:
             raise
         except Exception as error:

@@ -15,8 +15,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from lm import partition
+from lm.beginning import beginning
 from lm.check import check
-from lm.checkpoint import Checkpoints, check_donor, restored_state, starting_state
+from lm.checkpoint import Checkpoints, check_donor, restored_state
 from lm.config import Config, content_hash, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
@@ -32,10 +33,10 @@ from lm.paths import attention_path, output_path
 from lm.signals import Signals
 from lm.step import Program, build_program, check_devices
 from lm.stopping import Stopping
+from lm.task.draw import drawn
 from lm.task.encode import Layout
-from lm.task.prepare import TaskData, balanced_classes, prepare_task
+from lm.task.prepare import TaskData, prepare_task
 from lm.task.report import write_report
-from lm.teach import with_teacher
 from lm.tune import count
 from lm.workdir import claimed, open_workdir
 
@@ -110,18 +111,18 @@ def shared_program(
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
     layout: Layout | None = None,
 ) -> Program:
-    """The program of a config; the last one again where only the seed differs.
+    """The program of a config; a late one again where seed, start or place in a chain differ alone.
 
     What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
     """
     cache = epath.Path(config.cache).expanduser() / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    settings = to_dict(config) | {"seed": None}
+    settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}
     return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer, layout)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # the first run of a chain may differ from the others
 def _program(
     settings: str,
     vocab_size: int,
@@ -150,17 +151,15 @@ class _Run:
         self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         root = jax.random.key(config.seed)
         self.key = jax.random.fold_in(root, 1)
-        self.state, origin = starting_state(
-            program, self.checkpoints, config, jax.random.fold_in(root, 0)
-        )
-        self.state = with_teacher(self.state, program, config, corpus, workdir)
+        key = jax.random.fold_in(root, 0)
+        self.state, origin = beginning(program, self.checkpoints, config, corpus, key)
         self.start = int(self.state.step)
         self.rows = train_batches(
             corpus.rows("train"),
             batch_size=config.batch_size,
             seed=config.seed,
             start=self.start,
-            classes=balanced_classes(config, corpus),
+            groups=drawn(config, corpus),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

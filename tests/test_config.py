@@ -12,6 +12,12 @@ from lm.errors import UserError
 from lm.task.encode import Layout
 from tests.test_golden import SHIPPED
 
+CHAIN = {
+    "continual.sources": ("files:a", "files:b"),
+    "task.name": "classification",
+    "model.architecture": "encoder",
+    "output.tied": False,
+}
 IMPOSSIBLE = [
     ({"model.features": 130}, "130 is not divisible by config.model.heads = 4; use 128 or 132"),
     ({"model.kv_heads": 3}, "3 does not divide config.model.heads = 4; use one of 1, 2, 4"),
@@ -162,6 +168,25 @@ IMPOSSIBLE = [
         "a decoder's first hidden state has seen nothing of the text",
     ),
     ({"optimizer.name": "adam"}, "did you mean adamw"),
+    ({"continual.replay": 0.5}, "replay = 0.5 is of several tasks; name them in"),
+    ({"regularise.ewc": 1.0}, "ewc = 1.0 is of several tasks; name them in"),
+    ({"continual.jointly": True}, "jointly = True is of several tasks"),
+    ({"continual.sources": ("files:a",)}, "give two tasks or more, each once"),
+    ({"continual.sources": ("files:a", "files:a")}, "give two tasks or more, each once"),
+    ({"continual.sources": ("files:a", "files:b")}, "say of what in config.task.name"),
+    ({**CHAIN, "continual.replay": 1.0}, "must be at least 0 and below 1"),
+    ({**CHAIN, "continual.memory": 9}, "continual.replay = 0.0 replays none"),
+    ({**CHAIN, "continual.jointly": True, "regularise.ewc": 1.0}, "jointly = True has none"),
+    ({**CHAIN, "continual.stage": 1, "continual.replay": 0.5}, "stage = 1 is the first"),
+    ({**CHAIN, "continual.stage": 3}, "stage = 3 is not of 1 to 2"),
+    ({**CHAIN, "continual.stage": 2}, "give its folder as config.init_from"),
+    ({**CHAIN, "tune.method": "lora", "init_from": "x"}, "this saves a part of them; use full"),
+    ({**CHAIN, "task.validation": "files:c"}, "is held out of one task"),
+    ({**CHAIN, "regularise.l2": 1.0, "regularise.adapt": 1.0}, "follows the gap of one task"),
+    (
+        {**CHAIN, "task.name": "instruction", "model.architecture": "decoder"},
+        "task instruction packs examples",
+    ),
 ]
 
 

@@ -24,6 +24,7 @@ SHIPPED = {
     "finetune": ["tweets", "reviews", "tweets_ner", "japanese_ner", "mrpc", "squad", "tiny"],
     "finetune_table": ["tweets"],
     "finetune_grid": ["tweets"],
+    "continual": ["tiny", "base"],
     "prompt": ["tiny", "masked", "sst2", "rte"],
 }
 

@@ -16,6 +16,7 @@ from lm.headline import headline
         ("classification", None, "eval/accuracy", False),
         ("classification", "eval/f1", "eval/f1", False),
         ("classification", "eval/nats_per_label", "eval/nats_per_label", True),
+        ("classification", "eval/forgetting", "eval/forgetting", True),
     ],
 )
 def test_an_ablations_own_metric_has_its_own_direction(task, metric, name, lower):

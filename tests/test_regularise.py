@@ -9,7 +9,7 @@ from configs import default
 from lm.build import build_model
 from lm.config import override
 from lm.objective.causal import causal
-from lm.regularise import mixout, noises, penalty
+from lm.regularise import mixout, needs_start, noises, penalises, penalty
 from lm.step import build_program
 
 PARAMS = {
@@ -32,6 +32,22 @@ def test_penalties_are_their_formulas():
     np.testing.assert_allclose(penalty(settings(l2_start=0.4), PARAMS, START), 0.2 * 8 * 0.25)
     gradient = jax.grad(penalty, argnums=1)(settings(l2_start=0.4), PARAMS, START)
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0.4 * 0.5, rtol=1e-6), gradient)
+
+
+def test_elastic_weight_consolidation_is_its_formula_and_off_at_zero():
+    fisher = jax.tree.map(lambda p: jnp.square(p) + 1.0, PARAMS)
+    both = zip(
+        jax.tree.leaves(PARAMS), jax.tree.leaves(START), jax.tree.leaves(fisher), strict=True
+    )
+    expected = sum(0.3 / 2 * np.sum(f * np.square(np.subtract(w, w0))) for w, w0, f in both)
+    ewc = settings(ewc=0.3)
+    np.testing.assert_allclose(penalty(ewc, PARAMS, START, fisher), expected, rtol=1e-6)
+    gradient = jax.grad(penalty, argnums=1)(ewc, PARAMS, START, fisher)
+    jax.tree.map(
+        lambda g, f: np.testing.assert_allclose(g, 0.3 * f * 0.5, rtol=1e-6), gradient, fisher
+    )
+    assert penalises(ewc) and needs_start(ewc)
+    assert not penalises(settings(ewc=0.0)) and not needs_start(settings(ewc=0.0))
 
 
 def test_mixout_puts_a_share_of_the_kernels_back_and_keeps_the_mean():

@@ -37,13 +37,13 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
     assert "weighting=sparsemax" in to_markdown(tabulate(found))
 
     trained = []
-    original = sweep_module.train
+    original = sweep_module.learn
 
     def counting(config, workdir, name):
         trained.append(workdir)
         return original(config, workdir, name)
 
-    monkeypatch.setattr(sweep_module, "train", counting)
+    monkeypatch.setattr(sweep_module, "learn", counting)
     sweep(found)
     assert trained == []
     shutil.rmtree(found[2].workdir)
@@ -54,7 +54,7 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
 
 def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, monkeypatch, capsys):
     found = points(ablation, ROWS, (0,), tmp_path)
-    original = sweep_module.train
+    original = sweep_module.learn
 
     def breaking(config, workdir, name):
         if config.attention.weighting == "softmax":
@@ -62,7 +62,7 @@ def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, mon
         return original(config, workdir, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "train", breaking)
+        patch.setattr(sweep_module, "learn", breaking)
         assert sweep(found) == [found[0]]
     assert "broke: no luck" in capsys.readouterr().err
     assert "no luck" in (found[0].workdir / "error.txt").read_text()

@@ -338,6 +338,9 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
     names = ["table.csv", "table.md", "table.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert (folder / "table.md").read_text() == to_markdown(table)
+    write(table, tmp_path / "both", also=[table])
+    both = (tmp_path / "both" / "table.md").read_text()
+    assert both == f"{to_markdown(table)}\n{to_markdown(table)}"
     size = size_of(folder / "table.png")
 
     def fail(table, path):

@@ -12,6 +12,8 @@ import numpy as np
 from lm.errors import UserError
 
 Batch = dict[str, np.ndarray]
+# Numbers of rows, and the share of the drawn ones that come from among them; shares sum to 1.
+Groups = Sequence[tuple[np.ndarray, float]]
 _THREADS, _AHEAD = 2, 8  # two threads read a few million tokens a second; batches held ready
 
 
@@ -33,7 +35,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    classes: np.ndarray | None = None,
+    groups: Groups | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -47,8 +49,8 @@ def train_batches(
         batch_size: B, rows in the global batch.
         seed: of the order.
         start: index of the first batch, to resume.
-        classes: of every row; rows are then drawn so that all classes come equally often, each
-            class shuffled anew whenever it is used up. None: every row as often as the others.
+        groups: of rows, each shuffled anew whenever it is used up; only these are drawn. None:
+            all rows, each as often as the others.
         process_index: of this host; it gets the process_index-th slice of each batch.
         process_count: hosts; divides `batch_size`.
 
@@ -60,7 +62,7 @@ def train_batches(
         UserError: there are fewer rows than a batch has, or an argument is out of range.
     """
     part = _part(batch_size, process_index, process_count)
-    order = _order(rows, batch_size, seed, classes)
+    order = _order(rows, batch_size, seed, groups)
     return _ahead(lambda k: _gather(rows, [order[i] for i in part(k)]), start, sys.maxsize)
 
 
@@ -130,18 +132,18 @@ def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[
     return part
 
 
-def _order(rows: RowSource, batch_size: int, seed: int, classes: np.ndarray | None = None) -> Any:
+def _order(rows: RowSource, batch_size: int, seed: int, groups: Groups | None = None) -> Any:
     if len(rows) < batch_size:
         raise UserError(
             f"train has {len(rows)} rows, fewer than batch_size={batch_size}; use a batch_size of "
             f"at most {len(rows)}, a shorter length, or more text"
         )
-    if classes is None:
+    if groups is None:
         return _shuffled(np.arange(len(rows)), seed).repeat()
     import grain
 
-    groups = [np.flatnonzero(classes == each) for each in np.unique(classes)]
-    return grain.MapDataset.mix([_shuffled(group, seed).repeat() for group in groups])
+    numbers, shares = zip(*groups, strict=True)
+    return grain.MapDataset.mix([_shuffled(each, seed).repeat() for each in numbers], shares)
 
 
 def _shuffled(numbers: Any, seed: int) -> Any:

@@ -45,12 +45,12 @@ def habitual(settings: Config, model: Transformer, said: Pass | None = None) -> 
 
 def penalises(settings: Config) -> bool:
     """Whether the loss has a term of the parameters alone."""
-    return any(settings[name] for name in ("l1", "l2", "l2_start"))
+    return any(settings[name] for name in ("l1", "l2", "l2_start", "ewc"))
 
 
 def needs_start(settings: Config) -> bool:
     """Whether the parameters are needed with which training began."""
-    return any(settings[name] for name in ("l2_start", "mixout"))
+    return any(settings[name] for name in ("l2_start", "ewc", "mixout"))
 
 
 __all__ = [

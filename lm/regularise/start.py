@@ -9,16 +9,18 @@ from lm.config import Config
 from lm.optimizer import decayed
 
 
-def penalty(settings: Config, params: Any, start: Any) -> jax.Array:
-    """l1 sum|w| + l2/2 sum w^2 + l2_start/2 sum (w - w0)^2, a scalar in nats per token.
+def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -> jax.Array:
+    """l1 sum|w| + l2/2 sum w^2 + l2_start/2 sum (w - w0)^2 + ewc/2 sum F (w - w0)^2, a scalar in
+    nats per token.
 
-    The first two are over kernels and word tables, the last, L2-SP (1802.01483), over all that is
-    trained.
+    The first two are over kernels and word tables, L2-SP (1802.01483) and elastic weight
+    consolidation (1612.00796) over all that is trained.
 
     Args:
       settings: `config.regularise`.
       params: w, those trained.
-      start: w0, of the same shapes; looked at only where l2_start is above 0.
+      start: w0, of the same shapes; looked at only where l2_start or ewc is above 0.
+      importance: F, likewise; looked at only where ewc is above 0.
     """
     mask = decayed(params)
     total = jnp.zeros(())
@@ -29,6 +31,9 @@ def penalty(settings: Config, params: Any, start: Any) -> jax.Array:
     if settings.l2_start:
         moved = _sum(lambda w, w0: jnp.sum(jnp.square(w - w0)), params, start)
         total += settings.l2_start / 2 * moved
+    if settings.ewc:
+        weighed = _sum(lambda w, w0, f: jnp.sum(f * jnp.square(w - w0)), params, start, importance)
+        total += settings.ewc / 2 * weighed
     return total
 
 

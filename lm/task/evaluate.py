@@ -28,7 +28,7 @@ def predictions(program: Program, params: Any, data: TaskData, config: Config) -
     wanted = [row for example in examples for row in range(*example["rows"])]
     outputs: dict[int, Outputs] = {}
     batches = eval_batches(
-        _Chosen(data.rows("validation"), wanted),
+        Chosen(data.rows("validation"), wanted),
         batch_size=config.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -58,16 +58,18 @@ def sample(examples: Sequence[Any], rows: int) -> Sequence[Any]:
     return [examples[i] for i in sorted(order[:rows])]
 
 
-class _Chosen:
-    """Some rows of a split."""
+class Chosen:
+    """Some rows of a split, by their numbers."""
 
     def __init__(self, rows: Any, chosen: Sequence[int]):
         self._rows, self._chosen = rows, chosen
 
     def __len__(self) -> int:
+        """How many."""
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Any:
+        """One of them."""
         return self._rows[self._chosen[index]]
 
 

@@ -34,10 +34,12 @@ class TaskData:
     Attributes:
       manifest: what they are: `task`, `source`, `hash` (of the examples in order, and their
         splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`,
-        and `long`, how many examples were left out because no answer begins within a row.
+        and `long`, how many examples were left out because no answer begins within a row. Of
+        several sources also `tasks`, the `source` and `splits` of each.
       tokenizer: of the rows.
       task: what they are for.
       layout: what a row is made of.
+      number: which one of several sources is meant, from 0; None: all.
     """
 
     folder: epath.Path
@@ -45,20 +47,38 @@ class TaskData:
     tokenizer: Tokenizer
     task: Task
     layout: Layout
+    number: int | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         """All labels, in the order of their numbers."""
         return tuple(self.manifest["labels"])
 
+    def only(self, number: int) -> "TaskData":
+        """The same where one of several sources is meant: its examples are held out, and its rows
+        are counted. They all share tokenizer, labels and folder.
+        """
+        manifest = {**self.manifest, **self.manifest["tasks"][number]}
+        return dataclasses.replace(self, manifest=manifest, number=number)
+
     def rows(self, split: str) -> Any:
-        """The rows of "train" or "validation": a sequence, read from disk where indexed."""
+        """The rows of "train" or "validation", of all sources: a sequence, read from disk where
+        indexed.
+        """
         return read_rows(self.folder, split)
+
+    def trained(self, number: int) -> np.ndarray:
+        """Which training rows are of one of several sources."""
+        return np.array(self._span(number, "train", "rows"))
 
     def examples(self) -> list[Example]:
         """The held-out examples; "rows" is the first and the one after the last of their rows."""
         lines = (self.folder / "validation.jsonl").read_text().split("\n")
-        return [json.loads(line) for line in lines if line]
+        found = [json.loads(line) for line in lines if line]
+        if self.number is None:
+            return found
+        span = self._span(self.number, "validation", "examples")
+        return found[span.start : span.stop]
 
     def counts(self) -> np.ndarray:
         """How often each of the V outcomes is a target in train: int64 [V]."""
@@ -68,16 +88,22 @@ class TaskData:
         """The first target of every training row, [rows]: its class, in classification."""
         return _load(self.folder / "classes.npy")
 
+    def _span(self, number: int, split: str, what: str) -> range:
+        """The places of a source's "examples" or "rows" among those of all sources."""
+        sizes = [each["splits"][split][what] for each in self.manifest["tasks"]]
+        return range(sum(sizes[:number]), sum(sizes[: number + 1]))
+
 
 def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     """Opens the examples that a config describes, and prepares them first if that was not done.
 
     A held-out share is chosen by a hash of the texts, so that copies of a text are never on both
     sides; sources with a validation split of their own keep that, and config.task.validation names
-    another source. A tokenizer is trained on the training texts.
+    another source. A tokenizer is trained on the training texts. Of several sources, examples stand
+    one source behind the other; a tokenizer is trained on all, and labels are those of all.
 
     Args:
-      config: its groups task and data, and the model's architecture.
+      config: its groups task, continual and data, and the model's architecture.
       cache: folder that holds what is prepared.
 
     Raises:
@@ -91,32 +117,37 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         "memory": config.model.architecture == "encoder_decoder",
         "options": dataclasses.asdict(dataclasses.replace(task, metric="", answer_tokens=0)),
     }
-    source, held_out, tokenizer = wanted["source"], wanted["held_out"], wanted["tokenizer"]
+    names = list(config.continual.sources) or [wanted["source"]]
+    wanted["source"] = " + ".join(names)
+    held_out, tokenizer, length = (wanted[k] for k in ("held_out", "tokenizer", "length"))
     check_tokenizer(tokenizer, wanted["vocab_size"])
-    prints = [sources.fingerprint(each) for each in (source, held_out) if each]
+    prints = [sources.fingerprint(each) for each in (*names, held_out) if each]
     key = json.dumps([FORMAT, wanted, prints, tokenizer_fingerprint(tokenizer)], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder = epath.Path(cache).expanduser() / f"{wanted['name']}-{wanted['length']}-{digest}"
+    folder = epath.Path(cache).expanduser() / f"{wanted['name']}-{length}-{digest}"
     if not folder.exists():
-        examples = _examples(task, wanted)
+        found = [_examples(task, name, wanted) for name in names]
+        examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
         with building(folder) as partial:
             manifest = {"format": FORMAT, **wanted, **_build(partial, task, examples, wanted)}
+            if len(names) > 1:
+                manifest["tasks"] = [
+                    {"source": name, "splits": {s: _counted(s, each[s], length) for s in SPLITS}}
+                    for name, each in zip(names, found, strict=True)
+                ]
             (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     manifest = json.loads((folder / "manifest.json").read_text())
     stored = folder / "tokenizer.json"
     json_text = stored.read_text() if stored.exists() else None
     made = open_tokenizer(manifest["tokenizer"], json_text)
-    return TaskData(folder, manifest, made, task, Layout(**manifest["layout"]))
+    data = TaskData(folder, manifest, made, task, Layout(**manifest["layout"]))
+    stage, jointly = config.continual.stage, config.continual.jointly
+    return data.only(stage - 1) if stage and not jointly else data
 
 
-def balanced_classes(config: Config, data: Any) -> np.ndarray | None:
-    """The class of every training row where batches are to hold as many of each; else None."""
-    return data.classes() if config.task.name and config.task.balanced else None
-
-
-def _examples(task: Task, wanted: dict[str, Any]) -> dict[str, list[Example]]:
+def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list[Example]]:
     """The examples of each split, in the order of their source."""
-    source, held_out, validation = (wanted[k] for k in ("source", "held_out", "validation"))
+    held_out, validation = wanted["held_out"], wanted["validation"]
     form, columns = wanted["format"], wanted["columns"]
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for record in records(source, form, columns):
@@ -184,13 +215,7 @@ def _build(
                 classes.append(targets[0])
         writer.close()
         writers.append(writer)
-        total, kept = len(examples[split]), [each for each in examples[split] if _has_rows(each)]
-        if not kept:
-            raise UserError(
-                f"none of the {total} {split} examples has an answer that begins within "
-                f"config.data.length = {layout.length} tokens; raise it"
-            )
-        summaries[split] = {"examples": len(kept), "rows": number, "long": total - len(kept)}
+        summaries[split] = {**_counted(split, examples[split], layout.length), "rows": number}
     write_metadata(folder, writers, fields)
     held_out = filter(_has_rows, examples["validation"])
     lines = (json.dumps(example, ensure_ascii=False) for example in held_out)
@@ -221,6 +246,18 @@ def _hash(examples: dict[str, list[Example]]) -> str:
         for split, each in examples.items()
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _counted(split: str, examples: Sequence[Example], length: int) -> dict[str, int]:
+    """What the manifest says of a split of one source, whose examples have learned their rows."""
+    kept = sum(map(_has_rows, examples))
+    if not kept:
+        raise UserError(
+            f"none of the {len(examples)} {split} examples has an answer that begins within "
+            f"config.data.length = {length} tokens; raise it"
+        )
+    rows = examples[-1]["rows"][1] - examples[0]["rows"][0]
+    return {"examples": kept, "rows": rows, "long": len(examples) - kept}
 
 
 def _rows(

@@ -181,7 +181,8 @@ def test_importing_the_data_room_imports_none_of_the_heavy_libraries():
 
 def test_balanced_batches_hold_every_class_equally_often_and_use_up_each():
     classes = np.repeat([0, 1, 2], [3, 10, 27])
-    options = {"batch_size": 6, "seed": 1, "classes": classes}
+    groups = [(np.flatnonzero(classes == each), 1 / 3) for each in range(3)]
+    options = {"batch_size": 6, "seed": 1, "groups": groups}
     whole = first(train_batches(Rows(40), **options), 30)
     for batch in whole:
         assert np.bincount(classes[batch]).tolist() == [2, 2, 2]
