@@ -22,6 +22,7 @@ from lm.optimizer import optimizer, schedule
 from lm.prune import pruned_share
 from lm.regularise import (
     augmentation,
+    check_acts,
     habitual,
     needs_start,
     penalises,
@@ -194,6 +195,7 @@ def build_program(
     if teacher is not None:
         abstract = dataclasses.replace(abstract, teacher=teacher.params)
     _check_trained(methods, abstract)
+    check_acts(config, abstract.params)
     shardings = partition.tree_shardings(mesh, abstract.params, abstract.saved)
     shardings = dataclasses.replace(
         shardings,

@@ -8,6 +8,7 @@ import pytest
 from configs import default
 from lm.build import build_model
 from lm.config import override
+from lm.errors import UserError
 from lm.objective.causal import causal
 from lm.regularise import mixout, needs_start, noises, penalises, penalty
 from lm.step import build_program
@@ -146,3 +147,21 @@ def test_a_strong_pull_to_the_start_keeps_what_training_would_move():
         way = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state.params, start)
         ways.append(float(sum(jax.tree.leaves(way))))
     assert 0 < ways[1] < 0.5 * ways[0]
+
+
+IDLE = {"l1": ("bitfit", "prompt"), "l2": ("norms", "ia3"), "mixout": ("lora", "head", "bitfit")}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_what_would_act_on_nothing_that_is_trained_is_refused(name):
+    config = default.get_config()
+    config.model.update(layers=1, features=8, heads=2, max_length=24)
+    config.data.length = 4
+    for method in ("full", *IDLE[name]):
+        found = override(config, {f"regularise.{name}": 0.1, "tune.method": method})
+        found = override(found, {"output.tied": False})
+        if method == "full":
+            build_program(found, 256)
+            continue
+        with pytest.raises(UserError, match=f"{name} = 0.1 acts on .*'{method}' trains none"):
+            build_program(found, 256)

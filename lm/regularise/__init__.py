@@ -14,7 +14,7 @@ from lm.regularise.mixup import mixup
 from lm.regularise.noise import StochasticDepth, WordDropout
 from lm.regularise.passes import Forward, Pass, forward
 from lm.regularise.rdrop import rdrop
-from lm.regularise.start import mixout, penalty
+from lm.regularise.start import check_acts, mixout, penalty
 
 NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 
@@ -56,6 +56,7 @@ def needs_start(settings: Config) -> bool:
 __all__ = [
     "NOISES",
     "augmentation",
+    "check_acts",
     "forward",
     "freelb",
     "habitual",

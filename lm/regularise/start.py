@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Config
+from lm.errors import UserError
 from lm.optimizer import decayed
 
 
@@ -56,6 +57,25 @@ def mixout(rate: float, params: Any, start: Any, key: jax.Array) -> Any:
     return structure.unflatten(
         mixed(i, path, w, w0) for i, ((path, w), w0) in enumerate(zip(leaves, starts, strict=True))
     )
+
+
+def check_acts(config: Config, params: Any) -> None:
+    """Raises UserError where a penalty or mixout finds nothing of its kind among `params`, those
+    trained.
+    """
+    kernels = [path[-1].key == "kernel" for path, _ in jax.tree.leaves_with_path(params)]
+    decays = any(jax.tree.leaves(decayed(params)))
+    for name, kind, found in (
+        ("l1", "kernels and word tables", decays),
+        ("l2", "kernels and word tables", decays),
+        ("mixout", "kernels", any(kernels)),
+    ):
+        if config.regularise[name] and not found:
+            raise UserError(
+                f"config.regularise.{name} = {config.regularise[name]} acts on {kind}, of which "
+                f"config.tune.method = {config.tune.method!r} trains none; use l2_start, or method "
+                "full or layers"
+            )
 
 
 def _sum(function: Any, *trees: Any) -> jax.Array:
