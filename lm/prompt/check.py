@@ -37,3 +37,8 @@ def check_prompt(config: Config) -> None:
             f"config.prompt asks for words, which the head of task {config.task.name} "
             "does not choose among; ask a language model"
         )
+    if not OUTPUTS[config.output.head].full_support:
+        raise UserError(
+            f"config.prompt compares answers, and head {config.output.head} may give all of them a "
+            "probability of 0; ask a model with another head"
+        )

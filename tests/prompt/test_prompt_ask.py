@@ -145,6 +145,7 @@ MISTAKES = {
         "prompt.words": ("x", "y", "z")
     },
     "must be two or more texts, all different": {"prompt.words": ("x", "x")},
+    "head entmax may give all of them a probability of 0": {"output.head": "entmax"},
     "evens out labels": {"prompt.words": (), "prompt.balanced": True},
     "did you mean bytes": {"prompt.normalise": "byte"},
     "config.prompt.shots = -1: must be at least 0": {"prompt.shots": -1},
