@@ -10,6 +10,7 @@ from lm.prompt.read import HIDDEN, NORMALISERS
 from lm.prompt.template import parse
 from lm.task import predicts_words
 from lm.task.check import check_labels
+from lm.task.metrics import CLASSIFICATION
 
 
 def check_prompt(config: Config) -> None:
@@ -17,6 +18,7 @@ def check_prompt(config: Config) -> None:
     prompt, labels = config.prompt, config.task.labels
     one_of("prompt.normalise", prompt.normalise, NORMALISERS)
     one_of("prompt.hidden", prompt.hidden, HIDDEN)
+    one_of("task.metric", config.task.metric, ("", *CLASSIFICATION))
     parse(prompt.template)
     check_labels(config)
     words = tuple(prompt.words)

@@ -23,6 +23,8 @@ def draw(
     Returns:
       `count` numbers, fewer where there are not as many.
     """
+    if not count:
+        return []
     random = np.random.default_rng([seed, question])
     order = [int(i) for i in random.permutation(len(labels)) if int(i) not in barred]
     if not balanced:

@@ -146,6 +146,7 @@ MISTAKES = {
     },
     "must be two or more texts, all different": {"prompt.words": ("x", "x")},
     "head entmax may give all of them a probability of 0": {"output.head": "entmax"},
+    "config.task.metric = 'bleu' is not one of": {"task.metric": "bleu"},
     "evens out labels": {"prompt.words": (), "prompt.balanced": True},
     "did you mean bytes": {"prompt.normalise": "byte"},
     "config.prompt.shots = -1: must be at least 0": {"prompt.shots": -1},

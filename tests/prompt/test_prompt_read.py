@@ -44,6 +44,7 @@ def test_draws_depend_on_the_seed_and_the_question_alone():
     assert len(set(first)) == 4
     others = [draw(labels, 4, seed, q, False, set()) for seed, q in ((1, 7), (0, 8))]
     assert first not in others
+    assert draw(labels, 0, seed=0, question=7, balanced=False, barred=set()) == []
     barred = set(first)
     assert not barred & set(draw(labels, 16, 0, 7, False, barred))
 
