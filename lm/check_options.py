@@ -19,9 +19,8 @@ from lm.output.head import Head
 from lm.output.sampled import DISTRIBUTIONS
 from lm.regularise.check import check_habits
 from lm.softmax import WEIGHTINGS
-from lm.tune import FIXED, METHODS, method_names
+from lm.tune import FIXED, METHODS, method_names, room
 from lm.tune.adapter import PLACEMENTS
-from lm.tune.prompt import Prompt
 
 
 def check_options(config: Config) -> None:
@@ -213,11 +212,10 @@ def _check_tune(config: Config) -> None:
             f"method prefix adds keys that have no place, which mechanism "
             f"{config.attention.mechanism} needs; use prompt, or mechanism scores"
         )
-    longest = config.data.length + (config.tune.virtual_tokens or Prompt.virtual_tokens)
-    if "prompt" in names and longest > config.model.max_length:
+    if "prompt" in names and config.data.length > (most := room(config)):
         raise UserError(
-            f"config.data.length and the prompt are {longest} positions, more than "
-            f"config.model.max_length = {config.model.max_length}; shorten data.length"
+            f"config.data.length = {config.data.length} is longer than the {most} positions that "
+            f"the prompt leaves of config.model.max_length = {config.model.max_length}; shorten it"
         )
     if "full" not in names and not config.init_from:
         raise UserError(

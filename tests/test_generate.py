@@ -18,6 +18,10 @@ from lm.errors import UserError
 from lm.generate import generate, prompt_batch, prompt_ids, sample, search, stream
 from lm.generate.decode import Choice, Same, _begin, _go_on
 from lm.generate.prompts import arrange
+from lm.prompt.read import reader
+from lm.prompt.template import Query
+from lm.tune import room
+from lm.tune.tuned import room_of
 
 V = 256
 
@@ -165,6 +169,18 @@ def test_too_many_tokens_are_refused():
     model, params = model_and_params()
     with pytest.raises(UserError, match=r"need 41 positions, but the model has .* = 40"):
         list(generate(model, params, [np.array([1])], tokens=40))
+
+
+def test_learned_words_leave_fewer_positions_for_a_text():
+    config = default.get_config()
+    config.model.update(layers=1, features=16, heads=2, max_length=40)
+    config.data.length = 36
+    config.tune.update(method="prompt", virtual_tokens=4)
+    model = build_model(config, 5)
+    assert room(config) == room_of(model) == 36
+    with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for learned"):
+        list(generate(model, None, [np.array([1])], tokens=36))
+    assert reader(config, ByteTokenizer())([Query("x" * 50, "y")])[0].rows[0].inputs.size == 36
 
 
 def test_texts_stream_whole_characters_and_end_with_their_document():

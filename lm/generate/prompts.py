@@ -12,6 +12,7 @@ import numpy as np
 
 from lm.errors import UserError
 from lm.model import Batch, Transformer
+from lm.tune.tuned import room_of
 
 
 @flax.struct.dataclass
@@ -102,10 +103,12 @@ def arrange(
 
 
 def _check_length(model: Transformer, what: str, longest: int, tokens: int) -> None:
-    if longest + tokens > model.max_length:
+    if longest + tokens > (room := room_of(model)):
+        learned = model.max_length - room
+        less = f", {learned} of them for learned words" if learned else ""
         raise UserError(
             f"{what} of {longest} tokens and {tokens} more need {longest + tokens} positions, but "
-            f"the model has config.model.max_length = {model.max_length}; ask for fewer"
+            f"the model has config.model.max_length = {model.max_length}{less}; ask for fewer"
         )
 
 

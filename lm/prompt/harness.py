@@ -24,6 +24,7 @@ from lm.prompt.row import Row
 from lm.prompt.score import likelihoods
 from lm.prompt.template import Query
 from lm.restore import Restored, restore
+from lm.tune.tuned import room_of
 
 _TOKENS = 256  # of a continuation, where the harness does not say how many
 
@@ -59,7 +60,7 @@ class Laboratory(LM):
         positions; every token is predicted once.
         """
         self._check_decoder()
-        tokenizer, length = self.run.tokenizer, self.run.config.model.max_length
+        tokenizer, length = self.run.tokenizer, room_of(self.run.program.model)
         encoded = tokenizer.encode_batch([request.args[0] for request in requests])
         documents = []
         for ids, _ in encoded:
@@ -103,7 +104,7 @@ class Laboratory(LM):
         run, until = self.run, settings.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         tokens = int(settings.get("max_gen_toks", _TOKENS))
-        room = run.config.model.max_length - tokens - 1
+        room = room_of(run.program.model) - tokens - 1
         encoded = run.tokenizer.encode_batch(list(contexts))
         # The last of a context that is too long, as the harness has it for models of its own.
         prompts = [

@@ -15,6 +15,7 @@ from lm.errors import UserError
 from lm.objective import OBJECTIVES
 from lm.prompt.row import Row
 from lm.prompt.template import Query
+from lm.tune import room
 
 
 class Reading(NamedTuple):
@@ -47,7 +48,7 @@ class Reader:
 
     Attributes:
       tokenizer: of the model.
-      length: how many positions it has.
+      length: how many positions a text may take.
       objective: what it learned: a name of `READERS`.
       hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
         other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
@@ -129,7 +130,7 @@ class Reader:
         if excess > places[0]:
             raise UserError(
                 f"the answer {query.answer[:40]!r} has {len(places)} tokens, more than fit into "
-                f"the model's {self.length} positions (config.model.max_length)"
+                f"the {self.length} positions that a text has here (config.model.max_length)"
             )
         return max(excess, 0)
 
@@ -151,4 +152,4 @@ def reader(config: Config, tokenizer: Tokenizer) -> Reader:
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture
     objective = config.objective if suits else _PLAIN[architecture]
-    return Reader(tokenizer, config.model.max_length, objective, config.prompt.hidden)
+    return Reader(tokenizer, room(config), objective, config.prompt.hidden)

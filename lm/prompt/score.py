@@ -15,6 +15,7 @@ from lm.generate.decode import Same, log_probs_of
 from lm.model import Batch
 from lm.prompt.row import Row
 from lm.step import Program
+from lm.tune.tuned import room_of
 
 _TOGETHER = 64  # places whose log-probabilities are computed at a time
 
@@ -35,7 +36,7 @@ def likelihoods(
     """
     kinds: dict[tuple[int, int, int], dict[Any, Row]] = {}
     for row in rows:
-        kinds.setdefault(row.sizes(program.model.max_length), {})[row.key] = row
+        kinds.setdefault(row.sizes(room_of(program.model)), {})[row.key] = row
     score = jax.jit(_score, static_argnums=0, out_shardings=partition.whole(program.mesh))
     found: dict[Any, tuple[float, bool]] = {}
     for sizes, unique in kinds.items():

@@ -12,6 +12,7 @@ from lm.task import TASKS, build_task
 from lm.task.classify import POOLINGS
 from lm.task.read import FORMATS
 from lm.task.write import TEMPLATES
+from lm.tune import room
 
 # Heads whose logits are products with a table that may be lent to them, row by row.
 POINTERS = ("softmax", "sigsoftmax", "sparsemax", "entmax")
@@ -68,7 +69,7 @@ def _check_text(config: Config) -> None:
 def _most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
     source = 0 if config.model.architecture == "encoder_decoder" else config.data.length // 2 + 1
-    return config.model.max_length - source - 1
+    return room(config) - source - 1
 
 
 def _check_architecture(config: Config) -> None:

@@ -90,6 +90,12 @@ def method_names(config: Config) -> tuple[str, ...]:
     return tuple(config.tune.method.split("+"))
 
 
+def room(config: Config) -> int:
+    """Positions that are left for a text; see `lm.tune.tuned.room_of`."""
+    own = config.tune.virtual_tokens or Prompt.virtual_tokens
+    return config.model.max_length - (own if "prompt" in method_names(config) else 0)
+
+
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -102,6 +108,7 @@ __all__ = [
     "count",
     "join",
     "method_names",
+    "room",
     "split",
     "tuning",
 ]

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from lm.model import Batch, Transformer
+from lm.tune.prompt import Prompt
 
 
 class TunedTransformer(Transformer):
@@ -28,3 +29,9 @@ class TunedTransformer(Transformer):
             for addition in self.additions:
                 interception.enter_context(nn.intercept_methods(addition))
             return super().__call__(batch, *arguments, **keywords)
+
+
+def room_of(model: Transformer) -> int:
+    """Positions that are left for a text: learned words (method prompt) stand before it."""
+    added = model.additions if isinstance(model, TunedTransformer) else ()
+    return model.max_length - sum(x.virtual_tokens for x in added if isinstance(x, Prompt))
