@@ -39,7 +39,8 @@ def measures(matrix: np.ndarray, lower: bool = False) -> dict[str, float]:
 
 def to_markdown(matrix: np.ndarray, sources: Sequence[str], judged: Headline) -> str:
     """R as a table, a row for each run and a column for each task, with what was forgotten."""
-    names = [PurePath(source.partition(":")[2]).name for source in sources]
+    files = [PurePath(source.partition(":")[2]).name for source in sources]
+    names = [f"{place} {file}" for place, file in enumerate(files, start=1)]
     order = "lower" if judged.lower else "higher"
     notes = [f"Held-out {judged.unit} on every task after each run; {order} is better."]
     notes += [f"Mean over tasks after the last: {matrix[-1].mean():.4f}."]

@@ -195,5 +195,5 @@ def test_forgetting_is_what_the_best_before_had_more():
     assert measures(matrix[:1]) == {}
     sources = ("files:a/one.csv", "files:a/two.csv", "tfds:glue/rte")
     table = to_markdown(matrix, sources, Headline("eval/accuracy", lower=False)).splitlines()
-    assert table[0] == "| after | one.csv | two.csv | rte |"
+    assert table[0] == "| after | 1 one.csv | 2 two.csv | 3 rte |"
     assert table[5] == "| forgotten | +0.2000 | +0.3000 |  |"
