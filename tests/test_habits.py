@@ -162,9 +162,17 @@ def test_distillation_is_its_formula():
     soft = [np.exp(log_softmax(x / 3)) for x in (q, p)]
     expected = 9 * rel_entr(*soft).sum(-1)
     np.testing.assert_allclose(divergence(3.0)(jnp.array(p), jnp.array(q)), expected, rtol=1e-4)
-    np.testing.assert_allclose(divergence(3.0)(jnp.array([3.0]), jnp.array([1.0])), 2.0)
+    np.testing.assert_allclose(divergence(3.0)(jnp.array([3.0]), jnp.array([1.0])), 4.0)
     sure = jnp.array([[0.0, -jnp.inf]])
     np.testing.assert_allclose(divergence(1.0)(jnp.log(jnp.array([[0.5, 0.5]])), sure), np.log(2))
+
+
+def test_a_number_settles_between_its_label_and_its_teachers_by_the_teachers_share():
+    def loss(p):
+        taught = divergence(2.0)(p, jnp.array([1.0]))
+        return jnp.sum(0.75 * jnp.square(p - 3.0) + 0.25 * taught)
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([0.75 * 3.0 + 0.25])), 0.0, atol=1e-6)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():

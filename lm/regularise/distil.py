@@ -14,7 +14,7 @@ def distilled(forward: Forward, said: Pass, weight: float, temperature: float) -
 
     Both distributions are flattened by the temperature T, softmax(log p / T), and T^2 keeps the
     size of the gradient (Hinton et al., 1503.02531). Values, of a regression, have no temperature:
-    half the squared difference.
+    the squared difference, as its own loss is.
 
     Args:
       forward: the student's pass.
@@ -37,7 +37,7 @@ def divergence(temperature: float) -> Measure:
 
     def measure(p: jax.Array, q: jax.Array) -> jax.Array:
         if p.ndim == 1:
-            return 0.5 * jnp.square(p - q)
+            return jnp.square(p - q)
         p, q = (jax.nn.log_softmax(each / temperature, axis=-1) for each in (p, q))
         # 0 log 0 = 0: a teacher may give outcomes no probability at all.
         nats = jnp.where(q > -jnp.inf, jnp.exp(q) * (q - p), 0.0)
