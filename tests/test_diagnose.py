@@ -10,10 +10,10 @@ import pytest
 from scipy.optimize import linprog
 
 from lm import diagnose as room
+from lm.calibration import calibration
 from lm.config import override
 from lm.diagnose import spectrum as spectrum_module
 from lm.diagnose.argmax import LINEAR, direction, linear_words
-from lm.diagnose.calibration import calibration
 from lm.diagnose.gradient import surviving_shares
 from lm.diagnose.spectrum import blocks_of_words, spectra, spectrum
 from lm.output import OUTPUTS

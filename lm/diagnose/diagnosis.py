@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm.calibration import calibration
 from lm.diagnose.argmax import direction, linear_words, own_direction
-from lm.diagnose.calibration import calibration
 from lm.diagnose.contexts import Contexts, held_out
 from lm.diagnose.gradient import surviving_shares
 from lm.diagnose.spectrum import Spectrum, blocks_of_words, spectra

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lm.calibration import calibration
 from lm.task import metrics
 from lm.task.task import Judged, Task
 
@@ -117,19 +118,12 @@ def _histogram(axes: Any, data: Judged, predictions: Sequence[Any]) -> None:
 
 
 def _reliability(axes: Any, predictions: Sequence[Any], is_right: Sequence[bool]) -> None:
-    """How often predictions of each confidence are right (Guo et al. 2017, 1706.04599)."""
-    confidence, right = np.array([p["confidence"] for p in predictions]), np.array(is_right)
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    """How often predictions of each confidence are right; empty bins are not drawn."""
+    found = calibration(np.array([p["confidence"] for p in predictions]), np.array(is_right), BINS)
     axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
-    filled = [b for b in range(BINS) if np.any(places == b)]
-    sure = [float(confidence[places == b].mean()) for b in filled]
-    true = [float(right[places == b].mean()) for b in filled]
-    size = [20 + 300 * float(np.mean(places == b)) for b in filled]
-    axes.scatter(sure, true, s=size, color="#332288", alpha=0.7)
-    gap = sum(
-        float(np.mean(places == b)) * abs(s - t) for b, s, t in zip(filled, sure, true, strict=True)
-    )
-    axes.set_title(f"expected calibration error {gap:.3f}", fontsize=10)
+    size = 20 + 300 * found.count / len(predictions)
+    axes.scatter(found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7)
+    axes.set_title(f"expected calibration error {found.error:.3f}", fontsize=10)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("confidence")

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Calibration(NamedTuple):
-    """Predictions in bins of equal width by confidence, the probability of the likeliest word.
+    """Predictions in bins of equal width by confidence, the probability of the likeliest outcome.
 
     Attributes:
       edges: [bins + 1]; bin b holds confidences above edges[b] and up to edges[b + 1].
@@ -32,7 +32,7 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> 
 
     Args:
       confidence: [N], from 0 to 1.
-      correct: [N], whether the likeliest word was the truth.
+      correct: [N], whether the likeliest outcome was the truth.
       bins: of equal width.
     """
     confidence = np.asarray(confidence, np.float64)
