@@ -15,14 +15,12 @@ Expect    :tiny an accuracy of 0.77, between 0.66 and 0.88; guessing gives 0.5.
 """
 
 from configs import clm, default, mlm
+from configs.sizes import pick
 
 
 def get_config(arg: str | None = None):
     """The config of a task: "tiny", "masked", "sst2" or "rte"."""
-    tasks = {"tiny": _tiny, "masked": _masked, "sst2": _sst2, "rte": _rte}
-    if (arg or "tiny") not in tasks:
-        raise ValueError(f"configs/prompt.py has {', '.join(tasks)}, not {arg!r}")
-    return tasks[arg or "tiny"]()
+    return pick(arg, {"tiny": _tiny, "masked": _masked, "sst2": _sst2, "rte": _rte})()
 
 
 def _tiny():

@@ -14,11 +14,11 @@ def export(run: Restored, folder: str, *, adapter: bool) -> str:
 
     Args:
       run: whose parameters; what a method of fine-tuning added is merged into them.
-      folder: where to; it may not exist.
+      folder: where to; new, or empty.
       adapter: write what LoRA added alone, without the base that it started from.
 
     Raises:
-      UserError: where the folder exists, or no family of checkpoints is such a model.
+      UserError: where the folder is not empty, or no family of checkpoints is such a model.
     """
     source = run.config.init_from
     wish = open_checkpoint(source).family.model_type if is_checkpoint(source) else None

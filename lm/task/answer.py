@@ -158,7 +158,7 @@ class Answering(Task):
         return np.array([[p["exact"], p["f1"]] for p in predictions])
 
     def mistakes(self, predictions: Predictions) -> list[Prediction]:
-        """Those without a word in common with an answer, the most confident first."""
+        """Those that lack or add a word, the least alike first; then the most confident."""
         wrong = [p for p in predictions if p["f1"] < 1]
         return sorted(wrong, key=lambda p: (p["f1"], -p["confidence"]))
 
