@@ -90,6 +90,14 @@ def test_labels_say_what_is_set():
     assert label({}) == "as is"
 
 
+def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "adopt", lambda c: override(c, {"model.layers": 3}))
+    rows = [{}, {"init_from": "hf:B"}]
+    assert [p.config.model.layers for p in points(ablation, rows, (0,), tmp_path)] == [1, 3]
+    with pytest.raises(UserError, match=r"layers=2: config.model.layers = 2 contradicts .* has 3"):
+        points(ablation, [rows[1] | {"model.layers": 2}], (0,), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
