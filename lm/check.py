@@ -195,9 +195,11 @@ def _check_shapes(config: Config) -> None:
         raise UserError(
             f"rotary positions turn pairs, but the head size is {head_size}; use an even one"
         )
-    if model.positions == "sinusoidal" and model.features % 2:
+    width = model.embedding_features or model.features
+    if model.positions == "sinusoidal" and width % 2:
+        name = "embedding_features" if model.embedding_features else "features"
         raise UserError(
-            f"sinusoidal positions need even features, not config.model.features = {model.features}"
+            f"sinusoidal positions need even features, not config.model.{name} = {width}"
         )
     if model.positions == "relative":
         _check_relative(model)
@@ -206,7 +208,6 @@ def _check_shapes(config: Config) -> None:
             f"config.model.head_transform has one matrix, but {model.activation} gates one by "
             "another; use gelu or relu, or no transform"
         )
-    width = model.embedding_features or model.features
     if config.output.tied and width != model.features and not model.head_transform:
         raise UserError(
             f"a tied head reads words of config.model.embedding_features = {width}, but hidden "

@@ -24,6 +24,10 @@ IMPOSSIBLE = [
     ({"data.length": 2048}, "2048 is longer than config.model.max_length = 1024"),
     ({"accumulation": 3}, "3 does not divide config.batch_size = 16; use one of 1, 2, 4, 8, 16"),
     ({"schedule.warmup": 300}, "300 must be below config.steps = 300"),
+    (
+        {"model.positions": "sinusoidal", "model.embedding_features": 33},
+        "even features, not config.model.embedding_features = 33",
+    ),
     ({"attention.weighting": "sofmax"}, "did you mean softmax"),
     ({"output.head": "mixtur"}, "did you mean mixture"),
     ({"attention.cap": 3.0}, "weighting softmax has the options: none"),
