@@ -30,7 +30,8 @@ def flops_per_token(program: Program) -> float:
     """
     rows = program.objective.abstract_rows(1)
     traced = jax.make_jaxpr(program.likelihood)(program.params, rows)
-    return 3.0 * _products(traced.jaxpr) / program.objective.length
+    # A row of a choice holds several texts.
+    return 3.0 * _products(traced.jaxpr) / rows["segments"].size
 
 
 def peak_flops() -> float | None:

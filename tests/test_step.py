@@ -2,6 +2,8 @@
 
 import itertools
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -165,3 +167,13 @@ def test_flops_are_those_of_the_matrix_products(small_config, scan):
     layer = 2 * 12 * features**2 + 2 * 2 * length * features
     expected = 3 * (2 * layer + 2 * 256 * features)
     assert flops_per_token(program) == expected
+
+
+def test_flops_are_per_token_of_all_the_texts_of_a_row():
+    rows = {"segments": jax.ShapeDtypeStruct((1, 3, 4), jnp.float32)}
+    program: Any = SimpleNamespace(
+        objective=SimpleNamespace(abstract_rows=lambda size: rows, length=4),
+        likelihood=lambda table, rows: rows["segments"] @ table,
+        params=jax.ShapeDtypeStruct((4, 5), jnp.float32),
+    )
+    assert flops_per_token(program) == 3 * (2 * 3 * 4 * 5) / (3 * 4)
