@@ -167,7 +167,7 @@ class _Run:
         self.commit = commit()
         self.stopping = self.remembered()
         if self.main:
-            paths = f"attention {attention_path(config)}; {output_path(config, program.model)}"
+            paths = f"attention {attention_path(config, program)}; {output_path(config, program)}"
             print(f"{label}: {origin}; {paths}", flush=True)
             # Where only result.json was missing, the last evaluation is made and written again.
             again = self.start == self.steps and self.stopping is None

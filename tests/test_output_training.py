@@ -1,10 +1,19 @@
 """Heads train and are judged inside a whole run: words' counts, steps, and measures reach them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from lm.build import build_model
 from lm.config import override
-from lm.paths import output_path
+from lm.data import ByteTokenizer
+from lm.objective import build_objective
+from lm.paths import attention_path, output_path
 from lm.step import build_program
+from lm.task import build_task
+from lm.task.encode import Layout
+from lm.task.objective import Labelled
 from lm.train import train
 
 
@@ -34,4 +43,18 @@ def test_the_head_of_a_masked_model_leaves_out_what_is_not_hidden(small_config):
     program = build_program(override(small_config, settings), 256)
     # Of 8 rows of 32, a device has 64 positions, of which 12.8 are hidden, give or take 3.2.
     expected = "softmax, 26 of 64 tokens gathered at a time of 128 words on each device"
-    assert output_path(override(small_config, settings), program.model) == expected
+    assert output_path(override(small_config, settings), program) == expected
+
+
+def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_config):
+    pairs = override(
+        small_config, {"objective": "seq2seq", "model.architecture": "encoder_decoder"}
+    )
+    program: Any = SimpleNamespace(objective=build_objective(pairs, ByteTokenizer()))
+    assert "over 8 to 32 keys" in attention_path(pairs, program)
+    labels = override(small_config, {"task.name": "classification", "output.tied": False})
+    task, layout = build_task(labels), Layout(length=32, start=0, end=0, outcomes=3)
+    program.objective = Labelled(ByteTokenizer(), 32, task, layout)
+    program.model = build_model(labels, 256, layout=layout)
+    # One for each of 8 rows.
+    assert output_path(labels, program) == "softmax, 8 tokens at once"
