@@ -7,31 +7,38 @@ import jax
 import jax.numpy as jnp
 
 from lm.measure import Rows
-from lm.step import Program, objective_key
+from lm.state import State
+from lm.step import Program
 
 
-def first_nonfinite(program: Program, params: Any, rows: Rows, key: jax.Array) -> str:
+def first_nonfinite(program: Program, state: State, rows: Rows, key: jax.Array) -> str:
     """Names the first tensor of a step with an infinity or a NaN, and how much of it is bad.
 
-    Looks at parameters, then outputs of modules in the order in which they finish, then gradients.
+    Looks at parameters, then outputs of modules in the order in which they finish, in a plain pass
+    over the batch of the step of this key, then at the step's own loss and gradients.
     """
-    batch = program.objective(rows, objective_key(key))
+    batch = program.read(rows, key)
     rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
     capture: Any = {"capture_intermediates": True, "mutable": ["intermediates"]}
 
-    def outputs(params, batch):
-        variables = {"params": params}
+    def outputs(state, batch):
+        variables = {"params": state.whole}
         _, found = program.model.apply(variables, batch, method="loss", rngs=rngs, **capture)
         return found["intermediates"]
 
-    def gradients(params, batch):
-        return jax.grad(lambda params: program.loss(params, batch, key)[0])(params)
+    def loss(state, batch):
+        (nats, _), _ = program.gradient(state, batch, key)
+        return {"loss": nats}
+
+    def gradients(state, batch):
+        return program.gradient(state, batch, key)[1]
 
     return (
-        _first("parameter", lambda params, batch: params, params, batch)
-        or _first("output of", outputs, params, batch)
-        or _first("gradient of", gradients, params, batch)
-        or "the sum of the gradient's squares (all its elements are finite)"
+        _first("parameter", lambda state, batch: state.whole, state, batch)
+        or _first("output of", outputs, state, batch)
+        or _first("the step's", loss, state, batch)
+        or _first("gradient of", gradients, state, batch)
+        or "a penalty, or the sum of the gradient's squares (the loss and its gradient are finite)"
     )
 
 

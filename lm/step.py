@@ -23,7 +23,6 @@ from lm.prune import pruned_share
 from lm.regularise import (
     augmentation,
     check_acts,
-    habitual,
     needs_start,
     penalises,
     penalty,
@@ -52,7 +51,8 @@ class Program:
         rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
         hits, and the sums of `support_metrics` where the head has no full support.
       objective: `objective(rows, key) -> Batch`, of `lm.objective`.
-      loss: `loss(params, batch, key, step=None) -> (sum of nats, sum of weights)`, not jitted.
+      read: `read(rows, key) -> Batch`, what a step of this key learns from; not jitted.
+      gradient: `gradient(state, batch, key)`, of `lm.gradient`; not jitted.
       cost: `cost(params, rows) -> (sum of nats, sum of weights)`, the loss without draws or habits.
       predict: `predict(params, rows) -> {"row", ...}`, of a task's rows what `Task.predict` asks
         for, whole on every device.
@@ -72,7 +72,8 @@ class Program:
     step: Any
     evaluate: Any
     objective: Objective
-    loss: Any
+    read: Any
+    gradient: Any
     cost: Any
     predict: Any
     likelihood: Any
@@ -124,11 +125,11 @@ def build_program(
         objective = Labelled(tokenizer, layout.length, build_task(config), layout)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularise = config.optimizer.ema, config.regularise
-    augment, passed = augmentation(regularise, tokenizer), habitual(regularise, model)
+    augment = augmentation(regularise, tokenizer)
     theirs, teacher = teacher_config(config), None
     if theirs is not None:
         teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
-    learn = gradients(config, model, None if teacher is None else teacher.model)
+    gradient = gradients(config, model, None if teacher is None else teacher.model)
     measures = Measures(model, objective, tuple(attention_groups(config)), vocab_size)
 
     def init(key: jax.Array) -> State:
@@ -152,10 +153,14 @@ def build_program(
             importance=none if regularise.ewc else None,
         )
 
+    def read(rows: Rows, key: jax.Array) -> Batch:
+        batch = objective(rows, jax.random.fold_in(key, 2))
+        return augment(batch, jax.random.fold_in(key, 7))
+
     def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        batch = augment(objective(rows, objective_key(key)), jax.random.fold_in(key, 7))
-        (total, weight), grads = learn(state, batch, key)
+        batch = read(rows, key)
+        (total, weight), grads = gradient(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
         extra = {}
@@ -186,11 +191,6 @@ def build_program(
         kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher", "importance")}
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
-    def loss(
-        params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        return passed(params, batch, key, step).nats, jnp.sum(batch.weights)
-
     abstract = jax.eval_shape(init, jax.random.key(0))
     if teacher is not None:
         abstract = dataclasses.replace(abstract, teacher=teacher.params)
@@ -217,7 +217,8 @@ def build_program(
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         evaluate=jax.jit(measures.evaluate, out_shardings=partition.whole(mesh)),
         objective=objective,
-        loss=loss,
+        read=read,
+        gradient=gradient,
         cost=jax.jit(measures.cost, out_shardings=partition.whole(mesh)),
         predict=jax.jit(measures.predict, out_shardings=partition.whole(mesh)),
         likelihood=measures.likelihood,
@@ -233,8 +234,3 @@ def _check_trained(methods: Tuning, abstract: State) -> None:
                 f"config.tune.method {name!r} finds no parameter of its kind in this model; leave "
                 "it out, or give the model such parameters"
             )
-
-
-def objective_key(key: jax.Array) -> jax.Array:
-    """The key from which an objective draws in a step whose key is `key`."""
-    return jax.random.fold_in(key, 2)

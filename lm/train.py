@@ -250,7 +250,7 @@ class _Run:
     def stop_nonfinite(self, step: int, batch: Any) -> None:
         """Names the tensor; the state is still the one before the step, and is not saved."""
         key = jax.random.fold_in(self.key, self.state.step)
-        name = first_nonfinite(self.program, self.state.whole, batch, key)
+        name = first_nonfinite(self.program, self.state, batch, key)
         self.close()
         kept = self.checkpoints.latest
         raise UserError(

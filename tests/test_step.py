@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from lm.config import override
 from lm.errors import UserError
 from lm.flops import flops_per_token
 from lm.nonfinite import first_nonfinite
+from lm.state import State
 from lm.step import build_program
 
 STEPS = 10
@@ -150,13 +152,41 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
         state, _ = program.step(state, rows, jax.random.key(1))
         assert not bool(state.finite) and int(state.step) == 0
         jax.tree.map(np.testing.assert_array_equal, state.params, params)
-        name = first_nonfinite(program, params, rows, jax.random.key(1))
+        name = first_nonfinite(program, state, rows, jax.random.key(1))
         assert "parameter stack/layer_1/feed_forward/out/kernel" in name
         # Finite parameters whose product overflows: the module's output is what goes wrong.
         params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"] = jnp.full_like(bad, 3e38)
         params["stack"]["layer_1"]["feed_forward"]["in"]["kernel"] *= 1e3
-        name = first_nonfinite(program, params, rows, jax.random.key(1))
+        state = state.replace(params=params)
+        name = first_nonfinite(program, state, rows, jax.random.key(1))
         assert "output of stack/layer_1/feed_forward/out" in name
+
+
+class Fine(nn.Module):
+    """A model whose plain pass never fails."""
+
+    @nn.compact
+    def loss(self, batch):
+        return nn.Dense(1)(batch)
+
+
+@pytest.mark.parametrize(
+    ("nats", "slope", "message"),
+    [
+        (jnp.inf, 1.0, "the step's loss [], 1 of 1 elements"),
+        (1.0, jnp.nan, "gradient of kernel [2], 1 of 2 elements"),
+        (1.0, 1.0, "a penalty, or the sum"),
+    ],
+)
+def test_what_goes_wrong_in_the_habits_of_a_step_alone_is_named(nats, slope, message):
+    def gradient(state, batch, key):
+        return (jnp.array(nats), 1.0), {"kernel": jnp.array([0.0, slope])}
+
+    rows: Any = jnp.ones((1, 3))
+    params = Fine().init(jax.random.key(0), rows, method="loss")["params"]
+    program: Any = SimpleNamespace(model=Fine(), read=lambda rows, key: rows, gradient=gradient)
+    state: Any = State(jnp.zeros(()), params, (), None, jnp.array(True))
+    assert first_nonfinite(program, state, rows, jax.random.key(1)).startswith(message)
 
 
 @pytest.mark.parametrize("scan", [False, True])
