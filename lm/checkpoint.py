@@ -16,6 +16,7 @@ from lm import partition
 from lm.config import Config
 from lm.errors import UserError
 from lm.origin import check_origin, record_origin
+from lm.partition import path_name
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.quiet import cause, quiet
 from lm.state import State
@@ -271,7 +272,9 @@ def _base_params(
     if not config.tune.adapter_from:
         return base, origin
     leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
-    shardings = {_path(path): (jax.tree_util.keystr(path), leaf.sharding) for path, leaf in leaves}
+    shardings = {
+        path_name(path): (jax.tree_util.keystr(path), leaf.sharding) for path, leaf in leaves
+    }
     for path, value in additions(config).items():
         name, sharding = shardings[path]
         base[name] = jax.device_put(value, sharding)
@@ -293,12 +296,12 @@ def _base(
         return saved, f"{config.init_from} at step {donor.latest}"
     checkpoint = open_checkpoint(config.init_from)
     leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
-    names = {_path(path): jax.tree_util.keystr(path) for path, _ in leaves}
-    found = checkpoint.find({_path(path): leaf.shape for path, leaf in leaves}, config)
+    names = {path_name(path): jax.tree_util.keystr(path) for path, _ in leaves}
+    found = checkpoint.find({path_name(path): leaf.shape for path, leaf in leaves}, config)
     base = {}
     for path, leaf in leaves:
-        if (source := found.get(_path(path))) is not None:
-            name = names[_path(path)]
+        if (source := found.get(path_name(path))) is not None:
+            name = names[path_name(path)]
             if outgoing is not None:
                 outgoing[name].delete()
             base[name] = checkpoint.read(source, leaf)
@@ -315,10 +318,6 @@ def _sharded(program: Program) -> Any:
 
 def _named(leaves: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-
-
-def _path(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -> None:

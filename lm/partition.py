@@ -123,11 +123,11 @@ def tree_shardings(mesh: Mesh, params: Any, tree: Any) -> Any:
     """
     specs = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = _name(path)
+        name = path_name(path)
         specs[name] = (leaf.shape, _spec(mesh, name, leaf.shape))
 
     def sharding(path, leaf) -> NamedSharding:
-        parts = _name(path).split("/")
+        parts = path_name(path).split("/")
         for start in range(len(parts)):
             shape, spec = specs.get("/".join(parts[start:]), (None, None))
             if shape == leaf.shape:
@@ -146,6 +146,11 @@ def global_batch(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array
     }
 
 
+def path_name(path: tuple[Any, ...]) -> str:
+    """A parameter's path in a tree as its name, such as "stack/layer_0/attention/query/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
     axes = next((axes for pattern, axes in _RULES if re.search(pattern, name)), ())
     axes = (None,) * (len(shape) - len(axes)) + axes
@@ -156,7 +161,3 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
                 f"{mesh.shape[axis]}; change the size or the mesh"
             )
     return PartitionSpec(*axes)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -13,6 +13,7 @@ from lm.config import Config
 from lm.data import Corpus, make_tokenizer
 from lm.errors import UserError
 from lm.origin import check_origin, record_origin
+from lm.partition import path_name
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.regularise.teacher import teacher_config
 from lm.state import State
@@ -56,8 +57,7 @@ def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | Task
         checkpoints.close()
         return state.evaluated
     leaves = jax.tree_util.tree_leaves_with_path(teacher.params)
-    name = jax.tree_util.keystr
-    shapes = {name(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
     missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs).keys()
     if missing:
         raise UserError(

@@ -61,10 +61,7 @@ class MixtapeHead(LogitsHead):
     def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
         priors, logits = self.parts(hidden, embedding)
-        z = jnp.sum(priors * logits, axis=0)
-        if self.bias:
-            z += self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
-        return z
+        return self.biased(jnp.sum(priors * logits, axis=0))
 
 
 def tree_priors(forks: jax.Array) -> jax.Array:

@@ -83,10 +83,7 @@ class MixtureOfContextsHead(LogitsHead):
         """The logits [N, V]."""
         priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
         mixed = jnp.einsum("nk,nkd->nd", jax.nn.softmax(priors, axis=-1), contexts)
-        z = self.logits(mixed, self.table(embedding))
-        if self.bias:
-            z += self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
-        return z
+        return self.biased(self.logits(mixed, self.table(embedding)))
 
 
 def priors_and_contexts(

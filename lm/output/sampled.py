@@ -115,10 +115,7 @@ class NoiseContrastiveHead(SampledHead):
     @nn.compact
     def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
-        z = self.logits(hidden, self.table(embedding)) - np.log(self.vocab_size)
-        if self.bias:
-            z += self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
-        return z
+        return self.biased(self.logits(hidden, self.table(embedding)) - np.log(self.vocab_size))
 
     def sampled_loss(self, targets, own, words, others, log_expected) -> jax.Array:
         """The loss [N] of targets' logits [N] and the sample's [N, S]."""

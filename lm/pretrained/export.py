@@ -14,6 +14,7 @@ import numpy as np
 from lm.config import Config, attention_groups
 from lm.data import Tokenizer
 from lm.errors import UserError
+from lm.partition import path_name
 from lm.pretrained.family import Family
 from lm.pretrained.tensors import SAFE
 from lm.pretrained.view import View, sources
@@ -74,7 +75,7 @@ def tensors(config: Config, params: Any, family: Family) -> Iterator[tuple[str, 
     known = sources(family.views(config), config.model.layers)
     parts: dict[str, list[tuple[View, Any]]] = collections.defaultdict(list)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         if name not in known:
             raise UserError(f"a {family.model_type} of transformers has no place for {name}")
         source = known[name]
