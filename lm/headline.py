@@ -25,8 +25,13 @@ class Headline(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """The name in words, such as "bits per byte"."""
-        return self.name.removeprefix("eval/").replace("_", " ")
+        """See `unit`."""
+        return unit(self.name)
+
+
+def unit(metric: str) -> str:
+    """The name of a metric in words, such as "bits per byte"."""
+    return metric.removeprefix("eval/").replace("_", " ")
 
 
 def headline(config: Config, metric: str | None = None) -> Headline:

@@ -19,13 +19,9 @@ import numpy as np
 from etils import epath
 
 from lm.errors import UserError
+from lm.headline import unit
 
 LEVEL = 0.05  # of the intervals (each alone) and of the verdicts (all rows together)
-UNITS = {
-    "eval/bits_per_byte": "bits per byte",
-    "eval/nats_per_token": "nats per token",
-    "eval/gap_nats": "gap in nats",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +177,7 @@ def tabulate(
         judged = {"p_holm": adjusted.get(label, 1.0), "verdict": verdict(label)}
         rows.append(_row(groups[label], values[label], tests.get(label, Paired()), **judged))
     missing = tuple(f"{run.name}: {run.problem}" for run in runs if not run.result)
-    table = Table(metric, UNITS.get(metric, metric), better, base, tuple(rows), missing=missing)
+    table = Table(metric, unit(metric), better, base, tuple(rows), missing=missing)
     return dataclasses.replace(table, notes=_notes(table, [run for run in runs if run.result]))
 
 

@@ -4,7 +4,7 @@ seed=0)` and `eval_batches(corpus.rows("validation"), batch_size=16)`. See `sour
 corpus may be, `tokenizer.py` for tokens, `packing.py` for rows, `batches.py` for their order.
 """
 
-from lm.data.batches import Batch, Groups, RowSource, batch_at, eval_batches, train_batches
+from lm.data.batches import Batch, Groups, RowSource, eval_batches, train_batches
 from lm.data.make_tokenizer import check_tokenizer, make_tokenizer
 from lm.data.prepare import Corpus, open_corpus, prepare
 from lm.data.sources import Document, documents, holds_pairs
@@ -21,7 +21,6 @@ __all__ = [
     "RowSource",
     "SubwordTokenizer",
     "Tokenizer",
-    "batch_at",
     "check_tokenizer",
     "documents",
     "eval_batches",

@@ -66,17 +66,6 @@ def train_batches(
     return _ahead(lambda k: _gather(rows, [order[i] for i in part(k)]), start, sys.maxsize)
 
 
-def batch_at(rows: RowSource, *, batch_size: int, seed: int, index: int) -> Batch:
-    """The global batch `index` of `train_batches`.
-
-    Raises:
-        UserError: as `train_batches`.
-    """
-    part = _part(batch_size, 0, 1)
-    order = _order(rows, batch_size, seed)
-    return _gather(rows, [order[i] for i in part(index)])
-
-
 def eval_batches(
     rows: RowSource,
     *,
@@ -132,7 +121,7 @@ def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[
     return part
 
 
-def _order(rows: RowSource, batch_size: int, seed: int, groups: Groups | None = None) -> Any:
+def _order(rows: RowSource, batch_size: int, seed: int, groups: Groups | None) -> Any:
     if len(rows) < batch_size:
         raise UserError(
             f"train has {len(rows)} rows, fewer than batch_size={batch_size}; use a batch_size of "

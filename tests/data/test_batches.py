@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from lm.data import batch_at, eval_batches, train_batches
+from lm.data import eval_batches, train_batches
 from lm.errors import UserError
 
 LENGTH = 4
@@ -60,7 +60,6 @@ def test_batch_k_is_the_same_whatever_the_start_and_the_number_of_hosts():
     whole = first(train_batches(rows, batch_size=4, seed=1), 40)
     for start in (1, 7, 39):
         assert first(train_batches(rows, batch_size=4, seed=1, start=start), 1) == [whole[start]]
-        assert names(batch_at(rows, batch_size=4, seed=1, index=start)) == whole[start]
     for count in (2, 4):
         hosts = [
             first(
@@ -95,8 +94,6 @@ def test_another_seed_is_another_order():
 def test_fewer_rows_than_a_batch_is_an_error():
     with pytest.raises(UserError, match="7 rows, fewer than batch_size=8"):
         train_batches(Rows(7), batch_size=8, seed=0)
-    with pytest.raises(UserError):
-        batch_at(Rows(7), batch_size=8, seed=0, index=0)
 
 
 @pytest.mark.parametrize(
