@@ -38,8 +38,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.cache = "~/.cache/softmax-laboratory"
     # Start from the parameters of this finished or unfinished run's folder, or of "hf:FOLDER", a
     # checkpoint of Hugging Face transformers (or its name on the hub), which also sets the knobs
-    # that shape the model, the tokenizer and its vocabulary; "" is from scratch. A run that can be
-    # resumed is resumed, whatever this says.
+    # that shape the model, the tokenizer and its vocabulary; "" is from scratch. A run that was
+    # tuned by another method than "full" keeps too little to start from. A run that can be resumed
+    # is resumed, whatever this says.
     config.init_from = ""
 
     config.data = data = ConfigDict()
@@ -289,7 +290,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Held-out rows (of a task: examples) in each evaluation, the same ones always. 0: all.
     evaluation.rows = 256
     # Training ends after so many evaluations in a row without a better one, and goes back to the
-    # best. 0: it goes on to the last step, whose state is the result.
+    # best. 0: it goes on to the last step, whose state is the result; where regularise.prune is
+    # set, that alone is what was to be pruned.
     evaluation.patience = 0
 
     config.log = log = ConfigDict()
