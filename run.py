@@ -107,7 +107,8 @@ def generate() -> int:
     ids, sources = prompt_ids(tokenizer, texts), None
     if run.config.model.architecture == "encoder_decoder":
         # The encoder reads the prompt; the answer begins on a line of its own.
-        ids, sources = prompt_ids(tokenizer, [""] * len(texts)), ids
+        sources = [run.frame.read(each.ids) for each in tokenizer.encode_batch(texts)]
+        ids = [run.frame.begun()] * len(texts)
         texts = [f"{text}\n" for text in texts]
     prefix = run.config.objective == "prefix"
     prompts = {"prompts": ids, "sources": sources, "tokens": _TOKENS.value, "prefix": prefix}

@@ -43,6 +43,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # is resumed, whatever this says.
     config.init_from = ""
 
+    # Token ids around the texts of an encoder_decoder, in tasks, prompts and `generate`: what opens
+    # and what closes a text that its encoder reads, and what opens one that its decoder writes,
+    # such as ((), (1,), (0,)). None: END opens both. A checkpoint of T5 or BART sets its own.
+    config.frame = placeholder(tuple)
+
     config.data = data = ConfigDict()
     # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .xz, .zst; one
     # file is one document), "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b), or

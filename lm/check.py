@@ -15,6 +15,7 @@ from lm.config import Config
 from lm.continual.check import check_continual
 from lm.data import holds_pairs
 from lm.errors import UserError
+from lm.frame import check_frame
 from lm.layers import ACTIVATIONS, GATED, NORM_POSITIONS
 from lm.model import ARCHITECTURES, POSITIONS
 from lm.norm import NORMS
@@ -164,6 +165,7 @@ def check(config: Config) -> None:
         value = _get(config, key)
         if value is not None and not value > 0:
             raise UserError(f"config.{key} = {value}: must be above 0")
+    check_frame(config)
     if config.data.validation >= 1:
         raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")
     if config.task.name:

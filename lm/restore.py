@@ -15,6 +15,7 @@ from lm.checkpoint import Checkpoints, pretrained_params, restored_state
 from lm.config import Config, flatten
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
+from lm.frame import Frame, framed
 from lm.output import OUTPUTS
 from lm.regularise.teacher import without_teacher
 from lm.step import Program
@@ -38,6 +39,14 @@ class Restored:
     program: Program
     params: Any
     step: int
+
+    @property
+    def frame(self) -> Frame:
+        """What stands around the texts of an encoder-decoder: config.frame's, but END where an
+        objective has trained it, which packs texts so.
+        """
+        packed = self.step > 0 and not self.config.task.name
+        return framed(None if packed else self.config.frame, self.tokenizer.end)
 
     @functools.cached_property
     def corpus(self) -> Corpus | TaskData:

@@ -15,6 +15,7 @@ from lm.build import build_model
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
+from lm.frame import framed
 from lm.generate import generate, prompt_batch, prompt_ids, sample, search, stream
 from lm.generate.decode import Choice, Same, _begin, _go_on
 from lm.generate.prompts import arrange
@@ -180,7 +181,12 @@ def test_learned_words_leave_fewer_positions_for_a_text():
     assert room(config) == room_of(model) == 36
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for learned"):
         list(generate(model, None, [np.array([1])], tokens=36))
-    assert reader(config, ByteTokenizer())([Query("x" * 50, "y")])[0].rows[0].inputs.size == 36
+    assert (
+        reader(config, ByteTokenizer(), framed(None, 255))([Query("x" * 50, "y")])[0]
+        .rows[0]
+        .inputs.size
+        == 36
+    )
 
 
 def test_texts_stream_whole_characters_and_end_with_their_document():

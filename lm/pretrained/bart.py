@@ -67,6 +67,13 @@ def _more_theirs(config: Config) -> dict[str, Any]:
     }
 
 
+def _frame(theirs: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """<s>, a text and </s>; the decoder begins with </s> and <s>."""
+    begin, end = theirs.get("bos_token_id", 0), theirs.get("eos_token_id", 2)
+    start = theirs.get("decoder_start_token_id")
+    return (begin,), (end,), (end if start is None else start, begin)
+
+
 BART = Family(
     "bart",
     "BartForConditionalGeneration",
@@ -91,5 +98,6 @@ BART = Family(
     outside=("final_logits_bias", "lm_head."),
     more_ours=_more_ours,
     more_theirs=_more_theirs,
+    frame=_frame,
     ignored=r"^(encoder|decoder)\.embed_tokens\.weight|^lm_head\.weight",
 )

@@ -52,6 +52,7 @@ class Checkpoint:
         for knob, tensor in self.family.absent.items():
             ours[knob] = tensor not in self.tensors
         config = adopted(config, ours)
+        config.frame = self.family.frame(self.theirs)
         tokenizer = find_tokenizer(self.folder, Path(config.cache).expanduser() / "tokenizers")
         if tokenizer is not None:
             config.data.tokenizer = str(tokenizer)

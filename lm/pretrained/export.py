@@ -14,6 +14,7 @@ import numpy as np
 from lm.config import Config, attention_groups
 from lm.data import Tokenizer
 from lm.errors import UserError
+from lm.frame import framed
 from lm.partition import path_name
 from lm.pretrained.family import Family
 from lm.pretrained.tensors import SAFE
@@ -57,6 +58,8 @@ def export(config: Config, params: Any, tokenizer: Tokenizer, folder: Path, fami
         raise UserError(f"{folder} is not empty; give a new folder to write to")
     folder.mkdir(parents=True, exist_ok=True)
     theirs = family.to_theirs(config, tokenizer.vocab_size)
+    if config.model.architecture == "encoder_decoder":
+        theirs["decoder_start_token_id"] = framed(config.frame, tokenizer.end).opens[0]
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
     _write_shards(folder, tensors(config, params, family))
     if tokenizer.json is not None:

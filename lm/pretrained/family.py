@@ -67,6 +67,10 @@ def _nothing(_: Any) -> dict[str, Any]:
     return {}
 
 
+def _no_frame(_: Any) -> None:
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """Checkpoints of one `model_type` of transformers.
@@ -85,6 +89,7 @@ class Family:
       present, absent: our knob that is True where the checkpoint has a tensor, or lacks it.
       ignored: a pattern of tensors that are no parameters, or another's copy.
       fresh: how the paths of those of our parameters begin that a checkpoint may lack.
+      frame: config.frame, given their config.json; None: END, as ours have it.
     """
 
     model_type: str
@@ -101,6 +106,7 @@ class Family:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: str = "$^"
     fresh: tuple[str, ...] = ("transform/", "head/", "pool/")
+    frame: Callable[[Mapping[str, Any]], tuple[tuple[int, ...], ...] | None] = _no_frame
 
     def to_ours(self, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Our dotted knobs for their config.json, which is found at `where`.

@@ -75,11 +75,16 @@ def _more_theirs(config: Config) -> dict[str, Any]:
     scaled = config.output.temperature is not None
     return {
         "num_decoder_layers": config.model.layers,
-        "decoder_start_token_id": 0,
         # Older versions of transformers tell the one from the other.
         "tie_word_embeddings": scaled,
         "scale_decoder_outputs": scaled,
     }
+
+
+def _frame(theirs: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """A text and </s>; the decoder begins with padding."""
+    start = theirs.get("decoder_start_token_id")
+    return (), (theirs.get("eos_token_id", 1),), (0 if start is None else start,)
 
 
 T5 = Family(
@@ -113,4 +118,5 @@ T5 = Family(
     more_theirs=_more_theirs,
     absent={"output.tied": "lm_head.weight"},
     ignored=r"^(encoder|decoder)\.embed_tokens\.weight|EncDecAttention\.relative",
+    frame=_frame,
 )

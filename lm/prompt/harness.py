@@ -50,7 +50,7 @@ class Laboratory(LM):
         of its tokens is the likeliest.
         """
         queries = [Query(*request.args) for request in requests]
-        readings = reader(self.run.config, self.run.tokenizer)(queries)
+        readings = reader(self.run.config, self.run.tokenizer, self.run.frame)(queries)
         found = iter(self._likelihoods([row for reading in readings for row in reading.rows]))
         answers = [list(itertools.islice(found, len(reading.rows))) for reading in readings]
         return [(sum(n for n, _ in each), all(hit for _, hit in each)) for each in answers]

@@ -12,6 +12,7 @@ import numpy as np
 from lm.config import Config
 from lm.data import Tokenizer
 from lm.errors import UserError
+from lm.frame import Frame
 from lm.objective import OBJECTIVES
 from lm.prompt.row import Row
 from lm.prompt.template import Query
@@ -50,6 +51,7 @@ class Reader:
       tokenizer: of the model.
       length: how many positions a text may take.
       objective: what it learned: a name of `READERS`.
+      frame: of an encoder-decoder, what stands around its texts.
       hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
         other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
     """
@@ -57,6 +59,7 @@ class Reader:
     tokenizer: Tokenizer
     length: int
     objective: str
+    frame: Frame
     hidden: str = "answer"
 
     def __call__(self, queries: Sequence[Query]) -> list[Reading]:
@@ -103,10 +106,10 @@ class Reader:
         answers = self._encoded([Query("", query.answer) for query in queries])
         for (query, ids, places), first, second in zip(answers, before, after, strict=True):
             behind = [*sentinel, *second.ids] if sentinel else []
-            opens = [self.tokenizer.end, *sentinel]
+            opens = [*self.frame.opens, *sentinel]
             self._cut(query, len(opens) + len(ids) - 1 - self.length, places)
-            cut = max(len(first.ids) + len(behind) + 1 - self.length, 0)
-            memory = np.concatenate([[self.tokenizer.end], first.ids[cut:], behind])
+            cut = max(len(self.frame.read(first.ids)) + len(behind) - self.length, 0)
+            memory = self.frame.read(np.concatenate([first.ids[cut:], behind]))
             inputs, places = np.concatenate([opens, ids[:-1]]), places + len(opens) - 1
             yield Reading([Row(inputs, places, ids, memory=memory)], len(ids), cut > 0)
 
@@ -147,9 +150,9 @@ READERS: dict[str, Callable[[Reader, Sequence[Query]], Iterator[Reading]]] = {
 _PLAIN = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "seq2seq"}
 
 
-def reader(config: Config, tokenizer: Tokenizer) -> Reader:
-    """How the model of a config reads."""
+def reader(config: Config, tokenizer: Tokenizer, frame: Frame) -> Reader:
+    """How the model of a config reads; `frame` is that of an encoder-decoder's texts."""
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture
     objective = config.objective if suits else _PLAIN[architecture]
-    return Reader(tokenizer, room(config), objective, config.prompt.hidden)
+    return Reader(tokenizer, room(config), objective, frame, config.prompt.hidden)

@@ -7,6 +7,7 @@ import math
 from lm.check_names import one_of
 from lm.config import Config
 from lm.errors import UserError
+from lm.frame import framed
 from lm.output import OUTPUTS
 from lm.task import TASKS, build_task
 from lm.task.classify import POOLINGS
@@ -68,8 +69,9 @@ def _check_text(config: Config) -> None:
 
 def _most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
-    source = 0 if config.model.architecture == "encoder_decoder" else config.data.length // 2 + 1
-    return room(config) - source - 1
+    if config.model.architecture == "encoder_decoder":
+        return room(config) - len(framed(config.frame, 0).opens)
+    return room(config) - config.data.length // 2 - 2
 
 
 def _check_architecture(config: Config) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from lm.errors import UserError
+from lm.frame import Frame
 
 Row = dict[str, np.ndarray]
 
@@ -23,6 +24,7 @@ class Layout:
       memory: rows have an encoder's side and a decoder's.
       choices: C, texts to choose from; 0 where there are none.
       outcomes: V, what the head chooses among; 0: words.
+      frame: what stands around texts where there is memory; None: END opens them.
     """
 
     length: int
@@ -31,6 +33,7 @@ class Layout:
     memory: bool = False
     choices: int = 0
     outcomes: int = 0
+    frame: Frame | None = None
 
     def joined(self, parts: Sequence[np.ndarray]) -> Row:
         """The row of start a end, or of start a end b end.

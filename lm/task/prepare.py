@@ -18,6 +18,7 @@ from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.records import SplitWriter, read_rows, write_metadata
 from lm.data.splits import SPLITS, place
 from lm.errors import UserError
+from lm.frame import framed
 from lm.task import build_task
 from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
@@ -115,6 +116,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         **{name: to_dict(config.task)[name] for name in ("name", "format", "columns")},
         "held_out": config.task.validation,
         "memory": config.model.architecture == "encoder_decoder",
+        "frame": to_dict(config)["frame"],
         "options": dataclasses.asdict(dataclasses.replace(task, metric="", answer_tokens=0)),
     }
     names = list(config.continual.sources) or [wanted["source"]]
@@ -140,7 +142,8 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     stored = folder / "tokenizer.json"
     json_text = stored.read_text() if stored.exists() else None
     made = open_tokenizer(manifest["tokenizer"], json_text)
-    data = TaskData(folder, manifest, made, task, Layout(**manifest["layout"]))
+    layout = Layout(**manifest["layout"] | {"frame": framed(config.frame, made.end)})
+    data = TaskData(folder, manifest, made, task, layout)
     stage, jointly = config.continual.stage, config.continual.jointly
     return data.only(stage - 1) if stage and not jointly else data
 
@@ -192,6 +195,7 @@ def _build(
         start=tokenizer.start,
         end=tokenizer.end,
         memory=wanted["memory"],
+        frame=framed(wanted["frame"], tokenizer.end),
         choices=max(task.choices_of(example) for each in examples.values() for example in each),
     )
     layout = dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))

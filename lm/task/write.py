@@ -9,6 +9,7 @@ import numpy as np
 
 from lm.data import Encoded
 from lm.errors import UserError
+from lm.frame import framed
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.overlap import OVERLAP, overlaps
@@ -97,8 +98,8 @@ class Writing(Task):
 class Seq2Seq(Writing):
     """A text from a text: summaries, translation.
 
-    An encoder-decoder reads the source in its encoder. A decoder reads `END source END target END`
-    and is trained on the target and the END that closes it.
+    An encoder-decoder reads the source in its encoder, as config.frame says. A decoder reads `END
+    source END target END` and is trained on the target and the END that closes it.
     """
 
     def example(self, record: Record) -> Example:
@@ -133,9 +134,10 @@ class Seq2Seq(Writing):
         """What stands before an answer of so many tokens, and what the encoder reads (None: there
         is none).
         """
-        end = [layout.end]
         if layout.memory:
-            return np.array(end), np.concatenate([end, source])[: layout.length]
+            frame = layout.frame or framed(None, layout.end)
+            return frame.begun(), frame.read(source, layout.length)
+        end = [layout.end]
         room = max(layout.length - answer - 1, layout.length // 2)
         return np.concatenate([end, source[:room], end]), None
 

@@ -13,10 +13,12 @@ import torch
 import transformers
 from checkpoints import BOTH, CASES, batch_of, load, padding, save, tokens
 
+from configs import default
 from lm.attention.positions import Buckets
 from lm.data import ByteTokenizer
+from lm.frame import framed
 from lm.generate import generate
-from lm.pretrained import FAMILIES, export, fitting_family
+from lm.pretrained import FAMILIES, export, fitting_family, open_checkpoint
 from lm.pretrained.pickled import read_pickled
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -203,3 +205,17 @@ def test_encoder_decoders_answer_token_for_token(name, checked):
     )
     likeliest = np.asarray(ours.apply(batch, "log_probs")).argmax(-1)
     np.testing.assert_array_equal(likeliest, expected)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_texts_begin_as_transformers_shifts_labels_and_close_with_its_end(name, tmp_path):
+    folder, model = save(name, tmp_path)
+    if name != "bart":
+        model.config.decoder_start_token_id = model.config.pad_token_id  # as T5's checkpoints do
+    config = open_checkpoint(f"hf:{folder}").adopt(default.get_config())
+    frame, end = framed(config.frame, 99), model.config.eos_token_id
+    labels = torch.tensor([[*frame.opens[1:], 7, 8, end]])
+    begun = model.prepare_decoder_input_ids_from_labels(labels)
+    assert begun[0].tolist() == [*frame.opens, 7, 8]
+    before = (model.config.bos_token_id,) if name == "bart" else ()
+    assert (frame.before, frame.after) == (before, (end,))

@@ -5,6 +5,7 @@ import pytest
 
 from lm.data import ByteTokenizer
 from lm.errors import UserError
+from lm.frame import framed
 from lm.prompt.ask import calibrated
 from lm.prompt.read import READERS, Reader
 from lm.prompt.shots import draw
@@ -14,6 +15,7 @@ from lm.task.read import Record
 RECORD = Record("a.jsonl line 1", {"text": "It {was} fun.", "stars": 4})
 END = ByteTokenizer.end
 MASK = ByteTokenizer.mask
+FRAME = framed(None, END)
 
 
 def ids(text):
@@ -69,8 +71,8 @@ def test_calibration_takes_off_what_is_said_without_content():
     np.testing.assert_allclose(calibrated(np.stack([scores[0]] * 2)), np.log(0.25))
 
 
-def read(objective, query, length=32, **options):
-    (reading,) = Reader(ByteTokenizer(), length, objective, **options)([query])
+def read(objective, query, length=32, frame=FRAME, **options):
+    (reading,) = Reader(ByteTokenizer(), length, objective, frame, **options)([query])
     return reading
 
 
@@ -106,6 +108,17 @@ def test_an_encoder_decoder_answers_or_fills_a_gap():
     assert row.targets.tolist() == ids("cd")
 
 
+def test_an_encoder_decoder_is_asked_as_its_checkpoint_reads_and_writes():
+    gap, t5, bart = ByteTokenizer.sentinels[0], ((), (1,), (0,)), ((0,), (2,), (2, 0))
+    (row,) = read("span", Query("ab", "cd", "e"), frame=framed(t5, END)).rows
+    assert row.memory.tolist() == [*ids("ab"), gap, *ids("e"), 1]
+    assert (row.inputs.tolist(), row.places.tolist()) == ([0, gap, *ids("c")], [1, 2])
+    for length, seen in ((9, "ab"), (3, "b")):
+        (row,) = read("seq2seq", Query("ab", "cd"), length, framed(bart, END)).rows
+        assert row.memory.tolist() == [0, *ids(seen), 2]
+        assert (row.inputs.tolist(), row.places.tolist()) == ([2, 0, *ids("c")], [1, 2])
+
+
 @pytest.mark.parametrize("objective", READERS)
 def test_what_is_too_long_loses_its_first_tokens(objective):
     whole, cut = (read(objective, Query(text, "yz"), length=9) for text in ("abc", "0123456abc"))
@@ -125,7 +138,7 @@ def test_a_token_across_the_border_is_the_answers(tmp_path):
     from lm.data import make_tokenizer
 
     tokenizer = make_tokenizer("bpe", 300, ["it is good, it was good, so good"] * 9)
-    (reading,) = Reader(tokenizer, 64, "causal")([Query("it is ", "good")])
+    (reading,) = Reader(tokenizer, 64, "causal", FRAME)([Query("it is ", "good")])
     (row,) = reading.rows
     assert tokenizer.decode(row.targets) == " good"
     assert tokenizer.decode([*row.inputs, row.targets[-1]]) == "it is good"

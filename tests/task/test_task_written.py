@@ -11,6 +11,7 @@ from lm.check import check
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
+from lm.frame import framed
 from lm.generate.prompts import arrange
 from lm.task import build_task, written
 from lm.task.encode import Layout
@@ -44,3 +45,14 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         assert len(said) == longest
     with pytest.raises(UserError, match=f"use at most {most}"):
         check(override(config, {"task.answer_tokens": most + 1}))
+
+
+def test_an_encoder_decoder_learns_between_the_tokens_of_its_checkpoint():
+    config = override(default.get_config(), {"task.name": "seq2seq"})
+    task, frame = build_task(config), framed(((0,), (2,), (2, 0)), 255)
+    layout = Layout(6, 255, 255, memory=True, frame=frame)
+    encoded = ByteTokenizer().encode_batch(["abcdefgh", "xy"])
+    (row,) = task.rows({}, encoded, layout, {})
+    assert row["memory_tokens"].tolist() == [0, *b"abcd", 2]
+    assert row["tokens"].tolist() == [2, 0, *b"xy", 255, 255, 255]
+    assert row["weights"].tolist() == [0, 1, 1, 1, 0, 0]
