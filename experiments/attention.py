@@ -20,8 +20,8 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from experiments.timing import interleaved, medians
 from lm.attention import Mask, attend
+from lm.provenance import commit, versions
 from lm.softmax import WEIGHTINGS
-from lm.train import commit, versions
 
 ON_GPU = jax.default_backend() == "gpu"
 BATCH, LENGTH, HEADS, SIZE = (8, 4096, 16, 128) if ON_GPU else (1, 4096, 8, 64)

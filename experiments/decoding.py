@@ -73,7 +73,7 @@ def main() -> None:
 
     from experiments.real_checkpoints import load
     from lm.generate import generate
-    from lm.train import commit, versions
+    from lm.provenance import commit, versions
 
     torch.manual_seed(0)
     gpt2: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()

@@ -25,7 +25,7 @@ from lm.diagnose.argmax import direction, linear_words
 from lm.diagnose.gradient import surviving_shares
 from lm.diagnose.spectrum import blocks_of_words, spectra
 from lm.output import OUTPUTS
-from lm.train import commit, versions
+from lm.provenance import commit, versions
 
 WORDS, FEATURES, CONTEXTS = 131_072, 256, 512
 

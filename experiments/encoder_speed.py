@@ -31,7 +31,7 @@ def main() -> None:
 
     from experiments.archives import fetch
     from experiments.real_checkpoints import load, rows
-    from lm.train import commit, versions
+    from lm.provenance import commit, versions
 
     folder = fetch("minilm")
     _, model, params = load(folder)

@@ -31,9 +31,9 @@ from configs import finetune
 from experiments.real_checkpoints import load
 from lm.model import Batch
 from lm.pretrained import adopt
+from lm.provenance import commit, versions
 from lm.task.metrics import interval
 from lm.task.prepare import TaskData, prepare_task
-from lm.train import commit, versions
 
 TASKS = ("tweets", "amazon", "reviews")
 TOGETHER = 64  # texts a call

@@ -208,7 +208,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
 def main() -> None:
     """Prints the rows and writes them with device and versions."""
     keep_freed_memory()
-    from lm.train import commit, versions
+    from lm.provenance import commit, versions
 
     rows = []
     for vocab_size, cases in ((32_768, SMALL), (131_072, LARGE)):

@@ -23,8 +23,8 @@ from configs import default
 from experiments.timing import interleaved, medians
 from lm.allocator import keep_freed_memory
 from lm.config import override
+from lm.provenance import commit, versions
 from lm.step import build_program
-from lm.train import commit, versions
 
 VOCABULARY, LENGTH, BATCH = 30_522, 128, 8
 METHODS = {

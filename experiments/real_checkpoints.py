@@ -24,8 +24,8 @@ from experiments.archives import fetch
 from lm.checkpoint import pretrained_params
 from lm.model import Batch
 from lm.pretrained import open_checkpoint
+from lm.provenance import commit, versions
 from lm.step import build_program
-from lm.train import commit, versions
 
 # Hugging Face's documentation of sentence similarity, with all-MiniLM-L6-v2.
 SENTENCES = (

@@ -184,7 +184,7 @@ def main() -> None:
     """Prints the rows and writes them with device and versions."""
     from importlib.metadata import version
 
-    from lm.train import commit, versions
+    from lm.provenance import commit, versions
 
     results = {
         "device": "cpu",

@@ -1,11 +1,8 @@
 """How does a run go from a config to a result? One state, one jitted step, one loop."""
 
 import functools
-import importlib.metadata
 import json
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -30,6 +27,7 @@ from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
 from lm.paths import attention_path, output_path
+from lm.provenance import commit, versions
 from lm.signals import Signals
 from lm.step import Program, build_program, check_devices
 from lm.stopping import Stopping
@@ -328,25 +326,3 @@ class _Run:
         self.checkpoints.close()
         if self.main:
             self.writer.close()
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that decide a run's numbers."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    return {"python": sys.version.split()[0]} | {n: importlib.metadata.version(n) for n in names}
-
-
-def commit() -> str | None:
-    """The commit of this code, with "+" where files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        folder = epath.Path(__file__).parent
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
