@@ -5,15 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from lm.attention import Mask, attend
-from lm.build import build_model
 from lm.model import Batch
 from lm.objective import positions_within
 from lm.softmax import WEIGHTINGS
+from tests.mechanisms import SEGMENTS
+from tests.models import init, model_of
 
 L, V, D = 12, 17, 16
-SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
 MEMORY = np.array([[1] * 3 + [2] * 8 + [0], [1] * 4 + [2] * 7 + [0]], np.int32)
 QUERY = 7  # the position in row 0, and so in document 2, whose gradient is looked at
 
@@ -67,19 +66,11 @@ def test_hidden_keys_get_exactly_zero_gradient_in_every_situation(weighting):
         assert (moved & seen).any(1).all()
 
 
-def model_of(weighting, **settings):
-    config = default.get_config()
-    config.model.update(layers=1, features=D, heads=4, max_length=32)
-    config.attention.weighting = weighting
-    config.update_from_flattened_dict(settings)
-    return build_model(config, V + 4 * L)
-
-
-def gradients(model, batch):
+def gradients(weighting, batch, **settings):
     """Of the state at row 0 and QUERY, by every position's word vector: memory, then inputs."""
-    params = model.init({"params": jax.random.key(0)}, batch, False, method="loss")["params"]
-    keys = iter(jax.random.split(jax.random.key(7), 500))
-    params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+    own = {"attention.weighting": weighting, "model.layers": 1}
+    model = model_of(V + 4 * L, **own, **settings)
+    params = init(model, batch)
     # Each position reads a word of its own, so that their gradients are told apart.
     words = V + np.arange(4 * L).reshape(2, 2, L)
     batch = batch.replace(inputs=jnp.asarray(words[1]))
@@ -125,8 +116,8 @@ def check(weighting, moved, may):
 
 @EVERY
 def test_an_encoder_decoder_sees_its_own_document_on_both_sides_and_nothing_later(weighting):
-    model = model_of(weighting, **{"model.architecture": "encoder_decoder"})
-    memory, inputs = gradients(model, batch_of(memory=True))
+    settings = {"model.architecture": "encoder_decoder"}
+    memory, inputs = gradients(weighting, batch_of(memory=True), **settings)
     check(weighting, memory[0], MEMORY[0] == 2)
     check(weighting, inputs[0], (SEGMENTS[0] == 2) & (np.arange(L) <= QUERY))
     assert not memory[1].any() and not inputs[1].any()
@@ -134,8 +125,7 @@ def test_an_encoder_decoder_sees_its_own_document_on_both_sides_and_nothing_late
 
 @EVERY
 def test_an_encoder_sees_both_sides_of_its_own_document_and_no_padding(weighting):
-    model = model_of(weighting, **{"model.architecture": "encoder"})
-    _, inputs = gradients(model, batch_of())
+    _, inputs = gradients(weighting, batch_of(), **{"model.architecture": "encoder"})
     check(weighting, inputs[0], SEGMENTS[0] == 2)
     assert not inputs[1].any()
 
@@ -143,6 +133,6 @@ def test_an_encoder_sees_both_sides_of_its_own_document_and_no_padding(weighting
 @EVERY
 def test_a_prefix_is_seen_from_before_it_ends_and_nothing_later_is(weighting):
     prefix = jnp.asarray(np.isin(np.arange(L), [0, 1, 5, 6, 7, 8, 9]))[None].repeat(2, 0)
-    _, inputs = gradients(model_of(weighting), batch_of(prefix=prefix))
+    _, inputs = gradients(weighting, batch_of(prefix=prefix))
     check(weighting, inputs[0], (SEGMENTS[0] == 2) & (np.arange(L) <= 9))
     assert not inputs[1].any()

@@ -5,33 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from lm.build import build_model
-from lm.model import Batch, Transformer
+from lm.model import Batch
 from lm.objective import causal, positions_within
 from lm.softmax import WEIGHTINGS
+from tests.mechanisms import SEGMENTS
+from tests.models import init, model_of
 
 L, V = 12, 17
-SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
-
-
-def model_of(vocab_size=V, **settings) -> Transformer:
-    config = default.get_config()
-    config.model.update(layers=2, features=16, heads=4, max_length=32)
-    config.update_from_flattened_dict(settings)
-    return build_model(config, vocab_size)
 
 
 def rows(seed=0):
     tokens = np.random.default_rng(seed).integers(0, V, (2, L + 1)).astype(np.int32)
     return {"tokens": jnp.asarray(tokens), "segments": jnp.asarray(SEGMENTS)}
-
-
-def init(model, batch, seed=0):
-    params = model.init({"params": jax.random.key(seed)}, batch, False, method="loss")["params"]
-    # Larger weights than the initial ones make every path matter.
-    keys = iter(jax.random.split(jax.random.key(7), 500))
-    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
 
 
 def test_causal_batches_predict_the_next_token_and_weigh_padding_zero():
@@ -97,7 +82,7 @@ def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
     ],
 )
 def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):
-    model = model_of(**settings)
+    model = model_of(V, **settings)
     batch = causal(rows())
     params = init(model, batch)
 
@@ -116,12 +101,12 @@ def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):
 
 def test_scanned_and_unrolled_layers_agree():
     batch = causal(rows())
-    unrolled = model_of()
+    unrolled = model_of(V)
     params = init(unrolled, batch)
     stack = dict(params["stack"])
     layers = [stack.pop(f"layer_{i}") for i in range(2)]
     stack["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    scanned = model_of(**{"model.scan": True})
+    scanned = model_of(V, **{"model.scan": True})
     np.testing.assert_allclose(
         scanned.apply({"params": params | {"stack": stack}}, batch),
         unrolled.apply({"params": params}, batch),
@@ -132,7 +117,7 @@ def test_scanned_and_unrolled_layers_agree():
 def test_every_layer_has_its_own_mechanism():
     mechanism = {"attention.mechanism": "gated", "attention.weighting": "sink"}
     scanned, unrolled = (
-        init(model_of(**mechanism, **{"model.scan": scan}), causal(rows()))["stack"]
+        init(model_of(V, **mechanism, **{"model.scan": scan}), causal(rows()))["stack"]
         for scan in (True, False)
     )
     for layer in range(2):
@@ -144,33 +129,33 @@ def test_every_layer_has_its_own_mechanism():
 
 def test_rematerialisation_changes_no_gradient():
     batch = causal(rows())
-    params = init(model_of(), batch)
+    params = init(model_of(V), batch)
 
     def gradient(model):
         return jax.grad(lambda p: model.apply({"params": p}, batch, method="loss"))(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        gradient(model_of()),
-        gradient(model_of(**{"model.remat": True})),
+        gradient(model_of(V)),
+        gradient(model_of(V, **{"model.remat": True})),
     )
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
     batch = causal(rows())
-    model = model_of(**{"model.dtype": "bfloat16"})
+    model = model_of(V, **{"model.dtype": "bfloat16"})
     params = init(model, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert model.apply({"params": params}, batch).dtype == jnp.bfloat16
     nats = model.apply({"params": params}, batch, method="negative_log_likelihood")
     assert nats.dtype == jnp.float32
-    exact = model_of().apply({"params": params}, batch, method="negative_log_likelihood")
+    exact = model_of(V).apply({"params": params}, batch, method="negative_log_likelihood")
     np.testing.assert_allclose(nats, exact, rtol=0.1, atol=0.1)
 
 
 def test_the_training_loss_is_the_weighted_sum_over_positions():
     batch = causal(rows())
-    model = model_of()
+    model = model_of(V)
     params = init(model, batch)
     nats = model.apply({"params": params}, batch, method="negative_log_likelihood")
     total = model.apply({"params": params}, batch, method="loss")
@@ -178,7 +163,7 @@ def test_the_training_loss_is_the_weighted_sum_over_positions():
 
 
 def test_predictions_compute_the_hidden_states_once():
-    model, batch = model_of(**{"model.layers": 8}), causal(rows())
+    model, batch = model_of(V, **{"model.layers": 8}), causal(rows())
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, method="loss")["params"])
 
     def flops(method):
@@ -193,7 +178,7 @@ def test_variants_of_one_seed_start_from_the_same_weights_where_shapes_allow():
 
     def start(**settings):
         key = {"params": jax.random.key(3)}
-        return model_of(**settings).init(key, batch, False, method="loss")["params"]
+        return model_of(V, **settings).init(key, batch, False, method="loss")["params"]
 
     softmax = start()
     sink = start(**{"attention.weighting": "sink"})

@@ -18,6 +18,7 @@ from lm.step import build_program
 from lm.tune import METHODS, count, join, split, tuning
 from lm.tune.lora import Dora, Lora, RankStableLora
 from lm.tune.merge import merge, unmerge
+from tests.models import init, noisy
 
 PROMPTING = ("prompt", "prefix")
 ADDING = [name for name, method in METHODS.items() if method.adds]
@@ -35,12 +36,6 @@ def rows(batch_size=4, length=16, seed=0):
 def tiny(small_config):
     sizes = {"model.layers": 2, "model.features": 16, "model.heads": 2, "data.length": 16}
     return override(small_config, sizes | {"batch_size": 4, "schedule.warmup": 0})
-
-
-def noisy(params, seed=7):
-    """Larger weights than the initial ones make every path matter."""
-    keys = iter(jax.random.split(jax.random.key(seed), 500))
-    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
 
 
 def test_split_and_join_are_inverse_also_within_an_array():
@@ -131,7 +126,7 @@ def test_merged_kernels_do_what_layer_and_addition_do(addition):
 def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
     config, batch = override(tiny, {"model.layers": 1, "tune.method": method}), causal(rows())
     tuned, plain = build_model(config, 256), build_model(override(tiny, {"model.layers": 1}), 256)
-    params = noisy(tuned.init(jax.random.key(0), batch, method="loss")["params"])
+    params = init(tuned, batch)
     merged = merge(config, params)
     hidden = tuned.apply({"params": params}, batch)
     np.testing.assert_allclose(plain.apply({"params": merged}, batch), hidden, atol=2e-4)

@@ -13,6 +13,7 @@ from lm.step import build_program
 from lm.task.encode import Layout
 from lm.tune import METHODS, count, join
 from lm.tune.merge import merge
+from tests.models import noisy
 
 SIZES = {
     "model.layers": 1, "model.features": 16, "model.hidden": 40, "model.heads": 2,
@@ -48,11 +49,6 @@ def tuned(config, model, method):
         for name, x in program.objective.abstract_rows(4).items()
     }  # fmt: skip
     return config, program, rows
-
-
-def noisy(params, seed=7):
-    keys = iter(jax.random.split(jax.random.key(seed), 500))
-    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
 
 
 def products(jaxpr):

@@ -5,29 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from lm.build import build_model
 from lm.generate import generate, prompt_batch
 from lm.objective import causal
+from tests.models import init, model_of
 
 V, P, L = 11, 3, 6
 
 
-def model_of(vocab_size=V, **settings):
-    config = default.get_config()
-    config.model.update(layers=1, features=16, heads=2, max_length=32)
-    config.update_from_flattened_dict(settings)
-    return build_model(config, vocab_size)
+def plain(vocab_size=V, **settings):
+    return model_of(vocab_size, **{"model.layers": 1, **settings})
 
 
 def prompted(method, **settings):
-    return model_of(**{"tune.method": method, "tune.virtual_tokens": P, **settings})
-
-
-def init(model, batch, seed=0):
-    params = model.init(jax.random.key(seed), batch, method="loss")["params"]
-    keys = iter(jax.random.split(jax.random.key(7), 500))
-    return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), params)
+    return plain(**{"tune.method": method, "tune.virtual_tokens": P, **settings})
 
 
 def words(*shape, seed=0):
@@ -42,13 +32,13 @@ def batch_of(tokens):
 @pytest.mark.parametrize("architecture", ["decoder", "encoder"])
 def test_a_prompt_is_words_of_its_own_before_the_text(architecture):
     settings = {"model.architecture": architecture}
-    tuned, plain = prompted("prompt", **settings), model_of(V + P, **settings)
+    tuned, model = prompted("prompt", **settings), plain(V + P, **settings)
     tokens = words(2, L)
     params = init(tuned, batch_of(tokens))
     inputs = dict(params["inputs"])
     table = jnp.concatenate([params["embedding"], inputs.pop("prompt")["vectors"]])
     longer = jnp.concatenate([jnp.broadcast_to(V + jnp.arange(P), (2, P)), tokens], axis=1)
-    expected = plain.apply(
+    expected = model.apply(
         {"params": params | {"embedding": table, "inputs": inputs}}, batch_of(longer)
     )
     hidden = tuned.apply({"params": params}, batch_of(tokens))
@@ -57,10 +47,10 @@ def test_a_prompt_is_words_of_its_own_before_the_text(architecture):
 
 def test_a_prefix_of_what_earlier_words_leave_is_the_earlier_words():
     settings = {"model.positions": "none"}
-    tuned, plain = prompted("prefix", **settings), model_of(**settings)
+    tuned, model = prompted("prefix", **settings), plain(**settings)
     tokens = words(1, P + L)
-    params = init(plain, batch_of(tokens))
-    expected, left = plain.apply(
+    params = init(model, batch_of(tokens))
+    expected, left = model.apply(
         {"params": params},
         batch_of(tokens),
         offset=0,

@@ -12,6 +12,7 @@ from lm.data import ByteTokenizer
 from lm.task import build_task
 from lm.task.encode import Layout, pack
 from lm.task.objective import Labelled
+from tests.models import init
 
 SAID = [
     [("user", "two?"), ("assistant", "2")],
@@ -63,8 +64,7 @@ def test_a_packed_row_has_the_loss_and_the_gradient_of_its_conversations_alone(r
     config, objective, alone, packed = rows
     model, key = build_model(config, 257), jax.random.key(0)
     together, apart = (objective(stacked(each), key) for each in ([packed], alone))
-    params = model.init(key, together, method="loss")["params"]
-    params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(key, p.shape), params)
+    params = init(model, together)
 
     @jax.jit
     def nats(params, batch):

@@ -1,0 +1,28 @@
+"""Small models in which every path matters, shared by the tests of what models compute."""
+
+import jax
+import numpy as np
+
+from configs import default
+from lm.build import build_model
+from lm.model import Batch, Transformer
+
+
+def model_of(vocab_size: int, **settings) -> Transformer:
+    """Two layers of 16 features and 4 heads, but for the settings."""
+    config = default.get_config()
+    config.model.update(layers=2, features=16, heads=4, max_length=32)
+    config.update_from_flattened_dict(settings)
+    return build_model(config, vocab_size)
+
+
+def noisy(params):
+    """Larger weights than the initial ones make every path matter."""
+    draw = np.random.default_rng(7)
+    return jax.tree.map(lambda p: p + 0.2 * draw.normal(size=p.shape).astype(p.dtype), params)
+
+
+def init(model: Transformer, batch: Batch, seed: int = 0):
+    """Parameters of a model, noisy ones. Not jitted: to compile all the draws takes longer."""
+    rngs = {"params": jax.random.key(seed)}
+    return noisy(model.init(rngs, batch, False, method="loss")["params"])
