@@ -52,3 +52,11 @@ def dense(mask, length=L):
             if mask.padding is not None:
                 seen[:, i, j] &= np.asarray(mask.padding[:, j])
     return seen
+
+
+def temporaries(attend, length):
+    """Bytes that the gradient of attend(query, key, value) needs beside its own arrays."""
+    shape = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
+    gradient = jax.grad(lambda *arrays: attend(*arrays).sum(), argnums=(0, 1, 2))
+    compiled = jax.jit(gradient).lower(shape, shape, shape).compile()
+    return compiled.memory_analysis().temp_size_in_bytes

@@ -12,11 +12,11 @@ from lm.attention.fused import fused, serves
 from lm.attention.plan import describe, plan
 from lm.attention.positions import Buckets, Slopes, alibi_slopes, bucket_of_distance, rotate
 from lm.softmax import WEIGHTINGS
+from tests.mechanisms import SEGMENTS, temporaries
 
 EVERY = pytest.mark.parametrize("weighting", WEIGHTINGS)
 # Random weightings draw anew for each block.
 FIXED = pytest.mark.parametrize("weighting", [n for n, w in WEIGHTINGS.items() if not w.random])
-SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
 
 
 def tensors(batch=2, queries=12, keys=12, heads=4, groups=2, size=8, seed=0):
@@ -223,17 +223,19 @@ def test_attention_from_an_offset_is_the_end_of_the_whole(weighting):
     check_same(end, whole[:, 9:])
 
 
-def test_blocks_need_memory_linear_in_length():
-    def temporaries(length):
-        shape = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
-
-        def total(query, key, value):
-            return attend(query, key, value, mask=Mask(causal=True), block=64).sum()
-
-        compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(shape, shape, shape).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporaries(2048) < 2.5 * temporaries(1024)
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        "softmax",
+        "entmax15",
+        pytest.param("sink", marks=pytest.mark.slow),
+        pytest.param("gumbel_softmax", marks=pytest.mark.slow),
+    ],
+)
+def test_blocks_need_memory_linear_in_length(weighting):
+    own = parameters(weighting, heads=2) | {"mask": Mask(causal=True), "block": 64}
+    context = functools.partial(attend, **own)
+    assert temporaries(context, 2048) < 2.5 * temporaries(context, 1024)
 
 
 def test_alibi_subtracts_slope_times_distance():
