@@ -73,10 +73,10 @@ def test_padded_keys_are_not_felt(name, block):
         for a, b in zip(arrays[:3], others[:3], strict=True)
     ]
     mixed.append(jnp.where(padding[..., None], arrays[3], others[3]))
-    run = jax.jit(lambda arrays, mask: apply(name, arrays, mask, block=block))
-    expected = run(arrays, mask)[:, :9]
-    np.testing.assert_array_equal(run(mixed, mask)[:, :9], expected)
-    alone = run([x[:, :9] for x in arrays], Mask(causal=name in CAUSAL))
+    expected = apply(name, arrays, mask, block=block)[:, :9]
+    np.testing.assert_array_equal(apply(name, mixed, mask, block=block)[:, :9], expected)
+    short = [x[:, :9] for x in arrays]
+    alone = apply(name, short, Mask(causal=name in CAUSAL), block=block)
     np.testing.assert_allclose(expected, alone, atol=2e-6)
 
 
@@ -102,7 +102,7 @@ def test_rows_that_see_nothing_are_zeros_with_zero_gradient(name, block):
         context = apply(name, arrays, mask, block=block)
         return jnp.sum(jnp.sin(context[0, :4])) + jnp.sum(jnp.sin(context[1])), context
 
-    gradient, context = jax.jit(jax.grad(outputs, has_aux=True))(arrays)
+    gradient, context = jax.grad(outputs, has_aux=True)(arrays)
     assert (np.asarray(context)[0, :4] == 0).all() and (np.asarray(context)[1] == 0).all()
     assert np.isfinite(context).all()
     for g in gradient:
@@ -131,7 +131,7 @@ def test_blocks_of_queries_agree_with_all_at_once_forward_and_backward(name):
         context = apply(name, arrays, mask, block=block)
         return jnp.sum(jnp.sin(context)), context
 
-    both = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+    both = jax.value_and_grad(total, has_aux=True)
     (_, expected), at_once = both(arrays, 0)
     (_, actual), gradient = both(arrays, 5)
     np.testing.assert_allclose(actual, expected, atol=3e-6)
