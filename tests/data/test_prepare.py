@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -193,9 +192,7 @@ def test_a_second_call_opens_it_without_reading_text(tmp_path, monkeypatch):
         raise AssertionError("text was read")
 
     monkeypatch.setattr(sources, "documents", unread)
-    started = time.monotonic()
     second = prepared(tmp_path, source=source, tokenizer="bpe", vocab_size=400)
-    assert time.monotonic() - started < 1
     assert second.manifest == first.manifest
     assert second.tokenizer.hash == first.tokenizer.hash
     assert open_corpus(second.folder).manifest == first.manifest
