@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import clm
 from lm import partition
@@ -72,6 +73,9 @@ def test_every_mesh_gives_the_losses_of_one_device_on_clm_tiny(mesh):
 
 
 def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
+    # Not every part has as many words that are hidden.
+    small_config.update(objective="masked")
+    small_config.model.architecture = "encoder"
     small_config.mesh.update(data=2, fsdp=2, tensor=2)
     whole, state, _ = run(small_config, 3)
     parts, accumulated, _ = run(override(small_config, {"accumulation": 2}), 3)
@@ -128,7 +132,9 @@ def test_every_draw_of_a_step_has_a_key_of_its_own(small_config, monkeypatch, pa
             assert here == there or (one != other and None not in (one, other)), (here, there)
 
 
-def test_the_moving_average_follows_the_parameters(small_config):
+def test_the_moving_average_follows_the_parameters_and_those_of_a_mechanism(small_config):
+    small_config.attention.mechanism = "gated"
+    small_config.schedule.warmup = 0  # whose first step would move nothing
     _, state, _ = run(override(small_config, {"optimizer.ema": 0.5}), 1)
     start = build_program(small_config, 256).init(jax.random.key(0)).params
     expected = jax.tree.map(
@@ -136,6 +142,9 @@ def test_the_moving_average_follows_the_parameters(small_config):
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.average, expected)
     assert state.evaluated is state.average
+    gate = ("stack", "layer_0", "attention", "mechanism", "gate", "kernel")
+    before, after = (flatten_dict(tree)[gate] for tree in (start, state.params))
+    assert (before != after).any()
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
