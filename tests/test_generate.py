@@ -1,7 +1,6 @@
 """Generation with a cache is the model's own distribution, for any prompts together."""
 
 import functools
-import itertools
 import math
 import re
 
@@ -16,7 +15,7 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.frame import framed
-from lm.generate import generate, prompt_batch, prompt_ids, sample, search, stream
+from lm.generate import generate, prompt_batch, prompt_ids, sample, stream
 from lm.generate.decode import Choice, Same, _begin, _go_on
 from lm.generate.prompts import arrange
 from lm.prompt.read import reader
@@ -279,75 +278,6 @@ def test_heads_that_draw_by_themselves_draw_from_their_distribution(head):
     drawn = np.stack(list(generate(model, params, prompts, tokens=1)))[0]
     expected = np.exp(log_probs(model, params, prompts[:1])[0][-1])
     np.testing.assert_allclose(np.bincount(drawn, minlength=11) / 500, expected, atol=0.08)
-
-
-def continuations(model, params, prompt, words, tokens, end, penalty):
-    """Every continuation that ends, or has all its tokens, with its score."""
-    scores = {}
-    for ids in itertools.product(range(words), repeat=tokens):
-        size = ids.index(end) + 1 if end in ids else tokens
-        scores[ids[:size]] = None
-    longest = np.stack([[*prompt, *ids, *[0] * (tokens - len(ids))] for ids in scores])
-    batch = prompt_batch(
-        jnp.asarray(longest), jnp.broadcast_to(jnp.arange(longest.shape[1]), longest.shape)
-    )
-    nats = np.asarray(model.apply({"params": params}, batch, method="log_probs"))
-    for row, ids in enumerate(scores):
-        places = len(prompt) - 1 + np.arange(len(ids))
-        scores[ids] = nats[row, places, list(ids)].sum() / ((5 + len(ids)) / 6) ** penalty
-    return scores
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("penalty", "settings"), [(2.0, {}), (0.0, {"model.layers": 2, "model.share_layers": True})]
-)
-def test_wide_beams_find_the_best_continuations_of_all(penalty, settings):
-    model, params = model_and_params(5, **{"model.layers": 1, **settings})
-    prompts = [np.array([1, 2, 3]), np.array([2])]
-    options = {"tokens": 3, "width": 80, "end": 0, "length_penalty": penalty}
-    found = search(model, params, prompts, **options)
-    for row, prompt in enumerate(prompts):
-        scores = continuations(model, params, prompt, 5, 3, 0, penalty)
-        best = sorted(scores, key=scores.get, reverse=True)
-        for rank in range(10):
-            ids = tuple(found.tokens[row, rank, : found.lengths[row, rank]])
-            np.testing.assert_allclose(found.scores[row, rank], scores[best[rank]], atol=1e-5)
-            np.testing.assert_allclose(scores[ids], scores[best[rank]], atol=1e-5)
-
-
-def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
-    model, params = model_and_params(7, **{"model.layers": 1, "model.scan": True})
-    prompts = [np.random.default_rng(5).integers(0, 7, length) for length in (2, 5, 3)]
-    greedy = np.stack(list(generate(model, params, prompts, tokens=8, temperature=0.0)), 1)
-    one = search(model, params, prompts, tokens=8, width=1, end=6)
-    for row in range(3):
-        size = one.lengths[row, 0]
-        np.testing.assert_array_equal(one.tokens[row, 0, :size], greedy[row, :size])
-        assert size == 8 or one.tokens[row, 0, size - 1] == 6
-        assert 6 not in one.tokens[row, 0, : size - 1]
-    wide = search(model, params, prompts, tokens=8, width=4, end=6)
-    assert (wide.scores[:, 0] >= one.scores[:, 0] - 1e-5).all()
-    with pytest.raises(UserError, match="use at least 1 and at least 0"):
-        search(model, params, prompts, tokens=8, width=0, end=6)
-
-
-@pytest.mark.slow
-def test_beams_of_an_encoder_decoder_keep_to_their_own_source():
-    model, params = model_and_params(
-        7, **{"model.layers": 1, "model.architecture": "encoder_decoder"}
-    )
-    rng = np.random.default_rng(6)
-    sources, start = [rng.integers(0, 7, length) for length in (4, 6)], np.array([0])
-    options = {"tokens": 5, "width": 3, "end": 0}
-    together = search(model, params, [start] * 2, sources=sources, **options)
-    for row, source in enumerate(sources):
-        alone = search(model, params, [start], sources=[source], **options)
-        np.testing.assert_array_equal(alone.tokens[0, 0], together.tokens[row, 0])
-        ids = together.tokens[row, 0, : together.lengths[row, 0]]
-        (whole,) = log_probs(model, params, [np.concatenate([start, ids])], [source])
-        score = whole[np.arange(len(ids)), ids].sum()
-        np.testing.assert_allclose(score, together.scores[row, 0], atol=1e-4)
 
 
 def test_what_cannot_generate_says_so():
