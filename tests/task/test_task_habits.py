@@ -2,13 +2,18 @@
 
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
+from lm.check import check
 from lm.config import override
 from lm.errors import UserError
 from lm.metrics import read_metrics
 from lm.regularise.adapt import adapted
 from lm.restore import restore
+from lm.step import build_program
+from lm.task.encode import Layout
 from lm.train import train
 
 HABITS = {
@@ -22,6 +27,37 @@ HABITS = {
     "regularise.distil": 0.5,
     "task.balanced": True,
 }
+
+
+# All that a step can have at once without a teacher.
+TOGETHER = {name: value for name, value in HABITS.items() if name != "regularise.distil"} | {
+    "regularise.l2_start": 1e-3,
+    "regularise.adapt": 1.0,
+    "regularise.mixout": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("habits", "told"),
+    [
+        (TOGETHER, {"train/penalty", "train/sparsity"}),
+        ({"regularise.mixup": 0.3}, set()),
+    ],
+    ids=["together", "mixup"],
+)
+def test_a_step_with_habits_has_a_finite_loss_and_tells_of_them(task_config, habits, told):
+    sizes = {"model.features": 8, "data.length": 8, "batch_size": 2, "optimizer.name": "sgd"}
+    config = override(task_config, sizes | habits)
+    check(config)
+    program = build_program(config, 256, layout=Layout(8, start=255, end=255, outcomes=2))
+    rows = {
+        name: np.ones(x.shape, x.dtype) for name, x in program.objective.abstract_rows(2).items()
+    }
+    state = program.init(jax.random.key(0))
+    _, metrics = program.step(state, rows, jax.random.key(1))
+    always = {"train/loss", "train/gradient_norm", "train/learning_rate", "tokens", "finite"}
+    assert metrics.keys() == always | told
+    assert np.isfinite(metrics["train/loss"]) and metrics["finite"]
 
 
 @pytest.mark.slow
