@@ -15,6 +15,7 @@ from lm.objective.masked import Masked
 from lm.objective.prefix import Prefix
 from lm.objective.span import Span, _partition
 from lm.step import build_program
+from lm.train import train
 
 BYTES = ByteTokenizer()
 END, L = BYTES.end, 64
@@ -229,6 +230,15 @@ def test_accumulation_and_devices_change_no_mask(module, small_config):
             _, metrics = program.step(state, batch, jax.random.key(1))
             found.append((float(metrics["train/loss"]), float(metrics["tokens"])))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_a_masked_run_is_measured_against_the_frequencies_of_its_words(small_config, tmp_path):
+    settings = {"objective": "masked", "model.architecture": "encoder", "optimizer.name": "sgd"}
+    settings |= {"steps": 2, "schedule.warmup": 1, "evaluation.every": 0, "checkpoint.every": 0}
+    result = train(override(small_config, settings), tmp_path / "run")
+    assert 0 < result["eval/unigram_nats"] < np.log(256)
+    assert result["eval/nats_per_token"] > result["eval/unigram_nats"]
+    assert 0 <= result["eval/accuracy"] <= 1
 
 
 def test_every_objective_names_its_architecture_and_metric():
