@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import default
+from lm.anneal import anneal
 from lm.attention import Mask, ScoreAttention, attend
+from lm.config import override
 from lm.optimizer import decayed
 from lm.softmax import WEIGHTINGS
 
@@ -76,3 +79,17 @@ def test_alpha_has_second_derivatives(alpha):
         slope = jax.grad(lambda a: jnp.sum(WEIGHTINGS["entmax"].apply(scores, alpha=a) * value))
         numeric = (slope(alpha + 1e-6) - slope(alpha - 1e-6)) / 2e-6
         np.testing.assert_allclose(jax.grad(slope)(jnp.asarray(alpha)), numeric, rtol=1e-5)
+
+
+def test_an_annealed_option_is_a_function_of_the_step_and_all_else_stays():
+    config = override(
+        default.get_config(),
+        {"attention.weighting": "entmax", "attention.anneal": ("alpha", 1.0, 1.5, 4)},
+    )
+    mechanism = {"annealed_alpha": jnp.full(3, 7.0), "sink": jnp.full(3, 7.0)}
+    params = {"stack": {"layer_0": {"attention": {"mechanism": mechanism}}}}
+    for step, alpha in ((0, 1.0), (1, 1.125), (4, 1.5), (9, 1.5)):
+        moved = anneal(config, params, jnp.array(step))
+        found = moved["stack"]["layer_0"]["attention"]["mechanism"]
+        np.testing.assert_allclose(found["annealed_alpha"], np.full(3, alpha))
+        np.testing.assert_array_equal(found["sink"], 7.0)
