@@ -37,6 +37,12 @@ def interrupt_at(step, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def base_config(base_config):
+    """Everything that a run can write."""
+    return override(base_config, {"log.tensorboard": True})
+
+
+@pytest.fixture(scope="module")
 def whole(base_config, tmp_path_factory):
     """The result and the folder of a run that was never interrupted, to be looked at."""
     workdir = tmp_path_factory.mktemp("train") / "whole"
@@ -55,6 +61,7 @@ def test_a_workdir_explains_itself(small_config, whole):
     assert json.loads((workdir / "result.json").read_text()) == result
     assert json.loads((workdir / "config.json").read_text()) == to_dict(small_config)
     assert (workdir / "checkpoints" / "12").exists()
+    assert list((workdir / "tensorboard").glob("events.*"))
     assert result["parameters"] == sum(x.size for x in jax.tree.leaves(restore(workdir).params))
     expected = {
         "eval/nats_per_token", "eval/bits_per_byte", "parameters", "flops_per_token", "seconds",
