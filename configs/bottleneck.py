@@ -11,7 +11,7 @@ Command   python run.py table --config=configs/bottleneck.py:tiny --workdir=/tmp
           python experiments/bottleneck.py /tmp/bottleneck    (the gaps and spectra in pictures)
 Rows      :tiny   six heads at 4 and 8 features, three at 16, and the softmax at 32
 Seeds     3; every row of a seed sees the same batches.
-Time      25 minutes on 2 very busy CPU cores, of which mixtape took half.
+Time      nine minutes on 2 CPU cores, of which mixtape took a third.
 Expect    The softmax is about 0.7, 0.3, 0.05 and 0.02 nats above the truth at 4, 8, 16 and 32
           features; plif and mixtape are ahead of it at 4 and 8 (experiments/results/spectra.png).
 """

@@ -7,7 +7,7 @@ Sizes     :tiny  a small decoder over a BPE vocabulary of 1,024 words (the defau
           :all   every head that predicts words, in the decoder and vocabulary of :tiny
           :small that of configs/clm.py:small; wants a GPU
 Seeds     3; every row sees the same batches, and starts from the same weights where shapes allow.
-Time      :tiny about eight minutes on 2 CPU cores, :all about forty.
+Time      :tiny about seven minutes on 2 CPU cores, :all about twenty-five.
 Expect    Untied and mixture heads have more parameters; label smoothing costs likelihood.
 """
 
