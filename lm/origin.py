@@ -2,7 +2,6 @@
 teacher, are read again whenever it goes on; their hash is in its workdir.
 """
 
-import json
 from collections.abc import Mapping
 
 import jax
@@ -11,6 +10,7 @@ from etils import epath
 from lm.errors import UserError
 from lm.fingerprint import fingerprint
 from lm.metrics import write_json
+from lm.workdir import read_json
 
 
 def record_origin(file: epath.Path, origin: str, arrays: Mapping[str, jax.Array]) -> None:
@@ -22,8 +22,13 @@ def record_origin(file: epath.Path, origin: str, arrays: Mapping[str, jax.Array]
 
 
 def check_origin(file: epath.Path, origin: str, arrays: Mapping[str, jax.Array]) -> None:
-    """Raises UserError where these are not the arrays that were recorded."""
-    recorded = json.loads(file.read_text())
+    """Raises UserError where these are not the arrays that were recorded, or nothing was."""
+    if not file.exists():
+        raise UserError(
+            f"{file.parent} has no {file.name}, by which to tell whether {origin} is still the "
+            "same; restore that file, or train again in another --workdir"
+        )
+    recorded = read_json(file)
     if (found := fingerprint(arrays)) != recorded["hash"]:
         raise UserError(
             f"{file.parent} was trained on {recorded['origin']} (hash {recorded['hash']}), which "

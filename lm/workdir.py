@@ -53,10 +53,10 @@ def check_same_config(
 
 def _is_free(workdir: epath.Path) -> bool:
     """Whether a run may begin in a folder."""
-    return workdir.is_dir() and all(map(_is_no_claim, workdir.iterdir()))
+    return workdir.is_dir() and all(map(_is_remark, workdir.iterdir()))
 
 
-def _is_no_claim(child: epath.Path) -> bool:
+def _is_remark(child: epath.Path) -> bool:
     """Whether a file says nothing of a run but, in a sweep's words, why it broke."""
     return child.name == "error.txt" or child.name.startswith(".")
 
@@ -75,23 +75,21 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 def claimed(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> Iterator[None]:
     """Writes what the run is made of before it begins; checks that its text is still the same.
 
-    A user's mistake that is found inside lets go of the workdir again, where this is the first leg
-    of its run.
+    A user's mistake that is found inside lets go of the workdir again, where no run was in it.
     """
-    recorded = workdir / "data.json"
+    recorded, main = workdir / "data.json", jax.process_index() == 0
+    free = not workdir.exists() or _is_free(workdir)
     if recorded.exists():
         check_same_text(workdir, corpus)
-        yield
-        return
-    if jax.process_index() == 0:
+    elif main:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_dict(config))
         write_json(recorded, corpus.manifest)
     try:
         yield
     except UserError:
-        if jax.process_index() == 0:
-            for child in filterfalse(_is_no_claim, workdir.iterdir()):
+        if free and main:
+            for child in filterfalse(_is_remark, workdir.iterdir()):
                 child.rmtree() if child.is_dir() else child.unlink()
         raise
 

@@ -30,3 +30,13 @@ def test_a_later_leg_keeps_what_is_there(tmp_path):
     with pytest.raises(UserError), claimed(config, workdir, CORPUS):
         raise UserError("no device is left")
     assert sorted(workdir.iterdir()) == before
+
+
+def test_a_run_whose_record_of_the_text_is_gone_keeps_its_checkpoints(tmp_path):
+    config, workdir = default.get_config(), epath.Path(tmp_path / "run")
+    with claimed(config, workdir, CORPUS):
+        (workdir / "checkpoints").mkdir()
+    (workdir / "data.json").unlink()
+    with pytest.raises(UserError), claimed(config, workdir, CORPUS):
+        raise UserError("a checkpoint is damaged")
+    assert (workdir / "checkpoints").exists() and (workdir / "config.json").exists()
