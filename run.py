@@ -220,19 +220,10 @@ def _config():
 
 
 def _adopted():
-    """The config with the model of the checkpoint, and the method of the adapter, that it names."""
-    from lm.pretrained import adopt
-    from lm.tune import peft
+    """The config, with what the checkpoint and the adapter decide that it names."""
+    from lm.adopt import adopted
 
-    config = peft.adopt(adopt(_CONFIG.value))
-    knobs = flatten(config.to_dict())
-    for key, value in _CONFIG_FLAG.override_values.items():
-        if knobs[key] != value:
-            raise UserError(
-                f"--config.{key}={value} contradicts the checkpoint that config starts from, which "
-                f"has {knobs[key]}; leave it out"
-            )
-    return config
+    return adopted(_CONFIG.value, _CONFIG_FLAG.override_values)
 
 
 def _restored():

@@ -9,15 +9,14 @@ from typing import Any
 
 from etils import epath
 
+from lm.adopt import adopted
 from lm.check import check
-from lm.config import Config, content_hash, flatten, override, plain
+from lm.config import Config, content_hash, override, plain
 from lm.continual.chain import learn
 from lm.errors import Interrupted, UserError
 from lm.headline import headline
-from lm.pretrained import adopt
 from lm.step import check_devices
 from lm.train import prepare_corpus
-from lm.tune import peft
 from lm.workdir import open_workdir
 
 
@@ -55,7 +54,8 @@ def points(
         for seed in seeds:
             varied = override(config, {**overrides, "seed": seed})
             try:
-                varied = _adopted(varied, overrides)
+                if {"init_from", "tune.adapter_from"} & overrides.keys():
+                    varied = adopted(varied, overrides)
                 check(varied)
             except UserError as error:
                 raise UserError(f"row {row}: {error}") from None
@@ -67,25 +67,6 @@ def points(
     if not found:
         raise UserError("sweep() and SEEDS give no point; give at least one row and one seed")
     return found
-
-
-def _adopted(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """A row's config; one that names its own checkpoint or adapter takes model or method of it.
-
-    Raises:
-      UserError: where another knob of the row contradicts these.
-    """
-    if not {"init_from", "tune.adapter_from"} & overrides.keys():
-        return config
-    adopted = peft.adopt(adopt(config))
-    asked, found = flatten(config.to_dict()), flatten(adopted.to_dict())
-    for key in overrides:
-        if asked[key] != found[key]:
-            raise UserError(
-                f"config.{key} = {asked[key]!r} contradicts what the row starts from, which has "
-                f"{found[key]!r}; leave it out"
-            )
-    return adopted
 
 
 def label(overrides: Mapping[str, Any]) -> str:

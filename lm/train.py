@@ -109,7 +109,8 @@ def shared_program(
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
     layout: Layout | None = None,
 ) -> Program:
-    """The program of a config; a late one again where seed, start or place in a chain differ alone.
+    """The program of a config; one of the last two again, where only the seed, what the run starts
+    from, or its place in a chain differs.
 
     What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
     """

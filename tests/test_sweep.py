@@ -91,7 +91,7 @@ def test_labels_say_what_is_set():
 
 
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_module, "adopt", lambda c: override(c, {"model.layers": 3}))
+    monkeypatch.setattr("lm.adopt.adopt", lambda c: override(c, {"model.layers": 3}))
     rows = [{}, {"init_from": "hf:B"}]
     assert [p.config.model.layers for p in points(ablation, rows, (0,), tmp_path)] == [1, 3]
     with pytest.raises(UserError, match=r"layers=2: config.model.layers = 2 contradicts .* has 3"):
