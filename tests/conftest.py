@@ -1,5 +1,6 @@
 """Small text and small configs that the tests share; a mesh takes its share of 8 fake devices."""
 
+import functools
 import math
 import os
 
@@ -9,6 +10,7 @@ import pytest
 from configs import default
 from lm import partition
 from lm.metrics import read_metrics
+from tests.points import finished
 
 # Without most of LLVM's work, and by the older of two emitters of fused loops where there still are
 # two, the same program is there in half of the time.
@@ -102,3 +104,9 @@ def losses():
         return [{k: v for k, v in record.items() if k not in timed} for record in records]
 
     return read
+
+
+@pytest.fixture
+def finish(tmp_path):
+    """Makes a finished point of an ablation: `finish(row, seed, bits per byte)`."""
+    return functools.partial(finished, tmp_path)

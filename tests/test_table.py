@@ -1,71 +1,17 @@
 """Are the verdicts of a table honest, and does it show all that it knows and nothing else?"""
 
 import csv
-import dataclasses
 import io
-import json
-import struct
 
 import numpy as np
 import pytest
-from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lm import figure
 from lm.errors import UserError
-from lm.report import write
 from lm.table import Table, holm, judge, paired, tabulate, to_csv, to_markdown
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    row: str
-    seed: int
-    workdir: epath.Path
-
-
-@pytest.fixture
-def finish(tmp_path):
-    """Make a finished point; a keyword of None leaves that key out of its result."""
-
-    def make(row: str, seed: int, bits: float, /, **changes) -> Point:
-        point = start(tmp_path, row, seed)
-        result = {
-            "eval/bits_per_byte": bits,
-            "eval/nats_per_token": 1.4,
-            "parameters": 831_232,
-            "flops_per_token": 5.1e6,
-            "tokens_per_second": 15_000.0 + seed,
-            "seconds": 200.0 + seed,
-            "device": "cpu",
-            "mesh": {"data": 1},
-            "versions": {"jax": "0.10.1", "flax": "0.12.0"},
-            "commit": "abc123",
-            "config_hash": row,
-            "data_hash": "d41d",
-            "seed": seed,
-            "steps": 100,
-        }
-        result = {k: v for k, v in (result | changes).items() if v is not None}
-        (point.workdir / "result.json").write_text(json.dumps(result))
-        lines = [
-            {"step": step, name: 2 + 5 / step}
-            for step in range(10, 101, 10)
-            for name in ("train/loss", "eval/bits_per_byte")
-        ]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (point.workdir / "metrics.jsonl").write_text(text + '{"step": 110, "trai')
-        return point
-
-    return make
-
-
-def start(folder, row: str, seed: int) -> Point:
-    workdir = epath.Path(folder) / f"{row.replace('/', '_')}-{seed}"
-    workdir.mkdir(parents=True)
-    return Point(row, seed, workdir)
+from tests.points import start
 
 
 def rows_of(table: Table) -> dict:
@@ -321,49 +267,3 @@ def test_the_csv_keeps_full_precision_seed_by_seed(finish):
     assert [float(v) for v in row["values"].split()] == values
     assert float(row["mean"]) == table.rows[0].mean and row["seeds"] == "0 1"
     assert row["difference"] == ""
-
-
-def size_of(path: epath.Path) -> tuple[int, int]:
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n" and data[-8:-4] == b"IEND"
-    return struct.unpack(">II", data[16:24])
-
-
-def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
-    finish, tmp_path, monkeypatch
-):
-    table = tabulate([finish("softmax", 0, 2.0), finish("x", 0, 1.9)])
-    write(table, tmp_path / "out")
-    folder = epath.Path(tmp_path / "out")
-    names = ["table.csv", "table.md", "table.png"]
-    assert sorted(path.name for path in folder.iterdir()) == names
-    assert (folder / "table.md").read_text() == to_markdown(table)
-    write(table, tmp_path / "both", also=[table])
-    both = (tmp_path / "both" / "table.md").read_text()
-    assert both == f"{to_markdown(table)}\n{to_markdown(table)}"
-    size = size_of(folder / "table.png")
-
-    def fail(table, path):
-        path.write_text("half a picture")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(figure, "draw", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write(table, folder)
-    assert sorted(path.name for path in folder.iterdir()) == names
-    assert size_of(folder / "table.png") == size
-
-
-def test_a_figure_of_thirty_rows_is_taller_than_one_of_two(finish, tmp_path):
-    points = [finish(f"row $ {i}", s, 2 + i / 99 + s / 7) for i in range(30) for s in range(2)]
-    many, few = epath.Path(tmp_path / "many.png"), epath.Path(tmp_path / "few.png")
-    figure.draw(tabulate(points), many)
-    figure.draw(tabulate(points[:4]), few)
-    assert size_of(many)[1] > 1.5 * size_of(few)[1]
-
-
-def test_a_figure_is_drawn_when_nothing_has_finished(tmp_path):
-    table = tabulate([start(tmp_path, row, 0) for row in ("a", "b")])
-    assert [row.verdict for row in table.rows] == ["baseline", "missing"]
-    figure.draw(table, epath.Path(tmp_path / "table.png"))
-    assert size_of(epath.Path(tmp_path / "table.png"))[0] > 1000
