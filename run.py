@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from configs import default
 from lm.allocator import keep_freed_memory
 from lm.check_names import nearest
-from lm.config import flatten, load, plain
+from lm.config import defaults, load, plain
 from lm.errors import Interrupted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
@@ -51,6 +51,7 @@ _LENGTH_PENALTY = flags.DEFINE_float(
     "length_penalty", 0.0, "generate: of the search; more prefers longer texts", 0.0
 )
 _SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
+_SEEDS = flags.DEFINE_integer("seeds", None, "sweep, table: the ablation's first N; all", 1)
 
 
 def train() -> int:
@@ -268,7 +269,9 @@ def _points():
     for key in sorted({key for row in rows for key in row} | {"seed"}):
         if key in _CONFIG_FLAG.override_values:
             raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
-    return points(_config(), rows, module.SEEDS, _workdir())
+    if (_SEEDS.value or 0) > len(module.SEEDS):
+        raise UserError(f"--seeds={_SEEDS.value} is more than the SEEDS of {path}: {module.SEEDS}")
+    return points(_config(), rows, module.SEEDS[: _SEEDS.value], _workdir())
 
 
 COMMANDS = {
@@ -320,16 +323,7 @@ def _parse(argv: list[str]) -> None:
     if values.get("config") == "":
         raise UserError("give the config as --config=FILE[:ARG], with an equals sign")
     if "config" in values:
-        path, _, arg = values["config"].partition(":")
-        try:
-            known = flatten(load(path).get_config(arg or None).to_dict())
-        except ValueError as error:
-            raise UserError(f"{path}: {plain(error)}") from None
-        except (AttributeError, TypeError) as error:
-            raise UserError(
-                f"{path} has no get_config(arg) that returns a ConfigDict: {plain(error)}"
-            ) from None
-        knobs = {f"config.{key}": value for key, value in known.items()}
+        knobs = [f"config.{key}" for key in defaults(values["config"])]
         for name in values:
             if name.startswith("config.") and name not in knobs:
                 raise UserError(f"--{name} is no knob{nearest(name, knobs)}")

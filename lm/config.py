@@ -37,6 +37,23 @@ def load(path: str) -> types.ModuleType:
     return module
 
 
+def defaults(name: str) -> dict[str, Any]:
+    """The flat dotted settings of a config FILE[:ARG] as its file has them.
+
+    Raises:
+      UserError: where there is no such file or argument, or it returns no config.
+    """
+    path, _, arg = name.partition(":")
+    try:
+        return flatten(load(path).get_config(arg or None).to_dict())
+    except ValueError as error:
+        raise UserError(f"{path}: {plain(error)}") from None
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path} has no get_config(arg) that returns a ConfigDict: {plain(error)}"
+        ) from None
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as nested plain dictionaries, as config.json holds it."""
     return json.loads(json.dumps(config.to_dict()))

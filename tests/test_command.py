@@ -58,6 +58,10 @@ MISTAKES = {
         "--length_penalty is of a search; give --beams=4 or so",
     ),
     "an ablation without rows": (["table", CLM, "--workdir=W"], "has no sweep"),
+    "more seeds than there are": (
+        ["table", "--config=configs/attention.py", "--seeds=9", "--workdir=W"],
+        "--seeds=9 is more than the SEEDS of configs/attention.py: (0, 1, 2, 3, 4)",
+    ),
     "a knob that the ablation varies": (
         ["table", "--config=configs/attention.py", "--config.seed=3", "--workdir=W"],
         "--config.seed is what the ablation varies",
