@@ -37,10 +37,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Where prepared text and compiled programs are kept. Safe to delete.
     config.cache = "~/.cache/softmax-laboratory"
     # Start from the parameters of this finished or unfinished run's folder, or of "hf:FOLDER", a
-    # checkpoint of Hugging Face transformers (or its name on the hub), which also sets the knobs
-    # that shape the model, the tokenizer and its vocabulary; "" is from scratch. A run that was
-    # tuned by another method than "full" keeps too little to start from. A run that can be resumed
-    # is resumed, whatever this says.
+    # checkpoint of Hugging Face transformers (or its name on the hub, or a "hf:FILE.gguf"), which
+    # also sets the knobs that shape the model, the tokenizer and its vocabulary; "": from scratch.
+    # A run that was tuned by another method than "full" keeps too little to start from. A run that
+    # can be resumed is resumed, whatever this says.
     config.init_from = ""
 
     # Token ids around the texts of an encoder_decoder, in tasks, prompts and `generate`: what opens

@@ -1,5 +1,5 @@
-"""How does a folder of transformers become a model here? Its config.json becomes our knobs, and its
-tensors our parameters, read slice by slice to where the mesh wants them.
+"""How does a folder of transformers, or a GGUF file, become a model here? Its config.json becomes
+our knobs, and its tensors our parameters, read slice by slice to where the mesh wants them.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from lm.config import Config
 from lm.errors import UserError
 from lm.pretrained.family import Family, adopted
+from lm.pretrained.gguf import SUFFIX, open_gguf
 from lm.pretrained.tensors import open_tensors
 from lm.pretrained.tokenizer import find_tokenizer
 from lm.pretrained.view import Source, Tensor, sources
@@ -29,7 +30,7 @@ class Checkpoint:
     """A checkpoint whose weights are still on disk.
 
     Attributes:
-      folder: where it lies.
+      folder: where it lies; or a GGUF file.
       family: what kind it is.
       theirs: its config.json.
       tensors: by name, without the body's prefix.
@@ -46,7 +47,9 @@ class Checkpoint:
         What shapes the model's function is the checkpoint's; what swaps a softmax (attention, head)
         and how it is computed and trained (dropout, types, remat, scan) stays the config's.
         """
-        ours = self.family.to_ours(self.theirs, str(self.folder / "config.json"))
+        is_file = self.folder.suffix == SUFFIX
+        where = self.folder if is_file else self.folder / "config.json"
+        ours = self.family.to_ours(self.theirs, str(where))
         for knob, tensor in self.family.present.items():
             ours[knob] = tensor in self.tensors
         for knob, tensor in self.family.absent.items():
@@ -121,12 +124,15 @@ def is_checkpoint(init_from: str) -> bool:
 
 
 def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
-    """Opens a folder, or the name of a repository of the hub; weights stay on disk.
+    """Opens a folder, a GGUF file, or the name of a repository of the hub; weights stay on disk.
 
     Raises:
       UserError: where there is none, it is of no known family, or it is damaged.
     """
     folder = _locate(source.removeprefix(MARK))
+    if folder.suffix == SUFFIX:
+        theirs, tensors = open_gguf(folder)
+        return Checkpoint(folder, families[theirs["model_type"]], theirs, tensors)
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder} has no config.json; give a folder that transformers saved")
@@ -147,8 +153,10 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
 
 def _locate(name: str) -> Path:
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.suffix == SUFFIX and folder.is_file()):
         return folder
+    if folder.suffix == SUFFIX:
+        raise UserError(f"there is no file {name}; fetch it, and give its path")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(f"there is no folder {name}; give one that transformers saved")
     try:

@@ -1,5 +1,5 @@
-"""How does a SentencePiece model become a tokenizer.json? Its pieces and scores are read from the
-file by the package `sentencepiece`, and normalised, cut and joined by `tokenizers` as it does.
+"""How does a SentencePiece model become a tokenizer.json? Its pieces and scores, which the package
+`sentencepiece` reads from its file, are normalised, cut and joined by `tokenizers` as it does.
 """
 
 import importlib
@@ -9,8 +9,8 @@ from typing import Any
 
 from lm.errors import UserError
 
-_UNIGRAM, _BPE = 1, 2  # kinds of models; the file's own numbers, as are those of pieces
-_CONTROL, _USER_DEFINED = 3, 4
+UNIGRAM, BPE = 1, 2  # kinds of models; the file's own numbers, as are those of pieces
+CONTROL, USER_DEFINED = 3, 4
 _SPACE = "▁"  # stands for a space in pieces
 _NAMED = ("[CLS]", "[SEP]", "[MASK]", "<mask>")  # special where a file has them as words of a user
 
@@ -27,10 +27,15 @@ def from_pieces(files: Sequence[Path], settings: Mapping[str, Any]) -> Any:
     Raises:
       UserError: `sentencepiece` is not installed, or the file is damaged or of another kind.
     """
+    (file,) = files
+    return from_model(file, _read(file), settings)
+
+
+def from_model(file: Path, found: Any, settings: Mapping[str, Any]) -> Any:
+    """The tokenizer of what a `file` holds, as SentencePiece's ModelProto has it; see above."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 
-    (file,), kind = files, settings.get("model_type")
-    found = _read(file)
+    kind = settings.get("model_type")
     trained, normal = found.trainer_spec, found.normalizer_spec
     pieces = [(piece.piece, piece.score) for piece in found.pieces]
     sentinels = [f"<extra_id_{i}>" for i in range(settings.get("extra_ids", 100))][::-1]
@@ -52,15 +57,15 @@ def from_pieces(files: Sequence[Path], settings: Mapping[str, Any]) -> Any:
         steps.append(normalizers.Prepend(_SPACE))
     steps.append(normalizers.Replace(" ", _SPACE))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    if trained.split_by_whitespace and trained.model_type == _UNIGRAM:
+    if trained.split_by_whitespace and trained.model_type == UNIGRAM:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(_SPACE, "merged_with_next")
     joins = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if normal.add_dummy_prefix:
         joins.append(decoders.Strip(" ", 1, 0))
     tokenizer.decoder = decoders.Sequence(joins)
     for piece in found.pieces:
-        if piece.type in (_CONTROL, _USER_DEFINED):
-            special = piece.type == _CONTROL or piece.piece in _NAMED
+        if piece.type in (CONTROL, USER_DEFINED):
+            special = piece.type == CONTROL or piece.piece in _NAMED
             token = AddedToken(piece.piece, normalized=False, special=special)
             tokenizer.add_special_tokens([token]) if special else tokenizer.add_tokens([token])
     tokenizer.add_special_tokens(sentinels)
@@ -87,9 +92,9 @@ def _read(file: Path) -> Any:
 def _model(file: Path, trained: Any, pieces: list[tuple[str, float]]) -> Any:
     from tokenizers import models
 
-    if trained.model_type == _UNIGRAM:
+    if trained.model_type == UNIGRAM:
         return models.Unigram(pieces, trained.unk_id, trained.byte_fallback)
-    if trained.model_type != _BPE:
+    if trained.model_type != BPE:
         raise UserError(f"{file} has whole words or characters as pieces; use unigram or BPE")
     numbers = {piece: number for number, (piece, _) in enumerate(pieces)}
     return models.BPE(

@@ -1,16 +1,20 @@
 """Which tokenizer does a checkpoint's folder hold? Its tokenizer.json, or one made from the files
-that came before: vocab.txt (WordPiece), vocab.json and merges.txt (byte-level BPE), or a
-SentencePiece model.
+that came before: vocab.txt (WordPiece), vocab.json and merges.txt (byte-level BPE), a SentencePiece
+model, or what a GGUF file says of its own.
 """
 
+import functools
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
+from lm.pretrained.gguf import SUFFIX, tokens_of
+from lm.pretrained.gguf_tokenizer import end_of, from_gguf
 from lm.pretrained.pieces import from_pieces
 
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -18,30 +22,48 @@ _BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
 
 
 def find_tokenizer(folder: Path, cache: Path) -> Path | None:
-    """The path of the tokenizer.json of a folder, made in `cache` where it has older files.
+    """The path of the tokenizer.json of a folder, made in `cache` where it has older files; or of a
+    GGUF file, beside which it lies, or of which it is made.
 
     None where the folder has no tokenizer.
 
     Raises:
       UserError: where it has one that cannot be read here.
     """
-    if (folder / "tokenizer.json").exists():
-        return folder / "tokenizer.json"
+    beside = (folder.parent if folder.suffix == SUFFIX else folder) / "tokenizer.json"
+    if beside.exists():
+        return beside
+    if folder.suffix == SUFFIX:
+        if not (found := tokens_of(folder)):
+            return None
+        make = functools.partial(from_gguf, folder, found)
+        return _made(cache, repr(found).encode(), make, end_of(found))
     for names, make in _MAKERS.items():
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
             settings = _read(folder / "tokenizer_config.json")
             settings["model_type"] = _read(folder / "config.json").get("model_type")
             content = b"".join(file.read_bytes() for file in files)
-            key = hashlib.sha256(content + json.dumps([names, settings], sort_keys=True).encode())
-            made = cache / key.hexdigest()[:16] / "tokenizer.json"
-            if not made.exists():
-                made.parent.mkdir(parents=True, exist_ok=True)
-                partial = made.with_name(f"{uuid.uuid4().hex}.partial")
-                make(files, settings).save(str(partial))
-                os.replace(partial, made)
-            return made
+            content += json.dumps([names, settings], sort_keys=True).encode()
+            return _made(cache, content, functools.partial(make, files, settings))
     return None
+
+
+def _made(cache: Path, content: bytes, make: Callable[[], Any], end: str | None = None) -> Path:
+    """The path of a tokenizer.json that is made of this content, unless it is there, and beside it
+    what ends a text, where that is known.
+    """
+    folder = cache / hashlib.sha256(content).hexdigest()[:16]
+    if not (folder / "tokenizer.json").exists():
+        files = {"tokenizer.json": make().to_str()}
+        if end is not None:
+            files = {"tokenizer_config.json": json.dumps({"eos_token": end}), **files}
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            partial = folder / f"{uuid.uuid4().hex}.partial"
+            partial.write_text(text, "utf-8")
+            os.replace(partial, folder / name)
+    return folder / "tokenizer.json"
 
 
 def _read(file: Path) -> dict[str, Any]:

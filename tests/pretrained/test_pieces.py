@@ -1,8 +1,6 @@
 """A folder with only a SentencePiece model encodes as SentencePiece and transformers do."""
 
-import io
 import json
-from pydoc_data.topics import topics
 
 import pytest
 
@@ -13,37 +11,7 @@ import sentencepiece
 from lm.data import load_subword
 from lm.errors import UserError
 from lm.pretrained.tokenizer import find_tokenizer
-
-TEXT = [line for line in topics["specialnames"].splitlines() if line][:400]
-TEXT += ['Ünïcode: the fox isn\'t "ﬁne"!'] * 3
-ASKED = [
-    *TEXT[:30],
-    "  two  spaces,  and at the end  ",
-    "The ﬁnal Ünï",
-    "unknown: 漢字 ☃",
-    "a\tb\nc",
-    "<s> is text",
-    "",
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Makes the model of a kind."""
-
-    def train(kind, **options):
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(TEXT),
-            model_writer=model,
-            vocab_size=options.pop("vocab_size", 300),
-            model_type=kind,
-            minloglevel=2,
-            **options,
-        )
-        return model.getvalue()
-
-    return train
+from tests.pretrained.pieces import ASKED, LLAMA, trained
 
 
 def folder_of(tmp_path, name, model, model_type, **settings):
@@ -58,8 +26,6 @@ def read(folder):
 
 
 T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-LLAMA = {"byte_fallback": True, "normalization_rule_name": "identity", "vocab_size": 600}
-LLAMA |= {"remove_extra_whitespaces": False}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +33,7 @@ LLAMA |= {"remove_extra_whitespaces": False}
     [("unigram", T5, "spiece.model", "t5"), ("bpe", LLAMA, "tokenizer.model", "llama")],
 )
 def test_tokens_are_those_of_sentencepiece_and_of_transformers(
-    kind, options, name, model_type, trained, tmp_path
+    kind, options, name, model_type, tmp_path
 ):
     model = trained(kind, **options)
     folder = folder_of(tmp_path, name, model, model_type)
@@ -90,7 +56,7 @@ def test_tokens_are_those_of_sentencepiece_and_of_transformers(
         assert ours.sentinels[0] == theirs.convert_tokens_to_ids("<extra_id_0>")
 
 
-def test_albert_lowers_and_strips_accents_first(trained, tmp_path):
+def test_albert_lowers_and_strips_accents_first(tmp_path):
     symbols = {"bos_piece": "[CLS]", "eos_piece": "[SEP]", "user_defined_symbols": ["[MASK]"]}
     model = trained("unigram", **symbols)
     ours = read(folder_of(tmp_path, "spiece.model", model, "albert"))
@@ -101,7 +67,7 @@ def test_albert_lowers_and_strips_accents_first(trained, tmp_path):
     assert names == ["[CLS]", "[SEP]", "[MASK]"]
 
 
-def test_a_model_of_another_kind_and_a_damaged_one_are_refused(trained, tmp_path):
+def test_a_model_of_another_kind_and_a_damaged_one_are_refused(tmp_path):
     folder = folder_of(tmp_path, "spiece.model", trained("char", vocab_size=60), "t5")
     with pytest.raises(UserError, match="whole words or characters as pieces"):
         read(folder)

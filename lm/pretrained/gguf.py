@@ -1,0 +1,155 @@
+"""How is a GGUF file of llama.cpp a checkpoint of transformers? Its metadata become a config.json,
+its tensors have their names there, and quantized numbers are read as those that they stand for.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.pretrained.view import Tensor
+
+SUFFIX = ".gguf"
+_TOKENIZER = "tokenizer.ggml."
+_ARCHITECTURES = ("llama", "qwen2")
+# Keys of config.json, and the file's below the name of its architecture.
+_SETTINGS = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "max_position_embeddings": "context_length",
+    "rope_theta": "rope.freq_base",
+}
+_NAMES = {"token_embd": "embed_tokens", "output_norm": "norm", "output": "lm_head"}
+_NAMES_IN_LAYERS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """A tensor of a file, as the numbers that it stands for.
+
+    Attributes:
+      stored: the reader's tensor, whose axes are named from the last to the first.
+      heads: into how many heads the rows are parted whose halves lie interleaved, as llama.cpp
+        rotates Llama's queries and keys; 0 where the rows are in order.
+    """
+
+    stored: Any
+    heads: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in self.stored.shape[::-1])
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        rows, *others = index
+        if self.heads:
+            pairs = self._read(slice(None)).reshape(self.heads, -1, 2, *self.shape[1:])
+            return pairs.swapaxes(1, 2).reshape(self.shape)[index]
+        return self._read(rows)[(slice(None), *others)]
+
+    def _read(self, rows: slice) -> np.ndarray:
+        return _package("gguf.quants").dequantize(self.stored.data[rows], self.stored.tensor_type)
+
+
+def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What its config.json would say, and its tensors by their names there; they stay on disk.
+
+    Raises:
+      UserError: where the file is damaged, a part of several, or of another architecture, or the
+        package `gguf` is not installed.
+    """
+    reader = _open(path)
+    found = {
+        key: field.contents()
+        for key, field in reader.fields.items()
+        if not key.startswith(_TOKENIZER)
+    }
+    kind = found.get("general.architecture")
+    if kind not in _ARCHITECTURES:
+        raise UserError(f"{path} is of architecture {kind!r}, not {' or '.join(_ARCHITECTURES)}")
+    if found.get("split.count", 1) > 1:
+        raise UserError(
+            f"{path} is one of {found['split.count']} parts; join them (llama-gguf-split --merge)"
+        )
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    try:
+        theirs = _settings(found, kind, stored)
+    except KeyError as error:
+        raise UserError(f"{path} lacks {error.args[0]}; it is damaged, fetch it again") from None
+    turned = {"attn_q": theirs["num_attention_heads"], "attn_k": theirs["num_key_value_heads"]}
+    tensors = {}
+    for name, tensor in stored.items():
+        part = name.split(".")[-2] if "." in name else name
+        heads = turned.get(part, 0) if kind == "llama" else 0
+        tensors[_their_name(name)] = _Stored(tensor, heads)
+    return theirs, tensors
+
+
+def tokens_of(path: Path) -> dict[str, Any]:
+    """What a file says of its tokenizer, without the beginning of the names."""
+    return {
+        key.removeprefix(_TOKENIZER): field.contents()
+        for key, field in _open(path).fields.items()
+        if key.startswith(_TOKENIZER)
+    }
+
+
+def _open(path: Path) -> Any:
+    reader = _package("gguf", path).GGUFReader
+    try:
+        return reader(path)
+    except Exception as error:  # of any kind, as the reader looks where the file tells it to
+        cause = " ".join(str(error).split())
+        raise UserError(f"{path} is truncated or damaged ({cause}); fetch it again") from None
+
+
+def _package(name: str, path: Path | None = None) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{path} is a GGUF file; to read it, pip install gguf") from None
+
+
+def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+    own = {key: found.get(f"{kind}.{name}") for key, name in _SETTINGS.items()}
+    theirs = {key: value for key, value in own.items() if value is not None}
+    for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
+        if key not in theirs:
+            raise KeyError(f"{kind}.{_SETTINGS[key]}")
+    theirs.setdefault("num_key_value_heads", theirs["num_attention_heads"])
+    scaling = found.get(f"{kind}.rope.scaling.type", "none")
+    if "rope_freqs.weight" in stored:
+        scaling = "llama3"
+    if scaling != "none":
+        theirs["rope_scaling"] = {"rope_type": scaling}
+    theirs["model_type"] = kind
+    theirs["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
+    theirs["tie_word_embeddings"] = "output.weight" not in stored
+    return theirs
+
+
+def _their_name(name: str) -> str:
+    first, *rest = name.split(".")
+    if first == "blk" and len(rest) == 3 and rest[1] in _NAMES_IN_LAYERS:
+        layer, part, kind = rest
+        return f"layers.{layer}.{_NAMES_IN_LAYERS[part]}.{kind}"
+    return ".".join((_NAMES.get(first, first), *rest))
