@@ -247,6 +247,10 @@ def written(tmp_path_factory):
 LORA = {"r": 3, "target_modules": ["q_proj"]}
 UNREAD = {
     "biases of B": (peft.LoraConfig(**LORA, lora_bias=True), "has lora_bias True; only False"),
+    "what was taken off the base": (
+        peft.LoraConfig(**LORA, init_lora_weights="pissa"),
+        "it began with 'pissa', which changes the base; save it from peft with path_initial",
+    ),
     "one scanned layer": (
         peft.LoraConfig(**LORA, layers_to_transform=[1]),
         r"layers.1.self_attn.q_proj.lora_A.weight, which this llama cannot hold",

@@ -17,6 +17,8 @@ from lm.tune.peft.names import OUTER, check_all_read, matrices, module, places
 
 # Keys of adapter_config.json, and the only values that are read; absent ones have them.
 DEMANDS = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
+# How peft may have begun; any other beginning (pissa, olora, corda) it takes off the base.
+_BEGINNINGS = (True, False, None, "gaussian", "eva")
 
 
 def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,6 +78,11 @@ def read(
     Raises:
       UserError: where the adapter has what ours have not, such as several ranks.
     """
+    if (begun := theirs.get("init_lora_weights")) not in _BEGINNINGS:
+        raise UserError(
+            f"it began with {begun!r}, which changes the base; save it from peft with "
+            "path_initial_model_for_weight_conversion"
+        )
     known, power = matrices(config, family), 0.5 if theirs.get("use_rslora") else 1.0
     flat, ranks, scales, read = {}, set(), set(), set()
     for path, source in known.items():
