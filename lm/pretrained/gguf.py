@@ -3,7 +3,6 @@ its tensors have their names there, and quantized numbers are read as those that
 """
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,9 @@ class _Stored:
         return self._read(rows)[(slice(None), *others)]
 
     def _read(self, rows: slice) -> np.ndarray:
-        return _package("gguf.quants").dequantize(self.stored.data[rows], self.stored.tensor_type)
+        from gguf.quants import dequantize
+
+        return dequantize(self.stored.data[rows], self.stored.tensor_type)
 
 
 def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -114,19 +115,15 @@ def tokens_of(path: Path) -> dict[str, Any]:
 
 
 def _open(path: Path) -> Any:
-    reader = _package("gguf", path).GGUFReader
     try:
-        return reader(path)
+        from gguf import GGUFReader
+    except ModuleNotFoundError:
+        raise UserError(f"{path} is a GGUF file; to read it, pip install gguf") from None
+    try:
+        return GGUFReader(path)
     except Exception as error:  # of any kind, as the reader looks where the file tells it to
         cause = " ".join(str(error).split())
         raise UserError(f"{path} is truncated or damaged ({cause}); fetch it again") from None
-
-
-def _package(name: str, path: Path | None = None) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"{path} is a GGUF file; to read it, pip install gguf") from None
 
 
 def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) -> dict[str, Any]:
