@@ -36,7 +36,10 @@ def check_tokenizer(name: str, vocab_size: int | None) -> None:
     """
     if name == "bytes":
         if vocab_size not in (None, ByteTokenizer.vocab_size):
-            raise UserError(f"tokenizer bytes has 256 tokens, not {vocab_size}; set vocab_size=256")
+            raise UserError(
+                f"tokenizer bytes has 256 tokens, not {vocab_size}; set vocab_size=256, or name a "
+                "checkpoint's own tokenizer.json in config.data.tokenizer"
+            )
     elif name == "characters":
         if vocab_size is None or not 2 <= vocab_size <= 1_000_000:
             raise UserError(

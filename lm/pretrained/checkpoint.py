@@ -15,7 +15,7 @@ import numpy as np
 from lm.config import Config
 from lm.errors import UserError
 from lm.pretrained.family import Family, adopted
-from lm.pretrained.gguf import SUFFIX, open_gguf
+from lm.pretrained.gguf import is_gguf, open_gguf
 from lm.pretrained.tensors import open_tensors
 from lm.pretrained.tokenizer import find_tokenizer
 from lm.pretrained.view import Source, Tensor, sources
@@ -47,8 +47,7 @@ class Checkpoint:
         What shapes the model's function is the checkpoint's; what swaps a softmax (attention, head)
         and how it is computed and trained (dropout, types, remat, scan) stays the config's.
         """
-        is_file = self.folder.suffix == SUFFIX
-        where = self.folder if is_file else self.folder / "config.json"
+        where = self.folder if is_gguf(self.folder) else self.folder / "config.json"
         ours = self.family.to_ours(self.theirs, str(where))
         for knob, tensor in self.family.present.items():
             ours[knob] = tensor in self.tensors
@@ -130,7 +129,7 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
       UserError: where there is none, it is of no known family, or it is damaged.
     """
     folder = _locate(source.removeprefix(MARK))
-    if folder.suffix == SUFFIX:
+    if is_gguf(folder):
         theirs, tensors = open_gguf(folder)
         return Checkpoint(folder, families[theirs["model_type"]], theirs, tensors)
     path = folder / "config.json"
@@ -153,9 +152,9 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
 
 def _locate(name: str) -> Path:
     folder = Path(name).expanduser()
-    if folder.is_dir() or (folder.suffix == SUFFIX and folder.is_file()):
+    if folder.is_dir() or (is_gguf(folder) and folder.is_file()):
         return folder
-    if folder.suffix == SUFFIX:
+    if is_gguf(folder):
         raise UserError(f"there is no file {name}; fetch it, and give its path")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(f"there is no folder {name}; give one that transformers saved")

@@ -3,7 +3,7 @@ its tensors have their names there, and quantized numbers are read as those that
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from lm.errors import UserError
 from lm.pretrained.view import Tensor
 
-SUFFIX = ".gguf"
 _TOKENIZER = "tokenizer.ggml."
 _ARCHITECTURES = ("llama", "qwen2")
 # Keys of config.json, and the file's below the name of its architecture.
@@ -68,7 +67,18 @@ class _Stored:
     def _read(self, rows: slice) -> np.ndarray:
         from gguf.quants import dequantize
 
-        return dequantize(self.stored.data[rows], self.stored.tensor_type)
+        try:
+            return dequantize(self.stored.data[rows], self.stored.tensor_type)
+        except NotImplementedError:
+            raise UserError(
+                f"{self.stored.name} is stored as {self.stored.tensor_type.name}, which the "
+                "package gguf cannot read; take a file of another quantization, such as Q8_0"
+            ) from None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, be it there or not; a folder's never is."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -140,8 +150,14 @@ def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) ->
         theirs["rope_scaling"] = {"rope_type": scaling}
     theirs["model_type"] = kind
     theirs["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
+    theirs["attention_bias"] = _has_biases(stored, ".attn_")
+    theirs["mlp_bias"] = _has_biases(stored, ".ffn_")
     theirs["tie_word_embeddings"] = "output.weight" not in stored
     return theirs
+
+
+def _has_biases(names: Iterable[str], part: str) -> bool:
+    return any(part in name and name.endswith(".bias") for name in names)
 
 
 def _their_name(name: str) -> str:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lm.errors import UserError
-from lm.pretrained.pieces import BPE, CONTROL, USER_DEFINED, from_model
+from lm.pretrained.pieces import BPE, CONTROL, NORMAL, USER_DEFINED, from_model
 
 # How text is cut into words: by runs of letters, of digits, of other signs, and of spaces.
 _RUNS = (
@@ -39,9 +39,9 @@ def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
 
 
 def end_of(found: Mapping[str, Any]) -> str | None:
-    """The token that closes a text."""
-    number = found.get("eos_token_id")
-    return None if number is None else found["tokens"][number]
+    """The token that closes a text; None where the file names none."""
+    tokens, number = found.get("tokens", ()), found.get("eos_token_id", -1)
+    return tokens[number] if 0 <= number < len(tokens) else None
 
 
 def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
@@ -56,6 +56,12 @@ def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
         )
     numbers = {token: number for number, token in enumerate(found["tokens"])}
     merges = [tuple(merge.split(" ", 1)) for merge in found["merges"]]
+    for pair in merges:  # `tokenizers` would panic
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= numbers.keys():
+            raise UserError(
+                f"{path} merges {' '.join(pair)!r} to none of its tokens; it is damaged, fetch it "
+                "again"
+            )
     tokenizer = Tokenizer(models.BPE(numbers, merges, ignore_merges=kind == "llama-bpe"))
     steps: list[Any] = [cuts.ByteLevel(add_prefix_space=False, use_regex=WORDS[kind] is None)]
     if (pattern := WORDS[kind]) is not None:
@@ -74,6 +80,8 @@ def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
 
 
 def _pieces(path: Path, found: Mapping[str, Any]) -> Any:
+    if "scores" not in found:
+        raise UserError(f"{path} has pieces without scores; put its tokenizer.json beside it")
     rows = zip(found["tokens"], found["scores"], _types(found), strict=True)
     unknown = found.get("unknown_token_id", 0)
     model = SimpleNamespace(
@@ -95,5 +103,11 @@ def _pieces(path: Path, found: Mapping[str, Any]) -> Any:
 
 
 def _types(found: Mapping[str, Any]) -> Sequence[int]:
-    """The kind of each token, numbered as SentencePiece does."""
-    return found.get("token_type") or [1] * len(found["tokens"])
+    """The kind of each token, numbered as SentencePiece does; what opens and closes texts is no
+    text, whatever the file says.
+    """
+    types = list(found.get("token_type") or [NORMAL] * len(found["tokens"]))
+    for number in (found.get("bos_token_id", -1), found.get("eos_token_id", -1)):
+        if 0 <= number < len(types) and types[number] == NORMAL:
+            types[number] = CONTROL
+    return types

@@ -10,7 +10,7 @@ from typing import Any
 from lm.errors import UserError
 
 UNIGRAM, BPE = 1, 2  # kinds of models; the file's own numbers, as are those of pieces
-CONTROL, USER_DEFINED = 3, 4
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 _SPACE = "▁"  # stands for a space in pieces
 _NAMED = ("[CLS]", "[SEP]", "[MASK]", "<mask>")  # special where a file has them as words of a user
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
-from lm.pretrained.gguf import SUFFIX, tokens_of
+from lm.pretrained.gguf import is_gguf, tokens_of
 from lm.pretrained.gguf_tokenizer import end_of, from_gguf
 from lm.pretrained.pieces import from_pieces
 
@@ -30,10 +30,10 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
     Raises:
       UserError: where it has one that cannot be read here.
     """
-    beside = (folder.parent if folder.suffix == SUFFIX else folder) / "tokenizer.json"
+    beside = (folder.parent if is_gguf(folder) else folder) / "tokenizer.json"
     if beside.exists():
         return beside
-    if folder.suffix == SUFFIX:
+    if is_gguf(folder):
         if not (found := tokens_of(folder)):
             return None
         make = functools.partial(from_gguf, folder, found)

@@ -40,11 +40,11 @@ SIZES = {
 }
 
 
-def their_model(kind, tied):
+def their_model(kind, tied, **more):
     torch.manual_seed(0)
     classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
     model = getattr(transformers, classes[kind])
-    model = model(model.config_class(**SIZES, tie_word_embeddings=tied)).eval()
+    model = model(model.config_class(**SIZES, tie_word_embeddings=tied, **more)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -191,9 +191,47 @@ def test_pieces_are_those_of_sentencepiece(tmp_path):
     assert ours.end == processor.eos_id()
 
 
+def test_what_closes_a_text_is_no_text_though_a_file_does_not_say_so(tmp_path):
+    names = ["<end>", "ab", *pre_tokenizers.ByteLevel.alphabet()]
+    said = {"tokenizer_pre": "gpt-2", "token_list": names, "token_merges": ["a b"]}
+    ours = words_of(tmp_path, tokenizer_model="gpt2", eos_token_id=0, **said)
+    assert ours.end == 0
+    with pytest.raises(UserError, match="has no end-of-document token"):
+        words_of(tmp_path, tokenizer_model="gpt2", eos_token_id=999, **said)
+
+
 def test_a_tokenizer_beside_the_file_is_preferred(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     assert find_tokenizer(tmp_path / "model.gguf", tmp_path) == tmp_path / "tokenizer.json"
+
+
+def test_a_file_is_known_by_its_ending_and_a_folder_is_none(tmp_path):
+    file = write(tmp_path / "MODEL.GGUF", their_model("llama", True))
+    assert open_checkpoint(f"hf:{file}").family.model_type == "llama"
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        open_checkpoint(f"hf:{tmp_path / 'folder.gguf'}")
+
+
+def test_biases_of_a_llama_are_refused_and_not_dropped(tmp_path):
+    for bias in ("attention_bias", "mlp_bias"):
+        file = write(tmp_path / "model.gguf", their_model("llama", True, **{bias: True}))
+        with pytest.raises(UserError, match=f"has {bias} = True"):
+            open_checkpoint(f"hf:{file}").adopt(default.get_config())
+
+
+def test_numbers_that_gguf_cannot_read_are_named(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name in ("block_count", "embedding_length", "feed_forward_length", "head_count"):
+        getattr(writer, f"add_{name}")(1)
+    writer.add_tensor("token_embd.weight", np.ones((2, 1)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tensors = open_checkpoint(f"hf:{tmp_path / 'model.gguf'}").tensors
+    with pytest.raises(UserError, match=r"token_embd\.weight is stored as F64"):
+        tensors["embed_tokens.weight"][:, :]
 
 
 def _truncated(file):
@@ -212,6 +250,18 @@ def _truncated(file):
             "scales rotary positions by 'yarn'",
         ),
         (None, {"tokenizer_model": "bert"}, "tokenizer of kind 'bert', none of gpt2, llama; put"),
+        (None, {"tokenizer_model": "none", "eos_token_id": 0}, "tokenizer of kind 'none'"),
+        (
+            None,
+            {
+                "tokenizer_model": "gpt2",
+                "tokenizer_pre": "gpt-2",
+                "token_list": ["a", "b"],
+                "token_merges": ["a b"],
+            },
+            "merges 'a b' to none of its tokens; it is damaged",
+        ),
+        (None, {"tokenizer_model": "llama", "token_list": ["a"]}, "has pieces without scores; put"),
         (
             None,
             {"tokenizer_model": "gpt2", "tokenizer_pre": "gpt-9", "token_list": ["a"]},
