@@ -292,6 +292,13 @@ DAMAGE = {
 }
 
 
+@pytest.mark.parametrize("beginning", ["gaussian", "orthogonal", "mica"])
+def test_what_began_without_changing_the_base_is_read(beginning, written, tmp_path):
+    options = peft.LoraConfig(**LORA | {"r": 4}, init_lora_weights=beginning)
+    config, params = load_adapter(*written(tmp_path, options), FAMILIES["llama"])
+    assert config.tune.rank == 4 and params
+
+
 @pytest.mark.parametrize("message", DAMAGE)
 def test_a_damaged_adapter_is_named_in_one_line(message, written, tmp_path):
     folder, config = written(tmp_path, peft.LoraConfig(**LORA))

@@ -17,8 +17,8 @@ from lm.tune.peft.names import OUTER, check_all_read, matrices, module, places
 
 # Keys of adapter_config.json, and the only values that are read; absent ones have them.
 DEMANDS = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
-# How peft may have begun; any other beginning (pissa, olora, corda) it takes off the base.
-_BEGINNINGS = (True, False, None, "gaussian", "eva")
+# How peft may have begun; any other beginning (pissa, olora, corda, loftq) it takes off the base.
+_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
