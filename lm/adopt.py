@@ -1,5 +1,5 @@
-"""Which knobs does what a run starts from decide? Those of the model of its checkpoint, and of the
-method of its adapter.
+"""Which knobs does something else decide? A checkpoint those of the model, an adapter those of the
+method, where a run starts from them; epochs how many steps there are.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,12 @@ def adopted(config: Config, given: Iterable[str]) -> Config:
     Raises:
       UserError: where one of the dotted knobs that were `given` contradicts these.
     """
+    given = tuple(given)
+    if "steps" in given and config.epochs is not None:
+        raise UserError(
+            f"config.steps = {config.steps} is not looked at where config.epochs = {config.epochs} "
+            "says how many; set --config.epochs instead"
+        )
     found = peft.adopt(adopt(config))
     asked, decided = flatten(config.to_dict()), flatten(found.to_dict())
     for key in given:

@@ -62,6 +62,10 @@ MISTAKES = {
         ["table", "--config=configs/attention.py", "--seeds=9", "--workdir=W"],
         "--seeds=9 is more than the SEEDS of configs/attention.py: (0, 1, 2, 3, 4)",
     ),
+    "steps where epochs say how many": (
+        ["train", "--config=configs/finetune.py:tiny", "--config.steps=4", "--workdir=W"],
+        "config.steps = 4 is not looked at where config.epochs = 4.0 says how many",
+    ),
     "a knob that the ablation varies": (
         ["table", "--config=configs/attention.py", "--config.seed=3", "--workdir=W"],
         "--config.seed is what the ablation varies",
