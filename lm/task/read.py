@@ -42,10 +42,7 @@ def records(source: str, form: str = "", columns: Sequence[str] = ()) -> Iterato
         yield from _public(source.removeprefix("tfds:"))
         return
     if not source.startswith("files:"):
-        raise UserError(
-            f"config.data.source = {source!r} holds no labelled examples; use files:PATTERN or "
-            "tfds:NAME"
-        )
+        raise UserError(f"{source!r} names no labelled examples; use files:PATTERN or tfds:NAME")
     for document in sources.documents(source):
         name = Path(document.name).name
         lines = _form(name, form)(document.text, tuple(columns), name)

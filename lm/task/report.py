@@ -37,7 +37,7 @@ def write_report(
     page += [f"{name:20} {value:.4f}" for name, value in scores.items()]
     page += [f"{task.main}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)", ""]
     page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
-    page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]]
+    page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]] or ["none"]
     (folder / "report.txt").write_text("\n".join(page) + "\n")
     _draw(folder / "report.png", data, predictions)
     return {"interval": [low, high]}
@@ -122,7 +122,9 @@ def _reliability(axes: Any, predictions: Sequence[Any], is_right: Sequence[bool]
     found = calibration(np.array([p["confidence"] for p in predictions]), np.array(is_right), BINS)
     axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
     size = 20 + 300 * found.count / len(predictions)
-    axes.scatter(found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7)
+    axes.scatter(
+        found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7, clip_on=False
+    )
     axes.set_title(f"expected calibration error {found.error:.3f}", fontsize=10)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)

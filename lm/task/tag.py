@@ -114,7 +114,19 @@ class Tagging(Task):
             best = output.get("best", np.argmax(output["log_probs"], axis=-1))[:words]
             said += [labels[i] for i in best]
             confidence += np.exp(log_probs[np.arange(words), best]).tolist()
-        return {"label": example["label"], "predicted": said, "confidence": min(confidence)}
+        return {
+            "words": example["words"],
+            "label": example["label"],
+            "predicted": said,
+            "confidence": min(confidence),
+        }
+
+    def told(self, prediction: Prediction) -> str:
+        """The words whose tags are wrong, with these."""
+        tags = (prediction[name] for name in ("words", "predicted", "label"))
+        rows = [row for row in zip(*tags, strict=True) if row[1] != row[2]]
+        wrong = "; ".join(f"{word}: {said}, not {true}" for word, said, true in rows)
+        return f"{wrong} (confidence {prediction['confidence']:.3f})"
 
     def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Of every sentence, counts of entities and words; see `metrics.entity_counts`."""

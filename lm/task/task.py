@@ -140,7 +140,8 @@ class Task:
 
     def told(self, prediction: Prediction) -> str:
         """A prediction in a few words."""
-        said = f"{prediction['predicted']}, not {prediction['label']}"
+        both = (prediction["predicted"], prediction["label"])
+        said = "{}, not {}".format(*(f"{each:.4g}" if self.real else each for each in both))
         sure = prediction.get("confidence")
         return said if sure is None else f"{said} (confidence {sure:.3f})"
 
@@ -208,10 +209,10 @@ class Judged(Protocol):
 
 
 def number_of(label: str, labels: Numbers, example: Example) -> int:
-    """The number of a label; UserError where the training examples have no such label."""
+    """The number of a label; UserError where neither config nor training examples have it."""
     if label not in labels:
         raise UserError(
-            f"{example['place']} has the label {label!r}, which no training example has; known: "
+            f"{example['place']} has the label {label!r}, which is none of the known: "
             f"{', '.join(labels)[:80]}. Name all labels in config.task.labels, or mend that one"
         )
     return labels[label]

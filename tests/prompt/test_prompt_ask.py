@@ -156,7 +156,7 @@ MISTAKES = {
     "config.prompt.shots = -1: must be at least 0": {"prompt.shots": -1},
     "must hold {answer} once": {"prompt.template": "{text}"},
     "has no column 'txt', only text, label, options": {"prompt.template": "{txt}{answer}"},
-    "has the label 'b', which no": {"task.labels": ("a", "c")},
+    "has the label 'b', which is none": {"task.labels": ("a", "c")},
     "there are 7 other examples to show before q.jsonl line 1": {"prompt.shots": 8},
     "matches no file": {"prompt.source": "files:/nowhere/*.jsonl"},
     "has the choices": {"prompt.words": (), "task.choices": ("text",)},

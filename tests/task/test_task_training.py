@@ -8,6 +8,7 @@ import pytest
 
 from lm.config import override
 from lm.restore import restore
+from lm.task import build_task
 from lm.task.report import MISTAKES
 from lm.train import train
 
@@ -74,6 +75,22 @@ def test_every_task_trains_and_reports(task_config, labelled, tmp_path, name):
     for metric, value in least.items():
         assert result[metric] >= value
     assert (tmp_path / "run" / "report.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction", "told"),
+    [
+        (
+            "tagging",
+            {"words": ["in", "New", "York"], "predicted": ["O", "O", "I-LOC"],
+             "label": ["O", "B-LOC", "I-LOC"], "confidence": 0.5},
+            "New: O, not B-LOC (confidence 0.500)",
+        ),
+        ("regression", {"predicted": 0.2406599521636963, "label": -3.0}, "0.2407, not -3"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_a_few_words(task_config, name, prediction, told):
+    assert build_task(override(task_config, {"task.name": name})).told(prediction) == told
 
 
 @pytest.mark.slow
