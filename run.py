@@ -105,7 +105,7 @@ def generate() -> int:
     _check_generate()
     run = _restored()
     tokenizer, texts = run.tokenizer, _PROMPT.value
-    ids, sources = prompt_ids(tokenizer, texts), None
+    ids, sources = prompt_ids(tokenizer, texts, run.opens), None
     if run.config.model.architecture == "encoder_decoder":
         # The encoder reads the prompt; the answer begins on a line of its own.
         sources = [run.frame.read(each.ids) for each in tokenizer.encode_batch(texts)]

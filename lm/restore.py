@@ -48,6 +48,13 @@ class Restored:
         packed = self.step > 0 and not self.config.task.name
         return framed(None if packed else self.config.frame, self.tokenizer.end)
 
+    @property
+    def opens(self) -> int:
+        """The token that opens a decoder's text: END, as training here packs texts; of a checkpoint
+        that was not trained here, the tokenizer's own, such as Llama's <s>.
+        """
+        return self.tokenizer.end if self.step else self.tokenizer.start
+
     @functools.cached_property
     def corpus(self) -> Corpus | TaskData:
         """The prepared text, made where the cache lacks it."""

@@ -20,6 +20,7 @@ from lm.generate.decode import Choice, Same, _begin, _go_on
 from lm.generate.prompts import arrange
 from lm.prompt.read import reader
 from lm.prompt.template import Query
+from lm.restore import Restored
 from lm.tune import room
 from lm.tune.tuned import room_of
 
@@ -198,9 +199,13 @@ def test_texts_stream_whole_characters_and_end_with_their_document():
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
-def test_prompts_open_with_the_document_token():
-    ids = prompt_ids(ByteTokenizer(), ["ab", ""])
-    assert [list(x) for x in ids] == [[255, 97, 98], [255]]
+def test_prompts_open_with_the_document_token_but_as_a_checkpoint_has_it_before_training():
+    tokenizer = ByteTokenizer()
+    tokenizer.start = 7
+    for step, opens in ((0, 7), (3, 255)):
+        run = Restored(None, tokenizer, None, None, step)
+        ids = prompt_ids(run.tokenizer, ["ab", ""], run.opens)
+        assert [list(x) for x in ids] == [[opens, 97, 98], [opens]]
 
 
 @pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -17,7 +17,7 @@ from lm.errors import UserError
 
 # Names of the special tokens, the first that a tokenizer has: ours, then well-known ones.
 ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
-STARTS = ("[CLS]", "<s>")
+STARTS = ("[CLS]", "<s>", "<|begin_of_text|>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
 SENTINEL = re.compile(r"<\|sentinel_(\d+)\|>|<extra_id_(\d+)>")
 

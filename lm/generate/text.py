@@ -9,10 +9,10 @@ import numpy as np
 from lm.data import Tokenizer
 
 
-def prompt_ids(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of prompts, each opened by the document token, as documents are in training."""
+def prompt_ids(tokenizer: Tokenizer, prompts: Sequence[str], opens: int) -> list[np.ndarray]:
+    """Token ids of prompts, each opened by the token that opens a text."""
     encoded = tokenizer.encode_batch(list(prompts))
-    return [np.concatenate([[tokenizer.end], ids]) for ids, _ in encoded]
+    return [np.concatenate([[opens], ids]) for ids, _ in encoded]
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
