@@ -123,6 +123,15 @@ IMPOSSIBLE = [
         "of config.model.max_length = 1024 positions; use at most 990",
     ),
     (
+        {
+            "task.name": "classification",
+            "output.tied": False,
+            "task.pooling": "last",
+            "data.length": 2048,
+        },
+        "2048 is longer than config.model.max_length = 1024",
+    ),
+    (
         {"task.name": "classification", "task.text": ("a", "b", "c")},
         "task classification reads 1 to 2 columns",
     ),

@@ -34,7 +34,8 @@ def check_task(config: Config) -> None:
             f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "
             "not; leave it out"
         )
-    if config.task.answer_tokens > (most := _most_written(config)):
+    most = _most_written(config)
+    if config.task.answer_tokens and config.task.answer_tokens > most:
         raise UserError(
             f"config.task.answer_tokens = {config.task.answer_tokens} leaves a source too few of "
             f"config.model.max_length = {config.model.max_length} positions; use at most {most}"
