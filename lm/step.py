@@ -33,6 +33,7 @@ from lm.task import build_task
 from lm.task.encode import Layout
 from lm.task.objective import Labelled
 from lm.tune import Tuning, split, tuning
+from lm.tune.lora import check_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +228,8 @@ def build_program(
 
 
 def _check_trained(methods: Tuning, abstract: State) -> None:
-    """Raises UserError where a method finds nothing in the model to train."""
+    """Raises UserError where a method, or a target of one, finds nothing in the model to train."""
+    check_targets(methods.config.tune.targets or (), abstract.params, abstract.frozen)
     for name, trained in methods.trained(abstract.params).items():
         if not trained:
             raise UserError(

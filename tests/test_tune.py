@@ -38,6 +38,12 @@ def tiny(small_config):
     return override(small_config, sizes | {"batch_size": 4, "schedule.warmup": 0})
 
 
+def test_a_target_that_is_no_matrix_is_named(tiny):
+    config = override(tiny, {"tune.method": "lora", "tune.targets": ("value", "querry")})
+    with pytest.raises(UserError, match=r"has 'querry', .* it has .*query.*; did you mean query\?"):
+        build_program(config, 256)
+
+
 def test_split_and_join_are_inverse_also_within_an_array():
     params = {"a": {"kernel": jnp.arange(6.0).reshape(3, 2)}, "b": jnp.ones(2), "c": jnp.zeros(1)}
     kept = {("a", "kernel"): 2, ("b",): 0, ("c",): None}

@@ -1,13 +1,16 @@
 """What if a matrix moves only within a low rank? LoRA, its rank-stable and its decomposed form."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
+from lm.check_names import nearest
+from lm.errors import UserError
 from lm.linear import flat_product
 from lm.tune.method import ends_with
 
@@ -56,6 +59,19 @@ class Decomposed(LowRank):
         factor = lengths(layer["kernel"], own["growth"]) / jnp.linalg.norm(moved, axis=0)
         bias = layer["bias"].astype(y.dtype) if "bias" in layer else jnp.zeros((), y.dtype)
         return (y - bias + update) * factor.astype(y.dtype) + bias
+
+
+def check_targets(targets: Iterable[str], *trees: Any) -> None:
+    """Raises UserError where a target has added to no matrix in trees of parameters."""
+    paths = [path for tree in trees if tree for path in flatten_dict(tree)]
+    for target in targets:
+        moved = (path[:-2] for path in paths if path[-1] == "a_kernel")
+        if not any(ends_with(path, (target,)) for path in moved):
+            names = sorted({path[-2] for path in paths if path[-1] == "kernel"})
+            raise UserError(
+                f"config.tune.targets has {target!r}, which is no matrix of this model; it has "
+                f"{', '.join(names)}{nearest(target, names)}"
+            )
 
 
 def lengths(kernel: jax.Array, growth: jax.Array) -> jax.Array:
