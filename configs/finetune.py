@@ -11,8 +11,9 @@ Tasks     :tweets    how tweets feel, -4 to 4: regression (the default)
           :conll2003 :squad   CoNLL-2003 and SQuAD 1.1, likewise
           :tiny      :tweets with a small encoder from scratch
 Model     all-MiniLM-L6-v2, 22 M parameters; any other by --config.init_from=hf:FOLDER
-Time      :tweets two epochs of 48 tokens took a quarter of an hour a seed on 2 busy CPU cores.
-Expect    :tweets r = 0.925, where ridge regression on frozen features has 0.83.
+Time      :tweets an epoch of 48 tokens takes 80 s a seed on 2 CPU cores, thrice that on busy ones.
+Expect    :tweets two epochs, r = 0.925, where ridge regression on frozen features has 0.83;
+          :reviews an accuracy of 0.81, where logistic regression has 0.75; entities F1 = 0.48.
 """
 
 import functools

@@ -105,7 +105,7 @@ def _draw_curves(axes: Any, table: Table, styles: Mapping[str, Style], below: bo
         return
     rising = key == table.metric and table.better == "higher"
     axes.set_ylim(*_range(list(curves.values()), rising))
-    unit = table.unit if key == table.metric else "nats per token, smoothed"
+    unit = table.unit if key == table.metric else "smoothed"
     axes.set_xlabel("step")
     axes.set_ylabel(f"{key} ({unit})")
     axes.set_title("Mean over seeds; shaded: lowest to highest seed", fontsize=10)
