@@ -237,6 +237,11 @@ def _restored():
         if _STEP.value is not None:
             raise UserError("--step is of a run's checkpoints; leave it out, or give --workdir=DIR")
         return open_pretrained(config)
+    if not _WORKDIR.value and config is not None and config.init_from:
+        raise UserError(
+            f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
+            "a checkpoint of transformers as hf:FOLDER"
+        )
     return restore(_workdir(), _STEP.value, config, known=default.get_config())
 
 

@@ -4,6 +4,7 @@ mesh, and the order of starting points: resume, init_from, scratch.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -260,7 +261,9 @@ def _initialise_from(
 
 
 def _told(fresh: Mapping[str, Any]) -> str:
+    """What is new, once for all layers that have it: layer_* stands for each of them."""
     names = [name.strip("[']").replace("']['", "/") for name in fresh]
+    names = dict.fromkeys(re.sub(r"/layer_\d+/", "/layer_*/", name) for name in names)
     return f"; fresh: {', '.join(names)}" if names else ""
 
 

@@ -58,6 +58,10 @@ MISTAKES = {
         "--length_penalty is of a search; give --beams=4 or so",
     ),
     "an ablation without rows": (["table", CLM, "--workdir=W"], "has no sweep"),
+    "a checkpoint that is none of transformers": (
+        ["generate", CLM, "--config.init_from=W", "--prompt=x"],
+        "is a run's folder; give it as --workdir, or a checkpoint of transformers as hf:FOLDER",
+    ),
     "more seeds than there are": (
         ["table", "--config=configs/attention.py", "--seeds=9", "--workdir=W"],
         "--seeds=9 is more than the SEEDS of configs/attention.py: (0, 1, 2, 3, 4)",

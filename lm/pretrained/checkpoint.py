@@ -134,7 +134,9 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
         return Checkpoint(folder, families[theirs["model_type"]], theirs, tensors)
     path = folder / "config.json"
     if not path.exists():
-        raise UserError(f"{folder} has no config.json; give a folder that transformers saved")
+        files = sorted(str(file) for file in folder.glob("*.gguf"))
+        wanted = " or ".join(files) or "a folder that transformers saved"
+        raise UserError(f"{folder} has no config.json; give {wanted}")
     try:
         theirs = json.loads(path.read_text("utf-8"))
         kind = theirs["model_type"]
