@@ -42,7 +42,7 @@ _NAMES_IN_LAYERS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """A tensor of a file, as the numbers that it stands for.
+    """A tensor of a file, [out, in] or [features], as the float32 that it stands for.
 
     Attributes:
       stored: the reader's tensor, whose axes are named from the last to the first.
@@ -106,12 +106,13 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         theirs = _settings(found, kind, stored)
     except KeyError as error:
         raise UserError(f"{path} lacks {error.args[0]}; it is damaged, fetch it again") from None
-    turned = {"attn_q": theirs["num_attention_heads"], "attn_k": theirs["num_key_value_heads"]}
+    turned = {}
+    if kind == "llama":
+        turned = {"attn_q": theirs["num_attention_heads"], "attn_k": theirs["num_key_value_heads"]}
     tensors = {}
     for name, tensor in stored.items():
-        part = name.split(".")[-2] if "." in name else name
-        heads = turned.get(part, 0) if kind == "llama" else 0
-        tensors[_their_name(name)] = _Stored(tensor, heads)
+        part = name.rpartition(".")[0].rpartition(".")[2]
+        tensors[_their_name(name)] = _Stored(tensor, turned.get(part, 0))
     return theirs, tensors
 
 
