@@ -103,7 +103,7 @@ def generate() -> int:
     from lm.generate import generate, prompt_ids, search, stream
 
     _check_generate()
-    run = _restored()
+    run = _restored().decoding()
     tokenizer, texts = run.tokenizer, _PROMPT.value
     ids, sources = prompt_ids(tokenizer, texts, run.opens), None
     if run.config.model.architecture == "encoder_decoder":

@@ -73,6 +73,7 @@ def main() -> None:
 
     from experiments.real_checkpoints import load
     from lm.generate import generate
+    from lm.linear import turned
     from lm.provenance import commit, versions
 
     torch.manual_seed(0)
@@ -80,6 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         gpt2.save_pretrained(folder)
         _, model, params = load(pathlib.Path(folder))
+    params = turned(params)  # as every command has it that decodes
 
     def ours(prompts: np.ndarray) -> np.ndarray:
         words = generate(model, params, list(prompts), tokens=WORDS, temperature=0.0)

@@ -5,12 +5,16 @@ Writes   experiments/results/encoder_speed.json
 
 MiniLM (`experiments/archives.py` fetches it) on 256 sentences of 64 tokens, float32 on a CPU,
 hidden states only. Both compute the same 32 sentences at a time, in turns, so that a noisy machine
-is noisy for both; the ratio is the median over rounds.
+is noisy for both; the ratio is the median over rounds. Ours is measured twice: on one device that
+has all cores, and on one device per core, each with its share of the sentences, as
+`JAX_NUM_CPU_DEVICES=2 python run.py eval` has it.
 """
 
 import json
+import os
 import pathlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,18 +23,22 @@ sys.path.insert(0, str(ROOT))
 from experiments.timing import interleaved, median_ratio, medians
 from lm.allocator import keep_freed_memory
 
-SENTENCES, LENGTH, BATCH, ROUNDS = 256, 64, 32, 3
+SENTENCES, LENGTH, BATCH, ROUNDS = 256, 64, 32, 5
 
 
 def main() -> None:
     """Measures both in turns, checks that they agree, prints and writes."""
     keep_freed_memory()
     import jax
+
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update("jax_num_cpu_devices", cores)
     import torch
     import transformers
 
     from experiments.archives import fetch
     from experiments.real_checkpoints import load, rows
+    from lm import partition
     from lm.provenance import commit, versions
 
     folder = fetch("minilm")
@@ -42,22 +50,28 @@ def main() -> None:
     real = torch.ones_like(tensors[0])
     apply = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
 
-    def ours() -> np.ndarray:
-        return np.concatenate([np.asarray(apply(params, batch)) for batch in batches])
+    def on(devices: int) -> Callable[[], np.ndarray]:
+        mesh = partition.make_mesh(devices=jax.devices()[:devices])
+        here = jax.device_put(params, partition.whole(mesh))
+        shares = jax.device_put(batches, partition.batch_sharding(mesh))
+        return lambda: np.concatenate([np.asarray(apply(here, batch)) for batch in shares])
 
     def of_torch() -> np.ndarray:
         with torch.inference_mode():
             found = [theirs(input_ids=x, attention_mask=real).last_hidden_state for x in tensors]
         return torch.cat(found).numpy()
 
-    difference = float(np.abs(ours() - of_torch()).max())
-    seconds = interleaved({"ours": ours, "transformers": of_torch}, ROUNDS)
-    ratio, typical = median_ratio(seconds["transformers"], seconds["ours"]), medians(seconds)
-    print(f"ours {typical['ours']:.2f} s, transformers {typical['transformers']:.2f} s")
-    print(
-        f"sentences per second over those of transformers: {ratio:.2f}; differs by {difference:.1e}"
-    )
-    result = {"ratio": ratio, "seconds": seconds, "largest_difference": difference}
+    expected = of_torch()
+    functions = {f"{n} devices" if n > 1 else "1 device": on(n) for n in sorted({1, cores})}
+    difference = max(float(np.abs(ours() - expected).max()) for ours in functions.values())
+    seconds = interleaved({**functions, "transformers": of_torch}, ROUNDS)
+    ratios = {name: median_ratio(seconds["transformers"], seconds[name]) for name in functions}
+    for name, typical in medians(seconds).items():
+        print(f"{name}: {typical:.2f} s")
+    for name, ratio in ratios.items():
+        print(f"sentences per second over those of transformers, {name}: {ratio:.2f}")
+    print(f"differs by {difference:.1e}")
+    result = {"ratio": ratios, "seconds": seconds, "largest_difference": difference}
     result |= {"commit": commit(), "versions": versions() | {"torch": torch.__version__}}
     written = ROOT / "experiments" / "results" / "encoder_speed.json"
     written.write_text(json.dumps(result, indent=2) + "\n")

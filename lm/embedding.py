@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.positions import sinusoids
-from lm.linear import flat_product
+from lm.linear import Dense
 from lm.norm import NORMS
 
 
@@ -63,13 +63,7 @@ class Embedding(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if x.shape[-1] == self.features:
             return x
-        widen = nn.Dense(
-            self.features,
-            kernel_init=self.table_init,
-            dot_general=flat_product,
-            name="projection",
-            **dtypes,
-        )
+        widen = Dense(self.features, kernel_init=self.table_init, name="projection", **dtypes)
         return widen(x)
 
     def _table(self, name: str, rows: int, features: int) -> jax.Array:

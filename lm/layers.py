@@ -2,7 +2,6 @@
 residual around each; one `Block` serves encoders and decoders.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,14 +10,25 @@ import jax.numpy as jnp
 
 from lm.attention import Mask, MultiHeadAttention
 from lm.attention.positions import Buckets, Slopes, alibi_slopes
-from lm.linear import flat_product
+from lm.linear import Dense
 from lm.materialise import materialise
 from lm.norm import NORMS
+
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+    """GELU: x Phi(x) = x (1 + erf(x / sqrt 2)) / 2, Phi of the normal distribution (1606.08415).
+
+    Computed in float32 at least. `jax.nn.gelu` takes erfc(-x / sqrt 2), relatively exact where x is
+    far below 0 and 3 times as slow on a CPU; here the error is absolute, within 2e-7 of |x|.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
     "gelu": jax.nn.gelu,
-    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_exact": gelu_exact,
     "swiglu": jax.nn.silu,
     "geglu": jax.nn.gelu,
 }
@@ -56,14 +66,13 @@ class FeedForward(nn.Module):
         inner = materialise(inner)
         return self._dense("out", x.shape[-1], self.out_init)(inner)
 
-    def _dense(self, name: str, features: int, kernel_init: Any) -> nn.Dense:
-        return nn.Dense(
+    def _dense(self, name: str, features: int, kernel_init: Any) -> Dense:
+        return Dense(
             features,
             use_bias=self.bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            dot_general=flat_product,
             name=name,
         )
 
@@ -234,13 +243,7 @@ class HeadTransform(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, E]."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = nn.Dense(
-            self.features,
-            kernel_init=self.kernel_init,
-            dot_general=flat_product,
-            name="in",
-            **dtypes,
-        )
+        dense = Dense(self.features, kernel_init=self.kernel_init, name="in", **dtypes)
         x = ACTIVATIONS[self.activation](dense(hidden))
         return NORMS[self.norm](epsilon=self.epsilon, name="norm", **dtypes)(x)
 

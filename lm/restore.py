@@ -16,6 +16,7 @@ from lm.config import Config, flatten
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.frame import Frame, framed
+from lm.linear import turned
 from lm.output import OUTPUTS
 from lm.regularise.teacher import without_teacher
 from lm.step import Program
@@ -54,6 +55,10 @@ class Restored:
         that was not trained here, the tokenizer's own, such as Llama's <s>.
         """
         return self.tokenizer.end if self.step else self.tokenizer.start
+
+    def decoding(self) -> "Restored":
+        """The run with its parameters as a model that decodes reads them fastest; see `turned`."""
+        return dataclasses.replace(self, params=turned(self.params))
 
     @functools.cached_property
     def corpus(self) -> Corpus | TaskData:

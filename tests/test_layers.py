@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from lm.linear import flat_product
+from lm.layers import gelu_exact
+from lm.linear import Dense, flat_product, turned
 from lm.materialise import materialise
 from lm.norm import LayerNorm, RMSNorm
 
@@ -20,7 +22,7 @@ def test_flat_products_equal_dense_layers(fan_in, fan_out):
     x, kernel, weight = some(2, 5, fan_in), some(fan_in, fan_out, seed=1), some(2, 5, fan_out)
 
     def ours(x, kernel):
-        return jnp.sum(flat_product(x, kernel, None) * weight)
+        return jnp.sum(flat_product(x, kernel) * weight)
 
     def plain(x, kernel):
         return jnp.sum((x @ kernel) * weight)
@@ -30,6 +32,62 @@ def test_flat_products_equal_dense_layers(fan_in, fan_out):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for a, b in zip(gradient, expected_gradient, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense_layers_start_and_compute_as_linens(bias):
+    x, key = some(2, 5, 4), jax.random.key(0)
+    (ours, params), (linens, expected) = (
+        kind(12, use_bias=bias).init_with_output(key, x) for kind in (Dense, nn.Dense)
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    np.testing.assert_allclose(ours, linens, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 100])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_turned_kernels_lie_the_other_way_and_compute_the_same(rows, dtype):
+    layer, x = Dense(12, dtype=dtype), some(rows, 1, 4)
+    own = layer.init(jax.random.key(0), x)["params"]
+    found = turned({"attention": {"query": own}})["attention"]["query"]
+    assert {name: leaf.shape for name, leaf in found.items()} == {
+        "turned_kernel": (12, 4),
+        "bias": (12,),
+    }
+    expected = layer.apply({"params": own}, x)
+    np.testing.assert_allclose(
+        np.asarray(layer.apply({"params": found}, x), np.float32),
+        np.asarray(expected, np.float32),
+        atol=1e-6 if dtype is None else 0.02,
+    )
+
+
+def test_what_is_added_to_or_lies_elsewhere_is_not_turned():
+    kernel = {"kernel": jnp.ones((2, 3, 4))}
+    tree = {
+        "layers": {"feed_forward": {"in": kernel, "out": kernel | {"lora": {"a_kernel": 1.0}}}},
+        "layer_0": {"attention": {"mechanism": {"gate": kernel}}},
+        "head": {"prior": kernel},
+    }
+    found = turned(tree)
+    assert found["layers"]["feed_forward"]["in"]["turned_kernel"].shape == (2, 4, 3)
+    found["layers"]["feed_forward"]["in"] = kernel
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
+    assert jax.tree.structure(turned(turned(tree))) == jax.tree.structure(turned(tree))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "relative", "of_slope"), [(jnp.float32, 0, 1e-6), (jnp.bfloat16, 2**-8, 0.01)]
+)
+def test_exact_gelu_is_x_times_the_share_of_a_normal_below_it(dtype, relative, of_slope):
+    x = jnp.linspace(-12.0, 12.0, 1001, dtype=dtype)
+    wide = np.asarray(x, np.float64)
+    below = scipy.stats.norm.cdf(wide)
+    error = np.abs(np.asarray(gelu_exact(x), np.float64) - wide * below)
+    assert (error <= 2e-7 * np.abs(wide) + relative * np.abs(wide * below)).all()
+    slope = np.asarray(jax.vmap(jax.grad(gelu_exact))(x), np.float64)
+    expected = below + wide * scipy.stats.norm.pdf(wide)
+    np.testing.assert_allclose(slope, expected, atol=of_slope)
 
 
 @pytest.mark.parametrize(("ours", "linen"), [(LayerNorm, nn.LayerNorm), (RMSNorm, nn.RMSNorm)])

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from lm.build import build_model
 from lm.config import override
 from lm.errors import UserError
-from lm.linear import flat_product
+from lm.linear import Dense
 from lm.objective import causal
 from lm.step import build_program
 from lm.tune import METHODS, count, join, split, tuning
@@ -112,14 +112,14 @@ def test_what_is_added_changes_nothing_before_training(tiny, method):
 
 @pytest.mark.parametrize("addition", [Lora(4, 8.0), RankStableLora(4, 8.0), Dora(4, 8.0)])
 def test_merged_kernels_do_what_layer_and_addition_do(addition):
-    layer = nn.Dense(6, dot_general=flat_product, name="query")
+    layer = Dense(6, name="query")
     x = jax.random.normal(jax.random.key(0), (3, 5))
 
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
             with nn.intercept_methods(addition):
-                return nn.Dense(6, dot_general=flat_product, name="query")(x)
+                return Dense(6, name="query")(x)
 
     params = noisy(Model().init(jax.random.key(1), x)["params"])["query"]
     merged = addition.merged(("query",), params)

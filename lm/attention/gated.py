@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from lm.attention.mask import Mask
 from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
-from lm.linear import flat_product
+from lm.linear import Dense
 
 GATES = ("elementwise", "head")
 
@@ -31,12 +31,11 @@ class GatedAttention(Mechanism):
         """See `Mechanism`; gates come from the queries' own inputs."""
         context = score_attention(self)(query, key, value, mask, layer)
         size = context.shape[3] if self.gate == "elementwise" else 1
-        logits = nn.Dense(
+        logits = Dense(
             context.shape[2] * size,
             use_bias=False,
             kernel_init=nn.initializers.normal(0.02),
             dtype=layer.inputs.dtype,
-            dot_general=flat_product,
             name="gate",
         )(layer.inputs)
         gates = jax.nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))

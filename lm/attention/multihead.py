@@ -12,7 +12,7 @@ from lm.attention.cache import remember, remembered
 from lm.attention.mask import Mask
 from lm.attention.mechanism import Layer
 from lm.attention.positions import rotate
-from lm.linear import flat_product
+from lm.linear import Dense
 from lm.norm import RMSNorm
 
 
@@ -108,13 +108,12 @@ class MultiHeadAttention(nn.Module):
         flat = self._dense(name, heads * self.head_size, self.bias, self.kernel_init)(x)
         return flat.reshape(*x.shape[:2], heads, self.head_size)
 
-    def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> nn.Dense:
-        return nn.Dense(
+    def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> Dense:
+        return Dense(
             features,
             use_bias=bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            dot_general=flat_product,
             name=name,
         )

@@ -43,7 +43,7 @@ class Laboratory(LM):
         `ignored` are the harness's settings of other models, such as device and batch_size.
         """
         super().__init__()
-        self.run = run or restore(epath.Path(workdir).expanduser())
+        self.run = (run or restore(epath.Path(workdir).expanduser())).decoding()
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Of each (context, continuation) log p(continuation | context) in nats, and whether each

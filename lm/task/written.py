@@ -9,6 +9,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.generate import generate
+from lm.linear import turned
 from lm.step import Program
 from lm.task.prepare import TaskData
 from lm.task.task import Example
@@ -19,6 +20,7 @@ def written(
 ) -> list[str]:
     """An answer of at most config.task.answer_tokens to each example, a batch at a time."""
     task: Any = data.task
+    params = turned(params)
     texts = data.tokenizer.encode_batch([task.texts(example)[0] for example in examples])
     longest = task.answer_tokens + 1  # with what ends it, as in training
     asked = [task.asked(text.ids, longest, data.layout) for text in texts]

@@ -8,7 +8,7 @@ import jax
 
 from lm.attention import MultiHeadAttention
 from lm.layers import FeedForward
-from lm.linear import flat_product
+from lm.linear import Dense
 
 PLACEMENTS = {
     "houlsby": (MultiHeadAttention, FeedForward),
@@ -31,14 +31,10 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        options = {
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-            "dot_general": flat_product,
-        }
-        inner = jax.nn.gelu(nn.Dense(self.size, name="down", **options)(x))
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        inner = jax.nn.gelu(Dense(self.size, name="down", **options)(x))
         zeros = nn.initializers.zeros
-        return nn.Dense(x.shape[-1], kernel_init=zeros, name="up", **options)(inner)
+        return Dense(x.shape[-1], kernel_init=zeros, name="up", **options)(inner)
 
 
 @dataclasses.dataclass(frozen=True)

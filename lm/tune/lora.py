@@ -41,7 +41,7 @@ class LowRank(nn.Module):
         b = self.param("b_kernel", zeros, (self.rank, features), self.param_dtype)
         dtype = self.dtype or jnp.result_type(x, a)
         x, a, b = (array.astype(dtype) for array in (x, a, b))
-        return self.scale * flat_product(flat_product(x, a, None), b, None)
+        return self.scale * flat_product(flat_product(x, a), b)
 
 
 class Decomposed(LowRank):
