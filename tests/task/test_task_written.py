@@ -41,7 +41,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         data = types.SimpleNamespace(task=task, tokenizer=ByteTokenizer(), layout=layout)
         example = {"texts": ["x" * size], "label": "y"}
         program = types.SimpleNamespace(model=model)
-        (said,) = written.written(program, None, data, asking, [example])
+        (said,) = written.written(program, {}, data, asking, [example])
         assert len(said) == longest
     with pytest.raises(UserError, match=f"use at most {most}"):
         check(override(config, {"task.answer_tokens": most + 1}))
