@@ -7,6 +7,7 @@ Writes   experiments/results/decoding.json
 (124 M parameters, seeded random weights, float32) on a CPU. Both have the same weights and run in
 turns, so that a noisy machine is noisy for both; the ratio is the median over rounds. A word reads
 every weight once, so that a pass over them that only adds them up bounds how fast it can be.
+Turning the weights, 0.15 to 0.3 s once for a model that is opened, lies outside the times.
 """
 
 import json

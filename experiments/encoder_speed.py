@@ -6,8 +6,8 @@ Writes   experiments/results/encoder_speed.json
 MiniLM (`experiments/archives.py` fetches it) on 256 sentences of 64 tokens, float32 on a CPU,
 hidden states only. Both compute the same 32 sentences at a time, in turns, so that a noisy machine
 is noisy for both; the ratio is the median over rounds. Ours is measured twice: on one device that
-has all cores, and on one device per core, each with its share of the sentences, as
-`JAX_NUM_CPU_DEVICES=2 python run.py eval` has it.
+has all cores, as every command has it by default, and on one device per core, each with its share
+of the sentences, as with JAX_NUM_CPU_DEVICES=2 in the environment.
 """
 
 import json
