@@ -260,10 +260,11 @@ def moved(function, *arguments):
     return {math.prod(map(int, shape.split(","))) for shape in shapes}
 
 
-def test_no_word_copies_or_turns_the_cache():
+@pytest.mark.parametrize("rows", [1, 3])
+def test_no_word_copies_or_turns_the_cache(rows):
     model, params = model_and_params(**{"model.layers": 1})
-    prompts = arrange(model, [np.arange(9)] * 3, None, 5, 5, False)
-    static, keys = (Same(model), Choice(temperature=0.0)), jax.random.split(jax.random.key(0), 3)
+    prompts = arrange(model, [np.arange(9)] * rows, None, 5, 5, False)
+    static, keys = (Same(model), Choice(temperature=0.0)), jax.random.split(jax.random.key(0), rows)
     drawn, cache = jax.eval_shape(functools.partial(_begin, *static), params, prompts, keys)
     sizes = {leaf.size for leaf in jax.tree.leaves(cache)}
     assert sizes.isdisjoint(moved(_go_on, *static, 4, params, cache, prompts, drawn, 9, keys))

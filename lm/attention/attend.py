@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.blocks import in_parts
+from lm.attention.cache import rows_are_heads
 from lm.attention.fused import fused, has_kernel
 from lm.attention.mask import Mask
 from lm.attention.plan import plan
@@ -69,7 +70,9 @@ def attend(
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
     query = query.reshape(query.shape[0], length, groups, -1, query.shape[3])
     query = materialise((query * query.shape[4] ** -0.5).transpose(0, 2, 3, 1, 4))
-    key, value = materialise((key.swapaxes(1, 2), value.swapaxes(1, 2)))
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    if mask.offset is None:
+        key, value = materialise((key, value))
     of_queries, of_keys = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
     queries, keys = (query, of_queries), (key, value, of_keys)
     shared = (
@@ -99,7 +102,8 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
     block = (start, query.shape[3], first_key, key.shape[2])
 
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bgrqk,bgsk->bgrqs", query, key, preferred_element_type=dtype)
+    joined = mask.offset is not None and rows_are_heads()
+    scores = _product("qk,sk->qs", query, key, joined, dtype)
     scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
     if position_bias is not None:
         scores += position_bias(mask.distance(*block)).astype(dtype)
@@ -113,7 +117,24 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
     if mixing is not None:
         weights = jnp.einsum("bgqs,gh->bhqs", weights, mixing[1])
     weights = weights.astype(value.dtype).reshape(*query.shape[:4], -1)
-    return jnp.einsum("bgrqs,bgsk->bgrqk", weights, value)
+    return _product("qs,sk->qk", weights, value, joined, value.dtype)
+
+
+def _product(equation: str, left: jax.Array, right: jax.Array, joined: bool, dtype: Any):
+    """Of [B, G, R, q, _] and [B, G, S, _], group by group: [B, G, R, q, _].
+
+    `joined`: rows and groups become one axis first, as the cache has them.
+    """
+    first, second, result = equation.replace("->", ",").split(",")
+    if not joined:
+        equation = f"bgr{first},bg{second}->bgr{result}"
+        return jnp.einsum(equation, left, right, preferred_element_type=dtype)
+    batch, groups, repeats, queries, _ = left.shape
+    flat = left.reshape(batch * groups, repeats * queries, -1)
+    right = right.reshape(batch * groups, *right.shape[2:])
+    equation = f"n{first},n{second}->n{result}"
+    found = jnp.einsum(equation, flat, right, preferred_element_type=dtype)
+    return found.reshape(batch, groups, repeats, queries, -1)
 
 
 def _pad(x: jax.Array, length: int) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.attention.cache import take_rows
 from lm.errors import UserError
 from lm.generate.decode import Same, forward, log_probs_of
 from lm.generate.prompts import Prompts, arrange
@@ -89,7 +90,7 @@ def _search(same: Same, limit: int, width: int, end: int, penalty: float, params
     hidden, cache = forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))
     # Layers that are scanned keep their caches behind an axis of layers.
     axis = 1 if model.scan or model.share_layers else 0
-    cache = jax.tree.map(lambda x: jnp.repeat(x, width, axis=axis), cache)
+    cache = take_rows(cache, jnp.repeat(jnp.arange(size), width), size, axis)
     many = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0), prompts)
 
     def scored(log_p: jax.Array, length: Any) -> jax.Array:
@@ -116,7 +117,7 @@ def _search(same: Same, limit: int, width: int, end: int, penalty: float, params
         log_p, kept = jax.lax.top_k(going, width)
         tokens = jnp.take_along_axis(tokens, kept[:, :, None], axis=1)
         parents = jnp.take_along_axis(beam, kept, axis=1) + width * jnp.arange(size)[:, None]
-        cache = jax.tree.map(lambda x: jnp.take(x, parents.ravel(), axis=axis), state.cache)
+        cache = take_rows(state.cache, parents.ravel(), size * width, axis)
         words = tokens[:, :, step].reshape(-1, 1)
         hidden, cache = forward(model, params, cache, many, words, longest + step)
         nats = log_probs_of(model, params, hidden).reshape(size, width, -1)
