@@ -97,9 +97,8 @@ class MultiHeadAttention(nn.Module):
     def _of_memory(self, memory: Any, cache_length: int | None) -> tuple[jax.Array, jax.Array]:
         """Keys and values of a memory, or of the one that the cache remembers."""
         if memory is None:
-            key, value = (
-                remembered(self, name, self.kv_heads) for name in ("memory_key", "memory_value")
-            )
+            names = "memory_key", "memory_value"
+            key, value = (remembered(self, name, self.kv_heads) for name in names)
             return key, value
         key, value = self._keys(memory)
         if cache_length is not None:
