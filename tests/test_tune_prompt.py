@@ -60,9 +60,10 @@ def test_a_prefix_of_what_earlier_words_leave_is_the_earlier_words():
     )
     with_prefix = jax.tree.map(lambda x: x, params)
     past = left["cache"]["stack"]["layer_0"]["attention"]
+    kinds = {kind: past[f"past_{kind}"] for kind in ("key", "value")}
+    of_heads = {kind: x.reshape(-1, *x.shape[-2:]) for kind, x in kinds.items()}  # of the one row
     with_prefix["stack"]["layer_0"]["attention"]["mechanism"] = {
-        f"prefix_{kind}": {"vectors": past[f"past_{kind}"][0, :, :P].swapaxes(0, 1)}
-        for kind in ("key", "value")
+        f"prefix_{kind}": {"vectors": x[:, :P].swapaxes(0, 1)} for kind, x in of_heads.items()
     }
     hidden = tuned.apply({"params": with_prefix}, batch_of(tokens[:, P:]))
     np.testing.assert_allclose(hidden, expected[:, P:], atol=1e-5)
