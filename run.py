@@ -11,47 +11,46 @@
 
 eval, generate and export also take --config=FILE --config.init_from=hf:FOLDER instead of a workdir.
 Any knob of a config is set by its dotted name: --config.model.features=256
+--print_config shows every key of the config and its value, and runs nothing; COMMAND -h the flags
+of a command, and --version the versions that decide a run's numbers.
 """
 
 import os
 import sys
-import types
 
 from absl import flags
 from ml_collections import config_flags
 
 from configs import default
+from lm.ablation import Ablation, load_ablation
 from lm.allocator import keep_freed_memory
-from lm.check_names import nearest
-from lm.config import defaults, load, plain
+from lm.command_line import Command, check_flags, find_command, help_lines, parse
+from lm.config import flatten, to_dict
 from lm.errors import Interrupted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 _CONFIG_FLAG = flags.FLAGS["config"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
-_ADAPTER = flags.DEFINE_bool(
-    "adapter", False, "export: what was added alone, as the package peft reads it"
-)
+_ADAPTER = flags.DEFINE_bool("adapter", False, "what was added alone, as the package peft reads it")
 _TO = flags.DEFINE_string(
-    "to", None, "export: a new folder for the checkpoint; eval: one for a prompt's report"
+    "to", None, "a new folder: of export for the checkpoint, of eval for a prompt's report"
 )
-_STEP = flags.DEFINE_integer(
-    "step", None, "eval, generate, diagnose, export: which checkpoint; the newest", 0
-)
-_PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: text to continue; may be repeated")
-_TOKENS = flags.DEFINE_integer("tokens", 256, "generate: how many tokens", 1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "generate: 0 takes the likeliest token", 0.0)
-_TOP_K = flags.DEFINE_integer("top_k", 0, "generate: keep the k likeliest; 0 keeps all", 0)
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "generate: keep the likeliest that sum to p", 0.0, 1.0)
-_MIN_P = flags.DEFINE_float("min_p", 0.0, "generate: keep p times the likeliest", 0.0, 1.0)
-_CONTEXTS = flags.DEFINE_integer("contexts", 512, "diagnose: rows of the log-probabilities", 2)
-_STOP = flags.DEFINE_multi_string("stop", [], "generate: ends a text before this; may be repeated")
-_BEAMS = flags.DEFINE_integer("beams", 1, "generate: above 1, search this wide and draw nothing", 1)
+_STEP = flags.DEFINE_integer("step", None, "which checkpoint; the newest", 0)
+_PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
+_TOKENS = flags.DEFINE_integer("tokens", 256, "how many tokens", 1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token", 0.0)
+_TOP_K = flags.DEFINE_integer("top_k", 0, "keep the k likeliest; 0 keeps all", 0)
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "keep the likeliest that sum to p", 0.0, 1.0)
+_MIN_P = flags.DEFINE_float("min_p", 0.0, "keep p times the likeliest", 0.0, 1.0)
+_CONTEXTS = flags.DEFINE_integer("contexts", 512, "rows of the log-probabilities", 2)
+_STOP = flags.DEFINE_multi_string("stop", [], "ends a text before this; may be repeated")
+_BEAMS = flags.DEFINE_integer("beams", 1, "above 1, search this wide and draw nothing", 1)
 _LENGTH_PENALTY = flags.DEFINE_float(
-    "length_penalty", 0.0, "generate: of the search; more prefers longer texts", 0.0
+    "length_penalty", 0.0, "of the search; more prefers longer texts", 0.0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "generate: of the draws", 0)
-_SEEDS = flags.DEFINE_integer("seeds", None, "sweep, table: the ablation's first N; all", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "of the draws", 0)
+_PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
+_SEEDS = flags.DEFINE_integer("seeds", None, "the ablation's first N; all", 1)
 
 
 def train() -> int:
@@ -174,7 +173,7 @@ def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
     from lm.sweep import sweep
 
-    broken = sweep(_points())
+    broken = sweep(_points(_ablation()))
     return 1 if broken else 0
 
 
@@ -184,10 +183,10 @@ def table() -> int:
     from lm.sweep import sweep
     from lm.table import to_markdown
 
-    points = _points()
+    ablation = _ablation()
+    points = _points(ablation)
     broken = sweep(points)
-    metrics = [vars(_ablation()).get("METRIC"), *vars(_ablation()).get("ALSO", ())]
-    result = tables(points, _config(), metrics)
+    result = tables(points, _config(), ablation.metrics)
     write(result[0], _workdir(), result[1:])
     print("\n".join(map(to_markdown, result)))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")
@@ -253,54 +252,58 @@ def _workdir():
     return epath.Path(_WORKDIR.value).expanduser()
 
 
-def _ablation() -> types.ModuleType:
-    """The config's file, which must be an ablation."""
+def _ablation() -> Ablation:
+    """The ablation of the config's file, with the first --seeds of its seeds."""
     _config()
-    path = _CONFIG_FLAG.config_filename.partition(":")[0]
-    module = load(path)
-    for name in ("sweep", "SEEDS"):
-        if not hasattr(module, name):
-            raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
-    return module
-
-
-def _points():
-    """The points of the config's ablation, in the workdir."""
-    from lm.sweep import points
-
-    module = _ablation()
     path, _, arg = _CONFIG_FLAG.config_filename.partition(":")
-    rows = list(module.sweep(arg or None))
-    for key in sorted({key for row in rows for key in row} | {"seed"}):
+    ablation = load_ablation(path, arg or None, _SEEDS.value)
+    for key in sorted({key for row in ablation.rows for key in row} | {"seed"}):
         if key in _CONFIG_FLAG.override_values:
             raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
-    if (_SEEDS.value or 0) > len(module.SEEDS):
-        raise UserError(f"--seeds={_SEEDS.value} is more than the SEEDS of {path}: {module.SEEDS}")
-    return points(_config(), rows, module.SEEDS[: _SEEDS.value], _workdir())
+    return ablation
 
 
+def _points(ablation: Ablation):
+    from lm.sweep import points
+
+    return points(_config(), ablation.rows, ablation.seeds, _workdir())
+
+
+# What each command runs, and the flags that it reads.
 COMMANDS = {
-    "train": train,
-    "eval": evaluate,
-    "generate": generate,
-    "diagnose": diagnose,
-    "sweep": sweep,
-    "table": table,
-    "export": export,
-    "gallery": gallery,
+    "train": Command(train, "config workdir print_config"),
+    "eval": Command(evaluate, "config workdir step to print_config"),
+    "generate": Command(
+        generate,
+        "config workdir step prompt tokens temperature top_k top_p min_p stop beams "
+        "length_penalty seed print_config",
+    ),
+    "diagnose": Command(diagnose, "config workdir step contexts"),
+    "sweep": Command(sweep, "config workdir seeds print_config"),
+    "table": Command(table, "config workdir seeds print_config"),
+    "export": Command(export, "config workdir step to adapter print_config"),
+    "gallery": Command(gallery, "workdir"),
 }
 
 
 def main(argv: list[str]) -> int:
     """Runs a command; a user's mistake is one line on stderr and status 2."""
+    own = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
-        print(__doc__ + "\n" + "\n".join(_flag_lines()))
+        print("\n".join([__doc__, *help_lines(own, COMMANDS)]))
         return 0
+    if argv[1] == "--version":
+        return _version()
     keep_freed_memory()
     try:
-        command = _command(argv[1])
-        _parse(argv[:1] + argv[2:])
-        return command()
+        command = find_command(argv[1], COMMANDS)
+        if {"-h", "--help"} & set(argv[2:]):
+            print(f"python run.py {argv[1]}: {command.run.__doc__}\n")
+            print("\n".join(help_lines(own, COMMANDS, argv[1])))
+            return 0
+        parse(argv[:1] + argv[2:])
+        check_flags(argv[1], own, COMMANDS)
+        return _print_config() if _PRINT_CONFIG.value else command.run()
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -316,33 +319,18 @@ def main(argv: list[str]) -> int:
         return 130
 
 
-def _command(name: str):
-    if name not in COMMANDS:
-        raise UserError(f"{name} is no command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
-    return COMMANDS[name]
+def _version() -> int:
+    from lm.provenance import commit, versions
+
+    print(f"softmax-laboratory {commit() or 'outside a checkout'}")
+    print("\n".join(f"{name} {version}" for name, version in versions().items()))
+    return 0
 
 
-def _parse(argv: list[str]) -> None:
-    """Reads the flags; every mistake in them, or in the config file, is the user's."""
-    values = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
-    if values.get("config") == "":
-        raise UserError("give the config as --config=FILE[:ARG], with an equals sign")
-    if "config" in values:
-        knobs = [f"config.{key}" for key in defaults(values["config"])]
-        for name in values:
-            if name.startswith("config.") and name not in knobs:
-                raise UserError(f"--{name} is no knob{nearest(name, knobs)}")
-    try:
-        rest = flags.FLAGS(argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(plain(error)) from None
-    if rest:
-        raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
-
-
-def _flag_lines() -> list[str]:
-    own = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    return [f"  --{flag.name:12} {flag.help}" for flag in own]
+def _print_config() -> int:
+    for key, value in flatten(to_dict(_config())).items():
+        print(f"{key} = {value!r}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Which experiment is it? A config's file, its data, the hash that names it, and its overrides."""
 
+import contextlib
 import glob
 import hashlib
 import importlib.util
 import json
 import os
+import traceback
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from lm.check_names import nearest
 from lm.errors import UserError
@@ -24,17 +28,40 @@ def load(path: str) -> types.ModuleType:
     """A config's file as a module.
 
     Raises:
-      UserError: where there is none, or Python refuses it.
+      UserError: where there is none, or running it raises anything; names the line.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no config {path}{nearest(path, glob.glob('configs/*.py'))}")
+    if not path.endswith(".py"):
+        raise UserError(f"{path} is no Python file; a config is a .py file with get_config(arg)")
     spec: Any = importlib.util.spec_from_file_location("experiment", path)
     module = importlib.util.module_from_spec(spec)
-    try:
+    with reading(path):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {plain(error)}") from None
     return module
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns whatever the code of a config file raises, or its exit, into one UserError.
+
+    The message names the line of the file. A ValueError is the file's own word on what it was
+    asked, such as an argument that it has not, and is passed on as it is.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except SyntaxError as error:
+        raise UserError(
+            f"{error.filename or path} line {error.lineno}: {type(error).__name__}: {error.msg}"
+        ) from None
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if os.path.abspath(f.filename) == os.path.abspath(path)]
+        where = f"{path} line {lines[-1]}" if lines else path
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise UserError(f"{where}: {kind}{plain(error)}") from None
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -44,14 +71,14 @@ def defaults(name: str) -> dict[str, Any]:
       UserError: where there is no such file or argument, or it returns no config.
     """
     path, _, arg = name.partition(":")
-    try:
-        return flatten(load(path).get_config(arg or None).to_dict())
-    except ValueError as error:
-        raise UserError(f"{path}: {plain(error)}") from None
-    except (AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} has no get_config(arg) that returns a ConfigDict: {plain(error)}"
-        ) from None
+    module = load(path)
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"{path} has no get_config(arg) that returns a ConfigDict")
+    with reading(path):
+        config = module.get_config(arg or None)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config(arg) returns {config!r}, which is no ConfigDict")
+    return flatten(config.to_dict())
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -97,7 +124,8 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 def plain(error: BaseException) -> str:
     """The message of an exception in one line."""
-    return " ".join(str(error.args[0] if error.args else error).split())
+    message = error if isinstance(error, OSError) or not error.args else error.args[0]
+    return " ".join(str(message).split())
 
 
 def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:

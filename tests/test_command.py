@@ -70,6 +70,18 @@ MISTAKES = {
         ["train", "--config=configs/finetune.py:tiny", "--config.steps=4", "--workdir=W"],
         "config.steps = 4 is not looked at where config.epochs = 4.0 says how many",
     ),
+    "a flag of another command": (
+        ["train", CLM, "--beams=3", "--workdir=W"],
+        "train does not read --beams, which is a flag of generate; leave it out",
+    ),
+    "a config's key without a config": (
+        ["eval", "--config.seed=3", "--workdir=W"],
+        "--config.seed changes a config; give that too, as --config=FILE[:ARG]",
+    ),
+    "a config that is no Python file": (
+        ["train", "--config=README.md", "--workdir=W"],
+        "README.md is no Python file",
+    ),
     "a knob that the ablation varies": (
         ["table", "--config=configs/attention.py", "--config.seed=3", "--workdir=W"],
         "--config.seed is what the ablation varies",
@@ -119,6 +131,13 @@ def test_text_that_cannot_be_trained_on_is_one_line_and_status_2(content, messag
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("import nowhere_at_all", "own.py line 1: ModuleNotFoundError: No module named"),
+        ("x = 1\ndef get_config(arg)\n    pass", "own.py line 2: SyntaxError: expected ':'"),
+        ("def get_config(arg):\n    raise KeyError('mesh')", "own.py line 2: KeyError: mesh"),
+        ("def get_config(arg):\n    raise SystemExit", "own.py line 2: SystemExit:"),
+        ("raise RecursionError", "own.py line 1: RecursionError:"),
+        ("get_config = None", "own.py has no get_config(arg) that returns a ConfigDict"),
+        ("def get_config(arg):\n    return {}", "returns {}, which is no ConfigDict"),
         ("def get_config():\n    return 1", "get_config() takes 0 positional arguments"),
         (
             "from configs import clm\n\ndef get_config(arg):\n    return clm.missing",
@@ -147,6 +166,27 @@ def test_help_names_every_command_and_flag():
     assert finished.returncode == 0
     for word in ("train", "eval", "generate", "diagnose", "sweep", "table", "--top_p", "--workdir"):
         assert word in finished.stdout
+
+
+def test_help_of_a_command_names_its_own_flags_and_defaults():
+    finished = run("generate", "-h")
+    assert finished.returncode == 0
+    assert "--tokens          how many tokens; default 256" in finished.stdout
+    assert "--contexts" not in finished.stdout
+
+
+def test_the_printed_config_has_every_key_and_what_the_command_line_set():
+    finished = run("train", CLM, "--config.model.features=96", "--print_config")
+    assert finished.returncode == 0
+    assert "model.features = 96\n" in finished.stdout
+    assert "seed = 0\n" in finished.stdout
+
+
+def test_the_version_names_what_decides_a_runs_numbers():
+    finished = run("--version")
+    assert finished.returncode == 0
+    for name in ("softmax-laboratory", "python", "jax", "flax", "optax"):
+        assert f"{name} " in finished.stdout
 
 
 def test_reading_the_flags_imports_no_jax():
