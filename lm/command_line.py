@@ -38,7 +38,9 @@ def parse(argv: Sequence[str]) -> None:
       UserError: for an unknown flag or config key, a value of the wrong type, a stray word, or a
         config file that cannot be read.
     """
-    values = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
+    values: dict[str, str] = {}
+    for argument in argv[1:]:
+        name, _, values[name] = argument.lstrip("-").partition("=")
     dotted = [name for name in values if name.startswith("config.")]
     if values.get("config") == "":
         raise UserError("give the config as --config=FILE[:ARG], with an equals sign")
