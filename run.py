@@ -48,7 +48,7 @@ _BEAMS = flags.DEFINE_integer("beams", 1, "above 1, search this wide and draw no
 _LENGTH_PENALTY = flags.DEFINE_float(
     "length_penalty", 0.0, "of the search; more prefers longer texts", 0.0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "of the draws", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the draws", 0, 2**31 - 1)
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 _SEEDS = flags.DEFINE_integer("seeds", None, "the ablation's first N; all", 1)
 

@@ -70,6 +70,10 @@ MISTAKES = {
         ["train", "--config=configs/finetune.py:tiny", "--config.steps=4", "--workdir=W"],
         "config.steps = 4 is not looked at where config.epochs = 4.0 says how many",
     ),
+    "a seed of twenty digits": (
+        ["generate", "--seed=12345678901234567890", "--prompt=x", "--workdir=W"],
+        "--seed=12345678901234567890: 12345678901234567890 is not an integer in the range",
+    ),
     "a flag of another command": (
         ["train", CLM, "--beams=3", "--workdir=W"],
         "train does not read --beams, which is a flag of generate; leave it out",
