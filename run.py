@@ -333,5 +333,10 @@ def _print_config() -> int:
     return 0
 
 
+def cli() -> int:
+    """The console script softmax-lab."""
+    return main(sys.argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(cli())

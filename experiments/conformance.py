@@ -1,6 +1,6 @@
 """Which implementations of softmax and its relatives obey the laws that ours must obey?
 
-Command  pip install -r requirements-parity.txt
+Command  pip install -e ".[parity]"
          python experiments/conformance.py
 Writes   experiments/results/conformance.json and conformance.md
 

@@ -1,6 +1,6 @@
 """How fast is greedy decoding, against transformers in torch?
 
-Command  python experiments/decoding.py   (needs requirements-parity.txt; about four minutes)
+Command  python experiments/decoding.py   (pip install -e ".[parity]"; about four minutes)
 Writes   experiments/results/decoding.json
 
 128 new words after prompts of 32, for one prompt and for 8 at once, by a GPT-2 of the small size

@@ -1,6 +1,6 @@
 """How exact are the output heads? Loss and gradients against others' code and plain formulas.
 
-Command  pip install -r requirements-parity.txt
+Command  pip install -e ".[parity]"
          python experiments/heads_oracles.py
 Writes   experiments/results/heads_oracles.md and heads_oracles.json
 

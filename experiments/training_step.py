@@ -1,6 +1,6 @@
 """How fast is a training step against Hugging Face transformers' GPT-2 in torch?
 
-Command  pip install -r requirements-parity.txt
+Command  pip install -e ".[parity]"
          python experiments/training_step.py
 Writes   experiments/results/training_step.json
 

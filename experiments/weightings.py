@@ -1,6 +1,6 @@
 """How fast are the entmax weightings against the softmax, and against the PyPI package entmax?
 
-Command  pip install -r requirements-parity.txt
+Command  pip install -e ".[parity]"
          python experiments/weightings.py
 Writes   experiments/results/weightings.json
 

@@ -19,13 +19,13 @@ LEVEL = 0.95
 
 
 def library(name: str) -> Any:
-    """A module of a library of requirements-finetune.txt; UserError where it is not installed."""
+    """A module of a library of the extra finetune; UserError where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
             f"the metrics of fine-tuning tasks need {error.name or name}: "
-            "pip install -r requirements-finetune.txt"
+            'pip install -e ".[finetune]"'
         ) from None
 
 
