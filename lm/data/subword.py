@@ -6,6 +6,7 @@ each token are known exactly. Uses Hugging Face `tokenizers`, imported where use
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,21 +135,18 @@ class SubwordTokenizer:
             if byte_lengths.sum() == len(text.encode("utf-8")):
                 return Encoded(ids, byte_lengths)
             encoding = self._backend.encode(text, add_special_tokens=False)  # now with offsets
-        return Encoded(ids, _byte_lengths(text, encoding.offsets))
+        return _located(ids, text, encoding.offsets)
 
     def _apart(self, text: str) -> Encoded:
         """Encodes `text` cut inside each special token's literal, so that none is matched."""
         cuts = [match.start() + 1 for match in self._literals.finditer(text)]
-        ids: list[np.ndarray] = []
-        byte_lengths: list[np.ndarray] = [np.zeros(1, np.int32)]
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
         for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
             encoding = self._backend.encode(text[start:stop], add_special_tokens=False)
-            ids.append(np.array(encoding.ids, np.int32))
-            lengths = _byte_lengths(text[start:stop], encoding.offsets)
-            lengths[0] += byte_lengths[-1][-1]  # what the part before left for its END
-            byte_lengths[-1] = byte_lengths[-1][:-1]
-            byte_lengths.append(lengths)
-        encoded = Encoded(np.concatenate(ids), np.concatenate(byte_lengths))
+            ids += encoding.ids
+            offsets += [(first + start, end + start) for first, end in encoding.offsets]
+        encoded = _located(np.array(ids, np.int32), text, offsets)
         if self._is_reserved[encoded.ids].any():
             raise UserError(
                 f"{self.name} encodes ordinary text to a special token (in {text[:40]!r}...); "
@@ -239,23 +237,54 @@ def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
     return vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
 
 
-def _byte_lengths(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Bytes from the end of one token to the end of the next, and from the last to the text's end.
-
-    Args:
-        text: what was encoded.
-        offsets: first and last + 1 character of each of n tokens. Tokens that share a character
-            (pieces of its bytes) overlap: the first gets it.
-
-    Returns:
-        int32 [n + 1], of sum `len(text.encode())`.
-    """
+def _located(ids: np.ndarray, text: str, offsets: Sequence[tuple[int, int]]) -> Encoded:
+    """Tokens with the first and last + 1 character of each, n of them."""
+    characters = np.array(offsets, np.int64).reshape(-1, 2)
+    _take_marks(characters, text)
     data = np.frombuffer(text.encode("utf-8"), np.uint8)
     starts = np.flatnonzero((data & 0xC0) != 0x80)  # character -> byte; 10xxxxxx continues one
     byte_of = np.append(starts, len(data))
-    ends = np.array(offsets, np.int64).reshape(-1, 2)[:, 1]
-    ends = np.maximum.accumulate(byte_of[ends])
-    return np.diff(ends, prepend=0, append=len(data)).astype(np.int32)
+    spans = byte_of[characters]
+    return Encoded(ids, _byte_lengths(spans, len(data)), spans.astype(np.int32))
+
+
+def _take_marks(characters: np.ndarray, text: str) -> None:
+    """Lets the tokens of a letter end behind the combining marks that a normaliser joined to it, or
+    dropped: no token's characters [n, 2] hold these.
+    """
+    held = np.zeros(len(text) + 1, np.int64)
+    np.add.at(held, characters[:, 0], 1)
+    np.add.at(held, characters[:, 1], -1)
+    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    for place in np.flatnonzero((np.cumsum(held)[:-1] == 0) & (points >= 0x300)):
+        if unicodedata.category(text[place]).startswith("M"):
+            characters[characters[:, 1] == place, 1] += 1
+
+
+def _byte_lengths(spans: np.ndarray, size: int) -> np.ndarray:
+    """Bytes from the end of one token to the end of the next, and from the last to the text's end.
+
+    Tokens that end together are pieces of a character, or of what became one: its bytes are
+    dealt out evenly, the first tokens getting one more where that does not come out even.
+
+    Args:
+        spans: of n tokens, in bytes.
+        size: of the text.
+
+    Returns:
+        int32 [n + 1], of sum `size`.
+    """
+    ends = np.maximum.accumulate(spans[:, 1])
+    lengths = np.diff(ends, prepend=0, append=size)
+    firsts = np.flatnonzero(np.diff(ends, prepend=-1))  # of the tokens that end together
+    numbers = np.diff(firsts, append=len(ends))
+    lasts = firsts + numbers - 1
+    shared = np.clip(ends[lasts] - spans[lasts, 0], 0, lengths[firsts])
+    lengths[firsts] -= shared
+    places = np.arange(len(ends)) - np.repeat(firsts, numbers)
+    share, rest = (np.repeat(each, numbers) for each in np.divmod(shared, numbers))
+    lengths[:-1] += share + (places < rest)
+    return lengths.astype(np.int32)
 
 
 def _pieces(

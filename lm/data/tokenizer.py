@@ -20,10 +20,30 @@ SENTINEL_BYTES = (0xC0, 0xC1, *range(0xF5, 0xFE))  # mark the gaps of span corru
 
 
 class Encoded(NamedTuple):
-    """One document as tokens, without END, and the bytes of text behind each."""
+    """One document as tokens, without END, and the bytes of text behind each.
+
+    Every byte counts for one token in `byte_lengths`; `spans` of tokens that share a character
+    overlap, and leave out what no token stands for.
+    """
 
     ids: np.ndarray  # int32 [n]
     byte_lengths: np.ndarray  # int32 [n + 1]: of each token, then of the closing END
+    offsets: np.ndarray | None = None  # int32 [n, 2]: the spans; None: tokens share nothing
+
+    @property
+    def spans(self) -> np.ndarray:
+        """The first byte of the text behind each token and the one after the last, int32 [n, 2]."""
+        if self.offsets is not None:
+            return self.offsets
+        ends = np.cumsum(self.byte_lengths[:-1], dtype=np.int32)
+        return np.stack([ends - self.byte_lengths[:-1], ends], axis=1)
+
+    def within(self, begin: int, end: int) -> np.ndarray:
+        """The places of the tokens that have a byte of text[begin:end], in bytes, or a share of a
+        character there.
+        """
+        firsts, ends = self.spans.T
+        return np.flatnonzero((ends > begin) & (firsts < end))
 
 
 class Tokenizer(Protocol):

@@ -12,7 +12,7 @@ from lm.data import Tokenizer
 def prompt_ids(tokenizer: Tokenizer, prompts: Sequence[str], opens: int) -> list[np.ndarray]:
     """Token ids of prompts, each opened by the token that opens a text."""
     encoded = tokenizer.encode_batch(list(prompts))
-    return [np.concatenate([[opens], ids]) for ids, _ in encoded]
+    return [np.concatenate([[opens], each.ids]) for each in encoded]
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

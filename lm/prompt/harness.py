@@ -63,7 +63,7 @@ class Laboratory(LM):
         tokenizer, length = self.run.tokenizer, room_of(self.run.program.model)
         encoded = tokenizer.encode_batch([request.args[0] for request in requests])
         documents = []
-        for ids, _ in encoded:
+        for ids, *_ in encoded:
             windows = get_rolling_token_windows(ids.tolist(), tokenizer.start, length, 1)
             documents.append([_window(*window) for window in windows])
         found = iter(self._likelihoods([row for rows in documents for row in rows]))
@@ -108,7 +108,7 @@ class Laboratory(LM):
         encoded = run.tokenizer.encode_batch(list(contexts))
         # The last of a context that is too long, as the harness has it for models of its own.
         prompts = [
-            np.append(run.tokenizer.start, ids[max(len(ids) - room, 0) :]) for ids, _ in encoded
+            np.append(run.tokenizer.start, ids[max(len(ids) - room, 0) :]) for ids, *_ in encoded
         ]
         drawn: list[list[int]] = [[] for _ in prompts]
         texts, ended = [""] * len(prompts), [False] * len(prompts)

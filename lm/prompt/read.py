@@ -97,36 +97,54 @@ class Reader:
     def _answered(self, queries: Sequence[Query]) -> Iterator[Reading]:
         """Log p(answer | before): the decoder's text, when the encoder has read the question.
 
-        Where spans were learned, the encoder reads what stands behind the answer too, with a
-        sentinel between, and the decoder writes that sentinel and the answer.
+        The answer is a text of its own. Where spans were learned, it is a part of the whole text:
+        the encoder reads what stands around it, a sentinel in its place, and the decoder writes
+        that sentinel and the answer.
         """
-        sentinel = list(self.tokenizer.sentinels[:1]) if self.objective == "span" else []
-        sides = [[query.before for query in queries], [query.after for query in queries]]
-        before, after = (self.tokenizer.encode_batch(side) for side in sides)
+        if self.objective == "span":
+            sentinel = self.tokenizer.sentinels[:1]
+            for query, ids, places in self._encoded(queries):
+                first, end = int(places[0]), int(places[-1]) + 1
+                seen = ids[:first], np.append(sentinel, ids[end:]).astype(np.int32)
+                yield self._written(query, *seen, ids[first:end], (*self.frame.opens, *sentinel))
+            return
+        before = self.tokenizer.encode_batch([query.before for query in queries])
         answers = self._encoded([Query("", query.answer) for query in queries])
-        for (query, ids, places), first, second in zip(answers, before, after, strict=True):
-            behind = [*sentinel, *second.ids] if sentinel else []
-            opens = [*self.frame.opens, *sentinel]
-            self._cut(query, len(opens) + len(ids) - 1 - self.length, places)
-            cut = max(len(self.frame.read(first.ids)) + len(behind) - self.length, 0)
-            memory = self.frame.read(np.concatenate([first.ids[cut:], behind]))
-            inputs, places = np.concatenate([opens, ids[:-1]]), places + len(opens) - 1
-            yield Reading([Row(inputs, places, ids, memory=memory)], len(ids), cut > 0)
+        for (query, ids, _), each in zip(answers, before, strict=True):
+            yield self._written(query, each.ids, ids[:0], ids, self.frame.opens)
+
+    def _written(
+        self,
+        query: Query,
+        before: np.ndarray,
+        behind: np.ndarray,
+        answer: np.ndarray,
+        opens: tuple[int, ...],
+    ) -> Reading:
+        """What the decoder writes behind what opens its text, when the encoder has read the two
+        sides of it. Where they are too long, the first loses its first tokens, and then the second
+        its last.
+        """
+        places = np.arange(len(answer)) + len(opens) - 1
+        self._cut(query, places[-1] + 1 - self.length, np.arange(len(answer)))
+        cut = max(len(self.frame.read(before)) + len(behind) - self.length, 0)
+        behind = behind[: len(behind) - max(cut - len(before), 0)]
+        memory = self.frame.read(np.concatenate([before[cut:], behind]))
+        inputs = np.concatenate([opens, answer[:-1]])
+        return Reading([Row(inputs, places, answer, memory=memory)], len(answer), cut > 0)
 
     def _encoded(self, queries: Sequence[Query]) -> Iterator[tuple[Query, np.ndarray, np.ndarray]]:
         """Each query, the tokens of its text, and which of them are the answer's."""
         encoded = self.tokenizer.encode_batch([query.text for query in queries])
-        for query, (ids, byte_lengths) in zip(queries, encoded, strict=True):
-            ends = np.cumsum(byte_lengths[:-1])
+        for query, each in zip(queries, encoded, strict=True):
             begin = len(query.before.encode())
-            end = begin + len(query.answer.encode())
-            places = np.flatnonzero((ends > begin) & (ends - byte_lengths[:-1] < end))
+            places = each.within(begin, begin + len(query.answer.encode()))
             if not len(places):
                 raise UserError(
                     f"the answer {query.answer!r} has no token of its own; answers are texts of at "
                     "least a character"
                 )
-            yield query, ids, places
+            yield query, each.ids, places
 
     def _cut(self, query: Query, excess: int, places: np.ndarray) -> int:
         """How many of the first tokens have to go, 0 at least, none of them the answer's."""

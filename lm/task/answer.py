@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lm.data import Encoded
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
@@ -83,8 +84,7 @@ class Answering(Task):
                 f"{example['place']}: windows of {room} tokens cannot overlap by config.task.stride"
                 f" = {self.stride}; use less, or a larger config.data.length"
             )
-        ends = np.cumsum(context.byte_lengths)[:-1]  # in bytes, of every token
-        first, last = self._place(example, ends)
+        first, last = self._place(example, context)
         rows = []
         for begin in range(0, max(len(context.ids) - self.stride, 1), room - self.stride):
             window = context.ids[begin : begin + room]
@@ -93,8 +93,7 @@ class Answering(Task):
             target = [first + shift, last + shift] if whole else [0, 0]
             spans = np.zeros((layout.length, 2), np.int32)
             places = slice(len(question) + 2, len(question) + 2 + len(window))
-            bounds = np.concatenate([[0], ends])[begin : begin + len(window) + 1]
-            spans[places] = np.stack([bounds[:-1], bounds[1:]], axis=1)
+            spans[places] = context.spans[begin : begin + len(window)]
             rows.append(
                 layout.joined([question, window])
                 | {
@@ -105,15 +104,16 @@ class Answering(Task):
             )
         return rows
 
-    def _place(self, example: Example, ends: np.ndarray) -> tuple[int, int]:
-        """The first and the last token of the first answer; (-1, -1) where there is none."""
+    def _place(self, example: Example, context: Encoded) -> tuple[int, int]:
+        """The first and the last token of the first answer; (-1, -1) where there is none, or none
+        of its text has a token.
+        """
         if not example["label"]:
             return -1, -1
         before = example["context"][: example["starts"][0]]
         first_byte = len(before.encode())
-        last_byte = first_byte + len(example["label"][0].encode()) - 1
-        first, last = np.searchsorted(ends, [first_byte, last_byte], side="right")
-        return int(first), int(last)
+        places = context.within(first_byte, first_byte + len(example["label"][0].encode()))
+        return (int(places[0]), int(places[-1])) if len(places) else (-1, -1)
 
     def abstract(self, layout: Layout) -> Row:
         """See `Task`; "spans" [L, 2] are the bytes of the context behind each token."""

@@ -24,7 +24,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 3  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 4  # raise it when what is stored changes, so that nothing old is opened as new
 _TOGETHER = 1000  # examples that are tokenized together
 
 

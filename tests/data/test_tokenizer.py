@@ -124,7 +124,7 @@ def test_no_text_becomes_a_special_token_and_every_byte_is_counted(tokenizer, ba
 def test_each_token_counts_the_bytes_it_decodes_to(name):
     tokenizer = made(name)
     assert isinstance(tokenizer, SubwordTokenizer) and tokenizer._pieces is not None
-    for ids, byte_lengths in tokenizer.encode_batch(TEXTS):
+    for ids, byte_lengths, *_ in tokenizer.encode_batch(TEXTS):
         whole = b"".join(tokenizer._pieces[i] for i in ids)
         assert whole.decode() in TEXTS
         assert [len(tokenizer._pieces[i]) for i in ids] + [0] == byte_lengths.tolist()
@@ -132,7 +132,7 @@ def test_each_token_counts_the_bytes_it_decodes_to(name):
 
 def test_dropped_spaces_count_for_the_token_after_them_or_for_end():
     tokenizer = ready_made("bert")
-    ids, byte_lengths = tokenizer.encode_batch(["the   dog ü "])[0]
+    ids, byte_lengths, *_ = tokenizer.encode_batch(["the   dog ü "])[0]
     words = [tokenizer._backend.id_to_token(i) for i in ids]
     ends = np.cumsum(byte_lengths)
     assert words[0] == "the" and byte_lengths[0] == 3
@@ -211,7 +211,7 @@ def test_literals_that_a_model_knows_as_pieces_are_kept_apart():
     tokenizer = ready_made("t5")
     plain = tokenizer._backend.encode("a</s>b", add_special_tokens=False)
     assert tokenizer.end in plain.ids  # what would happen
-    ids, byte_lengths = tokenizer.encode_batch(["a</s>b"])[0]
+    ids, byte_lengths, *_ = tokenizer.encode_batch(["a</s>b"])[0]
     assert tokenizer.end not in ids
     assert byte_lengths.sum() == 6
 

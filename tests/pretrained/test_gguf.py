@@ -163,7 +163,7 @@ def test_byte_level_words_are_cut_and_merged_as_their_tokenizer_does(cuts, tmp_p
     )
     asked = [*ASKED, "In 2024, 12345 of them weren't there:\n\n  x += 1"]
     asked = [text for text in asked if not text.startswith("<s>")]
-    found = [ids.tolist() for ids, _ in ours.encode_batch(asked)]
+    found = [ids.tolist() for ids, *_ in ours.encode_batch(asked)]
     assert found == [whole.encode(text).ids for text in asked]
     assert [ours.decode(ids) for ids in found] == asked
     assert ours.end == 1
@@ -186,7 +186,7 @@ def test_pieces_are_those_of_sentencepiece(tmp_path):
         token_types=kinds,
         eos_token_id=processor.eos_id(),
     )
-    found = [ids.tolist() for ids, _ in ours.encode_batch(ASKED)]
+    found = [ids.tolist() for ids, *_ in ours.encode_batch(ASKED)]
     assert found == [processor.encode(text) for text in ASKED]
     assert ours.end == processor.eos_id()
 

@@ -39,7 +39,7 @@ def test_tokens_are_those_of_sentencepiece_and_of_transformers(
     folder = folder_of(tmp_path, name, model, model_type)
     ours = read(folder)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    found = [ids.tolist() for ids, _ in ours.encode_batch(ASKED)]
+    found = [ids.tolist() for ids, *_ in ours.encode_batch(ASKED)]
     assert found == [processor.encode(text) for text in ASKED]
     if kind == "bpe":  # nothing is unknown, and nothing is normalised
         assert [ours.decode(ids) for ids in found] == ASKED
@@ -49,7 +49,7 @@ def test_tokens_are_those_of_sentencepiece_and_of_transformers(
     # Theirs takes <s> for the token, and of BPE a space at the beginning for the one that it adds.
     plain = [text for text in ASKED if text[:1] not in ("<", " ") or kind == "unigram"]
     wanted = [theirs(text, add_special_tokens=False)["input_ids"] for text in plain]
-    assert [ids.tolist() for ids, _ in ours.encode_batch(plain)] == wanted
+    assert [ids.tolist() for ids, *_ in ours.encode_batch(plain)] == wanted
     assert ours.vocab_size == len(theirs) and ours.end == theirs.eos_token_id
     if model_type == "t5":
         assert len(ours.sentinels) == 100
