@@ -18,6 +18,8 @@ from lm.errors import UserError
 from lm.frame import Frame, framed
 from lm.linear import turned
 from lm.output import OUTPUTS
+from lm.partition import path_name
+from lm.pretrained import open_checkpoint
 from lm.regularise.teacher import without_teacher
 from lm.step import Program
 from lm.task.prepare import TaskData
@@ -111,11 +113,15 @@ def restore(
     return Restored(config, corpus.tokenizer, program, state.evaluated, int(state.step))
 
 
-def open_pretrained(config: Config) -> Restored:
+def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
     """The checkpoint of transformers that an adopted config's init_from names, untrained here.
 
+    Args:
+      config: with the checkpoint's model.
+      headless: only hidden states are asked for, so that the checkpoint may lack its head.
+
     Raises:
-      UserError: where the config is impossible or the checkpoint cannot be read.
+      UserError: where the config is impossible or the checkpoint cannot be read, or lacks a head.
     """
     check(config)
     if config.task.name and not config.prompt.source:
@@ -129,6 +135,10 @@ def open_pretrained(config: Config) -> Restored:
     else:
         tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
         program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer)
+    if not headless:
+        leaves = jax.tree_util.tree_leaves_with_path(program.params)
+        shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+        open_checkpoint(config.init_from).check_has_head(shapes, config)
     with jax.set_mesh(program.mesh):
         params, origin = pretrained_params(program, config, jax.random.key(config.seed))
     print(origin, flush=True)

@@ -3,9 +3,8 @@ our knobs, and its tensors our parameters, read slice by slice to where the mesh
 """
 
 import dataclasses
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,15 @@ from lm.config import Config
 from lm.errors import UserError
 from lm.pretrained.family import Family, adopted
 from lm.pretrained.gguf import is_gguf, open_gguf
+from lm.pretrained.json_file import read_object
 from lm.pretrained.tensors import open_tensors
 from lm.pretrained.tokenizer import find_tokenizer
 from lm.pretrained.view import Source, Tensor, sources
 from lm.task import predicts_words
 
 MARK = "hf:"  # begins an init_from that names a checkpoint of transformers
+_FIRST_NORMS = re.compile(r"\bLayerNorm\.(gamma|beta)$")
+_SINCE = {"gamma": "weight", "beta": "bias"}
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bin")
 
 
@@ -67,15 +69,26 @@ class Checkpoint:
         Raises:
           UserError: where a tensor has another shape, or the body lacks one.
         """
-        known = sources(self.family.views(config), config.model.layers)
-        if not predicts_words(config):
-            known = {name: source for name, source in known.items() if not name.startswith("head/")}
-        found = {}
+        known, found = self._known(config), {}
         for name, shape in shapes.items():
             if name in known and self._holds(name, known[name]):
                 self._check(name, known[name], shape)
                 found[name] = known[name]
         return found
+
+    def check_has_head(self, shapes: Mapping[str, tuple[int, ...]], config: Config) -> None:
+        """Raises UserError where the checkpoint lacks a parameter that its family has: an untied
+        table of words, or what stands before it. What a swapped softmax adds is none of these.
+        """
+        known = self._known(config)
+        for name in filter(known.__contains__, shapes):
+            for tensor in known[name].names:
+                if tensor not in self.tensors:
+                    raise UserError(
+                        f"{self.folder} lacks {tensor}, which is {name} here: it would answer at "
+                        f"random; train it first, or use a checkpoint that "
+                        f"{self.family.architecture} has saved"
+                    )
 
     def read(self, source: Source, leaf: Any) -> jax.Array:
         """A parameter with the shape, type and sharding of `leaf`; shards are read where wanted.
@@ -95,6 +108,13 @@ class Checkpoint:
         unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
         without = f" without {', '.join(unused)}" if unused else ""
         return f"{self.folder} ({self.family.model_type}){without}"
+
+    def _known(self, config: Config) -> dict[str, Source]:
+        """Where the family has each of our parameters; a task's head is none of them."""
+        known = sources(self.family.views(config), config.model.layers)
+        if predicts_words(config):
+            return known
+        return {name: source for name, source in known.items() if not name.startswith("head/")}
 
     def _holds(self, name: str, source: Source) -> bool:
         missing = [tensor for tensor in source.names if tensor not in self.tensors]
@@ -137,19 +157,39 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
         files = sorted(str(file) for file in folder.glob("*.gguf"))
         wanted = " or ".join(files) or "a folder that transformers saved"
         raise UserError(f"{folder} has no config.json; give {wanted}")
-    try:
-        theirs = json.loads(path.read_text("utf-8"))
-        kind = theirs["model_type"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} names no model_type; give a folder that transformers saved"
-        ) from None
-    if kind not in families:
+    theirs = read_object(path)
+    kind = theirs.get("model_type")
+    if kind is None:
+        line = _model_type_line(theirs, open_tensors(folder), families)
+        raise UserError(f"{path} names no model_type; {line}")
+    if not isinstance(kind, str) or kind not in families:
         raise UserError(f"{path} is of model_type {kind!r}, which is none of {', '.join(families)}")
     family = families[kind]
     tensors = open_tensors(folder)
-    bodies = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
-    return Checkpoint(folder, family, theirs, bodies)
+    named = {_current_name(name).removeprefix(family.prefix): x for name, x in tensors.items()}
+    return Checkpoint(folder, family, theirs, named)
+
+
+def _current_name(tensor: str) -> str:
+    """What transformers calls a tensor today; the first BERTs have gamma and beta."""
+    return _FIRST_NORMS.sub(lambda match: f"LayerNorm.{_SINCE[match[1]]}", tensor)
+
+
+def _model_type_line(
+    theirs: Mapping[str, Any], tensors: Iterable[str], families: Mapping[str, Family]
+) -> str:
+    """Which line a config.json needs that was written before there was a model_type."""
+    written = theirs.get("architectures")
+    names = [name for name in written if isinstance(name, str)] if isinstance(written, list) else []
+    # BertModel.from_pretrained reads BertForMaskedLM's: what counts is how both begin.
+    found = [kind for kind, f in families.items() if any(n.startswith(f.class_name) for n in names)]
+    if not found:
+        prefixes = {name.partition(".")[0] + "." for name in tensors}
+        found = [kind for kind, f in families.items() if f.prefix in prefixes]
+    if len(found) == 1:
+        return f'add the line "model_type": "{found[0]}", to it, as its tensors are named'
+    known = ", ".join(found or families)
+    return f'if it is one of {known}, add the line "model_type": "{(found or ["bert"])[0]}", or so'
 
 
 def _locate(name: str) -> Path:

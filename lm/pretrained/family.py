@@ -3,6 +3,7 @@ holds which parameter; both are tables that are read in either direction.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,11 @@ class Family:
     ignored: str = "$^"
     fresh: tuple[str, ...] = ("transform/", "head/", "pool/")
     frame: Callable[[Mapping[str, Any]], tuple[tuple[int, ...], ...] | None] = _no_frame
+
+    @property
+    def class_name(self) -> str:
+        """How the names of its classes in transformers begin, such as Bert."""
+        return re.sub(r"(For[A-Z]\w+|LMHeadModel)$", "", self.architecture)
 
     def to_ours(self, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Our dotted knobs for their config.json, which is found at `where`.
