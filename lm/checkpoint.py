@@ -1,25 +1,22 @@
-"""How is a run kept, and from where does it start? Orbax: asynchronous saves, restores onto any
-mesh, and the order of starting points: resume, init_from, scratch.
-"""
+"""From where does a run start? The order of starting points: resume, init_from, scratch."""
 
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
-from orbax.checkpoint import v1 as ocp
 
 from lm import partition
+from lm.checkpointer import Checkpoints
 from lm.config import Config
 from lm.errors import UserError
 from lm.origin import check_origin, record_origin
 from lm.partition import path_name
 from lm.pretrained import is_checkpoint, open_checkpoint
-from lm.quiet import cause, quiet
 from lm.state import State
 from lm.step import Program
 from lm.tune import method_names, split
@@ -29,105 +26,6 @@ from lm.workdir import read_json
 
 # In a workdir: the run whose parameters it began with, and their hash.
 BASE = "base.json"
-
-
-class Checkpoints:
-    """The checkpoints of one workdir, in its folder `checkpoints`, named by step.
-
-    Only the run that writes them gives `keep`, how many stay; it alone clears away what a killed
-    save left.
-    """
-
-    def __init__(self, workdir: epath.PathLike, keep: int | None = None):
-        # Orbax insists on absolute paths.
-        self.folder = epath.Path(workdir).resolve() / "checkpoints"
-        self._kept = _Kept(keep)
-        policy: Any = self._kept
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
-        )
-        self._saving = None
-
-    @property
-    def latest(self) -> int | None:
-        """Step of the newest complete checkpoint; None where there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, oldest first."""
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
-
-    def save(self, state: State) -> None:
-        """Begins to write a state in the background; waits for the save before it, if any."""
-        self.wait()
-        step = int(state.step)
-        if step != self.latest:
-            self._saving = self._checkpointer.save_async(step, state.saved, force=True)
-
-    def protect(self, step: int) -> None:
-        """Keeps the checkpoint of a step, however many follow it; until another is protected."""
-        self._kept.protected = step
-
-    def drop_after(self, step: int) -> None:
-        """Removes the checkpoints that came after a step, which is then the newest."""
-        self.wait()
-        for later in self.steps:
-            if later > step:
-                self._checkpointer.delete(later)
-
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        if self._saving is not None:
-            self._saving.result()
-            self._saving = None
-
-    def load(self, abstract: Any, step: int | None = None) -> Any:
-        """The state of a step (None: the newest), with the shapes and shardings of `abstract`.
-
-        Raises:
-          UserError: where it cannot be read, or has other shapes.
-        """
-        step = self.latest if step is None else step
-        if step is None:
-            raise UserError(f"{self.folder} holds no checkpoint; train the run first")
-        try:
-            with quiet():
-                return self._checkpointer.load(step, abstract)
-        except Exception as error:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be read ({cause(error)}); it is "
-                "damaged or of another model: move that folder away to go on from the one before"
-            ) from None
-
-    def abstract(self, sharding: Any) -> Any:
-        """Shapes and types of the newest checkpoint's arrays, all with one sharding."""
-        saved: Any = self._checkpointer.metadata(self.latest).metadata
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved
-        )
-
-    def close(self) -> None:
-        """Waits, and lets go of Orbax's threads."""
-        self.wait()
-        self._checkpointer.close()
-
-
-@dataclasses.dataclass
-class _Kept:
-    """Orbax's policy: the latest `number` checkpoints (None: all), and a protected one."""
-
-    number: int | None
-    protected: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """One answer for each checkpoint, oldest first."""
-        oldest = 0 if self.number is None else len(checkpoints) - self.number
-        return [
-            place >= oldest or checkpoint.step == self.protected
-            for place, checkpoint in enumerate(checkpoints)
-        ]
 
 
 def starting_state(
@@ -144,7 +42,7 @@ def starting_state(
         if program.abstract.start is not None:
             begun, _ = _begun(program, config, key, functools.partial(check_origin, file))
             state = dataclasses.replace(state, start=begun.start)
-        return state, f"resumes at step {checkpoints.latest}"
+        return state, f"resumes at step {int(state.step)}"
     return _begun(program, config, key, functools.partial(record_origin, file))
 
 
@@ -294,9 +192,9 @@ def _base(
     """
     if not is_checkpoint(config.init_from):
         donor = open_donor(config.init_from)
-        saved = _saved_params(donor, partition.whole(program.mesh))
+        raw = donor.load_raw(partition.whole(program.mesh))
         donor.close()
-        return saved, f"{config.init_from} at step {donor.latest}"
+        return _evaluated_params(raw), f"{config.init_from} at step {int(raw['step'])}"
     checkpoint = open_checkpoint(config.init_from)
     leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
     names = {path_name(path): jax.tree_util.keystr(path) for path, _ in leaves}
@@ -335,8 +233,7 @@ def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -
             )
 
 
-def _saved_params(donor: Checkpoints, sharding: Any) -> dict[str, Any]:
-    """The evaluated parameters of another run's newest checkpoint, by key path."""
-    raw = donor.load(donor.abstract(sharding))
+def _evaluated_params(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluated parameters of another run's state, by key path."""
     params = raw["params"] if raw.get("average") is None else raw["average"]
     return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}

@@ -145,14 +145,20 @@ def test_a_folder_that_is_no_run_is_refused(small_config, tmp_path):
         train(small_config, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(small_config, finished):
-    _, workdir = finished
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    small_config, finished, losses, capfd
+):
+    result, workdir = finished
+    expected = losses(workdir)
     (workdir / "result.json").unlink()
     for path in (workdir / "checkpoints" / "12").rglob("d/*"):
         path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"checkpoints/12 cannot be read .*move that folder"):
-        train(small_config, workdir)
-    assert (workdir / "checkpoints" / "10").exists()
+    resumed = train(small_config, workdir)
+    out, err = capfd.readouterr()
+    assert "checkpoints/12 cannot be read" in err and "step 10 is used instead" in err
+    assert "resumes at step 10;" in out
+    assert resumed["eval/nats_per_token"] == result["eval/nats_per_token"]
+    assert losses(workdir) == expected
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
