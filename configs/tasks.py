@@ -24,6 +24,10 @@ def task() -> ConfigDict:
     task.label = "label"
     # choice: the column with a list of texts, or several columns.
     task.choices = ("choices",)
+    # choice: how labels are written: "index" (from 0), "number" (from 1), "letter" (from A), "text"
+    # (of the choice) or "typed" (JSON's numbers from 0, and texts). "": index or typed, whichever
+    # suits all examples of the run.
+    task.choice_labels = ""
     # All labels, in order. (): those of the training examples, by the alphabet. Of two, F1 is the
     # second's.
     task.labels = ()

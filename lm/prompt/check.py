@@ -10,6 +10,7 @@ from lm.prompt.read import HIDDEN, NORMALISERS
 from lm.prompt.template import parse
 from lm.task import predicts_words
 from lm.task.check import check_labels
+from lm.task.choose import READINGS
 from lm.task.metrics import CLASSIFICATION
 
 
@@ -19,6 +20,7 @@ def check_prompt(config: Config) -> None:
     one_of("prompt.normalise", prompt.normalise, NORMALISERS)
     one_of("prompt.hidden", prompt.hidden, HIDDEN)
     one_of("task.metric", config.task.metric, ("", *CLASSIFICATION))
+    one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     parse(prompt.template)
     check_labels(config)
     words = tuple(prompt.words)

@@ -3,13 +3,15 @@ answers among which to choose, and which of them is right.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lm.config import Config
 from lm.errors import UserError
 from lm.task import build_task
 from lm.task.evaluate import sample
+from lm.task.label import class_name
 from lm.task.read import Record, records
 from lm.task.task import Task, number_of
 
@@ -26,6 +28,9 @@ class Example(NamedTuple):
     record: Record
     answers: Sequence[str]
     label: int
+
+
+_Read = tuple[Record, dict[str, Any]]  # what `Task.example` keeps of a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +66,35 @@ def read_examples(config: Config) -> Examples:
     prompt, task = config.prompt, _task(config)
     words = tuple(prompt.words)
     labels = tuple(config.task.labels) or words
-    numbers = {label: number for number, label in enumerate(labels)}
+    numbers = {class_name(label): number for number, label in enumerate(labels)}
 
-    def read(source: str) -> Iterator[tuple[str | None, Example]]:
-        for record in records(source, config.task.format, tuple(config.task.columns)):
-            found = task.example(record)
-            if words:
-                example = Example(record, words, number_of(found["label"], numbers, found))
-            else:
-                example = Example(record, found["choices"], found["label"])
-            yield record.split, example
+    def read(source: str) -> list[_Read]:
+        found = records(source, config.task.format, tuple(config.task.columns))
+        return [(record, task.example(record)) for record in found]
 
-    splits: dict[str, list[Example]] = {"validation": [], "train": []}
-    for split, example in read(prompt.source):
-        splits[split or "validation"].append(example)
+    splits: dict[str, list[_Read]] = {"validation": [], "train": []}
+    for each in read(prompt.source):
+        splits[each[0].split or "validation"].append(each)
     if prompt.examples:
-        splits["train"] = [each for split, each in read(prompt.examples) if split != "validation"]
+        splits["train"] = [each for each in read(prompt.examples) if each[0].split != "validation"]
     if not splits["validation"]:
         raise UserError(f"config.prompt.source = {prompt.source!r} holds no questions")
-    questions = sample(splits["validation"], config.evaluation.rows)
+    if not words:
+        _, notes = task.settle([found for split in splits.values() for _, found in split])
+        print(*(f"{prompt.source}: {note}" for note in notes), sep="\n", file=sys.stderr)
+    answered = {
+        split: [
+            Example(record, words, number_of(found["label"], numbers, found))
+            if words
+            else Example(record, found["choices"], found["label"])
+            for record, found in each
+        ]
+        for split, each in splits.items()
+    }
+    questions = sample(answered["validation"], config.evaluation.rows)
     most = max(len(each.answers) for each in questions)
     labels = labels if words else tuple(map(str, range(most)))
-    shown = splits["train"] or splits["validation"]
+    shown = answered["train"] or answered["validation"]
     return Examples(task, labels, {"source": prompt.source}, questions, shown)
 
 

@@ -10,7 +10,9 @@ from lm.errors import UserError
 from lm.frame import framed
 from lm.output import OUTPUTS
 from lm.task import TASKS, build_task
+from lm.task.choose import READINGS
 from lm.task.classify import POOLINGS
+from lm.task.label import class_name
 from lm.task.read import FORMATS
 from lm.task.write import TEMPLATES
 from lm.tune import room
@@ -25,6 +27,7 @@ def check_task(config: Config) -> None:
     one_of("task.format", config.task.format, ("", *FORMATS))
     one_of("task.pooling", config.task.pooling, POOLINGS)
     one_of("task.template", config.task.template, TEMPLATES)
+    one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     task = build_task(config)
     one_of("task.metric", task.main, task.measures)
     if config.task.stride < 0:
@@ -53,7 +56,7 @@ def check_task(config: Config) -> None:
 def check_labels(config: Config) -> None:
     """Raises UserError where config.task.labels are no set of labels."""
     labels = tuple(config.task.labels)
-    texts = [label for label in labels if isinstance(label, str)]
+    texts = [class_name(label) for label in labels if isinstance(label, str)]
     if labels and not len(set(texts)) == len(labels) > 1:
         raise UserError(f"config.task.labels = {labels} must be two or more texts, all different")
 

@@ -3,7 +3,9 @@ points at one.
 """
 
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from lm.data import Encoded
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
+from lm.task.label import class_name
 from lm.task.read import Record
 from lm.task.task import (
     Example,
@@ -25,12 +28,51 @@ from lm.task.task import (
 )
 
 
+def _index(given: Any, choices: Sequence[str]) -> int:
+    label = class_name(given)
+    return int(label) if re.fullmatch("[0-9]+", label) else -1
+
+
+def _letter(given: Any, choices: Sequence[str]) -> int:
+    label = class_name(given).upper()
+    return string.ascii_uppercase.find(label) if len(label) == 1 else -1
+
+
+def _text(given: Any, choices: Sequence[str]) -> int:
+    label, names = class_name(given), [class_name(choice) for choice in choices]
+    return names.index(label) if label in names else -1
+
+
+# The number of the choice that a label means, from 0; out of range where it means none.
+READINGS: Mapping[str, Callable[[Any, Sequence[str]], int]] = {
+    "index": _index,
+    "number": lambda given, choices: _index(given, choices) - 1,
+    "letter": _letter,
+    "text": _text,
+    "typed": lambda given, choices: (_text if isinstance(given, str) else _index)(given, choices),
+}
+_UNASKED = ("index", "typed")  # what labels may be where config.task.choice_labels is ""
+
+
+def _wanted(reading: str, count: int) -> str:
+    """What a label is not that the reading knows none of so many choices for."""
+    last = string.ascii_uppercase[: min(count, 26)][-1]
+    return {
+        "": f"neither a choice nor a number from 0 to {count - 1}",
+        "index": f"no number from 0 to {count - 1}",
+        "number": f"no number from 1 to {count}",
+        "letter": f"no letter from A to {last}",
+        "text": "none of the choices",
+        "typed": f"neither a choice nor a number from 0 to {count - 1}",
+    }[reading]
+
+
 class Choice(Task):
     """One of two or more choices, as in SWAG or RACE.
 
     `choices` is one column that holds a list, or several columns of a text each. The label is the
-    number of the right one, counted from 0, or its text. Examples may have fewer choices than
-    others.
+    number of the right one, counted from 0, or its text, one of these in all examples; further ways
+    are named in `choice_labels`. Examples may have fewer choices than others.
     """
 
     measures = metrics.CLASSIFICATION
@@ -51,19 +93,47 @@ class Choice(Task):
                 "their columns in config.task.choices"
             )
         given = self.given_label(record)
-        label = str(given)
-        # A number is one even where a choice reads like it.
-        if label in choices and not isinstance(given, int):
-            number = choices.index(label)
-        else:
-            number = int(label) if re.fullmatch("[0-9]+", label) else len(choices)
-        if number >= len(choices):
+        names = [self.choice_labels] if self.choice_labels else _UNASKED
+        meanings = {name: READINGS[name](given, choices) for name in names}
+        meanings = {k: number for k, number in meanings.items() if 0 <= number < len(choices)}
+        if not meanings:
             raise UserError(
-                f"{record.place} has the label {label!r}, which is neither a choice nor a number "
-                f"from 0 to {len(choices) - 1}"
+                f"{record.place} has the label {given!r:.60}, which is "
+                f"{_wanted(self.choice_labels, len(choices))}; mend it, or say in "
+                f"config.task.choice_labels how labels are written: {', '.join(READINGS)}"
             )
         question = " ".join(self.strings(record))
-        return {"place": record.place, "question": question, "choices": choices, "label": number}
+        label = meanings[self.choice_labels] if self.choice_labels else meanings
+        return {"place": record.place, "question": question, "choices": choices, "label": label}
+
+    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+        """Which of two readings suits the labels of all examples: numbers from 0, or texts of
+        choices (beside which JSON's numbers count from 0). Refused where both do and differ.
+        """
+        if self.choice_labels or not examples:
+            return {}, []
+        suit = [name for name in _UNASKED if all(name in each["label"] for each in examples)]
+        if not suit:
+            alone = [[e["place"] for e in examples if [*e["label"]] == [name]] for name in _UNASKED]
+            raise UserError(
+                f"the label of {alone[0][0]} is a number, and that of {alone[1][0]} the text of a "
+                "choice; write all labels one way"
+            )
+        for example in examples:
+            if len({example["label"][name] for name in suit}) > 1:
+                raise UserError(
+                    f"the labels are numbers from 0 as well as texts of choices, which are not the "
+                    f"same in {example['place']}; set config.task.choice_labels to index or text"
+                )
+        if suit[0] == "index" and len(examples) > 1 and all(e["label"]["index"] for e in examples):
+            raise UserError(
+                f"no label of {len(examples)} examples is 0: they may count from 0 or from 1; set "
+                "config.task.choice_labels to index or number"
+            )
+        for example in examples:
+            example["label"] = example["label"][suit[0]]
+        said = {"index": "numbers that count from 0", "typed": "the texts of choices"}[suit[0]]
+        return {"choice_labels": suit[0]}, [f"labels are read as {said}"]
 
     def choices_of(self, example: Example) -> int:
         """See `Task`."""

@@ -2,7 +2,6 @@
 number, such as a rating or a similarity.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,13 @@ from lm.data import Encoded
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
+from lm.task.label import (
+    class_name,
+    is_no_value,
+    ordered,
+    same_but_for_case,
+    truth_and_numbers,
+)
 from lm.task.read import Record
 from lm.task.task import (
     Example,
@@ -26,7 +32,6 @@ from lm.task.task import (
     number_of,
 )
 
-_NUMBER = re.compile("-?[0-9]+")
 POOLINGS = ("first", "last", "mean")
 
 
@@ -67,9 +72,34 @@ class Classification(_Whole):
     lower = ("nats_per_label",)
 
     def example(self, record: Record) -> Example:
-        """See `Task`."""
-        texts, label = self.strings(record), str(self.given_label(record))
+        """See `Task`; a class has one name, however the source writes it: see `class_name`."""
+        texts, given = self.strings(record), self.given_label(record)
+        if isinstance(given, (list, dict)):
+            raise UserError(
+                f"{record.place}: the label {given!r:.40} is no single class; give a text"
+            )
+        label = class_name(given)
+        if is_no_value(label) and label not in self.labels:
+            raise UserError(
+                f"{record.place} has the label {label!r}, as pandas writes an empty cell; remove "
+                "it, or name all labels in config.task.labels where this is one"
+            )
         return {"place": record.place, "texts": texts, "label": label}
+
+    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+        """Says which classes there are; see `Task`."""
+        names = [example["label"] for example in examples]
+        if not self.labels and (mixed := truth_and_numbers(names)):
+            places = [examples[names.index(name)]["place"] for name in mixed]
+            raise UserError(
+                f"{places[0]} has the label {mixed[0]!r} and {places[1]} the label {mixed[1]!r}; "
+                "write truth values one way, or name all labels in config.task.labels"
+            )
+        found = ordered(names)
+        notes = [f"{len(found)} classes: {', '.join(found)[:200]}"]
+        if alike := same_but_for_case(found):
+            notes.append("{!r} and {!r} differ in case alone and are two classes".format(*alike))
+        return {}, notes
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """The labels in alphabetical order, numbers in theirs."""
@@ -79,8 +109,7 @@ class Classification(_Whole):
                 f"every training example has the label {next(iter(found))!r}; a classifier needs "
                 "examples of two or more"
             )
-        numeric = all(map(_NUMBER.fullmatch, found))
-        return self.labels or tuple(sorted(sorted(found), key=int if numeric else str))
+        return tuple(map(class_name, self.labels)) or ordered(found)
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""

@@ -3,8 +3,10 @@ by a hash of their description, built where they are missing, and visible only w
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,9 +38,10 @@ class TaskData:
       manifest: what they are: `task`, `source`, `hash` (of the examples in order, and their
         splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`,
         and `long`, how many examples were left out because no answer begins within a row. Of
-        several sources also `tasks`, the `source` and `splits` of each.
+        several sources also `tasks`, the `source` and `splits` of each. `settled` and `notes` are
+        what `Task.settle` found.
       tokenizer: of the rows.
-      task: what they are for.
+      task: what they are for, settled: with what only all examples told (`Task.settle`).
       layout: what a row is made of.
       number: which one of several sources is meant, from 0; None: all.
     """
@@ -130,8 +133,11 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     if not folder.exists():
         found = [_examples(task, name, wanted) for name in names]
         examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
+        settled, notes = task.settle([e for each in examples.values() for e in each])
         with building(folder) as partial:
-            manifest = {"format": FORMAT, **wanted, **_build(partial, task, examples, wanted)}
+            made_of = dataclasses.replace(task, **settled)
+            manifest = {"format": FORMAT, **wanted, **_build(partial, made_of, examples, wanted)}
+            manifest |= {"settled": settled, "notes": notes}
             if len(names) > 1:
                 manifest["tasks"] = [
                     {"source": name, "splits": {s: _counted(s, each[s], length) for s in SPLITS}}
@@ -142,6 +148,9 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     stored = folder / "tokenizer.json"
     json_text = stored.read_text() if stored.exists() else None
     made = open_tokenizer(manifest["tokenizer"], json_text)
+    task = dataclasses.replace(task, **manifest["settled"])
+    for note in manifest["notes"]:
+        _say(f"{manifest['source']}: {note}")
     layout = Layout(**manifest["layout"] | {"frame": framed(config.frame, made.end)})
     data = TaskData(folder, manifest, made, task, layout)
     stage, jointly = config.continual.stage, config.continual.jointly
@@ -236,6 +245,11 @@ def _build(
         "layout": dataclasses.asdict(layout),
         "splits": summaries,
     }
+
+
+@functools.cache  # a sweep opens the same data again and again
+def _say(note: str) -> None:
+    print(note, file=sys.stderr, flush=True)
 
 
 def _load(file: epath.Path) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from lm.data import Encoded
 from lm.errors import UserError
 from lm.task.encode import Layout, Row
+from lm.task.label import is_missing
 from lm.task.read import Record
 
 Example = dict[str, Any]  # plain values, as JSON has them; "place" says where it came from
@@ -31,6 +32,8 @@ class Task:
     Attributes:
       text, label, choices: columns of the records.
       labels: in order; (): those of the training examples.
+      choice_labels: how a choice's label is written: a name of `lm.task.choose.READINGS`; "": as
+        all examples allow.
       pooling: which hidden state stands for a text: a name of `POOLINGS`.
       separator: what stood between the words of a list of words.
       stride: tokens by which windows over a long text overlap.
@@ -52,6 +55,7 @@ class Task:
     label: str
     choices: tuple[str, ...]
     labels: tuple[str, ...]
+    choice_labels: str
     pooling: str
     separator: str
     stride: int
@@ -78,6 +82,15 @@ class Task:
           UserError: it lacks a column or a label, or its label cannot be one.
         """
         raise NotImplementedError
+
+    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+        """What only all examples together tell: values of attributes that the config leaves open,
+        and sentences about the data for the log. Examples whose meaning depends on it change.
+
+        Raises:
+          UserError: the examples allow of several meanings, or of none.
+        """
+        return {}, []
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """All labels, in the order of their numbers; () where labels are not a fixed set.
@@ -182,7 +195,7 @@ class Task:
     def given_label(self, record: Record) -> Any:
         """The label of a record; UserError where there is none."""
         value = self.column(record, self.label)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if is_missing(value):
             raise UserError(
                 f"{record.place} has no label in column {self.label!r}; fill it in or remove it"
             )
