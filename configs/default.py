@@ -135,7 +135,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.depth_scaled_init = True
     # Type of computation: "float32" or "bfloat16". Scores, norms and losses are float32 anyway.
     model.dtype = "float32"
-    # Type of the parameters and of the optimizer's state.
+    # Type of the parameters: "float32" or "bfloat16", half the memory, in which each update is
+    # rounded at random, right on average. Gradients, the optimizer's state and the moving average
+    # are float32 either way.
     model.param_dtype = "float32"
     # Recomputes each block in the backward pass: less memory, a third more arithmetic.
     model.remat = False

@@ -147,7 +147,7 @@ def _initialise_from(
     )
     params, frozen = split(params, program.tuning.kept)
     average, start = (
-        None if tree is None else jax.tree.map(lambda x: x.copy(), params)
+        None if tree is None else jax.tree.map(lambda x, t: x.copy().astype(t.dtype), params, tree)
         for tree in (state.average, state.start)
     )
     # Those of the initial weights leave first: pruning's are as large as the parameters.

@@ -14,7 +14,7 @@ from lm.model import Transformer
 from lm.regularise import forward, freelb, habitual, mixout
 from lm.state import State
 from lm.tune import join
-from lm.wide import plus, wide_zeros
+from lm.wide import in_float32, plus, wide_zeros
 
 # The sum of nats, the sum of weights; and the gradient of the first.
 Found = tuple[tuple[jax.Array, jax.Array], Any]
@@ -44,7 +44,8 @@ def gradients(
         learn = jax.value_and_grad(loss, has_aux=True)
         if regularise.freelb:
             learn = freelb(loss, model, regularise.freelb, regularise.radius)
-        return learn(state.params, batch, key, state.step)
+        # In float32, so that what several places of the model ask of one parameter is summed in it.
+        return learn(in_float32(state.params), batch, key, state.step)
 
     def in_parts(state: State, batch: Batch, key: jax.Array) -> Found:
         own = jax.random.fold_in(key, 9)

@@ -10,6 +10,7 @@ import optax
 from lm.config import Config
 from lm.layerwise import layer_decay, unfreezing
 from lm.prune import SCORES, pruning, sparsity_schedule
+from lm.wide import float32_moments
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:
@@ -19,7 +20,8 @@ def schedule(config: Config, steps: int) -> optax.Schedule:
 
 def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then the named optimizer with its schedule and decay mask; around
-    both, what treats layers unlike one another, and what prunes.
+    both, what treats layers unlike one another, and what prunes. All of it in float32, whatever
+    the type of the parameters.
     """
     settings, layers = config.optimizer, config.model.layers
     rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
@@ -32,7 +34,7 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     if config.regularise.prune:
         score = SCORES[config.regularise.prune_by]
         rule = pruning(rule, sparsity_schedule(config.regularise, steps), score)
-    return rule
+    return float32_moments(rule)
 
 
 def decayed(params: Any) -> Any:

@@ -91,7 +91,8 @@ def pruning(
         learning = {path: jnp.where(mask[path], g, 0) for path, g in slopes.items()}
         updates, inner = rule.update(_with(updates, learning), state.inner, params)
         steps = _kernels(updates)
-        before = dense
+        # What is kept is as it is among the parameters, which may have been rounded.
+        before = {path: jnp.where(mask[path], weights[path], w) for path, w in dense.items()}
         dense = {path: w + jnp.where(mask[path], steps[path], 0) for path, w in before.items()}
         scores = {
             path: score(scores[path], before[path], slopes[path], w) for path, w in dense.items()

@@ -34,6 +34,7 @@ from lm.task.encode import Layout
 from lm.task.objective import Labelled
 from lm.tune import Tuning, split, tuning
 from lm.tune.lora import check_targets
+from lm.wide import apply_updates, in_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ def build_program(
         rngs = {"params": key, "softmax": key}
         params = model.init(rngs, batch, train=False, method="loss")["params"]
         params, frozen = split(params, methods.kept)
-        average = jax.tree.map(jnp.copy, params) if ema else None
+        average = jax.tree.map(jnp.copy, in_float32(params)) if ema else None
         start = jax.tree.map(jnp.copy, params) if needs_start(regularise) else None
         none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         return State(
@@ -163,18 +164,20 @@ def build_program(
         batch = read(rows, key)
         (total, weight), grads = gradient(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
-        grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, state.params)
+        grads = jax.tree.map(lambda g: g / weight, grads)
         extra = {}
         if penalises(regularise):
             value_and_grad = jax.value_and_grad(penalty, argnums=1)
-            pull = value_and_grad(regularise, state.params, state.start, state.importance)
+            params, start = in_float32(state.params), in_float32(state.start)
+            pull = value_and_grad(regularise, params, start, state.importance)
             if regularise.adapt:
                 pull = jax.tree.map(lambda x: x * state.strength.astype(x.dtype), pull)
             extra["train/penalty"], more = pull
             grads = jax.tree.map(jnp.add, grads, more)
         norm = optax.tree.norm(grads)
         updates, moments = rule.update(grads, state.moments, state.params)
-        params = anneal(config, optax.apply_updates(state.params, updates), state.step + 1)
+        params = apply_updates(state.params, updates, jax.random.fold_in(key, 10))
+        params = anneal(config, params, state.step + 1)
         average = optax.incremental_update(params, state.average, 1.0 - ema) if ema else None
         average = anneal(config, average, state.step + 1)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)

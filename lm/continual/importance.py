@@ -18,6 +18,7 @@ from lm.data import eval_batches
 from lm.state import State
 from lm.step import Program
 from lm.task.evaluate import Chosen
+from lm.wide import in_float32
 
 ROWS = 1024  # of a task's training rows, the same ones for every run
 
@@ -35,7 +36,7 @@ def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
 
     def of_row(row: Any) -> Any:
         alone = jax.tree.map(lambda x: x[None], row)
-        return jax.tree.map(jnp.square, jax.grad(nats)(params, alone))
+        return jax.tree.map(jnp.square, in_float32(jax.grad(nats)(params, alone)))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         found = jax.vmap(of_row)(part)
