@@ -22,7 +22,9 @@ from lm.partition import path_name
 from lm.pretrained import open_checkpoint
 from lm.regularise.teacher import without_teacher
 from lm.step import Program
+from lm.task.encode import Layout
 from lm.task.prepare import TaskData
+from lm.task.task import Labels, Task
 from lm.train import corpus_program, prepare_corpus, shared_program
 from lm.workdir import check_same_config, check_same_text, read_json
 
@@ -61,6 +63,13 @@ class Restored:
     def decoding(self) -> "Restored":
         """The run with its parameters as a model that decodes reads them fastest; see `turned`."""
         return dataclasses.replace(self, params=turned(self.params))
+
+    @property
+    def task_layout(self) -> tuple[Task, Labels, Layout]:
+        """Of a task: itself, its labels in the order of their numbers, and what its rows are."""
+        corpus = self.corpus
+        assert isinstance(corpus, TaskData)
+        return corpus.task, corpus.labels, corpus.layout
 
     @functools.cached_property
     def corpus(self) -> Corpus | TaskData:

@@ -28,6 +28,7 @@ class Answering(Task):
 
     measures = metrics.ANSWERING
     columns = (2, 2)
+    from_label = ("label", "exact", "f1")
 
     @property
     def readout(self) -> str:
@@ -51,6 +52,10 @@ class Answering(Task):
             "label": answers,
             "starts": starts,
         }
+
+    def stand_in(self, record: Record, labels: Labels) -> dict[str, Any]:
+        """No answer."""
+        return {"text": [], "answer_start": []}
 
     def _answers(self, record: Record) -> tuple[list[str], list[int]]:
         """The answers, and where each begins."""

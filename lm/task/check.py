@@ -37,7 +37,7 @@ def check_task(config: Config) -> None:
             f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "
             "not; leave it out"
         )
-    most = _most_written(config)
+    most = most_written(config)
     if config.task.answer_tokens and config.task.answer_tokens > most:
         raise UserError(
             f"config.task.answer_tokens = {config.task.answer_tokens} leaves a source too few of "
@@ -71,7 +71,7 @@ def _check_text(config: Config) -> None:
         )
 
 
-def _most_written(config: Config) -> int:
+def most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
     if config.model.architecture == "encoder_decoder":
         return room(config) - len(framed(config.frame, 0).opens)

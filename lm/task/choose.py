@@ -135,6 +135,10 @@ class Choice(Task):
         said = {"index": "numbers that count from 0", "typed": "the texts of choices"}[suit[0]]
         return {"choice_labels": suit[0]}, [f"labels are read as {said}"]
 
+    def stand_in(self, record: Record, labels: Labels) -> int:
+        """The first choice."""
+        return 0
+
     def choices_of(self, example: Example) -> int:
         """See `Task`."""
         return len(example["choices"])

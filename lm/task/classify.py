@@ -101,6 +101,14 @@ class Classification(_Whole):
             notes.append("{!r} and {!r} differ in case alone and are two classes".format(*alike))
         return {}, notes
 
+    def stand_in(self, record: Record, labels: Labels) -> str:
+        """See `Task`."""
+        return labels[0]
+
+    def known_labels(self, example: Example) -> Sequence[str]:
+        """See `Task`."""
+        return [example["label"]]
+
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """The labels in alphabetical order, numbers in theirs."""
         found = {example["label"] for example in examples}
@@ -137,6 +145,11 @@ class Regression(_Whole):
     measures = metrics.REGRESSION
     lower = ("mean_squared_error",)
     real = True
+    from_label = ("label",)
+
+    def stand_in(self, record: Record, labels: Labels) -> float:
+        """See `Task`."""
+        return 0.0
 
     def example(self, record: Record) -> Example:
         """See `Task`."""

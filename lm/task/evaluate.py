@@ -12,14 +12,13 @@ from lm import partition
 from lm.config import Config
 from lm.data import eval_batches
 from lm.step import Program
-from lm.task.prepare import TaskData
-from lm.task.task import Outputs
+from lm.task.task import Asked, Judged, Outputs
 from lm.task.written import written
 
 Predictions = Sequence[dict[str, Any]]
 
 
-def predictions(program: Program, params: Any, data: TaskData, config: Config) -> Predictions:
+def predictions(program: Program, params: Any, data: Asked, config: Config) -> Predictions:
     """What the model says of each held-out example, in their order; see `Task.predict`.
 
     config.evaluation.rows is how many examples, a sample that is the same for every run; 0: all.
@@ -73,7 +72,7 @@ class Chosen:
         return self._rows[self._chosen[index]]
 
 
-def metrics(data: TaskData, found: Predictions) -> dict[str, float]:
+def metrics(data: Judged, found: Predictions) -> dict[str, float]:
     """The task's metrics, each named eval/..., and "eval/examples", over how many."""
     scores = {f"eval/{name}": value for name, value in data.task.score(found, data.labels).items()}
     return scores | {"eval/examples": float(len(found))}

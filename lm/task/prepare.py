@@ -214,7 +214,7 @@ def _build(
     for split in SPLITS:
         writer = SplitWriter(folder, split, fields)
         number = 0
-        rows = _rows(task, examples[split], tokenizer, layout, labels)
+        rows = rows_of(task, examples[split], tokenizer, layout, labels)
         if task.packs and split == "train":
             # Held-out examples keep rows of their own, by which their outputs are found.
             rows = pack(rows, layout)
@@ -230,7 +230,7 @@ def _build(
         writers.append(writer)
         summaries[split] = {**_counted(split, examples[split], layout.length), "rows": number}
     write_metadata(folder, writers, fields)
-    held_out = filter(_has_rows, examples["validation"])
+    held_out = filter(has_rows, examples["validation"])
     lines = (json.dumps(example, ensure_ascii=False) for example in held_out)
     (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines))
     for name, array in (("counts", counts), ("classes", np.array(classes, np.int32))):
@@ -260,7 +260,7 @@ def _load(file: epath.Path) -> np.ndarray:
 def _hash(examples: dict[str, list[Example]]) -> str:
     """Of the examples that have rows, whatever length and tokenizer made of them."""
     said = {
-        split: [{k: v for k, v in e.items() if k != "rows"} for e in filter(_has_rows, each)]
+        split: [{k: v for k, v in e.items() if k != "rows"} for e in filter(has_rows, each)]
         for split, each in examples.items()
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -268,7 +268,7 @@ def _hash(examples: dict[str, list[Example]]) -> str:
 
 def _counted(split: str, examples: Sequence[Example], length: int) -> dict[str, int]:
     """What the manifest says of a split of one source, whose examples have learned their rows."""
-    kept = sum(map(_has_rows, examples))
+    kept = sum(map(has_rows, examples))
     if not kept:
         raise UserError(
             f"none of the {len(examples)} {split} examples has an answer that begins within "
@@ -278,7 +278,7 @@ def _counted(split: str, examples: Sequence[Example], length: int) -> dict[str, 
     return {"examples": kept, "rows": rows, "long": len(examples) - kept}
 
 
-def _rows(
+def rows_of(
     task: Task,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
@@ -299,7 +299,8 @@ def _rows(
             yield from rows
 
 
-def _has_rows(example: Example) -> bool:
+def has_rows(example: Example) -> bool:
+    """Whether rows were made of an example."""
     first, end = example["rows"]
     return first < end
 

@@ -27,8 +27,7 @@ def write_report(
       {"interval": [low, high]}: 95 %, of the main metric, over resampled examples.
     """
     folder = epath.Path(folder)
-    lines = (json.dumps(each, ensure_ascii=False) for each in predictions)
-    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    write_predictions(folder, predictions)
     task, labels = data.task, data.labels
     evidence = task.evidence(predictions, labels)
     low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
@@ -41,6 +40,12 @@ def write_report(
     (folder / "report.txt").write_text("\n".join(page) + "\n")
     _draw(folder / "report.png", data, predictions)
     return {"interval": [low, high]}
+
+
+def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
+    """Writes predictions.jsonl."""
+    lines = (json.dumps(each, ensure_ascii=False) for each in predictions)
+    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 def _shown(task: Task, prediction: Any) -> str:

@@ -33,6 +33,7 @@ class Tagging(Task):
 
     measures = metrics.TAGGING
     columns = (1, 1)
+    from_label = ("label",)
 
     @property
     def readout(self) -> str:
@@ -52,6 +53,15 @@ class Tagging(Task):
         if not all(tags):
             raise UserError(f"{record.place}: word {tags.index('') + 1} has no tag; use O for none")
         return {"place": record.place, "words": words, "label": tags}
+
+    def stand_in(self, record: Record, labels: Labels) -> list[str]:
+        """A tag for each word."""
+        words = self.column(record, self.text[0])
+        return [labels[0]] * len(words) if isinstance(words, list) else [labels[0]]
+
+    def known_labels(self, example: Example) -> Sequence[str]:
+        """See `Task`."""
+        return example["label"]
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """O first, then the others in order; where there is B-X, also I-X, and E-X with S-X."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lm.data import Encoded
+from lm.data import Encoded, Tokenizer
 from lm.errors import UserError
 from lm.task.encode import Layout, Row
 from lm.task.label import is_missing
@@ -49,6 +49,7 @@ class Task:
       words: the head chooses among words, as a language model's does.
       packs: several examples share a row of training.
       columns: the least and the largest number of columns in `text`.
+      from_label: the keys of a prediction that need its label.
     """
 
     text: tuple[str, ...]
@@ -69,6 +70,7 @@ class Task:
     words: ClassVar[bool] = False
     packs: ClassVar[bool] = False
     columns: ClassVar[tuple[int, float]] = (1, math.inf)
+    from_label: ClassVar[tuple[str, ...]] = ("label", "nats")
 
     @property
     def readout(self) -> str:
@@ -91,6 +93,28 @@ class Task:
           UserError: the examples allow of several meanings, or of none.
         """
         return {}, []
+
+    def unlabelled(self, record: Record, labels: Labels) -> Example:
+        """What is kept of a record without a label: some label stands in its place, and nothing that
+        depends on it (`from_label`) is told.
+
+        Raises:
+          UserError: it lacks a column, or the task predicts nothing without a label.
+        """
+        stand_in = {self.label: self.stand_in(record, labels)}
+        return self.example(record._replace(values={**record.values, **stand_in}))
+
+    def stand_in(self, record: Record, labels: Labels) -> Any:
+        """A label that a record could have, as its source would have it."""
+        raise NotImplementedError
+
+    def has_label(self, record: Record) -> bool:
+        """Whether there is something in the record's column of labels."""
+        return not is_missing(record.values.get(self.label))
+
+    def known_labels(self, example: Example) -> Sequence[str]:
+        """Those of an example's labels that must be among the task's; (): they are no fixed set."""
+        return ()
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """All labels, in the order of their numbers; () where labels are not a fixed set.
@@ -218,6 +242,28 @@ class Judged(Protocol):
     @property
     def manifest(self) -> Mapping[str, Any]:
         """Says what their "source" is."""
+        ...
+
+
+class Asked(Judged, Protocol):
+    """Examples about which a model is asked."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the rows."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """What a row is made of."""
+        ...
+
+    def examples(self) -> list[Example]:
+        """The held-out examples; "rows" is the first and the one after the last of their rows."""
+        ...
+
+    def rows(self, split: str) -> Any:
+        """The rows of "validation": a sequence."""
         ...
 
 

@@ -39,6 +39,7 @@ class Writing(Task):
     measures = metrics.WRITING
     lower = ("nats_per_token",)
     words = True
+    from_label = ("label", "nats", "hits", "tokens")
 
     @property
     def readout(self) -> str:
@@ -109,6 +110,10 @@ class Seq2Seq(Writing):
             raise UserError(f"{record.place}: column {self.label!r} is {label!r:.40}, and no text")
         return {"place": record.place, "texts": self.strings(record), "label": label}
 
+    def stand_in(self, record: Record, labels: Labels) -> str:
+        """Any text."""
+        return "?"
+
     def texts(self, example: Example) -> list[str]:
         """The source, its columns in one, and the target."""
         return [" ".join(example["texts"]), example["label"]]
@@ -174,6 +179,17 @@ class Instruction(Writing):
     """
 
     packs = True
+
+    def has_label(self, record: Record) -> bool:
+        """A conversation has its answers in it."""
+        return isinstance(record.values.get(self.text[0]), list) or super().has_label(record)
+
+    def unlabelled(self, record: Record, labels: Labels) -> Example:
+        """See `Task`."""
+        raise UserError(
+            f"{record.place} has no answer in column {self.label!r}; this task measures answers, "
+            "and `run.py generate` writes them"
+        )
 
     def example(self, record: Record) -> Example:
         """See `Task`."""

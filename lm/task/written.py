@@ -11,12 +11,11 @@ from lm.config import Config
 from lm.generate import generate
 from lm.linear import turned
 from lm.step import Program
-from lm.task.prepare import TaskData
-from lm.task.task import Example
+from lm.task.task import Asked, Example
 
 
 def written(
-    program: Program, params: Any, data: TaskData, config: Config, examples: Sequence[Example]
+    program: Program, params: Any, data: Asked, config: Config, examples: Sequence[Example]
 ) -> list[str]:
     """An answer of at most config.task.answer_tokens to each example, a batch at a time."""
     task: Any = data.task
