@@ -2,6 +2,8 @@
 
   python run.py train    --config=FILE[:ARG] --workdir=DIR    one run, or go on with it
   python run.py eval     --workdir=DIR                        a run's newest checkpoint
+  python run.py eval     --workdir=DIR --data=FILE            the same on other labelled examples
+  python run.py predict  --workdir=DIR --data=FILE --output=DIR    a task's run on any examples
   python run.py generate --workdir=DIR --prompt=TEXT ...      continue prompts
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
@@ -9,7 +11,8 @@
   python run.py export   --workdir=DIR --to=DIR               a checkpoint of transformers
   python run.py gallery  --workdir=DIR                        a picture of every weighting
 
-eval, generate and export also take --config=FILE --config.init_from=hf:FOLDER instead of a workdir.
+eval, predict, generate and export also take --config=FILE --config.init_from=hf:FOLDER instead of a
+workdir.
 Any knob of a config is set by its dotted name: --config.model.features=256
 --print_config shows every key of the config and its value, and runs nothing; COMMAND -h the flags
 of a command, and --version the versions that decide a run's numbers.
@@ -35,6 +38,10 @@ _ADAPTER = flags.DEFINE_bool("adapter", False, "what was added alone, as the pac
 _TO = flags.DEFINE_string(
     "to", None, "a new folder: of export for the checkpoint, of eval for a prompt's report"
 )
+_DATA = flags.DEFINE_multi_string(
+    "data", [], "a file, pattern or source of other examples than the run's; may be repeated"
+)
+_OUTPUT = flags.DEFINE_string("output", None, "a new folder for predictions, metrics and report")
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint; the newest", 0)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
 _TOKENS = flags.DEFINE_integer("tokens", 256, "how many tokens", 1)
@@ -76,22 +83,43 @@ def train() -> int:
 
 
 def evaluate() -> int:
-    """Evaluates a checkpoint of the workdir on its held-out rows, or asks it config.prompt."""
+    """Evaluates a checkpoint on its held-out rows or those of --data, or asks it config.prompt."""
     import jax
-    from etils import epath
 
     from lm.evaluate import evaluate
+    from lm.predict import measure
     from lm.prompt.ask import ask
+    from lm.task.report import write_report
 
-    run = _restored()
-    if run.config.prompt.source:
-        metrics = ask(run, epath.Path(_TO.value).expanduser() if _TO.value else None)
+    run, folder = _restored(), _folder(_OUTPUT.value or _TO.value)
+    if _DATA.value:
+        metrics = measure(run, _DATA.value, folder)
+    elif run.config.prompt.source:
+        metrics = ask(run, folder)
     else:
         with jax.set_mesh(run.program.mesh):
-            metrics = evaluate(run.program, run.params, run.corpus, run.config).metrics
+            metrics, said = evaluate(run.program, run.params, run.corpus, run.config)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_report(folder, run.corpus, said)
     print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
     for name, value in metrics.items():
         print(f"  {name:22} {value:,.6g}")
+    return 0
+
+
+def predict() -> int:
+    """Says what a task's run makes of every example of --data, whether it has a label or not."""
+    from lm.predict import check_new, predict, told, write
+
+    folder = _folder(_OUTPUT.value)
+    if not _DATA.value or folder is None:
+        raise UserError("predict needs --data=FILE and --output=DIR, a new folder for predictions")
+    check_new(folder)
+    tokens = _TOKENS.value if flags.FLAGS["tokens"].present else None
+    predicted = predict(_restored(), _DATA.value, tokens=tokens)
+    write(predicted, folder)
+    print("\n".join(told(predicted, folder)))
     return 0
 
 
@@ -245,11 +273,17 @@ def _restored():
 
 
 def _workdir():
+    folder = _folder(_WORKDIR.value)
+    if folder is None:
+        raise UserError(f"{sys.argv[1]} needs --workdir=DIR, a folder for what it writes")
+    return folder
+
+
+def _folder(name: str | None):
+    """The folder of a flag; None where it was not given."""
     from etils import epath
 
-    if not _WORKDIR.value:
-        raise UserError(f"{sys.argv[1]} needs --workdir=DIR, a folder for what it writes")
-    return epath.Path(_WORKDIR.value).expanduser()
+    return epath.Path(name).expanduser() if name else None
 
 
 def _ablation() -> Ablation:
@@ -272,7 +306,8 @@ def _points(ablation: Ablation):
 # What each command runs, and the flags that it reads.
 COMMANDS = {
     "train": Command(train, "config workdir print_config"),
-    "eval": Command(evaluate, "config workdir step to print_config"),
+    "eval": Command(evaluate, "config workdir step data output to print_config"),
+    "predict": Command(predict, "config workdir step data output tokens print_config"),
     "generate": Command(
         generate,
         "config workdir step prompt tokens temperature top_k top_p min_p stop beams "

@@ -17,7 +17,7 @@ from lm.task.check import most_written
 from lm.task.evaluate import metrics, predictions
 from lm.task.in_memory import UNLABELLED, InMemory, encoded_in_parts, read_examples
 from lm.task.report import write_predictions, write_report
-from lm.task.task import Labels, Prediction, Task
+from lm.task.task import Prediction, Task
 
 _TOGETHER = 2000  # examples whose rows are held at once
 
@@ -63,8 +63,8 @@ def predict(
     config = run.config
     if not config.task.name:
         raise UserError(
-            "predict is of a run of config.task.name; of a language model, `run.py eval --data=FILE` "
-            "tells the likelihood, and `run.py generate` continues texts"
+            "examples with labels are of a run of config.task.name, and this one is a language "
+            "model; `run.py generate` continues texts"
         )
     config = override(config, {"evaluation.rows": 0})
     task, labels, layout = run.task_layout
@@ -88,24 +88,46 @@ def predict(
     return Predicted(data, found, labelled, metrics(data, labelled) if labelled else {})
 
 
-def write(predicted: Predicted, folder: epath.Path, origin: dict[str, Any]) -> None:
-    """Writes predictions.jsonl; where there are labels, also metrics.json, report.txt and report.png.
+def measure(run: Restored, sources: Sequence[str], folder: epath.Path | None) -> dict[str, float]:
+    """The metrics of a run on the labelled examples of files; with a folder, written there too."""
+    check_new(folder)
+    found = predict(run, sources, need_labels=True)
+    if folder is not None:
+        write(found, folder)
+    return found.metrics
 
-    `origin` says in metrics.json which model it was.
 
-    Raises:
-      UserError: where the folder holds something.
-    """
-    if folder.exists() and any(folder.iterdir()):
+def check_new(folder: epath.Path | None) -> None:
+    """Raises UserError where a folder to write to holds something."""
+    if (
+        folder is not None
+        and folder.exists()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
         raise UserError(f"{folder} is not empty; give a new folder to write to")
+
+
+def write(predicted: Predicted, folder: epath.Path) -> None:
+    """Writes predictions.jsonl; with labels also metrics.json, report.txt and report.png."""
     folder.mkdir(parents=True, exist_ok=True)
     if predicted.labelled:
         interval = write_report(folder, predicted.data, predicted.labelled)
-        source = predicted.data.manifest["source"]
-        write_json(
-            folder / "metrics.json", predicted.metrics | interval | origin | {"data": source}
-        )
+        about = {"data": predicted.data.manifest["source"]}
+        write_json(folder / "metrics.json", predicted.metrics | interval | about)
     write_predictions(folder, predicted.predictions)
+
+
+def told(predicted: Predicted, folder: epath.Path) -> list[str]:
+    """What was done, in lines."""
+    number, labelled = len(predicted.predictions), len(predicted.labelled)
+    lines = [f"written: {folder}, {number} predictions"]
+    if predicted.left_out:
+        lines[0] += f"; {predicted.left_out} examples do not fit into a row, and were left out"
+    if labelled:
+        task = predicted.data.task
+        shown = f"{predicted.metrics[f'eval/{task.main}']:.4f} {task.main.replace('_', ' ')}"
+        lines.append(f"eval: {shown} on the {labelled} that have a label")
+    return lines
 
 
 def _writing(task: Task, config: Config, need_labels: bool, tokens: int | None) -> Task:
@@ -123,6 +145,6 @@ def _check_labelled(task: Task, examples: Sequence[Any]) -> None:
     without = [example["place"] for example in examples if UNLABELLED in example]
     if without:
         raise UserError(
-            f"{len(without)} of {len(examples)} examples have no label in column {task.label!r}, the "
-            f"first {without[0]}; fill it in, or use `run.py predict`, which needs none"
+            f"{len(without)} of {len(examples)} examples have no label in column {task.label!r}, "
+            f"the first {without[0]}; fill it in, or use `run.py predict`, which needs none"
         )

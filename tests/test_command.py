@@ -48,6 +48,10 @@ MISTAKES = {
         "config.batch_size = 18 is not divisible by 8 devices (data x fsdp); use 16 or 24",
     ),
     "a workdir without a run": (["eval", "--workdir=W"], "so it is no run's folder"),
+    "no file to predict": (
+        ["predict", "--workdir=W"],
+        "predict needs --data=FILE and --output=DIR",
+    ),
     "no prompt": (["generate", "--workdir=W"], "generate needs --prompt=TEXT"),
     "a search that draws": (
         ["generate", "--workdir=W", "--prompt=x", "--beams=4", "--top_k=3"],

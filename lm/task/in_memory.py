@@ -65,8 +65,8 @@ def read_examples(
     config.task.format where it does not.
 
     Raises:
-      UserError: there are none, one lacks a column, has more choices than the layout, or has a label
-        that is none of `labels`.
+      UserError: there are none, one lacks a column, has more choices than the layout, or has a
+        label that is none of `labels`.
     """
     found = [
         each for name in names for each in _records(source_of(name), config, split="validation")
@@ -78,8 +78,8 @@ def read_examples(
     for example in examples:
         if task.choices_of(example) > layout.choices:
             raise UserError(
-                f"{example['place']} has {task.choices_of(example)} choices, but the run has learned "
-                f"to choose among {layout.choices} at most; leave it out"
+                f"{example['place']} has {task.choices_of(example)} choices, but the run has "
+                f"learned to choose among {layout.choices} at most; leave it out"
             )
     return examples
 

@@ -106,21 +106,26 @@ def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int
 
 
 def _conll(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Sentences of a word a line, the word in the first column and its tag in the last."""
+    """Sentences of a word a line, the word in the first column and its tag in the last; of a file
+    with one column, the words alone.
+    """
     del columns
+    lines = (*_LINE.split(text), "")
+    words = [line for line in lines if not line.startswith("-DOCSTART-")]
+    tagged = any(len(line.split()) > 1 for line in words)
     tokens: list[str] = []
     tags: list[str] = []
     start = 1
-    for number, line in enumerate((*_LINE.split(text), ""), start=1):
+    for number, line in enumerate(lines, start=1):
         cells = line.split("\t") if "\t" in line else line.split()
-        if line.strip() and len(cells) < 2:
+        if line.strip() and tagged and len(cells) < 2:
             raise UserError(f"{name} line {number} has a word without a tag: {line.strip()[:40]!r}")
         if line.strip() and not line.startswith("-DOCSTART-"):
             start = start if tokens else number
             tokens.append(cells[0])
             tags.append(cells[-1].strip())
         elif tokens:
-            yield start, {"tokens": tokens, "tags": tags}
+            yield start, {"tokens": tokens, **({"tags": tags} if tagged else {})}
             tokens, tags = [], []
 
 

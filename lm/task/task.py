@@ -95,8 +95,8 @@ class Task:
         return {}, []
 
     def unlabelled(self, record: Record, labels: Labels) -> Example:
-        """What is kept of a record without a label: some label stands in its place, and nothing that
-        depends on it (`from_label`) is told.
+        """What is kept of a record without a label: some label stands in its place, and nothing
+        that depends on it (`from_label`) is told.
 
         Raises:
           UserError: it lacks a column, or the task predicts nothing without a label.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lm.config import override
+from lm.predict import measure
 from lm.restore import restore
 from lm.task import build_task
 from lm.task.report import MISTAKES
@@ -27,7 +28,12 @@ def test_classification_goes_from_a_table_to_metrics_and_predictions(task_config
     page = (tmp_path / "run" / "report.txt").read_text()
     assert "precision" in page and f"The {MISTAKES} worst mistakes" in page
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
-    assert restore(tmp_path / "run").corpus.labels == ("neg", "pos")
+    run = restore(tmp_path / "run")
+    assert run.corpus.labels == ("neg", "pos")
+    everywhere = measure(run, [task_config.data.source], tmp_path / "all")
+    assert everywhere["eval/examples"] == 96 and everywhere["eval/accuracy"] > 0.9
+    again = {json.loads(x)["place"] for x in (tmp_path / "all" / "predictions.jsonl").open()}
+    assert {p["place"] for p in predictions} < again
 
 
 TASKS = {
