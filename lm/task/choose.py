@@ -135,9 +135,11 @@ class Choice(Task):
         said = {"index": "numbers that count from 0", "typed": "the texts of choices"}[suit[0]]
         return {"choice_labels": suit[0]}, [f"labels are read as {said}"]
 
-    def stand_in(self, record: Record, labels: Labels) -> int:
-        """The first choice."""
-        return 0
+    def stand_in(self, record: Record, labels: Labels) -> Any:
+        """The first choice, as labels are written."""
+        first = self.column(record, self.choices[0])
+        text = first[0] if isinstance(first, list) and first else first
+        return {"number": 1, "letter": "A", "text": text}.get(self.choice_labels, 0)
 
     def choices_of(self, example: Example) -> int:
         """See `Task`."""

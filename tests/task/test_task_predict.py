@@ -1,6 +1,7 @@
 """A run says of the examples of another file what it says of its own held-out ones."""
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,10 @@ from lm.config import override
 from lm.errors import UserError
 from lm.predict import measure, predict, told, write
 from lm.restore import Restored
+from lm.task import build_task
+from lm.task.choose import READINGS
 from lm.task.evaluate import predictions
+from lm.task.read import Record
 from lm.train import corpus_program, prepare_corpus
 
 # Per task: its settings, the run's file, and what stands in the column of labels.
@@ -160,3 +164,12 @@ def test_more_choices_than_a_run_has_learned_are_named(opened, tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=r"test.jsonl line 1 has 3 choices, but .* among 2 at most"):
         predict(run, [str(tmp_path / "test.jsonl")])
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_choices_without_a_label_are_read_however_labels_are_written(reading, task_config):
+    task = build_task(override(task_config, {"task.name": "choice"}))
+    task = dataclasses.replace(task, choice_labels=reading)
+    record = Record("a.jsonl line 1", {"text": "which?", "choices": ["x", "y"]})
+    assert not task.has_label(record)
+    assert task.unlabelled(record, ("0", "1"))["label"] == 0
