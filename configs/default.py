@@ -268,9 +268,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     schedule.name = "cosine"
     # Updates of linear rise from 0. Below steps.
     schedule.warmup = 30
-    # The last learning rate, as a share of the peak (cosine, linear, warmup_stable_decay).
+    # The learning rate of the last update, as a share of the peak (cosine, linear,
+    # warmup_stable_decay).
     schedule.final = 0.1
-    # Share of the steps in the final fall of warmup_stable_decay.
+    # Share of the steps in the final fall of warmup_stable_decay; at most what the warm-up leaves.
+    # 0: it stays at the peak.
     schedule.decay = 0.2
     # Updates after which one more block learns, from the last to the first, what follows the blocks
     # from the start and the embeddings last. 0: all from the start.

@@ -14,7 +14,11 @@ from lm.wide import float32_moments
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:
-    """Learning rate by update: a linear warm-up, then the named shape, over `steps` updates."""
+    """Learning rate by updates made: a linear warm-up, then the named shape, over `steps` updates.
+
+    Update n, the first being 1, has the rate of n - 1: the peak comes at `warmup`, and the last
+    rate at steps - 1.
+    """
     return SCHEDULES[config.schedule.name](config, steps)
 
 
@@ -60,12 +64,17 @@ def _warm(config: Config, then: optax.Schedule) -> optax.Schedule:
     return optax.join_schedules([rise, then], [warmup])
 
 
+def _falling(config: Config, steps: int) -> int:
+    """How many updates come after that at the peak; 1 where there is none."""
+    return max(steps - 1 - config.schedule.warmup, 1)
+
+
 def _cosine(config: Config, steps: int) -> optax.Schedule:
     """Half a cosine from the peak to the final share of it."""
     return _warm(
         config,
         optax.cosine_decay_schedule(
-            config.optimizer.learning_rate, steps - config.schedule.warmup, config.schedule.final
+            config.optimizer.learning_rate, _falling(config, steps), config.schedule.final
         ),
     )
 
@@ -74,7 +83,7 @@ def _linear(config: Config, steps: int) -> optax.Schedule:
     """A straight line from the peak to the final share of it."""
     peak = config.optimizer.learning_rate
     end = peak * config.schedule.final
-    return _warm(config, optax.linear_schedule(peak, end, steps - config.schedule.warmup))
+    return _warm(config, optax.linear_schedule(peak, end, _falling(config, steps)))
 
 
 def _rsqrt(config: Config, steps: int) -> optax.Schedule:
@@ -90,10 +99,12 @@ def _constant(config: Config, steps: int) -> optax.Schedule:
 
 
 def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
-    """Constant, then a linear fall over the last share of the steps (MiniCPM, 2404.06395)."""
-    peak = config.optimizer.learning_rate
-    falling = math.ceil(steps * config.schedule.decay)
-    start = max(steps - falling - config.schedule.warmup, 0)
+    """Constant, then a linear fall over the last share of the steps (MiniCPM, 2404.06395), or over
+    all that the warm-up leaves.
+    """
+    peak, room = config.optimizer.learning_rate, _falling(config, steps)
+    falling = min(math.ceil(steps * config.schedule.decay), room)
+    start = room - falling
     end = peak * config.schedule.final
     return _warm(config, optax.linear_schedule(peak, end, falling, transition_begin=start))
 

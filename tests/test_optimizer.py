@@ -39,19 +39,43 @@ def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name)
         ("linear", 0.1),
         ("warmup_stable_decay", 0.1),
         ("constant", 1.0),
-        ("rsqrt", (1 + 90 / 10) ** -0.5),
+        ("rsqrt", (1 + 89 / 10) ** -0.5),
     ],
 )
-def test_every_schedule_ends_at_its_share_of_the_peak(name, end):
+def test_the_last_update_has_the_last_share_of_the_peak(name, end):
     config = config_of(**{"schedule.name": name, "schedule.warmup": 10})
-    np.testing.assert_allclose(schedule(config, 100)(100), 2e-3 * end, rtol=1e-4)
+    np.testing.assert_allclose(schedule(config, 100)(99), 2e-3 * end, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "warmup_stable_decay"])
+@pytest.mark.parametrize(("warmup", "decay"), [(0, 0.2), (0, 0.99), (7, 0.5), (8, 0.9), (3, 0.01)])
+def test_however_long_warmup_and_decay_the_rate_falls_to_its_end(name, warmup, decay):
+    settings = {"name": name, "warmup": warmup, "decay": decay, "final": 0.0}
+    config = config_of(**{f"schedule.{key}": value for key, value in settings.items()})
+    rates = np.asarray(jax.vmap(schedule(config, 10))(jnp.arange(10)))
+    np.testing.assert_allclose([rates[warmup], rates[-1]], [2e-3, 0.0], atol=1e-9)
+    assert (np.diff(rates[: warmup + 1]) > 0).all() and (np.diff(rates[warmup:]) <= 0).all()
+
+
+def test_a_decay_that_warmup_leaves_no_room_for_takes_what_is_left():
+    settings = {"name": "warmup_stable_decay", "warmup": 80, "decay": 0.5, "final": 0.0}
+    rate = schedule(config_of(**{f"schedule.{k}": v for k, v in settings.items()}), 100)
+    np.testing.assert_allclose([rate(79), rate(80)], [2e-3 * 79 / 80, 2e-3], rtol=1e-5)
+    np.testing.assert_allclose(rate(90), 2e-3 * 9 / 19, rtol=1e-5)
+    np.testing.assert_allclose(rate(99), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_that_is_all_warmup_ends_at_the_peak(name):
+    config = config_of(**{"schedule.name": name, "schedule.warmup": 9})
+    np.testing.assert_allclose(schedule(config, 10)(9), 2e-3, rtol=1e-5)
 
 
 def test_warmup_stable_decay_is_stable_until_its_decay():
     config = config_of(**{"schedule.name": "warmup_stable_decay", "schedule.warmup": 10})
     rate = schedule(config, 100)
-    np.testing.assert_allclose([rate(10), rate(50), rate(80)], 2e-3, rtol=1e-5)
-    assert rate(81) < rate(80)
+    np.testing.assert_allclose([rate(10), rate(50), rate(79)], 2e-3, rtol=1e-5)
+    assert rate(80) < rate(79)
 
 
 def test_kernels_and_word_tables_decay_and_nothing_else():
