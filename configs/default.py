@@ -242,23 +242,25 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.tune = tasks.tune()
 
     config.optimizer = optimizer = ConfigDict()
-    # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on what is no matrix).
+    # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on all but the blocks'
+    # matrices).
     optimizer.name = "adamw"
     # Peak learning rate. Lion wants about a tenth of AdamW's, sgd some hundred times; muon's and
     # adafactor's updates are scaled like AdamW's.
     optimizer.learning_rate = 2e-3
-    # Pulls matrices towards zero, per update and unit of learning rate; biases, norms and learned
-    # softmax parameters are left alone.
+    # Pulls matrices and word tables towards zero, per update and unit of learning rate, whichever
+    # the optimizer; biases, norms and learned softmax parameters are left alone.
     optimizer.weight_decay = 0.1
     # Decay rates of the first and second moment. b1 is also the momentum of sgd and muon.
     optimizer.b1 = 0.9
     optimizer.b2 = 0.95
-    # Keeps AdamW's division away from zero.
+    # Keeps AdamW's division away from zero; at least 1e-30.
     optimizer.eps = 1e-8
     # Gradients are scaled down to this global norm. 0: no clipping.
     optimizer.clip_norm = 1.0
     # Each layer learns at this share of the rate of the one after it, the embeddings slowest; above
-    # 0; 1: all alike. 0.65 to 0.95 when fine-tuning.
+    # 0; 1: all alike. 0.65 to 0.95 when fine-tuning. Of model.share_layers, the one layer learns at
+    # the rate of the first.
     optimizer.layer_decay = 1.0
     # Decay of a moving average of the parameters, which is then what is evaluated; 0: none.
     optimizer.ema = 0.0
@@ -275,7 +277,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # 0: it stays at the peak.
     schedule.decay = 0.2
     # Updates after which one more block learns, from the last to the first, what follows the blocks
-    # from the start and the embeddings last. 0: all from the start.
+    # from the start and the embeddings last. 0: all from the start. Of model.share_layers, the one
+    # layer learns with the first.
     schedule.unfreeze = 0
 
     config.regularise = regularise.knobs()

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lm.config import Config
+
 
 def depths(params: Any, layers: int) -> Any:
     """How far each parameter is from the words: a number, or one for every scanned layer.
 
     0 for embeddings, i + 1 for the i-th of L blocks of a stack, and L + 1 for all that comes after.
+    One block that stands for all L is as far as the first.
     """
 
     def depth(path: Any, leaf: Any) -> Any:
@@ -50,6 +53,16 @@ def layer_decay(
         )
 
     return optax.chain(rule, optax.stateless(scale))
+
+
+def shared_layer_rate(config: Config) -> str:
+    """What a run says of the rate at which the one layer of all learns; "" where that is the rate
+    of the others.
+    """
+    decay, layers = config.optimizer.layer_decay, config.model.layers
+    if decay == 1.0 or not config.model.share_layers:
+        return ""
+    return f"; the shared layer learns at {decay}^{layers} = {decay**layers:.3g} of the rate"
 
 
 class Unfreezing(NamedTuple):

@@ -142,32 +142,39 @@ def _lion(settings: Config, rate: optax.Schedule) -> optax.GradientTransformatio
 
 
 def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the blocks' kernels, AdamW for the rest (Jordan et al. 2024).
+    """Orthogonalised momentum for the blocks' kernels (Jordan et al. 2024), `_adamw` for the rest.
 
-    Updates have the root mean square 0.2 of AdamW's (Moonlight, 2502.16982), so that both share
-    one learning rate. Only the kernels decay.
+    Its updates have the root mean square 0.2 of AdamW's (Moonlight, 2502.16982), so that both share
+    one learning rate; and both decay what AdamW alone would (`decayed`).
     """
-    return optax.contrib.muon(
+    matrices = optax.contrib.muon(
         rate,
         beta=settings.b1,
         weight_decay=settings.weight_decay,
         weight_decay_mask=decayed,
         consistent_rms=0.2,
-        adam_b1=settings.b1,
-        adam_b2=settings.b2,
         muon_weight_dimension_numbers=_matrices,
     )
+    rules = {"muon": matrices, "adamw": _adamw(settings, rate)}
+    return optax.partition(rules, _labels)
+
+
+def _labels(params: Any) -> Any:
+    """Names of the two rules: the kernels of blocks are Muon's, and all else is AdamW's, such as
+    embeddings and their projection, poolers, the head with its priors and gates, and vectors.
+    """
+
+    def label(path: Any, _: Any) -> str:
+        inside = path[0].key in ("stack", "encoder") and path[-1].key == "kernel"
+        return "muon" if inside else "adamw"
+
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
 def _matrices(params: Any) -> Any:
-    """Muon's matrices: kernels [.., in, out], whatever axes a scan over layers put before."""
-
-    def numbers(path, leaf):
-        if path[-1].key != "kernel":
-            return None
-        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(numbers, params)
+    """Which axes are a matrix's, [.., in, out], whatever axes a scan over layers put before."""
+    numbers = optax.contrib.MuonDimensionNumbers
+    return jax.tree.map(lambda leaf: numbers(leaf.ndim - 2, leaf.ndim - 1), params)
 
 
 SCHEDULES: dict[str, Callable[[Config, int], optax.Schedule]] = {

@@ -22,6 +22,7 @@ from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.gap import follow_gap
 from lm.headline import headline
+from lm.layerwise import shared_layer_rate
 from lm.memory import step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
@@ -167,7 +168,7 @@ class _Run:
         self.stopping = self.remembered()
         if self.main:
             paths = f"attention {attention_path(config, program)}; {output_path(config, program)}"
-            print(f"{label}: {origin}; {paths}", flush=True)
+            print(f"{label}: {origin}; {paths}{shared_layer_rate(config)}", flush=True)
             # Where only result.json was missing, the last evaluation is made and written again.
             again = self.start == self.steps and self.stopping is None
             evaluated = self.start - 1 if again else self.start

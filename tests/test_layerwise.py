@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from configs import default
-from lm.layerwise import depths, layer_decay, unfreezing
+from lm.layerwise import depths, layer_decay, shared_layer_rate, unfreezing
 from lm.optimizer import optimizer
 
 L = 3
@@ -53,6 +53,19 @@ def test_updates_decay_from_the_head_to_the_words(tree):
         depths(tree, L),
     )
     jax.tree.map(np.testing.assert_allclose, updates, expected)
+
+
+def test_the_one_layer_of_all_learns_as_the_first_and_a_run_says_so():
+    shared = {"stack": {"shared_layer": {"in": {"kernel": KERNEL}}}}
+    rule = layer_decay(optax.sgd(1.0), 0.5, L)
+    updates, _ = rule.update(shared, rule.init(shared), shared)
+    np.testing.assert_array_equal(updates["stack"]["shared_layer"]["in"]["kernel"], -(0.5**L))
+    config = default.get_config()
+    assert shared_layer_rate(config) == ""
+    config.optimizer.layer_decay = 0.5
+    assert shared_layer_rate(config) == ""
+    config.model.update(share_layers=True, layers=L)
+    assert shared_layer_rate(config) == "; the shared layer learns at 0.5^3 = 0.125 of the rate"
 
 
 @pytest.mark.parametrize("tree", [UNROLLED, SCANNED])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import default
 from lm.optimizer import OPTIMIZERS, SCHEDULES, decayed, optimizer, schedule
@@ -124,6 +125,47 @@ def test_weight_decay_shrinks_kernels_and_leaves_biases():
     assert (updates["stack"]["layers"]["in"]["bias"] == 0).all()
 
 
+# All matrices, of which Muon takes the three in blocks.
+MIXED = {
+    "embedding": (8, 4),
+    "inputs": {"projection": {"kernel": (4, 6)}},
+    "stack": {
+        "layer_0": {"gate": {"kernel": (4, 6), "bias": (6,)}, "lora": {"a_kernel": (4, 2)}},
+        "shared_layer": {"out": {"kernel": (6, 4)}},
+        "final_norm": {"scale": (4,)},
+    },
+    "encoder": {"layers": {"in": {"kernel": (2, 4, 6)}}},
+    "head": {"prior": {"kernel": (4, 2)}, "fork": {"kernel": (4, 2)}, "table": (8, 4)},
+    "pool": {"dense": {"kernel": (4, 4)}},
+    "transform": {"in": {"kernel": (4, 4)}},
+}
+
+
+def test_muon_takes_the_matrices_of_blocks_and_leaves_the_rest_to_adamw_with_its_decay():
+    draw = np.random.default_rng(0)
+    shaped = jax.tree.map(
+        lambda shape: jnp.asarray(draw.normal(size=shape), jnp.float32),
+        MIXED,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    settings = {"optimizer.eps": 0.5, "optimizer.clip_norm": 0.0, "schedule.warmup": 0}
+
+    def updates(name, decay):
+        more = {"optimizer.name": name, "optimizer.weight_decay": decay}
+        rule = optimizer(config_of(**settings, **more), 10)
+        state = rule.init(shaped)
+        for _ in range(2):
+            found, state = rule.update(jax.tree.map(jnp.sin, shaped), state, shaped)
+        return flatten_dict(found, sep="/")
+
+    muon, adamw, plain = updates("muon", 0.1), updates("adamw", 0.1), updates("muon", 0.0)
+    own = {name for name in muon if not np.array_equal(muon[name], adamw[name])}
+    kernels = ("layer_0/gate", "shared_layer/out")
+    assert own == {f"stack/{k}/kernel" for k in kernels} | {"encoder/layers/in/kernel"}
+    pulled = {name for name in muon if not np.array_equal(muon[name], plain[name])}
+    assert pulled == {name for name, d in flatten_dict(decayed(shaped), sep="/").items() if d}
+
+
 def test_muon_treats_stacked_layers_one_by_one():
     config = config_of(
         **{"optimizer.name": "muon", "schedule.warmup": 0, "optimizer.clip_norm": 0.0}
@@ -135,7 +177,7 @@ def test_muon_treats_stacked_layers_one_by_one():
         updates, _ = rule.update(params, rule.init(params), params)
         return updates
 
-    stacked = step({"layers": {"kernel": kernels}})["layers"]["kernel"]
+    stacked = step({"stack": {"kernel": kernels}})["stack"]["kernel"]
     for layer in range(2):
-        alone = step({"layers": {"kernel": kernels[layer]}})["layers"]["kernel"]
+        alone = step({"stack": {"kernel": kernels[layer]}})["stack"]["kernel"]
         np.testing.assert_allclose(stacked[layer], alone, atol=1e-6)
