@@ -42,6 +42,9 @@ _NAMES = {
     "schedule.name": SCHEDULES,
 }
 
+# Of float32: what is smaller may be 0 there, and divide 0 by 0; what is nearer to 1 may be 1.
+_SMALLEST, _BELOW_ONE = 1e-30, 1 - 2**-24
+
 # Closed at the bottom, open at the top.
 _RANGES = {
     "seed": (0, 2**31),
@@ -89,11 +92,11 @@ _RANGES = {
     "tune.virtual_tokens": (1, math.inf),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
-    "optimizer.b1": (0, 1),
-    "optimizer.b2": (0, 1),
-    "optimizer.eps": (0, math.inf),
+    "optimizer.b1": (0, _BELOW_ONE),
+    "optimizer.b2": (0, _BELOW_ONE),
+    "optimizer.eps": (_SMALLEST, math.inf),
     "optimizer.clip_norm": (0, math.inf),
-    "optimizer.ema": (0, 1),
+    "optimizer.ema": (0, _BELOW_ONE),
     "schedule.warmup": (0, math.inf),
     "schedule.final": (0, math.inf),
     "schedule.decay": (0, 1),
@@ -163,8 +166,8 @@ def check(config: Config) -> None:
             raise UserError(f"config.{key} = {value}: must be {limit}")
     for key in _of_sides(dict.fromkeys(_POSITIVE)):
         value = _get(config, key)
-        if value is not None and not value > 0:
-            raise UserError(f"config.{key} = {value}: must be above 0")
+        if value is not None and not value >= _SMALLEST:
+            raise UserError(f"config.{key} = {value}: must be above 0, at least {_SMALLEST}")
     check_frame(config)
     if config.data.validation >= 1:
         raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")

@@ -24,6 +24,15 @@ IMPOSSIBLE = [
     ({"data.length": 2048}, "2048 is longer than config.model.max_length = 1024"),
     ({"accumulation": 3}, "3 does not divide config.batch_size = 16; use one of 1, 2, 4, 8, 16"),
     ({"schedule.warmup": 300}, "300 must be below config.steps = 300"),
+    # In float32 these are 0 and 1, and rows without a gradient would become 0/0.
+    ({"optimizer.eps": 0.0}, "config.optimizer.eps = 0.0: must be at least 1e-30"),
+    ({"optimizer.eps": 1e-46}, "must be at least 1e-30"),
+    (
+        {"optimizer.b2": 0.99999999},
+        "config.optimizer.b2 = 0.99999999: must be at least 0 and below",
+    ),
+    ({"model.norm_epsilon": 1e-50}, "must be above 0, at least 1e-30"),
+    ({"output.temperature": 1e-40}, "must be above 0, at least 1e-30"),
     (
         {"model.positions": "sinusoidal", "model.embedding_features": 33},
         "even features, not config.model.embedding_features = 33",

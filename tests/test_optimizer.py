@@ -8,6 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import default
+from lm.check import check
 from lm.optimizer import OPTIMIZERS, SCHEDULES, decayed, optimizer, schedule
 
 PARAMS = {
@@ -181,3 +182,13 @@ def test_muon_treats_stacked_layers_one_by_one():
     for layer in range(2):
         alone = step({"stack": {"kernel": kernels[layer]}})["stack"]["kernel"]
         np.testing.assert_allclose(stacked[layer], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rows_without_gradient_are_finite_with_the_least_eps(name):
+    config = config_of(**{"optimizer.name": name, "optimizer.eps": 1e-30, "schedule.warmup": 0})
+    check(config)
+    rule = optimizer(config, 10)
+    grads = {"embedding": jnp.zeros((8, 4)).at[0].set(1.0)}
+    updates, _ = rule.update(grads, rule.init(grads), grads)
+    assert jnp.isfinite(updates["embedding"]).all()
