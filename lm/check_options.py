@@ -209,8 +209,8 @@ def _check_tune(config: Config) -> None:
     mechanism = ATTENTIONS[config.attention.mechanism]
     if "prefix" in names and (mechanism.weighs or mechanism.causal):
         raise UserError(
-            f"method prefix adds keys that have no place, which mechanism "
-            f"{config.attention.mechanism} needs; use prompt, or mechanism scores"
+            f"method prefix adds keys and values only, but mechanism {config.attention.mechanism} "
+            "needs more of a position; use prompt or lora, or mechanism scores"
         )
     if "prompt" in names and config.data.length > (most := room(config)):
         raise UserError(
@@ -221,6 +221,21 @@ def _check_tune(config: Config) -> None:
         raise UserError(
             f"config.tune.method = {method!r} tunes a base that is trained already; give its "
             "folder as config.init_from, or use method full"
+        )
+
+
+def check_packed(config: Config) -> None:
+    """Raises UserError where texts that share rows would share what each should have of its own.
+
+    A learned prompt that reads the text, in an encoder or before a prefix that is seen whole,
+    would have to be there once for each text.
+    """
+    reads = config.model.architecture != "decoder" or config.objective == "prefix"
+    if "prompt" in method_names(config) and reads:
+        raise UserError(
+            f"method prompt reads the text of a row, but objective {config.objective} packs "
+            "several texts into a row; use prefix or lora, or a task (config.task.name), whose "
+            "rows hold one text each"
         )
 
 

@@ -216,7 +216,12 @@ class Transformer(nn.Module):
         """
         memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
-            memory_mask = Mask(segments=batch.segments, key_segments=batch.memory_segments)
+            memory_mask = Mask(
+                segments=batch.segments,
+                key_segments=batch.memory_segments,
+                positions=batch.positions,
+                key_positions=batch.memory_positions,
+            )
         if batch.memory_inputs is not None:
             assert batch.memory_positions is not None
             words = self.embedding[batch.memory_inputs]

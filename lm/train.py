@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from lm import partition
 from lm.beginning import beginning
 from lm.check import check
+from lm.check_options import check_packed
 from lm.checkpoint import Checkpoints, check_donor, restored_state
 from lm.config import Config, content_hash, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
@@ -73,7 +74,10 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
 def prepare_corpus(config: Config) -> Corpus | TaskData:
     """The prepared rows of a config's data, made where the cache lacks them."""
     cache = epath.Path(config.cache).expanduser() / "data"
-    return prepare_task(config, cache) if config.task.name else prepare(**config.data, cache=cache)
+    if config.task.name:
+        return prepare_task(config, cache)
+    check_packed(config)
+    return prepare(**config.data, cache=cache)
 
 
 def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:

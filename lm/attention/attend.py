@@ -44,8 +44,8 @@ def attend(
         in float32, where, and the parameters below to weights.
       learned: the weighting's own parameters, name -> [H].
       options: the weighting's fixed options (cap, temperature, ...).
-      position_bias: a pytree that maps distances [1, 1, n, S] to [1, H, n, S], added to the
-        scores: `Slopes` or `Buckets` of `lm.attention.positions`.
+      position_bias: a pytree that maps distances [B or 1, 1, n, S] to [B or 1, H, n, S], added
+        to the scores: `Slopes` or `Buckets` of `lm.attention.positions`.
       gates: [B, Q, H] and [B, S, H]: score += the query's minus the key's.
       mixing: [H, H] twice, from one head's to another's: of the scores, then of the weights.
       rng: a random key, for random weightings.
@@ -106,7 +106,7 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
     scores = _product("qk,sk->qs", query, key, joined, dtype)
     scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
     if position_bias is not None:
-        scores += position_bias(mask.distance(*block)).astype(dtype)
+        scores += position_bias(mask.relative_positions(*block)).astype(dtype)
     if of_queries is not None:
         scores += of_queries - of_keys.swapaxes(-1, -2)
     if mixing is not None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.cache import remember
-from lm.attention.mask import Mask
+from lm.attention.mask import EVERYONE, Mask
 from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
 
@@ -49,9 +49,10 @@ class ForgettingAttention(Mechanism):
         if layer.cache_length is None or mask.offset is None:
             of_keys = of_queries = running_sum(kept, mask.segments)
         else:
-            of_keys = running_sum(
-                remember(self, "past_gate", kept, mask.offset, layer.cache_length)
-            )
+            past = remember(self, "past_gate", kept, mask.offset, layer.cache_length)
+            if mask.padding is not None:  # between what stands before a text, and the text
+                past = jnp.where(mask.padding[:, :, None], past, 0.0)
+            of_keys = running_sum(past)
             of_queries = jax.lax.dynamic_slice_in_dim(of_keys, mask.offset, queries, axis=1)
         return score_attention(self)(query, key, value, mask, layer, gates=(of_queries, of_keys))
 
@@ -60,10 +61,13 @@ def running_sum(x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Sums [B, L, H] over the positions so far, from 0 wherever `segments` [B, L] changes.
 
     A sum over the whole row would serve, as differences count; but rounding would then let one
-    document see the others.
+    document see the others. What all documents see (`EVERYONE`) stands before each of them, whose
+    sums begin with its total.
     """
     if segments is None:
         return jnp.cumsum(x, axis=1)
+    shared = (segments == EVERYONE)[:, :, None]
+    before = jnp.sum(jnp.where(shared, x, 0.0), axis=1, keepdims=True)
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
     starts = jnp.broadcast_to(starts[:, :, None], x.shape)
 
@@ -71,4 +75,5 @@ def running_sum(x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         (x, started), (y, starts) = left, right
         return jnp.where(starts, y, x + y), started | starts
 
-    return jax.lax.associative_scan(join, (x, starts), axis=1)[0]
+    sums = jax.lax.associative_scan(join, (x, starts), axis=1)[0]
+    return jnp.where(shared, sums, sums + before)

@@ -66,9 +66,10 @@ class FavorAttention(Mechanism):
 class CosformerAttention(Mechanism):
     """w_ij = relu(q_i) . relu(k_j) cos(pi/2 (i - j) / horizon), normalised (2202.08791).
 
-    i and j count places in the row, not in the document; only their difference matters. The cosine
-    is a product of features, as cos(a - b) = cos a cos b + sin a sin b. Rows whose weights sum to
-    less than 1e-6 are divided by that instead.
+    i and j are the positions of the mask, or else indices; only their difference matters. To a
+    memory it is that of position i of the text to position j of its source. The cosine is a product
+    of features, as cos(a - b) = cos a cos b + sin a sin b. Rows whose weights sum to less than 1e-6
+    are divided by that instead.
 
     Attributes:
       horizon: the distance at which weights reach zero; no distance may be larger.
@@ -83,9 +84,14 @@ class CosformerAttention(Mechanism):
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`."""
-        start = 0 if mask.offset is None else mask.offset
-        of_queries = cosine_features(query, start + jnp.arange(query.shape[1]), self.horizon)
-        of_keys = cosine_features(key, jnp.arange(key.shape[1]), self.horizon)
+        positions, key_positions = mask.positions, mask.key_positions
+        if positions is None:
+            positions = (0 if mask.offset is None else mask.offset) + jnp.arange(query.shape[1])
+            key_positions = jnp.arange(key.shape[1])
+        elif key_positions is None:
+            key_positions = positions
+        of_queries = cosine_features(query, positions, self.horizon)
+        of_keys = cosine_features(key, key_positions, self.horizon)
         return feature_attend(of_queries, of_keys, value, mask, self.block, floor=1e-6)
 
 
@@ -95,9 +101,11 @@ def elu_features(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0.0, x + 1.0, jnp.exp(jnp.minimum(x, 0.0)))
 
 
-def cosine_features(x: jax.Array, places: jax.Array, horizon: int) -> jax.Array:
-    """[B, L, H, K] at places [L] to [B, L, H, 2 K]: relu(x) cos a and relu(x) sin a, float32."""
-    angles = (math.pi / 2 / horizon * places.astype(jnp.float32))[:, None, None]
+def cosine_features(x: jax.Array, positions: jax.Array, horizon: int) -> jax.Array:
+    """[B, L, H, K] at positions [B, L] or [L] to [B, L, H, 2 K]: relu(x) cos a and relu(x) sin a,
+    in float32.
+    """
+    angles = (math.pi / 2 / horizon * positions.astype(jnp.float32))[..., None, None]
     x = jax.nn.relu(_float32(x))
     return jnp.concatenate([x * jnp.cos(angles), x * jnp.sin(angles)], axis=-1)
 

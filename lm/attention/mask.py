@@ -14,7 +14,15 @@ EVERYONE = -1
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("segments", "key_segments", "padding", "offset", "prefix"),
+    data_fields=(
+        "segments",
+        "key_segments",
+        "padding",
+        "offset",
+        "prefix",
+        "positions",
+        "key_positions",
+    ),
     meta_fields=("causal", "window"),
 )
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,10 @@ class Mask:
       offset: position of the first query among the keys (decoding with a cache); None: 0.
       prefix: [B, S] boolean; these keys are seen also by queries before them (prefix language
         models); other conditions hold for them as for others.
+      positions: [B, Q], positions of the queries within their documents, for what goes by distance
+        (`relative_positions`), not for what is visible; None: their indices, which differ alike
+        wherever a document lies in one piece.
+      key_positions: [B, S], likewise; None: the queries' own `positions` (then Q = S).
     """
 
     causal: bool = False
@@ -41,6 +53,8 @@ class Mask:
     padding: jax.Array | None = None
     offset: jax.Array | int | None = None
     prefix: jax.Array | None = None
+    positions: jax.Array | None = None
+    key_positions: jax.Array | None = None
 
     def visible(
         self, start: jax.Array | int, queries: int, first_key: jax.Array | int, keys: int
@@ -77,16 +91,29 @@ class Mask:
     def distance(
         self, start: jax.Array | int, queries: int, first_key: jax.Array | int, keys: int
     ) -> jax.Array:
-        """Position of the query minus position of the key, [1, 1, queries, keys]."""
+        """Index of the query minus index of the key, [1, 1, queries, keys]."""
         offset = 0 if self.offset is None else self.offset
         query_positions = offset + start + jnp.arange(queries)
         return query_positions[None, None, :, None] - (first_key + jnp.arange(keys))
 
+    def relative_positions(
+        self, start: jax.Array | int, queries: int, first_key: jax.Array | int, keys: int
+    ) -> jax.Array:
+        """Position of the query minus position of the key, [B or 1, 1, queries, keys]."""
+        if self.positions is None:
+            return self.distance(start, queries, first_key, keys)
+        key_positions = self.positions if self.key_positions is None else self.key_positions
+        of_queries = jax.lax.dynamic_slice_in_dim(self.positions, start, queries, axis=1)
+        of_keys = jax.lax.dynamic_slice_in_dim(key_positions, first_key, keys, axis=1)
+        return of_queries[:, None, :, None] - of_keys[:, None, None, :]
+
     def padded_queries(self, queries: int) -> "Mask":
-        """The same mask for more queries, the new ones of segment 0."""
-        if self.segments is None:
-            return self
-        extra = queries - self.segments.shape[1]
-        key_segments = self.segments if self.key_segments is None else self.key_segments
-        segments = jnp.pad(self.segments, ((0, 0), (0, extra)))
-        return dataclasses.replace(self, segments=segments, key_segments=key_segments)
+        """The same mask for more queries, the new ones of segment 0 and at position 0."""
+        padded = {}
+        for name in ("segments", "positions"):
+            of_queries, of_keys = getattr(self, name), getattr(self, f"key_{name}")
+            if of_queries is not None:
+                extra = queries - of_queries.shape[1]
+                padded[name] = jnp.pad(of_queries, ((0, 0), (0, extra)))
+                padded[f"key_{name}"] = of_queries if of_keys is None else of_keys
+        return dataclasses.replace(self, **padded)

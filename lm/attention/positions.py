@@ -52,7 +52,7 @@ class Slopes:
     slopes: jax.Array | np.ndarray
 
     def __call__(self, distance: jax.Array) -> jax.Array:
-        """Query's place minus key's, [1, 1, n, S] -> [1, H, n, S]."""
+        """Query's position minus key's, [B, 1, n, S] -> [B, H, n, S]."""
         return -jnp.asarray(self.slopes)[:, None, None] * jnp.abs(distance)
 
 
@@ -78,14 +78,14 @@ class Buckets:
     causal: bool
 
     def __call__(self, distance: jax.Array) -> jax.Array:
-        """Query's place minus key's, [1, 1, n, S] -> [1, H, n, S]."""
+        """Query's position minus key's, [B, 1, n, S] -> [B, H, n, S]."""
         side = self.table.shape[0] if self.causal else self.table.shape[0] // 2
         before = bucket_of_distance(side, self.farthest)
         after = np.zeros_like(before) if self.causal else before + side
         # By distance from -farthest to farthest.
         by_distance = self.table[np.concatenate([after[:0:-1], before])]
-        place = jnp.clip(distance[0, 0], -self.farthest, self.farthest) + self.farthest
-        return jnp.moveaxis(by_distance[place], -1, 0)[None]
+        place = jnp.clip(distance[:, 0], -self.farthest, self.farthest) + self.farthest
+        return jnp.moveaxis(by_distance[place], -1, 1)
 
 
 def bucket_of_distance(buckets: int, farthest: int) -> np.ndarray:

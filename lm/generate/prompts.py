@@ -43,7 +43,7 @@ class Prompts:
         return batch.replace(
             memory_inputs=self.memory_inputs if fresh else None,
             memory_segments=self.memory_segments,
-            memory_positions=self.memory_positions if fresh else None,
+            memory_positions=self.memory_positions,
             prefix=self.prefix,
         )
 
