@@ -1,7 +1,7 @@
 """How do gradients become updates? The config's `optimizer` and `schedule` as an Optax chain."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -155,7 +155,10 @@ def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformatio
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_matrices,
     )
-    rules = {"muon": matrices, "adamw": _adamw(settings, rate)}
+    rules: dict[Hashable, optax.GradientTransformation] = {
+        "muon": matrices,
+        "adamw": _adamw(settings, rate),
+    }
     return optax.partition(rules, _labels)
 
 
