@@ -10,6 +10,7 @@ import numpy as np
 from lm import partition
 from lm.config import Config
 from lm.data import Corpus, eval_batches
+from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.step import Program
 from lm.task.evaluate import Predictions, metrics, predictions
@@ -48,6 +49,9 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
       Where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
       "eval/jensen_shannon", means per token; of a synthetic language "eval/gap_nats", the nats per
       token above those of the true distribution on the same tokens (see `true_nats_per_token`).
+
+    Raises:
+      UserError: no token of these rows is predicted.
     """
     batches = eval_batches(
         corpus.rows("validation"),
@@ -62,6 +66,11 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
         for name, value in sums.items():
             totals[name] += np.asarray(value, np.float64)
     tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
+    if not tokens:
+        raise UserError(
+            f"objective {config.objective} asks for no token of the held-out rows; hold out more "
+            "(config.data.validation, config.evaluation.rows), or raise config.corruption.rate"
+        )
     shares = words[words > 0] / tokens
     found = {
         "eval/nats_per_token": nats / tokens,

@@ -3,6 +3,7 @@ follows, measured at every evaluation.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,15 @@ def follow_gap(
     state: State, program: Program, corpus: Corpus | TaskData, config: Config
 ) -> tuple[State, dict[str, float]]:
     """The state with its penalties as strong as the gap asks for, and both for the log; where they
-    do not adapt, the state as it is, and nothing.
+    do not adapt, the state as it is, and nothing. A gap that is not finite moves nothing.
     """
     settings = config.regularise
     if state.strength is None:
         return state, {}
     gap = loss_gap(program, state.evaluated, corpus, config)
-    strength = adapted(float(state.strength), gap, settings.adapt, settings.gap)
+    strength = float(state.strength)
+    if math.isfinite(gap):
+        strength = adapted(strength, gap, settings.adapt, settings.gap)
     moved = jax.device_put(jnp.asarray(strength, jnp.float32), state.strength.sharding)
     found = {"eval/gap": gap, "train/strength": strength}
     return dataclasses.replace(state, strength=moved), found

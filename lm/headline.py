@@ -2,9 +2,12 @@
 prints: of a task its metric, else what its objective compares.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from lm.config import Config
+from lm.errors import UserError
 from lm.objective import OBJECTIVES
 from lm.task import build_task
 
@@ -32,6 +35,16 @@ class Headline(NamedTuple):
 def unit(metric: str) -> str:
     """The name of a metric in words, such as "bits per byte"."""
     return metric.removeprefix("eval/").replace("_", " ")
+
+
+def check_finite(judged: Headline, metrics: Mapping[str, Any]) -> None:
+    """Raises UserError where a run cannot be judged: by a NaN or an infinity."""
+    if not math.isfinite(value := metrics[judged.name]):
+        raise UserError(
+            f"{judged.name} is {value} after training, so the run does not count as finished; its "
+            "state is saved. Begin again in another --workdir with a lower "
+            "config.optimizer.learning_rate or a clip_norm"
+        )
 
 
 def headline(config: Config, metric: str | None = None) -> Headline:

@@ -13,7 +13,8 @@ from lm.errors import UserError
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """All whole lines of a metrics.jsonl; a last line that was cut off by a kill is left out.
+    """All whole lines of a metrics.jsonl; a last line that was cut off by a kill is left out; see
+    `with_nan`.
 
     Raises:
       UserError: where a line before the last is not JSON.
@@ -23,18 +24,42 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            records.append(with_nan(json.loads(line)))
         except json.JSONDecodeError:
             if number < len(lines):
                 raise UserError(f"{path} line {number} is not JSON; mend or remove it") from None
     return records
 
 
+def to_json(content: Any, **layout: Any) -> str:
+    """JSON as its standard has it (RFC 8259): null for a NaN or an infinity, at any depth.
+
+    `layout` is of `json.dumps`.
+    """
+    return json.dumps(_finite(content), allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl, or a result.json, as it was before `to_json`: metrics are NaN where
+    they are null there. What else is null in a result is not known.
+    """
+    kinds = ("eval/", "train/")
+    return {k: math.nan if v is None and k.startswith(kinds) else v for k, v in found.items()}
+
+
 def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
     path = epath.Path(path)
     partial = path.parent / f".{path.name}.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(to_json(content, indent=2) + "\n")
     partial.replace(path)
 
 
@@ -59,7 +84,7 @@ class Writer:
         ]
         if path.exists():
             partial = workdir / ".metrics.jsonl.partial"
-            partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            partial.write_text("".join(to_json(record) + "\n" for record in kept))
             partial.replace(path)
         self._before = max((record.get("seconds", 0.0) for record in kept), default=0.0)
         self._begin = time.perf_counter()
@@ -80,7 +105,7 @@ class Writer:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line: the step, the metrics, and the seconds so far."""
         record = {"step": step, **metrics, "seconds": round(self.seconds, 3)}
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_json(record) + "\n")
         self._file.flush()
         if self._events is not None:
             for name, value in metrics.items():

@@ -2,6 +2,7 @@
 a row. What is known of it stands in metrics.jsonl, so a run that resumes knows it again.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ class Stopping:
       metric: its name, such as "eval/accuracy".
       lower: whether less is better.
       patience: evaluations without a better value after which training is done.
-      best: the step of the best value so far, the first of equals; None before any.
+      best: the step of the best value so far, the first of equals; None before any. What is not
+        finite is never better, whatever came before.
     """
 
     def __init__(self, metric: str, lower: bool, patience: int):
@@ -30,7 +32,9 @@ class Stopping:
 
     def see(self, step: int, value: float) -> bool:
         """Takes note of an evaluation; True where it is the best so far."""
-        better = self.best is None or (value < self._value if self.lower else value > self._value)
+        better = math.isfinite(value) and (
+            self.best is None or (value < self._value if self.lower else value > self._value)
+        )
         if better:
             self.best, self._value, self._since = step, value, 0
         else:

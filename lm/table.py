@@ -20,6 +20,7 @@ from etils import epath
 
 from lm.errors import UserError
 from lm.headline import unit
+from lm.metrics import with_nan
 
 LEVEL = 0.05  # of the intervals (each alone) and of the verdicts (all rows together)
 
@@ -187,7 +188,7 @@ def _read(point: Any, metric: str) -> _Run:
         lines = failure.read_text().strip().splitlines() if failure.exists() else []
         return _Run(point, {}, f"failed, {lines[-1].strip()}" if lines else "not finished")
     try:
-        result = json.loads(path.read_text())
+        result = with_nan(json.loads(path.read_text()))
         seed, value = result.get("seed", point.seed), result.get(metric, "absent")
     except (ValueError, AttributeError):
         return _Run(point, {}, f"unreadable, {path} is not a JSON object")

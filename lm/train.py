@@ -22,7 +22,7 @@ from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.gap import follow_gap
-from lm.headline import headline
+from lm.headline import check_finite, headline
 from lm.layerwise import shared_layer_rate
 from lm.memory import step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
@@ -224,8 +224,11 @@ class _Run:
                 metrics = self.evaluate(self.steps)
                 self.checkpoints.save(self.state)
                 self.checkpoints.wait()
-            result = self.result(metrics)
-            self.close()
+            try:
+                check_finite(headline(config), metrics)
+                result = self.result(metrics)
+            finally:
+                self.close()
         if signals.received:
             raise Interrupted(self.steps, signals.received)
         return result
@@ -271,7 +274,13 @@ class _Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluates the current parameters and writes the line."""
-        metrics = self.measure()
+        try:
+            metrics = self.measure()
+        except Exception:
+            # What was learned is not lost with what cannot be judged.
+            self.checkpoints.save(self.state)
+            self.close()
+            raise
         self.state, gap = follow_gap(self.state, self.program, self.corpus, self.config)
         if self.main:
             self.writer.write(step, metrics | gap)
@@ -293,8 +302,10 @@ class _Run:
 
     def return_to_best(self) -> None:
         """Takes up the state of the best evaluation, and makes it the newest checkpoint."""
-        assert self.stopping is not None and self.stopping.best is not None
+        assert self.stopping is not None
         self.checkpoints.wait()
+        if self.stopping.best is None:  # no evaluation was finite
+            return
         if int(self.state.step) != self.stopping.best:
             best = self.stopping.best
             self.state = restored_state(self.program, self.checkpoints, self.config, best)

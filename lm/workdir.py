@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lm.config import Config, identity, to_dict
 from lm.data import Corpus
 from lm.errors import UserError
-from lm.metrics import write_json
+from lm.metrics import with_nan, write_json
 from lm.task.prepare import TaskData
 
 
@@ -32,7 +32,7 @@ def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
         return None
     check_same_config(config, ConfigDict(read_json(recorded)), workdir)
     result = workdir / "result.json"
-    return read_json(result) if result.exists() else None
+    return with_nan(read_json(result)) if result.exists() else None
 
 
 def check_same_config(

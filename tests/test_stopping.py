@@ -1,5 +1,8 @@
 """Training stops where it is of no more use, and the best state is what is left and reported."""
 
+import json
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from lm import train as train_module
 from lm.checkpoint import Checkpoints
 from lm.config import override
-from lm.errors import Interrupted
+from lm.errors import Interrupted, UserError
 from lm.evaluate import Evaluation
 from lm.restore import restore
 from lm.stopping import Stopping
@@ -31,6 +34,25 @@ def test_training_is_done_after_so_many_evaluations_without_a_better_one(lower):
     sign = 1 if lower else -1
     again.recall({"step": n, METRIC: sign * v} for n, v in enumerate(values[:6], start=1))
     assert (again.best, again.done) == (4, True)
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "done"),
+    [
+        ([NAN, 3.0, 4.0, 2.0], 4, False),
+        ([NAN, NAN], None, True),
+        ([-INF, 3.0, NAN, 2.5, INF], 4, False),
+        ([3.0, NAN, -INF], 1, True),
+    ],
+)
+def test_an_evaluation_that_is_not_finite_is_never_the_best(values, best, done):
+    stopping = Stopping(METRIC, lower=True, patience=2)
+    for step, value in enumerate(values, start=1):
+        stopping.see(step, value)
+    assert (stopping.best, stopping.done) == (best, done)
 
 
 class Judge:
@@ -90,3 +112,38 @@ def test_an_interrupted_run_remembers_its_best(patient, tmp_path, monkeypatch, l
     assert (result[METRIC], result["best_step"]) == (2.0, 4)
     assert restore(tmp_path / "run").step == 4
     assert [r[METRIC] for r in losses(tmp_path / "run") if METRIC in r] == [3.0, 2.0, 2.5, 2.6]
+
+
+def strict(path):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_run_that_cannot_be_judged_is_not_finished_and_is_judged_again(
+    patient, tmp_path, monkeypatch, patience
+):
+    config = override(patient, {"evaluation.patience": patience})
+    monkeypatch.setattr(train_module, "evaluate", Judge([math.nan] * 6))
+    for _ in range(2):
+        with pytest.raises(UserError, match="bits_per_byte is nan after training"):
+            train(config, tmp_path / "run")
+        assert not (tmp_path / "run/result.json").exists()
+    last = strict(tmp_path / "run/metrics.jsonl")[-1]
+    assert last["step"] == (4 if patience else 12) and last[METRIC] is None
+    assert Checkpoints(tmp_path / "run").latest == last["step"]
+    monkeypatch.setattr(train_module, "evaluate", Judge([2.0]))
+    assert train(config, tmp_path / "run")[METRIC] == 2.0
+    assert (tmp_path / "run/result.json").exists()
+
+
+def test_what_was_learned_is_kept_where_an_evaluation_fails(patient, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("no token is asked for")
+
+    monkeypatch.setattr(train_module, "evaluate", fail)
+    with pytest.raises(UserError, match="no token"):
+        train(patient, tmp_path / "run")
+    assert Checkpoints(tmp_path / "run").latest == 2

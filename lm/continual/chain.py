@@ -14,7 +14,7 @@ from lm.checkpoint import check_donor
 from lm.config import Config, content_hash, override
 from lm.continual.forgetting import measures, to_markdown
 from lm.evaluate import evaluate
-from lm.headline import headline
+from lm.headline import check_finite, headline
 from lm.metrics import Writer, read_metrics, write_json
 from lm.restore import restore
 from lm.step import check_devices
@@ -100,6 +100,7 @@ def _finish(config: Config, workdir: epath.Path, chain: list[Config], label: str
         "seconds": round(sum(result["seconds"] for result in results), 3),
         "config_hash": content_hash(config),
     }
+    check_finite(judged, result)
     (workdir / TABLE).write_text(to_markdown(matrix, sources, judged))
     write_json(workdir / "result.json", result)
     return result

@@ -2,7 +2,6 @@
 JSON, a page of text with the libraries' own reports and the worst mistakes, and a picture.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from lm.calibration import calibration
+from lm.metrics import to_json
 from lm.task import metrics
 from lm.task.task import Judged, Task
 
@@ -44,7 +44,7 @@ def write_report(
 
 def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
     """Writes predictions.jsonl."""
-    lines = (json.dumps(each, ensure_ascii=False) for each in predictions)
+    lines = (to_json(each, ensure_ascii=False) for each in predictions)
     (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
