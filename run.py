@@ -58,6 +58,11 @@ _LENGTH_PENALTY = flags.DEFINE_float(
 _SEED = flags.DEFINE_integer("seed", 0, "of the draws", 0, 2**31 - 1)
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 _SEEDS = flags.DEFINE_integer("seeds", None, "the ablation's first N; all", 1)
+_SHARE = flags.DEFINE_bool(
+    "share",
+    False,
+    "with other commands in this workdir: takes what nobody holds, waits for the rest",
+)
 
 
 def train() -> int:
@@ -67,7 +72,7 @@ def train() -> int:
 
     config, workdir = _config(), _workdir()
     finished = (workdir / "result.json").exists()
-    result = learn(config, workdir)
+    result = learn(config, workdir, wait=_SHARE.value)
     if finished:
         print(f"{workdir} is finished already; its result:")
     judged = headline(config)
@@ -201,7 +206,7 @@ def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
     from lm.sweep import sweep
 
-    broken = sweep(_points(_ablation()))
+    broken = sweep(_points(_ablation()), _SHARE.value)
     return 1 if broken else 0
 
 
@@ -213,7 +218,7 @@ def table() -> int:
 
     ablation = _ablation()
     points = _points(ablation)
-    broken = sweep(points)
+    broken = sweep(points, _SHARE.value)
     result = tables(points, _config(), ablation.metrics)
     write(result[0], _workdir(), result[1:])
     print("\n".join(map(to_markdown, result)))
@@ -305,7 +310,7 @@ def _points(ablation: Ablation):
 
 # What each command runs, and the flags that it reads.
 COMMANDS = {
-    "train": Command(train, "config workdir print_config"),
+    "train": Command(train, "config workdir share print_config"),
     "eval": Command(evaluate, "config workdir step data output to print_config"),
     "predict": Command(predict, "config workdir step data output tokens print_config"),
     "generate": Command(
@@ -314,8 +319,8 @@ COMMANDS = {
         "length_penalty seed print_config",
     ),
     "diagnose": Command(diagnose, "config workdir step contexts"),
-    "sweep": Command(sweep, "config workdir seeds print_config"),
-    "table": Command(table, "config workdir seeds print_config"),
+    "sweep": Command(sweep, "config workdir seeds share print_config"),
+    "table": Command(table, "config workdir seeds share print_config"),
     "export": Command(export, "config workdir step to adapter print_config"),
     "gallery": Command(gallery, "workdir"),
 }

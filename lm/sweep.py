@@ -1,8 +1,10 @@
 """What is an ablation? Rows times seeds: points named by content, trained once, paired by seed."""
 
+import contextlib
 import dataclasses
 import re
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ from etils import epath
 
 from lm.adopt import adopted
 from lm.check import check
+from lm.claim import POLL, Held, claim, holder
 from lm.config import Config, content_hash, override, plain
 from lm.continual.chain import learn
 from lm.errors import Interrupted, UserError
@@ -74,38 +77,103 @@ def label(overrides: Mapping[str, Any]) -> str:
     return ",".join(f"{key.split('.')[-1]}={value}" for key, value in overrides.items()) or "as is"
 
 
-def sweep(points: Sequence[Point]) -> list[Point]:
+def sweep(points: Sequence[Point], share: bool = False) -> list[Point]:
     """Trains every point that is not finished; a broken one is reported and does not stop the rest.
+
+    Args:
+      points: in one folder.
+      share: the work with all others that do so in this folder, on any machine: each takes the
+        points that nobody holds, and waits for the last ones of the others, lest one dies.
 
     Returns:
       The points that broke; their folder's error.txt says why, and the next sweep tries again.
 
     Raises:
       UserError: where devices or text fail the first point that is not finished.
+      Held: where another sweep, that does not share, is at work in the folder, or without `share`
+        anything else in one of the points.
       Interrupted: after SIGINT or SIGTERM; the next sweep goes on from there.
     """
-    waiting = [point for point in points if not (point.workdir / "result.json").exists()]
-    if waiting:
-        # What would break every point, such as missing text, is said once and before any work.
-        check_devices(waiting[0].config)
-        prepare_corpus(waiting[0].config)
-    broken = []
-    for number, point in enumerate(points, start=1):
-        report = point.workdir / "error.txt"
-        name = f"{number}/{len(points)} {point.row} seed {point.seed}"
+    folder = points[0].workdir.parent
+    if share:
+        if found := holder(folder):
+            raise Held(f"{str(found).partition(';')[0]}, which shares nothing; wait until it ends")
+        return _Sweep(points).share()
+    with claim(folder):
+        for point in points:
+            if found := holder(point.workdir):
+                raise found
+        return _Sweep(points).alone()
+
+
+class _Sweep:
+    """One pass over points, with what broke in it."""
+
+    def __init__(self, points: Sequence[Point]):
+        self.points, self.broken = points, []
+        # What broke before is tried again; what breaks meanwhile, elsewhere, is not.
+        self.before = {point.workdir: _report(point) for point in points}
+        waiting = [point for point in points if not (point.workdir / "result.json").exists()]
+        if waiting:
+            # What would break every point, such as missing text, is said once, before any work.
+            check_devices(waiting[0].config)
+            prepare_corpus(waiting[0].config)
+
+    def alone(self) -> list[Point]:
+        for point in self.points:
+            self.train(point)
+        return self.broken
+
+    def share(self) -> list[Point]:
+        left, told = list(self.points), ""
+        while left:
+            held = []
+            for point in left:
+                try:
+                    self.train(point)
+                except Held as error:
+                    held.append((point, error))
+            if held and str(held[0][1]) != told:
+                told = str(held[0][1])
+                others = f" and {len(held) - 1} more" if len(held) > 1 else ""
+                print(f"waits: {told.partition(';')[0]}{others}", flush=True)
+            left = [point for point, _ in held]
+            if left:
+                time.sleep(POLL)
+        return self.broken
+
+    def train(self, point: Point) -> None:
+        """Trains a point that is not finished."""
+        with contextlib.suppress(UserError):  # which breaks the point, below
+            if open_workdir(point.config, point.workdir) is not None:
+                return
+        with claim(point.workdir):
+            self._train(point)
+
+    def _train(self, point: Point) -> None:
+        name = f"{self.points.index(point) + 1}/{len(self.points)} {point.row} seed {point.seed}"
+        report, path = _report(point), point.workdir / "error.txt"
+        if report and report != self.before[point.workdir]:
+            self.broken.append(point)
+            print(f"{name} broke elsewhere: {report.splitlines()[-1]}", file=sys.stderr, flush=True)
+            return
         try:
             if open_workdir(point.config, point.workdir) is not None:
-                continue
+                return  # Another sweep has just finished it.
             result = learn(point.config, point.workdir, name)
-        except Interrupted:
+        except (Interrupted, Held):
             raise
         except Exception as error:
-            broken.append(point)
-            point.workdir.mkdir(parents=True, exist_ok=True)
-            report.write_text(traceback.format_exc())
+            self.broken.append(point)
+            path.write_text(traceback.format_exc())
             print(f"{name} broke: {plain(error)}", file=sys.stderr, flush=True)
         else:
-            report.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             metric, seconds = headline(point.config), result["seconds"]
             print(f"{name}: {result[metric.name]:.4f} {metric.unit}, {seconds:.0f} s", flush=True)
-    return broken
+
+
+def _report(point: Point) -> str:
+    """Why a point broke; empty where it did not."""
+    path = point.workdir / "error.txt"
+    return path.read_text().strip() if path.exists() else ""

@@ -4,6 +4,7 @@ import functools
 import json
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,22 +39,26 @@ from lm.task.encode import Layout
 from lm.task.prepare import TaskData, prepare_task
 from lm.task.report import write_report
 from lm.tune import count
-from lm.workdir import claimed, open_workdir
+from lm.workdir import claimed, held, open_workdir
 
 
-def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
+def train(
+    config: Config, workdir: epath.PathLike, label: str = "train", wait: bool = False
+) -> dict[str, Any]:
     """Runs an experiment to its end, or goes on with it; a finished one is left as it is.
 
     Args:
       config: every knob, as configs/default.py lists them.
       workdir: folder for everything the run writes; made where there is none.
       label: what the progress bar calls the run.
+      wait: until another command that holds the workdir has ended.
 
     Returns:
       What result.json holds.
 
     Raises:
       UserError: where the config is impossible, or the workdir belongs to another one.
+      Held: where another command is at work in the workdir.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     check(config)
@@ -63,12 +68,16 @@ def train(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
         return finished
     check_devices(config)
     check_donor(config.init_from)
-    corpus = prepare_corpus(config)
-    program = corpus_program(config, corpus)
-    with jax.set_mesh(program.mesh):
-        with claimed(config, workdir, corpus):
-            run = _Run(config, workdir, corpus, program, label)
-        return run.finish()
+    with held(workdir, wait) as still_held:
+        finished = open_workdir(config, workdir)
+        if finished is not None:  # by whom we have waited for
+            return finished
+        corpus = prepare_corpus(config)
+        program = corpus_program(config, corpus)
+        with jax.set_mesh(program.mesh):
+            with claimed(config, workdir, corpus):
+                run = _Run(config, workdir, corpus, program, label, still_held)
+            return run.finish()
 
 
 def prepare_corpus(config: Config) -> Corpus | TaskData:
@@ -149,9 +158,10 @@ class _Run:
         corpus: Corpus | TaskData,
         program: Program,
         label: str,
+        still_held: Callable[[], None],
     ):
         self.config, self.workdir, self.corpus, self.program = config, workdir, corpus, program
-        self.steps = total_steps(config, corpus)
+        self.steps, self.still_held = total_steps(config, corpus), still_held
         self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         root = jax.random.key(config.seed)
         self.key = jax.random.fold_in(root, 1)
@@ -235,6 +245,7 @@ class _Run:
 
     def record(self, step: int, metrics: dict[str, jax.Array], batch: Any) -> None:
         """Fetches one step's metrics, checks that they are finite, and writes them when due."""
+        self.still_held()
         values = {name: float(value) for name, value in metrics.items()}
         if not values.pop("finite"):
             self.stop_nonfinite(step, batch)

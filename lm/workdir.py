@@ -4,7 +4,7 @@ begins, and whoever comes with another is told so.
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import filterfalse
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from lm.claim import claim
 from lm.config import Config, identity, to_dict
 from lm.data import Corpus
 from lm.errors import UserError
@@ -69,6 +70,19 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not JSON ({error}); restore it, or use another folder"
         ) from None
+
+
+@contextlib.contextmanager
+def held(workdir: epath.Path, wait: bool = False) -> Iterator[Callable[[], None]]:
+    """Holds a workdir for one command at a time; of several processes of a run, the first does.
+
+    Gives a function that raises where the workdir was taken over meanwhile; see `lm.claim`.
+    """
+    if jax.process_index():
+        yield lambda: None
+    else:
+        with claim(workdir, wait) as mine:
+            yield mine.check
 
 
 @contextlib.contextmanager

@@ -1,16 +1,22 @@
 """An ablation trains each point once, pairs rows by seed, and survives a point that breaks."""
 
+import collections
+import contextlib
 import json
 import shutil
+import threading
+import time
 
 import pytest
 
 from lm import sweep as sweep_module
-from lm.config import override
+from lm.claim import Held, claim
+from lm.config import override, to_dict
 from lm.errors import UserError
 from lm.report import write
 from lm.sweep import label, points, sweep
 from lm.table import tabulate, to_markdown
+from tests.claims import held_elsewhere
 
 ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sparsemax"}]
 
@@ -70,6 +76,66 @@ def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, mon
     assert "no luck" in to_markdown(tabulate(found))
     assert sweep(found) == []
     assert not (found[0].workdir / "error.txt").exists()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Points that only take a moment, or break; how often each was trained."""
+    monkeypatch.setattr(sweep_module, "POLL", 0.01)
+    trained = collections.Counter()
+
+    def learn(config, workdir, name):
+        with claim(workdir):
+            if not (workdir / "result.json").exists():
+                trained[workdir] += 1
+                time.sleep(0.02)
+                if config.seed == 2:
+                    raise FloatingPointError("no luck")
+                result = {"eval/bits_per_byte": 1.0, "seconds": 1.0}
+                (workdir / "config.json").write_text(json.dumps(to_dict(config)))
+                (workdir / "result.json").write_text(json.dumps(result))
+        return {"eval/bits_per_byte": 1.0, "seconds": 1.0}
+
+    monkeypatch.setattr(sweep_module, "learn", learn)
+    return trained
+
+
+def test_sweeps_that_share_train_every_point_once_and_all_know_what_broke(
+    ablation, tmp_path, quick
+):
+    found, broken = points(ablation, ROWS, (0, 1, 2, 3), tmp_path), []
+    workers = [
+        threading.Thread(target=lambda: broken.append(sweep(found, share=True))) for _ in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert dict(quick) == {point.workdir: 1 for point in found}
+    assert broken == [[found[2], found[6]]] * 3
+
+
+def test_a_sweep_that_shares_waits_for_the_points_of_others(ablation, tmp_path, quick, capsys):
+    found = points(ablation, ROWS, (0, 1), tmp_path)
+    with contextlib.ExitStack() as theirs:
+        theirs.enter_context(held_elsewhere(found[0].workdir))
+        threading.Timer(0.2, theirs.pop_all().close).start()
+        assert sweep(found, share=True) == []
+    assert list(quick) == [*(point.workdir for point in found[1:]), found[0].workdir]
+    assert capsys.readouterr().out.count("waits: ") == 1
+
+
+def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
+    ablation, tmp_path, quick
+):
+    found = points(ablation, ROWS, (0, 1), tmp_path)
+    with held_elsewhere(found[1].workdir), pytest.raises(Held, match="is held by process"):
+        sweep(found)
+    with held_elsewhere(tmp_path):
+        for share in (False, True):
+            with pytest.raises(Held, match="is held by process"):
+                sweep(found, share)
+    assert not quick
 
 
 def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):

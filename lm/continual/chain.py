@@ -19,12 +19,14 @@ from lm.metrics import Writer, read_metrics, write_json
 from lm.restore import restore
 from lm.step import check_devices
 from lm.train import corpus_program, prepare_corpus, total_steps, train
-from lm.workdir import claimed, open_workdir
+from lm.workdir import claimed, held, open_workdir
 
 TABLE = "continual.md"
 
 
-def learn(config: Config, workdir: epath.PathLike, label: str = "train") -> dict[str, Any]:
+def learn(
+    config: Config, workdir: epath.PathLike, label: str = "train", wait: bool = False
+) -> dict[str, Any]:
     """Trains a run, or where config.continual.sources names several tasks, the chain of their runs.
 
     Like `train`, it goes on with what is unfinished and leaves alone what is finished.
@@ -38,7 +40,7 @@ def learn(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
       UserError, Interrupted: as `train`.
     """
     if not config.continual.sources or config.continual.stage:
-        return train(config, workdir, label)
+        return train(config, workdir, label, wait)
     check(config)
     # Runs record the folder of the one before, which must not depend on how a command names it.
     workdir = epath.Path(workdir).resolve()
@@ -46,14 +48,19 @@ def learn(config: Config, workdir: epath.PathLike, label: str = "train") -> dict
     if finished is None:
         check_devices(config)
         check_donor(config.init_from)
-        corpus = prepare_corpus(config)
-        with claimed(config, workdir, corpus):
-            chain = runs(config, workdir, corpus)
-            corpus_program(chain[0], prepare_corpus(chain[0]))
-        finished = _finish(config, workdir, chain, label)
+        with held(workdir, wait):
+            finished = open_workdir(config, workdir) or _begin(config, workdir, label)
     if jax.process_index() == 0:
         print((workdir / TABLE).read_text(), flush=True)
     return finished
+
+
+def _begin(config: Config, workdir: epath.Path, label: str) -> dict[str, Any]:
+    corpus = prepare_corpus(config)
+    with claimed(config, workdir, corpus):
+        chain = runs(config, workdir, corpus)
+        corpus_program(chain[0], prepare_corpus(chain[0]))
+    return _finish(config, workdir, chain, label)
 
 
 def runs(config: Config, workdir: epath.Path, corpus: Any) -> list[Config]:
