@@ -54,11 +54,12 @@ class Restored:
         return framed(None if packed else self.config.frame, self.tokenizer.end)
 
     @property
-    def opens(self) -> int:
-        """The token that opens a decoder's text: END, as training here packs texts; of a checkpoint
-        that was not trained here, the tokenizer's own, such as Llama's <s>.
+    def opens(self) -> tuple[int, ...]:
+        """The tokens that open a decoder's text: those of its tokenizer, such as Llama's <s>, or
+        none; of a run that was trained here on texts, the one that opens each of these.
         """
-        return self.tokenizer.end if self.step else self.tokenizer.start
+        packed = self.step > 0 and not self.config.task.name
+        return (self.tokenizer.start,) if packed else self.tokenizer.specials.before
 
     def decoding(self) -> "Restored":
         """The run with its parameters as a model that decodes reads them fastest; see `turned`."""

@@ -13,6 +13,7 @@ from configs import default
 from lm.build import build_model
 from lm.config import override
 from lm.data import ByteTokenizer
+from lm.data.special_tokens import Specials
 from lm.errors import UserError
 from lm.frame import framed
 from lm.generate import generate, prompt_batch, prompt_ids, sample, stream
@@ -183,7 +184,7 @@ def test_learned_words_leave_fewer_positions_for_a_text():
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for learned"):
         list(generate(model, None, [np.array([1])], tokens=36))
     assert (
-        reader(config, ByteTokenizer(), framed(None, 255))([Query("x" * 50, "y")])[0]
+        reader(config, ByteTokenizer(), framed(None, 255), (255,))([Query("x" * 50, "y")])[0]
         .rows[0]
         .inputs.size
         == 36
@@ -200,13 +201,16 @@ def test_texts_stream_whole_characters_and_end_with_their_document():
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
-def test_prompts_open_with_the_document_token_but_as_a_checkpoint_has_it_before_training():
+def test_prompts_open_as_their_checkpoint_has_it_and_after_training_on_texts_as_these_did():
     tokenizer = ByteTokenizer()
-    tokenizer.start = 7
-    for step, opens in ((0, 7), (3, 255)):
-        run = Restored(None, tokenizer, None, None, step)
+    tokenizer.start, tokenizer.specials = 7, Specials.closed_by((), 255)
+    config = default.get_config()
+    chats = default.get_config()
+    chats.task.name = "instruction"
+    for settings, step, opens in ((config, 0, []), (config, 3, [7]), (chats, 3, [])):
+        run = Restored(settings, tokenizer, None, None, step)
         ids = prompt_ids(run.tokenizer, ["ab", ""], run.opens)
-        assert [list(x) for x in ids] == [[opens, 97, 98], [opens]]
+        assert [list(x) for x in ids] == [[*opens, 97, 98], opens or [7]]
 
 
 @pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from lm.data.special_tokens import FILES
 from lm.data.subword import SubwordTokenizer, byte_characters, load_subword
 from lm.data.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
 from lm.errors import UserError
@@ -62,9 +63,14 @@ def check_tokenizer(name: str, vocab_size: int | None) -> None:
 
 
 def tokenizer_fingerprint(name: str) -> str:
-    """Changes whenever the tokenizer of that name may have: for a file, with its content."""
+    """Changes whenever the tokenizer of that name may have: for a file, with its content and that
+    of the files beside it.
+    """
     if name.endswith("tokenizer.json"):
-        return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+        file = Path(name).expanduser()
+        files = [file, *(file.with_name(beside) for beside in FILES)]
+        said = [each.read_bytes() if each.is_file() else b"" for each in files]
+        return hashlib.sha256(b"\0".join(said)).hexdigest()
     return name
 
 
@@ -102,17 +108,25 @@ def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
     if json_text is None:
         return ByteTokenizer()
     return SubwordTokenizer(
-        json_text, name=spec["name"], vocab_size=spec["vocab_size"], end=spec["end"]
+        json_text,
+        name=spec["name"],
+        vocab_size=spec["vocab_size"],
+        end=spec["end"],
+        settings=spec["settings"],
     )
 
 
 def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
-    from tokenizers import pre_tokenizers
+    from tokenizers import pre_tokenizers, processors
 
     tokenizer, trainer = ALGORITHMS[name](vocab_size)
     if tokenizer.pre_tokenizer is None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train_from_iterator(texts, trainer)
+    end = SPECIALS[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
     config = json.loads(tokenizer.to_str())
     config["added_tokens"] = [
         token for token in config["added_tokens"] if not token["content"].startswith(CONTINUES)

@@ -7,16 +7,18 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lm.data.special_tokens import post_processed, read_settings, specials, with_added
 from lm.data.tokenizer import Encoded, begins_word
 from lm.errors import UserError
 
-# Names of the special tokens, the first that a tokenizer has: ours, then well-known ones.
+# Names of the special tokens where no file says them, the first that a tokenizer has: ours, then
+# well-known ones.
 ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 STARTS = ("[CLS]", "<s>", "<|begin_of_text|>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
@@ -33,6 +35,7 @@ class SubwordTokenizer:
         name: str,
         vocab_size: int | None = None,
         end: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         """Loads a tokenizer.
 
@@ -40,13 +43,17 @@ class SubwordTokenizer:
             text: the content of a `tokenizer.json`.
             name: what the manifest calls it.
             vocab_size: at least its number of tokens, to leave room; None for just that number.
-            end: the token that opens and closes documents; None for the first it has of `ENDS`.
+            end: the token that closes documents; None for `eos_token` of the settings, or else the
+                first it has of `ENDS`.
+            settings: what the files beside it say; see `read_settings`.
 
         Raises:
             UserError: it has no end token, has more tokens than `vocab_size`, or is not readable.
         """
         config = _parse(text, name)
-        added = {token["content"]: token for token in config.get("added_tokens") or []}
+        self.settings: dict[str, Any] = dict(settings or {})
+        added = _added(config, self.settings)
+        end = end or self.settings.get("eos_token")
         end = end or next((known for known in ENDS if known in added), None)
         if end not in added:
             raise UserError(
@@ -58,11 +65,15 @@ class SubwordTokenizer:
         self.json: str | None = text
         self._end_token = end
         self.end: int = added[end]["id"]
-        starts = (added[known]["id"] for known in STARTS if known in added)
-        self.start: int = next(starts, self.end)
-        self.mask: int | None = next((added[key]["id"] for key in MASKS if key in added), None)
+        masks = (self.settings.get("mask_token"), *MASKS)
+        self.mask: int | None = next((added[key]["id"] for key in masks if key in added), None)
         self.sentinels = _sentinels(added)
         self._backend = _backend(config)
+        starts = (self.settings.get("bos_token"),) if self.settings else STARTS
+        bos = next((added[key]["id"] for key in starts if key in added), None)
+        post = post_processed(self._backend)
+        self.specials = specials(post, self.settings, bos, self.end)
+        self.start: int = [self.end if bos is None else bos, *self.specials.before][-1]
         size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size = vocab_size or size
         if self.vocab_size < size:
@@ -91,16 +102,18 @@ class SubwordTokenizer:
     @property
     def hash(self) -> str:
         """Equal for tokenizers that encode every text alike."""
-        return hashlib.sha256(f"{self.end} {self.vocab_size} {self.json}".encode()).hexdigest()
+        around = json.dumps([self.end, self.start, self.specials])
+        return hashlib.sha256(f"{around} {self.vocab_size} {self.json}".encode()).hexdigest()
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Name, vocabulary size, end token and hash, as the manifest records them."""
+        """Name, vocabulary size, end token, hash and settings, as the manifest records them."""
         return {
             "name": self.name,
             "vocab_size": self.vocab_size,
             "end": self._end_token,
             "hash": self.hash,
+            "settings": self.settings,
         }
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
@@ -156,19 +169,19 @@ class SubwordTokenizer:
 
 
 def load_subword(path: str, vocab_size: int | None = None) -> SubwordTokenizer:
-    """Loads the `tokenizer.json` at `path`, its end token from `tokenizer_config.json` beside it.
+    """Loads the `tokenizer.json` at `path`, with what the files beside it say; see `read_settings`.
 
-    Without that file, or an `eos_token` in it, the end token is the first it has of `ENDS`.
+    Without an `eos_token` there, the end token is the first it has of `ENDS`.
 
     Raises:
         UserError: it makes no tokenizer that can be used (see `SubwordTokenizer`).
     """
     file = Path(path).expanduser()
-    beside = file.with_name("tokenizer_config.json")
-    end = json.loads(beside.read_text("utf-8")).get("eos_token") if beside.is_file() else None
-    if isinstance(end, dict):
-        end = end["content"]
-    return SubwordTokenizer(file.read_text("utf-8"), name=str(path), vocab_size=vocab_size, end=end)
+    settings, text = read_settings(file.parent), file.read_text("utf-8")
+    if added := settings.pop("added_tokens", None):
+        _parse(text, str(path))
+        text = with_added(text, added, str(path))
+    return SubwordTokenizer(text, name=str(path), vocab_size=vocab_size, settings=settings)
 
 
 def _parse(text: str, name: str) -> dict[str, Any]:
@@ -181,6 +194,23 @@ def _parse(text: str, name: str) -> dict[str, Any]:
             "tokenizer.save('tokenizer.json')"
         ) from None
     return config
+
+
+def _added(config: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of the added tokens, among them those that the settings name, which are special
+    whatever the file says of them.
+    """
+    added = {token["content"]: token for token in config.get("added_tokens") or []}
+    vocabulary = _vocabulary(config["model"])
+    for key in ("bos_token", "eos_token", "cls_token", "sep_token", "mask_token"):
+        content = settings.get(key)
+        if content not in added and content in vocabulary:
+            flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+            added[content] = {"id": vocabulary[content], "content": content, **flags}
+            config["added_tokens"] = [*(config.get("added_tokens") or []), added[content]]
+        if content in added:
+            added[content]["special"] = True
+    return added
 
 
 def _backend(config: dict[str, Any]) -> Any:

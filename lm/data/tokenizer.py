@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from lm.data.special_tokens import Specials
 from lm.errors import UserError
 
 # Thirteen byte values never occur in UTF-8 (RFC 3629). Using them for special tokens keeps the
@@ -51,8 +52,9 @@ class Tokenizer(Protocol):
 
     name: str
     vocab_size: int
-    end: int  # opens and closes every document; no text is ever encoded to it
-    start: int  # opens the rows of a task: a classifier's own token where there is one, else `end`
+    end: int  # closes every document; no text is ever encoded to it
+    start: int  # what a text's first token is predicted from: beginning-of-text, or else `end`
+    specials: Specials  # what it puts around texts
     mask: int | None  # None where a ready-made tokenizer has none
     sentinels: tuple[int, ...]
     json: str | None  # the content of its tokenizer.json; None for bytes and characters
@@ -93,6 +95,7 @@ class ByteTokenizer:
     vocab_size = 256
     end = END_BYTE
     start = END_BYTE
+    specials = Specials.closed_by((END_BYTE,), END_BYTE)
     mask: int | None = MASK_BYTE
     sentinels: tuple[int, ...] = SENTINEL_BYTES
     json: str | None = None
@@ -151,6 +154,7 @@ class CharacterTokenizer:
     name = "characters"
     end = 0
     start = 0
+    specials = Specials.closed_by((0,), 0)
     mask: int | None = None
     sentinels: tuple[int, ...] = ()
     json: str | None = None

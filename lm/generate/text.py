@@ -9,10 +9,20 @@ import numpy as np
 from lm.data import Tokenizer
 
 
-def prompt_ids(tokenizer: Tokenizer, prompts: Sequence[str], opens: int) -> list[np.ndarray]:
-    """Token ids of prompts, each opened by the token that opens a text."""
+def prompt_ids(
+    tokenizer: Tokenizer, prompts: Sequence[str], opens: Sequence[int]
+) -> list[np.ndarray]:
+    """Token ids of prompts, each behind the tokens that open a text."""
     encoded = tokenizer.encode_batch(list(prompts))
-    return [np.concatenate([[opens], each.ids]) for each in encoded]
+    return [opened(tokenizer, each.ids, opens) for each in encoded]
+
+
+def opened(tokenizer: Tokenizer, ids: np.ndarray, opens: Sequence[int]) -> np.ndarray:
+    """A text behind the tokens that open it; nothing at all is the token that predicts the first
+    one of a text, as there must be something to go on from.
+    """
+    whole = np.concatenate([opens, ids]).astype(np.int32)
+    return whole if len(whole) else np.array([tokenizer.start], np.int32)
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -1,5 +1,6 @@
 """What does a row teach that is read from left to right? Every token from those before it."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
@@ -17,7 +18,8 @@ class Causal(Objective):
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `causal`."""
         del key
-        return causal(rows)
+        batch = causal(rows)
+        return dataclasses.replace(batch, inputs=self.opened(batch.inputs))
 
 
 def causal(rows: Mapping[str, jax.Array]) -> Batch:

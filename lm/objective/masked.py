@@ -52,7 +52,7 @@ class Masked(Objective):
 
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `Objective`: [B, L], with weight one on the chosen tokens."""
-        tokens, segments = rows["tokens"][:, :-1], rows["segments"]
+        tokens, segments = self.opened(rows["tokens"][:, :-1]), rows["segments"]
         ordinary = jnp.asarray(self.tokenizer.ordinary)[tokens] & (segments > 0)
         inputs, chosen = jax.vmap(self._hide)(
             row_keys(key, rows["tokens"]), tokens, ordinary, self._words(tokens, segments)

@@ -50,6 +50,13 @@ class Objective:
         """
         raise NotImplementedError
 
+    def opened(self, tokens: jax.Array) -> jax.Array:
+        """Inputs [B, L] of packed documents, each opened by beginning-of-text where the tokenizer
+        has one: what is stored is the END that closes the document before.
+        """
+        end, start = self.tokenizer.end, self.tokenizer.start
+        return tokens if start == end else jnp.where(tokens == end, start, tokens)
+
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of B rows: "tokens" [B, L+1]; "segments" [B, L], 0 at padding; "bytes"
         [B] of text that the targets stand for.

@@ -29,7 +29,8 @@ class Prefix(Objective):
         following = jnp.pad(prefix[:, 1:], ((0, 0), (0, 1)))
         last = jnp.pad(batch.segments[:, 1:] != batch.segments[:, :-1], ((0, 0), (0, 1)))
         weights = jnp.where(following & ~last, 0.0, batch.weights)
-        return dataclasses.replace(batch, prefix=prefix, weights=weights)
+        inputs = self.opened(batch.inputs)
+        return dataclasses.replace(batch, inputs=inputs, prefix=prefix, weights=weights)
 
 
 def _prefix(key: jax.Array, segments: jax.Array, positions: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from lm.errors import UserError
 from lm.pretrained.view import Tensor
 
 _TOKENIZER = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
 _ARCHITECTURES = ("llama", "qwen2")
 # Keys of config.json, and the file's below the name of its architecture.
 _SETTINGS = {
@@ -117,12 +118,16 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def tokens_of(path: Path) -> dict[str, Any]:
-    """What a file says of its tokenizer, without the beginning of the names."""
-    return {
+    """What a file says of its tokenizer, without the names' beginning; {}: it has none."""
+    fields = _open(path).fields
+    found = {
         key.removeprefix(_TOKENIZER): field.contents()
-        for key, field in _open(path).fields.items()
+        for key, field in fields.items()
         if key.startswith(_TOKENIZER)
     }
+    if found and _TEMPLATE in fields:
+        found["chat_template"] = fields[_TEMPLATE].contents()
+    return found
 
 
 def _open(path: Path) -> Any:

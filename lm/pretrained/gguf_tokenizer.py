@@ -21,6 +21,14 @@ WORDS = {
     "qwen2": _RUNS.replace("DIGITS", ""),
     "llama-bpe": _RUNS.replace("DIGITS", "{1,3}"),
 }
+# The tokens that a file names by their numbers.
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "mask_token": "mask_token_id",
+}
 
 
 def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
@@ -38,10 +46,21 @@ def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
     return kinds[found["model"]](path, found)
 
 
-def end_of(found: Mapping[str, Any]) -> str | None:
-    """The token that closes a text; None where the file names none."""
-    tokens, number = found.get("tokens", ()), found.get("eos_token_id", -1)
-    return tokens[number] if 0 <= number < len(tokens) else None
+def settings_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its special tokens, as `lm.data.special_tokens.read_settings` has it.
+
+    Where `add_bos_token` is not said, kind "llama" and words cut as "llama-bpe" open with
+    bos_token, and others do not, as llama.cpp has it.
+    """
+    tokens, settings = found.get("tokens", ()), {}
+    for name, key in _NAMED.items():
+        if 0 <= found.get(key, -1) < len(tokens):
+            settings[name] = tokens[found[key]]
+    opens = found.get("model") == "llama" or found.get("pre") == "llama-bpe"
+    settings["add_bos_token"] = bool(found.get("add_bos_token", opens))
+    if isinstance(found.get("chat_template"), str):
+        settings["chat_template"] = found["chat_template"]
+    return settings
 
 
 def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:

@@ -12,13 +12,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lm.data.special_tokens import read_settings
 from lm.errors import UserError
 from lm.pretrained.gguf import is_gguf, tokens_of
-from lm.pretrained.gguf_tokenizer import end_of, from_gguf
+from lm.pretrained.gguf_tokenizer import from_gguf, settings_of
 from lm.pretrained.pieces import from_pieces
 
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
+_FORMAT = 2  # raise it when what is made of the same files changes
+# By model_type, what transformers' classes put around a text and around two.
+_PAIRED = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
+_AROUND = {
+    "albert": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+    "bart": _PAIRED,
+    "roberta": _PAIRED,
+    "t5": ("$A </s>", "$A </s> $B </s>"),
+}
+# What they take where tokenizer_config.json does not say it.
+_DEFAULTS: dict[str | None, dict[str, Any]] = {
+    "llama": {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
+}
 
 
 def find_tokenizer(folder: Path, cache: Path) -> Path | None:
@@ -37,27 +51,46 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
         if not (found := tokens_of(folder)):
             return None
         make = functools.partial(from_gguf, folder, found)
-        return _made(cache, repr(found).encode(), make, end_of(found))
+        return _made(cache, repr(found).encode(), make, settings_of(found))
     for names, make in _MAKERS.items():
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
             settings = _read(folder / "tokenizer_config.json")
-            settings["model_type"] = _read(folder / "config.json").get("model_type")
+            kind = settings["model_type"] = _read(folder / "config.json").get("model_type")
+            said = _DEFAULTS.get(kind, {}) | read_settings(folder)
             content = b"".join(file.read_bytes() for file in files)
-            content += json.dumps([names, settings], sort_keys=True).encode()
-            return _made(cache, content, functools.partial(make, files, settings))
+            content += json.dumps([names, settings, said], sort_keys=True).encode()
+            return _made(
+                cache, content, functools.partial(_surrounded, make, files, settings), said
+            )
     return None
 
 
-def _made(cache: Path, content: bytes, make: Callable[[], Any], end: str | None = None) -> Path:
+def _surrounded(make: Callable[..., Any], files: list[Path], settings: dict[str, Any]) -> Any:
+    """The tokenizer that is made of files, with what its kind puts around texts."""
+    from tokenizers import processors
+
+    tokenizer = make(files, settings)
+    if settings["model_type"] in _AROUND:
+        single, pair = _AROUND[settings["model_type"]]
+        names = {name for name in pair.replace(":1", "").split() if name[0] != "$"}
+        ids = [(name, tokenizer.token_to_id(name)) for name in sorted(names)]
+        if all(number is not None for _, number in ids):
+            tokenizer.post_processor = processors.TemplateProcessing(single, pair, ids)
+    return tokenizer
+
+
+def _made(cache: Path, content: bytes, make: Callable[[], Any], settings: dict[str, Any]) -> Path:
     """The path of a tokenizer.json that is made of this content, unless it is there, and beside it
-    what ends a text, where that is known.
+    what is known of its special tokens; see `read_settings`.
     """
+    content += f" {_FORMAT}".encode()
     folder = cache / hashlib.sha256(content).hexdigest()[:16]
     if not (folder / "tokenizer.json").exists():
-        files = {"tokenizer.json": make().to_str()}
-        if end is not None:
-            files = {"tokenizer_config.json": json.dumps({"eos_token": end}), **files}
+        made = make().to_str()
+        said = {key: value for key, value in settings.items() if key != "added_tokens"}
+        said["added_tokens_decoder"] = settings.get("added_tokens", {})
+        files = {"tokenizer_config.json": json.dumps(said), "tokenizer.json": made}
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             partial = folder / f"{uuid.uuid4().hex}.partial"

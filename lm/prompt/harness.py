@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows  # pyright: ignore[reportMis
 
 from lm.errors import UserError
 from lm.generate import generate
-from lm.generate.text import cut
+from lm.generate.text import cut, opened
 from lm.prompt.read import reader
 from lm.prompt.row import Row
 from lm.prompt.score import likelihoods
@@ -50,7 +50,8 @@ class Laboratory(LM):
         of its tokens is the likeliest.
         """
         queries = [Query(*request.args) for request in requests]
-        readings = reader(self.run.config, self.run.tokenizer, self.run.frame)(queries)
+        run = self.run
+        readings = reader(run.config, run.tokenizer, run.frame, run.opens)(queries)
         found = iter(self._likelihoods([row for reading in readings for row in reading.rows]))
         answers = [list(itertools.islice(found, len(reading.rows))) for reading in readings]
         return [(sum(n for n, _ in each), all(hit for _, hit in each)) for each in answers]
@@ -104,12 +105,11 @@ class Laboratory(LM):
         run, until = self.run, settings.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         tokens = int(settings.get("max_gen_toks", _TOKENS))
-        room = room_of(run.program.model) - tokens - 1
+        room = room_of(run.program.model) - tokens - max(len(run.opens), 1)
         encoded = run.tokenizer.encode_batch(list(contexts))
         # The last of a context that is too long, as the harness has it for models of its own.
-        prompts = [
-            np.append(run.tokenizer.start, ids[max(len(ids) - room, 0) :]) for ids, *_ in encoded
-        ]
+        kept = [each.ids[max(len(each.ids) - room, 0) :] for each in encoded]
+        prompts = [opened(run.tokenizer, ids, run.opens) for ids in kept]
         drawn: list[list[int]] = [[] for _ in prompts]
         texts, ended = [""] * len(prompts), [False] * len(prompts)
         with jax.set_mesh(run.program.mesh):

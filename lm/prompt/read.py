@@ -5,7 +5,7 @@ encoder one with all of the answer hidden, or one for each of its tokens.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class Reader:
       length: how many positions a text may take.
       objective: what it learned: a name of `READERS`.
       frame: of an encoder-decoder, what stands around its texts.
+      opens: of a decoder, what opens its texts.
       hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
         other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
     """
@@ -60,6 +61,7 @@ class Reader:
     length: int
     objective: str
     frame: Frame
+    opens: tuple[int, ...]
     hidden: str = "answer"
 
     def __call__(self, queries: Sequence[Query]) -> list[Reading]:
@@ -71,26 +73,37 @@ class Reader:
         return list(READERS[self.objective](self, queries))
 
     def _causal(self, queries: Sequence[Query]) -> Iterator[Reading]:
-        """Log p(answer | before); what stands behind the answer is not looked at."""
+        """Log p(answer | before); what stands behind the answer is not looked at.
+
+        Where nothing opens a text, and nothing stands before the answer, its first token is
+        predicted from the tokenizer's `start`.
+        """
         for query, ids, places in self._encoded([query._replace(after="") for query in queries]):
-            cut = self._cut(query, len(ids) - self.length, places)
+            opens = self.opens
+            cut = self._cut(query, len(opens) + len(ids) - 1 - self.length, places)
+            if not opens and cut == places[0]:
+                opens = (self.tokenizer.start,)
+                cut = self._cut(query, len(ids) - self.length, places)
             # An answer's token is predicted where the token before it stands.
-            inputs, places = np.append(self.tokenizer.start, ids[cut:-1]), places - cut
-            seen = int(places[0]) + 1 if self.objective == "prefix" else 0
-            row = Row(inputs, places, ids[cut:][places], prefix=seen)
-            yield Reading([row], len(places), cut > 0)
+            inputs = np.concatenate([opens, ids[cut:-1]]).astype(np.int32)
+            seen = places - cut + len(opens) - 1
+            prefix = int(seen[0]) + 1 if self.objective == "prefix" else 0
+            yield Reading([Row(inputs, seen, ids[places], prefix=prefix)], len(places), cut > 0)
 
     def _masked(self, queries: Sequence[Query]) -> Iterator[Reading]:
         """Log p(answer | before, after), each token by itself."""
         for query, ids, places in self._encoded(queries):
-            cut = self._cut(query, len(ids) + 2 - self.length, places)
-            tokens = np.concatenate([[self.tokenizer.start], ids[cut:], [self.tokenizer.end]])
-            places = places + 1 - cut
+            around = self.tokenizer.specials
+            sides = around.before, around.after
+            cut = self._cut(query, len(ids) + sum(map(len, sides)) - self.length, places)
+            tokens = np.concatenate([sides[0], ids[cut:], sides[1]]).astype(np.int32)
+            places = places + len(sides[0]) - cut
             groups = [places] if self.hidden == "answer" else np.split(places, len(places))
-            rows = []
+            rows: list[Row] = []
+            mask: Any = self.tokenizer.mask
             for group in groups:
                 inputs = tokens.copy()
-                inputs[group] = self.tokenizer.mask
+                inputs[group] = mask
                 rows.append(Row(inputs, group, tokens[group]))
             yield Reading(rows, len(places), cut > 0)
 
@@ -168,9 +181,9 @@ READERS: dict[str, Callable[[Reader, Sequence[Query]], Iterator[Reading]]] = {
 _PLAIN = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "seq2seq"}
 
 
-def reader(config: Config, tokenizer: Tokenizer, frame: Frame) -> Reader:
-    """How the model of a config reads; `frame` is that of an encoder-decoder's texts."""
+def reader(config: Config, tokenizer: Tokenizer, frame: Frame, opens: tuple[int, ...]) -> Reader:
+    """How the model of a config reads; `frame` and `opens` are those of its run."""
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture
     objective = config.objective if suits else _PLAIN[architecture]
-    return Reader(tokenizer, room(config), objective, frame, config.prompt.hidden)
+    return Reader(tokenizer, room(config), objective, frame, opens, config.prompt.hidden)

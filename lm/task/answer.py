@@ -82,8 +82,10 @@ class Answering(Task):
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """A row for each window over the context; a question takes at most half of it."""
-        question, context = encoded[0].ids[: (layout.length - 3) // 2], encoded[1]
-        room = layout.length - len(question) - 3
+        before, between, after = map(len, layout.around(2))
+        most = layout.length - before - between - after
+        question, context = encoded[0].ids[: most // 2], encoded[1]
+        room = most - len(question)
         if self.stride >= room:
             raise UserError(
                 f"{example['place']}: windows of {room} tokens cannot overlap by config.task.stride"
@@ -94,10 +96,10 @@ class Answering(Task):
         for begin in range(0, max(len(context.ids) - self.stride, 1), room - self.stride):
             window = context.ids[begin : begin + room]
             whole = begin <= first and last < begin + len(window)
-            shift = len(question) + 2 - begin
+            shift = before + len(question) + between - begin
             target = [first + shift, last + shift] if whole else [0, 0]
             spans = np.zeros((layout.length, 2), np.int32)
-            places = slice(len(question) + 2, len(question) + 2 + len(window))
+            places = slice(shift + begin, shift + begin + len(window))
             spans[places] = context.spans[begin : begin + len(window)]
             rows.append(
                 layout.joined([question, window])

@@ -26,7 +26,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 4  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 5  # raise it when what is stored changes, so that nothing old is opened as new
 _TOGETHER = 1000  # examples that are tokenized together
 
 
@@ -151,7 +151,8 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     task = dataclasses.replace(task, **manifest["settled"])
     for note in manifest["notes"]:
         _say(f"{manifest['source']}: {note}")
-    layout = Layout(**manifest["layout"] | {"frame": framed(config.frame, made.end)})
+    kept = {"frame": framed(config.frame, made.end), "specials": made.specials}
+    layout = Layout(**manifest["layout"] | kept)
     data = TaskData(folder, manifest, made, task, layout)
     stage, jointly = config.continual.stage, config.continual.jointly
     return data.only(stage - 1) if stage and not jointly else data
@@ -203,6 +204,7 @@ def _build(
         length=wanted["length"],
         start=tokenizer.start,
         end=tokenizer.end,
+        specials=tokenizer.specials,
         memory=wanted["memory"],
         frame=framed(wanted["frame"], tokenizer.end),
         choices=max(task.choices_of(example) for each in examples.values() for example in each),

@@ -142,9 +142,9 @@ class Seq2Seq(Writing):
         if layout.memory:
             frame = layout.frame or framed(None, layout.end)
             return frame.begun(), frame.read(source, layout.length)
-        end = [layout.end]
-        room = max(layout.length - answer - 1, layout.length // 2)
-        return np.concatenate([end, source[:room], end]), None
+        before = layout.known.before
+        room = max(layout.length - answer - len(before), layout.length // 2)
+        return np.concatenate([before, source[:room], [layout.end]]).astype(np.int32), None
 
     @property
     def measures(self) -> dict[str, Measure]:
@@ -233,7 +233,8 @@ class Instruction(Writing):
 
         A conversation whose first answer begins beyond the row is left out.
         """
-        tokens, counts = [layout.end], [0]
+        tokens = list(layout.known.before)
+        counts = [0] * len(tokens)
         for number, message in enumerate(example["messages"]):
             answers = message["role"] == "assistant"
             opens, content, closes = (each.ids for each in encoded[3 * number : 3 * number + 3])

@@ -80,7 +80,7 @@ def test_likelihoods_are_those_of_the_models_own_log_probabilities(architecture,
     queries = [Query("ab", "cd"), Query("a" * 9, "b", "c"), Query("ab", "cd"), Query("", "e" * 5)]
     rows = [
         row
-        for reading in reader(run.config, run.tokenizer, run.frame)(queries)
+        for reading in reader(run.config, run.tokenizer, run.frame, run.opens)(queries)
         for row in reading.rows
     ]
     expected = plainly(run, rows)
@@ -123,7 +123,9 @@ def test_few_shot_answers_are_calibrated_judged_and_reported(source, tmp_path):
     shown = "".join(f"word {n}:{WORDS[n % 2]}.|" for n in numbers)
     assert asked["text"] == f"{shown}word 2:."
     asks = [Query(f"{shown}{content}:", word) for content in ("word 2", "N/A") for word in WORDS]
-    rows = [reading.rows[0] for reading in reader(run.config, run.tokenizer, run.frame)(asks)]
+    rows = [
+        reading.rows[0] for reading in reader(run.config, run.tokenizer, run.frame, run.opens)(asks)
+    ]
     scores = np.reshape(totals(plainly(run, rows), rows), (2, 2)) / [len(word) for word in WORDS]
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
     expected = scores[0] - scores[1]

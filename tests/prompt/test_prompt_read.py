@@ -72,7 +72,7 @@ def test_calibration_takes_off_what_is_said_without_content():
 
 
 def read(objective, query, length=32, frame=FRAME, **options):
-    (reading,) = Reader(ByteTokenizer(), length, objective, frame, **options)([query])
+    (reading,) = Reader(ByteTokenizer(), length, objective, frame, (END,), **options)([query])
     return reading
 
 
@@ -138,7 +138,7 @@ def test_a_token_across_the_border_is_the_answers(tmp_path):
     from lm.data import make_tokenizer
 
     tokenizer = make_tokenizer("bpe", 300, ["it is good, it was good, so good"] * 9)
-    (reading,) = Reader(tokenizer, 64, "causal", FRAME)([Query("it is ", "good")])
+    (reading,) = Reader(tokenizer, 64, "causal", FRAME, (tokenizer.end,))([Query("it is ", "good")])
     (row,) = reading.rows
     assert tokenizer.decode(row.targets) == " good"
     assert tokenizer.decode([*row.inputs, row.targets[-1]]) == "it is good"
