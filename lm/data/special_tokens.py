@@ -84,7 +84,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{file} is no JSON object; fetch it again")

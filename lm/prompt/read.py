@@ -61,7 +61,7 @@ class Reader:
     length: int
     objective: str
     frame: Frame
-    opens: tuple[int, ...]
+    opens: tuple[int, ...] = ()
     hidden: str = "answer"
 
     def __call__(self, queries: Sequence[Query]) -> list[Reading]:
