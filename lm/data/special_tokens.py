@@ -156,13 +156,16 @@ def specials(
     """What stands around texts, by all that is known.
 
     `add_bos_token` decides whether bos_token stands first; where it is not said, the post-processor
-    does; where there is none, the tokenizer's class. A text that nothing closes is closed by `end`.
+    does; where there is none, the tokenizer's class. Where nothing at all is said, `bos` or else
+    `end` opens a text. A text that nothing closes is closed by `end`.
 
     Args:
       post: of the post-processor, or None.
       settings: those of `read_settings`.
-      bos, end: ids; None where no file names a bos_token.
+      bos, end: ids; None where no bos_token is known.
     """
+    if post is None and not settings:
+        return Specials.closed_by((end if bos is None else bos,), end)
     said = settings.get("add_bos_token")
     before = () if post is None else post.before
     if said is None and post is None:

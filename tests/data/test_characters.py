@@ -75,7 +75,8 @@ ANSWERS = [" 🙂", " 😀", "né", f"ne{MARK}", "the ﬁ", "½", "né🙂🙃"]
 
 def read(name, objective, query):
     tokenizer = made(name)
-    reader = Reader(tokenizer, 99, objective, framed(None, tokenizer.end))
+    frame = framed(None, tokenizer.end)
+    reader = Reader(tokenizer, 99, objective, frame, (tokenizer.start,))
     (reading,) = reader([query])
     return reading.rows[0]
 

@@ -91,6 +91,12 @@ def test_a_text_opens_as_the_files_of_its_tokenizer_say(said, tmp_path):
     )
 
 
+def test_end_opens_texts_where_no_file_says_anything(tmp_path):
+    byte_level("</s>").save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_subword(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.specials == ((tokenizer.end,), *[(tokenizer.end,)] * 3, 1)
+
+
 def test_an_empty_prompt_goes_on_from_what_predicts_a_first_token(tmp_path):
     config = SAID["as Qwen's"][1]
     tokenizer = folder_of(tmp_path, byte_level("<b>", "<e>", around=BYTES), **config)
