@@ -4,6 +4,7 @@ method, where a run starts from them; epochs how many steps there are.
 
 from collections.abc import Iterable
 
+from lm.check_types import check_types
 from lm.config import Config, flatten
 from lm.errors import UserError
 from lm.pretrained import adopt
@@ -14,8 +15,10 @@ def adopted(config: Config, given: Iterable[str]) -> Config:
     """A config with what `init_from` and `tune.adapter_from` decide, where these name anything.
 
     Raises:
-      UserError: where one of the dotted knobs that were `given` contradicts these.
+      UserError: where one of the dotted knobs that were `given` contradicts these, or a value has
+        another type than its key.
     """
+    check_types(config)
     given = tuple(given)
     if "steps" in given and config.epochs is not None:
         raise UserError(

@@ -38,7 +38,7 @@ def build_model(
         output[name] = tuple(value) if isinstance(value, list) else value
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
-    _check_class_weights(output, layout.outcomes if layout else 0, vocab_size)
+    _check_outcomes(output, layout.outcomes if layout else 0, vocab_size)
     share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else partition.output_shards(mesh)
@@ -50,15 +50,28 @@ def build_model(
     return Transformer(vocab_size=vocab_size, **groups)
 
 
-def _check_class_weights(output: dict[str, Any], outcomes: int, vocab_size: int) -> None:
-    """Raises UserError where they are not one for each outcome; gathering would not."""
-    weights, number = output.get("class_weights"), outcomes or vocab_size
+def _check_outcomes(output: dict[str, Any], outcomes: int, vocab_size: int) -> None:
+    """Raises UserError where options of the head name more words or labels than there are, or
+    weights are not one for each; gathering would not.
+    """
+    number, kind = outcomes or vocab_size, "labels" if outcomes else "words"
+    weights, cutoffs = output.get("class_weights"), output.get("cutoffs") or ()
     if weights is not None and len(weights) != number:
-        kind = "labels" if outcomes else "words"
         raise UserError(
             f"config.output.class_weights has {len(weights)} numbers for {number} {kind}; give one "
             "for each"
         )
+    if cutoffs and cutoffs[-1] >= number:
+        raise UserError(
+            f"config.output.cutoffs = {cutoffs}: tail clusters begin below the {number} {kind}; "
+            "lower them, or leave them out to have them chosen"
+        )
+    for name in ("samples", "classes"):
+        if output.get(name) is not None and output[name] > number:
+            raise UserError(
+                f"config.output.{name} = {output[name]} is more than the {number} {kind}; use at "
+                "most as many"
+            )
 
 
 def _attention(group: Config, horizon: int) -> dict[str, Any]:

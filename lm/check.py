@@ -11,6 +11,7 @@ from typing import Any
 from lm.attention import ATTENTIONS
 from lm.check_names import one_of
 from lm.check_options import check_options
+from lm.check_types import check_types
 from lm.config import Config
 from lm.continual.check import check_continual
 from lm.data import holds_pairs
@@ -53,15 +54,15 @@ _RANGES = {
     "accumulation": (1, math.inf),
     "data.length": (1, math.inf),
     "data.vocab_size": (2, 1_000_001),
-    "model.layers": (1, math.inf),
+    "model.layers": (1, 10_001),
     "model.features": (1, math.inf),
-    "model.heads": (1, math.inf),
-    "model.kv_heads": (1, math.inf),
+    "model.heads": (1, 65_537),
+    "model.kv_heads": (1, 65_537),
     "model.head_size": (1, math.inf),
     "model.embedding_features": (1, math.inf),
     "model.token_types": (0, math.inf),
-    "model.relative_buckets": (4, math.inf),
-    "model.relative_distance": (1, math.inf),
+    "model.relative_buckets": (4, 1_000_001),
+    "model.relative_distance": (1, 1_000_001),
     "model.hidden": (1, math.inf),
     "model.max_length": (1, math.inf),
     "model.dropout": (0, 1),
@@ -70,20 +71,20 @@ _RANGES = {
     "corruption.rate": (0, 1),
     "corruption.span_length": (1, math.inf),
     "attention.lambda_init": (0, 1),
-    "attention.random_features": (1, math.inf),
+    "attention.random_features": (1, 65_537),
     "attention.k": (1, math.inf),
     "output.block": (0, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
     "output.focal": (0, math.inf),
     "output.confidence_penalty": (0, math.inf),
-    "output.mixtures": (1, math.inf),
+    "output.mixtures": (1, 65_537),
     "output.gates": (1, math.inf),
     "output.pieces": (1, 65),
     "output.divisor": (1, math.inf),
     "output.classes": (1, math.inf),
     "output.samples": (1, math.inf),
-    "output.every": (1, math.inf),
+    "output.every": (1, 100_000_001),
     "output.double_every": (0, math.inf),
     "task.answer_tokens": (0, math.inf),
     "tune.top": (1, math.inf),
@@ -156,6 +157,7 @@ _POSITIVE = (
 
 def check(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
+    check_types(config)
     for key, names in _of_sides(_NAMES).items():
         if _get(config, key) is not None:
             one_of(key, _get(config, key), names)
@@ -286,4 +288,5 @@ def _get(config: Config, key: str) -> Any:
 
 
 def _divisors(n: int) -> str:
-    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return ", ".join(map(str, sorted({*small, *(n // d for d in small)})))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from lm.check_names import nearest
+from lm.check_types import declared
 from lm.config import defaults, plain
 from lm.errors import UserError
 
@@ -34,6 +35,8 @@ def find_command(name: str, commands: Commands) -> Command:
 def parse(argv: Sequence[str]) -> None:
     """Sets the flags from `argv`, whose first item is the program.
 
+    A config key that may be None is set to it by --config.KEY=None, whatever its type.
+
     Raises:
       UserError: for an unknown flag or config key, a value of the wrong type, a stray word, or a
         config file that cannot be read.
@@ -51,12 +54,19 @@ def parse(argv: Sequence[str]) -> None:
                 raise UserError(f"--{name} is no knob{nearest(name, keys)}")
     elif dotted:
         raise UserError(f"--{dotted[0]} changes a config; give that too, as --config=FILE[:ARG]")
+    optional = [f"config.{key}" for key, each in declared().items() if each.optional]
+    unset = [name for name in dotted if values[name] == "None" and name in optional]
     try:
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS([x for x in argv if x.lstrip("-").partition("=")[0] not in unset])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(plain(error)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
+    flag = flags.FLAGS["config"]
+    for name in unset:
+        key = name.removeprefix("config.")
+        flag.value.update_from_flattened_dict({key: None})
+        flag.override_values[key] = None
 
 
 def check_flags(name: str, own: Sequence[Any], commands: Commands) -> None:

@@ -102,11 +102,17 @@ def total_steps(config: Config, corpus: Corpus | TaskData) -> int:
     """Updates in the whole run: config.steps, or what config.epochs makes of the training rows.
 
     Raises:
-      UserError: where the warm-up is as long.
+      UserError: where the warm-up is as long, or there are more updates than 32 bits count.
     """
     if config.epochs is None:
         return config.steps
     rows = corpus.manifest["splits"]["train"]["rows"]
+    most = (2**31 - 1) * config.batch_size / rows
+    if config.epochs > most:
+        raise UserError(
+            f"config.epochs = {config.epochs} over {rows} rows is more steps than 2147483647; use "
+            f"fewer than {most:.3g} epochs"
+        )
     steps = max(1, round(config.epochs * rows / config.batch_size))
     if config.schedule.warmup >= steps:
         raise UserError(

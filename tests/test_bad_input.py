@@ -1,0 +1,179 @@
+"""Whatever a key is set to, the answer is one line or a config that is possible."""
+
+import functools
+import math
+import operator
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from lm.adopt import adopted
+from lm.build import build_model
+from lm.check import check
+from lm.check_names import nearest
+from lm.check_types import declared
+from lm.config import override
+from lm.errors import UserError
+from lm.task.encode import Layout
+from lm.train import total_steps
+from tests.commands import run
+
+# Between them, they look at every key.
+SETTINGS = {
+    "decoder": {},
+    "classifier": {"task.name": "classification", "output.tied": False, "task.pooling": "mean"},
+    "encoder_decoder": {
+        "objective": "span",
+        "model.architecture": "encoder_decoder",
+        "cross_attention.mechanism": "linear",
+    },
+    "adaptive": {
+        "attention.mechanism": "cosformer",
+        "output.head": "adaptive",
+        "output.tied": False,
+    },
+    "tuned": {"tune.method": "lora+prompt", "init_from": "x"},
+    "prompted": {"prompt.source": "files:x"},
+    "chain": {
+        "continual.sources": ("files:a", "files:b"),
+        "task.name": "classification",
+        "model.architecture": "encoder",
+        "output.tied": False,
+    },
+    "sampled": {"attention.weighting": "entmax", "output.head": "sampled"},
+    "relative": {"model.positions": "relative", "output.head": "class_factored"},
+}
+VALUES = [math.nan, math.inf, -math.inf, -1, 0, 1.5, 10**20, -(10**20), 2**31 - 1, True, None, "x"]
+VALUES += [[], ["x"], [0.5], [1, "x"], [[1]], {"a": 1}]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_any_value_of_any_key_is_one_line_or_possible(name):
+    plain = override(default.get_config(), SETTINGS[name])
+    check(plain)
+    config = ConfigDict(plain.to_dict(), type_safe=False)
+    for key in declared():
+        *groups, last = key.split(".")
+        group = functools.reduce(operator.getitem, groups, config)
+        kept = group[last]
+        for value in VALUES:
+            group[last] = value
+            try:
+                check(config)
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 500
+        group[last] = kept
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("attention.cap", math.inf, "config.attention.cap = inf: must be finite"),
+        ("epochs", math.nan, "config.epochs = nan: must be finite"),
+        ("output.class_weights", (1.0, math.nan), "class_weights = (1.0, nan): must be finite"),
+        ("seed", 10**19, "must be at most 2147483647"),
+        ("model.layers", "2", "config.model.layers = '2': must be a whole number"),
+        ("model.layers", 2.0, "config.model.layers = 2.0: must be a whole number"),
+        ("model.layers", True, "config.model.layers = True: must be a whole number"),
+        ("model.heads", None, "config.model.heads = None: must be a whole number"),
+        ("model.kv_heads", "x", "config.model.kv_heads = 'x': must be a whole number or None"),
+        ("attention.weighting", ["softmax"], "= ['softmax']: must be a text"),
+        ("attention.learn", [3], "attention.learn = (3,): must be a tuple of texts"),
+        ("output.cutoffs", ["x"], "must be a tuple of whole numbers"),
+        ("model", 3, "config.model.activation is missing; start from the config of"),
+        ("model.layers", 10**7, "config.model.layers = 10000000: must be at least 1 and below"),
+    ],
+)
+def test_a_value_that_is_none_of_its_key_is_named(key, value, message):
+    config = ConfigDict(default.get_config().to_dict(), type_safe=False)
+    *groups, last = key.split(".")
+    functools.reduce(operator.getitem, groups, config)[last] = value
+    with pytest.raises(UserError, match=re.escape(message)):
+        check(config)
+
+
+def test_a_number_that_is_none_contradicts_no_checkpoint():
+    config = override(default.get_config(), {"attention.cap": math.nan})
+    with pytest.raises(UserError, match="must be finite"):
+        adopted(config, ["attention.cap"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"output.head": "adaptive", "output.cutoffs": (30, 500)},
+            "cutoffs = (30, 500): tail clusters begin below the 256 words",
+        ),
+        ({"output.head": "sampled", "output.samples": 257}, "samples = 257 is more than the 256"),
+        ({"output.head": "nce", "output.samples": 10**6}, "samples = 1000000 is more than the 256"),
+        (
+            {"output.head": "class_factored", "output.classes": 300},
+            "300 is more than the 256 words",
+        ),
+    ],
+)
+def test_a_head_has_no_more_of_anything_than_words(settings, message):
+    config = override(default.get_config(), {"output.tied": False, **settings})
+    check(config)
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_model(config, 256)
+    build_model(config, 10**6 + 1)
+
+
+def test_a_head_of_a_task_has_no_more_clusters_than_labels():
+    config = override(default.get_config(), {"output.head": "adaptive", "output.tied": False})
+    config.task.update(name="classification", pooling="mean")
+    config.output.cutoffs = (2, 5)
+    with pytest.raises(UserError, match="begin below the 5 labels"):
+        build_model(config, 256, layout=Layout(length=8, start=0, end=0, outcomes=5))
+
+
+class Rows:
+    manifest = {"splits": {"train": {"rows": 1000}}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("epochs", [1e9, 1e307])
+def test_epochs_that_no_counter_counts_are_named(epochs):
+    config = override(default.get_config(), {"epochs": epochs, "batch_size": 100})
+    with pytest.raises(UserError, match=r"is more steps than 2147483647; use fewer than 2\.15e"):
+        total_steps(config, Rows())  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "meant"),
+    [
+        ("config.attention.foo", ["config.attention.tau", "config.attention.cap"], None),
+        (
+            "config.model.feature",
+            ["config.model.features", "config.model.heads"],
+            "config.model.features",
+        ),
+        ("config.modle.layers", ["config.model.layers"], "config.model.layers"),
+        ("config.layers", ["config.model.layers", "config.steps"], "config.model.layers"),
+        ("config.block", ["config.attention.block", "config.output.block"], None),
+        ("configs/mine.py", ["configs/clm.py", "configs/mlm.py"], None),
+        ("configs/clmm.py", ["configs/clm.py", "configs/mlm.py"], "configs/clm.py"),
+        ("SoftMax", ["softmax", "sigmoid"], "softmax"),
+        ("banana", ["train", "eval", "gallery"], None),
+        ("linear", ["adamw", "sgd", "lion"], None),
+    ],
+)
+def test_only_what_is_near_is_suggested(name, names, meant):
+    assert nearest(name, names) == (f"; did you mean {meant}?" if meant else "")
+
+
+def test_every_key_that_may_be_none_is_set_to_it_on_the_command_line():
+    keys = [key for key, each in declared().items() if each.optional]
+    unset = [f"--config.{key}=None" for key in keys]
+    finished = run("train", "--config=configs/finetune.py:tiny", "--print_config", *unset)
+    assert finished.returncode == 0 and "epochs" in keys
+    assert {f"{key} = None" for key in keys} <= set(finished.stdout.splitlines())
+
+
+def test_what_may_not_be_none_is_refused_on_the_command_line(tmp_path):
+    for flag in ("--config.steps=None", "--config.data.length=None"):
+        finished = run("train", "--config=configs/clm.py:tiny", flag, f"--workdir={tmp_path / 'x'}")
+        assert finished.returncode == 2 and finished.stderr.count("\n") == 1
