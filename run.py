@@ -3,6 +3,7 @@
   python run.py train    --config=FILE[:ARG] --workdir=DIR    one run, or go on with it
   python run.py eval     --workdir=DIR                        a run's newest checkpoint
   python run.py eval     --workdir=DIR --data=FILE            the same on other labelled examples
+  python run.py eval     --workdir=DIR --text=TEXT --data=FILE     perplexity of given texts
   python run.py predict  --workdir=DIR --data=FILE --output=DIR    a task's run on any examples
   python run.py generate --workdir=DIR --prompt=TEXT ...      continue prompts
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
@@ -39,7 +40,11 @@ _TO = flags.DEFINE_string(
     "to", None, "a new folder: of export for the checkpoint, of eval for a prompt's report"
 )
 _DATA = flags.DEFINE_multi_string(
-    "data", [], "a file, pattern or source of other examples than the run's; may be repeated"
+    "data", [], "other examples or texts than the run's: a file, pattern or source; repeatable"
+)
+_TEXT = flags.DEFINE_multi_string("text", [], "a text to measure; may be repeated")
+_STRIDE = flags.DEFINE_integer(
+    "stride", None, "of perplexity, tokens by which windows over a long text move; the context", 1
 )
 _OUTPUT = flags.DEFINE_string("output", None, "a new folder for predictions, metrics and report")
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint; the newest", 0)
@@ -88,25 +93,16 @@ def train() -> int:
 
 
 def evaluate() -> int:
-    """Evaluates a checkpoint on its held-out rows or those of --data, or asks it config.prompt."""
-    import jax
+    """Evaluates a checkpoint on its held-out rows, on other labelled examples (--data) or texts
+    (--text, --data), or asks it config.prompt.
+    """
+    from lm.evaluation import evaluate_on
+    from lm.predict import check_new
 
-    from lm.evaluate import evaluate
-    from lm.predict import measure
-    from lm.prompt.ask import ask
-    from lm.task.report import write_report
-
+    check_new(_folder(_OUTPUT.value))
     run, folder = _restored(), _folder(_OUTPUT.value or _TO.value)
-    if _DATA.value:
-        metrics = measure(run, _DATA.value, folder)
-    elif run.config.prompt.source:
-        metrics = ask(run, folder)
-    else:
-        with jax.set_mesh(run.program.mesh):
-            metrics, said = evaluate(run.program, run.params, run.corpus, run.config)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_report(folder, run.corpus, said)
+    texts, stride = _TEXT.value, _STRIDE.value
+    metrics = evaluate_on(run, texts=texts, data=_DATA.value, stride=stride, folder=folder)
     print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
     for name, value in metrics.items():
         print(f"  {name:22} {value:,.6g}")
@@ -311,7 +307,7 @@ def _points(ablation: Ablation):
 # What each command runs, and the flags that it reads.
 COMMANDS = {
     "train": Command(train, "config workdir share print_config"),
-    "eval": Command(evaluate, "config workdir step data output to print_config"),
+    "eval": Command(evaluate, "config workdir step data text stride output to print_config"),
     "predict": Command(predict, "config workdir step data output tokens print_config"),
     "generate": Command(
         generate,
