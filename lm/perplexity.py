@@ -81,7 +81,7 @@ def measure(
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
         raise UserError(f"--stride={stride} must be from 1 to the model's {length} positions")
-    opens = np.atleast_1d(np.asarray(run.opens, np.int32))
+    opens = run.opens
     names, counts, nats = [], [], []
     waiting: list[tuple[int, Row]] = []
 
