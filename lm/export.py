@@ -1,12 +1,19 @@
-"""How does a run leave this house? As a checkpoint of transformers, or as an adapter for peft."""
+"""Writes what a run has learned for others: a checkpoint of transformers, or an adapter of peft."""
 
 import pathlib
 
-from lm.pretrained import FAMILIES, fitting_family, is_checkpoint, open_checkpoint
+from absl import logging
+from etils import epath
+
+from lm.config import Config
+from lm.errors import UserError
+from lm.pretrained import FAMILIES, Checkpoint, fitting_family, is_checkpoint, open_checkpoint
 from lm.pretrained import export as write_checkpoint
 from lm.restore import Restored
+from lm.task.prepare import TaskData
 from lm.tune.merge import merge
 from lm.tune.peft import save
+from lm.workdir import read_json
 
 
 def export(run: Restored, folder: str, *, adapter: bool) -> str:
@@ -18,15 +25,31 @@ def export(run: Restored, folder: str, *, adapter: bool) -> str:
       adapter: write what LoRA added alone, without the base that it started from.
 
     Raises:
-      UserError: where the folder is not empty, or no family of checkpoints is such a model.
+      UserError: where the folder is not empty, or transformers has no such model or head.
     """
-    source = run.config.init_from
-    wish = open_checkpoint(source).family.model_type if is_checkpoint(source) else None
-    family = fitting_family(run.config, FAMILIES, wish)
+    base = _first_base(run.config)
+    family = fitting_family(run.config, FAMILIES, None if base is None else base.family.model_type)
     path = pathlib.Path(folder).expanduser()
     if adapter:
         save(path, run.config, run.params, family)
-        return f"{path}, an adapter for peft on its base, {source}"
+        return f"{path}, an adapter for peft on its base, {run.config.init_from}"
+    task = {}
+    if run.config.task.name and isinstance(run.corpus, TaskData):
+        task = {"labels": run.corpus.labels, "layout": run.corpus.layout}
     params = merge(run.config, run.params)
-    write_checkpoint(run.config, params, run.tokenizer, path, family)
-    return f"{path}, a {family.model_type} for transformers ({family.architecture})"
+    name = write_checkpoint(run.config, params, run.tokenizer, path, family, base=base, **task)
+    return f"{path}, a {family.model_type} for transformers ({name})"
+
+
+def _first_base(config: Config) -> Checkpoint | None:
+    """The checkpoint of transformers that a run began with, itself or by way of other runs."""
+    source, seen = str(config.init_from), set()
+    while source and not is_checkpoint(source) and source not in seen:
+        seen.add(source)
+        recorded = epath.Path(source) / "config.json"
+        source = str(read_json(recorded).get("init_from", "")) if recorded.exists() else ""
+    try:
+        return open_checkpoint(source) if is_checkpoint(source) else None
+    except UserError as error:
+        logging.warning("Special tokens, templates and family go by what is known: %s", error)
+        return None

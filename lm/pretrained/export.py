@@ -4,7 +4,7 @@ has, whose table of views is read backwards, tensor by tensor.
 
 import collections
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,14 @@ from lm.data import Tokenizer
 from lm.errors import UserError
 from lm.frame import framed
 from lm.partition import path_name
+from lm.pretrained.checkpoint import Checkpoint
 from lm.pretrained.family import Family
+from lm.pretrained.task_head import TaskHead, task_head
 from lm.pretrained.tensors import SAFE
+from lm.pretrained.tokenizer_files import base_settings, write_generation, write_tokenizer
 from lm.pretrained.view import View, sources
+from lm.task import predicts_words
+from lm.task.encode import Layout
 
 _SHARD = 5 * 10**9  # bytes; what transformers itself puts in one file
 
@@ -29,10 +34,10 @@ def fitting_family(config: Config, families: Mapping[str, Family], wish: str | N
     Raises:
       UserError: where transformers has no such model.
     """
-    plain: dict[str, tuple[Any, Any]] = {
-        "output.head": (config.output.head, "softmax"),
-        "output.cap": (config.output.cap, None),
-    }
+    plain: dict[str, tuple[Any, Any]] = {}
+    if predicts_words(config):  # else see `task_head`
+        plain["output.head"] = (config.output.head, "softmax")
+        plain["output.cap"] = (config.output.cap, None)
     for name, group in attention_groups(config).items():
         plain[f"{name}.mechanism"] = (group.mechanism, "scores")
         plain[f"{name}.weighting"] = (group.weighting, "softmax")
@@ -48,34 +53,70 @@ def fitting_family(config: Config, families: Mapping[str, Family], wish: str | N
     raise UserError(f"this model is of no family that can be written ({told})")
 
 
-def export(config: Config, params: Any, tokenizer: Tokenizer, folder: Path, family: Family) -> None:
-    """Writes config.json, model.safetensors (in shards where it is large) and the tokenizer.
+def export(
+    config: Config,
+    params: Any,
+    tokenizer: Tokenizer,
+    folder: Path,
+    family: Family,
+    *,
+    base: Checkpoint | None = None,
+    labels: Sequence[str] = (),
+    layout: Layout | None = None,
+) -> str:
+    """Writes config.json, model.safetensors (in shards where it is large), the tokenizer with its
+    special tokens and templates, and generation_config.json.
+
+    Args:
+      config: of the run.
+      params: its parameters, on any mesh; additions are merged.
+      tokenizer: its tokenizer.
+      folder: where to; new, or empty.
+      family: of its model.
+      base: the checkpoint that it began with, whose special tokens and templates are kept.
+      labels: of a task, in the order of their numbers.
+      layout: of a task's rows.
+
+    Returns:
+      The class of transformers that it is.
 
     Raises:
-      UserError: where the folder is not empty.
+      UserError: where the folder is not empty, or transformers has no head that computes the same.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give a new folder to write to")
+    head = None if predicts_words(config) else task_head(config, family, labels)
+    said = None if base is None else base_settings(base.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    theirs = family.to_theirs(config, tokenizer.vocab_size)
+    ids = write_tokenizer(folder, config, tokenizer, said, layout)
+    own = {} if base is None else base.theirs
+    kept = {key: value for key, value in own.items() if key.endswith("_token_id")}
+    theirs = {**ids, **kept, **family.to_theirs(config, tokenizer.vocab_size)}
     if config.model.architecture == "encoder_decoder":
         theirs["decoder_start_token_id"] = framed(config.frame, tokenizer.end).opens[0]
+    if head is not None:
+        theirs |= head.settings
+        if "pad_token_id" not in family.demands:
+            theirs["pad_token_id"] = ids.get("pad_token_id")
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
-    _write_shards(folder, tensors(config, params, family))
-    if tokenizer.json is not None:
-        (folder / "tokenizer.json").write_text(tokenizer.json)
-        end = tokenizer.spec["end"]
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_generation(folder, config, None if base is None else base.folder, theirs)
+    _write_shards(folder, tensors(config, params, family, head))
+    return theirs["architectures"][0]
 
 
-def tensors(config: Config, params: Any, family: Family) -> Iterator[tuple[str, np.ndarray]]:
+def tensors(
+    config: Config, params: Any, family: Family, head: TaskHead | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Names and tensors of a checkpoint, one after the other; `params` may be on any mesh.
 
     Raises:
       UserError: where a parameter has no place in the family's checkpoints.
     """
-    known = sources(family.views(config), config.model.layers)
+    views, prefix, outside = family.views(config), family.prefix, family.outside
+    if head is not None:
+        views = [*(v for v in views if not v.ours.startswith(family.fresh)), *head.views]
+        prefix, outside = head.prefix, tuple(view.theirs for view in head.views)
+    known = sources(views, config.model.layers)
     parts: dict[str, list[tuple[View, Any]]] = collections.defaultdict(list)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
@@ -90,8 +131,10 @@ def tensors(config: Config, params: Any, family: Family) -> Iterator[tuple[str, 
         array = np.zeros(view.their_shape(value.shape), np.float32)
         for view, value in values:
             view.write(array, value)
-        inside = not name.startswith(family.outside) if family.outside else True
-        yield (family.prefix if inside else "") + name, array
+        inside = not name.startswith(outside) if outside else True
+        yield (prefix if inside else "") + name, array
+    if head is not None and head.bias is not None:
+        yield head.bias[0], np.zeros(head.bias[1], np.float32)
 
 
 def _fetch(leaf: Any, layer: int | None) -> np.ndarray:
