@@ -80,7 +80,7 @@ def train() -> int:
     result = learn(config, workdir, wait=_SHARE.value)
     if finished:
         print(f"{workdir} is finished already; its result:")
-    judged = headline(config)
+    judged = headline(config, scored=result)
     others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in result]
     shown = [
         f"{result[name]:.4f} {name.removeprefix('eval/').replace('_', ' ')}"

@@ -35,6 +35,9 @@ def task() -> ConfigDict:
     task.validation = ""
     # Which hidden state stands for a text: "first", "last" or "mean".
     task.pooling = "first"
+    # tagging: by which scheme tags mark entities: "iob1", "iob2", "ioe1", "ioe2", "iobes", "bilou",
+    # or "none" (as parts of speech: words are judged). "": as the tags tell, said in the log.
+    task.scheme = ""
     # tagging: what stands between words; "" for Japanese.
     task.separator = " "
     # answering: tokens by which windows over a long context overlap. At least 0.

@@ -1,4 +1,11 @@
-"""How does a command end early? By a user's mistake or by a signal, each told in one line."""
+"""How does a command end early? By a user's mistake or by a signal, each told in one line, in which
+numbers and nouns agree.
+"""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with a noun whose plural ends in s: "1 document", "2 documents"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class UserError(Exception):

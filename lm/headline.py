@@ -3,7 +3,7 @@ prints: of a task its metric, else what its objective compares.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from lm.config import Config
@@ -47,12 +47,18 @@ def check_finite(judged: Headline, metrics: Mapping[str, Any]) -> None:
         )
 
 
-def headline(config: Config, metric: str | None = None) -> Headline:
-    """The metric by which runs of a config are judged, or `metric` in its place."""
+def headline(config: Config, metric: str | None = None, scored: Collection[str] = ()) -> Headline:
+    """The metric by which runs of a config are judged, or `metric` in its place.
+
+    `scored` are the names of what was measured, where that is known: of a task's metrics the first
+    that was, as tags that mark no entities have no entity F1.
+    """
     if not config.task.name:
         name = metric or OBJECTIVES[config.objective].metric
         return Headline(name, lower=name not in _MORE_IS_BETTER)
     task = build_task(config)
     name = metric or f"eval/{task.main}"
+    if metric is None and not task.metric:
+        name = next((f"eval/{each}" for each in task.measures if f"eval/{each}" in scored), name)
     lower = ("forgetting", *task.lower)  # the former is of a chain of tasks
     return Headline(name, lower=name.removeprefix("eval/") in lower)

@@ -1,5 +1,6 @@
 """What does an ablation leave behind? Its table as text, as figures and as a picture."""
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,9 @@ from lm.table import Table, tabulate, to_csv, to_markdown
 
 def tables(points: Sequence[Any], config: Config, metrics: Sequence[str | None]) -> list[Table]:
     """A table for each metric; None: the one by which runs of the config are judged."""
-    judged = [headline(config, metric) for metric in metrics]
+    files = (epath.Path(point.workdir) / "result.json" for point in points)
+    scored = next((json.loads(file.read_text()) for file in files if file.exists()), {})
+    judged = [headline(config, metric, scored) for metric in metrics]
     return [
         tabulate(points, metric=each.name, better="lower" if each.lower else "higher")
         for each in judged

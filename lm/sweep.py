@@ -169,7 +169,7 @@ class _Sweep:
             print(f"{name} broke: {plain(error)}", file=sys.stderr, flush=True)
         else:
             path.unlink(missing_ok=True)
-            metric, seconds = headline(point.config), result["seconds"]
+            metric, seconds = headline(point.config, scored=result), result["seconds"]
             print(f"{name}: {result[metric.name]:.4f} {metric.unit}, {seconds:.0f} s", flush=True)
 
 

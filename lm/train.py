@@ -241,7 +241,7 @@ class _Run:
                 self.checkpoints.save(self.state)
                 self.checkpoints.wait()
             try:
-                check_finite(headline(config), metrics)
+                check_finite(headline(config, scored=metrics), metrics)
                 result = self.result(metrics)
             finally:
                 self.close()
@@ -309,7 +309,8 @@ class _Run:
         """Early stopping as it stood at the first step of this leg; None without patience."""
         if not self.config.evaluation.patience:
             return None
-        metric = headline(self.config)
+        measured = self.corpus.task.measures if isinstance(self.corpus, TaskData) else ()
+        metric = headline(self.config, scored=[f"eval/{name}" for name in measured])
         stopping = Stopping(metric.name, metric.lower, self.config.evaluation.patience)
         records = read_metrics(self.workdir / "metrics.jsonl")
         stopping.recall(record for record in records if record["step"] <= self.start)

@@ -60,7 +60,7 @@ def _begin(config: Config, workdir: epath.Path, label: str) -> dict[str, Any]:
     with claimed(config, workdir, corpus):
         chain = runs(config, workdir, corpus)
         corpus_program(chain[0], prepare_corpus(chain[0]))
-    return _finish(config, workdir, chain, label)
+    return _finish(config, workdir, chain, corpus, label)
 
 
 def runs(config: Config, workdir: epath.Path, corpus: Any) -> list[Config]:
@@ -78,9 +78,12 @@ def runs(config: Config, workdir: epath.Path, corpus: Any) -> list[Config]:
     ]
 
 
-def _finish(config: Config, workdir: epath.Path, chain: list[Config], label: str) -> dict[str, Any]:
+def _finish(
+    config: Config, workdir: epath.Path, chain: list[Config], corpus: Any, label: str
+) -> dict[str, Any]:
     """Trains and asks what is not recorded yet; writes the table and result.json."""
-    judged, sources, main = headline(config), config.continual.sources, jax.process_index() == 0
+    judged = headline(config, scored=[f"eval/{name}" for name in corpus.task.measures])
+    sources, main = config.continual.sources, jax.process_index() == 0
     names = [f"{judged.name}/{place}" for place in range(1, len(sources) + 1)]
     # One line a run: the scores of all tasks after it, at the steps of all runs so far.
     records = read_metrics(workdir / "metrics.jsonl")

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from lm.errors import UserError
+from lm.errors import UserError, counted
 
 Batch = dict[str, np.ndarray]
 # Numbers of rows, and the share of the drawn ones that come from among them; shares sum to 1.
@@ -124,8 +124,8 @@ def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[
 def _order(rows: RowSource, batch_size: int, seed: int, groups: Groups | None) -> Any:
     if len(rows) < batch_size:
         raise UserError(
-            f"train has {len(rows)} rows, fewer than batch_size={batch_size}; use a batch_size of "
-            f"at most {len(rows)}, a shorter length, or more text"
+            f"train has {counted(len(rows), 'row')}, fewer than batch_size={batch_size}; use a "
+            f"batch_size of at most {len(rows)}, a shorter length, or more text"
         )
     if groups is None:
         return _shuffled(np.arange(len(rows)), seed).repeat()

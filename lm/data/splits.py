@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lm.data import sources
 from lm.data.sources import Document
-from lm.errors import UserError
+from lm.errors import UserError, counted
 
 SPLITS = ("train", "validation")
 
@@ -73,7 +73,9 @@ def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str
 def _check(source: str, validation: float, tally: Tally) -> None:
     total = sum(tally.documents.values())
     if total == 0:
-        raise UserError(f"{source} has no text ({tally.empty} empty documents); choose another")
+        raise UserError(
+            f"{source} has no text ({counted(tally.empty, 'empty document')}); choose another"
+        )
     least, greatest = tally.places
     remedy = (
         f"use validation between {least:.6f} and {greatest:.6f}, or more documents"
@@ -83,6 +85,6 @@ def _check(source: str, validation: float, tally: Tally) -> None:
     for split, number in tally.documents.items():
         if number == 0:
             raise UserError(
-                f"the {split} split of {source} is empty: it has {total} distinct documents, and "
-                f"validation={validation}; {remedy}"
+                f"the {split} split of {source} is empty: it has "
+                f"{counted(total, 'distinct document')}, and validation={validation}; {remedy}"
             )

@@ -14,6 +14,7 @@ from lm.task.choose import READINGS
 from lm.task.classify import POOLINGS
 from lm.task.label import class_name
 from lm.task.read import FORMATS
+from lm.task.scheme import MARKS
 from lm.task.write import TEMPLATES
 from lm.tune import room
 
@@ -26,6 +27,7 @@ def check_task(config: Config) -> None:
     one_of("task.name", config.task.name, TASKS)
     one_of("task.format", config.task.format, ("", *FORMATS))
     one_of("task.pooling", config.task.pooling, POOLINGS)
+    one_of("task.scheme", config.task.scheme, ("", *MARKS))
     one_of("task.template", config.task.template, TEMPLATES)
     one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     task = build_task(config)

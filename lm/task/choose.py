@@ -77,6 +77,7 @@ class Choice(Task):
 
     measures = metrics.CLASSIFICATION
     lower = ("nats_per_label",)
+    confident = "the choice"
 
     @property
     def readout(self) -> str:

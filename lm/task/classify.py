@@ -70,6 +70,7 @@ class Classification(_Whole):
 
     measures = metrics.CLASSIFICATION
     lower = ("nats_per_label",)
+    confident = "the class"
 
     def example(self, record: Record) -> Example:
         """See `Task`; a class has one name, however the source writes it: see `class_name`."""

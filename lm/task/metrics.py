@@ -4,7 +4,6 @@ of the number of labels; and how far chance could move them.
 """
 
 import collections
-import importlib
 import re
 import string
 from collections.abc import Sequence
@@ -12,21 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lm.errors import UserError
+from lm.task.libraries import library
+from lm.task.scheme import entities
 
 DRAWS = 1000  # resamples of an interval
 LEVEL = 0.95
-
-
-def library(name: str) -> Any:
-    """A module of a library of the extra finetune; UserError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"the metrics of fine-tuning tasks need {error.name or name}: "
-            'pip install -e ".[finetune]"'
-        ) from None
 
 
 def interval(measure: Any, evidence: np.ndarray, classes: int) -> tuple[float, float]:
@@ -124,14 +113,12 @@ REGRESSION = {
 # --- tagging: [N, 5] of entities right, said and true; words right and all --------------------
 
 
-def entity_counts(truth: Sequence[str], said: Sequence[str]) -> list[int]:
+def entity_counts(truth: Sequence[str], said: Sequence[str], scheme: str = "iob2") -> list[int]:
     """Of one sentence: entities right (type and both ends), said, and true; words right, and all.
 
-    Entities are those of seqeval's `get_entities`, and conlleval's: an I- that follows nothing of
-    its type opens one.
+    Entities are those of `lm.task.scheme.entities`.
     """
-    get_entities = library("seqeval.metrics.sequence_labeling").get_entities
-    theirs, ours = set(get_entities(list(truth))), set(get_entities(list(said)))
+    theirs, ours = entities(truth, scheme), entities(said, scheme)
     right = sum(a == b for a, b in zip(truth, said, strict=True))
     return [len(theirs & ours), len(ours), len(theirs), right, len(truth)]
 
@@ -157,20 +144,13 @@ def _word_accuracy(evidence: np.ndarray, classes: int) -> float:
     return _ratio(evidence[:, 3].sum(), evidence[:, 4].sum())
 
 
-def entity_report(truth: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> str:
-    """Precision, recall and F1 by type of entity, as seqeval prints them."""
-    module = library("seqeval.metrics")
-    if not any(tag != "O" for tags in (*truth, *said) for tag in tags):
-        return "no entities, neither true nor predicted\n"
-    return module.classification_report(list(truth), list(said), digits=4, zero_division=0)
-
-
 TAGGING = {
     "entity_f1": _entity_f1,
     "entity_precision": _entity_precision,
     "entity_recall": _entity_recall,
     "word_accuracy": _word_accuracy,
 }
+WORDS = {"word_accuracy": _word_accuracy}  # of tags that mark no entities
 
 
 # --- answering: [N, 2] of exact match and F1 --------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.task.metrics import library
+from lm.task.libraries import library
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _BLEU, _CHRF = slice(0, 10), slice(10, 28)  # columns of `overlaps`; those of ROUGE follow

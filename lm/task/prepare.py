@@ -19,7 +19,7 @@ from lm.data.cache import building
 from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.records import SplitWriter, read_rows, write_metadata
 from lm.data.splits import SPLITS, place
-from lm.errors import UserError
+from lm.errors import UserError, counted
 from lm.frame import framed
 from lm.task import build_task
 from lm.task.encode import Layout, Row, pack
@@ -181,7 +181,7 @@ def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list
     for split, examples in found.items():
         if not examples:
             raise UserError(
-                f"the {split} split of {source} is empty: it has {total} examples, and "
+                f"the {split} split of {source} is empty: it has {counted(total, 'example')}, and "
                 f"config.data.validation = {validation}; change that share, or name held-out "
                 "examples in config.task.validation"
             )

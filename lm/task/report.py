@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from lm.calibration import calibration
+from lm.errors import counted
 from lm.metrics import to_json
 from lm.task import metrics
 from lm.task.task import Judged, Task
@@ -32,7 +33,7 @@ def write_report(
     evidence = task.evidence(predictions, labels)
     low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
     scores = task.score(predictions, labels)
-    page = [f"{len(predictions)} examples held out of {data.manifest['source']}", ""]
+    page = [f"{counted(len(predictions), 'example')} held out of {_held_out(data)}", ""]
     page += [f"{name:20} {value:.4f}" for name, value in scores.items()]
     page += [f"{task.main}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)", ""]
     page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
@@ -46,6 +47,11 @@ def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
     """Writes predictions.jsonl."""
     lines = (to_json(each, ensure_ascii=False) for each in predictions)
     (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def _held_out(data: Judged) -> str:
+    """The source of the held-out examples: one of their own, or that of the training examples."""
+    return data.manifest.get("held_out") or data.manifest["source"]
 
 
 def _shown(task: Task, prediction: Any) -> str:
@@ -68,7 +74,7 @@ def _draw(path: epath.Path, data: Judged, predictions: Sequence[Any]) -> None:
     else:
         _histogram(left, data, predictions)
     if "confidence" in predictions[0]:
-        _reliability(right, predictions, [task.right(each) for each in predictions])
+        _reliability(right, *task.judged(predictions), task.confident)
     elif task.real:
         _errors(right, predictions)
     else:
@@ -122,16 +128,18 @@ def _histogram(axes: Any, data: Judged, predictions: Sequence[Any]) -> None:
     axes.set_ylabel("examples")
 
 
-def _reliability(axes: Any, predictions: Sequence[Any], is_right: Sequence[bool]) -> None:
+def _reliability(
+    axes: Any, confidences: Sequence[float], is_right: Sequence[bool], what: str
+) -> None:
     """How often predictions of each confidence are right; empty bins are not drawn."""
-    found = calibration(np.array([p["confidence"] for p in predictions]), np.array(is_right), BINS)
+    found = calibration(np.array(confidences), np.array(is_right), BINS)
     axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
-    size = 20 + 300 * found.count / len(predictions)
+    size = 20 + 300 * found.count / len(confidences)
     axes.scatter(
         found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7, clip_on=False
     )
     axes.set_title(f"expected calibration error {found.error:.3f}", fontsize=10)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("share that is right")
+    axes.set_xlabel(f"confidence: the probability of {what}")
+    axes.set_ylabel(f"share of {counted(len(is_right), 'prediction')} that is right")

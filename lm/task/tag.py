@@ -11,9 +11,11 @@ from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
 from lm.task.read import Record
+from lm.task.scheme import MARKS, entity_report, scheme_of
 from lm.task.task import (
     Example,
     Labels,
+    Measure,
     Numbers,
     Outputs,
     Prediction,
@@ -25,15 +27,21 @@ from lm.task.task import (
 
 
 class Tagging(Task):
-    """A tag for each word, of entities in IOB2 or BIOES, or of any other kind.
+    """A tag for each word: of entities, in a scheme of `lm.task.scheme`, or of any other kind, such
+    as parts of speech, which are judged as a whole.
 
     Where two words were separated by `separator`, pieces of the second begin with it, so that
     tokenizers that mark word beginnings see them. `pooling` is not used.
     """
 
-    measures = metrics.TAGGING
     columns = (1, 1)
     from_label = ("label",)
+    confident = "a word's tag"
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """Of entities and words; of words alone where tags mark no entities."""
+        return metrics.WORDS if self.scheme == "none" else metrics.TAGGING
 
     @property
     def readout(self) -> str:
@@ -52,7 +60,19 @@ class Tagging(Task):
             )
         if not all(tags):
             raise UserError(f"{record.place}: word {tags.index('') + 1} has no tag; use O for none")
-        return {"place": record.place, "words": words, "label": tags}
+        return {"place": record.place, "words": words, "label": [tag.strip() for tag in tags]}
+
+    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+        """The scheme of all tags; see `Task`."""
+        scheme = scheme_of([example["label"] for example in examples], self.scheme)
+        if scheme != "none":
+            return {"scheme": scheme}, [f"tags mark entities by the scheme {scheme}"]
+        if self.metric not in ("", *metrics.WORDS):
+            raise UserError(
+                f"config.task.metric = {self.metric!r}, but the tags mark no entities: use "
+                f"{', '.join(metrics.WORDS)}, or say their scheme in config.task.scheme"
+            )
+        return {"scheme": scheme}, ["tags mark no entities; each word's is judged as a whole"]
 
     def stand_in(self, record: Record, labels: Labels) -> list[str]:
         """A tag for each word."""
@@ -64,7 +84,7 @@ class Tagging(Task):
         return example["label"]
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        """O first, then the others in order; where there is B-X, also I-X, and E-X with S-X."""
+        """O first, then the others in order of types; of each type with all marks of the scheme."""
         if self.labels:
             return self.labels
         found = {tag for example in examples for tag in example["label"]}
@@ -73,9 +93,8 @@ class Tagging(Task):
                 f"every word of the training examples has the tag {next(iter(found))!r}; a tagger "
                 "needs examples of two or more"
             )
-        marks = "BIES" if any(tag.startswith(("E-", "S-")) for tag in found) else "BI"
-        types = {tag[2:] for tag in found if tag[:2] in ("B-", "I-", "E-", "S-")}
-        found |= {f"{mark}-{kind}" for kind in types for mark in marks}
+        types = {tag[1:] for tag in found - {"O"}}  # with their hyphen
+        found |= {f"{mark}{kind}" for kind in types for mark in MARKS[self.scheme]}
         return tuple(sorted(found, key=lambda tag: (tag != "O", tag[2:], tag)))
 
     def texts(self, example: Example) -> list[str]:
@@ -116,7 +135,7 @@ class Tagging(Task):
         return self._row([np.zeros(1, np.int32)], [0], layout)
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
-        """The tags of all words; confidence is the least of theirs."""
+        """The tags of all words; "confidences" are theirs, and "confidence" the least of them."""
         said, confidence = [], []
         for output in outputs:
             words = int(np.sum(output["weights"]))
@@ -129,6 +148,7 @@ class Tagging(Task):
             "label": example["label"],
             "predicted": said,
             "confidence": min(confidence),
+            "confidences": confidence,
         }
 
     def told(self, prediction: Prediction) -> str:
@@ -140,7 +160,8 @@ class Tagging(Task):
 
     def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Of every sentence, counts of entities and words; see `metrics.entity_counts`."""
-        return np.array([metrics.entity_counts(p["label"], p["predicted"]) for p in predictions])
+        both = ((p["label"], p["predicted"]) for p in predictions)
+        return np.array([metrics.entity_counts(*each, self.scheme) for each in both])
 
     def shown(self, example: Example) -> str:
         """The sentence."""
@@ -151,7 +172,12 @@ class Tagging(Task):
         both = (zip(p["label"], p["predicted"], strict=True) for p in predictions)
         return [pair for each in both for pair in each]
 
+    def judged(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
+        """Of every word."""
+        confidences = [each for p in predictions for each in p["confidences"]]
+        return confidences, [true == said for true, said in self.pairs(predictions)]
+
     def report(self, predictions: Predictions, labels: Labels) -> str:
-        """The table of seqeval: precision, recall and F1 by type."""
+        """Precision, recall and F1 by type of entity, or by tag."""
         truth = [p["label"] for p in predictions]
-        return metrics.entity_report(truth, [p["predicted"] for p in predictions])
+        return entity_report(truth, [p["predicted"] for p in predictions], self.scheme)

@@ -35,6 +35,7 @@ class Task:
       choice_labels: how a choice's label is written: a name of `lm.task.choose.READINGS`; "": as
         all examples allow.
       pooling: which hidden state stands for a text: a name of `POOLINGS`.
+      scheme: by which tags mark entities, a name of `lm.task.scheme.MARKS`; "": as they tell.
       separator: what stood between the words of a list of words.
       stride: tokens by which windows over a long text overlap.
       template: how a conversation is written out: a name of `lm.task.write.TEMPLATES`.
@@ -48,6 +49,7 @@ class Task:
       real: its targets are numbers and not labels.
       words: the head chooses among words, as a language model's does.
       packs: several examples share a row of training.
+      confident: what its confidence is the probability of, in words.
       columns: the least and the largest number of columns in `text`.
       from_label: the keys of a prediction that need its label.
     """
@@ -58,6 +60,7 @@ class Task:
     labels: tuple[str, ...]
     choice_labels: str
     pooling: str
+    scheme: str
     separator: str
     stride: int
     template: str
@@ -65,6 +68,7 @@ class Task:
     metric: str
 
     measures: ClassVar[Mapping[str, Measure]]
+    confident: ClassVar[str] = "the prediction"
     lower: ClassVar[tuple[str, ...]] = ()
     real: ClassVar[bool] = False
     words: ClassVar[bool] = False
@@ -190,6 +194,10 @@ class Task:
     def pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
         """The true label and the predicted one, for everything that had to be labelled."""
         return [(p["label"], p["predicted"]) for p in predictions]
+
+    def judged(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
+        """The confidence of everything that had to be predicted, and whether it is right."""
+        return [p["confidence"] for p in predictions], [self.right(p) for p in predictions]
 
     @property
     def main(self) -> str:

@@ -317,6 +317,12 @@ def test_a_source_without_text_is_an_error(tokenizer, tmp_path):
         )
 
 
+def test_one_document_is_named_as_one(tmp_path):
+    source = write_texts(tmp_path / "texts", number=1)
+    with pytest.raises(UserError, match="it has 1 distinct document, and validation"):
+        prepared(tmp_path, source=source)
+
+
 def test_an_empty_split_is_an_error_whose_remedy_works(tmp_path):
     source = write_texts(tmp_path / "texts", number=5)
     with pytest.raises(UserError, match=r"validation split .* is empty: it has 5") as error:

@@ -1,0 +1,17 @@
+"""Imports libraries of requirements-finetune.txt where they are used, and says which is missing."""
+
+import importlib
+from typing import Any
+
+from lm.errors import UserError
+
+
+def library(name: str) -> Any:
+    """A module of a library of the extra finetune; UserError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"the metrics of fine-tuning tasks need {error.name or name}: "
+            'pip install -e ".[finetune]"'
+        ) from None
