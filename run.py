@@ -63,6 +63,9 @@ _LENGTH_PENALTY = flags.DEFINE_float(
 _SEED = flags.DEFINE_integer("seed", 0, "of the draws", 0, 2**31 - 1)
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 _SEEDS = flags.DEFINE_integer("seeds", None, "the ablation's first N; all", 1)
+_CACHE = flags.DEFINE_string(
+    "cache", "", "where prepared text and compiled programs are; no workdir decides that"
+)
 _SHARE = flags.DEFINE_bool(
     "share",
     False,
@@ -270,7 +273,8 @@ def _restored():
             f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
             "a checkpoint of transformers as hf:FOLDER"
         )
-    return restore(_workdir(), _STEP.value, config, known=default.get_config())
+    known, cache = default.get_config(), _CACHE.value
+    return restore(_workdir(), _STEP.value, config, known=known, cache=cache)
 
 
 def _workdir():
@@ -307,17 +311,17 @@ def _points(ablation: Ablation):
 # What each command runs, and the flags that it reads.
 COMMANDS = {
     "train": Command(train, "config workdir share print_config"),
-    "eval": Command(evaluate, "config workdir step data text stride output to print_config"),
-    "predict": Command(predict, "config workdir step data output tokens print_config"),
+    "eval": Command(evaluate, "config workdir cache step data text stride output to print_config"),
+    "predict": Command(predict, "config workdir cache step data output tokens print_config"),
     "generate": Command(
         generate,
-        "config workdir step prompt tokens temperature top_k top_p min_p stop beams "
+        "config workdir cache step prompt tokens temperature top_k top_p min_p stop beams "
         "length_penalty seed print_config",
     ),
-    "diagnose": Command(diagnose, "config workdir step contexts"),
+    "diagnose": Command(diagnose, "config workdir cache step contexts"),
     "sweep": Command(sweep, "config workdir seeds share print_config"),
     "table": Command(table, "config workdir seeds share print_config"),
-    "export": Command(export, "config workdir step to adapter print_config"),
+    "export": Command(export, "config workdir cache step to adapter print_config"),
     "gallery": Command(gallery, "workdir"),
 }
 

@@ -24,6 +24,11 @@ Config = Any
 _INCIDENTAL = ("mesh", "checkpoint", "log", "cache", "prompt")
 
 
+# Where prepared text and compiled programs are, unless the user says otherwise. No file of a
+# workdir does: compiled programs are native code.
+CACHE = "~/.cache/softmax-laboratory"
+
+
 def load(path: str) -> types.ModuleType:
     """A config's file as a module.
 

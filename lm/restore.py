@@ -4,6 +4,7 @@ generation; or a checkpoint of transformers, as if it were the start of a run.
 
 import dataclasses
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lm.check import check
 from lm.checkpoint import Checkpoints, pretrained_params, restored_state
-from lm.config import Config, flatten
+from lm.config import CACHE, Config, flatten
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.frame import Frame, framed
@@ -83,11 +84,14 @@ def restore(
     step: int | None = None,
     given: Config | None = None,
     known: Config | None = None,
+    cache: str = "",
 ) -> Restored:
     """Reads a workdir's checkpoint; `step` None takes the newest.
 
     The config is the workdir's own, or `given`, which may differ in mesh and evaluation. It must
-    have every knob of `known`: a run of an older version of this code lacks some.
+    have every knob of `known`: a run of an older version of this code lacks some. A workdir may be
+    anyone's: what its config names outside of it is said, and its cache, where compiled programs
+    are read from, is that of `given`, or else `CACHE`; a `cache` here comes before both.
 
     Raises:
       UserError: where the folder is no run's, or an older version's; where the step was not kept,
@@ -109,6 +113,9 @@ def restore(
         check(given)
         check_same_config(given, config, workdir, besides=("evaluation",))
         config = given
+    else:
+        _distrust(config, workdir)
+    config.cache = cache or (CACHE if given is None else given.cache)
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
     program = corpus_program(without_teacher(config), corpus)
@@ -121,6 +128,23 @@ def restore(
         state = restored_state(program, checkpoints, config, step)
     checkpoints.close()
     return Restored(config, corpus.tokenizer, program, state.evaluated, int(state.step))
+
+
+def _distrust(config: Config, workdir: epath.Path) -> None:
+    """Says on stderr which files and data sets outside of it a workdir's config names."""
+    tokenizer = config.data.tokenizer
+    named = {
+        "data.source": config.data.source if config.data.source.partition(":")[2] else "",
+        "data.tokenizer": tokenizer if tokenizer.endswith(".json") else "",
+        "task.validation": config.task.validation,
+        "init_from": config.init_from,
+        "tune.adapter_from": config.tune.adapter_from,
+        "prompt.source": config.prompt.source,
+        "continual.sources": tuple(config.continual.sources),
+    }
+    told = [f"{key} = {value!r}" for key, value in named.items() if value]
+    if told:
+        print(f"{workdir} names what is read: {', '.join(told)}", file=sys.stderr, flush=True)
 
 
 def open_pretrained(config: Config, *, headless: bool = False) -> Restored:

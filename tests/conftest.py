@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from configs import default
-from lm import partition
+from lm import partition, restore
 from lm.metrics import read_metrics
 from tests.points import finished
 
@@ -67,6 +67,14 @@ def corpus_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def restored_runs_find_the_tests_cache(cache):
+    """Nothing that a workdir holds says where it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restore, "CACHE", str(cache))
+        yield
 
 
 @pytest.fixture(scope="session")

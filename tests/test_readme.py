@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_every_run_command_of_the_readme_runs(smaller, folder):
+def test_every_run_command_of_the_readme_runs(smaller, folder, cache):
     for command in COMMANDS:
         # The quotes of the prompts are the shell's.
         _, *arguments = re.findall(r"(?:[^\s\"]|\"[^\"]*\")+", command)
@@ -62,6 +62,8 @@ def test_every_run_command_of_the_readme_runs(smaller, folder):
             arguments += smaller
             if "output" in command:
                 arguments += ["--config.data.vocab_size=300", "--seeds=2"]
+        elif arguments[0] != "gallery":
+            arguments.append(f"--cache={cache}")
         finished = run(*arguments, cwd=folder, flags=QUICK)  # One device, as on a laptop.
         assert finished.returncode == 0, f"{command}\n{finished.stderr}"
     table = (folder / "runs" / "output" / "table.md").read_text()

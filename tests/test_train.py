@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import default
 from lm import train as train_module
 from lm.checkpoint import Checkpoints
-from lm.config import override, to_dict
+from lm.config import CACHE, override, to_dict
 from lm.errors import Interrupted, UserError
 from lm.restore import restore
 from lm.train import train
@@ -224,6 +225,34 @@ def test_text_that_changed_since_is_refused(small_config, finished):
     (workdir / "data.json").write_text(json.dumps(manifest | {"hash": "0" * 64}))
     with pytest.raises(UserError, match="began with another text"):
         restore(workdir)
+
+
+def test_the_cache_that_a_workdir_names_is_not_read_and_what_it_reads_is_said(
+    small_config, finished, tmp_path, cache, monkeypatch, capsys
+):
+    """A cache holds compiled programs: native code."""
+    _, workdir = finished
+    recorded = json.loads((workdir / "config.json").read_text())
+    foreign = tmp_path / "foreign"
+    (workdir / "config.json").write_text(json.dumps(recorded | {"cache": str(foreign)}))
+    asked = []
+
+    def update(name, value):
+        asked.append((name, value))
+
+    monkeypatch.setattr(jax.config, "update", update)
+    assert restore(workdir).config.cache == str(cache)
+    assert restore(workdir, cache=str(tmp_path / "own")).config.cache == str(tmp_path / "own")
+    assert restore(workdir, given=small_config).config.cache == small_config.cache
+    folders = [value for name, value in asked if name == "jax_compilation_cache_dir"]
+    assert folders == [str(cache / "jax"), str(tmp_path / "own/jax"), f"{small_config.cache}/jax"]
+    assert not foreign.exists()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and f"data.source = {small_config.data.source!r}" in said[0]
+
+
+def test_the_default_cache_is_that_of_the_configs():
+    assert default.get_config().cache == CACHE
 
 
 def test_a_donor_that_is_not_there_is_refused_before_any_work(small_config, tmp_path):

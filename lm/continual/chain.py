@@ -94,7 +94,7 @@ def _finish(
         folder = workdir / str(place)
         results.append(train(run, folder, f"{label}, {place} of {len(chain)}"))
         if place > len(records):
-            scores = dict(zip(names, _asked(folder, judged.name, len(sources)), strict=True))
+            scores = dict(zip(names, _asked(run, folder, judged.name), strict=True))
             records.append(scores)
             if writer is not None:
                 writer.write(sum(result["steps"] for result in results), scores)
@@ -116,11 +116,11 @@ def _finish(
     return result
 
 
-def _asked(folder: epath.Path, metric: str, tasks: int) -> list[float]:
+def _asked(config: Config, folder: epath.Path, metric: str) -> list[float]:
     """The metric of a finished run on the held-out examples of every task."""
-    run = restore(folder)
+    run = restore(folder, given=config)
     corpus: Any = run.corpus
-    parts = [corpus.only(number) for number in range(tasks)]
+    parts = [corpus.only(number) for number in range(len(config.continual.sources))]
     with jax.set_mesh(run.program.mesh):
         found = [evaluate(run.program, run.params, part, run.config) for part in parts]
     return [each.metrics[metric] for each in found]

@@ -76,8 +76,14 @@ def load_builder(name: str) -> Any:
     """`tfds.builder(name)` for ArrayRecord, its module imported first; fetches nothing.
 
     Raises:
-        UserError: TFDS has no such dataset or configuration, or its module needs what is missing.
+        UserError: TFDS has no such dataset or configuration, its module needs what is missing, or
+            the name is of a namespace, for which TFDS downloads code and runs it.
     """
+    if ":" in name:
+        raise UserError(
+            f"tfds:{name}: datasets of the namespace {name.partition(':')[0]} bring code of their "
+            "own, which is not run; write its text as files:PATTERN"
+        )
     import tensorflow_datasets as tfds
 
     try:

@@ -37,13 +37,16 @@ class Laboratory(LM):
     likelihoods and continuations need a decoder.
     """
 
-    def __init__(self, run: Restored | None = None, workdir: str = "", **ignored: Any):
+    def __init__(
+        self, run: Restored | None = None, workdir: str = "", cache: str = "", **ignored: Any
+    ):
         """Takes a run, or the newest checkpoint of a workdir; batches are as its config says.
 
-        `ignored` are the harness's settings of other models, such as device and batch_size.
+        `cache` is where prepared text is kept, by default in the user's own; `ignored` are the
+        harness's settings of other models, such as device and batch_size.
         """
         super().__init__()
-        self.run = (run or restore(epath.Path(workdir).expanduser())).decoding()
+        self.run = (run or restore(epath.Path(workdir).expanduser(), cache=cache)).decoding()
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Of each (context, continuation) log p(continuation | context) in nats, and whether each

@@ -158,6 +158,13 @@ def test_an_unknown_tfds_dataset_is_one_line():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["kaggle:titanic", "huggingface:squad", "any_one:news/small"])
+def test_a_tfds_dataset_that_would_bring_code_of_its_own_is_refused(name, monkeypatch):
+    monkeypatch.setattr(tfds, "builder", None)
+    with pytest.raises(UserError, match="bring code of their own, which is not run"):
+        list(documents(f"tfds:{name}"))
+
+
 def test_a_tfds_dataset_that_cannot_be_fetched_is_one_line_with_a_remedy(monkeypatch):
     def offline(*_, **__):
         raise ConnectionError("no route to host\nand many more lines")
