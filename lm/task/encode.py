@@ -23,6 +23,7 @@ class Layout:
       length: L, tokens in a row.
       start: the token that opens a row where `specials` are not known.
       end: the token that closes what is written, and fills rows.
+      decoder: a decoder reads the rows, whose states have seen what stands before them alone.
       memory: rows have an encoder's side and a decoder's.
       choices: C, texts to choose from; 0 where there are none.
       outcomes: V, what the head chooses among; 0: words.
@@ -38,6 +39,7 @@ class Layout:
     outcomes: int = 0
     frame: Frame | None = None
     specials: Specials | None = None
+    decoder: bool = False
 
     def joined(self, parts: Sequence[np.ndarray]) -> Row:
         """The row of one text or two, with the special tokens around them.

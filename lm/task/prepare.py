@@ -26,7 +26,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 5  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 6  # raise it when what is stored changes, so that nothing old is opened as new
 _TOGETHER = 1000  # examples that are tokenized together
 
 
@@ -118,6 +118,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         **to_dict(config.data),
         **{name: to_dict(config.task)[name] for name in ("name", "format", "columns")},
         "held_out": config.task.validation,
+        "decoder": config.model.architecture == "decoder",
         "memory": config.model.architecture == "encoder_decoder",
         "frame": to_dict(config)["frame"],
         "options": dataclasses.asdict(dataclasses.replace(task, metric="", answer_tokens=0)),
@@ -206,6 +207,7 @@ def _build(
         end=tokenizer.end,
         specials=tokenizer.specials,
         memory=wanted["memory"],
+        decoder=wanted["decoder"],
         frame=framed(wanted["frame"], tokenizer.end),
         choices=max(task.choices_of(example) for each in examples.values() for example in each),
     )
@@ -292,10 +294,9 @@ def rows_of(
     done = 0
     for begin in range(0, len(examples), _TOGETHER):
         together = examples[begin : begin + _TOGETHER]
-        texts = [task.texts(example) for example in together]
-        encoded = iter(tokenizer.encode_batch([text for each in texts for text in each]))
-        for example, each in zip(together, texts, strict=True):
-            rows = task.rows(example, [next(encoded) for _ in each], layout, numbers)
+        encoded = task.encoded(together, tokenizer)
+        for example, each in zip(together, encoded, strict=True):
+            rows = task.rows(example, each, layout, numbers)
             example["rows"] = [done, done + len(rows)]
             done += len(rows)
             yield from rows

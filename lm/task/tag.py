@@ -1,5 +1,5 @@
-"""What is said of every word of a sentence? A tag, such as B-PER. The first piece of each word
-carries it; a sentence that is too long goes on in further rows.
+"""What is said of every word of a sentence? A tag, such as B-PER. A piece of each word carries
+it; a sentence that is too long goes on in further rows.
 """
 
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lm.data import Encoded, Tokenizer
 from lm.errors import UserError
 from lm.task import metrics
 from lm.task.encode import Layout, Row
@@ -30,8 +31,7 @@ class Tagging(Task):
     """A tag for each word: of entities, in a scheme of `lm.task.scheme`, or of any other kind, such
     as parts of speech, which are judged as a whole.
 
-    Where two words were separated by `separator`, pieces of the second begin with it, so that
-    tokenizers that mark word beginnings see them. `pooling` is not used.
+    Words are read as one text, with `separator` between them. `pooling` is not used.
     """
 
     columns = (1, 1)
@@ -45,7 +45,7 @@ class Tagging(Task):
 
     @property
     def readout(self) -> str:
-        """The first piece of every word."""
+        """A piece of every word."""
         return "places"
 
     def example(self, record: Record) -> Example:
@@ -98,41 +98,65 @@ class Tagging(Task):
         return tuple(sorted(found, key=lambda tag: (tag != "O", tag[2:], tag)))
 
     def texts(self, example: Example) -> list[str]:
-        """Every word, with what separates it from the one before."""
-        first, *others = example["words"]
-        return [first, *(self.separator + word for word in others)]
+        """The sentence, tokenized as it stands in a text."""
+        return [self.shown(example)]
+
+    def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Texts]:
+        """See `Task`. A piece for the space that a tokenizer puts before a text is no word's."""
+        return [[_unspaced(each, tokenizer)] for (each,) in super().encoded(examples, tokenizer)]
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """Consecutive rows of whole words; only a word longer than a row loses its last pieces.
 
-        A word without pieces, such as a control character, is stood for by `end`.
+        An encoder tags a word at its first piece that holds some of it, a decoder at its last,
+        where it has seen the word. A word without pieces, such as a control character, is tagged
+        at the piece behind it, or where the row closes.
         """
         numbers = [number_of(tag, labels, example) for tag in example["label"]]
-        room = layout.length - 2
-        pieces = [each.ids[:room] for each in encoded]
-        pieces = [ids if len(ids) else np.array([layout.end], np.int32) for ids in pieces]
+        (sentence,) = encoded
+        pieces = self._pieces(example["words"], sentence)
+        ends = np.maximum.accumulate(pieces[:, 1])
+        room = layout.length - sum(map(len, layout.around(1)))
         rows, begin = [], 0
         while begin < len(pieces):
-            end, used = begin, 0
-            while end < len(pieces) and used + len(pieces[end]) <= room:
-                used += len(pieces[end])
-                end += 1
-            rows.append(self._row(pieces[begin:end], numbers[begin:end], layout))
+            start = ends[begin - 1] if begin else 0
+            end = max(begin + 1, int(np.searchsorted(ends, start + room, side="right")))
+            ids = sentence.ids[start : ends[end - 1]][:room]
+            some = pieces[begin:end] - start
+            places = some[:, 1] - 1 if layout.decoder else some[:, 0]
+            # A word without pieces stands where the next piece, or what closes the row, does.
+            most = np.where(some[:, 0] == some[:, 1], len(ids), len(ids) - 1)
+            places = np.where(some[:, 0] == some[:, 1], some[:, 0], places)
+            rows.append(self._row(ids, np.clip(places, 0, most), numbers[begin:end], layout))
             begin = end
         return rows
 
-    def _row(self, pieces: Sequence[np.ndarray], numbers: Sequence[int], layout: Layout) -> Row:
-        sizes = [len(ids) for ids in pieces]
-        row = layout.joined([np.concatenate(pieces)])
-        return row | {
-            "places": layout.padded(np.cumsum([1, *sizes[:-1]]), 0),
+    def _pieces(self, words: Sequence[str], sentence: Encoded) -> np.ndarray:
+        """The first piece of each word and the one after its last, [words, 2]: pieces that hold
+        some of the word itself, and not only what separates it from the one before.
+        """
+        found, byte = [], 0
+        for word in words:
+            after = byte + len(word.encode())
+            held = sentence.within(byte, after)
+            behind = int(np.searchsorted(sentence.spans[:, 1], after, side="right"))
+            found.append((held[0], held[-1] + 1) if len(held) else (behind, behind))
+            byte = after + len(self.separator.encode())
+        return np.array(found)
+
+    def _row(
+        self, ids: np.ndarray, places: np.ndarray, numbers: Sequence[int], layout: Layout
+    ) -> Row:
+        before = len(layout.around(1)[0])
+        return layout.joined([ids]) | {
+            "places": layout.padded(places + before, 0),
             "targets": layout.padded(numbers, 0),
-            "weights": layout.padded(np.ones(len(sizes), int), 0).astype(np.float32),
+            "weights": layout.padded(np.ones(len(numbers), int), 0).astype(np.float32),
         }
 
     def abstract(self, layout: Layout) -> Row:
         """See `Task`."""
-        return self._row([np.zeros(1, np.int32)], [0], layout)
+        return self._row(np.zeros(1, np.int32), np.zeros(1, int), [0], layout)
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The tags of all words; "confidences" are theirs, and "confidence" the least of them."""
@@ -181,3 +205,13 @@ class Tagging(Task):
         """Precision, recall and F1 by type of entity, or by tag."""
         truth = [p["label"] for p in predictions]
         return entity_report(truth, [p["predicted"] for p in predictions], self.scheme)
+
+
+def _unspaced(sentence: Encoded, tokenizer: Tokenizer) -> Encoded:
+    """The same, where the first piece holds nothing if it stands for a space that is not there: it
+    shares its character with the next piece.
+    """
+    spans = sentence.spans
+    if len(spans) < 2 or spans[1, 0] > 0 or tokenizer.decode(sentence.ids[:1]).strip():
+        return sentence
+    return sentence._replace(offsets=np.concatenate([[[0, 0]], spans[1:]]))

@@ -140,8 +140,14 @@ class Task:
         """What is to be tokenized of an example."""
         raise NotImplementedError
 
+    def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Texts]:
+        """The tokenized `texts` of each example."""
+        texts = [self.texts(example) for example in examples]
+        found = iter(tokenizer.encode_batch([text for each in texts for text in each]))
+        return [[next(found) for _ in each] for each in texts]
+
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
-        """The rows of an example, one or more, given its tokenized `texts`.
+        """The rows of an example, one or more, given what `encoded` has of it.
 
         Raises:
           UserError: its label is not one of `labels` (label -> number).
