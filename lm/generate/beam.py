@@ -1,6 +1,7 @@
 """Which continuation is likely as a whole? Beam search: the best few beginnings, word by word."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +11,12 @@ import numpy as np
 
 from lm.attention.cache import take_rows
 from lm.errors import UserError
-from lm.generate.decode import Same, forward, log_probs_of
+from lm.generate.decode import Same, check_finite, forward, log_probs_of
 from lm.generate.prompts import Prompts, arrange
 from lm.model import Transformer
+
+_WAYS = 2**31 - 1  # that int32 can number
+_LARGEST = 88.0  # whose exponential float32 can hold
 
 
 class Found(NamedTuple):
@@ -63,13 +67,31 @@ def search(
     Raises:
       UserError: as `generate`; where `width` or `length_penalty` are out of range.
     """
-    if width < 1 or length_penalty < 0:
+    check_search(width, length_penalty, tokens)
+    if width * model.vocab_size > _WAYS:
         raise UserError(
-            f"{width} beams with length penalty {length_penalty}: use at least 1 and at least 0"
+            f"{width} beams of {model.vocab_size} words are {width * model.vocab_size} ways to go "
+            f"on, more than {_WAYS} can be numbered; use at most {_WAYS // model.vocab_size} beams"
         )
     arranged = arrange(model, prompts, sources, tokens, tokens, prefix)
     found = _search(Same(model), tokens, width, end, length_penalty, params, arranged)
-    return Found(*(np.asarray(array) for array in found))
+    found = Found(*map(np.asarray, found))
+    check_finite(not np.isnan(found.scores).any())
+    return found
+
+
+def check_search(width: int, length_penalty: float, tokens: int) -> None:
+    """Raises UserError where the options of a search of so many tokens are out of range."""
+    if width < 1 or not length_penalty >= 0:
+        raise UserError(
+            f"{width} beams with length penalty {length_penalty}: use at least 1 and at least 0"
+        )
+    most = _LARGEST / max(math.log((5 + tokens) / 6), math.log(7 / 6))
+    if length_penalty > most:
+        raise UserError(
+            f"length penalty {length_penalty} of {tokens} tokens is beyond what can be computed; "
+            f"use at most {most:.1f}"
+        )
 
 
 class _Beams(NamedTuple):
@@ -133,7 +155,10 @@ def _search(same: Same, limit: int, width: int, end: int, penalty: float, params
     lengths = jnp.full((size, width), last.step)
     # Beams that were left while no row could gain from them are no candidates.
     open_scores = jnp.where(last.step == limit, scored(last.log_p, last.step), -jnp.inf)
-    return _best(width, last.aside, (last.tokens, lengths, open_scores))
+    tokens, lengths, scores = _best(width, last.aside, (last.tokens, lengths, open_scores))
+    # NaN ends a search at once, so what was found does not show it.
+    broken = jnp.isnan(last.nats).any(axis=(1, 2))
+    return tokens, lengths, jnp.where(broken[:, None], jnp.nan, scores)
 
 
 def _best(width: int, *candidates):

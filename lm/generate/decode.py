@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.errors import UserError
 from lm.generate.prompts import Prompts, arrange
-from lm.generate.sample import Choice, sample
+from lm.generate.sample import Choice, request_keys, sample
 from lm.model import Transformer
 from lm.output.head import Head
 
@@ -29,6 +30,7 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     seed: int = 0,
+    repeats: Sequence[int] | None = None,
     sources: Sequence[np.ndarray] | None = None,
     prefix: bool = False,
 ) -> Iterator[np.ndarray]:
@@ -43,26 +45,45 @@ def generate(
       prompts: B arrays of token ids, not empty; lengths may differ.
       tokens: how many to generate.
       temperature, top_k, top_p, min_p: see `sample`.
-      seed: every prompt draws from its own stream of (seed, its place in the list).
+      seed: of the draws. The n-th token of a prompt is drawn by a key of (seed, the prompt's and
+        its source's tokens, how many equal prompts came before, n), whatever stands beside it.
+      repeats: how many equal prompts came before each; None: among these.
       sources: of an encoder-decoder, B arrays of token ids that the encoder reads.
       prefix: the prompt's places see each other, as a prefix language model learned it.
 
     Raises:
       UserError: where the longest prompt and its continuation need more positions than there are,
-        or model or head generate nothing.
+        model or head generate nothing, an option is out of range, or the model's probabilities are
+        no numbers.
     """
+    choice = Choice(temperature, top_k, top_p, min_p)
     steps = min(_WORDS_PER_CALL, max(tokens - 1, 1))
     room = 1 + steps * -(-(tokens - 1) // steps)
     arranged = arrange(model, prompts, sources, tokens, room, prefix)
-    choice = Choice(temperature, top_k, top_p, min_p)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(len(prompts)))
+    given = [prompts] if sources is None else [prompts, sources]
+    keys = request_keys(seed, list(zip(*given, strict=True)), repeats)
     static = (Same(model), choice)
     drawn, cache = _begin(*static, params, arranged, keys)
-    yield np.asarray(drawn)
+    yield _numbers(drawn)
     longest = arranged.inputs.shape[1]
     for offset in range(longest, longest + room - 1, steps):
         words, drawn, cache = _go_on(*static, steps, params, cache, arranged, drawn, offset, keys)
-        yield from np.asarray(words)[: longest + tokens - 1 - offset]
+        yield from _numbers(words)[: longest + tokens - 1 - offset]
+
+
+def _numbers(words: jax.Array) -> np.ndarray:
+    numbers = np.asarray(words)
+    check_finite(not (numbers < 0).any())
+    return numbers
+
+
+def check_finite(finite: bool) -> None:
+    """Raises UserError where the model's probabilities of the next word are not all `finite`."""
+    if not finite:
+        raise UserError(
+            "the model's probabilities of the next word are no numbers (NaN): its training went "
+            "wrong before this checkpoint; choose an earlier one with --step"
+        )
 
 
 class Same:
@@ -112,25 +133,27 @@ def _begin(same: Same, choice: Choice, params: Any, prompts: Prompts, keys: jax.
     """The first words [B] and the cache."""
     offset = jnp.zeros((), jnp.int32)
     hidden, cache = forward(same.model, params, None, prompts, prompts.inputs, offset)
-    return _draw(same.model, choice, params, hidden, keys, offset), cache
+    return _draw(same.model, choice, params, hidden, keys, 0), cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
 def _go_on(same, choice, steps, params, cache, prompts, drawn, offset, keys):
     """The words [steps, B] that follow those drawn last, which stand at `offset`."""
+    longest = prompts.inputs.shape[1]
 
     def one(carry, offset):
         drawn, cache = carry
         hidden, cache = forward(same.model, params, cache, prompts, drawn[:, None], offset)
-        drawn = _draw(same.model, choice, params, hidden, keys, offset)
+        drawn = _draw(same.model, choice, params, hidden, keys, offset - longest + 1)
         return (drawn, cache), drawn
 
     (drawn, cache), words = jax.lax.scan(one, (drawn, cache), offset + jnp.arange(steps))
     return words, drawn, cache
 
 
-def _draw(model, choice: Choice, params, hidden, keys, offset) -> jax.Array:
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, offset)
+def _draw(model, choice: Choice, params, hidden, keys, number) -> jax.Array:
+    """The words [B] with this number among those that are generated."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
     head = type(model.output_head())
     if choice.plain and head.sample is not Head.sample:
 
