@@ -131,11 +131,16 @@ def generate() -> int:
     """Continues every prompt, or answers it; the first is streamed, the others follow."""
     import jax
 
-    from lm.generate import generate, prompt_ids, search, stream
+    from lm.generate import Speed, generate, prompt_ids, search_steps, stream
 
     _check_generate()
     run = _restored().decoding()
     tokenizer, texts = run.tokenizer, _PROMPT.value
+    if _BEAMS.value > tokenizer.vocab_size:
+        raise UserError(
+            f"--beams={_BEAMS.value} is more than the {tokenizer.vocab_size} tokens of the "
+            "vocabulary; use fewer, such as --beams=4"
+        )
     ids, sources = prompt_ids(tokenizer, texts, run.opens), None
     if run.config.model.architecture == "encoder_decoder":
         # The encoder reads the prompt; the answer begins on a line of its own.
@@ -144,34 +149,27 @@ def generate() -> int:
         texts = [f"{text}\n" for text in texts]
     prefix = run.config.objective == "prefix"
     prompts = {"prompts": ids, "sources": sources, "tokens": _TOKENS.value, "prefix": prefix}
+    options = {"end": tokenizer.end, "length_penalty": _LENGTH_PENALTY.value}
+    draws = {flag.name: flag.value for flag in (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)}
     with jax.set_mesh(run.program.mesh):
         if _BEAMS.value > 1:
-            found = search(
-                run.program.model,
-                run.params,
-                width=_BEAMS.value,
-                end=tokenizer.end,
-                length_penalty=_LENGTH_PENALTY.value,
-                **prompts,
-            )
-            tokens = iter(found.best(tokenizer.end).T)
+            options |= {"width": _BEAMS.value}
+            steps = search_steps(run.program.model, run.params, **prompts, **options)
+            speed = Speed(steps, compiling=_TOKENS.value)
         else:
-            tokens = generate(
-                run.program.model,
-                run.params,
-                temperature=_TEMPERATURE.value,
-                top_k=_TOP_K.value,
-                top_p=_TOP_P.value,
-                min_p=_MIN_P.value,
-                seed=_SEED.value,
-                **prompts,
-            )
-        for text in stream(tokenizer, texts, tokens, _STOP.value):
+            speed = Speed(generate(run.program.model, run.params, **prompts, **draws))
+        for text in stream(tokenizer, texts, ids, speed, _STOP.value):
             print(text, end="", flush=True)
+    print(speed, file=sys.stderr)
     return 0
 
 
 def _check_generate() -> None:
+    from lm.generate.beam import check_search
+    from lm.generate.sample import Choice
+
+    Choice(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value, _MIN_P.value)
+    check_search(_BEAMS.value, _LENGTH_PENALTY.value, _TOKENS.value)
     if not _PROMPT.value:
         raise UserError("generate needs --prompt=TEXT; it may be given several times")
     if "" in _STOP.value:

@@ -61,6 +61,18 @@ MISTAKES = {
         ["generate", "--workdir=W", "--prompt=x", "--length_penalty=1"],
         "--length_penalty is of a search; give --beams=4 or so",
     ),
+    "a temperature that is no number": (
+        ["generate", "--temperature=nan", "--prompt=x", "--workdir=W"],
+        "temperature = nan must be a number from 0 to 3.4e+38",
+    ),
+    "a share that is no number": (
+        ["generate", "--min_p=nan", "--prompt=x", "--workdir=W"],
+        "min_p = nan must be a number from 0 to 1",
+    ),
+    "a penalty that is no number": (
+        ["generate", "--length_penalty=nan", "--beams=2", "--prompt=x", "--workdir=W"],
+        "2 beams with length penalty nan: use at least 1 and at least 0",
+    ),
     "an ablation without rows": (["table", CLM, "--workdir=W"], "has no sweep"),
     "a checkpoint that is none of transformers": (
         ["generate", CLM, "--config.init_from=W", "--prompt=x"],

@@ -196,7 +196,7 @@ def test_texts_stream_whole_characters_and_end_with_their_document():
     texts = ["né!", "x"]
     encoded = [list(text.encode()) + [tokenizer.end] * 4 for text in texts]
     steps = [np.array([encoded[0][i], encoded[1][i]]) for i in range(5)]
-    pieces = list(stream(tokenizer, ["a ", "b "], iter(steps)))
+    pieces = list(stream(tokenizer, ["a ", "b "], [[], []], iter(steps)))
     assert "".join(pieces) == "a né!\n--------\nb x\n"
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
@@ -305,7 +305,7 @@ def test_a_stop_string_ends_its_text_and_is_never_shown(stops, expected):
     texts = ["a b\n\nc", "x"]
     encoded = [list(text.encode()) + [tokenizer.end] * 8 for text in texts]
     steps = (np.array([encoded[0][i], encoded[1][i]]) for i in range(8))
-    pieces = list(stream(tokenizer, ["", "> "], steps, stops))
+    pieces = list(stream(tokenizer, ["", "> "], [[], []], steps, stops))
     assert "".join(pieces) == f"{expected}\n--------\n> x\n"
 
 

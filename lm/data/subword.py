@@ -3,6 +3,7 @@ text is ever encoded to a special token, no document is truncated, and the bytes
 each token are known exactly. Uses Hugging Face `tokenizers`, imported where used.
 """
 
+import codecs
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.special_tokens import post_processed, read_settings, specials, with_added
-from lm.data.tokenizer import Encoded, begins_word
+from lm.data.tokenizer import Encoded, begins_word, decode_utf8
 from lm.errors import UserError
 
 # Names of the special tokens where no file says them, the first that a tokenizer has: ours, then
@@ -22,6 +23,8 @@ from lm.errors import UserError
 ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 STARTS = ("[CLS]", "<s>", "<|begin_of_text|>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
 SENTINEL = re.compile(r"<\|sentinel_(\d+)\|>|<extra_id_(\d+)>")
 
 
@@ -133,11 +136,19 @@ class SubwordTokenizer:
             self._checked(text, encoding) for text, encoding in zip(texts, encodings, strict=True)
         ]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; END is left out, bytes that are not UTF-8 become U+FFFD."""
-        if self._pieces is None:
-            return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
-        return b"".join(self._pieces[i] for i in ids).decode("utf-8", "replace")
+    def decode(self, ids: Iterable[int], final: bool = True) -> str:
+        """See `Tokenizer`."""
+        if self._pieces is not None:
+            return decode_utf8(b"".join(self._pieces[i] for i in ids), final)
+        tokens = [int(i) for i in ids]
+        text = self._backend.decode(tokens, skip_special_tokens=True)
+        if final or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return text
+        last = [self._backend.id_to_token(token) or "" for token in tokens[-_LONGEST_CHARACTER:]]
+        lacking = _incomplete(last)
+        if last[-1].startswith("<0x"):  # one bad byte spoils all bytes beside it
+            return self._backend.decode(tokens[: len(tokens) - lacking], skip_special_tokens=True)
+        return text[:-1] if lacking else text
 
     def _checked(self, text: str, encoding: Any) -> Encoded:
         ids = np.array(encoding.ids, np.int32)
@@ -343,6 +354,22 @@ def _pieces(
             pieces[token["id"]] = content.encode("utf-8")
     pieces[end] = b""
     return pieces
+
+
+def _incomplete(pieces: Sequence[str]) -> int:
+    """How many bytes of a last character that lacks some the pieces of a tokenizer end with; each
+    is <0xF0> or so, or has a character for every byte, or is text.
+    """
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    data = b""
+    for piece in pieces:
+        if match := _BYTE.fullmatch(piece):
+            data += bytes([int(match[1], 16)])
+        else:
+            data += bytes(byte_of.get(character, ord("?")) for character in piece)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return len(decoder.getstate()[0])
 
 
 def byte_characters() -> list[str]:

@@ -4,6 +4,7 @@ and those that need no training, bytes (the default) and characters; `subword.py
 `make_tokenizer.py` turns names into them.
 """
 
+import codecs
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -83,8 +84,11 @@ class Tokenizer(Protocol):
         """Tokens of each text; `byte_lengths` sum to the text's length in UTF-8 bytes."""
         ...
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; END is left out, bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Iterable[int], final: bool = True) -> str:
+        """The text of `ids`; END is left out, bytes that are not UTF-8 become U+FFFD.
+
+        Unless `final`, more tokens may come, and a last character that lacks bytes is left out.
+        """
         ...
 
 
@@ -136,9 +140,9 @@ class ByteTokenizer:
             encoded.append(Encoded(ids, byte_lengths))
         return encoded
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; END is left out, bytes that are not UTF-8 become U+FFFD."""
-        return bytes(i for i in ids if i != END_BYTE).decode("utf-8", "replace")
+    def decode(self, ids: Iterable[int], final: bool = True) -> str:
+        """See `Tokenizer`."""
+        return decode_utf8(bytes(i for i in ids if i != END_BYTE), final)
 
 
 _SURROGATES = (0xD800, 0xE000)  # code points that stand for no character
@@ -200,8 +204,9 @@ class CharacterTokenizer:
         """
         return [self._encode(text) for text in texts]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; END is left out."""
+    def decode(self, ids: Iterable[int], final: bool = True) -> str:
+        """The text of `ids`; END is left out. Every token is a whole character."""
+        del final
         points = np.fromiter(ids, np.int64)
         points = points[points != self.end]
         points[points >= _SURROGATES[0]] += _SURROGATES[1] - _SURROGATES[0]
@@ -221,6 +226,13 @@ class CharacterTokenizer:
                 "or bytes"
             )
         return Encoded(ids.astype(np.int32), np.append(byte_lengths, 0).astype(np.int32))
+
+
+def decode_utf8(data: bytes, final: bool = True) -> str:
+    """The text of bytes; those that are not UTF-8 become U+FFFD. Unless `final`, a last character
+    that lacks bytes is left out.
+    """
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final)
 
 
 def begins_word(piece: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,6 +78,11 @@ def search(
     found = Found(*map(np.asarray, found))
     check_finite(not np.isnan(found.scores).any())
     return found
+
+
+def search_steps(model: Transformer, params: Any, *, end: int, **options: Any) -> Iterator[Any]:
+    """Yields the next token of every prompt's best continuation, [B]; see `search`."""
+    yield from search(model, params, end=end, **options).best(end).T
 
 
 def check_search(width: int, length_penalty: float, tokens: int) -> None:

@@ -16,7 +16,7 @@ from lm.generate.sample import Choice, request_keys, sample
 from lm.model import Transformer
 from lm.output.head import Head
 
-_WORDS_PER_CALL = 16
+TOKENS_PER_CALL = 16
 
 
 def generate(
@@ -57,7 +57,7 @@ def generate(
         no numbers.
     """
     choice = Choice(temperature, top_k, top_p, min_p)
-    steps = min(_WORDS_PER_CALL, max(tokens - 1, 1))
+    steps = min(TOKENS_PER_CALL, max(tokens - 1, 1))
     room = 1 + steps * -(-(tokens - 1) // steps)
     arranged = arrange(model, prompts, sources, tokens, room, prefix)
     given = [prompts] if sources is None else [prompts, sources]

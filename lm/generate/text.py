@@ -2,11 +2,15 @@
 stop string.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lm.data import Tokenizer
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_CONTEXT = 16  # of a prompt's last tokens, that its continuation is decoded behind
 
 
 def prompt_ids(
@@ -31,41 +35,86 @@ def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(places)], True) if places else (text, False)
 
 
+class Continuation:
+    """The text of a prompt's next tokens, as they come: up to END, or to the first stop string.
+
+    It goes on from the prompt's own tokens, as a word's first space, or a character's other bytes,
+    may depend on them. A last character that lacks bytes is left out.
+
+    Attributes:
+      ended: nothing more will be added.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, stops: Sequence[str] = ()
+    ):
+        """Begins behind a prompt's token ids; `stops` may not be empty texts."""
+        self.ended = False
+        self._tokenizer, self._stops = tokenizer, stops
+        size = _CONTEXT
+        # Not within a character: its bytes would spoil those beside it.
+        while size < len(prompt) and _REPLACEMENT in tokenizer.decode(prompt[-size:]):
+            size *= 2
+        self._tokens = [int(token) for token in prompt[-size:]]
+        self._before = tokenizer.decode(self._tokens)
+
+    def add(self, token: int) -> None:
+        """Takes the next token; what comes behind the end is not looked at."""
+        self.ended |= token == self._tokenizer.end
+        if not self.ended:
+            self._tokens.append(token)
+            # Without stop strings the text is needed only when it is asked for.
+            self.ended = bool(self._stops) and cut(self._whole(), self._stops)[1]
+
+    @property
+    def text(self) -> str:
+        """What was written so far."""
+        return cut(self._whole(), self._stops)[0]
+
+    @property
+    def certain(self) -> str:
+        """As much of it as no further token changes: its end may begin a stop string."""
+        text = self.text
+        if self.ended:
+            return text
+        begun = (n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        return text[: len(text) - max(begun, default=0)]
+
+    def _whole(self) -> str:
+        both, before = self._tokenizer.decode(self._tokens, final=False), self._before
+        alike = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(both, before, strict=False)
+        )
+        return both[sum(1 for _ in alike) :]
+
+
 def stream(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
-    tokens: Iterator[np.ndarray],
+    ids: Sequence[np.ndarray],
+    tokens: Iterable[np.ndarray],
     stops: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yields printable pieces: the first text as it grows, then each other text whole.
 
-    A text ends where the model closes the document, or before the first of the `stops`, which may
-    not be empty.
+    Args:
+      tokenizer: of the model.
+      prompts: B texts, which are shown before their continuations.
+      ids: the tokens of each, from which its continuation goes on.
+      tokens: of each step, the next token of every prompt, [B].
+      stops: a text ends before the first of these, which may not be empty.
     """
-    drawn: list[list[int]] = [[] for _ in prompts]
-    ended = np.zeros(len(prompts), bool)
+    texts = [Continuation(tokenizer, each, stops) for each in ids]
     shown = ""
     yield prompts[0]
     for step in tokens:
-        ended |= step == tokenizer.end
-        for row in np.flatnonzero(~ended):
-            drawn[row].append(int(step[row]))
-            if stops or row == 0:
-                text, ended[row] = cut(tokenizer.decode(np.array(drawn[row])), stops)
-                if row == 0:
-                    grown = text if ended[0] else text[: _certain(text, stops)]
-                    yield grown[len(shown) :]
-                    shown = max(shown, grown, key=len)
-        if ended.all():
+        for text, token in zip(texts, step.tolist(), strict=True):
+            text.add(token)
+        grown = texts[0].certain
+        yield grown[len(shown) :]
+        shown = max(shown, grown, key=len)
+        if all(text.ended for text in texts):
             break
-    texts = [cut(tokenizer.decode(np.array(ids, int)), stops)[0] for ids in drawn]
-    yield texts[0].rstrip("\N{REPLACEMENT CHARACTER}")[len(shown) :] + "\n"
+    yield texts[0].text[len(shown) :] + "\n"
     for prompt, text in zip(prompts[1:], texts[1:], strict=True):
-        yield f"{'-' * 8}\n{prompt}{text}\n"
-
-
-def _certain(text: str, stops: Sequence[str]) -> int:
-    """How much of a growing text will stay: its end may lack bytes, or begin a stop string."""
-    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    begun = (size for stop in stops for size in range(1, len(stop)) if whole.endswith(stop[:size]))
-    return len(whole) - max(begun, default=0)
+        yield f"{'-' * 8}\n{prompt}{text.text}\n"

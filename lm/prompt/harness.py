@@ -18,15 +18,15 @@ from lm_eval.utils import get_rolling_token_windows  # pyright: ignore[reportMis
 
 from lm.errors import UserError
 from lm.generate import generate
-from lm.generate.text import cut, opened
+from lm.generate.sample import count_repeats
+from lm.generate.text import Continuation, opened
+from lm.prompt.gen_kwargs import GenKwargs, read_gen_kwargs
 from lm.prompt.read import reader
 from lm.prompt.row import Row
 from lm.prompt.score import likelihoods
 from lm.prompt.template import Query
 from lm.restore import Restored, restore
 from lm.tune.tuned import room_of
-
-_TOKENS = 256  # of a continuation, where the harness does not say how many
 
 
 @register_model("softmax-laboratory")
@@ -61,7 +61,7 @@ class Laboratory(LM):
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
         """Of each (text,) log p(text) in nats, in windows of as many tokens as the model has
-        positions; every token is predicted once.
+        positions; every token is predicted once. That of an empty text is 0.
         """
         self._check_decoder()
         tokenizer, length = self.run.tokenizer, room_of(self.run.program.model)
@@ -71,24 +71,29 @@ class Laboratory(LM):
             windows = get_rolling_token_windows(ids.tolist(), tokenizer.start, length, 1)
             documents.append([_window(*window) for window in windows])
         found = iter(self._likelihoods([row for rows in documents for row in rows]))
-        return [sum(n for n, _ in itertools.islice(found, len(rows))) for rows in documents]
+        return [sum((n for n, _ in itertools.islice(found, len(r))), 0.0) for r in documents]
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Of each (context, settings) what follows, up to END, a stop string ("until") or
-        "max_gen_toks"; the likeliest tokens, or draws where "temperature" is above 0.
+        """Of each (context, settings) what follows, up to END or a stop string; the settings are
+        those of `read_gen_kwargs`.
+
+        What is drawn depends on the context, the seed, and how many equal requests came before, and
+        not on the batches.
         """
         self._check_decoder()
         texts = dict.fromkeys(range(len(requests)), "")
-        groups: dict[str, list[int]] = {}
+        groups: dict[GenKwargs, list[int]] = {}
         arguments: list[Any] = [request.args for request in requests]
+        positions = room_of(self.run.program.model) - max(len(self.run.opens), 1)
         for number, (_, settings) in enumerate(arguments):
-            groups.setdefault(repr(settings), []).append(number)
-        for numbers in groups.values():
+            groups.setdefault(read_gen_kwargs(settings, positions), []).append(number)
+        for settings, numbers in groups.items():
+            prompts = self._prompts([arguments[i][0] for i in numbers], positions - settings.tokens)
+            repeats = count_repeats(prompt.tobytes() for prompt in prompts)
             for begin in range(0, len(numbers), self.run.config.batch_size):
-                some = numbers[begin : begin + self.run.config.batch_size]
-                contexts = [arguments[i][0] for i in some]
-                found = self._continued(contexts, arguments[some[0]][1])
-                texts.update(zip(some, found, strict=True))
+                some = slice(begin, begin + self.run.config.batch_size)
+                found = self._continued(prompts[some], repeats[some], settings)
+                texts.update(zip(numbers[some], found, strict=True))
         return list(texts.values())
 
     def _check_decoder(self) -> None:
@@ -104,35 +109,36 @@ class Laboratory(LM):
         totals, likeliest = likelihoods(run.program, run.params, rows, run.config.batch_size)
         return list(zip(totals.tolist(), likeliest.tolist(), strict=True))
 
-    def _continued(self, contexts: Sequence[str], settings: dict[str, Any]) -> list[str]:
-        run, until = self.run, settings.get("until") or []
-        stops = [until] if isinstance(until, str) else list(until)
-        tokens = int(settings.get("max_gen_toks", _TOKENS))
-        room = room_of(run.program.model) - tokens - max(len(run.opens), 1)
-        encoded = run.tokenizer.encode_batch(list(contexts))
-        # The last of a context that is too long, as the harness has it for models of its own.
-        kept = [each.ids[max(len(each.ids) - room, 0) :] for each in encoded]
-        prompts = [opened(run.tokenizer, ids, run.opens) for ids in kept]
-        drawn: list[list[int]] = [[] for _ in prompts]
-        texts, ended = [""] * len(prompts), [False] * len(prompts)
+    def _prompts(self, contexts: Sequence[str], length: int) -> list[np.ndarray]:
+        """The tokens of contexts, behind those that open a text; of contexts that are longer than
+        `length` the last, as the harness has it for models of its own.
+        """
+        encoded = self.run.tokenizer.encode_batch(list(contexts))
+        kept = [each.ids[max(len(each.ids) - length, 0) :] for each in encoded]
+        return [opened(self.run.tokenizer, ids, self.run.opens) for ids in kept]
+
+    def _continued(
+        self, prompts: Sequence[np.ndarray], repeats: Sequence[int], settings: GenKwargs
+    ) -> list[str]:
+        run = self.run
+        texts = [Continuation(run.tokenizer, prompt, settings.stops) for prompt in prompts]
         with jax.set_mesh(run.program.mesh):
             steps = generate(
                 run.program.model,
                 run.params,
                 prompts,
-                tokens=tokens,
-                temperature=float(settings.get("temperature") or 0.0),
+                tokens=settings.tokens,
+                seed=settings.seed,
+                repeats=repeats,
                 prefix=run.config.objective == "prefix",
+                **vars(settings.choice),
             )
             for step in steps:
-                for row, token in enumerate(step.tolist()):
-                    if not ended[row] and token != run.tokenizer.end:
-                        drawn[row].append(token)
-                        texts[row], ended[row] = cut(run.tokenizer.decode(drawn[row]), stops)
-                    ended[row] |= token == run.tokenizer.end
-                if all(ended):
+                for text, token in zip(texts, step.tolist(), strict=True):
+                    text.add(token)
+                if all(text.ended for text in texts):
                     break
-        return texts
+        return [text.text for text in texts]
 
 
 def _window(seen: list[int], predicted: list[int]) -> Row:

@@ -58,8 +58,8 @@ def likelihoods(
             for number, total, likeliest in zip(*map(np.asarray, arrays), strict=True):
                 if number:
                     found[keys[number - 1]] = float(total), bool(likeliest)
-    totals, likeliest = zip(*(found[row.key] for row in rows), strict=True)
-    return np.array(totals), np.array(likeliest)
+    totals, likeliest = ([found[row.key][i] for row in rows] for i in range(2))
+    return np.array(totals, np.float64), np.array(likeliest, bool)
 
 
 def _score(same: Same, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:

@@ -36,5 +36,7 @@ def written(
         )
         for ids in np.stack(list(words), axis=1):
             ends = np.flatnonzero(ids == data.tokenizer.end)
-            answers.append(data.tokenizer.decode(ids[: ends[0]] if len(ends) else ids))
+            said = ids[: ends[0]] if len(ends) else ids
+            # As the answers that it learned from, it is a text of its own.
+            answers.append(data.tokenizer.decode(said, final=False))
     return answers

@@ -1,5 +1,6 @@
 """The harness is told what we compute ourselves."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,8 +12,12 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 from test_prompt_ask import run_of
 
+from lm.config import override
+from lm.errors import UserError
+from lm.generate.sample import Choice
 from lm.model import Batch
 from lm.prompt.ask import ask
+from lm.prompt.gen_kwargs import read_gen_kwargs
 from lm.prompt.harness import Laboratory
 
 
@@ -50,7 +55,7 @@ def test_likelihoods_and_greedy_continuations_are_our_own(run, log_probs):
         said.append(tokens[-1])
     settings = {"until": ["never said"], "max_gen_toks": 5}
     (text,) = model.generate_until(asked("generate_until", (context, settings)))
-    assert end not in said and text == run.tokenizer.decode(said)
+    assert end not in said and text == run.tokenizer.decode(said, final=False)
     stop = text[2]
     settings = {"until": [stop], "max_gen_toks": 5}
     assert model.generate_until(asked("generate_until", (context, settings))) == [
@@ -71,6 +76,99 @@ def test_rolling_likelihoods_predict_every_token_once(run, log_probs):
     )
     (found,) = Laboratory(run).loglikelihood_rolling(asked("loglikelihood_rolling", (text,)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_an_empty_text_has_a_rolling_likelihood_of_one(run):
+    model = Laboratory(run)
+    assert model.loglikelihood_rolling(asked("loglikelihood_rolling", ("",))) == [0.0]
+    found = model.loglikelihood_rolling(asked("loglikelihood_rolling", ("",), ("ab",)))
+    assert found[0] == 0.0 and found[1] < 0
+
+
+def written(run, settings, contexts=("ab",), **changed):
+    """What the harness is given for each context; in batches of 8."""
+    config = override(run.config, changed)
+    laboratory = Laboratory(dataclasses.replace(run, config=config))
+    return laboratory.generate_until(asked("generate_until", *((c, settings) for c in contexts)))
+
+
+DRAWN = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 6}
+
+
+def test_repeats_draw_apart_and_no_text_depends_on_its_batch(run):
+    texts = written(run, DRAWN, ["ab"] * 8, batch_size=4)
+    assert len(set(texts)) == 8
+    assert written(run, DRAWN, ["xyz", "ab", "c", "ab"])[1::2] == texts[:2]
+    assert written(run, DRAWN | {"seed": 1}, ["ab"] * 4)[0] != texts[0]
+
+
+def test_an_answer_cut_within_a_character_ends_before_it(run, monkeypatch):
+    tokens = np.array(list("é🙂".encode())[:-1])
+    monkeypatch.setattr("lm.prompt.harness.generate", lambda *_, **__: iter(tokens[:, None]))
+    assert written(run, {"max_gen_toks": 5}) == ["é"]
+
+
+def test_a_context_keeps_its_end_and_a_half_where_the_harness_names_no_length(run, monkeypatch):
+    def generate(model, params, prompts, *, tokens, **_):
+        seen.append((tokens, [len(prompt) for prompt in prompts]))
+        assert all(prompt[-1] == ord("z") for prompt in prompts)
+        return iter([])
+
+    seen = []
+    monkeypatch.setattr("lm.prompt.harness.generate", generate)
+    contexts = ["x" * 99 + "z", "yz"]
+    assert written(run, {}, contexts) == ["", ""]
+    written(run, {"max_tokens": 62}, contexts)
+    assert seen == [(31, [33, 3]), (62, [2, 2])]
+
+
+@pytest.mark.parametrize(
+    ("given", "choice"),
+    [
+        ({}, Choice(0.0)),
+        ({"do_sample": False, "temperature": 0.7, "top_p": 0.5}, Choice(0.0)),
+        ({"temperature": 0.7, "top_k": 3, "top_p": 0.5, "min_p": 0.1}, Choice(0.7, 3, 0.5, 0.1)),
+        ({"do_sample": True, "top_k": 3.0}, Choice(1.0, 3)),
+        ({"do_sample": True, "temperature": 0.0}, Choice(0.0)),
+        ({"do_sample": None, "temperature": None, "num_beams": 1}, Choice(0.0)),
+    ],
+)
+def test_draws_are_as_the_harness_reads_its_settings(given, choice):
+    assert read_gen_kwargs(given, 64).choice == choice
+
+
+def test_lengths_and_stops_have_the_names_that_the_harness_knows():
+    for name in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"):
+        assert read_gen_kwargs({name: 7}, 64).tokens == 7
+    assert [read_gen_kwargs({}, positions).tokens for positions in (9, 64, 4096)] == [4, 32, 256]
+    for until, stops in (("x", ("x",)), (["x", "", "yy"], ("x", "yy")), ([""], ()), (None, ())):
+        assert read_gen_kwargs({"until": until}, 64).stops == stops
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"num_beams": 4}, "num_beams = 4 is not supported"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty = 1.2 is not supported"),
+        ({"typical_p": 0.9}, "typical_p = 0.9 is not supported; leave it out, or use until, max_"),
+        ({"temperature": float("nan")}, "temperature = nan must be"),
+        ({"temperature": float("inf")}, "temperature = inf must be"),
+        ({"temperature": "hot"}, "cannot be read"),
+        ({"top_k": 2.5}, "top_k = 2.5 must be"),
+        ({"top_k": float("inf")}, "top_k = inf must be"),
+        ({"top_p": float("nan"), "do_sample": False}, "top_p = nan must be"),
+        ({"max_gen_toks": float("inf")}, "cannot be read"),
+        ({"max_gen_toks": 0}, "max_gen_toks = 0, but the model has 64 positions"),
+        ({"max_new_tokens": 64}, "max_gen_toks = 64, but .* use 1 to 63"),
+        ({"until": [3]}, r"until = \[3\] must be texts"),
+        ({"do_sample": "no"}, "do_sample = 'no' true or false"),
+        ({"seed": -1}, "seed = -1 must be"),
+    ],
+)
+def test_a_generation_setting_that_cannot_be_met_is_refused_by_name(given, named):
+    with pytest.raises(UserError, match=named) as error:
+        read_gen_kwargs(given, 64)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
