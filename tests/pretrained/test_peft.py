@@ -255,6 +255,18 @@ UNREAD = {
         peft.LoraConfig(**LORA, layers_to_transform=[1]),
         r"layers.1.self_attn.q_proj.lora_A.weight, which this llama cannot hold",
     ),
+    "an activated adapter": (
+        peft.LoraConfig(**LORA, task_type="CAUSAL_LM", alora_invocation_tokens=[3]),
+        r"alora_invocation_tokens '\[3\]', which is not known here",
+    ),
+    "scales of the other side": (
+        peft.IA3Config(target_modules=["down_proj"], feedforward_modules=[]),
+        r"it scales what model.layers.0.mlp.down_proj gives, and here that is what it reads",
+    ),
+    "scales of the other side of keys": (
+        peft.IA3Config(target_modules=["k_proj"], feedforward_modules=["k_proj"]),
+        r"it scales what model.layers.0.self_attn.k_proj reads, and here",
+    ),
     "scales of one scanned layer": (
         peft.IA3Config(target_modules=r".*0.self_attn.v_proj", feedforward_modules=[]),
         r"layers.0.self_attn.v_proj.ia3_l, which this llama cannot hold",
@@ -270,6 +282,46 @@ def test_nothing_that_peft_wrote_is_dropped_silently(name, written, tmp_path):
         load_adapter(folder, config, FAMILIES["llama"])
 
 
+def test_keys_of_alpha_pattern_match_names_as_pefts_do():
+    from peft.utils.other import get_pattern_key
+
+    from lm.tune.peft.lora import _alpha
+
+    patterns = [
+        {"[qv]_proj": 32},
+        {"q_proj": 1, ".*_proj": 2},
+        {".*_proj": 2, "q_proj": 1},
+        {"proj": 3},
+        {r"layers\.1\.self_attn\.[kv]_proj": 4, r"model.layers.\d.mlp.*": 5},
+        {"q_proj|v_proj": 6},
+        {"1.self_attn.q_proj": 7, "^model": 8},
+        {},
+    ]
+    names = [f"model.layers.{n}.{part}" for n in (0, 1, 11) for part in ("mlp.up_proj", "q_proj")]
+    names += [f"model.layers.{n}.self_attn.{x}_proj" for n in (0, 1, 11) for x in "qkvo"]
+    for pattern in patterns:
+        for name in names:
+            expected = pattern.get(get_pattern_key(pattern.keys(), name), 8)
+            theirs = {"lora_alpha": 8, "alpha_pattern": pattern}
+            assert _alpha(theirs, name) == expected, (pattern, name)
+
+
+def test_an_alpha_by_a_regular_expression_computes_what_peft_computes(tmp_path):
+    folder, model = save("llama", tmp_path / "base")
+    options = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    options |= {"alpha_pattern": {"[qv]_proj": 32}}
+    torch.manual_seed(1)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**options)).eval()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    base = load(folder)
+    config, added = load_adapter(tmp_path / "adapter", base.config, FAMILIES["llama"])
+    assert config.tune.alpha == 32
+    model, params = build_model(config, V), join(added, base.params)
+    actual = model.apply({"params": params}, batch_of(tokens()), method="log_probs")
+    # Far from the base: what rounds is as large as the logits.
+    np.testing.assert_allclose(actual, logits_of(wrapped, tokens()), rtol=0, atol=1e-4)
+
+
 def _edited(folder, **changes):
     settings = json.loads((folder / "adapter_config.json").read_text()) | changes
     kept = {key: value for key, value in settings.items() if value is not None}
@@ -282,6 +334,17 @@ def _lost(folder, ending):
 
 
 DAMAGE = {
+    "has alora_invocation_tokens .*not known here": lambda f: _edited(
+        f, alora_invocation_tokens=[5, 6]
+    ),
+    "has layer_replication .*not known here": lambda f: _edited(f, layer_replication=[[0, 2]]),
+    "has some_later_setting '0.5', which is": lambda f: _edited(f, some_later_setting=0.5),
+    "has '.q_proj', which is no regular expression": lambda f: _edited(
+        f, alpha_pattern={"(q_proj": 3}
+    ),
+    "is damaged, or no adapter of this llama .*float": lambda f: _edited(f, lora_alpha=[1]),
+    "is damaged, or no adapter of this llama .*items": lambda f: _edited(f, alpha_pattern=[1]),
+    "has peft_type .'LORA'.; only": lambda f: _edited(f, peft_type=["LORA"]),
     "has no adapter_model.safetensors": lambda f: (f / "adapter_model.safetensors").unlink(),
     "is damaged .*save it again": lambda f: (f / "adapter_config.json").write_text("{"),
     "is damaged .*header": lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99),

@@ -30,22 +30,34 @@ class Format:
       read: (settings, tensors, config, family) -> our knobs of config.tune and our additions by
         their paths; raises UserError with what the folder has that ours cannot hold.
       demands: settings with the only values that are read; absent ones have them.
+      known: the other settings that are read, or change nothing that is computed.
     """
 
     methods: tuple[str, ...]
     write: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     read: Callable[..., tuple[dict[str, Any], dict[tuple[str, ...], Any]]]
     demands: Mapping[str, Any]
+    known: tuple[str, ...]
 
 
+# Settings of all kinds that say where an adapter is from and what for.
+_KNOWN = (
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+)
 FORMATS: dict[str, Format] = {
-    "LORA": Format(("lora", "rslora"), lora.write, lora.read, lora.DEMANDS),
-    "IA3": Format(("ia3",), ia3.write, ia3.read, ia3.DEMANDS),
+    "LORA": Format(("lora", "rslora"), lora.write, lora.read, lora.DEMANDS, lora.KNOWN),
+    "IA3": Format(("ia3",), ia3.write, ia3.read, ia3.DEMANDS, ia3.KNOWN),
     "PROMPT_TUNING": Format(
-        ("prompt",), virtual.write_prompt, virtual.read_prompt, virtual.DEMANDS
+        ("prompt",), virtual.write_prompt, virtual.read_prompt, virtual.DEMANDS, virtual.KNOWN
     ),
     "PREFIX_TUNING": Format(
-        ("prefix",), virtual.write_prefix, virtual.read_prefix, virtual.DEMANDS
+        ("prefix",), virtual.write_prefix, virtual.read_prefix, virtual.DEMANDS, virtual.KNOWN
     ),
 }
 
@@ -104,20 +116,18 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
       UserError: where there is none, it is damaged, or it has what ours have not.
     """
     theirs, tensors = _opened(folder)
-    form = FORMATS.get(theirs.get("peft_type", ""))
+    form = FORMATS.get(str(theirs.get("peft_type")))
     if form is None:
         raise UserError(
             f"{folder / CONFIG} has peft_type {theirs.get('peft_type')!r}; only "
             f"{', '.join(FORMATS)} are read"
         )
-    for key, value in form.demands.items():
-        if (found := theirs.get(key, value)) != value:
-            raise UserError(f"{folder / CONFIG} has {key} {found!r}; only {value!r} is read")
+    _check_settings(folder / CONFIG, theirs, form)
     try:
         settings, flat = form.read(theirs, tensors, config, family)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    except (KeyError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder} is damaged, or no adapter of this {family.model_type} ({plain(error)})"
         ) from None
@@ -132,6 +142,21 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
         )
     config.tune.update(settings)
     return config, unflatten_dict(flat)
+
+
+def _check_settings(file: pathlib.Path, theirs: Mapping[str, Any], form: Format) -> None:
+    """Raises UserError where a setting is set that changes what is computed, or may: what a later
+    version of peft adds is known to nobody here.
+    """
+    for key, found in theirs.items():
+        if key in form.demands:
+            if found is not None and found != form.demands[key]:
+                raise UserError(f"{file} has {key} {found!r}; only {form.demands[key]!r} is read")
+        elif found and key not in (*_KNOWN, *form.known):
+            raise UserError(
+                f"{file} has {key} {str(found)[:80]!r}, which is not known here and may change "
+                "what is computed; train without it, or have peft merge the adapter into its base"
+            )
 
 
 def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

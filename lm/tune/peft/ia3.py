@@ -14,6 +14,13 @@ from lm.tune.method import ends_with
 from lm.tune.peft.names import OUTER, check_all_read, matrices, module, places
 
 DEMANDS = {"modules_to_save": None}
+KNOWN = (
+    "target_modules",
+    "exclude_modules",
+    "feedforward_modules",
+    "fan_in_fan_out",
+    "init_ia3_weights",
+)
 _INNER = ("feed_forward/out",)  # scaled is what it reads
 _SCALED = ("key", "value", *_INNER)
 
@@ -58,6 +65,7 @@ def read(
     turned = config.model.positions == "rotary" or config.model.qk_norm
     flat = {}
     for path, source in scaled.items():
+        _check_side(tensors, family, path, source)
         scale = _scale(tensors, family, source)
         query = None
         if path[-1] == "key":
@@ -75,6 +83,22 @@ def read(
     return {"method": "ia3"}, {
         (*path, "ia3", "scale"): jnp.asarray(scale) for path, scale in flat.items()
     }
+
+
+def _check_side(
+    tensors: Mapping[str, Any], family: Family, path: tuple[str, ...], source: Source
+) -> None:
+    """Raises UserError where a matrix is scaled on its other side: in peft, feedforward_modules are
+    scaled in what they read, [1, n], and the others in what they give, [n, 1].
+    """
+    inner = ends_with(path, _INNER)
+    for name in _names(family, source):
+        if name in tensors and tensors[name].shape[0 if inner else -1] != 1:
+            side = ("gives", "reads") if inner else ("reads", "gives")
+            raise UserError(
+                f"it scales what {name.removeprefix(OUTER).removesuffix('.ia3_l')} {side[0]}, and "
+                f"here that is what it {side[1]}; see feedforward_modules"
+            )
 
 
 def _scale(tensors: Mapping[str, Any], family: Family, source: Source) -> np.ndarray | None:

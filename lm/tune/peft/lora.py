@@ -2,6 +2,7 @@
 
 import collections
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,24 @@ from lm.tune.peft.names import OUTER, check_all_read, matrices, module, places
 
 # Keys of adapter_config.json, and the only values that are read; absent ones have them.
 DEMANDS = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
+# Keys that say how it was trained, or what is read from the tensors: none changes what is computed.
+KNOWN = (
+    "r",
+    "target_modules",
+    "exclude_modules",
+    "lora_alpha",
+    "lora_dropout",
+    "fan_in_fan_out",
+    "use_rslora",
+    "init_lora_weights",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "megatron_core",
+    "eva_config",
+    "qalora_group_size",
+)
 # How peft may have begun; any other beginning (pissa, olora, corda, loftq) it takes off the base.
 _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
@@ -114,10 +133,18 @@ def read(
 
 
 def _alpha(theirs: Mapping[str, Any], name: str) -> float:
-    """Of a module; a key of alpha_pattern is its name or how that ends."""
-    pattern = (theirs.get("alpha_pattern") or {}).items()
-    own = (alpha for key, alpha in pattern if f".{name}".endswith(f".{key}"))
-    return float(next(own, theirs["lora_alpha"]))
+    """Of a module: the value of alpha_pattern's first key, a regular expression, that matches the
+    whole name, or all of it behind one of its dots.
+    """
+    for key, alpha in (theirs.get("alpha_pattern") or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({key})$", name):
+                return float(alpha)
+        except re.error as error:
+            raise UserError(
+                f"its alpha_pattern has {key!r}, which is no regular expression ({error})"
+            ) from None
+    return float(theirs["lora_alpha"])
 
 
 def _pair(tensors: Any, name: str, source: Source) -> tuple[np.ndarray, np.ndarray] | None:

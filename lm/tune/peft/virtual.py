@@ -13,7 +13,23 @@ from lm.errors import UserError
 from lm.pretrained.family import Family, explicit
 from lm.tune.peft.names import check_all_read
 
-DEMANDS = {"prefix_projection": False, "num_transformer_submodules": 1}
+DEMANDS = {
+    "prefix_projection": False,
+    "num_transformer_submodules": 1,
+    "modules_to_save": None,
+}
+KNOWN = (
+    "num_virtual_tokens",
+    "token_dim",
+    "num_attention_heads",
+    "num_layers",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+    "encoder_hidden_size",
+    "init_weights",
+)
 _TENSOR = "prompt_embeddings"
 _PROMPT = ("inputs", "prompt", "vectors")
 _KINDS = ("prefix_key", "prefix_value")
