@@ -54,6 +54,8 @@ class Embedding(nn.Module):
         elif self.positions == "sinusoidal":
             x += sinusoids(positions, x.shape[-1]).astype(x.dtype)
         if self.token_types:
+            if self.positions != "learned" and self.is_initializing():
+                self.make_rng("params")  # the places' draw: types begin alike beside any places
             types = jnp.zeros_like(positions) if types is None else types
             x += self._table("type_embedding", self.token_types, x.shape[-1])[types]
         x = x.astype(self.dtype)

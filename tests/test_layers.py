@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from lm.embedding import Embedding
 from lm.layers import gelu_exact
 from lm.linear import Dense, flat_product, turned
 from lm.materialise import materialise
@@ -137,3 +138,15 @@ def test_materialising_changes_no_value_and_no_gradient():
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(materialise(x))))(x)
     np.testing.assert_allclose(value, np.sin(x).sum(), rtol=1e-6)
     np.testing.assert_allclose(gradient, np.cos(x), rtol=1e-6)
+
+
+def test_token_types_begin_alike_beside_any_positions():
+    normal, places = nn.initializers.normal(1.0), jnp.zeros((1, 2), jnp.int32)
+    tables = [
+        Embedding(4, positions, 8, 2, 1.0, None, 1e-6, 0.0, normal, jnp.float32, jnp.float32).init(
+            jax.random.key(0), jnp.ones((1, 2, 4)), places, None, False
+        )["params"]
+        for positions in ("learned", "rotary", "sinusoidal")
+    ]
+    for table in tables[1:]:
+        np.testing.assert_array_equal(table["type_embedding"], tables[0]["type_embedding"])

@@ -72,6 +72,14 @@ def test_a_class_for_each_word_is_the_full_softmax():
     )
 
 
+def test_the_word_table_begins_alike_whatever_else_a_head_has():
+    tables = [
+        OUTPUTS[name](V, D).init(jax.random.key(0), *inputs(), method="loss")["params"]["table"]
+        for name in ("softmax", "class_factored")
+    ]
+    np.testing.assert_array_equal(*tables)
+
+
 @pytest.mark.parametrize("distribution", ["log_uniform", "unigram"])
 def test_words_are_drawn_as_often_as_expected(distribution):
     counts = np.array([50, 3, 0, 9, 1000, 7, 20], np.int64)

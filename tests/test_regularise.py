@@ -68,6 +68,28 @@ def test_mixout_leaves_what_has_not_moved_as_it_is_in_bfloat16():
     assert mixed.dtype == jnp.bfloat16 and (mixed == 1).all()
 
 
+def test_mixout_draws_for_a_kernel_what_it_draws_beside_any_other():
+    kernel, key = jnp.arange(64.0).reshape(8, 8), jax.random.key(0)
+    alone = {"m": {"kernel": kernel}, "z": {"kernel": kernel}}
+    beside = alone | {"a": {"kernel": kernel}, "m": {"bias": kernel[0], "kernel": kernel}}
+    first, second = (
+        mixout(0.5, tree, jax.tree.map(jnp.zeros_like, tree), key) for tree in (alone, beside)
+    )
+    for name in alone:
+        np.testing.assert_array_equal(first[name]["kernel"], second[name]["kernel"])
+    assert (second["a"]["kernel"] != second["z"]["kernel"]).any()
+
+
+def test_dropout_does_not_move_the_draws_of_stochastic_depth():
+    batch = causal(ROWS)
+    models = [
+        model_of(**{"regularise.stochastic_depth": 0.5, "model.dropout": p}) for p in (0.0, 1e-6)
+    ]
+    params = models[0].init(jax.random.key(0), batch, method="loss")
+    one, other = (m.apply(params, batch, True, rngs={"dropout": jax.random.key(1)}) for m in models)
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 def model_of(**knobs):
     config = default.get_config()
     config.model.update(layers=2, features=8, heads=2, max_length=16)

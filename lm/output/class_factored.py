@@ -47,10 +47,9 @@ class ClassFactoredHead(Head):
     @nn.compact
     def tables(self, embedding: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Vectors of the classes, [C, D], and of the words, [V, D]."""
+        words = self.table(embedding)  # first, so that it begins as that of other heads
         shape = (len(self.members()), self.features)
-        return self.param("class_table", self.table_init, shape, self.param_dtype), self.table(
-            embedding
-        )
+        return self.param("class_table", self.table_init, shape, self.param_dtype), words
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None

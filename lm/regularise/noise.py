@@ -30,7 +30,9 @@ class StochasticDepth:
         inside = isinstance(module, nn.Dropout) and isinstance(module.parent, Block)
         if not inside or not module.has_rng("dropout"):
             return y
-        keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - self.rate, (len(y), 1, 1))
+        # The block's own stream, which dropout does not draw from: what else is on moves nothing.
+        key = module.parent.make_rng("dropout")
+        keep = jax.random.bernoulli(key, 1.0 - self.rate, (len(y), 1, 1))
         return jnp.where(keep, y / (1.0 - self.rate), 0.0).astype(y.dtype)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lm.config import Config
 from lm.errors import UserError
 from lm.optimizer import decayed
+from lm.wide import path_seed
 
 
 def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -> jax.Array:
@@ -41,22 +42,19 @@ def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -
 def mixout(rate: float, params: Any, start: Any, key: jax.Array) -> Any:
     """Every kernel with the share `rate` of its elements put back to w0 (1909.11299).
 
-    (m w + (1 - m) w0 - p w0) / (1 - p) with m drawn from Bernoulli(1 - p), whose mean is w.
+    (m w + (1 - m) w0 - p w0) / (1 - p) with m drawn from Bernoulli(1 - p), whose mean is w. Each
+    kernel has draws of its own, by its path.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
 
-    def mixed(number: int, path: Any, w: jax.Array, w0: jax.Array) -> jax.Array:
+    def mixed(path: Any, w: jax.Array, w0: jax.Array) -> jax.Array:
         if path[-1].key != "kernel":
             return w
-        keep = jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, w.shape)
+        keep = jax.random.bernoulli(jax.random.fold_in(key, path_seed(path)), 1.0 - rate, w.shape)
         wide = jnp.promote_types(w.dtype, "float32")
         put, back = jnp.where(keep, w, w0).astype(wide), w0.astype(wide)
         return ((put - rate * back) / (1.0 - rate)).astype(w.dtype)
 
-    starts = jax.tree.leaves(start)
-    return structure.unflatten(
-        mixed(i, path, w, w0) for i, ((path, w), w0) in enumerate(zip(leaves, starts, strict=True))
-    )
+    return jax.tree_util.tree_map_with_path(mixed, params, start)
 
 
 def check_acts(config: Config, params: Any) -> None:
