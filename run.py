@@ -25,7 +25,6 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from configs import default
 from lm.ablation import Ablation, load_ablation
 from lm.allocator import keep_freed_memory
 from lm.command_line import Command, check_flags, find_command, help_lines, parse
@@ -271,8 +270,7 @@ def _restored():
             f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
             "a checkpoint of transformers as hf:FOLDER"
         )
-    known, cache = default.get_config(), _CACHE.value
-    return restore(_workdir(), _STEP.value, config, known=known, cache=cache)
+    return restore(_workdir(), _STEP.value, config, cache=_CACHE.value)
 
 
 def _workdir():

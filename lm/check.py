@@ -184,6 +184,14 @@ def check(config: Config) -> None:
     _check_shapes(config)
 
 
+def check_recorded(config: Config, file: Any) -> None:
+    """As `check`, of the config that a run's config.json holds, which the message names."""
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; restore that file") from None
+
+
 def _check_shapes(config: Config) -> None:
     model = config.model
     if model.head_size is None and model.features % model.heads:

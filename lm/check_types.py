@@ -5,7 +5,7 @@ numbers are finite.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from configs import default
@@ -62,12 +62,15 @@ def declared() -> Mapping[str, Declared]:
     return found
 
 
-def check_types(config: Config) -> None:
+def check_types(config: Config, besides: Container[str] = ()) -> None:
     """Raises UserError for the first value of another type, or number that is not finite.
 
-    A config that was read from JSON has lists for tuples, and no types of its own.
+    A config that was read from JSON has lists for tuples, and no types of its own. Keys `besides`
+    are not looked at.
     """
     for key, each in declared().items():
+        if key in besides:
+            continue
         value = _value(config, key)
         if value is None and each.optional:
             continue
@@ -75,8 +78,7 @@ def check_types(config: Config) -> None:
         if not _is(value, each.kind):
             none = " or None" if each.optional else ""
             raise UserError(f"{what}: must be a {_KINDS[each.kind]}{none}")
-        members = list(value) if each.kind is tuple else []
-        if key in _MEMBERS and not all(_is(member, _MEMBERS[key]) for member in members):
+        if key in _MEMBERS and not all(_is(member, _MEMBERS[key]) for member in value or ()):
             raise UserError(f"{what}: must be a tuple of {_KINDS[_MEMBERS[key]]}s")
         for number in _numbers(value):
             if isinstance(number, float) and not math.isfinite(number):
@@ -87,7 +89,7 @@ def check_types(config: Config) -> None:
 
 def _value(config: Config, key: str) -> Any:
     """The value of a dotted key; raises UserError where the config lacks it."""
-    value = config
+    value: Any = config
     for part in key.split("."):
         try:
             value = value[part]

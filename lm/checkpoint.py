@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 from lm import partition
 from lm.checkpointer import Checkpoints
@@ -22,7 +21,7 @@ from lm.step import Program
 from lm.tune import method_names, split
 from lm.tune.choice import HEADS
 from lm.tune.peft import additions
-from lm.workdir import read_json
+from lm.workdir import recorded_config
 
 # In a workdir: the run whose parameters it began with, and their hash.
 BASE = "base.json"
@@ -115,7 +114,7 @@ def open_donor(source: str) -> Checkpoints:
     donor = Checkpoints(source) if folder.exists() else None
     if donor is None or donor.latest is None:
         raise UserError(f"config.init_from = {source!r}: there is no checkpoint in {folder}")
-    theirs: Config = ConfigDict(read_json(folder.parent / "config.json"))
+    theirs = recorded_config(folder.parent / "config.json", whole=False)
     if "full" not in method_names(theirs):
         raise UserError(
             f"config.init_from = {source!r} keeps only what {theirs.tune.method} trained of "

@@ -62,7 +62,7 @@ def parse(argv: Sequence[str]) -> None:
         raise UserError(plain(error)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
-    flag = flags.FLAGS["config"]
+    flag: Any = flags.FLAGS["config"]
     for name in unset:
         key = name.removeprefix("config.")
         flag.value.update_from_flattened_dict({key: None})

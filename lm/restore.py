@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
-from lm.check import check
+from lm.check import check, check_recorded
 from lm.checkpoint import Checkpoints, pretrained_params, restored_state
-from lm.config import CACHE, Config, flatten
+from lm.config import CACHE, Config
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.frame import Frame, framed
@@ -27,7 +26,7 @@ from lm.task.encode import Layout
 from lm.task.prepare import TaskData
 from lm.task.task import Labels, Task
 from lm.train import corpus_program, prepare_corpus, shared_program
-from lm.workdir import check_same_config, check_same_text, read_json
+from lm.workdir import check_same_config, check_same_text, recorded_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,30 +82,22 @@ def restore(
     workdir: epath.Path,
     step: int | None = None,
     given: Config | None = None,
-    known: Config | None = None,
     cache: str = "",
 ) -> Restored:
     """Reads a workdir's checkpoint; `step` None takes the newest.
 
-    The config is the workdir's own, or `given`, which may differ in mesh and evaluation. It must
-    have every knob of `known`: a run of an older version of this code lacks some. A workdir may be
-    anyone's: what its config names outside of it is said, and its cache, where compiled programs
-    are read from, is that of `given`, or else `CACHE`; a `cache` here comes before both.
+    The config is the workdir's own, or `given`, which may differ in mesh and evaluation. A workdir
+    may be anyone's: what its config names outside of it is said, and its cache, where compiled
+    programs are read from, is that of `given`, or else `CACHE`; a `cache` here comes before both.
 
     Raises:
-      UserError: where the folder is no run's, or an older version's; where the step was not kept,
-        or the files are damaged.
+      UserError: where the folder is no run's, or an older version's; where its config is
+        impossible, the step was not kept, or the files are damaged.
     """
     recorded = workdir / "config.json"
     if not recorded.exists():
         raise UserError(f"{workdir} has no config.json, so it is no run's folder; train one there")
-    config: Config = ConfigDict(read_json(recorded))
-    knobs = {} if known is None else flatten(known.to_dict())
-    if lacking := sorted(knobs.keys() - flatten(config.to_dict()).keys()):
-        raise UserError(
-            f"{recorded} has no {lacking[0]}: an older version of this code wrote it; use that "
-            "version, or train again in another --workdir"
-        )
+    config = recorded_config(recorded)
     if config.continual.sources and not config.continual.stage:
         raise UserError(f"{workdir} is a chain of runs; name one of them, such as {workdir / '1'}")
     if given is not None:
@@ -114,6 +105,7 @@ def restore(
         check_same_config(given, config, workdir, besides=("evaluation",))
         config = given
     else:
+        check_recorded(config, recorded)
         _distrust(config, workdir)
     config.cache = cache or (CACHE if given is None else given.cache)
     corpus = prepare_corpus(config)

@@ -12,8 +12,9 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from lm.check_types import check_types, declared
 from lm.claim import claim
-from lm.config import Config, identity, to_dict
+from lm.config import Config, flatten, identity, plain, to_dict
 from lm.data import Corpus
 from lm.errors import UserError
 from lm.metrics import with_nan, write_json
@@ -31,7 +32,7 @@ def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
         if workdir.exists() and not _is_free(workdir):
             raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
         return None
-    check_same_config(config, ConfigDict(read_json(recorded)), workdir)
+    check_same_config(config, recorded_config(recorded), workdir)
     result = workdir / "result.json"
     return with_nan(read_json(result)) if result.exists() else None
 
@@ -52,6 +53,34 @@ def check_same_config(
             )
 
 
+def recorded_config(file: epath.Path, whole: bool = True) -> Config:
+    """The config that a run's config.json holds.
+
+    Args:
+      file: the config.json.
+      whole: every key is asked for; else an older version of this code may have written it, and the
+        config lacks what that lacked.
+
+    Raises:
+      UserError: where it is damaged, or lacks a key, or a value has another type than its key.
+    """
+    try:
+        config = ConfigDict(read_json(file))
+        lacking = sorted(declared().keys() - flatten(config.to_dict()).keys())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} holds no config ({plain(error)}); restore it") from None
+    try:
+        check_types(config, besides=lacking)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; restore that file") from None
+    if lacking and whole:
+        raise UserError(
+            f"{file} has no {lacking[0]}: an older version of this code wrote it; use that "
+            "version, or train again in another --workdir"
+        )
+    return config
+
+
 def _is_free(workdir: epath.Path) -> bool:
     """Whether a run may begin in a folder."""
     return workdir.is_dir() and all(map(_is_remark, workdir.iterdir()))
@@ -63,13 +92,16 @@ def _is_remark(child: epath.Path) -> bool:
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """The content of a JSON file of a workdir; UserError where it is damaged."""
+    """The object in a JSON file of a workdir; UserError where it is damaged, or no object."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text())
+    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{path} is not JSON ({error}); restore it, or use another folder"
+            f"{path} is not JSON ({plain(error)}); restore it, or use another folder"
         ) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; restore it, or use another folder")
+    return found
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """Whatever a key is set to, the answer is one line or a config that is possible."""
 
 import functools
+import json
 import math
 import operator
 import re
 
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 from configs import default
@@ -14,10 +16,13 @@ from lm.build import build_model
 from lm.check import check
 from lm.check_names import nearest
 from lm.check_types import declared
-from lm.config import override
+from lm.config import override, to_dict
 from lm.errors import UserError
+from lm.regularise.teacher import teacher_config
+from lm.restore import restore
 from lm.task.encode import Layout
 from lm.train import total_steps
+from lm.workdir import open_workdir, recorded_config
 from tests.commands import run
 
 # Between them, they look at every key.
@@ -177,3 +182,63 @@ def test_what_may_not_be_none_is_refused_on_the_command_line(tmp_path):
     for flag in ("--config.steps=None", "--config.data.length=None"):
         finished = run("train", "--config=configs/clm.py:tiny", flag, f"--workdir={tmp_path / 'x'}")
         assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+
+
+RECORDED = {
+    "config.model.heads = 0: must be at least 1": {"model.heads": 0},
+    "config.model.layers = '2': must be a whole number": {"model.layers": "2"},
+    "config.attention.weighting = ['softmax']: must be a text": {
+        "attention.weighting": ["softmax"]
+    },
+    "config.data.source = None: must be a text": {"data.source": None},
+    "has no accumulation: an older version of this code": {"accumulation": ...},
+    "has no model.activation: an older version of this code": {"model": []},
+}
+DAMAGED = {
+    "holds no JSON object": "[1]",
+    "is not JSON": "{",
+    "holds no config": '{"": {"a.b.": 1}}',
+}
+
+
+def recorded(folder, content):
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    )
+    return epath.Path(folder)
+
+
+def changed(settings):
+    """A config as config.json holds it, with other values of some keys; ... leaves a key out."""
+    content = to_dict(default.get_config())
+    for key, value in settings.items():
+        *groups, last = key.split(".")
+        group = functools.reduce(operator.getitem, groups, content)
+        group[last] = value
+        if value is ...:
+            del group[last]
+    return content
+
+
+@pytest.mark.parametrize("message", [*RECORDED, *DAMAGED])
+def test_the_config_of_a_workdir_is_checked_wherever_one_is_opened(message, tmp_path):
+    content = DAMAGED.get(message) or changed(RECORDED[message])
+    workdir = recorded(tmp_path / "run", content)
+    config = default.get_config()
+    config.regularise.update(teacher=str(workdir), distil=0.5)
+    openings = [lambda: restore(workdir), lambda: teacher_config(config)]
+    if "at least 1" not in message:  # else it belongs to another config than the one that is given
+        openings += [lambda: restore(workdir, given=config), lambda: open_workdir(config, workdir)]
+    for opened in openings:
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
+            opened()
+        assert str(workdir) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_of_an_older_version_may_be_started_from(tmp_path):
+    workdir = recorded(tmp_path / "run", changed({"accumulation": ...}))
+    assert recorded_config(workdir / "config.json", whole=False).tune.method == "full"
+    other = recorded(tmp_path / "other", changed({"accumulation": ..., "tune.method": 3}))
+    with pytest.raises(UserError, match=r"config\.tune\.method = 3: must be a text"):
+        recorded_config(other / "config.json", whole=False)

@@ -198,6 +198,7 @@ def test_a_teacher_gets_no_gradient():
 def test_a_teacher_that_pools_elsewhere_is_refused(tmp_path):
     config = default.get_config()
     config.task.update(name="classification", pooling="last")
+    config.output.tied = False
     config.regularise.update(teacher=str(tmp_path), distil=0.5)
     for pooling in ("last", "mean", "first"):
         theirs = {"task.pooling": pooling, "regularise.teacher": "", "regularise.distil": 0.0}

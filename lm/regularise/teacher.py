@@ -3,13 +3,13 @@ distillation asks for, made fit for the devices and rows of its student.
 """
 
 from etils import epath
-from ml_collections import ConfigDict
 
+from lm.check import check_recorded
 from lm.config import Config, chosen_options, override
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.pretrained import adopt, is_checkpoint
-from lm.workdir import read_json
+from lm.workdir import recorded_config
 
 # What transformers computes, of knobs that a student may have changed; the others rest at None.
 _PLAIN = {
@@ -44,7 +44,8 @@ def teacher_config(config: Config) -> Config | None:
             raise UserError(f"config.regularise.teacher = {source!r}: there is no {recorded}")
         same = {name: config[name] for name in ("mesh", "batch_size", "accumulation", "cache")}
         # What it learned at does not matter any more.
-        theirs = override(without_teacher(ConfigDict(read_json(recorded))), {"schedule.warmup": 0})
+        theirs = without_teacher(recorded_config(recorded))
+        theirs = override(theirs, {"schedule.warmup": 0})
         theirs.unlock().update(same)
     for name, own, other in (
         ("model.architecture", config.model.architecture, theirs.model.architecture),
@@ -67,6 +68,8 @@ def teacher_config(config: Config) -> Config | None:
             f"config.regularise.teacher = {source!r} has {theirs.model.max_length} positions, "
             f"fewer than config.data.length = {config.data.length}; shorten the rows"
         )
+    if not is_checkpoint(source):
+        check_recorded(theirs, epath.Path(source) / "config.json")
     return theirs
 
 
