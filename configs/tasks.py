@@ -40,6 +40,12 @@ def task() -> ConfigDict:
     task.scheme = ""
     # tagging: what stands between words; "" for Japanese.
     task.separator = " "
+    # answering: tokens of the longest answer that can be said. At least 1. None: as many as the
+    # longest training answer has, and at least 30.
+    task.longest_answer = placeholder(int)
+    # answering: nothing is said where "no answer" is likelier than the likeliest span by more than
+    # so many nats. Less says nothing more often; report.txt names the best for the held-out.
+    task.no_answer_threshold = 0.0
     # answering: tokens by which windows over a long context overlap. At least 0.
     task.stride = 64
     # instruction: how a conversation is written out, "plain" or "chatml".

@@ -2,7 +2,8 @@
 the first and the last token of a span, in windows that overlap where the text is long.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from lm.task.encode import Layout, Row
 from lm.task.read import Record
 from lm.task.task import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 
-LONGEST = 30  # tokens of an answer
+LONGEST = 30  # tokens of an answer, where those of training are no longer
 CANDIDATES = 20  # likeliest starts, and ends, that are combined
 
 
@@ -28,7 +29,8 @@ class Answering(Task):
 
     measures = metrics.ANSWERING
     columns = (2, 2)
-    from_label = ("label", "exact", "f1")
+    confident = "the span (its start times its end)"
+    from_label = ("label", "exact", "f1", "span_exact", "span_f1")
 
     @property
     def readout(self) -> str:
@@ -40,7 +42,7 @@ class Answering(Task):
         question, context = self.strings(record)
         answers, starts = self._answers(record)
         for answer, start in zip(answers, starts, strict=True):
-            if not answer or context[start : start + len(answer)] != answer:
+            if not answer.strip() or context[start : start + len(answer)] != answer:
                 raise UserError(
                     f"{record.place}: the answer {answer[:40]!r} does not stand in the context at "
                     f"character {start}; mend answer_start, or remove it"
@@ -117,10 +119,39 @@ class Answering(Task):
         """
         if not example["label"]:
             return -1, -1
-        before = example["context"][: example["starts"][0]]
-        first_byte = len(before.encode())
-        places = context.within(first_byte, first_byte + len(example["label"][0].encode()))
+        answer, start = example["label"][0], example["starts"][0]
+        # A space behind the answer may be of the next word's token, one before it of another's.
+        start += len(answer) - len(answer.lstrip())
+        first_byte = len(example["context"][:start].encode())
+        places = context.within(first_byte, first_byte + len(answer.strip().encode()))
         return (int(places[0]), int(places[-1])) if len(places) else (-1, -1)
+
+    def answer_size(self, row: Row) -> int:
+        """Tokens of the answer that a row points at; 0 where it points at none."""
+        first, last = row["targets"]
+        return int(last - first + 1) if row["spans"][first].any() else 0
+
+    def answers(self, examples: Sequence[Example], sizes: Sequence[int]) -> dict[str, int]:
+        """See `Task`."""
+        found = [max(sizes[slice(*each["rows"])], default=0) for each in examples if each["label"]]
+        return {"longest": max(found, default=0), "lost": found.count(0), "number": len(found)}
+
+    def bounded(self, answers: Mapping[str, int]) -> tuple[Task, list[str]]:
+        """The longest answer is as long as that of training, and at least `LONGEST` tokens."""
+        notes, longest = [], answers["longest"]
+        if answers["lost"]:
+            notes.append(
+                f"{answers['lost']} of {answers['number']} training answers fit into no window, "
+                "and teach that there is none; raise config.data.length or config.task.stride"
+            )
+        if self.longest_answer is None:
+            return dataclasses.replace(self, longest_answer=max(longest, LONGEST)), notes
+        if self.longest_answer < longest:
+            notes.append(
+                f"config.task.longest_answer = {self.longest_answer}, but training has answers of "
+                f"up to {longest} tokens, which can never be said; raise it"
+            )
+        return self, notes
 
     def abstract(self, layout: Layout) -> Row:
         """See `Task`; "spans" [L, 2] are the bytes of the context behind each token."""
@@ -130,12 +161,15 @@ class Answering(Task):
         return layout.joined([nothing, nothing]) | target | {"spans": spans}
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
-        """The likeliest span of any window, or nothing where all windows rather point at none.
+        """The likeliest span of any window, or nothing where the window that points the least at
+        none does so likelier, by more than `no_answer_threshold` nats.
 
-        Confidence is the product of the probabilities of its start and its end.
+        "span" is that span in any case, and "no_answer" the difference of nats. Confidence is the
+        product of the probabilities of start and end.
         """
+        longest = self.longest_answer or LONGEST
         context = example["context"].encode()
-        best, said, none = -np.inf, "", np.inf
+        best, span, none = -np.inf, "", np.inf
         for output in outputs:
             log_start, log_end = output["log_probs"].astype(np.float64)
             spans = output["spans"]
@@ -143,26 +177,34 @@ class Answering(Task):
             starts, ends = (np.argsort(-each)[:CANDIDATES] for each in (log_start, log_end))
             for start in starts:
                 for end in ends:
-                    if not (0 <= end - start < LONGEST and spans[start, 1] and spans[end, 1]):
+                    if not (0 <= end - start < longest and spans[start, 1] and spans[end, 1]):
                         continue
                     score = log_start[start] + log_end[end]
                     if score > best:
                         best = score
-                        said = context[spans[start, 0] : spans[end, 1]].decode("utf-8", "ignore")
-        if none > best:
-            best, said = none, ""
+                        span = context[spans[start, 0] : spans[end, 1]].decode("utf-8", "ignore")
+        span, difference = span.strip(), float(none - best)
+        said = "" if difference > self.no_answer_threshold else span
         exact, f1 = metrics.answer_scores(said, example["label"])
+        span_exact, span_f1 = metrics.answer_scores(span, example["label"])
         return {
             "label": example["label"],
-            "predicted": said.strip(),
-            "confidence": float(np.exp(min(best, 0.0))),
+            "predicted": said,
+            "confidence": float(np.exp(min(best if said else none, 0.0))),
             "exact": exact,
             "f1": f1,
+            "span": span,
+            "span_exact": span_exact,
+            "span_f1": span_f1,
+            "no_answer": difference,
         }
 
     def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
-        """Exact match and F1, [N, 2]."""
-        return np.array([[p["exact"], p["f1"]] for p in predictions])
+        """Exact match and F1 of what is said, and of the span; by how many nats no answer is
+        likelier than the span; and whether there is none: [N, 6].
+        """
+        names = ("exact", "f1", "span_exact", "span_f1", "no_answer")
+        return np.array([[*(p[name] for name in names), not p["label"]] for p in predictions])
 
     def mistakes(self, predictions: Predictions) -> list[Prediction]:
         """Those that lack or add a word, the least alike first; then the most confident."""
@@ -174,7 +216,22 @@ class Answering(Task):
         return prediction["exact"] == 1.0
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
-        """How many questions have an answer, and how many were given one."""
-        answerable = sum(bool(p["label"]) for p in predictions)
+        """How many questions have an answer, and how many were given one; and the thresholds that
+        would have been the best.
+        """
+        evidence = self.evidence(predictions, labels)
+        answerable = evidence[:, 5] == 0
         answered = sum(bool(p["predicted"]) for p in predictions)
-        return f"{answerable} of {len(predictions)} have an answer; {answered} were given one\n"
+        lines = [
+            f"{answerable.sum()} of {len(predictions)} have an answer; {answered} were given one"
+        ]
+        for name, kind in (("with", answerable), ("without", ~answerable)):
+            if kind.any():
+                exact, f1 = evidence[kind, :2].mean(axis=0)
+                lines.append(f"those {name} an answer: exact match {exact:.4f}, F1 {f1:.4f}")
+        for name, column in (("exact match", 2), ("F1", 3)):
+            best, threshold = metrics.best_threshold(evidence, column)
+            lines.append(
+                f"best {name} {best:.4f}, with config.task.no_answer_threshold={threshold:.6g}"
+            )
+        return "\n".join(lines) + "\n"

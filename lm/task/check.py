@@ -34,6 +34,13 @@ def check_task(config: Config) -> None:
     one_of("task.metric", task.main, task.measures)
     if config.task.stride < 0:
         raise UserError(f"config.task.stride = {config.task.stride}: must be at least 0")
+    if (longest := config.task.longest_answer) is not None and longest < 1:
+        raise UserError(f"config.task.longest_answer = {longest}: must be at least 1 token")
+    if not math.isfinite(config.task.no_answer_threshold):
+        raise UserError(
+            f"config.task.no_answer_threshold = {config.task.no_answer_threshold}: must be a "
+            "number of nats"
+        )
     if config.task.answer_tokens and config.task.name != "seq2seq":
         raise UserError(
             f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "

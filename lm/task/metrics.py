@@ -153,7 +153,7 @@ TAGGING = {
 WORDS = {"word_accuracy": _word_accuracy}  # of tags that mark no entities
 
 
-# --- answering: [N, 2] of exact match and F1 --------------------------------------------------
+# --- answering: [N, 6], see `Answering.evidence` ----------------------------------------------
 
 
 def answer_scores(said: str, answers: Sequence[str]) -> list[float]:
@@ -178,9 +178,33 @@ def _overlap(said: list[str], true: list[str]) -> tuple[float, float]:
     return float(said == true), 2 * both / (len(said) + len(true))
 
 
+def best_threshold(evidence: np.ndarray, column: int) -> tuple[float, float]:
+    """The best mean score of any threshold for "no answer", and such a threshold.
+
+    Where the difference is above it, nothing is said, which is right where there is no answer; else
+    the span, whose score is in the column. As SQuAD 2.0's script finds its best_exact and best_f1
+    (Rajpurkar et al. 2018, 1806.03822), but examples of one difference are never told apart.
+    """
+    differences, silent = evidence[:, 4], evidence[:, 5]
+    order = np.argsort(differences, kind="stable")
+    gains = np.cumsum((evidence[:, column] - silent)[order])
+    levels = differences[order]
+    scores = np.concatenate([[0.0], gains])
+    # A threshold lies between two differences, or beyond all.
+    between = np.concatenate([[-np.inf], levels]) < np.concatenate([levels, [np.inf]])
+    between[-1] = True
+    best = int(np.argmax(np.where(between, scores, -np.inf)))
+    below = levels[best - 1] if best else levels[0] - 2.0
+    above = levels[best] if best < len(levels) else below + 2.0
+    threshold = below + 1.0 if np.isinf(above) else (below + above) / 2
+    return float((silent.sum() + scores[best]) / len(evidence)), float(threshold)
+
+
 ANSWERING = {
     "answer_f1": lambda evidence, classes: float(np.mean(evidence[:, 1])),
     "exact_match": lambda evidence, classes: float(np.mean(evidence[:, 0])),
+    "best_f1": lambda evidence, classes: best_threshold(evidence, 3)[0],
+    "best_exact": lambda evidence, classes: best_threshold(evidence, 2)[0],
 }
 
 

@@ -26,7 +26,14 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 6  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 7  # raise it when what is stored changes, so that nothing old is opened as new
+# Options that no row depends on.
+_LATE: Any = {
+    "metric": "",
+    "answer_tokens": 0,
+    "longest_answer": None,
+    "no_answer_threshold": 0.0,
+}
 _TOGETHER = 1000  # examples that are tokenized together
 
 
@@ -39,7 +46,7 @@ class TaskData:
         splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`,
         and `long`, how many examples were left out because no answer begins within a row. Of
         several sources also `tasks`, the `source` and `splits` of each. `settled` and `notes` are
-        what `Task.settle` found.
+        what `Task.settle` found, `answers` what `Task.answers` did.
       tokenizer: of the rows.
       task: what they are for, settled: with what only all examples told (`Task.settle`).
       layout: what a row is made of.
@@ -121,7 +128,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         "decoder": config.model.architecture == "decoder",
         "memory": config.model.architecture == "encoder_decoder",
         "frame": to_dict(config)["frame"],
-        "options": dataclasses.asdict(dataclasses.replace(task, metric="", answer_tokens=0)),
+        "options": dataclasses.asdict(dataclasses.replace(task, **_LATE)),
     }
     names = list(config.continual.sources) or [wanted["source"]]
     wanted["source"] = " + ".join(names)
@@ -150,7 +157,8 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     json_text = stored.read_text() if stored.exists() else None
     made = open_tokenizer(manifest["tokenizer"], json_text)
     task = dataclasses.replace(task, **manifest["settled"])
-    for note in manifest["notes"]:
+    task, notes = task.bounded(manifest["answers"])
+    for note in (*manifest["notes"], *notes):
         _say(f"{manifest['source']}: {note}")
     kept = {"frame": framed(config.frame, made.end), "specials": made.specials}
     layout = Layout(**manifest["layout"] | kept)
@@ -214,7 +222,7 @@ def _build(
     layout = dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
     fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
     counts = np.zeros(layout.outcomes or tokenizer.vocab_size, np.int64)
-    writers, summaries, classes = [], {}, []
+    writers, summaries, classes, sizes = [], {}, [], []
     for split in SPLITS:
         writer = SplitWriter(folder, split, fields)
         number = 0
@@ -230,6 +238,7 @@ def _build(
                 targets = row["tokens"][1:] if task.words else row["targets"]
                 np.add.at(counts, targets[row["weights"] > 0], 1)
                 classes.append(targets[0])
+                sizes.append(task.answer_size(row))
         writer.close()
         writers.append(writer)
         summaries[split] = {**_counted(split, examples[split], layout.length), "rows": number}
@@ -248,6 +257,7 @@ def _build(
         "labels": list(labels),
         "layout": dataclasses.asdict(layout),
         "splits": summaries,
+        "answers": task.answers(examples["train"], sizes),
     }
 
 

@@ -37,6 +37,8 @@ class Task:
       pooling: which hidden state stands for a text: a name of `POOLINGS`.
       scheme: by which tags mark entities, a name of `lm.task.scheme.MARKS`; "": as they tell.
       separator: what stood between the words of a list of words.
+      longest_answer: tokens of an answer that is pointed at; None: as training's.
+      no_answer_threshold: by how many nats no answer must be likelier than the best to be said.
       stride: tokens by which windows over a long text overlap.
       template: how a conversation is written out: a name of `lm.task.write.TEMPLATES`.
       answer_tokens: of what an evaluation writes; 0: it writes nothing.
@@ -62,6 +64,8 @@ class Task:
     pooling: str
     scheme: str
     separator: str
+    longest_answer: int | None
+    no_answer_threshold: float
     stride: int
     template: str
     answer_tokens: int
@@ -153,6 +157,18 @@ class Task:
           UserError: its label is not one of `labels` (label -> number).
         """
         raise NotImplementedError
+
+    def answer_size(self, row: Row) -> int:
+        """Of a row that points at an answer, how many tokens that has."""
+        return 0
+
+    def answers(self, examples: Sequence[Example], sizes: Sequence[int]) -> dict[str, int]:
+        """What the manifest says of the answers of training, given `answer_size` of all rows."""
+        return {}
+
+    def bounded(self, answers: Mapping[str, int]) -> tuple["Task", list[str]]:
+        """The task that knows what its manifest says of answers, and sentences for the log."""
+        return self, []
 
     def abstract(self, layout: Layout) -> Row:
         """A row's arrays, with their shapes and types."""
