@@ -5,6 +5,7 @@
   python run.py eval     --workdir=DIR --data=FILE            the same on other labelled examples
   python run.py eval     --workdir=DIR --text=TEXT --data=FILE     perplexity of given texts
   python run.py predict  --workdir=DIR --data=FILE --output=DIR    a task's run on any examples
+  python run.py embed    --workdir=DIR --data=FILE --output=FILE.npy    vectors of texts
   python run.py generate --workdir=DIR --prompt=TEXT ...      continue prompts
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
@@ -12,8 +13,8 @@
   python run.py export   --workdir=DIR --to=DIR               a checkpoint of transformers
   python run.py gallery  --workdir=DIR                        a picture of every weighting
 
-eval, predict, generate and export also take --config=FILE --config.init_from=hf:FOLDER instead of a
-workdir.
+eval, predict, embed, generate and export also take --config=FILE --config.init_from=hf:FOLDER
+instead of a workdir.
 Any knob of a config is set by its dotted name: --config.model.features=256
 --print_config shows every key of the config and its value, and runs nothing; COMMAND -h the flags
 of a command, and --version the versions that decide a run's numbers.
@@ -41,11 +42,17 @@ _TO = flags.DEFINE_string(
 _DATA = flags.DEFINE_multi_string(
     "data", [], "other examples or texts than the run's: a file, pattern or source; repeatable"
 )
-_TEXT = flags.DEFINE_multi_string("text", [], "a text to measure; may be repeated")
+_TEXT = flags.DEFINE_multi_string("text", [], "a text; may be repeated")
 _STRIDE = flags.DEFINE_integer(
     "stride", None, "of perplexity, tokens by which windows over a long text move; the context", 1
 )
-_OUTPUT = flags.DEFINE_string("output", None, "a new folder for predictions, metrics and report")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "a new folder for predictions, metrics and report; of embed a .npy or .jsonl"
+)
+_POOLING = flags.DEFINE_string(
+    "pooling", "mean", "of hidden states: mean, first (or cls), last, max or pooler"
+)
+_NORMALIZE = flags.DEFINE_bool("normalize", False, "make each vector's length 1")
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint; the newest", 0)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
 _TOKENS = flags.DEFINE_integer("tokens", 256, "how many tokens", 1)
@@ -123,6 +130,16 @@ def predict() -> int:
     predicted = predict(_restored(), _DATA.value, tokens=tokens)
     write(predicted, folder)
     print("\n".join(told(predicted, folder)))
+    return 0
+
+
+def embed() -> int:
+    """Writes a vector of each text: hidden states, pooled."""
+    from lm.embed import check_output, embed_files
+
+    file, run = check_output(_folder(_OUTPUT.value)), _restored(headless=True)
+    options = {"pooling": _POOLING.value, "normalize": _NORMALIZE.value}
+    print(embed_files(run, file, texts=_TEXT.value, names=_DATA.value, **options))
     return 0
 
 
@@ -255,8 +272,10 @@ def _adopted():
     return adopted(_CONFIG.value, _CONFIG_FLAG.override_values)
 
 
-def _restored():
-    """A run's checkpoint, or without a workdir the one that the config's init_from names."""
+def _restored(headless: bool = False):
+    """A run's checkpoint, or without a workdir the one that the config's init_from names; which may
+    lack its head where it is `headless`.
+    """
     from lm.pretrained import is_checkpoint
     from lm.restore import open_pretrained, restore
 
@@ -264,7 +283,7 @@ def _restored():
     if not _WORKDIR.value and config is not None and is_checkpoint(config.init_from):
         if _STEP.value is not None:
             raise UserError("--step is of a run's checkpoints; leave it out, or give --workdir=DIR")
-        return open_pretrained(config)
+        return open_pretrained(config, headless=headless)
     if not _WORKDIR.value and config is not None and config.init_from:
         raise UserError(
             f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
@@ -309,6 +328,9 @@ COMMANDS = {
     "train": Command(train, "config workdir share print_config"),
     "eval": Command(evaluate, "config workdir cache step data text stride output to print_config"),
     "predict": Command(predict, "config workdir cache step data output tokens print_config"),
+    "embed": Command(
+        embed, "config workdir cache step data text output pooling normalize print_config"
+    ),
     "generate": Command(
         generate,
         "config workdir cache step prompt tokens temperature top_k top_p min_p stop beams "

@@ -22,9 +22,11 @@ import numpy as np
 from configs import default
 from experiments.archives import fetch
 from lm.checkpoint import pretrained_params
+from lm.embed import embed
 from lm.model import Batch
-from lm.pretrained import open_checkpoint
+from lm.pretrained import adopt, open_checkpoint
 from lm.provenance import commit, versions
+from lm.restore import open_pretrained
 from lm.step import build_program
 
 # Hugging Face's documentation of sentence similarity, with all-MiniLM-L6-v2.
@@ -62,17 +64,12 @@ def rows(ids: list[list[int]]) -> tuple[Batch, np.ndarray]:
 
 
 def cosines(folder: pathlib.Path) -> dict:
-    """Of the first sentence with the others: mean over the words, then the angle."""
-    import tokenizers
-
-    config, model, params = load(folder)
-    tokenizer = tokenizers.Tokenizer.from_file(config.data.tokenizer)
-    tokenizer.no_padding()
-    batch, real = rows([tokenizer.encode(text).ids for text in SENTENCES])
-    hidden = np.asarray(model.apply({"params": params}, batch))
-    means = (hidden * real[..., None]).sum(1) / real.sum(1, keepdims=True)
-    means /= np.linalg.norm(means, axis=-1, keepdims=True)
-    found = [float(x) for x in means[1:] @ means[0]]
+    """Of the first sentence with the others: what `run.py embed --normalize` makes of them."""
+    config = default.get_config()
+    config.init_from, config.objective = f"hf:{folder}", "masked"
+    run = open_pretrained(adopt(config), headless=True)
+    vectors = embed(run, SENTENCES, "mean", normalize=True).vectors
+    found = [float(x) for x in vectors[1:] @ vectors[0]]
     for text, ours, documented in zip(SENTENCES[1:], found, COSINES, strict=True):
         print(f"  {ours:.5f} (documented {documented:.5f})  {SENTENCES[0]} / {text}")
     error = max(abs(a - b) for a, b in zip(found, COSINES, strict=True))

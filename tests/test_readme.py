@@ -38,7 +38,7 @@ def smaller(corpus_folder, cache):
 
 def test_the_readme_shows_every_command():
     assert {command.split()[1] for command in COMMANDS} == {
-        "train", "eval", "generate", "diagnose", "sweep", "table", "gallery",
+        "train", "eval", "embed", "generate", "diagnose", "sweep", "table", "gallery",
     }  # fmt: skip
 
 
