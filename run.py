@@ -82,22 +82,14 @@ _SHARE = flags.DEFINE_bool(
 def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
     from lm.continual.chain import learn
-    from lm.headline import headline
+    from lm.headline import summary
 
     config, workdir = _config(), _workdir()
     finished = (workdir / "result.json").exists()
     result = learn(config, workdir, wait=_SHARE.value)
     if finished:
         print(f"{workdir} is finished already; its result:")
-    judged = headline(config, scored=result)
-    others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in result]
-    shown = [
-        f"{result[name]:.4f} {name.removeprefix('eval/').replace('_', ' ')}"
-        for name in dict.fromkeys([judged.name, *others])
-    ]
-    if "interval" in result:
-        shown[0] += " [{:.4f}, {:.4f}]".format(*result["interval"])
-    print(f"eval: {', '.join(shown)}, {result['seconds']:.0f} s")
+    print(f"eval: {summary(result, config)}")
     return 0
 
 

@@ -62,3 +62,13 @@ def headline(config: Config, metric: str | None = None, scored: Collection[str] 
         name = next((f"eval/{each}" for each in task.measures if f"eval/{each}" in scored), name)
     lower = ("forgetting", *task.lower)  # the former is of a chain of tasks
     return Headline(name, lower=name.removeprefix("eval/") in lower)
+
+
+def summary(result: Mapping[str, Any], config: Config) -> str:
+    """The metrics of a run's result by which it is judged and usually compared, in a line."""
+    judged = headline(config, scored=result)
+    others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in result]
+    shown = [f"{result[name]:.4f} {unit(name)}" for name in dict.fromkeys([judged.name, *others])]
+    if "interval" in result:
+        shown[0] += " [{:.4f}, {:.4f}]".format(*result["interval"])
+    return f"{', '.join(shown)}, {result['seconds']:.0f} s"
