@@ -12,7 +12,7 @@ from lm.attention import ATTENTIONS
 from lm.check_names import one_of
 from lm.check_options import check_options
 from lm.check_types import check_types
-from lm.config import Config
+from lm.config import Config, cache_folder
 from lm.continual.check import check_continual
 from lm.data import holds_pairs
 from lm.errors import UserError
@@ -171,6 +171,7 @@ def check(config: Config) -> None:
         if value is not None and not value >= _SMALLEST:
             raise UserError(f"config.{key} = {value}: must be above 0, at least {_SMALLEST}")
     check_frame(config)
+    cache_folder(config, "data")  # raises where there is none
     if config.data.validation >= 1:
         raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")
     if config.task.name:

@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from lm.check_names import nearest
@@ -131,6 +132,19 @@ def plain(error: BaseException) -> str:
     """The message of an exception in one line."""
     message = error if isinstance(error, OSError) or not error.args else error.args[0]
     return " ".join(str(message).split())
+
+
+def cache_folder(config: Config, name: str) -> epath.Path:
+    """The folder of this name in a config's cache.
+
+    Raises:
+      UserError: config.cache names none; "" would be the folder that the command was started in.
+    """
+    if not str(config.cache).strip():
+        raise UserError(
+            f"config.cache = {config.cache!r} names no folder; give one, or leave it out"
+        )
+    return epath.Path(config.cache).expanduser() / name
 
 
 def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lm.beginning import beginning
 from lm.check import check
 from lm.check_options import check_packed
 from lm.checkpoint import Checkpoints, check_donor, restored_state
-from lm.config import Config, content_hash, override, to_dict
+from lm.config import Config, cache_folder, content_hash, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
@@ -82,7 +82,7 @@ def train(
 
 def prepare_corpus(config: Config) -> Corpus | TaskData:
     """The prepared rows of a config's data, made where the cache lacks them."""
-    cache = epath.Path(config.cache).expanduser() / "data"
+    cache = cache_folder(config, "data")
     if config.task.name:
         return prepare_task(config, cache)
     check_packed(config)
@@ -134,7 +134,7 @@ def shared_program(
 
     What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
     """
-    cache = epath.Path(config.cache).expanduser() / "jax"
+    cache = cache_folder(config, "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}

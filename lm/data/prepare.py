@@ -12,7 +12,7 @@ from etils import epath
 
 from lm.data import records, sources
 from lm.data.build import build
-from lm.data.cache import building
+from lm.data.cache import built, damage_of
 from lm.data.make_tokenizer import check_tokenizer, open_tokenizer, tokenizer_fingerprint
 from lm.data.splits import SPLITS
 from lm.data.synthetic import Language, language_of
@@ -108,24 +108,27 @@ def prepare(
     prints = [FORMAT, sources.fingerprint(source), tokenizer_fingerprint(tokenizer)]
     key = hashlib.sha256(json.dumps([wanted, prints], sort_keys=True).encode()).hexdigest()
     folder = epath.Path(cache).expanduser() / f"{source.partition(':')[0]}-{length}-{key[:16]}"
-    if not folder.exists():
-        with building(folder) as partial:
-            manifest = {"format": FORMAT, **wanted, **build(partial, **wanted)}
-            if drawn_from := language_of(source):
-                manifest["entropy"] = drawn_from.entropy
-            (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    return open_corpus(folder)
+
+    def fill(partial: epath.Path) -> None:
+        manifest = {"format": FORMAT, **wanted, **build(partial, **wanted)}
+        if drawn_from := language_of(source):
+            manifest["entropy"] = drawn_from.entropy
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+    return open_corpus(built(folder, fill))
 
 
 def open_corpus(folder: epath.PathLike) -> Corpus:
     """Opens the folder of a prepared corpus; reads no text.
 
     Raises:
-        UserError: the folder holds no prepared corpus.
+        UserError: the folder holds no prepared corpus, or one whose files have changed.
     """
     folder = epath.Path(folder)
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder} holds no prepared corpus (no manifest.json); prepare it again")
+    if damage := damage_of(folder):
+        raise UserError(f"{folder} is damaged ({damage}); prepare it again")
     manifest = json.loads((folder / "manifest.json").read_text())
     stored = folder / "tokenizer.json"
     json_text = stored.read_text() if stored.exists() else None

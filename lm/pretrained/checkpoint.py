@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm.config import Config
+from lm.config import Config, cache_folder
 from lm.errors import UserError
 from lm.pretrained.family import Family, adopted
 from lm.pretrained.gguf import is_gguf, open_gguf
@@ -57,7 +57,7 @@ class Checkpoint:
             ours[knob] = tensor not in self.tensors
         config = adopted(config, ours)
         config.frame = self.family.frame(self.theirs)
-        tokenizer = find_tokenizer(self.folder, Path(config.cache).expanduser() / "tokenizers")
+        tokenizer = find_tokenizer(self.folder, Path(cache_folder(config, "tokenizers")))
         if tokenizer is not None:
             config.data.tokenizer = str(tokenizer)
         config.data.vocab_size = self.theirs["vocab_size"]

@@ -6,12 +6,13 @@ model, or what a GGUF file says of its own.
 import functools
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from lm.data.cache import built
 from lm.data.special_tokens import read_settings
 from lm.errors import UserError
 from lm.pretrained.gguf import is_gguf, tokens_of
@@ -85,18 +86,15 @@ def _made(cache: Path, content: bytes, make: Callable[[], Any], settings: dict[s
     what is known of its special tokens; see `read_settings`.
     """
     content += f" {_FORMAT}".encode()
-    folder = cache / hashlib.sha256(content).hexdigest()[:16]
-    if not (folder / "tokenizer.json").exists():
-        made = make().to_str()
+
+    def fill(folder: epath.Path) -> None:
         said = {key: value for key, value in settings.items() if key != "added_tokens"}
         said["added_tokens_decoder"] = settings.get("added_tokens", {})
-        files = {"tokenizer_config.json": json.dumps(said), "tokenizer.json": made}
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            partial = folder / f"{uuid.uuid4().hex}.partial"
-            partial.write_text(text, "utf-8")
-            os.replace(partial, folder / name)
-    return folder / "tokenizer.json"
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        (folder / "tokenizer.json").write_text(make().to_str())
+
+    folder = built(epath.Path(cache) / hashlib.sha256(content).hexdigest()[:16], fill)
+    return Path(folder) / "tokenizer.json"
 
 
 def _read(file: Path) -> dict[str, Any]:

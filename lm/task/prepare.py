@@ -15,7 +15,7 @@ from etils import epath
 
 from lm.config import Config, to_dict
 from lm.data import Tokenizer, check_tokenizer, make_tokenizer, sources
-from lm.data.cache import building
+from lm.data.cache import built
 from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.records import SplitWriter, read_rows, write_metadata
 from lm.data.splits import SPLITS, place
@@ -138,20 +138,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     key = json.dumps([FORMAT, wanted, prints, tokenizer_fingerprint(tokenizer)], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     folder = epath.Path(cache).expanduser() / f"{wanted['name']}-{length}-{digest}"
-    if not folder.exists():
-        found = [_examples(task, name, wanted) for name in names]
-        examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
-        settled, notes = task.settle([e for each in examples.values() for e in each])
-        with building(folder) as partial:
-            made_of = dataclasses.replace(task, **settled)
-            manifest = {"format": FORMAT, **wanted, **_build(partial, made_of, examples, wanted)}
-            manifest |= {"settled": settled, "notes": notes}
-            if len(names) > 1:
-                manifest["tasks"] = [
-                    {"source": name, "splits": {s: _counted(s, each[s], length) for s in SPLITS}}
-                    for name, each in zip(names, found, strict=True)
-                ]
-            (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    built(folder, functools.partial(_fill, task=task, names=names, wanted=wanted))
     manifest = json.loads((folder / "manifest.json").read_text())
     stored = folder / "tokenizer.json"
     json_text = stored.read_text() if stored.exists() else None
@@ -165,6 +152,22 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     data = TaskData(folder, manifest, made, task, layout)
     stage, jointly = config.continual.stage, config.continual.jointly
     return data.only(stage - 1) if stage and not jointly else data
+
+
+def _fill(folder: epath.Path, task: Task, names: Sequence[str], wanted: dict[str, Any]) -> None:
+    """Fills `folder` with the rows of all sources, and the manifest."""
+    found = [_examples(task, name, wanted) for name in names]
+    examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
+    settled, notes = task.settle([e for each in examples.values() for e in each])
+    made_of = dataclasses.replace(task, **settled)
+    manifest = {"format": FORMAT, **wanted, **_build(folder, made_of, examples, wanted)}
+    manifest |= {"settled": settled, "notes": notes}
+    if len(names) > 1:
+        manifest["tasks"] = [
+            {"source": name, "splits": {s: _counted(s, each[s], wanted["length"]) for s in SPLITS}}
+            for name, each in zip(names, found, strict=True)
+        ]
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list[Example]]:

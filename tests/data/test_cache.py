@@ -1,0 +1,141 @@
+"""A prepared folder that is damaged is named, built again, and the same as before."""
+
+import functools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import default
+from lm.config import override
+from lm.data import open_corpus, prepare
+from lm.data.cache import built, damage_of
+from lm.errors import UserError
+from lm.pretrained.tokenizer import find_tokenizer
+from lm.task.prepare import prepare_task
+from lm.train import prepare_corpus
+
+
+def only(folder: pathlib.Path, pattern: str) -> pathlib.Path:
+    (file,) = folder.glob(pattern)
+    return file
+
+
+def truncated(file: pathlib.Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flipped(file: pathlib.Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    file.write_bytes(data)
+
+
+def missing(file: pathlib.Path) -> None:
+    file.unlink()
+
+
+def emptied(file: pathlib.Path) -> None:
+    file.write_bytes(b"")
+
+
+ROWS, HELD_OUT = "rows-train.array_record*", "rows-validation.array_record*"
+DAMAGES = [
+    (truncated, ROWS),
+    (flipped, ROWS),
+    (missing, ROWS),
+    (emptied, HELD_OUT),
+    (truncated, "manifest.json"),
+    (emptied, "manifest.json"),
+    (missing, "manifest.json"),
+    (flipped, "counts.npy"),
+    (truncated, "features.json"),
+    (missing, "dataset_info.json"),
+    (truncated, "checksums.json"),
+    (missing, "checksums.json"),
+]
+
+
+@pytest.fixture(scope="module")
+def corpus_of(tmp_path_factory):
+    """Prepares sixty short texts, in one cache."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(60):
+        (folder / f"{number}.txt").write_text(f"text {number} " * (number % 7 + 3))
+    options = {"length": 16, "validation": 0.3, "cache": tmp_path_factory.mktemp("cache")}
+    return functools.partial(prepare, source=f"files:{folder}/*.txt", **options)
+
+
+@pytest.mark.parametrize(("damage", "pattern"), DAMAGES)
+def test_a_damaged_cache_of_rows_is_built_again_and_said(damage, pattern, corpus_of, caplog):
+    corpus = corpus_of()
+    before = [np.asarray(row["tokens"]).tolist() for row in corpus.rows("train")]
+    damage(only(corpus.folder, pattern))
+    with pytest.raises(UserError, match="prepare it again"):
+        open_corpus(corpus.folder)
+    caplog.clear()
+    again = corpus_of()
+    (line,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert line.startswith(f"{corpus.folder} is damaged (") and line.endswith(" and is built again")
+    assert [np.asarray(row["tokens"]).tolist() for row in again.rows("train")] == before
+    assert again.manifest == corpus.manifest and damage_of(again.folder) is None
+    assert [path.name for path in again.folder.parent.iterdir()] == [again.folder.name]
+
+
+@pytest.mark.parametrize(
+    ("damage", "pattern"),
+    [(flipped, "validation.jsonl"), (truncated, "manifest.json"), (missing, "classes.npy")],
+)
+def test_damaged_examples_of_a_task_are_built_again(damage, pattern, tmp_path, caplog):
+    lines = [f"text {number},{'ab'[number % 2]}" for number in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
+    config = default.get_config()
+    config.task.name = "classification"
+    config.data.update(source=f"files:{tmp_path}/rows.csv", length=16, validation=0.4)
+    data = prepare_task(config, tmp_path / "cache")
+    before = data.examples(), data.classes().tolist(), data.manifest
+    damage(only(data.folder, pattern))
+    again = prepare_task(config, tmp_path / "cache")
+    assert (again.examples(), again.classes().tolist(), again.manifest) == before
+    assert "is damaged" in caplog.text
+
+
+def test_a_folder_that_is_whole_is_not_built_again(tmp_path):
+    made = []
+
+    def fill(folder):
+        made.append(folder)
+        (folder / "numbers.txt").write_text("1 2 3")
+
+    folder = epath.Path(tmp_path / "x")
+    for _ in range(2):
+        assert (built(folder, fill) / "numbers.txt").read_text() == "1 2 3"
+    assert len(made) == 1
+    (folder / "numbers.txt").write_text("1 2 4")  # as many bytes
+    assert damage_of(folder) == "numbers.txt is not what was written"
+    built(folder, fill)
+    assert len(made) == 2 and damage_of(folder) is None
+    folder.rmtree()
+    folder.write_text("a file in its place")
+    assert (built(folder, fill) / "numbers.txt").exists()
+
+
+def test_a_damaged_tokenizer_that_was_made_is_made_again(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", "a", "##b"]) + "\n")
+    made = find_tokenizer(tmp_path, tmp_path / "cache")
+    assert made is not None
+    whole = made.read_text()
+    made.write_text(whole[:100])
+    assert find_tokenizer(tmp_path, tmp_path / "cache") == made
+    assert json.loads(made.read_text()) == json.loads(whole)
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_cache_is_refused_and_nothing_is_written(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = override(default.get_config(), {"cache": value})
+    with pytest.raises(UserError, match="names no folder; give one, or leave it out"):
+        prepare_corpus(config)
+    assert not list(tmp_path.iterdir())
