@@ -48,8 +48,9 @@ def task() -> ConfigDict:
     task.no_answer_threshold = 0.0
     # answering: tokens by which windows over a long context overlap. At least 0.
     task.stride = 64
-    # instruction: how a conversation is written out, "plain" or "chatml".
-    task.template = "plain"
+    # instruction: how a conversation is written out, "plain" (a line for each role) or "chatml".
+    # "": by the checkpoint's own chat_template, or else "plain".
+    task.template = ""
     # seq2seq: tokens that an evaluation writes at most in answer to each held-out example, to be
     # measured by BLEU, chrF and ROUGE; it takes as many passes. 0: it writes nothing.
     task.answer_tokens = 0

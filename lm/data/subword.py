@@ -4,6 +4,7 @@ each token are known exactly. Uses Hugging Face `tokenizers`, imported where use
 """
 
 import codecs
+import functools
 import hashlib
 import json
 import re
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.special_tokens import post_processed, read_settings, specials, with_added
-from lm.data.tokenizer import Encoded, begins_word, decode_utf8
+from lm.data.tokenizer import Encoded, Marker, begins_word, decode_utf8
 from lm.errors import UserError
 
 # Names of the special tokens where no file says them, the first that a tokenizer has: ours, then
@@ -90,6 +91,11 @@ class SubwordTokenizer:
         self.ordinary: np.ndarray = np.arange(self.vocab_size) < size
         self.ordinary[[token for token in special if token is not None]] = False
         self.word_starts: np.ndarray = _word_starts(config, added, self.vocab_size)
+        flags = ("lstrip", "rstrip")
+        self.markers = {
+            key: Marker(number, *(bool(added[key].get(flag)) for flag in flags))
+            for key, number in reserved.items()
+        }
         self._literals = re.compile("|".join(map(re.escape, reserved)))
         self._pieces = _pieces(config, added, self.end, self.vocab_size)
         self._piece_lengths = np.array([len(piece) for piece in self._pieces or []], np.int32)
@@ -118,6 +124,28 @@ class SubwordTokenizer:
             "hash": self.hash,
             "settings": self.settings,
         }
+
+    @functools.cached_property
+    def behind_special(self) -> "SubwordTokenizer":
+        """The same for text that stands behind a special token, and not where a text begins."""
+        config = _unspaced(_parse(str(self.json), self.name), everywhere=False)
+        text = json.dumps(config)
+        if config == _parse(str(self.json), self.name):
+            return self
+        return SubwordTokenizer(
+            text,
+            name=self.name,
+            vocab_size=self.vocab_size,
+            end=self._end_token,
+            settings=self.settings,
+        )
+
+    @functools.cached_property
+    def _inner(self) -> Any:
+        """The backend for text that goes on within a word."""
+        config = _parse(str(self.json), self.name)
+        _added(config, self.settings)[self._end_token]["special"] = True
+        return _backend(_unspaced(config, everywhere=True))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokens of each text; `byte_lengths` sum to the text's length in UTF-8 bytes.
@@ -167,7 +195,8 @@ class SubwordTokenizer:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
-            encoding = self._backend.encode(text[start:stop], add_special_tokens=False)
+            backend = self._inner if start else self._backend
+            encoding = backend.encode(text[start:stop], add_special_tokens=False)
             ids += encoding.ids
             offsets += [(first + start, end + start) for first, end in encoding.offsets]
         encoded = _located(np.array(ids, np.int32), text, offsets)
@@ -232,6 +261,24 @@ def _backend(config: dict[str, Any]) -> Any:
     backend.no_padding()
     backend.encode_special_tokens = True  # special tokens in the text are text
     return backend
+
+
+def _unspaced(config: dict[str, Any], everywhere: bool) -> dict[str, Any]:
+    """A tokenizer.json whose tokenizer puts no space before a text: where it does so only where a
+    text begins, or everywhere, also behind special tokens.
+    """
+    normal, cuts = config.get("normalizer"), config.get("pre_tokenizer")
+    schemes = ("first", "always") if everywhere else ("first",)
+    stages = cuts.get("pretokenizers", [cuts]) if cuts else []
+    for stage in stages:
+        if stage.get("prepend_scheme") in schemes:
+            stage["prepend_scheme"] = "never"
+        if everywhere and stage.get("add_prefix_space"):
+            stage["add_prefix_space"] = False
+    if everywhere and normal:
+        steps = [n for n in normal.get("normalizers", [normal]) if n["type"] != "Prepend"]
+        config["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    return config
 
 
 def _sentinels(added: dict[str, Any]) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ and those that need no training, bytes (the default) and characters; `subword.py
 
 import codecs
 import hashlib
-from collections.abc import Iterable, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,6 +49,16 @@ class Encoded(NamedTuple):
         return np.flatnonzero((ends > begin) & (firsts < end))
 
 
+class Marker(NamedTuple):
+    """A special token that a template may write: its id, and whether it takes the white space on
+    its left or right with it.
+    """
+
+    token: int
+    lstrip: bool = False
+    rstrip: bool = False
+
+
 class Tokenizer(Protocol):
     """What the data room and the objectives ask of a tokenizer."""
 
@@ -59,10 +70,17 @@ class Tokenizer(Protocol):
     mask: int | None  # None where a ready-made tokenizer has none
     sentinels: tuple[int, ...]
     json: str | None  # the content of its tokenizer.json; None for bytes and characters
+    settings: Mapping[str, Any]  # what the files beside that say; see `read_settings`
+    markers: Mapping[str, Marker]  # its special tokens by name
 
     @property
     def ordinary(self) -> np.ndarray:
         """Boolean [V]: the tokens that text is encoded to; the special ones are not."""
+        ...
+
+    @property
+    def behind_special(self) -> "Tokenizer":
+        """The same for text that stands behind a special token, and not where a text begins."""
         ...
 
     @property
@@ -100,6 +118,8 @@ class ByteTokenizer:
     end = END_BYTE
     start = END_BYTE
     specials = Specials.closed_by((END_BYTE,), END_BYTE)
+    settings: Mapping[str, Any] = types.MappingProxyType({})
+    markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = MASK_BYTE
     sentinels: tuple[int, ...] = SENTINEL_BYTES
     json: str | None = None
@@ -112,6 +132,11 @@ class ByteTokenizer:
     def __hash__(self) -> int:
         """As `__eq__` asks."""
         return hash(self.hash)
+
+    @property
+    def behind_special(self) -> Tokenizer:
+        """See `Tokenizer`."""
+        return self
 
     @property
     def ordinary(self) -> np.ndarray:
@@ -159,6 +184,8 @@ class CharacterTokenizer:
     end = 0
     start = 0
     specials = Specials.closed_by((0,), 0)
+    settings: Mapping[str, Any] = types.MappingProxyType({})
+    markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = None
     sentinels: tuple[int, ...] = ()
     json: str | None = None
@@ -174,6 +201,11 @@ class CharacterTokenizer:
     def __hash__(self) -> int:
         """As `__eq__` asks."""
         return hash(self.hash)
+
+    @property
+    def behind_special(self) -> Tokenizer:
+        """See `Tokenizer`."""
+        return self
 
     @property
     def ordinary(self) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 
 from lm.check_names import one_of
 from lm.config import Config
+from lm.data.chat_template import TEMPLATES
 from lm.errors import UserError
 from lm.frame import framed
 from lm.output import OUTPUTS
@@ -15,7 +16,6 @@ from lm.task.classify import POOLINGS
 from lm.task.label import class_name
 from lm.task.read import FORMATS
 from lm.task.scheme import MARKS
-from lm.task.write import TEMPLATES
 from lm.tune import room
 
 # Heads whose logits are products with a table that may be lent to them, row by row.
@@ -28,7 +28,7 @@ def check_task(config: Config) -> None:
     one_of("task.format", config.task.format, ("", *FORMATS))
     one_of("task.pooling", config.task.pooling, POOLINGS)
     one_of("task.scheme", config.task.scheme, ("", *MARKS))
-    one_of("task.template", config.task.template, TEMPLATES)
+    one_of("task.template", config.task.template, ("", *TEMPLATES))
     one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     task = build_task(config)
     one_of("task.metric", task.main, task.measures)

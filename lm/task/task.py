@@ -40,7 +40,7 @@ class Task:
       longest_answer: tokens of an answer that is pointed at; None: as training's.
       no_answer_threshold: by how many nats no answer must be likelier than the best to be said.
       stride: tokens by which windows over a long text overlap.
-      template: how a conversation is written out: a name of `lm.task.write.TEMPLATES`.
+      template: how a conversation is written out: a name of `lm.data.chat_template.TEMPLATES`.
       answer_tokens: of what an evaluation writes; 0: it writes nothing.
       metric: what tables rank by and early stopping watches, of `measures`; "": the first.
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lm.data import Encoded
+from lm.data import Encoded, Tokenizer
+from lm.data.chat import Chat
 from lm.errors import UserError
 from lm.frame import framed
 from lm.task import metrics
@@ -26,10 +27,6 @@ from lm.task.task import (
     Texts,
 )
 
-TEMPLATES = {  # what opens a message of a role, and what closes it
-    "plain": ("### {role}:\n", "\n\n"),
-    "chatml": ("<|im_start|>{role}\n", "<|im_end|>\n"),
-}
 ROLES = ("system", "user", "assistant")
 
 
@@ -216,33 +213,26 @@ class Instruction(Writing):
         return {"place": record.place, "messages": given, "label": answers[-1]}
 
     def texts(self, example: Example) -> list[str]:
-        """Of each message, what opens it, what it says, and what closes it."""
-        opens, closes = TEMPLATES[self.template]
-        return [
-            text
-            for message in example["messages"]
-            for text in (opens.format(role=message["role"]), message["content"], closes)
-        ]
+        """The conversation, for a reader."""
+        return ["\n\n".join(f"{m['role']}: {m['content']}" for m in example["messages"])]
 
-    def shown(self, example: Example) -> str:
-        """The conversation as it is written out."""
-        return "".join(self.texts(example))
+    def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Any]:
+        """Of each conversation, what it teaches; see `lm.data.chat.Chat.learned`."""
+        chat = Chat(tokenizer, self.template)
+        try:
+            return chat.learned([example["messages"] for example in examples])
+        except UserError as error:
+            if len(examples) == 1:
+                raise UserError(f"{examples[0]['place']}: {error}") from None
+            return [each for one in examples for each in self.encoded([one], tokenizer)]
 
-    def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
-        """One row. The assistant's content and the END behind it count; other messages have none.
+    def rows(self, example: Example, encoded: Any, layout: Layout, labels: Numbers) -> list[Row]:
+        """One row, mostly. The assistant's content counts, and what closes it.
 
         A conversation whose first answer begins beyond the row is left out.
         """
-        tokens = list(layout.known.before)
-        counts = [0] * len(tokens)
-        for number, message in enumerate(example["messages"]):
-            answers = message["role"] == "assistant"
-            opens, content, closes = (each.ids for each in encoded[3 * number : 3 * number + 3])
-            said = [*content, layout.end] if answers else list(content)
-            tokens += [*opens, *said, *closes]
-            counts += [0] * len(opens) + [int(answers)] * len(said) + [0] * len(closes)
-        row = self.decoded(tokens, counts, layout)
-        return [row] if row["weights"].any() else []
+        rows = [self.decoded(said.ids, said.counts, layout) for said in encoded]
+        return [row for row in rows if row["weights"].any()]
 
     def abstract(self, layout: Layout) -> Row:
         """See `Task`."""

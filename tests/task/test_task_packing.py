@@ -41,7 +41,8 @@ def rows():
     for said in SAID:
         messages = [{"role": role, "content": content} for role, content in said]
         example = {"place": "here", "messages": messages}
-        alone += task.rows(example, tokenizer.encode_batch(task.texts(example)), layout, {})
+        (encoded,) = task.encoded([example], tokenizer)
+        alone += task.rows(example, encoded, layout, {})
     (packed,) = pack(alone, layout)
     return config, Labelled(tokenizer, L, task, layout), alone, packed
 
@@ -83,3 +84,22 @@ def test_a_packed_row_has_the_loss_and_the_gradient_of_its_conversations_alone(r
         np.testing.assert_allclose(
             each[0][inside][counted], one[number - 1][:size][counted], atol=1e-4
         )
+
+
+@pytest.mark.parametrize("opens", [255, 7])
+def test_the_last_token_of_a_document_counts_whatever_the_next_one_opens_with(opens):
+    config = default.get_config()
+    config.task.update(name="instruction", text=("messages",))
+    task, layout = build_task(config), Layout(length=9, start=opens, end=255)
+    said = [([opens, 1, 2, 255], [0, 0, 1, 1]), ([opens, 3, 255], [0, 1, 1]), ([opens, 4], [0, 1])]
+    rows = [task.decoded(np.array(ids), np.array(counts), layout) for ids, counts in said]
+    (packed,) = pack(rows, layout)
+    kept = packed["weights"] > 0
+    assert packed["tokens"][1:][kept].tolist() == [2, 255, 3, 255, 4]
+    assert packed["tokens"][:-1][kept].tolist() == [1, 2, opens, 3, opens]
+    assert packed["segments"].max() == 3
+    for number, (ids, _) in enumerate(said, start=1):
+        inputs = packed["tokens"][:-1][packed["segments"] == number]
+        assert inputs[: len(ids) - 1].tolist() == ids[:-1]
+    full, rest = pack(rows * 2, layout)
+    assert full["weights"].sum() == rest["weights"].sum() == 5

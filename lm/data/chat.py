@@ -1,0 +1,136 @@
+"""Conversations as tokens: what is asked, and what is learned of the assistant's answers. Both are
+written by one template and tokenized as a whole, so that a model is asked as it was trained.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lm.data.chat_template import BEGINS, ENDS, Messages, template_of
+from lm.data.marked import END, encode_marked, quoted
+from lm.data.tokenizer import Encoded, Tokenizer
+from lm.errors import UserError
+
+
+class Said(NamedTuple):
+    """Tokens of a conversation, and which of them the assistant says."""
+
+    ids: np.ndarray  # int32 [n]
+    counts: np.ndarray  # int32 [n]: 1 in answers and what closes them
+
+
+class _Written(NamedTuple):
+    """A marked text and the answers in it: their first and last + 1 character."""
+
+    text: str
+    answers: list[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """How a tokenizer's conversations are written.
+
+    Attributes:
+      tokenizer: of the tokens.
+      name: of the template; see `template_of`.
+    """
+
+    tokenizer: Tokenizer
+    name: str = ""
+
+    def written(self, messages: Messages, ask: bool = True) -> str:
+        """Messages as a marked text, and what stands before the next answer."""
+        text = self._marked(messages, ask)
+        return text.replace(BEGINS, "").replace(ENDS, "")
+
+    def asked(self, messages: Messages) -> np.ndarray:
+        """The tokens that the assistant's next answer follows."""
+        return self._opened(*encode_marked(self.tokenizer, [self.written(messages)])).ids
+
+    def learned(self, conversations: Sequence[Messages]) -> list[list[Said]]:
+        """What each conversation teaches: mostly one text.
+
+        An answer that the template writes otherwise where more is said after it, such as one whose
+        thoughts are left out later, is a text of its own, as it was when it was asked for.
+        """
+        texts = [self._texts(messages) for messages in conversations]
+        encoded = iter(encode_marked(self.tokenizer, [x.text for each in texts for x in each]))
+        found = []
+        for each in texts:
+            said = []
+            for written in each:
+                part = next(encoded)
+                counts = np.zeros(len(part.ids), np.int32)
+                for begin, end in written.answers:
+                    first = len(written.text[:begin].encode())
+                    answer = written.text[begin:end].encode()
+                    counts[part.within(first, first + len(answer))] = 1
+                said.append(self._opened(part, counts))
+            found.append(said)
+        return found
+
+    @functools.cached_property
+    def closes(self) -> int:
+        """The token that closes an answer: a special one of the template, or `end`."""
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ((said,),) = self.learned([messages])
+        last = int(said.ids[np.flatnonzero(said.counts)[-1]])
+        special = {marker.token for marker in self.tokenizer.markers.values()}
+        return last if last in special else self.tokenizer.end
+
+    def _opened(self, part: Encoded, counts: np.ndarray | None = None) -> Said:
+        """Behind what opens a text; a checkpoint's own template writes that itself."""
+        counts = np.zeros(len(part.ids), np.int32) if counts is None else counts
+        own = not self.name and "chat_template" in self.tokenizer.settings
+        before = () if own else self.tokenizer.specials.before
+        ids = np.concatenate([before, part.ids]).astype(np.int32)
+        return Said(ids, np.append(np.zeros(len(before), np.int32), counts))
+
+    def _marked(self, messages: Messages, ask: bool) -> str:
+        kept = [{**m, "content": quoted(m["content"], self.tokenizer)} for m in messages]
+        return template_of(self.name, self.tokenizer)(kept, ask)
+
+    def _texts(self, messages: Messages) -> list[_Written]:
+        marked = self._marked(messages, False)
+        if BEGINS in marked:
+            return [_unmarked(marked)]
+        whole, texts = _Written(marked, []), []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            asked, said = (
+                self.written(messages[:number]),
+                self.written(messages[: number + 1], False),
+            )
+            if not said.startswith(asked):
+                raise UserError(
+                    f"the chat_template of {self.tokenizer.name} writes an answer otherwise than it"
+                    " asks for one; mark what the assistant says in it by {% generation %} and "
+                    "{% endgeneration %}, or name another in config.task.template"
+                )
+            answer = len(asked), self._end(said)
+            if whole.text.startswith(said[: answer[1]]):
+                whole.answers.append(answer)
+            else:
+                texts.append(_Written(said, [answer]))
+        return [*texts, whole] if whole.answers else texts
+
+    def _end(self, said: str) -> int:
+        """Where an answer ends: behind a special token that closes it, or where the text does."""
+        closed = said.rstrip()
+        names = (END, *self.tokenizer.markers)
+        return len(closed) if closed.endswith(names) else len(said)
+
+
+def _unmarked(text: str) -> _Written:
+    """Without the marks of answers, which become their places."""
+    found, answers = "", []
+    for part in text.split(BEGINS):
+        answer, marked, behind = part.partition(ENDS)
+        if marked:
+            answers.append((len(found), len(found) + len(answer)))
+        found += answer + behind
+    return _Written(found, answers)
