@@ -61,6 +61,9 @@ _TOP_K = flags.DEFINE_integer("top_k", 0, "keep the k likeliest; 0 keeps all", 0
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "keep the likeliest that sum to p", 0.0, 1.0)
 _MIN_P = flags.DEFINE_float("min_p", 0.0, "keep p times the likeliest", 0.0, 1.0)
 _CONTEXTS = flags.DEFINE_integer("contexts", 512, "rows of the log-probabilities", 2)
+_CHAT = flags.DEFINE_bool(
+    "chat", False, "prompts are what a user says, written out as config.task.template has it"
+)
 _STOP = flags.DEFINE_multi_string("stop", [], "ends a text before this; may be repeated")
 _BEAMS = flags.DEFINE_integer("beams", 1, "above 1, search this wide and draw nothing", 1)
 _LENGTH_PENALTY = flags.DEFINE_float(
@@ -150,6 +153,12 @@ def generate() -> int:
             "vocabulary; use fewer, such as --beams=4"
         )
     ids, sources = prompt_ids(tokenizer, texts, run.opens), None
+    stops, end = list(_STOP.value), tokenizer.end
+    if _CHAT.value:
+        chat = run.chat
+        ids = [chat.asked([{"role": "user", "content": text}]) for text in texts]
+        texts = [f"{text}\n" for text in texts]
+        stops, end = [*stops, *chat.stops], chat.closes
     if run.config.model.architecture == "encoder_decoder":
         # The encoder reads the prompt; the answer begins on a line of its own.
         sources = [run.frame.read(each.ids) for each in tokenizer.encode_batch(texts)]
@@ -157,7 +166,7 @@ def generate() -> int:
         texts = [f"{text}\n" for text in texts]
     prefix = run.config.objective == "prefix"
     prompts = {"prompts": ids, "sources": sources, "tokens": _TOKENS.value, "prefix": prefix}
-    options = {"end": tokenizer.end, "length_penalty": _LENGTH_PENALTY.value}
+    options = {"end": end, "length_penalty": _LENGTH_PENALTY.value}
     draws = {flag.name: flag.value for flag in (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)}
     with jax.set_mesh(run.program.mesh):
         if _BEAMS.value > 1:
@@ -166,7 +175,7 @@ def generate() -> int:
             speed = Speed(steps, compiling=_TOKENS.value)
         else:
             speed = Speed(generate(run.program.model, run.params, **prompts, **draws))
-        for text in stream(tokenizer, texts, ids, speed, _STOP.value):
+        for text in stream(tokenizer, texts, ids, speed, stops):
             print(text, end="", flush=True)
     print(speed, file=sys.stderr)
     return 0
@@ -325,7 +334,7 @@ COMMANDS = {
     ),
     "generate": Command(
         generate,
-        "config workdir cache step prompt tokens temperature top_k top_p min_p stop beams "
+        "config workdir cache step prompt chat tokens temperature top_k top_p min_p stop beams "
         "length_penalty seed print_config",
     ),
     "diagnose": Command(diagnose, "config workdir cache step contexts"),

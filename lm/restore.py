@@ -14,6 +14,7 @@ from lm.check import check, check_recorded
 from lm.checkpoint import Checkpoints, pretrained_params, restored_state
 from lm.config import CACHE, Config
 from lm.data import Corpus, Tokenizer, make_tokenizer
+from lm.data.chat import Chat
 from lm.errors import UserError
 from lm.frame import Frame, framed
 from lm.linear import turned
@@ -60,6 +61,13 @@ class Restored:
         """
         packed = self.step > 0 and not self.config.task.name
         return (self.tokenizer.start,) if packed else self.tokenizer.specials.before
+
+    @property
+    def chat(self) -> Chat:
+        """How its conversations are written; UserError where it holds none."""
+        if (architecture := self.config.model.architecture) != "decoder":
+            raise UserError(f"conversations want a decoder, and {architecture} is none")
+        return Chat(self.tokenizer, self.config.task.template)
 
     def decoding(self) -> "Restored":
         """The run with its parameters as a model that decodes reads them fastest; see `turned`."""

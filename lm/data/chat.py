@@ -48,7 +48,8 @@ class Chat:
 
     def asked(self, messages: Messages) -> np.ndarray:
         """The tokens that the assistant's next answer follows."""
-        return self._opened(*encode_marked(self.tokenizer, [self.written(messages)])).ids
+        (part,) = encode_marked(self.tokenizer, [self.written(messages)])
+        return self._opened(part).ids
 
     def learned(self, conversations: Sequence[Messages]) -> list[list[Said]]:
         """What each conversation teaches: mostly one text.
@@ -81,13 +82,22 @@ class Chat:
         special = {marker.token for marker in self.tokenizer.markers.values()}
         return last if last in special else self.tokenizer.end
 
-    def _opened(self, part: Encoded, counts: np.ndarray | None = None) -> Said:
-        """Behind what opens a text; a checkpoint's own template writes that itself."""
-        counts = np.zeros(len(part.ids), np.int32) if counts is None else counts
+    @property
+    def opens(self) -> tuple[int, ...]:
+        """What opens a conversation; a checkpoint's own template writes that itself."""
         own = not self.name and "chat_template" in self.tokenizer.settings
-        before = () if own else self.tokenizer.specials.before
-        ids = np.concatenate([before, part.ids]).astype(np.int32)
-        return Said(ids, np.append(np.zeros(len(before), np.int32), counts))
+        return () if own else self.tokenizer.specials.before
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The names of the token that closes an answer, where it is not `end`."""
+        named = self.tokenizer.markers.items()
+        return tuple(name for name, marker in named if marker.token == self.closes)
+
+    def _opened(self, part: Encoded, counts: np.ndarray | None = None) -> Said:
+        counts = np.zeros(len(part.ids), np.int32) if counts is None else counts
+        ids = np.concatenate([self.opens, part.ids]).astype(np.int32)
+        return Said(ids, np.append(np.zeros(len(self.opens), np.int32), counts))
 
     def _marked(self, messages: Messages, ask: bool) -> str:
         kept = [{**m, "content": quoted(m["content"], self.tokenizer)} for m in messages]

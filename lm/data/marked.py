@@ -97,7 +97,7 @@ class _Piece(NamedTuple):
 def _pieces(tokenizer: Tokenizer, text: str) -> list[_Piece]:
     """A marked text cut at its special tokens; spaces that these take with them are left out."""
     pieces: list[_Piece] = []
-    ends = {END: Marker(tokenizer.end)}
+    markers = {**tokenizer.markers, END: Marker(tokenizer.end)}
     done, byte, strips = 0, 0, False
 
     def add(stop: int, before: Marker | None) -> None:
@@ -110,8 +110,8 @@ def _pieces(tokenizer: Tokenizer, text: str) -> list[_Piece]:
         if kept:
             pieces.append(_Piece(kept, begin, None, bool(pieces)))
 
-    for match in _names(tokenizer.markers | ends).finditer(text):
-        marker = (tokenizer.markers | ends)[match[0]]
+    for match in _names(markers).finditer(text):
+        marker = markers[match[0]]
         add(match.start(), marker)
         pieces.append(_Piece(match[0], byte, marker.token, bool(pieces)))
         byte += len(match[0].encode())

@@ -55,7 +55,7 @@ class SubwordTokenizer:
             UserError: it has no end token, has more tokens than `vocab_size`, or is not readable.
         """
         config = _parse(text, name)
-        self.settings: dict[str, Any] = dict(settings or {})
+        self.settings: Mapping[str, Any] = dict(settings or {})
         added = _added(config, self.settings)
         end = end or self.settings.get("eos_token")
         end = end or next((known for known in ENDS if known in added), None)
@@ -92,7 +92,7 @@ class SubwordTokenizer:
         self.ordinary[[token for token in special if token is not None]] = False
         self.word_starts: np.ndarray = _word_starts(config, added, self.vocab_size)
         flags = ("lstrip", "rstrip")
-        self.markers = {
+        self.markers: Mapping[str, Marker] = {
             key: Marker(number, *(bool(added[key].get(flag)) for flag in flags))
             for key, number in reserved.items()
         }
@@ -125,9 +125,13 @@ class SubwordTokenizer:
             "settings": self.settings,
         }
 
-    @functools.cached_property
+    @property
     def behind_special(self) -> "SubwordTokenizer":
         """The same for text that stands behind a special token, and not where a text begins."""
+        return self._behind
+
+    @functools.cached_property
+    def _behind(self) -> "SubwordTokenizer":
         config = _unspaced(_parse(str(self.json), self.name), everywhere=False)
         text = json.dumps(config)
         if config == _parse(str(self.json), self.name):

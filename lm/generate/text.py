@@ -51,6 +51,9 @@ class Continuation:
         """Begins behind a prompt's token ids; `stops` may not be empty texts."""
         self.ended = False
         self._tokenizer, self._stops = tokenizer, stops
+        # A stop string that is a special token is no text, and ends one all the same.
+        special = (tokenizer.markers.get(stop.strip()) for stop in stops)
+        self._ends = {tokenizer.end, *(marker.token for marker in special if marker)}
         size = _CONTEXT
         # Not within a character: its bytes would spoil those beside it.
         while size < len(prompt) and _REPLACEMENT in tokenizer.decode(prompt[-size:]):
@@ -60,7 +63,7 @@ class Continuation:
 
     def add(self, token: int) -> None:
         """Takes the next token; what comes behind the end is not looked at."""
-        self.ended |= token == self._tokenizer.end
+        self.ended |= token in self._ends
         if not self.ended:
             self._tokens.append(token)
             # Without stop strings the text is needed only when it is asked for.

@@ -4,6 +4,7 @@
   python -m lm.prompt.harness run --model softmax-laboratory --model_args workdir=DIR --tasks NAME
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,9 @@ from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 from lm_eval.utils import get_rolling_token_windows  # pyright: ignore[reportMissingImports]
 
+from lm.data.chat import Chat
+from lm.data.chat_template import TEMPLATES
+from lm.data.marked import encode_marked, quoted
 from lm.errors import UserError
 from lm.generate import generate
 from lm.generate.sample import count_repeats
@@ -47,6 +51,46 @@ class Laboratory(LM):
         """
         super().__init__()
         self.run = (run or restore(epath.Path(workdir).expanduser(), cache=cache)).decoding()
+        self._chat: Chat | None = None  # with which contexts are written
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the tokenizer and the template, under which the harness keeps what it asks."""
+        template = "" if self._chat is None else self._chat.name or "own"
+        return f"{self.run.tokenizer.hash[:16]}-{template}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Contexts are conversations from now on, unless False: by config.task.template, or by
+        "plain" or "chatml". Returns the template.
+
+        Raises:
+          UserError: there is no such template, or the model is no decoder.
+        """
+        if not chat_template:
+            return ""
+        chat = self.run.chat
+        if isinstance(chat_template, str) and chat_template not in ("default", *TEMPLATES):
+            raise UserError(
+                f"there is no template {chat_template!r}; use {', '.join(TEMPLATES)}, or none for "
+                "that of the run"
+            )
+        name = chat_template if chat_template in TEMPLATES else chat.name
+        self._chat = Chat(chat.tokenizer, str(name))
+        return str(name or chat.tokenizer.settings.get("chat_template", "plain"))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as the model learned it, up to where the assistant speaks; without
+        `add_generation_prompt` the last message is what it has said so far.
+        """
+        if self._chat is None:
+            self.chat_template(True)
+        chat: Any = self._chat
+        if add_generation_prompt:
+            return chat.written(chat_history)
+        said = quoted(chat_history[-1]["content"], chat.tokenizer)
+        return chat.written(chat_history[:-1]) + said
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Of each (context, continuation) log p(continuation | context) in nats, and whether each
@@ -54,7 +98,11 @@ class Laboratory(LM):
         """
         queries = [Query(*request.args) for request in requests]
         run = self.run
-        readings = reader(run.config, run.tokenizer, run.frame, run.opens)(queries)
+        read = reader(run.config, run.tokenizer, run.frame, run.opens)
+        if (chat := self._chat) is not None:
+            read = dataclasses.replace(read, opens=chat.opens, marked=True)
+            queries = [q._replace(answer=quoted(q.answer, chat.tokenizer)) for q in queries]
+        readings = read(queries)
         found = iter(self._likelihoods([row for reading in readings for row in reading.rows]))
         answers = [list(itertools.islice(found, len(reading.rows))) for reading in readings]
         return [(sum(n for n, _ in each), all(hit for _, hit in each)) for each in answers]
@@ -84,7 +132,7 @@ class Laboratory(LM):
         texts = dict.fromkeys(range(len(requests)), "")
         groups: dict[GenKwargs, list[int]] = {}
         arguments: list[Any] = [request.args for request in requests]
-        positions = room_of(self.run.program.model) - max(len(self.run.opens), 1)
+        positions = room_of(self.run.program.model) - max(len(self._opens), 1)
         for number, (_, settings) in enumerate(arguments):
             groups.setdefault(read_gen_kwargs(settings, positions), []).append(number)
         for settings, numbers in groups.items():
@@ -113,15 +161,24 @@ class Laboratory(LM):
         """The tokens of contexts, behind those that open a text; of contexts that are longer than
         `length` the last, as the harness has it for models of its own.
         """
-        encoded = self.run.tokenizer.encode_batch(list(contexts))
+        tokenizer = self.run.tokenizer
+        if self._chat is None:
+            encoded = tokenizer.encode_batch(list(contexts))
+        else:
+            encoded = encode_marked(tokenizer, contexts)
         kept = [each.ids[max(len(each.ids) - length, 0) :] for each in encoded]
-        return [opened(self.run.tokenizer, ids, self.run.opens) for ids in kept]
+        return [opened(tokenizer, ids, self._opens) for ids in kept]
+
+    @property
+    def _opens(self) -> tuple[int, ...]:
+        return self.run.opens if self._chat is None else self._chat.opens
 
     def _continued(
         self, prompts: Sequence[np.ndarray], repeats: Sequence[int], settings: GenKwargs
     ) -> list[str]:
         run = self.run
-        texts = [Continuation(run.tokenizer, prompt, settings.stops) for prompt in prompts]
+        stops = (*settings.stops, *(self._chat.stops if self._chat else ()))
+        texts = [Continuation(run.tokenizer, prompt, stops) for prompt in prompts]
         with jax.set_mesh(run.program.mesh):
             steps = generate(
                 run.program.model,

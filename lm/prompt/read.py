@@ -11,6 +11,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data import Tokenizer
+from lm.data.marked import encode_marked
 from lm.errors import UserError
 from lm.frame import Frame
 from lm.objective import OBJECTIVES
@@ -53,6 +54,7 @@ class Reader:
       objective: what it learned: a name of `READERS`.
       frame: of an encoder-decoder, what stands around its texts.
       opens: of a decoder, what opens its texts.
+      marked: texts are those of a template of conversations; see `lm.data.marked`.
       hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
         other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
     """
@@ -63,6 +65,7 @@ class Reader:
     frame: Frame
     opens: tuple[int, ...] = ()
     hidden: str = "answer"
+    marked: bool = False
 
     def __call__(self, queries: Sequence[Query]) -> list[Reading]:
         """The reading of each query.
@@ -148,7 +151,11 @@ class Reader:
 
     def _encoded(self, queries: Sequence[Query]) -> Iterator[tuple[Query, np.ndarray, np.ndarray]]:
         """Each query, the tokens of its text, and which of them are the answer's."""
-        encoded = self.tokenizer.encode_batch([query.text for query in queries])
+        texts = [query.text for query in queries]
+        if self.marked:
+            encoded = encode_marked(self.tokenizer, texts)
+        else:
+            encoded = self.tokenizer.encode_batch(texts)
         for query, each in zip(queries, encoded, strict=True):
             begin = len(query.before.encode())
             places = each.within(begin, begin + len(query.answer.encode()))
