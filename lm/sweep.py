@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -52,8 +52,9 @@ def points(
       UserError: where a row sets an unknown knob or is impossible, or two rows are the same.
     """
     found, seen = [], {}
+    keys = {key for overrides in rows for key in overrides}
     for overrides in rows:
-        row = label(overrides)
+        row = label(overrides, keys)
         for seed in seeds:
             varied = override(config, {**overrides, "seed": seed})
             try:
@@ -63,18 +64,32 @@ def points(
             except UserError as error:
                 raise UserError(f"row {row}: {error}") from None
             name = f"{re.sub(r'[^A-Za-z0-9.=,+-]+', '-', row)}-seed{seed}-{content_hash(varied)}"
-            if name in seen:
+            if seen.get((row, seed)) == name:
                 raise UserError(f"sweep() gives {row} with seed {seed} twice; remove one")
-            seen[name] = row
+            if (row, seed) in seen:
+                raise UserError(f"sweep() gives two rows that are both called {row}; remove one")
+            seen[row, seed] = name
             found.append(Point(row, seed, varied, epath.Path(workdir) / name))
     if not found:
         raise UserError("sweep() and SEEDS give no point; give at least one row and one seed")
     return found
 
 
-def label(overrides: Mapping[str, Any]) -> str:
-    """{"attention.weighting": "softcap", "attention.cap": 20.0} to "weighting=softcap,cap=20.0"."""
-    return ",".join(f"{key.split('.')[-1]}={value}" for key, value in overrides.items()) or "as is"
+def label(overrides: Mapping[str, Any], keys: Collection[str] = ()) -> str:
+    """{"attention.weighting": "softcap", "attention.cap": 20.0} to "weighting=softcap,cap=20.0".
+
+    A key is called by its last part, or where another of `keys`, those of all rows, ends in it, by
+    as many more as tell the two apart.
+    """
+    named = (f"{_short(key, {*keys, *overrides})}={value}" for key, value in overrides.items())
+    return ",".join(named) or "as is"
+
+
+def _short(key: str, keys: Collection[str]) -> str:
+    parts = key.split(".")
+    ends = (".".join(parts[-number:]) for number in range(1, len(parts)))
+    alone = (end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1)
+    return next(alone, key)
 
 
 def sweep(points: Sequence[Point], share: bool = False) -> list[Point]:

@@ -22,6 +22,7 @@ from lm.errors import UserError
 from lm.headline import unit
 from lm.metrics import with_nan
 
+_ALIKE = ("steps", "batch_size", "held-out bytes", "held-out tokens", "held-out examples")
 LEVEL = 0.05  # of the intervals (each alone) and of the verdicts (all rows together)
 
 
@@ -143,7 +144,8 @@ def tabulate(
     over all rows but the baseline, also those not finished yet: a table read half-way is no bolder
     than the whole. Instead of a verdict a row is "missing" if none of its seeds has finished,
     "failed seed" if it or the baseline lost one to an error or a non-finite metric (the survivors
-    flatter it), and "not comparable" if the two trained for different numbers of steps.
+    flatter it), and "not comparable" if the two trained for other numbers of steps, on batches of
+    other sizes, or were asked of other held-out text.
 
     Raises UserError: no points, a point given twice, an unknown baseline, a metric that no finished
     point has, or points on different data.
@@ -169,7 +171,7 @@ def tabulate(
             return "missing"
         if any(run.problem.startswith("failed") for run in groups[label] + groups[base]):
             return "failed seed"
-        if len(_spread(done[label] + done[base], "steps")) > 1:
+        if any(len(_spread(done[label] + done[base], key)) > 1 for key in _ALIKE):
             return "not comparable"
         return judge(tests[label], adjusted[label], better)
 
@@ -183,8 +185,8 @@ def tabulate(
 
 
 def _read(point: Any, metric: str) -> _Run:
-    path, failure = point.workdir / "result.json", point.workdir / "error.txt"
-    if not path.exists():
+    failure = point.workdir / "error.txt"
+    if not (path := point.workdir / "result.json").exists():
         lines = failure.read_text().strip().splitlines() if failure.exists() else []
         return _Run(point, {}, f"failed, {lines[-1].strip()}" if lines else "not finished")
     try:
@@ -198,7 +200,13 @@ def _read(point: Any, metric: str) -> _Run:
         return _Run(point, {}, f"{path} has no {metric!r}")
     if not (isinstance(value, int | float) and math.isfinite(value)):
         return _Run(point, {}, f"failed, {metric} is {value}")
-    return _Run(point, (result.get("versions") or {}) | result)
+    return _Run(point, (result.get("versions") or {}) | result | _held_out(result))
+
+
+def _held_out(result: Mapping[str, Any]) -> dict[str, Any]:
+    """On how much a run was judged; bytes first, so that tokenizers compare."""
+    sizes = {name: result.get(f"eval/{name}") for name in ("bytes", "examples", "tokens")}
+    return next(({f"held-out {k}": v} for k, v in sizes.items() if v is not None), {})
 
 
 def _refuse(runs: Sequence[_Run], metric: str) -> None:
@@ -264,10 +272,12 @@ def _notes(table: Table, done: Sequence[_Run]) -> tuple[str, ...]:
     for row in table.rows:
         if row.pairs and row.seeds != whole:
             notes.append(f"WARNING: {row.label}: means are over unlike seeds; see the difference.")
-        if len(set(row.values)) < row.n:
+        own = (run.result.items() for run in done if run.point.row == row.label)
+        if len({tuple(i for i in items if i[0].startswith("eval/")) for items in own}) < row.n:
             notes.append(f"WARNING: {row.label} has one value for several seeds; are they used?")
     versions = {name for run in done for name in run.result.get("versions") or ()}
-    keys = ["steps", "device", "mesh", "data_hash", "commit", *sorted(versions)]
+    keys = [key for key in _ALIKE if any(key in run.result for run in done)]
+    keys += ["device", "mesh", "data_hash", "commit", *sorted(versions)]
     found = {key: _spread(done, key) for key in keys if done}
     notes += [f"WARNING: {k} is {_mixture(v)}." for k, v in found.items() if len(v) > 1]
     same = ", ".join(f"{k} {next(iter(v))}" for k, v in found.items() if len(v) == 1)

@@ -339,6 +339,7 @@ class _Run:
             metrics = metrics | {"best_step": self.stopping.best}
         result = metrics | {
             "steps": self.steps,
+            "batch_size": self.config.batch_size,
             "seed": self.config.seed,
             "parameters": count(self.program.params),
             "trained_parameters": count(self.program.abstract.params),

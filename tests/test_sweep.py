@@ -156,6 +156,26 @@ def test_labels_say_what_is_set():
     assert label({}) == "as is"
 
 
+def test_keys_that_end_alike_are_told_apart_in_every_row_of_the_ablation(ablation, tmp_path):
+    rows = [
+        {},
+        {"attention.weighting": "softcap", "attention.cap": 20.0},
+        {"output.cap": 20.0},
+        {"steps": 5},
+    ]
+    found = points(ablation, rows, (0,), tmp_path)
+    labels = ["as is", "weighting=softcap,attention.cap=20.0", "output.cap=20.0", "steps=5"]
+    assert [point.row for point in found] == labels
+    assert label({"a.b.c": 1, "d.b.c": 2, "c": 3}) == "a.b.c=1,d.b.c=2,c=3"
+
+
+def test_two_rows_of_one_name_are_refused_before_any_work(ablation, tmp_path):
+    plain = ablation.data.source
+    rows = [{"data.source": plain, "steps": 5}, {"data.source": f"{plain},steps=5"}]
+    with pytest.raises(UserError, match=r"two rows that are both called source=.*,steps=5"):
+        points(ablation, rows, (0,), tmp_path)
+
+
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
     monkeypatch.setattr("lm.adopt.adopt", lambda c: override(c, {"model.layers": 3}))
     rows = [{}, {"init_from": "hf:B"}]

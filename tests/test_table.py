@@ -158,6 +158,41 @@ def test_rows_that_trained_for_other_steps_get_no_verdict(finish):
     assert "WARNING: steps is 100 in 3 points but 200 in long seed 0" in notes_of(table)
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "warning"),
+    [
+        ({"batch_size": 8}, {"batch_size": 16}, "batch_size is 8"),
+        ({"eval/bytes": 64.0}, {"eval/bytes": 32.0}, "held-out bytes is 64.0"),
+        ({"eval/examples": 9.0}, {"eval/examples": 4.0}, "held-out examples is 9.0"),
+        ({"eval/tokens": 9.0}, {"eval/tokens": 4.0}, "held-out tokens is 9.0"),
+    ],
+)
+def test_rows_that_learned_or_were_asked_otherwise_get_no_verdict(finish, own, other, warning):
+    points = [finish("softmax", s, 2.0 + 0.1 * s, **own) for s in range(3)]
+    points += [finish("other", s, 1.5 + 0.11 * s, **other) for s in range(3)]
+    table = tabulate(points)
+    assert rows_of(table)["other"].verdict == "not comparable"
+    assert f"WARNING: {warning} in 3 points but " in notes_of(table)
+
+
+def test_tokenizers_are_compared_on_the_same_bytes(finish):
+    sizes = {"bytes": 64.0, "words": 16.0}
+    points = [
+        finish(name, s, 2.0 + 0.1 * s + len(name), **{"eval/bytes": 64.0, "eval/tokens": tokens})
+        for name, tokens in sizes.items()
+        for s in range(3)
+    ]
+    assert rows_of(tabulate(points))["words"].verdict != "not comparable"
+
+
+def test_seeds_of_one_accuracy_are_used_where_anything_else_differs(finish):
+    metric = "eval/accuracy"
+    points = [finish("a", s, 1.0 + s, **{metric: 0.5}) for s in range(3)]
+    assert "are they used" not in notes_of(tabulate(points, metric=metric))
+    points = [finish("b", s, 1.0, **{metric: 0.5}) for s in range(3)]
+    assert "b has one value for several seeds" in notes_of(tabulate(points, metric=metric))
+
+
 def test_mixed_devices_commits_and_versions_are_named(finish):
     points = [finish("softmax", 0, 2.0), finish("softmax", 1, 2.1)]
     changes = {"device": "H100", "commit": "def", "versions": {"jax": "0.11.0", "flax": "0.12.0"}}

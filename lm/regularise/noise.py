@@ -27,12 +27,11 @@ class StochasticDepth:
     def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         """Scales what blocks add to the residual stream; an interceptor of `flax.linen`."""
         y, module = call(*arguments, **keywords), context.module
-        inside = isinstance(module, nn.Dropout) and isinstance(module.parent, Block)
-        if not inside or not module.has_rng("dropout"):
+        block = module.parent if isinstance(module, nn.Dropout) else None
+        if not isinstance(block, Block) or not block.has_rng("dropout"):
             return y
         # The block's own stream, which dropout does not draw from: what else is on moves nothing.
-        key = module.parent.make_rng("dropout")
-        keep = jax.random.bernoulli(key, 1.0 - self.rate, (len(y), 1, 1))
+        keep = jax.random.bernoulli(block.make_rng("dropout"), 1.0 - self.rate, (len(y), 1, 1))
         return jnp.where(keep, y / (1.0 - self.rate), 0.0).astype(y.dtype)
 
 
