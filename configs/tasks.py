@@ -14,11 +14,12 @@ def task() -> ConfigDict:
     # "seq2seq" (a text from a text) or "instruction" (what an assistant says). config.data.source
     # is then files:PATTERN or tfds:NAME, and config.objective is not looked at. "": none.
     task.name = ""
-    # Of files: "csv", "tsv", "jsonl" or "conll". "": by the file's ending.
+    # Of files: "csv", "tsv", "jsonl", "conll" or "conllu". "": by the file's ending.
     task.format = ""
     # Names of a table's columns. (): its first line has them.
     task.columns = ()
-    # Columns that hold the text: one, or two for a pair. CoNLL's columns are tokens and tags.
+    # Columns that hold the text: one, or two for a pair. CoNLL's columns are tokens and tags
+    # (in CoNLL-U of UPOS; xpos, lemmas and deprel are others).
     task.text = ("text",)
     # Column that holds the label.
     task.label = "label"

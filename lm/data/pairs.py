@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 
+from lm.data.lines import lines_of
 from lm.errors import UserError
 
 
@@ -22,7 +23,7 @@ def of_lines(name: str, text: str) -> Iterator[tuple[int, tuple[str, str]]]:
         UserError: a line is no pair.
     """
     is_json = ".jsonl" in name.rpartition("/")[2]
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in lines_of(text):
         if line.strip():
             yield number, _from_json(name, number, line) if is_json else _split(name, number, line)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lm.errors import UserError
+from lm.task.columns import no_column
 from lm.task.read import Record
 
 ANSWER = "answer"
@@ -41,10 +42,8 @@ class Template:
         """The record and an answer written out; UserError where it lacks a column."""
         for _, column in self.before + self.after:
             if column is not None and column not in record.values:
-                raise UserError(
-                    f"{record.place} has no column {column!r}, only {', '.join(record.values)}; "
-                    "change config.prompt.template"
-                )
+                remedy = "change config.prompt.template"
+                raise UserError(no_column(record.place, column, [*record.values], remedy))
         return self._filled(answer, lambda column: str(record.values[column]))
 
     def empty(self, content: str, answer: str) -> Query:

@@ -26,7 +26,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 7  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 8  # raise it when what is stored changes, so that nothing old is opened as new
 # Options that no row depends on.
 _LATE: Any = {
     "metric": "",

@@ -6,16 +6,16 @@ dataset. Every record knows its place, so that a mistake in the data can be name
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.data import public, sources
+from lm.data.lines import lines_of
 from lm.errors import UserError
-
-_LINE = re.compile(r"\r\n|\n|\r")  # str.splitlines would also cut at characters inside of JSON
+from lm.task.columns import separator_hint, shown_columns
+from lm.task.conll import conll, conllu
 
 
 class Record(NamedTuple):
@@ -32,7 +32,7 @@ def records(source: str, form: str = "", columns: Sequence[str] = ()) -> Iterato
     Args:
       source: `files:PATTERN` or `tfds:NAME[/CONFIG]`.
       form: of files, a name of `FORMATS`; "" goes by the file's ending (.csv, .tsv, .jsonl, .conll,
-        with or without .gz, .bz2, .xz or .zst behind it).
+        .conllu, with or without .gz, .bz2, .xz or .zst behind it).
       columns: names of the columns where the file's first line does not give them.
 
     Raises:
@@ -70,11 +70,16 @@ def _table(
                 continue
             if not columns:
                 columns = tuple(cells)
+                if twice := [name for name in columns if columns.count(name) > 1]:
+                    raise UserError(
+                        f"{name} has two columns {twice[0]!r} in its first line; rename one"
+                    )
             elif len(cells) != len(columns):
                 raise UserError(
                     f"{name} line {reader.line_num} has {len(cells)} columns, not "
-                    f"{len(columns)} ({', '.join(columns)}); mend that line, or name the columns "
-                    "in config.task.columns"
+                    f"{len(columns)} ({shown_columns(columns)}); "
+                    f"{separator_hint(min(cells, columns, key=len)) or 'mend that line'}, or name "
+                    "the columns in config.task.columns"
                 )
             else:
                 yield reader.line_num, dict(zip(columns, cells, strict=True))
@@ -93,7 +98,7 @@ def _tsv(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, 
 
 def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     del columns
-    for number, line in enumerate(_LINE.split(text), start=1):
+    for number, line in lines_of(text):
         if not line.strip():
             continue
         try:
@@ -103,30 +108,6 @@ def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int
         if not isinstance(values, dict):
             raise UserError(f"{name} line {number} is no JSON object, {{...}}; mend it")
         yield number, values
-
-
-def _conll(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Sentences of a word a line, the word in the first column and its tag in the last; of a file
-    with one column, the words alone.
-    """
-    del columns
-    lines = (*_LINE.split(text), "")
-    words = [line for line in lines if not line.startswith("-DOCSTART-")]
-    tagged = any(len(line.split()) > 1 for line in words)
-    tokens: list[str] = []
-    tags: list[str] = []
-    start = 1
-    for number, line in enumerate(lines, start=1):
-        cells = line.split("\t") if "\t" in line else line.split()
-        if line.strip() and tagged and len(cells) < 2:
-            raise UserError(f"{name} line {number} has a word without a tag: {line.strip()[:40]!r}")
-        if line.strip() and not line.startswith("-DOCSTART-"):
-            start = start if tokens else number
-            tokens.append(cells[0])
-            tags.append(cells[-1].strip())
-        elif tokens:
-            yield start, {"tokens": tokens, **({"tags": tags} if tagged else {})}
-            tokens, tags = [], []
 
 
 def _public(name: str) -> Iterator[Record]:
@@ -169,5 +150,6 @@ FORMATS: dict[str, Callable[..., Iterator[tuple[int, dict[str, Any]]]]] = {
     "csv": _csv,
     "tsv": _tsv,
     "jsonl": _jsonl,
-    "conll": _conll,
+    "conll": conll,
+    "conllu": conllu,
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from lm.data import Encoded, Tokenizer
 from lm.errors import UserError
+from lm.task.columns import no_column
 from lm.task.encode import Layout, Row
 from lm.task.label import is_missing
 from lm.task.read import Record
@@ -229,10 +230,8 @@ class Task:
     def column(self, record: Record, name: str) -> Any:
         """A record's value of a column; UserError where it has none."""
         if name not in record.values:
-            raise UserError(
-                f"{record.place} has no column {name!r}, only {', '.join(record.values)}; set "
-                "config.task.text, .label and .columns"
-            )
+            remedy = "set config.task.text, .label and .columns"
+            raise UserError(no_column(record.place, name, [*record.values], remedy))
         return record.values[name]
 
     def string(self, record: Record, name: str) -> str:
