@@ -18,6 +18,7 @@ from lm.data.chat import Chat
 from lm.errors import UserError
 from lm.frame import Frame, framed
 from lm.linear import turned
+from lm.memory import check_memory
 from lm.output import OUTPUTS
 from lm.partition import path_name
 from lm.pretrained import open_checkpoint
@@ -119,6 +120,7 @@ def restore(
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
     program = corpus_program(without_teacher(config), corpus)
+    check_memory(program, trains=False)
     checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps
     if step is not None and step not in steps:
@@ -169,6 +171,7 @@ def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
     else:
         tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
         program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer)
+    check_memory(program, trains=False)
     if not headless:
         leaves = jax.tree_util.tree_leaves_with_path(program.params)
         shapes = {path_name(path): leaf.shape for path, leaf in leaves}

@@ -25,7 +25,7 @@ from lm.flops import flops_per_token, peak_flops
 from lm.gap import follow_gap
 from lm.headline import check_finite, headline
 from lm.layerwise import shared_layer_rate
-from lm.memory import step_memory
+from lm.memory import check_memory, step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
@@ -74,6 +74,7 @@ def train(
             return finished
         corpus = prepare_corpus(config)
         program = corpus_program(config, corpus)
+        check_memory(program)
         with jax.set_mesh(program.mesh):
             with claimed(config, workdir, corpus):
                 run = _Run(config, workdir, corpus, program, label, still_held)
