@@ -86,9 +86,10 @@ def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
     from lm.continual.chain import learn
     from lm.headline import summary
+    from lm.workdir import read_result
 
     config, workdir = _config(), _workdir()
-    finished = (workdir / "result.json").exists()
+    finished = read_result(workdir) is not None
     result = learn(config, workdir, wait=_SHARE.value)
     if finished:
         print(f"{workdir} is finished already; its result:")

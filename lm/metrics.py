@@ -9,6 +9,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
+from lm.atomic import write_text
 from lm.errors import UserError
 
 
@@ -17,18 +18,32 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     `with_nan`.
 
     Raises:
-      UserError: where a line before the last is not JSON.
+      UserError: where a line before the last is no JSON object with a step.
     """
     path = epath.Path(path)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(with_nan(json.loads(line)))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise UserError(f"{path} line {number} is not JSON; mend or remove it") from None
+            record: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if _is_record(record):
+            records.append(with_nan(record))
+        elif number < len(lines):
+            raise UserError(
+                f"{path} line {number} is not a JSON object with a step; mend or remove that line"
+            )
     return records
+
+
+def _is_record(line: Any) -> bool:
+    """Whether a line is one that a `Writer` has written."""
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("step"), int)
+        and isinstance(line.get("seconds", 0.0), int | float)
+    )
 
 
 def to_json(content: Any, **layout: Any) -> str:
@@ -57,10 +72,7 @@ def with_nan(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    path = epath.Path(path)
-    partial = path.parent / f".{path.name}.partial"
-    partial.write_text(to_json(content, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, to_json(content, indent=2) + "\n")
 
 
 def _evaluates(record: Mapping[str, Any]) -> bool:
@@ -83,9 +95,7 @@ class Writer:
             if record["step"] <= (evaluated if _evaluates(record) else start)
         ]
         if path.exists():
-            partial = workdir / ".metrics.jsonl.partial"
-            partial.write_text("".join(to_json(record) + "\n" for record in kept))
-            partial.replace(path)
+            write_text(path, "".join(to_json(record) + "\n" for record in kept))
         self._before = max((record.get("seconds", 0.0) for record in kept), default=0.0)
         self._begin = time.perf_counter()
         self._file = path.open("a")

@@ -28,7 +28,7 @@ def check_origin(file: epath.Path, origin: str, arrays: Mapping[str, jax.Array])
             f"{file.parent} has no {file.name}, by which to tell whether {origin} is still the "
             "same; restore that file, or train again in another --workdir"
         )
-    recorded = read_json(file)
+    recorded = read_json(file, "origin", "hash")
     if (found := fingerprint(arrays)) != recorded["hash"]:
         raise UserError(
             f"{file.parent} was trained on {recorded['origin']} (hash {recorded['hash']}), which "

@@ -1,13 +1,13 @@
 """What does an ablation leave behind? Its table as text, as figures and as a picture."""
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from lm import figure
+from lm.atomic import replacing
 from lm.config import Config
 from lm.headline import headline
 from lm.table import Table, tabulate, to_csv, to_markdown
@@ -36,9 +36,5 @@ def write(table: Table, folder: epath.PathLike, also: Sequence[Table] = ()) -> N
         "table.csv": lambda path: path.write_text(to_csv(table)),
         "table.png": lambda path: figure.draw(table, path),
     }.items():
-        temporary = folder / f".{os.getpid()}.{name}"
-        try:
-            put(temporary)
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(folder / name) as partial:
+            put(partial)

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from lm.adopt import adopted
+from lm.atomic import write_text
 from lm.check import check
 from lm.claim import POLL, Held, claim, holder
 from lm.config import Config, content_hash, override, plain
@@ -20,7 +21,7 @@ from lm.errors import Interrupted, UserError
 from lm.headline import headline
 from lm.step import check_devices
 from lm.train import prepare_corpus
-from lm.workdir import open_workdir
+from lm.workdir import open_workdir, read_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ class _Sweep:
         self.points, self.broken = points, []
         # What broke before is tried again; what breaks meanwhile, elsewhere, is not.
         self.before = {point.workdir: _report(point) for point in points}
-        waiting = [point for point in points if not (point.workdir / "result.json").exists()]
+        waiting = [point for point in points if read_result(point.workdir) is None]
         if waiting:
             # What would break every point, such as missing text, is said once, before any work.
             check_devices(waiting[0].config)
@@ -180,7 +181,7 @@ class _Sweep:
             raise
         except Exception as error:
             self.broken.append(point)
-            path.write_text(traceback.format_exc())
+            write_text(path, traceback.format_exc())
             print(f"{name} broke: {plain(error)}", file=sys.stderr, flush=True)
         else:
             path.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ def _check_same_words(source: str, theirs: Config, corpus: Corpus | TaskData) ->
     if is_checkpoint(source):
         words = make_tokenizer(theirs.data.tokenizer, theirs.data.vocab_size, ()).hash
     else:
-        manifest = read_json(epath.Path(source) / "data.json")
+        manifest = read_json(epath.Path(source) / "data.json", "tokenizer.hash")
         words, labels = manifest["tokenizer"]["hash"], manifest.get("labels")
     if words != corpus.tokenizer.hash:
         raise UserError(

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from lm.beginning import beginning
 from lm.check import check
 from lm.check_options import check_packed
 from lm.checkpoint import Checkpoints, check_donor, restored_state
-from lm.config import Config, cache_folder, content_hash, override, to_dict
+from lm.config import Config, cache_folder, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
@@ -30,7 +29,8 @@ from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
 from lm.output import OUTPUTS
 from lm.paths import attention_path, output_path
-from lm.provenance import commit, versions
+from lm.provenance import commit
+from lm.result import describe
 from lm.signals import Signals
 from lm.step import Program, build_program, check_devices
 from lm.stopping import Stopping
@@ -38,7 +38,6 @@ from lm.task.draw import drawn
 from lm.task.encode import Layout
 from lm.task.prepare import TaskData, prepare_task
 from lm.task.report import write_report
-from lm.tune import count
 from lm.workdir import claimed, held, open_workdir
 
 
@@ -198,8 +197,8 @@ class _Run:
         self.flops = flops_per_token(program)
         self.peak = peak_flops()
         self.memory: int | None = None
-        self.rates: list[float] = []
-        self.clock, self.tokens = time.perf_counter(), 0.0
+        self.begun = self.clock = time.perf_counter()
+        self.tokens = 0.0
 
     def finish(self) -> dict[str, Any]:
         """The loop. Step k+1 is dispatched before the metrics of step k are fetched, so that the
@@ -263,7 +262,6 @@ class _Run:
         compiled = step == self.start + 1
         due = step % self.config.log.every == 0 or step == 1
         if due and not compiled:
-            self.rates.append(speed)
             values["tokens_per_second"] = round(speed, 1)
         if due and self.main:
             self.writer.write(step, values)
@@ -331,31 +329,31 @@ class _Run:
         self.checkpoints.drop_after(self.stopping.best)
 
     def result(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Writes result.json, which says that the run is finished."""
-        if not self.main:
-            return metrics
-        if isinstance(self.corpus, TaskData):
+        """What every process knows of the finished run; result.json, which the first writes, says
+        that it is.
+        """
+        if self.main and isinstance(self.corpus, TaskData):
             metrics = metrics | write_report(self.workdir, self.corpus, self.predictions)
         if self.stopping:
             metrics = metrics | {"best_step": self.stopping.best}
-        result = metrics | {
-            "steps": self.steps,
-            "batch_size": self.config.batch_size,
-            "seed": self.config.seed,
-            "parameters": count(self.program.params),
-            "trained_parameters": count(self.program.abstract.params),
-            "flops_per_token": self.flops,
-            "tokens_per_second": statistics.median(self.rates) if self.rates else None,
-            "memory": self.memory,
-            "seconds": round(self.writer.seconds, 3),
-            "config_hash": content_hash(self.config),
-            "data_hash": self.corpus.manifest["hash"],
-            "commit": self.commit,
-            "device": jax.devices()[0].device_kind,
-            "mesh": dict(self.program.mesh.shape),
-            "versions": versions(),
-        }
-        write_json(self.workdir / "result.json", result)
+        if self.memory is None:  # no step was left to this leg
+            batch = partition.global_batch(self.program.mesh, next(self.rows))
+            self.memory = step_memory(self.program, self.state, batch, self.key)
+        seconds = self.writer.seconds if self.main else time.perf_counter() - self.begun
+        result = describe(
+            metrics,
+            self.config,
+            self.program,
+            self.workdir,
+            steps=self.steps,
+            flops_per_token=self.flops,
+            memory=self.memory,
+            seconds=round(seconds, 3),
+            data_hash=self.corpus.manifest["hash"],
+            commit=self.commit,
+        )
+        if self.main:
+            write_json(self.workdir / "result.json", result)
         return result
 
     def close(self) -> None:

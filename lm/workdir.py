@@ -4,6 +4,7 @@ begins, and whoever comes with another is told so.
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from itertools import filterfalse
 from typing import Any
@@ -33,8 +34,7 @@ def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
             raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
         return None
     check_same_config(config, recorded_config(recorded), workdir)
-    result = workdir / "result.json"
-    return with_nan(read_json(result)) if result.exists() else None
+    return read_result(workdir)
 
 
 def check_same_config(
@@ -91,17 +91,37 @@ def _is_remark(child: epath.Path) -> bool:
     return child.name == "error.txt" or child.name.startswith(".")
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file of a workdir; UserError where it is damaged, or no object."""
+def read_json(path: epath.Path, *keys: str) -> dict[str, Any]:
+    """The content of a JSON file of a workdir, an object with texts under these dotted keys.
+
+    Raises:
+      UserError: where it is damaged, or something else.
+    """
+    remedy = "restore it, or use another folder"
     try:
         found = json.loads(path.read_text())
-    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} is not JSON ({plain(error)}); restore it, or use another folder"
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({plain(error)}); {remedy}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object; restore it, or use another folder")
+        raise UserError(f"{path} holds no JSON object; {remedy}")
+    flat = flatten(found)
+    if lacking := [key for key in keys if not isinstance(flat.get(key), str)]:
+        raise UserError(f"{path} has no text {lacking[0]!r}; {remedy}")
     return found
+
+
+def read_result(workdir: epath.Path) -> dict[str, Any] | None:
+    """The result of a finished run; None where there is none, or not a whole one, which is then
+    derived again from the last checkpoint.
+    """
+    path = workdir / "result.json"
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path, "config_hash")
+    except UserError:
+        return None
+    return with_nan(found) if {"steps", "seconds"} <= found.keys() else None
 
 
 @contextlib.contextmanager
@@ -124,6 +144,8 @@ def claimed(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> I
     A user's mistake that is found inside lets go of the workdir again, where no run was in it.
     """
     recorded, main = workdir / "data.json", jax.process_index() == 0
+    if main and (damaged := workdir / "result.json").exists():
+        print(f"{damaged} is not whole; it is derived again", file=sys.stderr, flush=True)
     free = not workdir.exists() or _is_free(workdir)
     if recorded.exists():
         check_same_text(workdir, corpus)
@@ -142,7 +164,7 @@ def claimed(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> I
 
 def check_same_text(workdir: epath.Path, corpus: Corpus | TaskData) -> None:
     """Raises UserError where text or tokenizer are no longer those that a run began with."""
-    before, now = read_json(workdir / "data.json"), corpus.manifest
+    before, now = read_json(workdir / "data.json", "hash", "tokenizer.hash"), corpus.manifest
     for name, ours, theirs in (
         ("text", now["hash"], before["hash"]),
         ("tokenizer", now["tokenizer"]["hash"], before["tokenizer"]["hash"]),

@@ -42,7 +42,8 @@ def test_metrics_that_are_not_finite_are_null_and_read_back_as_nan(tmp_path):
 
 def test_a_result_that_is_not_finite_is_null_and_read_back_as_nan(tmp_path, small_config):
     write_json(tmp_path / "config.json", small_config.to_dict())
-    write_json(tmp_path / "result.json", {METRIC: math.nan, "memory": None})
+    whole = {"steps": 3, "seconds": 1.0, "config_hash": "abc", "memory": None}
+    write_json(tmp_path / "result.json", whole | {METRIC: math.nan})
     assert "NaN" not in (tmp_path / "result.json").read_text()
     result = open_workdir(small_config, tmp_path)
     assert result is not None and math.isnan(result[METRIC]) and result["memory"] is None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -209,14 +210,33 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
     assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_lacks_only_its_result_evaluates_once(small_config, finished, losses, capsys):
+def test_a_run_with_half_a_result_evaluates_once_and_knows_all_that_it_knew(
+    small_config, finished, losses, capsys
+):
+    """As after a kill in the last evaluation, or while the result was copied."""
     result, workdir = finished
     expected = losses(workdir)
-    (workdir / "result.json").unlink()
+    path = workdir / "result.json"
+    path.write_text(path.read_text()[:300])
     again = train(small_config, workdir)
-    assert "resumes at step 12;" in capsys.readouterr().out
-    assert again["eval/nats_per_token"] == result["eval/nats_per_token"]
+    out, err = capsys.readouterr()
+    assert "resumes at step 12;" in out and "result.json is not whole" in err
+    assert again.keys() == result.keys() and json.loads(path.read_text()) == again
+    timed = {"seconds": None, "device": None}
+    assert again | timed == result | timed
+    assert again["tokens_per_second"] and again["memory"]
     assert losses(workdir) == expected
+
+
+def test_every_process_has_the_result_and_the_first_writes_it(small_config, tmp_path):
+    corpus = types.SimpleNamespace(manifest={"hash": "0"})
+    facts = {"steps": 12, "flops": 1.0, "memory": 1, "commit": None, "begun": 0.0, "stopping": None}
+    program = train_module.shared_program(small_config, 256)
+    own = {"config": small_config, "program": program, "workdir": tmp_path, "corpus": corpus}
+    run = types.SimpleNamespace(main=False, **facts, **own)
+    result = train_module._Run.result(run, {"eval/bits_per_byte": 2.0})
+    assert {"seconds", "steps", "eval/bits_per_byte", "config_hash"} <= result.keys()
+    assert not list(tmp_path.iterdir())
 
 
 def test_text_that_changed_since_is_refused(small_config, finished):

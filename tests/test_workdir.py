@@ -6,8 +6,10 @@ import pytest
 from etils import epath
 
 from configs import default
+from lm.atomic import replacing
 from lm.errors import UserError
-from lm.workdir import claimed, open_workdir
+from lm.metrics import read_metrics, write_json
+from lm.workdir import claimed, open_workdir, read_json, read_result
 
 CORPUS = types.SimpleNamespace(manifest={"hash": "0" * 64, "tokenizer": {"hash": "1" * 64}})
 
@@ -40,3 +42,61 @@ def test_a_run_whose_record_of_the_text_is_gone_keeps_its_checkpoints(tmp_path):
     with pytest.raises(UserError), claimed(config, workdir, CORPUS):
         raise UserError("a checkpoint is damaged")
     assert (workdir / "checkpoints").exists() and (workdir / "config.json").exists()
+
+
+RESULT = {"steps": 3, "seconds": 1.0, "config_hash": "abc", "eval/accuracy": None}
+
+
+@pytest.mark.parametrize(
+    "content", ['{"steps": 3, "sec', "[]", "{}", "3", "", "\0\0", '{"steps": 3}', "[" * 10_000]
+)
+def test_a_result_that_is_not_whole_is_none(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    assert read_result(epath.Path(tmp_path)) is None
+    write_json(tmp_path / "result.json", RESULT)
+    found = read_result(epath.Path(tmp_path))
+    assert found is not None and found["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"hash": "12', "is not JSON"),
+        ("\udcff", "is not JSON"),
+        ("[" * 10_000, "is not JSON"),
+        ("[1, 2]", "holds no JSON object"),
+        ("{}", "has no text 'hash'"),
+        ('{"hash": 3}', "has no text 'hash'"),
+        ('{"hash": "1", "tokenizer": []}', "has no text 'tokenizer.hash'"),
+    ],
+)
+def test_a_record_of_another_shape_is_one_line(tmp_path, content, message):
+    path = epath.Path(tmp_path / "data.json")
+    (tmp_path / "data.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=message) as error:
+        read_json(path, "hash", "tokenizer.hash")
+    assert "\n" not in str(error.value)
+
+
+GOOD = b'{"step": 1, "train/loss": null, "seconds": 0.5}'
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"3", b'{"step": "1"}', b"{}", b'{"st', b"\xff", b""])
+def test_a_line_that_is_no_record_is_named_and_left_out_where_it_is_the_last(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([GOOD, line]))
+    assert [record["step"] for record in read_metrics(path)] == [1]
+    path.write_bytes(b"\n".join([GOOD, line, GOOD]))
+    with pytest.raises(UserError, match=r"metrics.jsonl line 2 is not a JSON object with a step"):
+        read_metrics(path)
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, RESULT)
+    before = path.read_bytes()
+    with pytest.raises(OSError), replacing(path) as partial:
+        partial.write_text("half")
+        raise OSError("disk full")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

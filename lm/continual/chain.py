@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from lm.atomic import write_text
 from lm.check import check
 from lm.checkpoint import check_donor
 from lm.config import Config, content_hash, override
@@ -111,7 +112,7 @@ def _finish(
         "config_hash": content_hash(config),
     }
     check_finite(judged, result)
-    (workdir / TABLE).write_text(to_markdown(matrix, sources, judged))
+    write_text(workdir / TABLE, to_markdown(matrix, sources, judged))
     write_json(workdir / "result.json", result)
     return result
 

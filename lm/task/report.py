@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lm.atomic import replacing, write_text
 from lm.calibration import calibration
 from lm.errors import counted
 from lm.metrics import to_json
@@ -38,7 +39,7 @@ def write_report(
     page += [f"{task.main}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)", ""]
     page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
     page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]] or ["none"]
-    (folder / "report.txt").write_text("\n".join(page) + "\n")
+    write_text(folder / "report.txt", "\n".join(page) + "\n")
     _draw(folder / "report.png", data, predictions)
     return {"interval": [low, high]}
 
@@ -46,7 +47,7 @@ def write_report(
 def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
     """Writes predictions.jsonl."""
     lines = (to_json(each, ensure_ascii=False) for each in predictions)
-    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def _held_out(data: Judged) -> str:
@@ -79,7 +80,7 @@ def _draw(path: epath.Path, data: Judged, predictions: Sequence[Any]) -> None:
         _errors(right, predictions)
     else:
         right.set_axis_off()
-    with path.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         figure.savefig(file, format="png")
 
 
