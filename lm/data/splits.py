@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lm.data import sources
 from lm.data.sources import Document
+from lm.data.tokenizer import encode_utf8
 from lm.errors import UserError, counted
 
 SPLITS = ("train", "validation")
@@ -59,7 +60,7 @@ def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str
             tally.empty += 1
             continue
         text = document.text if document.memory is None else f"{document.memory}\0{document.text}"
-        key = hashlib.sha256(text.encode("utf-8")).digest()
+        key = hashlib.sha256(encode_utf8(text)).digest()
         if key in seen:
             tally.duplicates += 1
             continue

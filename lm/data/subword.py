@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.special_tokens import post_processed, read_settings, specials, with_added
-from lm.data.tokenizer import Encoded, Marker, begins_word, decode_utf8
+from lm.data.tokenizer import Encoded, Marker, begins_word, decode_utf8, encode_utf8
 from lm.errors import UserError
 
 # Names of the special tokens where no file says them, the first that a tokenizer has: ours, then
@@ -158,8 +158,11 @@ class SubwordTokenizer:
         that follows them, or for END at the end.
 
         Raises:
-            UserError: the text holds a special token's literal and it cannot be kept apart.
+            UserError: the text holds a special token's literal and it cannot be kept apart; see
+                `encode_utf8`.
         """
+        for text in texts:
+            encode_utf8(text)
         if self._pieces is None:
             encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         else:  # without offsets: half as long again

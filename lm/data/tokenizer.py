@@ -156,10 +156,14 @@ class ByteTokenizer:
         return {"name": "bytes", "vocab_size": 256, "end": "0xFF", "hash": self.hash}
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Each text's UTF-8 bytes; every token stands for one byte, END for none."""
+        """Each text's UTF-8 bytes; every token stands for one byte, END for none.
+
+        Raises:
+            UserError: see `encode_utf8`.
+        """
         encoded = []
         for text in texts:
-            ids = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+            ids = np.frombuffer(encode_utf8(text), np.uint8).astype(np.int32)
             byte_lengths = np.ones(len(ids) + 1, np.int32)
             byte_lengths[-1] = 0
             encoded.append(Encoded(ids, byte_lengths))
@@ -232,8 +236,10 @@ class CharacterTokenizer:
         """Each text's characters; every token stands for its bytes in UTF-8, END for none.
 
         Raises:
-            UserError: a text holds U+0000 or a character beyond the vocabulary.
+            UserError: a text holds U+0000 or a character beyond the vocabulary; see `encode_utf8`.
         """
+        for text in texts:
+            encode_utf8(text)
         return [self._encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int], final: bool = True) -> str:
@@ -258,6 +264,23 @@ class CharacterTokenizer:
                 "or bytes"
             )
         return Encoded(ids.astype(np.int32), np.append(byte_lengths, 0).astype(np.int32))
+
+
+def encode_utf8(text: str) -> bytes:
+    """The bytes of a text.
+
+    Raises:
+        UserError: it holds a code point that stands for no character: half of one that JSON writes
+            in two, or a byte of the command line that is not UTF-8.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.start + 20]
+        raise UserError(
+            f"the text {around!a} holds U+{ord(text[error.start]):04X}, which is no character "
+            "but half of one, or a byte that is not UTF-8; remove it, or write the text as UTF-8"
+        ) from None
 
 
 def decode_utf8(data: bytes, final: bool = True) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from lm.errors import counted
 from lm.generate.decode import TOKENS_PER_CALL
 
 
@@ -38,10 +39,11 @@ class Speed:
         """How many tokens in how many seconds, and the rate: without the time to compile, where
         there are enough tokens to tell.
         """
-        told = f"{self.steps * self._prompts} tokens in {self.seconds:.2f} s"
+        count = self.steps * self._prompts
+        told = f"{counted(count, 'token')} in {self.seconds:.2f} s"
         later = self.steps - self._compiling
         if later > 0:
             rate = later * self._prompts / max(self.seconds - self._compiled, 1e-9)
             return f"{told}; once compiled {rate:,.1f} tokens/s"
-        rate = self.steps * self._prompts / max(self.seconds, 1e-9)
+        rate = count / max(self.seconds, 1e-9)
         return f"{told}, with the time to compile {rate:,.1f} tokens/s"

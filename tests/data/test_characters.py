@@ -6,6 +6,9 @@ import pytest
 from configs import default
 from lm.data import ByteTokenizer, Encoded, SubwordTokenizer
 from lm.data.packing import Packer
+from lm.data.splits import Tally, distinct
+from lm.data.tokenizer import CharacterTokenizer
+from lm.errors import UserError
 from lm.frame import framed
 from lm.prompt.read import Reader
 from lm.prompt.template import Query
@@ -131,3 +134,18 @@ def test_a_span_that_answers_holds_all_tokens_of_its_characters(name):
     found = task.predict(example, outputs, ())
     assert found["predicted"] == "né🙂" and found["exact"] == 1.0
     assert row["spans"][last + 1, 0] == 11
+
+
+@pytest.mark.parametrize("name", [*KINDS, "characters"])
+@pytest.mark.parametrize("text", ["a\ud83d", "\udcff" + "b" * 99])
+def test_half_a_character_is_one_line(name, text):
+    tokenizer = CharacterTokenizer(1000) if name == "characters" else made(name)
+    with pytest.raises(UserError, match=r"holds U\+D[8C][3F][DF], which is no character") as error:
+        tokenizer.encode_batch(["fine", text])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+def test_a_document_with_half_a_character_is_one_line(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"source": "a", "target": "\\ud83d"}\n')
+    with pytest.raises(UserError, match=r"holds U\+D83D"):
+        list(distinct(f"pairs:{tmp_path}/pairs.jsonl", 0.5, Tally()))
