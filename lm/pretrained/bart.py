@@ -8,6 +8,7 @@ from typing import Any
 from lm.config import Config
 from lm.errors import UserError
 from lm.pretrained.family import ACTIVATIONS, Family, Setting
+from lm.pretrained.hf_config import first_token
 from lm.pretrained.view import View, in_layers, linear, norm
 
 
@@ -69,9 +70,8 @@ def _more_theirs(config: Config) -> dict[str, Any]:
 
 def _frame(theirs: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """<s>, a text and </s>; the decoder begins with </s> and <s>."""
-    begin, end = theirs.get("bos_token_id", 0), theirs.get("eos_token_id", 2)
-    start = theirs.get("decoder_start_token_id")
-    return (begin,), (end,), (end if start is None else start, begin)
+    begin, end = first_token(theirs, "bos_token_id", 0), first_token(theirs, "eos_token_id", 2)
+    return (begin,), (end,), (first_token(theirs, "decoder_start_token_id", end), begin)
 
 
 BART = Family(

@@ -15,10 +15,11 @@ from lm.config import Config, cache_folder
 from lm.errors import UserError
 from lm.pretrained.family import Family, adopted
 from lm.pretrained.gguf import is_gguf, open_gguf
+from lm.pretrained.hf_config import check_values
 from lm.pretrained.json_file import read_object
 from lm.pretrained.tensors import open_tensors
 from lm.pretrained.tokenizer import find_tokenizer
-from lm.pretrained.view import Source, Tensor, sources
+from lm.pretrained.view import LAYER, Source, Tensor, sources
 from lm.task import predicts_words
 
 MARK = "hf:"  # begins an init_from that names a checkpoint of transformers
@@ -50,12 +51,14 @@ class Checkpoint:
         and how it is computed and trained (dropout, types, remat, scan) stays the config's.
         """
         where = self.folder if is_gguf(self.folder) else self.folder / "config.json"
+        check_values(self.theirs, str(where))
         ours = self.family.to_ours(self.theirs, str(where))
         for knob, tensor in self.family.present.items():
             ours[knob] = tensor in self.tensors
         for knob, tensor in self.family.absent.items():
             ours[knob] = tensor not in self.tensors
         config = adopted(config, ours)
+        self._check_layers(config)
         config.frame = self.family.frame(self.theirs)
         tokenizer = find_tokenizer(self.folder, Path(cache_folder(config, "tokenizers")))
         if tokenizer is not None:
@@ -108,6 +111,17 @@ class Checkpoint:
         unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
         without = f" without {', '.join(unused)}" if unused else ""
         return f"{self.folder} ({self.family.model_type}){without}"
+
+    def _check_layers(self, config: Config) -> None:
+        """Raises UserError where the last layer has no tensor, before so many layers are made."""
+        last = str(config.model.layers - 1)
+        views = [view.theirs for view in self.family.views(config) if LAYER in view.theirs]
+        if views and not any(name.replace(LAYER, last) in self.tensors for name in views):
+            raise UserError(
+                f"{self.folder} is said to have {config.model.layers} layers, and has no tensor of "
+                f"the last, such as {views[0].replace(LAYER, last)}; its config.json belongs to "
+                "another checkpoint, or it is damaged"
+            )
 
     def _known(self, config: Config) -> dict[str, Source]:
         """Where the family has each of our parameters; a task's head is none of them."""

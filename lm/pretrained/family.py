@@ -123,7 +123,7 @@ class Family:
         for key, wanted in self.demands.items():
             if theirs.get(key, wanted) != wanted:
                 raise UserError(
-                    f"{where} has {key} = {theirs[key]!r}, but of {self.model_type} only "
+                    f"{where} has {key} = {theirs[key]!r:.60}, but of {self.model_type} only "
                     f"{wanted!r} is supported; use another checkpoint"
                 )
         ours = {**PLAIN, **self.fixed}
@@ -131,7 +131,7 @@ class Family:
             value = theirs.get(setting.theirs, setting.default)
             if setting.names is not None and value not in setting.names:
                 raise UserError(
-                    f"{where} has {setting.theirs} = {value!r}, which is none of "
+                    f"{where} has {setting.theirs} = {value!r:.60}, which is none of "
                     f"{', '.join(setting.names)}; use another checkpoint"
                 )
             ours[setting.ours] = setting.names[value] if setting.names else value

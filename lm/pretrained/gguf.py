@@ -3,7 +3,7 @@ its tensors have their names there, and quantized numbers are read as those that
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +90,18 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         package `gguf` is not installed.
     """
     reader = _open(path)
-    found = {
-        key: field.contents()
-        for key, field in reader.fields.items()
-        if not key.startswith(_TOKENIZER)
-    }
+    found = _contents(path, reader, lambda key: not key.startswith(_TOKENIZER))
     kind = found.get("general.architecture")
     if kind not in _ARCHITECTURES:
         raise UserError(f"{path} is of architecture {kind!r}, not {' or '.join(_ARCHITECTURES)}")
-    if found.get("split.count", 1) > 1:
+    if found.get("split.count", 1) not in (0, 1):
         raise UserError(
             f"{path} is one of {found['split.count']} parts; join them (llama-gguf-split --merge)"
         )
     stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
         theirs = _settings(found, kind, stored)
-    except KeyError as error:
+    except (IndexError, KeyError) as error:
         raise UserError(f"{path} lacks {error.args[0]}; it is damaged, fetch it again") from None
     turned = {}
     if kind == "llama":
@@ -119,14 +115,11 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def tokens_of(path: Path) -> dict[str, Any]:
     """What a file says of its tokenizer, without the names' beginning; {}: it has none."""
-    fields = _open(path).fields
-    found = {
-        key.removeprefix(_TOKENIZER): field.contents()
-        for key, field in fields.items()
-        if key.startswith(_TOKENIZER)
-    }
+    fields = _contents(path, _open(path), lambda key: key.startswith((_TOKENIZER, _TEMPLATE)))
+    found = {k.removeprefix(_TOKENIZER): v for k, v in fields.items() if k != _TEMPLATE}
     if found and _TEMPLATE in fields:
-        found["chat_template"] = fields[_TEMPLATE].contents()
+        found["chat_template"] = fields[_TEMPLATE]
+    _check_tokens(path, found)
     return found
 
 
@@ -138,8 +131,47 @@ def _open(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except Exception as error:  # of any kind, as the reader looks where the file tells it to
-        cause = " ".join(str(error).split())
-        raise UserError(f"{path} is truncated or damaged ({cause}); fetch it again") from None
+        raise _damaged(path, error) from None
+
+
+def _contents(path: Path, reader: Any, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """The values of the wanted fields, by name."""
+    try:
+        return {k: field.contents() for k, field in reader.fields.items() if wanted(k)}
+    except Exception as error:  # likewise
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, cause: Exception | str) -> UserError:
+    return UserError(
+        f"{path} is truncated or damaged ({' '.join(str(cause).split())}); fetch it again"
+    )
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+
+
+def _check_tokens(path: Path, found: Mapping[str, Any]) -> None:
+    """Raises UserError where what a file says of its tokenizer is of another kind."""
+    tokens = found.get("tokens", [])
+    for key, fits in (("tokens", _strings), ("merges", _strings), ("chat_template", _string)):
+        if key in found and not fits(found[key]):
+            raise _damaged(path, f"its {key} are no texts")
+    for key in ("scores", "token_type"):
+        if key in found and not (_numbers(found[key]) and len(found[key]) == len(tokens)):
+            raise _damaged(path, f"its {key} are not a number for each token")
+    for key, value in found.items():
+        if key.endswith("_token_id") and not isinstance(value, int):
+            raise _damaged(path, f"its {key} is {value!r:.40}, and no number")
+
+
+def _string(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) -> dict[str, Any]:

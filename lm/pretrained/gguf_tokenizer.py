@@ -38,12 +38,20 @@ def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
       UserError: the file has none, or one of another kind.
     """
     kinds = {"gpt2": _byte_level, "llama": _pieces}
-    if found.get("model") not in kinds or "tokens" not in found:
+    if str(found.get("model")) not in kinds or "tokens" not in found:
         raise UserError(
             f"{path} has a tokenizer of kind {found.get('model')!r}, none of {', '.join(kinds)}; "
             "put its tokenizer.json beside it"
         )
-    return kinds[found["model"]](path, found)
+    try:
+        return kinds[found["model"]](path, found)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, as `tokenizers` raises
+        raise UserError(
+            f"{path} has a tokenizer that cannot be made ({' '.join(str(error).split())}); put its "
+            "tokenizer.json beside it"
+        ) from None
 
 
 def settings_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
     from tokenizers import pre_tokenizers as cuts
 
-    kind = found.get("pre")
+    kind = str(found.get("pre"))
     if kind not in WORDS or "merges" not in found:
         raise UserError(
             f"{path} cuts text into words as {kind!r} does, none of {', '.join(WORDS)}; "

@@ -8,9 +8,11 @@ a zip archive (since torch 1.6), or one after the other behind the pickle (befor
 import collections
 import dataclasses
 import io
+import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,8 +36,9 @@ _STORAGES = {
 }
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 _DAMAGED = (
-    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError,
+    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError,
     AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError,
+    MemoryError, OverflowError, RecursionError, AssertionError,
 )  # fmt: skip
 
 
@@ -87,12 +90,13 @@ def _read_archive(file: BinaryIO) -> tuple[Mapping[str, Any], dict[str, int]]:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         (root,) = (name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl"))
+        # torch compresses nothing: what is stored as it is can be no larger than the file.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise zipfile.BadZipFile("its members are compressed")
         state = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl"))).load()
         offsets = {}
         for member in archive.infolist():
             if member.filename.startswith(f"{root}data/"):
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise zipfile.BadZipFile("its members are compressed")
                 # The local header has lengths of its own: 30 bytes, the name and an extra field.
                 file.seek(member.header_offset + 26)
                 lengths = struct.unpack("<HH", file.read(4))
@@ -127,6 +131,8 @@ def _array(mapped: np.ndarray, record: _Strided, offsets: Mapping[str, int]) -> 
     steps = zip(record.shape, record.strides, strict=True)
     last = record.offset + sum((size - 1) * stride for size, stride in steps)
     inside = numbers.size == storage.size and last < numbers.size
+    # Nor is it one number over and over again, which could be of any size.
+    inside = inside and math.prod(record.shape) <= numbers.size
     if min((record.offset, *record.shape, *record.strides)) < 0 or not inside:
         raise pickle.UnpicklingError("a tensor reaches beyond the file")
     return np.lib.stride_tricks.as_strided(
@@ -152,8 +158,12 @@ _KNOWN = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Makes dictionaries, numbers, strings and the records above, and calls nothing else."""
+class _Unpickler(pickle._Unpickler):
+    """Makes dictionaries, numbers, strings and the records above, and calls nothing else.
+
+    It is the one in Python: the one in C makes room for as many objects as a file has remembered,
+    by a number that the file itself gives.
+    """
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="utf-8")
@@ -173,6 +183,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """The record of a storage."""
         kind, dtype, key, _, size = pid[:5]
-        if kind != "storage" or (len(pid) > 5 and pid[5] is not None):
+        known = any(dtype is each for each in _STORAGES.values())
+        if kind != "storage" or not known or (len(pid) > 5 and pid[5] is not None):
             raise pickle.UnpicklingError("it points at what is no storage")
         return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(size)))

@@ -10,6 +10,7 @@ from lm.config import Config
 from lm.errors import UserError
 from lm.layers import GATED
 from lm.pretrained.family import Family, Setting
+from lm.pretrained.hf_config import first_token
 from lm.pretrained.view import View, in_layers, linear, norm
 
 
@@ -83,8 +84,8 @@ def _more_theirs(config: Config) -> dict[str, Any]:
 
 def _frame(theirs: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """A text and </s>; the decoder begins with padding."""
-    start = theirs.get("decoder_start_token_id")
-    return (), (theirs.get("eos_token_id", 1),), (0 if start is None else start,)
+    end, start = ("eos_token_id", 1), ("decoder_start_token_id", 0)
+    return (), (first_token(theirs, *end),), (first_token(theirs, *start),)
 
 
 T5 = Family(

@@ -3,14 +3,14 @@ legacy pytorch_model.bin; each is read from disk slice by slice, when it is aske
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from lm.errors import UserError
+from lm.pretrained.json_file import read_object
 from lm.pretrained.pickled import read_pickled
 from lm.pretrained.view import Tensor
 
@@ -29,7 +29,14 @@ class _Safe:
         return tuple(self.file.get_slice(self.name).get_shape())
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        return self.file.get_slice(self.name)[index]
+        try:
+            return self.file.get_slice(self.name)[index]
+        except (AttributeError, TypeError, ValueError) as error:  # types that numpy has none of
+            kind = self.file.get_slice(self.name).get_dtype()
+            raise UserError(
+                f"{self.name} is stored as {kind}, which cannot be read ({error}); use a "
+                "checkpoint in float32, float16 or bfloat16"
+            ) from None
 
 
 def open_tensors(folder: Path) -> Mapping[str, Tensor]:
@@ -42,7 +49,7 @@ def open_tensors(folder: Path) -> Mapping[str, Tensor]:
     for name, read in readers.items():
         index = folder / f"{name}.index.json"
         if index.exists():
-            return _open_shards(folder, _shards(index), read)
+            return _open_shards(_shards(index), read)
         if (folder / name).exists():
             return read(folder / name)
     raise UserError(
@@ -50,19 +57,30 @@ def open_tensors(folder: Path) -> Mapping[str, Tensor]:
     )
 
 
-def _shards(index: Path) -> Mapping[str, str]:
-    try:
-        return dict(json.loads(index.read_text("utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{index} is no index of shards; fetch it again") from None
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, which lie in its folder; what a link there leads to is the
+    user's own doing.
+    """
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
+        raise UserError(f"{index} is no index of shards; fetch it again")
+    shards = sorted(set(places.values()))
+    for shard in shards:
+        path = PurePosixPath(shard.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.name or ":" in shard:
+            raise UserError(
+                f"{index} names the shard {shard[:80]!r}, which leads out of its folder; fetch it "
+                "again, from a source that you trust"
+            )
+        if not (index.parent / shard).is_file():
+            raise UserError(f"{index.parent} lacks {shard}, one of its shards; fetch it again")
+    return [index.parent / shard for shard in shards]
 
 
-def _open_shards(folder: Path, shards: Mapping[str, str], read: Any) -> dict[str, Tensor]:
+def _open_shards(shards: Sequence[Path], read: Any) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(shards.values())):
-        if not (folder / shard).exists():
-            raise UserError(f"{folder} lacks {shard}, one of its shards; fetch it again")
-        tensors |= read(folder / shard)
+    for shard in shards:
+        tensors |= read(shard)
     return tensors
 
 

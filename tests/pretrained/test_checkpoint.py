@@ -153,7 +153,8 @@ def _remove(name):
         (_write("config.json", "{}"), 'no model_type; add the line "model_type": "gpt2", to it'),
         (_remove("config.json"), "has no config.json; give a folder that transformers saved"),
         (_remove("model.safetensors"), "has neither model.safetensors nor pytorch_model.bin"),
-        (_write("model.safetensors.index.json", "[]"), "is no index of shards"),
+        (_write("model.safetensors.index.json", "[]"), "index.json is no JSON object"),
+        (_write("model.safetensors.index.json", "{}"), "is no index of shards"),
     ],
 )
 def test_a_damaged_checkpoint_is_one_clear_line(damage, line, written, tmp_path):
