@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.special_tokens import FILES
-from lm.data.subword import SubwordTokenizer, byte_characters, load_subword
+from lm.data.subword import SubwordTokenizer, load_subword
 from lm.data.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
+from lm.data.tokenizer_json import byte_characters
 from lm.errors import UserError
 
 SPECIALS = ("<|end|>", "<|mask|>", *(f"<|sentinel_{i}|>" for i in range(32)))

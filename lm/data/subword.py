@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from lm.data.special_tokens import post_processed, read_settings, specials, with_added
-from lm.data.tokenizer import Encoded, Marker, begins_word, decode_utf8, encode_utf8
+from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
+from lm.data.tokenizer_json import (
+    added_tokens,
+    byte_characters,
+    bytes_of_pieces,
+    parse_tokenizer,
+    reserved_tokens,
+    sentinels_of,
+    without_prefix_space,
+    word_starts_of,
+)
 from lm.errors import UserError
 
 # Names of the special tokens where no file says them, the first that a tokenizer has: ours, then
@@ -26,7 +36,6 @@ STARTS = ("[CLS]", "<s>", "<|begin_of_text|>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
-SENTINEL = re.compile(r"<\|sentinel_(\d+)\|>|<extra_id_(\d+)>")
 
 
 class SubwordTokenizer:
@@ -54,9 +63,9 @@ class SubwordTokenizer:
         Raises:
             UserError: it has no end token, has more tokens than `vocab_size`, or is not readable.
         """
-        config = _parse(text, name)
+        config = parse_tokenizer(text, name)
         self.settings: Mapping[str, Any] = dict(settings or {})
-        added = _added(config, self.settings)
+        added = added_tokens(config, self.settings)
         end = end or self.settings.get("eos_token")
         end = end or next((known for known in ENDS if known in added), None)
         if end not in added:
@@ -71,7 +80,7 @@ class SubwordTokenizer:
         self.end: int = added[end]["id"]
         masks = (self.settings.get("mask_token"), *MASKS)
         self.mask: int | None = next((added[key]["id"] for key in masks if key in added), None)
-        self.sentinels = _sentinels(added)
+        self.sentinels = sentinels_of(added)
         self._backend = _backend(config)
         starts = (self.settings.get("bos_token"),) if self.settings else STARTS
         bos = next((added[key]["id"] for key in starts if key in added), None)
@@ -84,20 +93,20 @@ class SubwordTokenizer:
             raise UserError(
                 f"{name} has {size} tokens, more than vocab_size={vocab_size}; raise that"
             )
-        reserved = _reserved(config, added)
+        reserved = reserved_tokens(config, added)
         self._is_reserved = np.zeros(self.vocab_size, bool)
         self._is_reserved[list(reserved.values())] = True
         special = [self.end, self.mask, *self.sentinels, *reserved.values()]
         self.ordinary: np.ndarray = np.arange(self.vocab_size) < size
         self.ordinary[[token for token in special if token is not None]] = False
-        self.word_starts: np.ndarray = _word_starts(config, added, self.vocab_size)
+        self.word_starts: np.ndarray = word_starts_of(config, added, self.vocab_size)
         flags = ("lstrip", "rstrip")
         self.markers: Mapping[str, Marker] = {
             key: Marker(number, *(bool(added[key].get(flag)) for flag in flags))
             for key, number in reserved.items()
         }
         self._literals = re.compile("|".join(map(re.escape, reserved)))
-        self._pieces = _pieces(config, added, self.end, self.vocab_size)
+        self._pieces = bytes_of_pieces(config, added, self.end, self.vocab_size)
         self._piece_lengths = np.array([len(piece) for piece in self._pieces or []], np.int32)
 
     def __eq__(self, other: object) -> bool:
@@ -132,9 +141,9 @@ class SubwordTokenizer:
 
     @functools.cached_property
     def _behind(self) -> "SubwordTokenizer":
-        config = _unspaced(_parse(str(self.json), self.name), everywhere=False)
+        config = without_prefix_space(parse_tokenizer(str(self.json), self.name), everywhere=False)
         text = json.dumps(config)
-        if config == _parse(str(self.json), self.name):
+        if config == parse_tokenizer(str(self.json), self.name):
             return self
         return SubwordTokenizer(
             text,
@@ -147,9 +156,9 @@ class SubwordTokenizer:
     @functools.cached_property
     def _inner(self) -> Any:
         """The backend for text that goes on within a word."""
-        config = _parse(str(self.json), self.name)
-        _added(config, self.settings)[self._end_token]["special"] = True
-        return _backend(_unspaced(config, everywhere=True))
+        config = parse_tokenizer(str(self.json), self.name)
+        added_tokens(config, self.settings)[self._end_token]["special"] = True
+        return _backend(without_prefix_space(config, everywhere=True))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokens of each text; `byte_lengths` sum to the text's length in UTF-8 bytes.
@@ -226,38 +235,9 @@ def load_subword(path: str, vocab_size: int | None = None) -> SubwordTokenizer:
     file = Path(path).expanduser()
     settings, text = read_settings(file.parent), file.read_text("utf-8")
     if added := settings.pop("added_tokens", None):
-        _parse(text, str(path))
+        parse_tokenizer(text, str(path))
         text = with_added(text, added, str(path))
     return SubwordTokenizer(text, name=str(path), vocab_size=vocab_size, settings=settings)
-
-
-def _parse(text: str, name: str) -> dict[str, Any]:
-    try:
-        config = json.loads(text)
-        config["model"]["vocab"]
-    except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{name} is not a tokenizer.json of Hugging Face tokenizers; save one with "
-            "tokenizer.save('tokenizer.json')"
-        ) from None
-    return config
-
-
-def _added(config: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of the added tokens, among them those that the settings name, which are special
-    whatever the file says of them.
-    """
-    added = {token["content"]: token for token in config.get("added_tokens") or []}
-    vocabulary = _vocabulary(config["model"])
-    for key in ("bos_token", "eos_token", "cls_token", "sep_token", "mask_token"):
-        content = settings.get(key)
-        if content not in added and content in vocabulary:
-            flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
-            added[content] = {"id": vocabulary[content], "content": content, **flags}
-            config["added_tokens"] = [*(config.get("added_tokens") or []), added[content]]
-        if content in added:
-            added[content]["special"] = True
-    return added
 
 
 def _backend(config: dict[str, Any]) -> Any:
@@ -268,68 +248,6 @@ def _backend(config: dict[str, Any]) -> Any:
     backend.no_padding()
     backend.encode_special_tokens = True  # special tokens in the text are text
     return backend
-
-
-def _unspaced(config: dict[str, Any], everywhere: bool) -> dict[str, Any]:
-    """A tokenizer.json whose tokenizer puts no space before a text: where it does so only where a
-    text begins, or everywhere, also behind special tokens.
-    """
-    normal, cuts = config.get("normalizer"), config.get("pre_tokenizer")
-    schemes = ("first", "always") if everywhere else ("first",)
-    stages = cuts.get("pretokenizers", [cuts]) if cuts else []
-    for stage in stages:
-        if stage.get("prepend_scheme") in schemes:
-            stage["prepend_scheme"] = "never"
-        if everywhere and stage.get("add_prefix_space"):
-            stage["add_prefix_space"] = False
-    if everywhere and normal:
-        steps = [n for n in normal.get("normalizers", [normal]) if n["type"] != "Prepend"]
-        config["normalizer"] = {"type": "Sequence", "normalizers": steps}
-    return config
-
-
-def _sentinels(added: dict[str, Any]) -> tuple[int, ...]:
-    numbered = [(SENTINEL.fullmatch(key), token["id"]) for key, token in added.items()]
-    found = [(int(match[1] or match[2]), i) for match, i in numbered if match]
-    return tuple(i for _, i in sorted(found))
-
-
-def _reserved(config: dict[str, Any], added: dict[str, Any]) -> dict[str, int]:
-    """The special tokens, which no text may be encoded to; not the one for unknown text."""
-    model = config["model"]
-    unknown = model.get("unk_token")
-    if model.get("unk_id") is not None:  # Unigram
-        unknown = model["vocab"][model["unk_id"]][0]
-    return {key: t["id"] for key, t in added.items() if t.get("special") and key != unknown}
-
-
-def _word_starts(config: dict[str, Any], added: dict[str, Any], vocab_size: int) -> np.ndarray:
-    """Boolean [V]: which tokens begin a word.
-
-    Where pieces that continue a word are marked (## of BERT's WordPiece), all others; else those
-    that open with a space, its sign (U+2581 of SentencePiece), or what is no letter and no digit.
-    """
-    model = config["model"]
-    marked = model.get("type") == "WordPiece" and model.get("continuing_subword_prefix")
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    byte_level = "ByteLevel" in json.dumps(config.get("pre_tokenizer"))
-    starts = np.ones(vocab_size, bool)
-    for piece, i in _vocabulary(model).items():
-        if piece in added:
-            continue
-        if marked:
-            starts[i] = not piece.startswith(marked)
-        elif byte_level and piece[:1] in byte_of:
-            starts[i] = begins_word(bytes([byte_of[piece[:1]]]))
-        else:
-            starts[i] = not piece[:1].isalnum()
-    return starts
-
-
-def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
-    """The id of each piece; Unigram lists them in order, with their scores."""
-    vocab = model["vocab"]
-    return vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
 
 
 def _located(ids: np.ndarray, text: str, offsets: Sequence[tuple[int, int]]) -> Encoded:
@@ -382,34 +300,6 @@ def _byte_lengths(spans: np.ndarray, size: int) -> np.ndarray:
     return lengths.astype(np.int32)
 
 
-def _pieces(
-    config: dict[str, Any], added: dict[str, Any], end: int, vocab_size: int
-) -> list[bytes] | None:
-    """The bytes behind each token of a byte-level tokenizer; None for any other kind."""
-    stages = config.get("pre_tokenizer") or {}
-    stages = stages.get("pretokenizers", [stages])
-    levels = [stage for stage in stages if stage.get("type") == "ByteLevel"]
-    if config.get("normalizer") or not levels or levels[0].get("add_prefix_space"):
-        return None
-    model = config["model"]
-    prefix = model.get("continuing_subword_prefix") or ""
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    if any(character in byte_of for character in prefix):
-        return None  # it could not be told from text: ##a would be two hashes and an a
-    pieces = ["\ufffd".encode()] * vocab_size
-    for piece, i in _vocabulary(model).items():
-        if piece not in added:
-            characters = piece.removeprefix(prefix)
-            if not byte_of.keys() >= set(characters):
-                return None
-            pieces[i] = bytes(byte_of[character] for character in characters)
-    for content, token in added.items():
-        if not token.get("special"):
-            pieces[token["id"]] = content.encode("utf-8")
-    pieces[end] = b""
-    return pieces
-
-
 def _incomplete(pieces: Sequence[str]) -> int:
     """How many bytes of a last character that lacks some the pieces of a tokenizer end with; each
     is <0xF0> or so, or has a character for every byte, or is text.
@@ -424,13 +314,3 @@ def _incomplete(pieces: Sequence[str]) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return len(decoder.getstate()[0])
-
-
-def byte_characters() -> list[str]:
-    """The printable character that stands for each of the 256 bytes in byte-level tokenizers.
-
-    Radford et al. 2019 (GPT-2): printable Latin-1 stands for itself, the rest for U+0100 onwards.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (chr(0x100 + i) for i in range(256))
-    return [chr(byte) if byte in printable else next(others) for byte in range(256)]
