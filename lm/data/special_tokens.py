@@ -70,8 +70,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         template = file.read_text("utf-8")
     if isinstance(template, str):
         settings["chat_template"] = template
+    more = [*_listed(found), *_listed(names)]
     added = {
-        number: {"content": content, "special": content in settings.values()}
+        number: {"content": content, "special": content in (*settings.values(), *more)}
         for content, number in _read(folder / FILES[2]).items()
     }
     decoder = found.get("added_tokens_decoder") or {}
@@ -89,6 +90,12 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{file} is no JSON object; fetch it again")
     return found
+
+
+def _listed(found: dict[str, Any]) -> list[str]:
+    """The special tokens without a role that a file lists."""
+    listed = found.get("additional_special_tokens")
+    return [_content(token) or "" for token in listed] if isinstance(listed, list) else []
 
 
 def _content(token: Any) -> str | None:

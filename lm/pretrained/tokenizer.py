@@ -16,12 +16,12 @@ from lm.data.cache import built
 from lm.data.special_tokens import read_settings
 from lm.errors import UserError
 from lm.pretrained.gguf import is_gguf, tokens_of
-from lm.pretrained.gguf_tokenizer import from_gguf, settings_of
+from lm.pretrained.gguf_tokenizer import WORDS, from_gguf, settings_of
 from lm.pretrained.pieces import from_pieces
 
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
-_FORMAT = 2  # raise it when what is made of the same files changes
+_FORMAT = 3  # raise it when what is made of the same files changes
 # By model_type, what transformers' classes put around a text and around two.
 _PAIRED = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
 _AROUND = {
@@ -126,12 +126,20 @@ def _wordpiece(files: list[Path], settings: dict[str, Any]) -> Any:
 
 
 def _byte_level(files: list[Path], settings: dict[str, Any]) -> Any:
-    """GPT-2's: pairs of byte characters merged in the order of merges.txt."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    """GPT-2's: pairs of byte characters merged in the order of merges.txt; Qwen's composes
+    characters first, and cuts words in its own way.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
     spaced = settings.get("add_prefix_space", False)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    if pattern := WORDS.get(settings["model_type"]):
+        tokenizer.normalizer = normalizers.NFC()
+        cuts = pre_tokenizers.Split(Regex(pattern), "isolated")
+        level = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cuts, level])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     tokenizer.decoder = decoders.ByteLevel()
     vocabulary = tokenizer.get_vocab()
     tokenizer.add_special_tokens([name for name in _BPE_SPECIALS if name in vocabulary])

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import tokenizers
 
+from configs import default
 from lm.data import ByteTokenizer
 from lm.data.chat import Chat
 from lm.data.marked import encode_marked, plain, quoted
 from lm.errors import UserError
+from lm.generate import Continuation
+from lm.restore import Restored
 from tests.backends import byte_fallback, byte_level, folder_of, names_of, template
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
@@ -237,3 +240,28 @@ def test_a_template_has_the_helpers_that_transformers_gives_it(tmp_path):
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}")
     tokenizer = made(tmp_path, chat_template=source)
     assert Chat(tokenizer).written([]) == "<s>" and Chat(tokenizer).asked([]).tolist() == [0]
+
+
+@pytest.mark.parametrize("stop", ["<|im_end|>", "<|im_end|>\n"])
+def test_a_stop_string_that_is_a_special_token_stops(stop, tmp_path):
+    tokenizer = made(tmp_path)
+    asked = Chat(tokenizer, "chatml").asked(TALK[:2])
+    said = tokenizer.encode_batch(["yes it's in"])[0].ids.tolist()
+    for stops, end in (((), 1), ((stop,), 3), (("x", stop), 3)):
+        text = Continuation(tokenizer, asked, stops)
+        for token in [*said, end, *said]:
+            text.add(token)
+        assert text.ended and text.text == "yes it's in"
+    text = Continuation(tokenizer, asked)
+    text.add(3)
+    assert not text.ended
+
+
+def test_a_conversation_is_asked_of_a_decoder():
+    config = default.get_config()
+    config.task.template = "chatml"
+    run = Restored(config, ByteTokenizer(), None, None, 3)
+    assert run.chat == Chat(ByteTokenizer(), "chatml")
+    config.model.architecture = "encoder"
+    with pytest.raises(UserError, match="conversations want a decoder, and encoder is none"):
+        _ = run.chat

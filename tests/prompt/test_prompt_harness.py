@@ -171,6 +171,35 @@ def test_a_generation_setting_that_cannot_be_met_is_refused_by_name(given, named
     assert "\n" not in str(error.value)
 
 
+def test_a_conversation_of_the_harness_is_asked_as_it_was_trained(run, log_probs):
+    model, chat = Laboratory(run), run.chat
+    talk = [{"role": "user", "content": "hi"}]
+    context = model.apply_chat_template(talk)
+    tokens = chat.asked(talk)
+    assert bytes(tokens[1:].tolist()) == b"### user:\nhi\n\n### assistant:\n" and tokens[0] == 255
+    words = log_probs([*tokens, *b"no"])
+    ((nats, _),) = model.loglikelihood(asked("loglikelihood", (context, "no")))
+    size = len(tokens)
+    np.testing.assert_allclose(nats, words[size - 1, ord("n")] + words[size, ord("o")], rtol=1e-5)
+    begun = model.apply_chat_template([*talk, {"role": "assistant", "content": "n"}], False)
+    ((rest, _),) = model.loglikelihood(asked("loglikelihood", (begun, "o")))
+    np.testing.assert_allclose(rest, words[size, ord("o")], rtol=1e-5)
+    # After an answer stands what closes it, which is END here and has no name.
+    talk += [{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
+    (prompt,) = model._prompts([model.apply_chat_template(talk)], 64)
+    assert prompt.tolist() == chat.asked(talk).tolist() and prompt.tolist().count(255) == 2
+
+
+def test_the_template_of_the_harness_is_the_runs_or_one_that_is_named(run):
+    model = Laboratory(run)
+    name = model.tokenizer_name
+    assert model.chat_template(False) == "" and model.chat_template(True) == "plain"
+    assert model.chat_template("chatml") == "chatml" and model.tokenizer_name != name
+    assert model.apply_chat_template([]).startswith("<|im_start|>assistant")
+    with pytest.raises(UserError, match="no template 'alpaca'; use plain, chatml"):
+        model.chat_template("alpaca")
+
+
 @pytest.mark.slow
 def test_the_harness_finds_the_accuracy_that_we_find(tmp_path):
     from lm_eval import simple_evaluate
