@@ -31,6 +31,7 @@ from lm.allocator import keep_freed_memory
 from lm.command_line import Command, check_flags, find_command, help_lines, parse
 from lm.config import flatten, to_dict
 from lm.errors import Interrupted, UserError
+from lm.failures import explain
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 _CONFIG_FLAG = flags.FLAGS["config"]
@@ -347,7 +348,9 @@ COMMANDS = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs a command; a user's mistake is one line on stderr and status 2."""
+    """Runs a command; a user's mistake is one line on stderr and status 2, a failure of the machine
+    one and status 1.
+    """
     own = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print("\n".join([__doc__, *help_lines(own, COMMANDS)]))
@@ -377,6 +380,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("run.py: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (failure := explain(error)) is None:
+            raise
+        print(f"run.py: {failure}", file=sys.stderr)
+        return 1
 
 
 def _version() -> int:

@@ -5,6 +5,7 @@ a fingerprint in every checkpoint by which damage is found when it is read.
 import contextlib
 import dataclasses
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -68,6 +69,8 @@ class Checkpoints:
                 self._metadata(step)
             except DamagedCheckpoint as error:
                 self._pass_over({step: error})
+        # What fails in one of its threads is raised by `wait`, and told there.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         policy: Any = self._kept
         return ocp.training.Checkpointer(
             self.folder, preservation_policy=policy, cleanup_tmp_directories=self._owner

@@ -98,7 +98,7 @@ class Writer:
             write_text(path, "".join(to_json(record) + "\n" for record in kept))
         self._before = max((record.get("seconds", 0.0) for record in kept), default=0.0)
         self._begin = time.perf_counter()
-        self._file = path.open("a")
+        self._path, self._file = path, path.open("a")
         self._events = None
         if tensorboard:
             import tensorboardX
@@ -115,8 +115,12 @@ class Writer:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line: the step, the metrics, and the seconds so far."""
         record = {"step": step, **metrics, "seconds": round(self.seconds, 3)}
-        self._file.write(to_json(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(to_json(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, step)

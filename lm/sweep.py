@@ -18,6 +18,7 @@ from lm.claim import POLL, Held, claim, holder
 from lm.config import Config, content_hash, override, plain
 from lm.continual.chain import learn
 from lm.errors import Interrupted, UserError
+from lm.failures import explain, of_storage
 from lm.headline import headline
 from lm.step import check_devices
 from lm.train import prepare_corpus
@@ -180,9 +181,11 @@ class _Sweep:
         except (Interrupted, Held):
             raise
         except Exception as error:
+            if of_storage(error):  # as every other point would meet it
+                raise
             self.broken.append(point)
             write_text(path, traceback.format_exc())
-            print(f"{name} broke: {plain(error)}", file=sys.stderr, flush=True)
+            print(f"{name} broke: {explain(error) or plain(error)}", file=sys.stderr, flush=True)
         else:
             path.unlink(missing_ok=True)
             metric, seconds = headline(point.config, scored=result), result["seconds"]
