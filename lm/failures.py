@@ -67,8 +67,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _place(error: BaseException) -> str:
-    """The file of an error; TensorStore quotes it in its text."""
-    name = getattr(error, "filename", None)
-    if name is None and '"' in str(error):
-        name = str(error).split('"')[1]
-    return f" for {name}" if name else ""
+    """The file of an error, or of what it came from; TensorStore quotes it in its text."""
+    for each in _chain(error):
+        quoted = str(each).split('"')
+        name = getattr(each, "filename", None) or (quoted[1] if len(quoted) > 1 else None)
+        if name:
+            return f" for {name}"
+    return ""
