@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from lm.data.make_tokenizer import make_tokenizer
+from lm.data.make_tokenizer import make_tokenizer, watched
 from lm.data.packing import Packer, PairPacker, PairRows, Rows
 from lm.data.records import SplitWriter, text_fields, write_metadata
 from lm.data.sources import Document, holds_pairs
@@ -50,7 +50,12 @@ def build(
     made = make_tokenizer(
         tokenizer,
         vocab_size,
-        (text for split, document in training if split == "train" for text in _texts(document)),
+        watched(
+            (document.name, text)
+            for split, document in training
+            if split == "train"
+            for text in _texts(document)
+        ),
     )
     tally = Tally()
     pairs = holds_pairs(source)

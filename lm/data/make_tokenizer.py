@@ -5,7 +5,9 @@ special tokens.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from lm.errors import UserError
 SPECIALS = ("<|end|>", "<|mask|>", *(f"<|sentinel_{i}|>" for i in range(32)))
 UNKNOWN = "<|unknown|>"  # asked for by two algorithms, and never used: every byte is known
 CONTINUES = "…"  # marks a piece that does not begin a word; not a byte character, unlike ##
-_LONGEST_WORD = 64  # bytes; WordPiece takes time quadratic in a word's length
+# Bytes of a word; longer ones, such as base64 or a genome, are cut. WordPiece and training BPE take
+# time quadratic in a word's length, and training Unigram overflows its stack.
+LONGEST_WORD = 256
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _LEAST = {  # every byte (for WordPiece twice, also as a continuation) and the special tokens
     "bpe": 256 + len(SPECIALS),
     "wordpiece": 2 * 256 + len(SPECIALS) + 1,
@@ -102,6 +107,23 @@ def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> T
     return load_subword(name, vocab_size)
 
 
+def watched(documents: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The texts of named documents, to train a tokenizer on; the first that has a word too long to
+    be kept whole is named, as such words are hardly text, and slow.
+    """
+    told = False
+    for name, text in documents:
+        if not told and (found := _LONG_WORD.search(text)):
+            told = True
+            print(
+                f"{name} has a word of {len(found[0]):,} letters ({found[0][:20]}...); tokenizers "
+                f"that are trained cut words at {LONGEST_WORD} bytes",
+                file=sys.stderr,
+                flush=True,
+            )
+        yield text
+
+
 def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
     """The tokenizer that a manifest records, from its spec and the content of `tokenizer.json`."""
     if spec["name"] == "characters":
@@ -118,11 +140,15 @@ def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
 
 
 def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
-    from tokenizers import pre_tokenizers, processors
+    from tokenizers import Regex, pre_tokenizers, processors
 
     tokenizer, trainer = ALGORITHMS[name](vocab_size)
-    if tokenizer.pre_tokenizer is None:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), "isolated"),
+        ]
+    )
     tokenizer.train_from_iterator(texts, trainer)
     end = SPECIALS[0]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -156,21 +182,15 @@ def _bpe(vocab_size: int) -> tuple[Any, Any]:
 
 def _wordpiece(vocab_size: int) -> tuple[Any, Any]:
     """WordPiece: the longest piece first (Wu et al. 2016, 1609.08144; Devlin et al. 2019)."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, trainers
 
     tokenizer = Tokenizer(
         models.WordPiece(
             vocab={},
             unk_token=UNKNOWN,
-            max_input_chars_per_word=_LONGEST_WORD,
+            max_input_chars_per_word=LONGEST_WORD,
             continuing_subword_prefix=CONTINUES,
         )
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-            pre_tokenizers.Split(Regex(f".{{1,{_LONGEST_WORD}}}"), "isolated"),
-        ]
     )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,

@@ -19,7 +19,7 @@ from lm.data.synthetic import Language, language_of
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
 
-FORMAT = 3  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 4  # raise it when what is stored changes, so that nothing old is opened as new
 
 
 @dataclass(frozen=True)

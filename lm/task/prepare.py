@@ -16,7 +16,7 @@ from etils import epath
 from lm.config import Config, to_dict
 from lm.data import Tokenizer, check_tokenizer, make_tokenizer, sources
 from lm.data.cache import built
-from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
+from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint, watched
 from lm.data.records import SplitWriter, read_rows, write_metadata
 from lm.data.splits import SPLITS, place
 from lm.errors import UserError, counted
@@ -26,7 +26,7 @@ from lm.task.encode import Layout, Row, pack
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 8  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 9  # raise it when what is stored changes, so that nothing old is opened as new
 # Options that no row depends on.
 _LATE: Any = {
     "metric": "",
@@ -210,8 +210,8 @@ def _build(
 ) -> dict[str, Any]:
     """Fills `folder` with rows, metadata, held-out examples and `tokenizer.json`."""
     labels = task.labels_of(examples["train"])
-    texts = (text for example in examples["train"] for text in task.texts(example))
-    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], texts)
+    texts = ((each["place"], text) for each in examples["train"] for text in task.texts(each))
+    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], watched(texts))
     layout = Layout(
         length=wanted["length"],
         start=tokenizer.start,
