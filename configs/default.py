@@ -49,8 +49,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.frame = placeholder(tuple)
 
     config.data = data = ConfigDict()
-    # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .xz, .zst; one
-    # file is one document), "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b), or
+    # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .bz2, .xz, .zst;
+    # one file is one document), "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b), or
     # "synthetic:rank=R" (a language of known entropy; lm/data/synthetic.py has its other options;
     # its tokenizer is "characters", one for each of vocab_size words). Pairs, for seq2seq:
     # "pairs:PATTERN" (one a line, tab-separated or JSON), or "docstrings" (signatures of the

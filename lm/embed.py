@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from lm.model import Batch
 from lm.readout import mean
 from lm.restore import Restored
 from lm.task.in_memory import source_of
-from lm.task.read import FORMATS, records
+from lm.task.read import format_of, records
 from lm.tune.tuned import room_of
 
 _LEAST = 16  # positions of the shortest rows
@@ -92,7 +91,7 @@ def read_texts(config: Config, names: Sequence[str]) -> Iterator[str]:
     of any other file its lines, without empty ones.
     """
     for name in names:
-        if any(ending[1:] in FORMATS for ending in Path(name).suffixes) or name.startswith("tfds:"):
+        if format_of(name) or name.startswith("tfds:"):
             for record in records(source_of(name), "", tuple(config.task.columns)):
                 yield " ".join(_column(record, column) for column in config.task.text)
             continue
@@ -118,7 +117,7 @@ def embed_files(
 
 def check_output(file: epath.Path | None) -> epath.Path:
     """The file; raises UserError where vectors cannot be written to a new file of this name."""
-    if file is None or file.suffix not in ENDINGS:
+    if file is None or file.suffix.lower() not in ENDINGS:
         raise UserError(f"embed needs --output=FILE, a file that ends in {' or '.join(ENDINGS)}")
     if file.exists():
         raise UserError(f"{file} is there already; give a new file to write to")
@@ -128,7 +127,7 @@ def check_output(file: epath.Path | None) -> epath.Path:
 def write(embedded: Embedded, file: epath.Path) -> None:
     """Writes [N, D] as .npy, or as .jsonl an object for each text: "text" and "embedding"."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".npy":
+    if file.suffix.lower() == ".npy":
         with file.open("wb") as out:
             np.save(out, embedded.vectors)
         return

@@ -22,7 +22,7 @@ def of_lines(name: str, text: str) -> Iterator[tuple[int, tuple[str, str]]]:
     Raises:
         UserError: a line is no pair.
     """
-    is_json = ".jsonl" in name.rpartition("/")[2]
+    is_json = ".jsonl" in name.rpartition("/")[2].lower()
     for number, line in lines_of(text):
         if line.strip():
             yield number, _from_json(name, number, line) if is_json else _split(name, number, line)

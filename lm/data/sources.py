@@ -5,6 +5,8 @@ fingerprint tells, without reading any text, whether the text may have changed s
 prepared.
 """
 
+import bz2
+import codecs
 import dataclasses
 import glob
 import gzip
@@ -12,6 +14,7 @@ import lzma
 import os
 import sys
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,6 +135,14 @@ def _stdlib_fingerprint(_: str) -> Any:
 
 # --- files:PATTERN: one local file, one document ---------------------------------------------
 
+# What a file of another encoding begins with; the longer ones first.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
 
 def _matching(pattern: str) -> list[str]:
     found = glob.glob(os.path.abspath(os.path.expanduser(pattern)), recursive=True)
@@ -145,15 +156,7 @@ def _matching(pattern: str) -> list[str]:
 
 def _files_documents(pattern: str) -> Iterator[Document]:
     for path in _matching(pattern):
-        data = _decompressed(path)
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} of "
-                "its text; convert it (iconv -f LATIN1 -t UTF-8) or narrow the pattern"
-            ) from None
-        yield Document(path, text.removeprefix("\ufeff"))
+        yield Document(path, _decoded(path, _decompressed(path)))
 
 
 def _files_fingerprint(pattern: str) -> Any:
@@ -161,14 +164,48 @@ def _files_fingerprint(pattern: str) -> Any:
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
+def _decoded(path: str, data: bytes) -> str:
+    """The text of a file, without its mark of UTF-8.
+
+    Raises:
+        UserError: it is of another encoding.
+    """
+    if (encoding := _wide_encoding(data)) is not None:
+        raise UserError(
+            f"{path} is {encoding}, and text is read as UTF-8; convert it (iconv -f {encoding} -t "
+            "UTF-8) or narrow the pattern"
+        )
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} of "
+            "its text; convert it (iconv -f LATIN1 -t UTF-8) or narrow the pattern"
+        ) from None
+
+
+def _wide_encoding(data: bytes) -> str | None:
+    """The name of an encoding by units of two or four bytes, told by its mark; or, without one, by
+    every second byte of the beginning being zero, as it is in English.
+    """
+    for mark, encoding in _MARKS.items():
+        if data.startswith(mark):
+            return encoding
+    even, odd = data[:1000:2], data[1:1000:2]
+    for zeros, others, encoding in ((odd, even, "UTF-16LE"), (even, odd, "UTF-16BE")):
+        if len(zeros) > 1 and 2 * zeros.count(0) > len(zeros) and not others.count(0):
+            return encoding
+    return None
+
+
 def _decompressed(path: str) -> bytes:
     data = Path(path).read_bytes()
-    decompress = DECOMPRESSORS.get(Path(path).suffix)
+    decompress = DECOMPRESSORS.get(Path(path).suffix.lower())
     if decompress is None:
         return data
     try:
         return decompress(data)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, lzma.LZMAError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be decompressed: {error}; fetch it again") from None
 
 
@@ -192,6 +229,7 @@ def _zstandard(data: bytes) -> bytes:
 
 DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
     ".xz": lzma.decompress,
     ".zst": _zstandard,
 }

@@ -5,7 +5,6 @@ run's own, as rows of the layout, tokenizer and labels that the run has.
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from lm.data.sources import SOURCES
 from lm.errors import UserError
 from lm.task.encode import Layout, Row
 from lm.task.prepare import has_rows, rows_of
-from lm.task.read import FORMATS, Record, records
+from lm.task.read import Record, format_of, records
 from lm.task.task import Example, Labels, Task
 
 UNLABELLED = "unlabelled"  # a key of an example
@@ -97,8 +96,7 @@ def encoded_in_parts(data: InMemory, size: int) -> Iterator[InMemory]:
 
 
 def _records(source: str, config: Config, split: str) -> list[Record]:
-    known = any(ending[1:] in FORMATS for ending in Path(source).suffixes)
-    form = "" if known else config.task.format
+    form = "" if format_of(source) else config.task.format
     found = list(records(source, form, tuple(config.task.columns)))
     return [each for each in found if each.split == split] or found
 

@@ -50,8 +50,14 @@ def records(source: str, form: str = "", columns: Sequence[str] = ()) -> Iterato
             yield Record(f"{name} line {number}", values)
 
 
+def format_of(name: str) -> str:
+    """The name of `FORMATS` that a file's ending is, in letters of any case; "" for none."""
+    endings = (ending[1:].lower() for ending in reversed(Path(name).suffixes))
+    return next((ending for ending in endings if ending in FORMATS), "")
+
+
 def _form(name: str, form: str) -> Callable[..., Iterator[tuple[int, dict[str, Any]]]]:
-    ending = form or next((e[1:] for e in reversed(Path(name).suffixes) if e[1:] in FORMATS), "")
+    ending = form or format_of(name)
     if ending not in FORMATS:
         raise UserError(
             f"{name} ends in none of {', '.join(FORMATS)}; say which it is in config.task.format"

@@ -1,5 +1,6 @@
 """Does each source give the text that it names, whole and in order, and say what is wrong?"""
 
+import bz2
 import gzip
 import lzma
 import os
@@ -14,9 +15,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from lm.data import documents, public, sources
 from lm.errors import UserError
+from lm.task.read import records
 
 COMPRESS = {
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
 }
@@ -50,6 +53,73 @@ def test_compressed_files_read_like_plain_ones_also_in_several_frames(suffix, tm
     frames = compress(TEXT[:half].encode()) + compress(TEXT[half:].encode())
     (tmp_path / f"text{suffix}").write_bytes(frames)
     assert [document.text for document in documents(f"files:{tmp_path}/*")] == [TEXT]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_endings_of_any_case_are_known(suffix, tmp_path):
+    (tmp_path / f"TEXT{suffix.upper()}").write_bytes(COMPRESS[suffix](TEXT.encode()))
+    assert [document.text for document in documents(f"files:{tmp_path}/*")] == [TEXT]
+    pair = b'{"source": "a", "target": "b"}\n'
+    (tmp_path / f"ROWS.JSONL{suffix.upper()}").write_bytes(COMPRESS[suffix](pair))
+    (document,) = documents(f"pairs:{tmp_path}/ROWS*")
+    assert (document.memory, document.text) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.CSV", b"text,label\nx,1\n"),
+        ("a.Tsv", b"text\tlabel\nx\t1\n"),
+        ("a.JsonL", b'{"text": "x", "label": "1"}\n'),
+        ("a.CSV.GZ", gzip.compress(b"text,label\nx,1\n")),
+        ("a.csv.bz2", bz2.compress(b"text,label\nx,1\n")),
+    ],
+)
+def test_labelled_files_are_known_by_endings_of_any_case(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    (record,) = records(f"files:{tmp_path}/{name}")
+    assert record.values == {"text": "x", "label": "1"}
+
+
+WIDE = {
+    "UTF-16": "\ufeffWörter".encode("utf-16-le"),
+    "UTF-16 ": "\ufeffWörter".encode("utf-16-be"),
+    "UTF-32": "\ufeffWörter".encode("utf-32-le"),
+    "UTF-32 ": "\ufeffWörter".encode("utf-32-be"),
+    "UTF-16LE": "text,label\nno mark,1\n".encode("utf-16-le"),
+    "UTF-16BE": "text,label\nno mark,1\n".encode("utf-16-be"),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("kind", ["files", "pairs", "records"])
+def test_text_in_units_of_two_bytes_is_named_as_such(kind, name, tmp_path):
+    (tmp_path / "text.csv").write_bytes(WIDE[name])
+    encoding = name.strip()
+    line = f"text.csv is {encoding}, .* convert it .iconv -f {encoding} -t UTF-8"
+    with pytest.raises(UserError, match=line):
+        list(
+            records(f"files:{tmp_path}/*")
+            if kind == "records"
+            else documents(f"{kind}:{tmp_path}/*")
+        )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a", b"a\0b c d e f g", "größer".encode(), b"\xef\xbb\xbfa"]
+)
+def test_utf_8_is_not_taken_for_anything_else(content, tmp_path):
+    (tmp_path / "text.txt").write_bytes(content)
+    (document,) = documents(f"files:{tmp_path}/*")
+    assert document.text == content.decode("utf-8-sig")
+
+
+def test_a_damaged_middle_of_a_compressed_file_is_an_error(tmp_path):
+    data = bytearray(gzip.compress(bytes(range(256)) * 20))
+    data[20:40] = bytes(20)
+    (tmp_path / "text.gz").write_bytes(data)
+    with pytest.raises(UserError, match="cannot be decompressed"):
+        list(documents(f"files:{tmp_path}/*"))
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
