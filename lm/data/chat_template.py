@@ -5,6 +5,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any, ClassVar
 
 from lm.data.marked import END
@@ -14,6 +15,7 @@ from lm.errors import UserError
 Messages = Sequence[Mapping[str, str]]
 # What stands around what the assistant says, where a template says so.
 BEGINS, ENDS = "\ufdd2", "\ufdd3"
+_SAFE = (3, 1, 6)  # of jinja2: templates could leave the sandbox of those before
 
 
 def template_of(name: str, tokenizer: Tokenizer) -> Callable[[Messages, bool], str]:
@@ -80,13 +82,17 @@ def _own(source: str, tokenizer: Tokenizer, messages: Messages, ask: bool) -> st
 @functools.lru_cache(maxsize=8)
 def _compiled(source: str) -> Any:
     try:
-        from jinja2 import nodes
-        from jinja2.ext import Extension, LoopControlExtension
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ModuleNotFoundError:
+        version = tuple(int(part) for part in metadata.version("jinja2").split(".")[:3])
+    except (metadata.PackageNotFoundError, ValueError):
+        version = ()
+    if version < _SAFE:
         raise UserError(
-            "the checkpoint has a chat_template; to read it, pip install jinja2"
-        ) from None
+            "the checkpoint has a chat_template, a program; to read it, pip install 'jinja2>="
+            f"{'.'.join(map(str, _SAFE))}', whose sandbox has no known holes"
+        )
+    from jinja2 import nodes
+    from jinja2.ext import Extension, LoopControlExtension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
         """{% generation %} ... {% endgeneration %}: what the assistant says."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.data.tokenizer import Encoded, Marker, Tokenizer
+from lm.data.tokenizer import Encoded, Marker, Tokenizer, encode_utf8
 
 # Unicode's noncharacters, which no text has that is meant for others.
 AS_TEXT = "\ufdd0"  # within a special token's name: the name is text
@@ -17,7 +17,10 @@ OWN = (AS_TEXT, END)
 
 
 def quoted(text: str, tokenizer: Tokenizer) -> str:
-    """A text that stays text within a marked one, whatever names it holds."""
+    """A text that stays text within a marked one, whatever names it holds; UserError where it is
+    none, see `encode_utf8`.
+    """
+    encode_utf8(text)
     for mark in OWN:
         text = text.replace(mark, "")
     return _names(tokenizer.markers).sub(lambda name: _apart(name[0]), text)
