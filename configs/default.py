@@ -2,7 +2,7 @@
 
 Other configs start from this one and change what they are about. A value of `None` means that the
 code chooses; the comment says how. Any knob is overridden on the command line by its dotted name,
-such as `--config.model.features=256`.
+such as `--config.model.features=256`, or `--config.epochs=None` where None is a value.
 """
 
 from ml_collections import ConfigDict

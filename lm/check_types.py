@@ -4,7 +4,6 @@ numbers are finite.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -29,8 +28,8 @@ _MEMBERS = {
     "tune.targets": str,
 }
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "truth value", tuple: "tuple"}
-# Steps, sizes and seeds are 32-bit integers on devices.
-_LARGEST = 2**31 - 1
+# Steps, sizes and seeds are 32-bit integers on devices; other numbers are float32.
+_LARGEST, _LARGEST_FLOAT = 2**31 - 1, 3.4e38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,8 @@ def check_types(config: Config, besides: Container[str] = ()) -> None:
         if key in _MEMBERS and not all(_is(member, _MEMBERS[key]) for member in value or ()):
             raise UserError(f"{what}: must be a tuple of {_KINDS[_MEMBERS[key]]}s")
         for number in _numbers(value):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{what}: must be finite")
+            if isinstance(number, float) and not abs(number) <= _LARGEST_FLOAT:
+                raise UserError(f"{what}: must be finite, in float32")
             if isinstance(number, int) and abs(number) > _LARGEST:
                 raise UserError(f"{what}: must be at most {_LARGEST} in size")
 

@@ -50,7 +50,21 @@ SETTINGS = {
     "sampled": {"attention.weighting": "entmax", "output.head": "sampled"},
     "relative": {"model.positions": "relative", "output.head": "class_factored"},
 }
-VALUES = [math.nan, math.inf, -math.inf, -1, 0, 1.5, 10**20, -(10**20), 2**31 - 1, True, None, "x"]
+VALUES = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1,
+    0,
+    1.5,
+    1e300,
+    10**20,
+    -(10**20),
+    2**31 - 1,
+    True,
+    None,
+    "x",
+]
 VALUES += [[], ["x"], [0.5], [1, "x"], [[1]], {"a": 1}]
 
 
@@ -76,6 +90,7 @@ def test_any_value_of_any_key_is_one_line_or_possible(name):
     ("key", "value", "message"),
     [
         ("attention.cap", math.inf, "config.attention.cap = inf: must be finite"),
+        ("optimizer.learning_rate", 1e39, "learning_rate = 1e+39: must be finite, in float32"),
         ("epochs", math.nan, "config.epochs = nan: must be finite"),
         ("output.class_weights", (1.0, math.nan), "class_weights = (1.0, nan): must be finite"),
         ("seed", 10**19, "must be at most 2147483647"),
