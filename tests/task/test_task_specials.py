@@ -25,7 +25,7 @@ SPECIAL = ("<s>", "</s>")
 
 def made(name, folder):
     single, pair, row = AROUND[name]
-    around = template(single, pair, *[each for each in SPECIAL if each in single])
+    around = template(single, pair, *SPECIAL)
     return folder_of(folder, byte_level(*SPECIAL, around=around), eos_token="</s>"), row
 
 
