@@ -102,13 +102,15 @@ def evaluate() -> int:
     """Evaluates a checkpoint on its held-out rows, on other labelled examples (--data) or texts
     (--text, --data), or asks it config.prompt.
     """
+    from lm.announce import announced
     from lm.evaluation import evaluate_on
     from lm.predict import check_new
 
     check_new(_folder(_OUTPUT.value))
     run, folder = _restored(), _folder(_OUTPUT.value or _TO.value)
     texts, stride = _TEXT.value, _STRIDE.value
-    metrics = evaluate_on(run, texts=texts, data=_DATA.value, stride=stride, folder=folder)
+    with announced("compiling and evaluating"):
+        metrics = evaluate_on(run, texts=texts, data=_DATA.value, stride=stride, folder=folder)
     print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
     for name, value in metrics.items():
         print(f"  {name:22} {value:,.6g}")

@@ -4,6 +4,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from lm import partition
+from lm.announce import announced
 from lm.beginning import beginning
 from lm.check import check
 from lm.check_options import check_packed
@@ -83,10 +85,11 @@ def train(
 def prepare_corpus(config: Config) -> Corpus | TaskData:
     """The prepared rows of a config's data, made where the cache lacks them."""
     cache = cache_folder(config, "data")
-    if config.task.name:
-        return prepare_task(config, cache)
-    check_packed(config)
-    return prepare(**config.data, cache=cache)
+    with announced(f"preparing {config.data.source} in {cache}, once"):
+        if config.task.name:
+            return prepare_task(config, cache)
+        check_packed(config)
+        return prepare(**config.data, cache=cache)
 
 
 def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:
@@ -172,7 +175,8 @@ class _Run:
         root = jax.random.key(config.seed)
         self.key = jax.random.fold_in(root, 1)
         key = jax.random.fold_in(root, 0)
-        self.state, origin = beginning(program, self.checkpoints, config, corpus, key)
+        with announced(f"{label}: making or reading the parameters"):
+            self.state, origin = beginning(program, self.checkpoints, config, corpus, key)
         self.start = int(self.state.step)
         self.rows = train_batches(
             corpus.rows("train"),
@@ -211,7 +215,9 @@ class _Run:
                 if self.stopping and self.stopping.done:
                     break
                 batch = partition.global_batch(self.program.mesh, next(self.rows))
-                self.state, metrics = self.program.step(self.state, batch, self.key)
+                first = step == self.start + 1
+                with announced("compiling the training step") if first else nullcontext():
+                    self.state, metrics = self.program.step(self.state, batch, self.key)
                 if pending is not None:
                     self.record(*pending)
                 pending = (step, metrics, batch)
