@@ -34,7 +34,9 @@ def task() -> ConfigDict:
     task.labels = ()
     # Source of the held-out examples. "": the source's own, or the share data.validation.
     task.validation = ""
-    # Which hidden state stands for a text: "first", "last" or "mean".
+    # Which hidden state stands for a text: "first", "last" or "mean"; or the first behind a layer,
+    # as the classifiers of transformers have it, so that a checkpoint's own head can be taken:
+    # "pooler_tanh" (BERT, ALBERT, RoBERTa), "pooler_relu" (DistilBERT), "pooler_gelu" (ELECTRA).
     task.pooling = "first"
     # tagging: by which scheme tags mark entities: "iob1", "iob2", "ioe1", "ioe2", "iobes", "bilou",
     # or "none" (as parts of speech: words are judged). "": as the tags tell, said in the log.

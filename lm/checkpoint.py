@@ -197,7 +197,8 @@ def _base(
     checkpoint = open_checkpoint(config.init_from)
     leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
     names = {path_name(path): jax.tree_util.keystr(path) for path, _ in leaves}
-    found = checkpoint.find({path_name(path): leaf.shape for path, leaf in leaves}, config)
+    labels = program.labels
+    found = checkpoint.find({path_name(path): x.shape for path, x in leaves}, config, labels)
     base = {}
     for path, leaf in leaves:
         if (source := found.get(path_name(path))) is not None:
@@ -205,7 +206,7 @@ def _base(
             if outgoing is not None:
                 outgoing[name].delete()
             base[name] = checkpoint.read(source, leaf)
-    return base, checkpoint.describe(found)
+    return base, checkpoint.describe(found, config, labels)
 
 
 def _sharded(program: Program) -> Any:

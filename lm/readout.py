@@ -3,7 +3,8 @@ head sees all positions and chooses among words. A task reads out some of them, 
 labels; or it points, and chooses among the positions or the texts themselves.
 """
 
-from typing import Any
+import functools
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -39,6 +40,44 @@ class Places(All):
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """See `All`."""
         return jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1), None
+
+
+class Pooled(All):
+    """act(h W + b) of the first position's state h, [B, 1, D]: what the classifiers of BERT and its
+    kin put before their matrix of labels (1810.04805).
+    """
+
+    activation: ClassVar[Any]
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+        """See `All`."""
+        dense = nn.Dense(
+            self.features,
+            kernel_init=self.query_init,
+            dtype=hidden.dtype,
+            param_dtype=self.param_dtype,
+            name="dense",
+        )
+        return type(self).activation(dense(hidden[:, :1])), None
+
+
+class PooledTanh(Pooled):
+    """With tanh, as BERT, ALBERT and RoBERTa have it."""
+
+    activation = staticmethod(jnp.tanh)
+
+
+class PooledRelu(Pooled):
+    """With max(x, 0), as DistilBERT has it."""
+
+    activation = staticmethod(nn.relu)
+
+
+class PooledGelu(Pooled):
+    """With x Phi(x), as ELECTRA has it."""
+
+    activation = staticmethod(functools.partial(nn.gelu, approximate=False))
 
 
 class Mean(All):
@@ -109,4 +148,13 @@ def mean(hidden: jax.Array, segments: jax.Array) -> jax.Array:
     return (total / count[:, None]).astype(hidden.dtype)
 
 
-READOUTS = {"all": All, "places": Places, "mean": Mean, "span": Span, "choice": Choice}
+READOUTS = {
+    "all": All,
+    "places": Places,
+    "mean": Mean,
+    "pooler_tanh": PooledTanh,
+    "pooler_relu": PooledRelu,
+    "pooler_gelu": PooledGelu,
+    "span": Span,
+    "choice": Choice,
+}

@@ -12,7 +12,7 @@ from etils import epath
 
 from lm.check import check, check_recorded
 from lm.checkpoint import Checkpoints, pretrained_params, restored_state
-from lm.config import CACHE, Config
+from lm.config import CACHE, Config, override
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.data.chat import Chat
 from lm.errors import UserError
@@ -24,8 +24,9 @@ from lm.partition import path_name
 from lm.pretrained import open_checkpoint
 from lm.regularise.teacher import without_teacher
 from lm.step import Program
+from lm.task import build_task, predicts_words
 from lm.task.encode import Layout
-from lm.task.prepare import TaskData
+from lm.task.prepare import TaskData, layout_of
 from lm.task.task import Labels, Task
 from lm.train import corpus_program, prepare_corpus, shared_program
 from lm.workdir import check_same_config, check_same_text, recorded_config
@@ -77,6 +78,9 @@ class Restored:
     @property
     def task_layout(self) -> tuple[Task, Labels, Layout]:
         """Of a task: itself, its labels in the order of their numbers, and what its rows are."""
+        if not self.step:
+            own: Any = self.program.objective
+            return own.task, own.layout.labels, own.layout
         corpus = self.corpus
         assert isinstance(corpus, TaskData)
         return corpus.task, corpus.labels, corpus.layout
@@ -160,12 +164,9 @@ def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
       UserError: where the config is impossible or the checkpoint cannot be read, or lacks a head.
     """
     check(config)
-    if config.task.name and not config.prompt.source:
-        raise UserError(
-            f"{config.init_from} has not learned config.task.name = {config.task.name!r}; train it "
-            "first, or name questions in config.prompt.source"
-        )
-    if OUTPUTS[config.output.head].needs_counts:
+    if config.task.name and not config.prompt.source and not headless:
+        config, tokenizer, program = _with_own_head(config)
+    elif OUTPUTS[config.output.head].needs_counts:
         corpus = prepare_corpus(config)
         tokenizer, program = corpus.tokenizer, corpus_program(config, corpus)
     else:
@@ -173,10 +174,46 @@ def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
         program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer)
     check_memory(program, trains=False)
     if not headless:
-        leaves = jax.tree_util.tree_leaves_with_path(program.params)
-        shapes = {path_name(path): leaf.shape for path, leaf in leaves}
-        open_checkpoint(config.init_from).check_has_head(shapes, config)
+        open_checkpoint(config.init_from).check_has_head(_shapes(program), config)
     with jax.set_mesh(program.mesh):
         params, origin = pretrained_params(program, config, jax.random.key(config.seed))
     print(origin, flush=True)
     return Restored(config, tokenizer, program, params, 0)
+
+
+def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
+    """Of a checkpoint that was fine-tuned for the config's task: the config with its labels, where
+    it names none, and what opens it.
+
+    Raises:
+      UserError: it has no head for the task, or one that is not ours.
+    """
+    checkpoint, task = open_checkpoint(config.init_from), config.task.name
+    if task in ("classification", "tagging") and not config.task.labels:
+        config = override(config, {"task.labels": checkpoint.labels})
+    tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
+    architecture = config.model.architecture
+    wanted = {
+        "length": config.data.length,
+        "memory": architecture == "encoder_decoder",
+        "decoder": architecture == "decoder",
+        "frame": config.frame,
+    }
+    labels = tuple(map(str, config.task.labels))
+    layout = layout_of(build_task(config), wanted, tokenizer, labels)
+    if reason := "" if predicts_words(config) else checkpoint.head_refused(config, labels):
+        raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
+    program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)
+    shapes = _shapes(program)
+    found = checkpoint.find(shapes, config, labels)
+    if any(name not in found for name in shapes if name.startswith(("head/", "read/"))):
+        raise UserError(
+            f"{config.init_from} has not learned config.task.name = {task!r}; train it first, or "
+            "name questions in config.prompt.source"
+        )
+    return config, tokenizer, program
+
+
+def _shapes(program: Program) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(program.params)
+    return {path_name(path): leaf.shape for path, leaf in leaves}

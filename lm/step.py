@@ -82,6 +82,11 @@ class Program:
     teacher: "Program | None" = None
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a task, in the order of their numbers; () where there is no fixed set of labels."""
+        return self.objective.layout.labels if isinstance(self.objective, Labelled) else ()
+
+    @property
     def params(self) -> Any:
         """Shapes and types of all parameters, those trained and those left alone."""
         return jax.eval_shape(lambda state: state.whole, self.abstract)

@@ -58,7 +58,7 @@ def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | Task
         return state.evaluated
     leaves = jax.tree_util.tree_leaves_with_path(teacher.params)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
-    missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs).keys()
+    missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs, teacher.labels).keys()
     if missing:
         raise UserError(
             f"config.regularise.teacher = {source!r} has no {', '.join(sorted(missing))}, and what "

@@ -4,7 +4,7 @@ our knobs, and its tensors our parameters, read slice by slice to where the mesh
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ from lm.pretrained.family import Family, adopted
 from lm.pretrained.gguf import is_gguf, open_gguf
 from lm.pretrained.hf_config import check_values
 from lm.pretrained.json_file import read_object
+from lm.pretrained.task_head import (
+    Refused,
+    architecture_of,
+    body_prefix,
+    named_labels,
+    own_views,
+)
 from lm.pretrained.tensors import open_tensors
 from lm.pretrained.tokenizer import find_tokenizer
 from lm.pretrained.view import LAYER, Source, Tensor, sources
@@ -66,13 +73,17 @@ class Checkpoint:
         config.data.vocab_size = self.theirs["vocab_size"]
         return config
 
-    def find(self, shapes: Mapping[str, tuple[int, ...]], config: Config) -> dict[str, Source]:
+    def find(
+        self, shapes: Mapping[str, tuple[int, ...]], config: Config, labels: Sequence[str] = ()
+    ) -> dict[str, Source]:
         """Where our parameters of these shapes stand, by path; not those that it lacks.
+
+        A task's head is the checkpoint's own where it computes the same for the same `labels`.
 
         Raises:
           UserError: where a tensor has another shape, or the body lacks one.
         """
-        known, found = self._known(config), {}
+        known, found = self._known(config, labels), {}
         for name, shape in shapes.items():
             if name in known and self._holds(name, known[name]):
                 self._check(name, known[name], shape)
@@ -104,13 +115,34 @@ class Checkpoint:
 
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
 
-    def describe(self, found: Mapping[str, Source]) -> str:
-        """Folder and family, and which tensors are no part of what was found."""
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its config.json calls the labels of its head, in the order of their numbers."""
+        return named_labels(self.theirs, str(self.folder / "config.json"))
+
+    def head_refused(self, config: Config, labels: Sequence[str]) -> str:
+        """Why the head that it has for labels is not that of a config's task; "" where it is, or
+        where there is none.
+        """
+        try:
+            own_views(config, self.family, self.theirs, self.tensors, labels)
+        except Refused as reason:
+            return str(reason)
+        return ""
+
+    def describe(
+        self, found: Mapping[str, Source], config: Config, labels: Sequence[str] = ()
+    ) -> str:
+        """Folder and family, which tensors are no part of what was found, and why the head is
+        none.
+        """
         used = {tensor for source in found.values() for tensor in source.names}
         ignored = re.compile(self.family.ignored)
         unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
         without = f" without {', '.join(unused)}" if unused else ""
-        return f"{self.folder} ({self.family.model_type}){without}"
+        reason = "" if predicts_words(config) else self.head_refused(config, labels)
+        anew = f"; its head is not taken: {reason}" if reason else ""
+        return f"{self.folder} ({self.family.model_type}){without}{anew}"
 
     def _check_layers(self, config: Config) -> None:
         """Raises UserError where the last layer has no tensor, before so many layers are made."""
@@ -123,12 +155,17 @@ class Checkpoint:
                 "another checkpoint, or it is damaged"
             )
 
-    def _known(self, config: Config) -> dict[str, Source]:
-        """Where the family has each of our parameters; a task's head is none of them."""
+    def _known(self, config: Config, labels: Sequence[str] = ()) -> dict[str, Source]:
+        """Where the checkpoint has each of our parameters; its head, where it is a task's own."""
         known = sources(self.family.views(config), config.model.layers)
         if predicts_words(config):
             return known
-        return {name: source for name, source in known.items() if not name.startswith("head/")}
+        body = {name: source for name, source in known.items() if not name.startswith("head/")}
+        try:
+            own = own_views(config, self.family, self.theirs, self.tensors, labels)
+        except Refused:
+            own = ()
+        return body | sources(own, config.model.layers)
 
     def _holds(self, name: str, source: Source) -> bool:
         missing = [tensor for tensor in source.names if tensor not in self.tensors]
@@ -180,7 +217,10 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
         raise UserError(f"{path} is of model_type {kind!r}, which is none of {', '.join(families)}")
     family = families[kind]
     tensors = open_tensors(folder)
-    named = {_current_name(name).removeprefix(family.prefix): x for name, x in tensors.items()}
+    named = {
+        _current_name(name).removeprefix(body_prefix(family, architecture_of(theirs))): x
+        for name, x in tensors.items()
+    }
     return Checkpoint(folder, family, theirs, named)
 
 

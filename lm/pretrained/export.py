@@ -115,7 +115,7 @@ def tensors(
     views, prefix, outside = family.views(config), family.prefix, family.outside
     if head is not None:
         views = [*(v for v in views if not v.ours.startswith(family.fresh)), *head.views]
-        prefix, outside = head.prefix, tuple(view.theirs for view in head.views)
+        prefix, outside = head.prefix, head.outside
     known = sources(views, config.model.layers)
     parts: dict[str, list[tuple[View, Any]]] = collections.defaultdict(list)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -12,7 +12,7 @@ from lm.frame import framed
 from lm.output import OUTPUTS
 from lm.task import TASKS, build_task
 from lm.task.choose import READINGS
-from lm.task.classify import POOLINGS
+from lm.task.classify import POOLERS, POOLINGS
 from lm.task.label import class_name
 from lm.task.read import FORMATS
 from lm.task.scheme import MARKS
@@ -99,10 +99,16 @@ def _check_architecture(config: Config) -> None:
             f"{architecture!r}"
         )
     pooled = name in ("classification", "regression", "choice")
-    if architecture == "decoder" and pooled and config.task.pooling == "first":
+    pooling = config.task.pooling
+    if architecture == "decoder" and pooled and pooling in ("first", *POOLERS):
         raise UserError(
-            "config.task.pooling = 'first': a decoder's first hidden state has seen nothing of the "
-            "text; use last or mean"
+            f"config.task.pooling = {pooling!r}: a decoder's first hidden state has seen nothing "
+            "of the text; use last or mean"
+        )
+    if pooling in POOLERS and name not in ("classification", "regression"):
+        raise UserError(
+            f"config.task.pooling = {pooling!r} is of classification and regression; use first, "
+            "last or mean"
         )
 
 

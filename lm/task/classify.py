@@ -32,7 +32,8 @@ from lm.task.task import (
     number_of,
 )
 
-POOLINGS = ("first", "last", "mean")
+POOLERS = ("pooler_tanh", "pooler_relu", "pooler_gelu")  # layers of `lm.readout`
+POOLINGS = ("first", "last", "mean", *POOLERS)
 
 
 class _Whole(Task):
@@ -43,7 +44,7 @@ class _Whole(Task):
     @property
     def readout(self) -> str:
         """See `Task`."""
-        return "mean" if self.pooling == "mean" else "places"
+        return self.pooling if self.pooling in ("mean", *POOLERS) else "places"
 
     def texts(self, example: Example) -> list[str]:
         """See `Task`."""

@@ -27,6 +27,7 @@ class Layout:
       memory: rows have an encoder's side and a decoder's.
       choices: C, texts to choose from; 0 where there are none.
       outcomes: V, what the head chooses among; 0: words.
+      labels: the names of these, in order; (): they are no fixed set.
       frame: what stands around texts where there is memory; None: END opens them.
       specials: what stands around the texts of a row; None: `start a end`, `start a end b end`.
     """
@@ -40,6 +41,7 @@ class Layout:
     frame: Frame | None = None
     specials: Specials | None = None
     decoder: bool = False
+    labels: tuple[str, ...] = ()
 
     def joined(self, parts: Sequence[np.ndarray]) -> Row:
         """The row of one text or two, with the special tokens around them.

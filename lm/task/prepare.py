@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     for note in (*manifest["notes"], *notes):
         _say(f"{manifest['source']}: {note}")
     kept = {"frame": framed(config.frame, made.end), "specials": made.specials}
+    kept["labels"] = tuple(manifest["labels"])
     layout = Layout(**manifest["layout"] | kept)
     data = TaskData(folder, manifest, made, task, layout)
     stage, jointly = config.continual.stage, config.continual.jointly
@@ -210,6 +211,7 @@ def _build(
 ) -> dict[str, Any]:
     """Fills `folder` with rows, metadata, held-out examples and `tokenizer.json`."""
     labels = task.labels_of(examples["train"])
+<<<<<<< HEAD
     texts = ((each["place"], text) for each in examples["train"] for text in task.texts(each))
     tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], watched(texts))
     layout = Layout(
@@ -223,6 +225,12 @@ def _build(
         choices=max(task.choices_of(example) for each in examples.values() for example in each),
     )
     layout = dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
+=======
+    choices = max(task.choices_of(example) for each in examples.values() for example in each)
+    texts = (text for example in examples["train"] for text in task.texts(example))
+    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], texts)
+    layout = layout_of(task, wanted, tokenizer, labels, choices)
+>>>>>>> bd09fbf (A checkpoint's own classifier head is taken where labels and function agree, and said where it is not; poolers of BERT and its kin)
     fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
     counts = np.zeros(layout.outcomes or tokenizer.vocab_size, np.int64)
     writers, summaries, classes, sizes = [], {}, [], []
@@ -267,6 +275,28 @@ def _build(
 @functools.cache  # a sweep opens the same data again and again
 def _say(note: str) -> None:
     print(note, file=sys.stderr, flush=True)
+
+
+def layout_of(
+    task: Task,
+    wanted: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...],
+    choices: int = 0,
+) -> Layout:
+    """What a task's rows are made of, for a wanted `length`, `memory`, `decoder` and `frame`."""
+    layout = Layout(
+        length=wanted["length"],
+        start=tokenizer.start,
+        end=tokenizer.end,
+        specials=tokenizer.specials,
+        memory=wanted["memory"],
+        decoder=wanted["decoder"],
+        frame=framed(wanted["frame"], tokenizer.end),
+        choices=choices,
+        labels=labels,
+    )
+    return dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
 
 
 def _load(file: epath.Path) -> np.ndarray:

@@ -174,7 +174,9 @@ def load(folder, **settings) -> Loaded:
     for name, source in found.items():
         leaf = jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=device)
         flat[name] = checkpoint.read(source, leaf)
-    return Loaded(config, model, unflatten_dict(flat, sep="/"), fresh, checkpoint.describe(found))
+    return Loaded(
+        config, model, unflatten_dict(flat, sep="/"), fresh, checkpoint.describe(found, config)
+    )
 
 
 def tokens(seed=0, length=L):
