@@ -211,26 +211,10 @@ def _build(
 ) -> dict[str, Any]:
     """Fills `folder` with rows, metadata, held-out examples and `tokenizer.json`."""
     labels = task.labels_of(examples["train"])
-<<<<<<< HEAD
     texts = ((each["place"], text) for each in examples["train"] for text in task.texts(each))
     tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], watched(texts))
-    layout = Layout(
-        length=wanted["length"],
-        start=tokenizer.start,
-        end=tokenizer.end,
-        specials=tokenizer.specials,
-        memory=wanted["memory"],
-        decoder=wanted["decoder"],
-        frame=framed(wanted["frame"], tokenizer.end),
-        choices=max(task.choices_of(example) for each in examples.values() for example in each),
-    )
-    layout = dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
-=======
     choices = max(task.choices_of(example) for each in examples.values() for example in each)
-    texts = (text for example in examples["train"] for text in task.texts(example))
-    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], texts)
     layout = layout_of(task, wanted, tokenizer, labels, choices)
->>>>>>> bd09fbf (A checkpoint's own classifier head is taken where labels and function agree, and said where it is not; poolers of BERT and its kin)
     fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
     counts = np.zeros(layout.outcomes or tokenizer.vocab_size, np.int64)
     writers, summaries, classes, sizes = [], {}, [], []
