@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import UserError
+from lm.materialise import materialise
 
 _LARGEST, _LEAST = (float(getattr(np.finfo(np.float32), name)) for name in ("max", "tiny"))
 _ROUNDING = 1e-6  # by which sums of float32 probabilities may miss what they should be
@@ -73,21 +74,27 @@ def sample(
     if temperature < _LEAST:
         return jnp.where(jnp.isnan(most), -1, jnp.argmax(log_probs))
     # What is divided is 0 for the likeliest, and never infinite.
-    scaled = jnp.where(log_probs == -jnp.inf, -jnp.inf, (log_probs - most) / temperature)
-    log_probs = jax.nn.log_softmax(scaled)
-    kept = jnp.ones(log_probs.shape, bool)
-    if top_k or top_p < 1.0:
-        order = jnp.argsort(-log_probs, stable=True)
-        rank = jnp.argsort(order)
-        if top_k:
-            kept &= rank < min(top_k, rank.size)
-        if top_p < 1.0:
-            sums = jnp.cumsum(jnp.exp(log_probs[order]))
-            kept &= rank <= jnp.sum(sums[:-1] < top_p - _ROUNDING)
+    logits = jnp.where(log_probs == -jnp.inf, -jnp.inf, (log_probs - most) / temperature)
+    kept = jnp.ones(logits.shape, bool)
+    if 0 < top_k < logits.size:
+        # Without the barrier, XLA's CPU backend sorts all of them.
+        likeliest = materialise(jax.lax.top_k(logits, top_k)[0])
+        kept &= _first(logits, likeliest[-1], top_k)
+    if top_p < 1.0:
+        order = jnp.sort(logits, descending=True)
+        sums = jnp.cumsum(jax.nn.softmax(order))
+        count = 1 + jnp.sum(sums[:-1] < top_p - _ROUNDING)
+        kept &= _first(logits, order[count - 1], count)
     if min_p > 0.0:
-        kept &= log_probs >= jnp.max(log_probs) + math.log(min_p) - _ROUNDING
-    drawn = jax.random.categorical(key, jnp.where(kept, log_probs, -jnp.inf))
+        kept &= logits >= math.log(min_p) - _ROUNDING
+    drawn = jax.random.categorical(key, jnp.where(kept, logits, -jnp.inf))
     return jnp.where(jnp.isnan(most), -1, drawn)
+
+
+def _first(logits: jax.Array, least: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Which are the `count` largest of logits [V], the last of which is `least`."""
+    above, equal = logits > least, logits == least
+    return above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
 
 
 def request_keys(
