@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import tokenizers
 
 from configs import default
 from lm.config import override
@@ -53,11 +54,23 @@ def test_a_last_character_that_lacks_bytes_is_left_out(name, text):
     assert tokenizer.decode(ids) == text
 
 
-def test_bytes_that_no_character_has_are_shown():
-    for name in KINDS:
-        tokenizer = made(name)
-        byte = tokenizer.encode_batch(["é"])[0].ids[-1]  # 0xA9, which begins nothing
-        assert tokenizer.decode([byte], final=False) == REPLACEMENT
+@pytest.mark.parametrize("text", ["then é🙂", " the\n  日本", "▁🙂▁ n", "", "🙂🙃the"])
+def test_whole_texts_decode_as_the_library_has_them(text):
+    tokenizer = made("byte_fallback")
+    ids = [tokenizer.start, *tokenizer.encode_batch([text])[0].ids.tolist(), tokenizer.end]
+    backend = tokenizers.Tokenizer.from_str(tokenizer.json)
+    assert tokenizer.decode(ids) == backend.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_bytes_that_no_character_has_are_shown_and_spoil_none_beside_them(name):
+    tokenizer = made(name)
+    face, letter = (tokenizer.encode_batch([text])[0].ids.tolist() for text in ("🙂", "é"))
+    face, wrong = face[-4:], letter[-1]  # 0xA9, which begins nothing
+    assert tokenizer.decode([wrong], final=False) == REPLACEMENT
+    ids = [*face, wrong, *face, *face[:3]]
+    assert tokenizer.decode(ids, final=False) == f"🙂{REPLACEMENT}🙂"
+    assert tokenizer.decode(ids).startswith(f"🙂{REPLACEMENT}🙂{REPLACEMENT}")
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -3,7 +3,6 @@ text is ever encoded to a special token, no document is truncated, and the bytes
 each token are known exactly. Uses Hugging Face `tokenizers`, imported where used.
 """
 
-import codecs
 import functools
 import hashlib
 import json
@@ -15,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from lm.data.decoding import Decoder
 from lm.data.special_tokens import post_processed, read_settings, specials, with_added
 from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
 from lm.data.tokenizer_json import (
     added_tokens,
-    byte_characters,
     bytes_of_pieces,
     parse_tokenizer,
     reserved_tokens,
@@ -34,8 +33,6 @@ from lm.errors import UserError
 ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 STARTS = ("[CLS]", "<s>", "<|begin_of_text|>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 class SubwordTokenizer:
@@ -107,6 +104,7 @@ class SubwordTokenizer:
         }
         self._literals = re.compile("|".join(map(re.escape, reserved)))
         self._pieces = bytes_of_pieces(config, added, self.end, self.vocab_size)
+        self._decoder = Decoder(self._backend, config, added)
         self._piece_lengths = np.array([len(piece) for piece in self._pieces or []], np.int32)
 
     def __eq__(self, other: object) -> bool:
@@ -184,15 +182,7 @@ class SubwordTokenizer:
         """See `Tokenizer`."""
         if self._pieces is not None:
             return decode_utf8(b"".join(self._pieces[i] for i in ids), final)
-        tokens = [int(i) for i in ids]
-        text = self._backend.decode(tokens, skip_special_tokens=True)
-        if final or not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return text
-        last = [self._backend.id_to_token(token) or "" for token in tokens[-_LONGEST_CHARACTER:]]
-        lacking = _incomplete(last)
-        if last[-1].startswith("<0x"):  # one bad byte spoils all bytes beside it
-            return self._backend.decode(tokens[: len(tokens) - lacking], skip_special_tokens=True)
-        return text[:-1] if lacking else text
+        return self._decoder([int(i) for i in ids], final)
 
     def _checked(self, text: str, encoding: Any) -> Encoded:
         ids = np.array(encoding.ids, np.int32)
@@ -298,19 +288,3 @@ def _byte_lengths(spans: np.ndarray, size: int) -> np.ndarray:
     share, rest = (np.repeat(each, numbers) for each in np.divmod(shared, numbers))
     lengths[:-1] += share + (places < rest)
     return lengths.astype(np.int32)
-
-
-def _incomplete(pieces: Sequence[str]) -> int:
-    """How many bytes of a last character that lacks some the pieces of a tokenizer end with; each
-    is <0xF0> or so, or has a character for every byte, or is text.
-    """
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    data = b""
-    for piece in pieces:
-        if match := _BYTE.fullmatch(piece):
-            data += bytes([int(match[1], 16)])
-        else:
-            data += bytes(byte_of.get(character, ord("?")) for character in piece)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data)
-    return len(decoder.getstate()[0])
