@@ -90,9 +90,9 @@ def train() -> int:
     from lm.workdir import read_result
 
     config, workdir = _config(), _workdir()
-    finished = read_result(workdir) is not None
+    before = read_result(workdir)
     result = learn(config, workdir, wait=_SHARE.value)
-    if finished:
+    if result == before:  # and not a run that went on to more steps
         print(f"{workdir} is finished already; its result:")
     print(f"eval: {summary(result, config)}")
     return 0

@@ -16,8 +16,9 @@ from orbax.checkpoint import v1 as ocp
 
 from lm.errors import UserError
 from lm.fingerprint import fingerprint
-from lm.partition import path_name
+from lm.partition import path_name, tree_shardings, whole
 from lm.quiet import cause, quiet
+from lm.relayout import lies_otherwise, relaid
 from lm.state import State
 
 # In a checkpoint's own metadata: the fingerprint of what it holds.
@@ -108,13 +109,27 @@ class Checkpoints:
     def load(self, abstract: Any, step: int | None = None) -> Any:
         """The state of a step, with the shapes and shardings of `abstract`.
 
-        Without a step it is the newest that is whole; those after it are named on stderr.
+        Without a step it is the newest that is whole; those after it are named on stderr. Layers
+        lie as in `abstract`, however they were saved.
 
         Raises:
           UserError: where there is none, or none that is whole.
           DamagedCheckpoint: where that of `step` is not.
         """
-        return self._load(lambda _: abstract, step)
+        names = set(_named_leaves(abstract))
+
+        def wanted(step: int) -> Any:
+            saved = self._metadata(step).metadata
+            if not lies_otherwise(set(_named_leaves(saved)), names):
+                return abstract
+            mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+            saved = self._abstract(whole(mesh), step)
+            shardings = tree_shardings(mesh, saved["params"], saved)
+            return jax.tree.map(lambda x, s: x.update(sharding=s), saved, shardings)
+
+        state = self._load(wanted, step)
+        found = _named_leaves(state)
+        return relaid(found, abstract) if lies_otherwise(set(found), names) else state
 
     def load_raw(self, sharding: Any) -> Any:
         """The newest state that is whole as nested dictionaries, every array with one sharding.
@@ -202,7 +217,11 @@ class _Kept:
 
 def _fingerprint(state: Any) -> str:
     """Of a state, or of the nested dictionaries as which Orbax reads one."""
-    return fingerprint({path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)})
+    return fingerprint(_named_leaves(state))
+
+
+def _named_leaves(state: Any) -> dict[str, Any]:
+    return {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
 @contextlib.contextmanager

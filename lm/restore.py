@@ -23,6 +23,7 @@ from lm.output import OUTPUTS
 from lm.partition import path_name
 from lm.pretrained import open_checkpoint
 from lm.regularise.teacher import without_teacher
+from lm.resume import FREE, LENGTH
 from lm.step import Program
 from lm.task import build_task, predicts_words
 from lm.task.encode import Layout
@@ -30,6 +31,8 @@ from lm.task.prepare import TaskData, layout_of
 from lm.task.task import Labels, Task
 from lm.train import corpus_program, prepare_corpus, shared_program
 from lm.workdir import check_same_config, check_same_text, recorded_config
+
+_BESIDES = tuple(key for key in FREE if key != "model.scan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +102,10 @@ def restore(
 ) -> Restored:
     """Reads a workdir's checkpoint; `step` None takes the newest.
 
-    The config is the workdir's own, or `given`, which may differ in mesh and evaluation. A workdir
-    may be anyone's: what its config names outside of it is said, and its cache, where compiled
-    programs are read from, is that of `given`, or else `CACHE`; a `cache` here comes before both.
+    The config is the workdir's own, or `given`, which may differ as that of a run that goes on, but
+    for model.scan. A workdir may be anyone's: what its config names outside of it is said, and its
+    cache, where compiled programs are read from, is that of `given`, or else `CACHE`; a `cache`
+    here comes before both.
 
     Raises:
       UserError: where the folder is no run's, or an older version's; where its config is
@@ -115,7 +119,7 @@ def restore(
         raise UserError(f"{workdir} is a chain of runs; name one of them, such as {workdir / '1'}")
     if given is not None:
         check(given)
-        check_same_config(given, config, workdir, besides=("evaluation",))
+        check_same_config(given, config, workdir, besides=(*_BESIDES, *LENGTH))
         config = given
     else:
         check_recorded(config, recorded)

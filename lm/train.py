@@ -24,6 +24,7 @@ from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.gap import follow_gap
+from lm.going_on import go_on, total_steps
 from lm.headline import check_finite, headline
 from lm.layerwise import shared_layer_rate
 from lm.memory import check_memory, step_memory
@@ -33,6 +34,7 @@ from lm.output import OUTPUTS
 from lm.paths import attention_path, output_path
 from lm.provenance import commit
 from lm.result import describe
+from lm.resume import asked_alike_since
 from lm.signals import Signals
 from lm.step import Program, build_program, check_devices
 from lm.stopping import Stopping
@@ -74,6 +76,7 @@ def train(
         if finished is not None:  # by whom we have waited for
             return finished
         corpus = prepare_corpus(config)
+        go_on(config, workdir, corpus, label)
         program = corpus_program(config, corpus)
         check_memory(program)
         with jax.set_mesh(program.mesh):
@@ -99,30 +102,6 @@ def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:
     config = override(config, {"steps": total_steps(config, corpus)})
     vocab_size = corpus.tokenizer.vocab_size
     return shared_program(config, vocab_size, counts, corpus.tokenizer, layout)
-
-
-def total_steps(config: Config, corpus: Corpus | TaskData) -> int:
-    """Updates in the whole run: config.steps, or what config.epochs makes of the training rows.
-
-    Raises:
-      UserError: where the warm-up is as long, or there are more updates than 32 bits count.
-    """
-    if config.epochs is None:
-        return config.steps
-    rows = corpus.manifest["splits"]["train"]["rows"]
-    most = (2**31 - 1) * config.batch_size / rows
-    if config.epochs > most:
-        raise UserError(
-            f"config.epochs = {config.epochs} over {rows} rows is more steps than 2147483647; use "
-            f"fewer than {most:.3g} epochs"
-        )
-    steps = max(1, round(config.epochs * rows / config.batch_size))
-    if config.schedule.warmup >= steps:
-        raise UserError(
-            f"config.schedule.warmup = {config.schedule.warmup} must be below the {steps} steps of "
-            f"config.epochs = {config.epochs}; shorten the warm-up"
-        )
-    return steps
 
 
 def shared_program(
@@ -318,9 +297,13 @@ class _Run:
         metric = headline(self.config, scored=[f"eval/{name}" for name in measured])
         stopping = Stopping(metric.name, metric.lower, self.config.evaluation.patience)
         records = read_metrics(self.workdir / "metrics.jsonl")
-        stopping.recall(record for record in records if record["step"] <= self.start)
-        if stopping.best is not None:
-            self.checkpoints.protect(stopping.best)
+        since = asked_alike_since(self.workdir)
+        stopping.recall(record for record in records if since < record["step"] <= self.start)
+        if stopping.best is None:
+            return stopping
+        if stopping.best not in self.checkpoints.steps:  # patience came after it
+            return Stopping(metric.name, metric.lower, self.config.evaluation.patience)
+        self.checkpoints.protect(stopping.best)
         return stopping
 
     def return_to_best(self) -> None:

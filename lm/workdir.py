@@ -15,15 +15,21 @@ from ml_collections import ConfigDict
 
 from lm.check_types import check_types, declared
 from lm.claim import claim
-from lm.config import Config, flatten, identity, plain, to_dict
+from lm.config import Config, flatten, plain, to_dict
 from lm.data import Corpus
 from lm.errors import UserError
 from lm.metrics import with_nan, write_json
+from lm.resume import FREE, LENGTH, changed, check_changes
 from lm.task.prepare import TaskData
 
 
-def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
+def open_workdir(
+    config: Config, workdir: epath.Path, free: tuple[str, ...] = FREE + LENGTH
+) -> dict[str, Any] | None:
     """The result of a finished run of this config in this workdir; None where there is work to do.
+
+    What is `free` may differ from the config with which the run began; where its length does, there
+    is work to do.
 
     Raises:
       UserError: where the workdir holds something else.
@@ -33,8 +39,19 @@ def open_workdir(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
         if workdir.exists() and not _is_free(workdir):
             raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
         return None
-    check_same_config(config, recorded_config(recorded), workdir)
-    return read_result(workdir)
+    before = recorded_config(recorded)
+    check_same_config(config, before, workdir, besides=free)
+    check_changes(config, before, workdir)
+    result, changes = read_result(workdir), changed(config, before)
+    if result is None or any(key in changes for key in LENGTH):
+        return None
+    for key, (old, new) in changes.items():
+        if key.startswith("evaluation."):
+            raise UserError(
+                f"{workdir} is finished, with config.{key} = {old!r} instead of {new!r}; use that "
+                "value, or eval to measure it otherwise"
+            )
+    return result
 
 
 def check_same_config(
@@ -42,14 +59,13 @@ def check_same_config(
 ) -> None:
     """Raises UserError where a config would change the numbers of the run in a workdir.
 
-    Groups named in `besides` may differ, and so may where it runs and what it prints.
+    Keys and groups named in `besides` may differ, and so may where it runs and what it prints.
     """
-    ours, theirs = identity(config), identity(recorded)
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key) and key.split(".")[0] not in besides:
+    for key, (theirs, ours) in changed(config, recorded).items():
+        if key not in besides and key.split(".")[0] not in besides:
             raise UserError(
-                f"{workdir} belongs to another config: config.{key} is {theirs.get(key)!r} there "
-                f"and {ours.get(key)!r} here; use another --workdir, or that value"
+                f"{workdir} belongs to another config: config.{key} is {theirs!r} there "
+                f"and {ours!r} here; use another --workdir, or that value"
             )
 
 

@@ -18,10 +18,10 @@ from lm.check_names import nearest
 from lm.check_types import declared
 from lm.config import override, to_dict
 from lm.errors import UserError
+from lm.going_on import total_steps
 from lm.regularise.teacher import teacher_config
 from lm.restore import restore
 from lm.task.encode import Layout
-from lm.train import total_steps
 from lm.workdir import open_workdir, recorded_config
 from tests.commands import run
 

@@ -15,12 +15,14 @@ from lm.checkpoint import check_donor
 from lm.config import Config, content_hash, override
 from lm.continual.forgetting import measures, to_markdown
 from lm.evaluate import evaluate
+from lm.going_on import total_steps
 from lm.headline import check_finite, headline
 from lm.metrics import Writer, read_metrics, write_json
 from lm.restore import restore
+from lm.resume import FREE, record_changes
 from lm.step import check_devices
-from lm.train import corpus_program, prepare_corpus, total_steps, train
-from lm.workdir import claimed, held, open_workdir
+from lm.train import corpus_program, prepare_corpus, train
+from lm.workdir import claimed, held, open_workdir, recorded_config
 
 TABLE = "continual.md"
 
@@ -45,12 +47,12 @@ def learn(
     check(config)
     # Runs record the folder of the one before, which must not depend on how a command names it.
     workdir = epath.Path(workdir).resolve()
-    finished = open_workdir(config, workdir)
+    finished = open_workdir(config, workdir, FREE)
     if finished is None:
         check_devices(config)
         check_donor(config.init_from)
         with held(workdir, wait):
-            finished = open_workdir(config, workdir) or _begin(config, workdir, label)
+            finished = open_workdir(config, workdir, FREE) or _begin(config, workdir, label)
     if jax.process_index() == 0:
         print((workdir / TABLE).read_text(), flush=True)
     return finished
@@ -58,6 +60,9 @@ def learn(
 
 def _begin(config: Config, workdir: epath.Path, label: str) -> dict[str, Any]:
     corpus = prepare_corpus(config)
+    recorded = workdir / "config.json"
+    if recorded.exists() and jax.process_index() == 0:
+        record_changes(config, recorded_config(recorded), workdir, 0)  # its runs say what they are
     with claimed(config, workdir, corpus):
         chain = runs(config, workdir, corpus)
         corpus_program(chain[0], prepare_corpus(chain[0]))
