@@ -46,10 +46,7 @@ def of_memory(error: BaseException) -> str | None:
     """Likewise, of memory, which another run may have enough of; for what is not `of_storage`."""
     for each in _chain(error):
         if isinstance(each, MemoryError):
-            return (
-                "the memory of this machine is used up: run less beside it, or use a smaller "
-                "config.batch_size or config.model"
-            )
+            return f"the memory of this machine is used up: run less beside it, or {_SMALLER}"
         if "RESOURCE_EXHAUSTED" in str(each):
             first = str(each).split("RESOURCE_EXHAUSTED:")[-1].strip().splitlines()[0]
             return f"the memory of a device is used up ({first[:120]}): {_SMALLER}"

@@ -20,11 +20,11 @@ _GIB = 2**30
 def check_memory(program: Program, trains: bool = True) -> None:
     """Raises UserError where a device cannot hold what even the smallest batch needs.
 
-    That is the state and the gradients of what is trained; or the parameters alone, where nothing
-    is trained. Activations come on top.
+    That is the state and the gradients, in float32 at least, of what is trained; or the parameters
+    alone, where nothing is trained. Activations come on top.
     """
     state = program.abstract
-    least = _bytes(state) + _bytes(state.params) if trains else _bytes(state.whole)
+    least = _bytes(state) + _bytes(state.params, 4) if trains else _bytes(state.whole)
     most = device_memory(list(program.mesh.devices.flat))
     if most is None or least <= most:
         return
@@ -57,10 +57,11 @@ def device_memory(devices: list[Any]) -> int | None:
     return min(found) // len(own) if found else None
 
 
-def _bytes(tree: Any) -> int:
-    """Of arrays with shardings, on one device."""
+def _bytes(tree: Any, each: int = 0) -> int:
+    """Of arrays with shardings, on one device, every number in `each` bytes at least."""
     return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+        math.prod(x.sharding.shard_shape(x.shape)) * max(x.dtype.itemsize, each)
+        for x in jax.tree.leaves(tree)
     )
 
 

@@ -18,7 +18,7 @@ from lm.train import train
         ({}, False, 4),
         ({"optimizer.name": "sgd"}, True, 12),
         ({"optimizer.ema": 0.9}, True, 20),
-        ({"model.param_dtype": "bfloat16"}, True, 2 + 2 + 8),
+        ({"model.param_dtype": "bfloat16"}, True, 2 + 4 + 8),  # the gradient is float32
         ({"mesh.data": 1, "mesh.fsdp": 2}, True, 8),
         ({"tune.method": "bitfit", "init_from": "x"}, True, None),  # 4 where it is frozen, else 16
     ],

@@ -1,6 +1,7 @@
 """A run goes on with other settings where they change no number, and says what it changed."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ from etils import epath
 from lm.checkpointer import Checkpoints
 from lm.config import override, to_dict
 from lm.errors import UserError
+from lm.failures import of_memory
 from lm.metrics import write_json
 from lm.partition import path_name
 from lm.relayout import lies_otherwise, relaid
@@ -47,6 +49,14 @@ def begun(small_config, tmp_path):
 def test_what_changes_no_number_may_change_when_a_run_goes_on(begun, key):
     config, workdir = begun
     assert open_workdir(override(config, {key: EVERY[key]}), workdir) is None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 9 GB")])
+def test_what_is_said_after_too_little_memory_can_be_done_in_the_same_workdir(begun, error):
+    config, workdir = begun
+    named = set(re.findall(r"config\.([a-z_.]*[a-z_])", of_memory(error) or ""))
+    assert named == {"accumulation", "model.remat", "attention.block", "output.block", "mesh.fsdp"}
+    assert open_workdir(override(config, {key: EVERY[key] for key in named}), workdir) is None
 
 
 @pytest.mark.parametrize(
