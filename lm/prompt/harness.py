@@ -138,10 +138,13 @@ class Laboratory(LM):
         for settings, numbers in groups.items():
             prompts = self._prompts([arguments[i][0] for i in numbers], positions - settings.tokens)
             repeats = count_repeats(prompt.tobytes() for prompt in prompts)
-            for begin in range(0, len(numbers), self.run.config.batch_size):
-                some = slice(begin, begin + self.run.config.batch_size)
-                found = self._continued(prompts[some], repeats[some], settings)
-                texts.update(zip(numbers[some], found, strict=True))
+            # Contexts of one length together: little padding, and few shapes to compile.
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            for begin in range(0, len(order), self.run.config.batch_size):
+                some = order[begin : begin + self.run.config.batch_size]
+                asked = [prompts[i] for i in some], [repeats[i] for i in some]
+                found = self._continued(*asked, settings)
+                texts.update(zip([numbers[i] for i in some], found, strict=True))
         return list(texts.values())
 
     def _check_decoder(self) -> None:

@@ -119,7 +119,21 @@ def test_a_context_keeps_its_end_and_a_half_where_the_harness_names_no_length(ru
     contexts = ["x" * 99 + "z", "yz"]
     assert written(run, {}, contexts) == ["", ""]
     written(run, {"max_tokens": 62}, contexts)
-    assert seen == [(31, [33, 3]), (62, [2, 2])]
+    assert seen == [(31, [3, 33]), (62, [2, 2])]
+
+
+def test_contexts_of_one_length_are_continued_together_and_answered_in_their_order(
+    run, monkeypatch
+):
+    def generate(model, params, prompts, **_):
+        lengths.append([len(prompt) for prompt in prompts])
+        return iter([np.array([prompt[-1] for prompt in prompts])])
+
+    lengths = []
+    monkeypatch.setattr("lm.prompt.harness.generate", generate)
+    contexts = ["x" * size + letter for size, letter in ((9, "a"), (1, "b"), (9, "c"), (1, "d"))]
+    assert written(run, {}, contexts, batch_size=2) == ["a", "b", "c", "d"]
+    assert lengths == [[3, 3], [11, 11]]
 
 
 @pytest.mark.parametrize(
