@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lm.data.json_file import read_object_if_there, read_text
 from lm.errors import UserError
 
 # Files beside a tokenizer.json that are read here.
@@ -20,6 +21,7 @@ _NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "
 # Classes of transformers that put bos_token first where neither a post-processor nor add_bos_token
 # says whether it is.
 _OPENING = ("Llama", "CodeLlama", "Gemma", "Cohere")
+_WIDEST_GAP = 10_000  # ids that no token has, between a vocabulary and what was added to it
 
 
 class Specials(NamedTuple):
@@ -53,7 +55,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: a file is no JSON object.
     """
-    found, names = (_read(folder / name) for name in FILES[:2])
+    found, names = (read_object_if_there(folder / name) for name in FILES[:2])
     settings: dict[str, Any] = {
         name: _content(found.get(name, names.get(name)))
         for name in _NAMES
@@ -64,32 +66,32 @@ def read_settings(folder: Path) -> dict[str, Any]:
             settings[name] = found[name]
     template = found.get("chat_template")
     if isinstance(template, list):  # several by name
-        named = {each.get("name"): each.get("template") for each in template}
-        template = named.get("default")
+        named = [each for each in template if isinstance(each, dict)]
+        wanted = (each.get("template") for each in named if each.get("name") == "default")
+        template = next(wanted, None)
     if (file := folder / FILES[3]).is_file():
-        template = file.read_text("utf-8")
+        template = read_text(file)
     if isinstance(template, str):
         settings["chat_template"] = template
     more = [*_listed(found), *_listed(names)]
-    added = {
-        number: {"content": content, "special": content in (*settings.values(), *more)}
-        for content, number in _read(folder / FILES[2]).items()
-    }
+    roles = (*settings.values(), *more)
+    added = [
+        (number, {"content": content, "special": content in roles})
+        for content, number in read_object_if_there(folder / FILES[2]).items()
+    ]
     decoder = found.get("added_tokens_decoder") or {}
-    added |= {int(number): entry for number, entry in decoder.items()}
+    if isinstance(decoder, dict):
+        added += [(int(n) if n.isdecimal() else n, entry) for n, entry in decoder.items()]
+    for number, entry in added:
+        texts = isinstance(entry, dict) and isinstance(entry.get("content"), str)
+        if type(number) is not int or number < 0 or not texts:
+            raise UserError(
+                f"the files in {folder} have the added token {str(entry)[:60]} as number "
+                f"{str(number)[:20]}, which is no text with a number; fetch them again"
+            )
     if added:
-        settings["added_tokens"] = {number: added[number] for number in sorted(added)}
+        settings["added_tokens"] = dict(sorted(dict(added).items()))
     return settings
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is no JSON object; fetch it again")
-    return found
 
 
 def _listed(found: dict[str, Any]) -> list[str]:
@@ -120,6 +122,11 @@ def with_added(text: str, added: Mapping[int, Mapping[str, Any]], name: str) -> 
     flags = ("lstrip", "rstrip", "normalized", "single_word")
     for number, entry in sorted(added.items()):
         content, special = entry["content"], bool(entry.get("special"))
+        if number - tokenizer.get_vocab_size() > _WIDEST_GAP:
+            raise UserError(
+                f"the files beside {name} have {content!r:.60} as token {number}, far beyond its "
+                f"{tokenizer.get_vocab_size()} tokens; fetch them again"
+            )
         # An id that is left out stands for nothing, as a token that no text has.
         for empty in range(tokenizer.get_vocab_size(), number):
             tokenizer.add_special_tokens([f"<|id {empty} is no token|>"])

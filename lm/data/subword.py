@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.decoding import Decoder
+from lm.data.json_file import read_text
 from lm.data.special_tokens import post_processed, read_settings, specials, with_added
 from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
 from lm.data.tokenizer_json import (
@@ -33,6 +34,7 @@ from lm.errors import UserError
 ENDS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 STARTS = ("[CLS]", "<s>", "<|begin_of_text|>")
 MASKS = ("<|mask|>", "[MASK]", "<mask>")
+_UNCOMMON = "\ue000"  # of private use: no vocabulary has it
 
 
 class SubwordTokenizer:
@@ -223,11 +225,23 @@ def load_subword(path: str, vocab_size: int | None = None) -> SubwordTokenizer:
         UserError: it makes no tokenizer that can be used (see `SubwordTokenizer`).
     """
     file = Path(path).expanduser()
-    settings, text = read_settings(file.parent), file.read_text("utf-8")
-    if added := settings.pop("added_tokens", None):
-        parse_tokenizer(text, str(path))
-        text = with_added(text, added, str(path))
-    return SubwordTokenizer(text, name=str(path), vocab_size=vocab_size, settings=settings)
+    settings, text = read_settings(file.parent), read_text(file)
+    parse_tokenizer(text, str(path))
+    try:
+        if added := settings.pop("added_tokens", None):
+            text = with_added(text, added, str(path))
+        made = SubwordTokenizer(text, name=str(path), vocab_size=vocab_size, settings=settings)
+        made.encode_batch([_UNCOMMON])  # what lacks a token for unknown text fails at the first
+        return made
+    except UserError:
+        raise
+    except BaseException as error:  # of any kind, as `tokenizers` raises and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"{path} makes no tokenizer ({' '.join(str(error).split())[:200]}); it is damaged, or "
+            "of a version that the installed `tokenizers` cannot read"
+        ) from None
 
 
 def _backend(config: dict[str, Any]) -> Any:

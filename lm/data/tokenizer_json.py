@@ -9,23 +9,52 @@ from typing import Any
 
 import numpy as np
 
+from lm.data.json_file import parse_object
 from lm.data.tokenizer import begins_word
 from lm.errors import UserError
 
+MOST_TOKENS = 10_000_000  # more than any vocabulary in use, and little enough for any memory
 SENTINEL = re.compile(r"<\|sentinel_(\d+)\|>|<extra_id_(\d+)>")
 
 
 def parse_tokenizer(text: str, name: str) -> dict[str, Any]:
-    """The JSON object that a tokenizer.json is; UserError, with its `name`, where it is none."""
-    try:
-        config = json.loads(text)
-        config["model"]["vocab"]
-    except (ValueError, TypeError, KeyError):
+    """The JSON object that a tokenizer.json is.
+
+    Raises:
+      UserError: with its `name`, where it is none, or its tokens are not texts with numbers.
+    """
+    config = parse_object(text, name)
+    model, added = config.get("model"), config.get("added_tokens") or []
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict | list):
         raise UserError(
             f"{name} is not a tokenizer.json of Hugging Face tokenizers; save one with "
             "tokenizer.save('tokenizer.json')"
-        ) from None
+        )
+    numbered = vocab.values() if isinstance(vocab, dict) else ()
+    pairs = vocab if isinstance(vocab, list) else ()
+    if not (
+        all(map(is_token, numbered))
+        and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in pairs)
+        and isinstance(added, list)
+        and all(map(is_entry, added))
+        and all(is_token(token.get("id")) for token in added)
+    ):
+        raise UserError(
+            f"{name} has tokens that are no texts with a number below {MOST_TOKENS:,}; it is "
+            "damaged, fetch it again"
+        )
     return config
+
+
+def is_token(number: Any) -> bool:
+    """Whether a value is the number of a token."""
+    return type(number) is int and 0 <= number < MOST_TOKENS
+
+
+def is_entry(entry: Any) -> bool:
+    """Whether a value is an entry of a tokenizer.json's added tokens, whatever its id."""
+    return isinstance(entry, dict) and isinstance(entry.get("content"), str)
 
 
 def added_tokens(config: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

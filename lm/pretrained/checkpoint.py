@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from lm.config import Config, cache_folder
+from lm.data.json_file import read_object
 from lm.errors import UserError
 from lm.pretrained.family import Family, adopted
 from lm.pretrained.gguf import is_gguf, open_gguf
 from lm.pretrained.hf_config import check_values
-from lm.pretrained.json_file import read_object
 from lm.pretrained.task_head import (
     Refused,
     architecture_of,

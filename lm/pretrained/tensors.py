@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lm.data.json_file import read_object
 from lm.errors import UserError
-from lm.pretrained.json_file import read_object
 from lm.pretrained.pickled import read_pickled
 from lm.pretrained.view import Tensor
 

@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from lm.data.cache import built
+from lm.data.json_file import read_object_if_there, read_text
 from lm.data.special_tokens import read_settings
 from lm.errors import UserError
 from lm.pretrained.gguf import is_gguf, tokens_of
@@ -56,8 +57,10 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
     for names, make in _MAKERS.items():
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
-            settings = _read(folder / "tokenizer_config.json")
-            kind = settings["model_type"] = _read(folder / "config.json").get("model_type")
+            settings = read_object_if_there(folder / "tokenizer_config.json")
+            kind = settings["model_type"] = read_object_if_there(folder / "config.json").get(
+                "model_type"
+            )
             said = _DEFAULTS.get(kind, {}) | read_settings(folder)
             content = b"".join(file.read_bytes() for file in files)
             content += json.dumps([names, settings, said], sort_keys=True).encode()
@@ -71,7 +74,16 @@ def _surrounded(make: Callable[..., Any], files: list[Path], settings: dict[str,
     """The tokenizer that is made of files, with what its kind puts around texts."""
     from tokenizers import processors
 
-    tokenizer = make(files, settings)
+    try:
+        tokenizer = make(files, settings)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, as `tokenizers` raises
+        names = " and ".join(file.name for file in files)
+        raise UserError(
+            f"{files[0].parent} has {names}, which make no tokenizer "
+            f"({' '.join(str(error).split())[:200]}); fetch it again"
+        ) from None
     if settings["model_type"] in _AROUND:
         single, pair = _AROUND[settings["model_type"]]
         names = {name for name in pair.replace(":1", "").split() if name[0] != "$"}
@@ -97,18 +109,11 @@ def _made(cache: Path, content: bytes, make: Callable[[], Any], settings: dict[s
     return Path(folder) / "tokenizer.json"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text("utf-8")) if file.exists() else {}
-    except ValueError:
-        raise UserError(f"{file} is not JSON; fetch it again") from None
-
-
 def _wordpiece(files: list[Path], settings: dict[str, Any]) -> Any:
     """BERT's: cleaned text cut at spaces and punctuation, then the longest pieces first."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    words = files[0].read_text("utf-8").split("\n")
+    words = read_text(files[0]).split("\n")
     vocabulary = {word: place for place, word in enumerate(words) if word or place < len(words) - 1}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(

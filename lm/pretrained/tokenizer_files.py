@@ -13,8 +13,8 @@ import numpy as np
 
 from lm.config import Config
 from lm.data import Tokenizer
+from lm.data.json_file import read_object_if_there, read_text
 from lm.pretrained.gguf import is_gguf, tokens_of
-from lm.pretrained.json_file import read_object_if_there, read_text
 from lm.task import predicts_words
 from lm.task.encode import Layout
 

@@ -250,7 +250,7 @@ def test_a_file_without_an_end_token_or_with_too_many_tokens_is_an_error(tmp_pat
     with pytest.raises(UserError, match="no end-of-document token"):
         load_subword(str(path))
     path.write_text("[]")
-    with pytest.raises(UserError, match=r"not a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is no JSON object"):
         load_subword(str(path))
     gpt2(add_prefix_space=False).save(str(path))
     with pytest.raises(UserError, match="has 400 tokens"):

@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 
 from configs import default
 from lm.check import check
+from lm.data.json_file import read_object
 from lm.errors import UserError
 from lm.pretrained import FAMILIES
 from lm.pretrained.checkpoint import Checkpoint
 from lm.pretrained.hf_config import KINDS
-from lm.pretrained.json_file import read_object
 from lm.pretrained.pickled import read_pickled
 from lm.pretrained.tensors import open_tensors
 

@@ -1,5 +1,5 @@
-"""Reads the JSON files of a checkpoint's folder. They come from elsewhere: whatever is wrong with
-one is a single line that names the file.
+"""Reads JSON files that come from elsewhere, such as those of a checkpoint's folder: whatever is
+wrong with one is a single line that names the file.
 """
 
 import json
