@@ -16,6 +16,7 @@ from lm.errors import UserError
 from lm.origin import check_origin, record_origin
 from lm.partition import path_name
 from lm.pretrained import is_checkpoint, open_checkpoint
+from lm.relayout import found_in, lies_otherwise
 from lm.state import State
 from lm.step import Program
 from lm.tune import method_names, split
@@ -193,7 +194,7 @@ def _base(
         donor = open_donor(config.init_from)
         raw = donor.load_raw(partition.whole(program.mesh))
         donor.close()
-        return _evaluated_params(raw), f"{config.init_from} at step {int(raw['step'])}"
+        return _evaluated_params(raw, program), f"{config.init_from} at step {int(raw['step'])}"
     checkpoint = open_checkpoint(config.init_from)
     leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
     names = {path_name(path): jax.tree_util.keystr(path) for path, _ in leaves}
@@ -233,7 +234,15 @@ def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -
             )
 
 
-def _evaluated_params(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The evaluated parameters of another run's state, by key path."""
+def _evaluated_params(raw: Any, program: Program) -> dict[str, Any]:
+    """The evaluated parameters of another run's state by key path, their layers as the program's
+    lie.
+    """
     params = raw["params"] if raw.get("average") is None else raw["average"]
-    return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    own = jax.tree_util.tree_leaves_with_path(program.params)
+    names = {path_name(path): jax.tree_util.keystr(path) for path, _ in own}
+    saved = {path_name(path): leaf for path, leaf in leaves}
+    if lies_otherwise(set(saved), set(names)):
+        return {names[name]: leaf for name, leaf in found_in(saved, names).items()}
+    return dict(_named(leaves))

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from flax.traverse_util import unflatten_dict
+from jax.tree_util import keystr
 
+from lm.checkpoint import _evaluated_params
 from lm.checkpointer import Checkpoints
 from lm.config import override, to_dict
 from lm.errors import UserError
@@ -199,6 +202,26 @@ def test_the_last_layers_alone_are_unstacked_as_the_last():
     }
     found = relaid(saved, wanted)["params"]["stack"]
     assert [float(found[f"layer_{i}"]["in"]) for i in (3, 4)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_run_starts_from_another_whose_layers_lie_otherwise(small_config, scan):
+    config = override(small_config, {"model.layers": 3, "model.scan": scan})
+    other = build_program(override(config, {"model.scan": not scan}), 256)
+    program = build_program(config, 256)
+    params = filled(program.params)
+    found = _evaluated_params({"params": params, "average": None}, other)
+    names = {keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(other.params)}
+    assert found.keys() == names
+    back = _evaluated_params({"params": unflatten_named(found), "average": None}, program)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        np.testing.assert_array_equal(back[keystr(path)], leaf)
+
+
+def unflatten_named(arrays):
+    """The tree of arrays by key paths."""
+    paths = (name.strip("[']").split("']['") for name in arrays)
+    return unflatten_dict({tuple(p): a for p, a in zip(paths, arrays.values(), strict=True)})
 
 
 def remembered(config, workdir, records, kept):
