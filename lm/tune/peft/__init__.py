@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import Config, plain
+from lm.data.json_file import read_object
 from lm.errors import UserError
 from lm.pretrained import family_of
 from lm.pretrained.family import Family
@@ -169,9 +170,10 @@ def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
             raise UserError(
                 f"{folder} has no {name}; give a folder that peft saved with safe_serialization"
             )
+    theirs = read_object(folder / CONFIG)
     try:
-        return dict(json.loads((folder / CONFIG).read_text())), load_file(folder / TENSORS)
-    except (ValueError, TypeError, safetensors.SafetensorError) as error:
+        return theirs, load_file(folder / TENSORS)
+    except (AttributeError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} is damaged ({plain(error)}); save it again") from None
 
 
