@@ -172,6 +172,32 @@ def test_what_pads_a_text_that_is_read_at_its_end_is_not_what_ends_it(tmp_path):
     assert theirs("a")["input_ids"][::2] == [tokenizer.end] * 2
 
 
+def test_special_tokens_and_template_of_a_gguf_file_are_kept(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "base.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words("<unk>", "<s>", "</s>", "<pad>"))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(3)
+    writer.add_chat_template(TEMPLATE)
+    writer.add_add_bos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    word_tokenizer(tmp_path, "<unk>", "<s>", "</s>", "<pad>")
+    tokenizer = load_subword(str(tmp_path / "tokenizer.json"), V)
+    base = base_settings(tmp_path / "base.gguf")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    ids = write_tokenizer(folder, default.get_config(), tokenizer, base)
+    assert ids == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs("w0")["input_ids"] == [1, 4]
+    chat = [{"role": "user", "content": "w1"}]
+    assert theirs.apply_chat_template(chat, tokenize=False) == "<|u|>w1</s>"
+
+
 def test_a_run_of_bytes_says_what_ends_a_text(tmp_path):
     config = default.get_config()
     assert write_tokenizer(tmp_path, config, ByteTokenizer(), None)["eos_token_id"] == 255
