@@ -9,6 +9,7 @@ from lm.errors import UserError
 
 _LARGEST = 2**31 - 1
 _DEEPEST = 10_000  # layers
+_MOST_LABELS = 1_000_000
 
 
 def _size(value: Any, most: int = _LARGEST) -> bool:
@@ -17,6 +18,10 @@ def _size(value: Any, most: int = _LARGEST) -> bool:
 
 def _layers(value: Any) -> bool:
     return _size(value, _DEEPEST)
+
+
+def _labels(value: Any) -> bool:
+    return _size(value, _MOST_LABELS)
 
 
 def _optional_size(value: Any) -> bool:
@@ -69,6 +74,7 @@ _TOKENS += ("forced_bos", "forced_eos")
 _KINDS: tuple[tuple[Callable[[Any], bool], str, Iterable[str]], ...] = (
     (_layers, f"a whole number from 1 to {_DEEPEST:,}", _LAYERS),
     (_size, f"a whole number from 1 to {_LARGEST:,}", _SIZES),
+    (_labels, f"a whole number from 1 to {_MOST_LABELS:,}", ("num_labels",)),
     (
         _optional_size,
         f"null or a whole number from 1 to {_LARGEST:,}",

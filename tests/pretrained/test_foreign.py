@@ -95,7 +95,7 @@ def test_a_value_of_another_kind_under_any_key_is_one_line(family, tmp_path):
     theirs = {k: v for k, v in SMALL.items() if FAMILIES[family].demands.get(k, v) == v}
     adopted(family, theirs, tmp_path)
     refused = 0
-    for key in sorted({*read_keys(family), *FAMILIES[family].demands, "vocab_size"}):
+    for key in sorted({*read_keys(family), *FAMILIES[family].demands, "vocab_size", "num_labels"}):
         for value in ODD:
             try:
                 adopted(family, theirs | {key: value}, tmp_path)
@@ -103,6 +103,11 @@ def test_a_value_of_another_kind_under_any_key_is_one_line(family, tmp_path):
                 refused += 1
                 assert "\n" not in str(error) and len(str(error)) < 500
     assert refused > 100
+
+
+def test_more_labels_than_any_model_has_are_named_before_they_are_counted(tmp_path):
+    with pytest.raises(UserError, match="has num_labels = 1000000000, which is not a whole"):
+        adopted("gpt2", SMALL | {"num_labels": 10**9}, tmp_path)
 
 
 def test_more_layers_than_there_are_tensors_are_named_before_they_are_built(tmp_path):
