@@ -44,4 +44,5 @@ ALBERT = Family(
     demands=DEMANDS | {"num_hidden_groups": 1, "inner_group_num": 1},
     present={"model.pooler": "pooler.weight"},
     ignored=r"position_ids$|^predictions\.(bias|decoder\.)|^sop_classifier\.",
+    twins=("predictions.bias", "predictions.decoder.bias"),
 )

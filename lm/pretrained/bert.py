@@ -115,6 +115,7 @@ BERT = Family(
     demands=DEMANDS,
     present={"model.pooler": "pooler.dense.weight"},
     ignored=r"position_ids$|^cls\.predictions\.(bias|decoder\.)",
+    twins=("cls.predictions.bias", "cls.predictions.decoder.bias"),
 )
 ROBERTA = Family(
     "roberta",
@@ -130,6 +131,7 @@ ROBERTA = Family(
     more_theirs=_and_two,
     present={"model.pooler": "pooler.dense.weight"},
     ignored=r"position_ids$|^lm_head\.(bias|decoder\.)",
+    twins=("lm_head.bias", "lm_head.decoder.bias"),
 )
 ELECTRA = Family(
     "electra",

@@ -221,6 +221,8 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
         _current_name(name).removeprefix(body_prefix(family, architecture_of(theirs))): x
         for name, x in tensors.items()
     }
+    for twin in [name for name in family.twins if name in named]:
+        named = dict.fromkeys(family.twins, named[twin]) | named
     return Checkpoint(folder, family, theirs, named)
 
 

@@ -89,6 +89,7 @@ class Family:
       more_theirs: the other way round.
       present, absent: our knob that is True where the checkpoint has a tensor, or lacks it.
       ignored: a pattern of tensors that are no parameters, or another's copy.
+      twins: names of one tensor, of which a checkpoint may have either.
       fresh: how the paths of those of our parameters begin that a checkpoint may lack.
       frame: config.frame, given their config.json; None: END, as ours have it.
     """
@@ -106,6 +107,7 @@ class Family:
     present: Mapping[str, str] = dataclasses.field(default_factory=dict)
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: str = "$^"
+    twins: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ("transform/", "head/", "pool/")
     frame: Callable[[Mapping[str, Any]], tuple[tuple[int, ...], ...] | None] = _no_frame
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from configs import default
 from lm.config import override
 from lm.errors import UserError
-from lm.pretrained import adopt, open_checkpoint
+from lm.pretrained import FAMILIES, adopt, open_checkpoint
 from lm.pretrained.view import sources
 from lm.restore import open_pretrained
 
@@ -66,6 +66,22 @@ def test_the_hubs_first_bert_has_every_parameter(tmp_path):
     folder, _ = save("bert", tmp_path)
     ours = load(rewritten(folder, first_name, pickled=True))
     assert not ours.fresh and "without" not in ours.origin
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "albert", "bert, tanh gelu, untied"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_heads_bias_has_either_of_two_names(name, kept, tmp_path):
+    folder, model = save(name, tmp_path)
+    family = FAMILIES[name.split(",")[0]]
+    bias = model.get_output_embeddings().bias.detach().numpy()
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {k: v for k, v in tensors.items() if k not in family.twins}
+    save_file(tensors | {family.twins[kept]: bias}, folder / "model.safetensors")
+    checkpoint = open_checkpoint(f"hf:{folder}")
+    for twin in family.twins:
+        np.testing.assert_array_equal(checkpoint.tensors[twin][:], bias)
+    config = adopt(override(default.get_config(), {"init_from": f"hf:{folder}"}))
+    checkpoint.check_has_head({"head/bias": bias.shape}, config)
 
 
 @pytest.mark.parametrize(
