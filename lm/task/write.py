@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lm.data import Encoded, Tokenizer
+from lm.data import ByteTokenizer, Encoded, Tokenizer
 from lm.data.chat import Chat
+from lm.data.chat_template import template_of
+from lm.data.marked import plain
 from lm.errors import UserError
 from lm.frame import framed
 from lm.task import metrics
@@ -213,8 +215,11 @@ class Instruction(Writing):
         return {"place": record.place, "messages": given, "label": answers[-1]}
 
     def texts(self, example: Example) -> list[str]:
-        """The conversation, for a reader."""
-        return ["\n\n".join(f"{m['role']}: {m['content']}" for m in example["messages"])]
+        """The conversation as a template of ours writes it, for a reader and a new tokenizer; what
+        is learned is in `encoded`.
+        """
+        template = template_of(self.template or "plain", ByteTokenizer())
+        return [plain(template(example["messages"], False))]
 
     def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Any]:
         """Of each conversation, what it teaches; see `lm.data.chat.Chat.learned`."""
