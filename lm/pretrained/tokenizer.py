@@ -20,6 +20,8 @@ from lm.pretrained.gguf import is_gguf, tokens_of
 from lm.pretrained.gguf_tokenizer import WORDS, from_gguf, settings_of
 from lm.pretrained.pieces import from_pieces
 
+# In a tokenizer_config.json that was written here: which tokenizer the file beside it stands for.
+MADE_OF = "made_of_tokenizer"
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
 _FORMAT = 3  # raise it when what is made of the same files changes
@@ -41,12 +43,14 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
     """The path of the tokenizer.json of a folder, made in `cache` where it has older files; or of a
     GGUF file, beside which it lies, or of which it is made.
 
-    None where the folder has no tokenizer.
+    None where the folder has no tokenizer, or that of bytes, which is written for others.
 
     Raises:
       UserError: where it has one that cannot be read here.
     """
     beside = (folder.parent if is_gguf(folder) else folder) / "tokenizer.json"
+    if read_object_if_there(beside.with_name("tokenizer_config.json")).get(MADE_OF) == "bytes":
+        return None
     if beside.exists():
         return beside
     if is_gguf(folder):

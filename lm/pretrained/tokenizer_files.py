@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data import Tokenizer
+from lm.data import ByteTokenizer, Tokenizer
 from lm.data.json_file import read_object_if_there, read_text
+from lm.data.make_tokenizer import SPECIALS
+from lm.data.tokenizer_json import byte_characters
 from lm.pretrained.gguf import is_gguf, tokens_of
+from lm.pretrained.tokenizer import MADE_OF
 from lm.task import predicts_words
 from lm.task.encode import Layout
 
@@ -37,6 +40,7 @@ _IN_GGUF = {
 _AS_IN_GGUF = ("add_bos_token", "add_eos_token", "chat_template")
 # What names files or code of the machine that wrote it.
 _LOCAL = ("auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file")
+_IDS = ("bos_token_id", "eos_token_id")
 _TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"
 
 
@@ -64,7 +68,7 @@ def write_tokenizer(
     base: Mapping[str, Any] | None,
     layout: Layout | None = None,
 ) -> dict[str, int]:
-    """Writes the tokenizer's files, where it has a tokenizer.json (bytes and characters have none).
+    """Writes the tokenizer's files; of characters there are none.
 
     Args:
       folder: where to.
@@ -76,15 +80,14 @@ def write_tokenizer(
     Returns:
       The ids of special tokens for config.json.
     """
-    if tokenizer.json is None:
-        return (
-            {}
-            if base is not None
-            else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end)
-        )
+    text = tokenizer.json
+    if text is None and tokenizer.vocab_size == ByteTokenizer.vocab_size:
+        text = _of_bytes(tokenizer)
+    if text is None:
+        return {} if base is not None else dict.fromkeys(_IDS, tokenizer.end)
     from tokenizers import Tokenizer as Backend
 
-    text, backend = tokenizer.json, Backend.from_str(tokenizer.json)
+    backend = Backend.from_str(text)
     settings = _settings(config, tokenizer, base, backend)
     opens, closes = (settings.pop(f"add_{name}_token", None) for name in ("bos", "eos"))
     if layout is None:
@@ -99,7 +102,8 @@ def write_tokenizer(
         for name in _IN_CONFIG
         if (token := settings.get(name)) is not None
     }
-    settings.setdefault("eos_token", tokenizer.spec["end"])
+    settings.setdefault("eos_token", backend.id_to_token(tokenizer.end))
+    settings |= {} if tokenizer.json is not None else {MADE_OF: tokenizer.name}
     template = settings.pop("chat_template", None)
     (folder / "tokenizer.json").write_text(text, "utf-8")
     if isinstance(template, str):
@@ -130,11 +134,30 @@ def content(token: Any) -> str:
     return token["content"] if isinstance(token, Mapping) else token
 
 
+def _of_bytes(tokenizer: Tokenizer) -> str:
+    """The tokenizer.json whose tokens are bytes; the thirteen that never occur in UTF-8 are special
+    tokens, by the names that trained tokenizers have for theirs.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+
+    assert tokenizer.mask is not None
+    specials = dict(
+        zip((tokenizer.end, tokenizer.mask, *tokenizer.sentinels), SPECIALS, strict=False)
+    )
+    vocabulary = dict(enumerate(byte_characters())) | specials
+    made = Backend(models.BPE({name: byte for byte, name in vocabulary.items()}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(list(specials.values()))
+    return made.to_str()
+
+
 def _settings(
     config: Config, tokenizer: Tokenizer, base: Mapping[str, Any] | None, backend: Any
 ) -> dict[str, Any]:
     """tokenizer_config.json; without a base, END opens and closes texts, as in training."""
-    end = tokenizer.spec["end"]
+    end = backend.id_to_token(tokenizer.end)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     if config.model.token_types < 2:
         inputs.remove("token_type_ids")
@@ -190,7 +213,7 @@ def _padding_apart(settings: Mapping[str, Any], tokenizer: Tokenizer, backend: A
     others = (tokenizer.mask, *tokenizer.sentinels)
     spare = [backend.id_to_token(token) for token in others if token is not None]
     names = [content(settings["pad_token"])] if "pad_token" in settings else []
-    return [name for name in (*names, *spare) if name != tokenizer.spec["end"]]
+    return [name for name in (*names, *spare) if name != backend.id_to_token(tokenizer.end)]
 
 
 def _as_in_rows(backend: Any, layout: Layout) -> str:

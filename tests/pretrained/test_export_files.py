@@ -19,8 +19,10 @@ from configs import default
 from lm.build import build_model
 from lm.config import override
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
+from lm.data.tokenizer import CharacterTokenizer
 from lm.generate import generate, prompt_ids
 from lm.pretrained import FAMILIES, export, fitting_family, open_checkpoint
+from lm.pretrained.tokenizer import find_tokenizer
 from lm.pretrained.tokenizer_files import base_settings, write_tokenizer
 from lm.task.encode import Layout
 
@@ -198,7 +200,22 @@ def test_special_tokens_and_template_of_a_gguf_file_are_kept(tmp_path):
     assert theirs.apply_chat_template(chat, tokenize=False) == "<|u|>w1</s>"
 
 
-def test_a_run_of_bytes_says_what_ends_a_text(tmp_path):
+def test_bytes_are_written_as_a_tokenizer_that_has_the_same_ids(tmp_path):
+    ours = ByteTokenizer()
     config = default.get_config()
-    assert write_tokenizer(tmp_path, config, ByteTokenizer(), None)["eos_token_id"] == 255
-    assert not list(tmp_path.iterdir())
+    config.model.architecture = "encoder"
+    ids = write_tokenizer(tmp_path, config, ours, None)
+    assert ids == dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 255)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = "größer  than\n\t日本 <|x|> 🙂 \x00"
+    assert theirs(text)["input_ids"] == [255, *text.encode(), 255]
+    assert theirs.decode(list(text.encode())) == text
+    assert theirs(f"a{theirs.mask_token}b")["input_ids"] == [255, 97, 254, 98, 255]
+    assert theirs.convert_tokens_to_ids("<|sentinel_10|>") == ours.sentinels[10]
+    # Here it stays what it is, so that teacher and student have the same.
+    assert find_tokenizer(tmp_path, tmp_path / "cache") is None
+
+
+def test_characters_write_no_tokenizer(tmp_path):
+    ids = write_tokenizer(tmp_path, default.get_config(), CharacterTokenizer(50), None)
+    assert ids["eos_token_id"] == 0 and not list(tmp_path.iterdir())
