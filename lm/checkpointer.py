@@ -147,7 +147,11 @@ class Checkpoints:
 
     def _load(self, abstract: Callable[[int], Any], step: int | None) -> Any:
         if step is not None:
-            return self._verified(abstract, step)
+            try:
+                return self._verified(abstract, step)
+            except DamagedCheckpoint as error:
+                others = ", ".join(str(other) for other in self.steps if other != step) or "none"
+                raise DamagedCheckpoint(f"{error}; other steps there: {others}") from None
         damaged: dict[int, DamagedCheckpoint] = {}
         while steps := [step for step in self.steps if step not in damaged]:
             try:
@@ -172,7 +176,9 @@ class Checkpoints:
         with _named(path):
             state = ocp.load(path, abstract(step), checkpointable_name="state")
         if (recorded or {}).get(FINGERPRINT) != _fingerprint(state):
-            raise DamagedCheckpoint(f"checkpoint {path} is damaged: it holds not what was saved")
+            raise DamagedCheckpoint(
+                f"checkpoint {path} is damaged: it does not hold what was saved"
+            )
         return state
 
     def _metadata(self, step: int) -> Any:

@@ -66,14 +66,13 @@ def train(
     """
     check(config)
     workdir = epath.Path(workdir)
-    finished = open_workdir(config, workdir)
-    if finished is not None:
+    if (finished := open_workdir(config, workdir)) is not None:
         return finished
     check_devices(config)
     check_donor(config.init_from)
     with held(workdir, wait) as still_held:
-        finished = open_workdir(config, workdir)
-        if finished is not None:  # by whom we have waited for
+        # Again: whom we have waited for may have finished it.
+        if (finished := open_workdir(config, workdir)) is not None:
             return finished
         corpus = prepare_corpus(config)
         go_on(config, workdir, corpus, label)
@@ -194,8 +193,7 @@ class _Run:
                 if self.stopping and self.stopping.done:
                     break
                 batch = partition.global_batch(self.program.mesh, next(self.rows))
-                first = step == self.start + 1
-                with announced("compiling the training step") if first else nullcontext():
+                with announced("compiling a step") if step == self.start + 1 else nullcontext():
                     self.state, metrics = self.program.step(self.state, batch, self.key)
                 if pending is not None:
                     self.record(*pending)

@@ -160,8 +160,9 @@ def claimed(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> I
     A user's mistake that is found inside lets go of the workdir again, where no run was in it.
     """
     recorded, main = workdir / "data.json", jax.process_index() == 0
-    if main and (damaged := workdir / "result.json").exists():
-        print(f"{damaged} is not whole; it is derived again", file=sys.stderr, flush=True)
+    result = workdir / "result.json"
+    if main and result.exists() and read_result(workdir) is None:
+        print(f"{result} is not whole; it is derived again", file=sys.stderr, flush=True)
     free = not workdir.exists() or _is_free(workdir)
     if recorded.exists():
         check_same_text(workdir, corpus)
