@@ -66,9 +66,14 @@ def headline(config: Config, metric: str | None = None, scored: Collection[str] 
 
 def summary(result: Mapping[str, Any], config: Config) -> str:
     """The metrics of a run's result by which it is judged and usually compared, in a line."""
-    judged = headline(config, scored=result)
-    others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in result]
-    shown = [f"{result[name]:.4f} {unit(name)}" for name in dict.fromkeys([judged.name, *others])]
+    shown = told(result, config)
     if "interval" in result:
         shown[0] += " [{:.4f}, {:.4f}]".format(*result["interval"])
     return f"{', '.join(shown)}, {result['seconds']:.0f} s"
+
+
+def told(metrics: Mapping[str, Any], config: Config) -> list[str]:
+    """Those metrics in words, such as "2.1034 bits per byte"; the one that judges comes first."""
+    judged = headline(config, scored=metrics)
+    others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in metrics]
+    return [f"{metrics[name]:.4f} {unit(name)}" for name in dict.fromkeys([judged.name, *others])]

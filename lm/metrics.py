@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -75,6 +76,9 @@ def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
     write_text(path, to_json(content, indent=2) + "\n")
 
 
+_LINE_EVERY = 60.0  # seconds between lines of a run without a terminal, at most
+
+
 def _evaluates(record: Mapping[str, Any]) -> bool:
     return any(name.startswith("eval/") for name in record)
 
@@ -133,16 +137,21 @@ class Writer:
 
 
 class Progress:
-    """A bar over steps with loss, tokens/s, time left and share of peak FLOP/s where known."""
+    """A bar over steps with loss, tokens/s, time left and share of peak FLOP/s where known; or,
+    where stderr is no terminal, lines: at every evaluation, and at least once a minute.
+    """
 
     def __init__(self, steps: int, start: int, label: str, shown: bool):
+        self._steps, self._step, self._label = steps, start, label
+        self._lines = shown and not sys.stderr.isatty()
+        self._loss, self._told = "", (start, time.perf_counter())
         self._bar = tqdm.tqdm(
             total=steps,
             initial=start,
             desc=label,
             unit="step",
             dynamic_ncols=True,
-            disable=None if shown else True,  # None: not where stderr is no terminal
+            disable=not shown or self._lines,
             mininterval=0.5,
             leave=False,
         )
@@ -154,9 +163,27 @@ class Progress:
             shown["tokens/s"] = f"{tokens_per_second:,.0f}"
         if share is not None:
             shown["of peak"] = f"{share:.1%}"
+        self._step += 1
+        self._loss = shown["loss"]
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
+        if self._lines and time.perf_counter() - self._told[1] > _LINE_EVERY:
+            self._say()
+
+    def evaluated(self, metrics: str) -> None:
+        """Tells what an evaluation found, where lines are told."""
+        if self._lines:
+            self._say(f", held out: {metrics}")
 
     def close(self) -> None:
         """Takes the bar off the terminal."""
         self._bar.close()
+
+    def _say(self, more: str = "") -> None:
+        """A line with the last step's loss, and the pace since the line before it."""
+        (step, begun), now = self._told, time.perf_counter()
+        self._told = (self._step, now)
+        line = f"{self._label}: step {self._step}/{self._steps}"
+        if self._step > step:
+            line += f", loss {self._loss}, {(self._step - step) / (now - begun):.3g} steps/s"
+        print(line + more, file=sys.stderr, flush=True)

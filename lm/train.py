@@ -19,13 +19,14 @@ from lm.check import check
 from lm.check_options import check_packed
 from lm.checkpoint import Checkpoints, check_donor, restored_state
 from lm.config import Config, cache_folder, override, to_dict
+from lm.curve import draw_curve
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
 from lm.gap import follow_gap
 from lm.going_on import go_on, total_steps
-from lm.headline import check_finite, headline
+from lm.headline import check_finite, headline, told
 from lm.layerwise import shared_layer_rate
 from lm.memory import check_memory, step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
@@ -283,6 +284,7 @@ class _Run:
         self.state, gap = follow_gap(self.state, self.program, self.corpus, self.config)
         if self.main:
             self.writer.write(step, metrics | gap)
+            self.progress.evaluated(", ".join(told(metrics, self.config)))
         if self.stopping and self.stopping.see(step, metrics[self.stopping.metric]):
             self.checkpoints.protect(step)
         return metrics
@@ -341,6 +343,7 @@ class _Run:
         )
         if self.main:
             write_json(self.workdir / "result.json", result)
+            draw_curve(self.workdir, headline(self.config, scored=metrics).name)
         return result
 
     def close(self) -> None:

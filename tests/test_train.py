@@ -64,6 +64,7 @@ def test_a_workdir_explains_itself(small_config, whole):
     assert json.loads((workdir / "config.json").read_text()) == to_dict(small_config)
     assert (workdir / "checkpoints" / "12").exists()
     assert list((workdir / "tensorboard").glob("events.*"))
+    assert (workdir / "curve.png").stat().st_size > 10_000
     assert result["parameters"] == sum(x.size for x in jax.tree.leaves(restore(workdir).params))
     expected = {
         "eval/nats_per_token", "eval/bits_per_byte", "parameters", "flops_per_token", "seconds",
