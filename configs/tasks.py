@@ -57,6 +57,9 @@ def task() -> ConfigDict:
     # seq2seq: tokens that an evaluation writes at most in answer to each held-out example, to be
     # measured by BLEU, chrF and ROUGE; it takes as many passes. 0: it writes nothing.
     task.answer_tokens = 0
+    # classification, regression, tagging: short texts share rows of training, each read as it is
+    # alone. A batch then has more of them: fewer steps for an epoch. (Conversations always do.)
+    task.packing = False
     # classification: batches have as many rows of every class.
     task.balanced = False
     # What tables rank by and early stopping watches. "": the task's first metric.

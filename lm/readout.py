@@ -81,11 +81,16 @@ class PooledGelu(Pooled):
 
 
 class Mean(All):
-    """The mean over a row's real positions, [B, 1, D]."""
+    """The mean over the positions of each of a row's T texts, [B, T, D]."""
 
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
-        """See `All`."""
-        return mean(hidden, batch.segments)[:, None], None
+        """See `All`; text t is segment t + 1, and one that a row does not have is 0."""
+        texts = batch.targets.shape[1]
+        if texts == 1:
+            return mean(hidden, batch.segments)[:, None], None
+        own = [jnp.where(batch.segments == text, text, 0) for text in range(1, texts + 1)]
+        each = jax.vmap(mean, in_axes=(None, 0), out_axes=1)
+        return each(hidden, jnp.stack(own)), None
 
 
 class Span(All):

@@ -16,7 +16,7 @@ from lm.task.classify import POOLERS, POOLINGS
 from lm.task.label import class_name
 from lm.task.read import FORMATS
 from lm.task.scheme import MARKS
-from lm.tune import room
+from lm.tune import method_names, room
 
 # Heads whose logits are products with a table that may be lent to them, row by row.
 POINTERS = ("softmax", "sigsoftmax", "sparsemax", "entmax")
@@ -52,6 +52,7 @@ def check_task(config: Config) -> None:
             f"config.task.answer_tokens = {config.task.answer_tokens} leaves a source too few of "
             f"config.model.max_length = {config.model.max_length} positions; use at most {most}"
         )
+    _check_packing(config)
     if config.task.balanced and config.task.name != "classification":
         raise UserError(
             f"config.task.balanced evens out classes, which task {config.task.name} has none of"
@@ -60,6 +61,31 @@ def check_task(config: Config) -> None:
     _check_text(config)
     _check_architecture(config)
     _check_head(config)
+
+
+def _check_packing(config: Config) -> None:
+    """Texts that share a row must each be read as they are alone."""
+    if not config.task.packing:
+        return
+    if not TASKS[config.task.name].packable:
+        able = [name for name, each in TASKS.items() if each.packable]
+        raise UserError(
+            f"config.task.packing is of tasks {', '.join(able)}, not of {config.task.name}; leave "
+            "it out"
+        )
+    barred = {
+        "config.task.balanced": config.task.balanced,
+        "config.regularise.mixup": config.regularise.mixup,
+        "config.regularise.delete": config.regularise.delete,
+        f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].whole_rows,
+        "method prompt": "prompt" in method_names(config),
+    }
+    for knob, given in barred.items():
+        if given:
+            raise UserError(
+                f"{knob} goes by rows of one text each, and config.task.packing shares them; leave "
+                "one of the two out"
+            )
 
 
 def check_labels(config: Config) -> None:

@@ -40,6 +40,7 @@ class _Whole(Task):
     """One target for one or two texts."""
 
     columns = (1, 2)
+    packable = True
 
     @property
     def readout(self) -> str:
@@ -51,13 +52,14 @@ class _Whole(Task):
         return example["texts"]
 
     def whole(self, encoded: Sequence[Any], layout: Layout, target: Any) -> Row:
-        """The row of texts with one target."""
+        """The row of texts with one target, the first of T."""
         row = layout.joined([each.ids for each in encoded])
         last = int(row["segments"].sum()) - 1
+        others = (0, layout.texts - 1)
         return row | {
-            "places": np.array([last if self.pooling == "last" else 0], np.int32),
-            "targets": np.array([target], np.float32 if self.real else np.int32),
-            "weights": np.ones(1, np.float32),
+            "places": np.pad([last if self.pooling == "last" else 0], others).astype(np.int32),
+            "targets": np.pad([target], others).astype(np.float32 if self.real else np.int32),
+            "weights": np.pad(np.ones(1, np.float32), others),
         }
 
     def abstract(self, layout: Layout) -> Row:

@@ -26,6 +26,7 @@ class Layout:
       decoder: a decoder reads the rows, whose states have seen what stands before them alone.
       memory: rows have an encoder's side and a decoder's.
       choices: C, texts to choose from; 0 where there are none.
+      texts: T, texts with one target each that share a row at most.
       outcomes: V, what the head chooses among; 0: words.
       labels: the names of these, in order; (): they are no fixed set.
       frame: what stands around texts where there is memory; None: END opens them.
@@ -37,6 +38,7 @@ class Layout:
     end: int
     memory: bool = False
     choices: int = 0
+    texts: int = 1
     outcomes: int = 0
     frame: Frame | None = None
     specials: Specials | None = None

@@ -33,12 +33,13 @@ class Labelled(Objective):
         if self.task.words:
             return self._written(rows)
         segments = rows["segments"]
+        alone = jnp.broadcast_to(jnp.arange(self.length), segments.shape)
         return Batch(
             inputs=rows["inputs"],
             targets=rows["targets"],
             weights=rows["weights"],
             segments=segments,
-            positions=jnp.broadcast_to(jnp.arange(self.length), segments.shape),
+            positions=positions_within(segments) if self.task.packs else alone,
             token_types=rows["types"],
             places=rows.get("places"),
         )

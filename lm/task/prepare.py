@@ -22,11 +22,12 @@ from lm.data.splits import SPLITS, place
 from lm.errors import UserError, counted
 from lm.frame import framed
 from lm.task import build_task
-from lm.task.encode import Layout, Row, pack
+from lm.task.encode import Layout, Row
+from lm.task.packing import most_texts
 from lm.task.read import records
 from lm.task.task import Example, Task
 
-FORMAT = 9  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 11  # raise it when what is stored changes, so that nothing old is opened as new
 # Options that no row depends on.
 _LATE: Any = {
     "metric": "",
@@ -224,7 +225,7 @@ def _build(
         rows = rows_of(task, examples[split], tokenizer, layout, labels)
         if task.packs and split == "train":
             # Held-out examples keep rows of their own, by which their outputs are found.
-            rows = pack(rows, layout)
+            rows = task.packed(rows, layout)
         for row in rows:
             number += 1
             _check_row(row, fields)
@@ -277,6 +278,7 @@ def layout_of(
         memory=wanted["memory"],
         decoder=wanted["decoder"],
         frame=framed(wanted["frame"], tokenizer.end),
+        texts=most_texts(wanted["length"]) if task.packing else 1,
         choices=choices,
         labels=labels,
     )

@@ -35,6 +35,7 @@ class Tagging(Task):
     """
 
     columns = (1, 1)
+    packable = True
     from_label = ("label",)
     confident = "a word's tag"
 

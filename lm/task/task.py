@@ -4,7 +4,7 @@ example rows of numbers, and a model's outputs predictions and scores.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from lm.errors import UserError
 from lm.task.columns import no_column
 from lm.task.encode import Layout, Row
 from lm.task.label import is_missing
+from lm.task.packing import share_rows
 from lm.task.read import Record
 
 Example = dict[str, Any]  # plain values, as JSON has them; "place" says where it came from
@@ -42,6 +43,7 @@ class Task:
       no_answer_threshold: by how many nats no answer must be likelier than the best to be said.
       stride: tokens by which windows over a long text overlap.
       template: how a conversation is written out: a name of `lm.data.chat_template.TEMPLATES`.
+      packing: short texts share rows of training, where `packable`.
       answer_tokens: of what an evaluation writes; 0: it writes nothing.
       metric: what tables rank by and early stopping watches, of `measures`; "": the first.
 
@@ -51,7 +53,7 @@ class Task:
       lower: those of them of which less is better.
       real: its targets are numbers and not labels.
       words: the head chooses among words, as a language model's does.
-      packs: several examples share a row of training.
+      packable: its rows can be shared by `lm.task.packing.share_rows`.
       confident: what its confidence is the probability of, in words.
       columns: the least and the largest number of columns in `text`.
       from_label: the keys of a prediction that need its label.
@@ -69,6 +71,7 @@ class Task:
     no_answer_threshold: float
     stride: int
     template: str
+    packing: bool
     answer_tokens: int
     metric: str
 
@@ -77,9 +80,14 @@ class Task:
     lower: ClassVar[tuple[str, ...]] = ()
     real: ClassVar[bool] = False
     words: ClassVar[bool] = False
-    packs: ClassVar[bool] = False
+    packable: ClassVar[bool] = False
     columns: ClassVar[tuple[int, float]] = (1, math.inf)
     from_label: ClassVar[tuple[str, ...]] = ("label", "nats")
+
+    @property
+    def packs(self) -> bool:
+        """Whether several examples share a row of training."""
+        return self.packing
 
     @property
     def readout(self) -> str:
@@ -170,6 +178,10 @@ class Task:
     def bounded(self, answers: Mapping[str, int]) -> tuple["Task", list[str]]:
         """The task that knows what its manifest says of answers, and sentences for the log."""
         return self, []
+
+    def packed(self, rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
+        """Rows of training that several examples share."""
+        return share_rows(rows, layout)
 
     def abstract(self, layout: Layout) -> Row:
         """A row's arrays, with their shapes and types."""

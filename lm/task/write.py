@@ -2,7 +2,7 @@
 conversation (instruction). Only the answer's tokens count in the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from lm.data.marked import plain
 from lm.errors import UserError
 from lm.frame import framed
 from lm.task import metrics
-from lm.task.encode import Layout, Row
+from lm.task.encode import Layout, Row, pack
 from lm.task.overlap import OVERLAP, overlaps
 from lm.task.read import Record
 from lm.task.task import (
@@ -177,7 +177,14 @@ class Instruction(Writing):
     training, without seeing each other.
     """
 
-    packs = True
+    @property
+    def packs(self) -> bool:
+        """Always, as language models' texts do."""
+        return True
+
+    def packed(self, rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
+        """See `Task`."""
+        return pack(rows, layout)
 
     def has_label(self, record: Record) -> bool:
         """A conversation has its answers in it."""

@@ -1,0 +1,178 @@
+"""Labelled texts that share rows of training teach what they teach alone, and fill the rows."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from lm.build import build_model
+from lm.check import check
+from lm.config import override
+from lm.data import ByteTokenizer
+from lm.errors import UserError
+from lm.readout import Mean
+from lm.step import build_program
+from lm.task import build_task
+from lm.task.encode import Layout
+from lm.task.evaluate import metrics, predictions
+from lm.task.objective import Labelled
+from lm.task.packing import most_texts, share_rows
+from lm.task.prepare import prepare_task
+from tests.models import init
+
+L = 40
+TEXTS = ["a few words", "one", "and some more of them here", "two words", "x", "the last of these"]
+KINDS = {
+    "tagging": {"task.name": "tagging"},
+    "pairs by their means": {"task.name": "classification", "task.pooling": "mean"},
+    "first": {"task.name": "classification", "model.positions": "relative"},
+    "last, decoded": {"task.pooling": "last", "model.architecture": "decoder"},
+    "numbers": {"task.name": "regression", "output.head": "squared", "model.positions": "alibi"},
+}
+
+
+def alone(name):
+    """A config, its objective, and the row of each text."""
+    settings = {"task.name": "classification", "task.packing": True, "output.tied": False}
+    settings |= {"model.architecture": "encoder", "model.layers": 1, "model.features": 16}
+    settings |= {"model.heads": 2, "model.max_length": L, "model.token_types": 2, "data.length": L}
+    config = override(default.get_config(), settings | KINDS[name])
+    pairs = "pairs" in name
+    config.task.text = ("text", "text") if pairs else ("text",)
+    task, tokenizer = build_task(config), ByteTokenizer()
+    decoder = config.model.architecture == "decoder"
+    layout = Layout(length=L, start=255, end=255, outcomes=3, texts=most_texts(L), decoder=decoder)
+    rows = []
+    for number, text in enumerate(TEXTS):
+        words = text.split()
+        example = {"place": "here", "texts": [text, "?"][: 1 + pairs], "words": words}
+        tags = ["012"[len(word) % 3] for word in words]
+        label = {"tagging": tags, "regression": number / 2}.get(config.task.name, str(number % 3))
+        (encoded,) = task.encoded([example | {"label": label}], tokenizer)
+        rows += task.rows(example | {"label": label}, encoded, layout, {"0": 0, "1": 1, "2": 2})
+    return config, Labelled(tokenizer, L, task, layout), rows
+
+
+def stacked(rows):
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_text_stands_whole_in_a_shared_row_with_its_targets(name):
+    _, objective, rows = alone(name)
+    shared = list(share_rows(rows, objective.layout))
+    assert len(shared) <= len(rows) / 2
+    found = []
+    for row in shared:
+        counted = row["weights"] > 0
+        for text in range(1, row["segments"].max() + 1):
+            own = np.flatnonzero(row["segments"] == text)
+            if name == "tagging":
+                read = counted & np.isin(row["places"], own)
+            else:
+                read = np.arange(len(counted)) == text - 1
+            found.append([row["inputs"][own], row["types"][own], row["targets"][read]])
+            found[-1].append(row["places"][read] - own[0])
+    for (inputs, types, targets, places), row in zip(found, rows, strict=True):
+        real, counted = row["segments"] > 0, row["weights"] > 0
+        np.testing.assert_array_equal(inputs, row["inputs"][real])
+        np.testing.assert_array_equal(types, row["types"][real])
+        np.testing.assert_array_equal(targets, row["targets"][counted])
+        np.testing.assert_array_equal(places, row["places"][counted])
+
+
+def test_the_mean_of_a_text_is_of_its_own_states_wherever_it_stands():
+    _, objective, rows = alone("pairs by their means")
+    shared = list(share_rows(rows, objective.layout))
+    together, apart = (objective(stacked(each), jax.random.key(0)) for each in (shared, rows))
+    # A state that tells what was read, and where in its text.
+    states = [np.stack([each.inputs, each.positions], axis=-1) * 1.0 for each in (together, apart)]
+    read = Mean(2, None, None).apply
+    found, expected = (
+        np.asarray(read({}, state, batch)[0])[np.asarray(batch.weights) > 0]
+        for state, batch in zip(states, (together, apart), strict=True)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_a_shared_row_has_the_loss_and_the_gradient_of_its_texts_alone(name):
+    config, objective, rows = alone(name)
+    model, key = build_model(config, 257, layout=objective.layout), jax.random.key(0)
+    shared = list(share_rows(rows, objective.layout))
+    together, apart = (objective(stacked(each), key) for each in (shared, rows))
+    params = init(model, apart)
+
+    @jax.jit
+    def nats(params, batch):
+        each = model.apply({"params": params}, batch, method="negative_log_likelihood")
+        return (each * batch.weights).sum(), each
+
+    (total, each), gradient = jax.value_and_grad(nats, has_aux=True)(params, together)
+    (expected, one), wanted = jax.value_and_grad(nats, has_aux=True)(params, apart)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    counted, own = (np.asarray(batch.weights) > 0 for batch in (together, apart))
+    np.testing.assert_allclose(each[counted], one[own], atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classification", "tagging"])
+def test_shared_rows_change_no_prediction_no_metric_and_no_loss_of_training(
+    task_config, labelled, cache, name
+):
+    settings = {"task.name": name, "data.length": 64}
+    if name == "tagging":
+        settings |= {"task.text": ("tokens",), "task.label": "tags"}
+        settings |= {"data.source": f"files:{labelled}/names.conll"}
+    said, scores, losses, rows = [], [], [], []
+    for packing in (False, True):
+        config = override(task_config, settings | {"task.packing": packing})
+        data = prepare_task(config, cache)
+        program = build_program(config, data.tokenizer.vocab_size, layout=data.layout)
+        train = data.rows("train")
+        rows.append(len(train))
+        with jax.set_mesh(program.mesh):
+            params = program.init(jax.random.key(0)).whole
+            said.append(predictions(program, params, data, config))
+            scores.append(metrics(data, said[-1]))
+            losses.append(program.cost(params, stacked([train[i] for i in range(len(train))])))
+    assert rows[1] < rows[0] / 2
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    for one, other in zip(*said, strict=True):
+        assert one["predicted"] == other["predicted"] and one["place"] == other["place"]
+        assert one["confidence"] == pytest.approx(other["confidence"], rel=1e-5)
+
+
+def test_held_out_texts_keep_rows_of_their_own_and_every_row_of_training_is_full(
+    task_config, labelled, cache
+):
+    settings = {"task.name": "tagging", "task.text": ("tokens",), "task.label": "tags"}
+    settings |= {"data.source": f"files:{labelled}/names.conll", "task.packing": True}
+    data = prepare_task(override(task_config, settings | {"data.length": 64}), cache)
+    train, held_out = data.rows("train"), data.rows("validation")
+    assert {int(held_out[i]["segments"].max()) for i in range(len(held_out))} == {1}
+    assert len(held_out) == len(data.examples())
+    filled = [np.mean(train[i]["segments"] > 0) for i in range(len(train) - 1)]
+    assert min(filled) > 0.6  # a sentence fills a quarter
+    assert data.manifest["splits"]["train"]["rows"] == len(train)
+
+
+BARRED = {
+    "task.packing is of tasks classification, regression, tagging, not of answering": {
+        "task.name": "answering", "task.text": ("q", "c"),
+    },
+    "config.task.balanced goes by rows of one text each": {"task.balanced": True},
+    "config.regularise.mixup goes by rows": {"regularise.mixup": 0.3},
+    "config.regularise.delete goes by rows": {"regularise.delete": 0.1},
+    "config.output.head = 'crf' goes by rows": {"task.name": "tagging", "output.head": "crf"},
+    "packs examples into shared rows": {"continual.sources": ("files:a.csv", "files:b.csv")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BARRED)
+def test_what_goes_by_rows_of_one_text_is_refused_where_texts_share_them(task_config, message):
+    with pytest.raises(UserError, match=message):
+        check(override(task_config, {"task.packing": True, **BARRED[message]}))
