@@ -86,7 +86,8 @@ def test_the_mean_of_a_text_is_of_its_own_states_wherever_it_stands():
     shared = list(share_rows(rows, objective.layout))
     together, apart = (objective(stacked(each), jax.random.key(0)) for each in (shared, rows))
     # A state that tells what was read, and where in its text.
-    states = [np.stack([each.inputs, each.positions], axis=-1) * 1.0 for each in (together, apart)]
+    both = (together, apart)
+    states = [np.stack([x.inputs, x.positions], axis=-1).astype(np.float32) for x in both]
     read = Mean(2, None, None).apply
     found, expected = (
         np.asarray(read({}, state, batch)[0])[np.asarray(batch.weights) > 0]
