@@ -194,7 +194,7 @@ def test_a_special_token_that_is_only_a_word_of_the_vocabulary_is_kept_out_of_te
 def test_a_damaged_file_beside_a_tokenizer_is_one_line(tmp_path):
     byte_level("<e>").save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json is no JSON object; fetch it"):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is no JSON object, .*; fetch it"):
         load_subword(str(tmp_path / "tokenizer.json"))
 
 
