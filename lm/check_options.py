@@ -231,7 +231,7 @@ def check_packed(config: Config) -> None:
     would have to be there once for each text.
     """
     reads = config.model.architecture != "decoder" or config.objective == "prefix"
-    if "prompt" in method_names(config) and reads:
+    if "prompt" in method_names(config) and reads and not config.task.name:
         raise UserError(
             f"method prompt reads the text of a row, but objective {config.objective} packs "
             "several texts into a row; use prefix or lora, or a task (config.task.name), whose "

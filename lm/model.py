@@ -216,20 +216,14 @@ class Transformer(nn.Module):
         """
         memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
-            memory_mask = Mask(
-                segments=batch.segments,
-                key_segments=batch.memory_segments,
-                positions=batch.positions,
-                key_positions=batch.memory_positions,
-            )
+            keys = {"key_segments": batch.memory_segments, "key_positions": batch.memory_positions}
+            memory_mask = Mask(segments=batch.segments, positions=batch.positions, **keys)
         if batch.memory_inputs is not None:
-            assert batch.memory_positions is not None
-            words = self.embedding[batch.memory_inputs]
+            words, positions = self.embedding[batch.memory_inputs], batch.memory_positions
+            assert positions is not None
+            inputs = self.encoder_inputs(words, positions, None, train)
             memory = self.encoder(
-                self.encoder_inputs(words, batch.memory_positions, None, train),
-                batch.memory_positions,
-                Mask(segments=batch.memory_segments),
-                train=train,
+                inputs, positions, Mask(segments=batch.memory_segments), train=train
             )
         causal = self.architecture != "encoder"
         mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
