@@ -119,16 +119,14 @@ def evaluate() -> int:
 
 def predict() -> int:
     """Says what a task's run makes of every example of --data, whether it has a label or not."""
-    from lm.predict import check_new, predict, told, write
+    from lm.predict import check_new, predict_files
 
     folder = _folder(_OUTPUT.value)
     if not _DATA.value or folder is None:
         raise UserError("predict needs --data=FILE and --output=DIR, a new folder for predictions")
     check_new(folder)
     tokens = _TOKENS.value if flags.FLAGS["tokens"].present else None
-    predicted = predict(_restored(), _DATA.value, tokens=tokens)
-    write(predicted, folder)
-    print("\n".join(told(predicted, folder)))
+    print("\n".join(predict_files(_restored(), _DATA.value, folder, tokens)))
     return 0
 
 
@@ -281,19 +279,13 @@ def _restored(headless: bool = False):
     """A run's checkpoint, or without a workdir the one that the config's init_from names; which may
     lack its head where it is `headless`.
     """
-    from lm.pretrained import is_checkpoint
     from lm.restore import open_pretrained, restore
 
     config = None if _CONFIG.value is None else _adopted()
-    if not _WORKDIR.value and config is not None and is_checkpoint(config.init_from):
+    if not _WORKDIR.value and config is not None and config.init_from:
         if _STEP.value is not None:
             raise UserError("--step is of a run's checkpoints; leave it out, or give --workdir=DIR")
         return open_pretrained(config, headless=headless)
-    if not _WORKDIR.value and config is not None and config.init_from:
-        raise UserError(
-            f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
-            "a checkpoint of transformers as hf:FOLDER"
-        )
     return restore(_workdir(), _STEP.value, config, cache=_CACHE.value)
 
 
@@ -357,10 +349,13 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print("\n".join([__doc__, *help_lines(own, COMMANDS)]))
         return 0
-    if argv[1] == "--version":
-        return _version()
     keep_freed_memory()
     try:
+        if argv[1] == "--version":
+            from lm.provenance import version_lines
+
+            print("\n".join(version_lines()))
+            return 0
         command = find_command(argv[1], COMMANDS)
         if {"-h", "--help"} & set(argv[2:]):
             print(f"python run.py {argv[1]}: {command.run.__doc__}\n")
@@ -387,14 +382,6 @@ def main(argv: list[str]) -> int:
             raise
         print(f"run.py: {failure}", file=sys.stderr)
         return 1
-
-
-def _version() -> int:
-    from lm.provenance import commit, versions
-
-    print(f"softmax-laboratory {commit() or 'outside a checkout'}")
-    print("\n".join(f"{name} {version}" for name, version in versions().items()))
-    return 0
 
 
 def _print_config() -> int:

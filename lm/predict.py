@@ -117,6 +117,15 @@ def write(predicted: Predicted, folder: epath.Path) -> None:
     write_predictions(folder, predicted.predictions)
 
 
+def predict_files(
+    run: Restored, sources: Sequence[str], folder: epath.Path, tokens: int | None
+) -> list[str]:
+    """Predicts the examples of files and writes what `write` has; says so in lines."""
+    predicted = predict(run, sources, tokens=tokens)
+    write(predicted, folder)
+    return told(predicted, folder)
+
+
 def told(predicted: Predicted, folder: epath.Path) -> list[str]:
     """What was done, in lines."""
     number, labelled = len(predicted.predictions), len(predicted.labelled)

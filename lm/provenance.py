@@ -27,3 +27,9 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def version_lines() -> list[str]:
+    """The commit of this project, and the versions that decide a run's numbers, a line each."""
+    own = f"softmax-laboratory {commit() or 'outside a checkout'}"
+    return [own, *(f"{name} {version}" for name, version in versions().items())]

@@ -21,7 +21,7 @@ from lm.linear import turned
 from lm.memory import check_memory
 from lm.output import OUTPUTS
 from lm.partition import path_name
-from lm.pretrained import open_checkpoint
+from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.regularise.teacher import without_teacher
 from lm.resume import FREE, LENGTH
 from lm.step import Program
@@ -167,6 +167,11 @@ def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
     Raises:
       UserError: where the config is impossible or the checkpoint cannot be read, or lacks a head.
     """
+    if not is_checkpoint(config.init_from):
+        raise UserError(
+            f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
+            "a checkpoint of transformers as hf:FOLDER"
+        )
     check(config)
     if config.task.name and not config.prompt.source and not headless:
         config, tokenizer, program = _with_own_head(config)
