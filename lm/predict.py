@@ -70,6 +70,8 @@ def predict(
     task, labels, layout = run.task_layout
     task = _writing(task, config, need_labels, tokens)
     examples = read_examples(config, task, labels, layout, sources)
+    settled, _ = task.settle(examples)  # by a run already, but not by a checkpoint of elsewhere
+    task = dataclasses.replace(task, **settled)
     if need_labels:
         _check_labelled(task, examples)
     source = {"source": ", ".join(sources)}

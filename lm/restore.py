@@ -83,7 +83,7 @@ class Restored:
         """Of a task: itself, its labels in the order of their numbers, and what its rows are."""
         if not self.step:
             own: Any = self.program.objective
-            return own.task, own.layout.labels, own.layout
+            return own.task.labelled_by(own.layout.labels), own.layout.labels, own.layout
         corpus = self.corpus
         assert isinstance(corpus, TaskData)
         return corpus.task, corpus.labels, corpus.layout

@@ -2,6 +2,7 @@
 it; a sentence that is too long goes on in further rows.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -187,6 +188,10 @@ class Tagging(Task):
         """Of every sentence, counts of entities and words; see `metrics.entity_counts`."""
         both = ((p["label"], p["predicted"]) for p in predictions)
         return np.array([metrics.entity_counts(*each, self.scheme) for each in both])
+
+    def labelled_by(self, labels: Labels) -> Task:
+        """See `Task`: the scheme that the labels tell."""
+        return dataclasses.replace(self, scheme=scheme_of([labels], self.scheme))
 
     def shown(self, example: Example) -> str:
         """The sentence."""

@@ -133,6 +133,10 @@ class Task:
         """Those of an example's labels that must be among the task's; (): they are no fixed set."""
         return ()
 
+    def labelled_by(self, labels: Labels) -> "Task":
+        """The task of a model that has learned these labels elsewhere, from no examples of ours."""
+        return self
+
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """All labels, in the order of their numbers; () where labels are not a fixed set.
 

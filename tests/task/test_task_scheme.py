@@ -12,7 +12,7 @@ from lm.errors import UserError
 from lm.headline import headline
 from lm.task import build_task, metrics
 from lm.task.read import Record
-from lm.task.scheme import entities, entity_report, scheme_of
+from lm.task.scheme import MARKS, entities, entity_report, scheme_of
 from lm.task.tag import Tagging
 
 SCHEMES = {
@@ -119,6 +119,16 @@ def test_parts_of_speech_are_judged_by_word_accuracy_alone():
     assert headline(config).name == "eval/entity_f1"
     with pytest.raises(UserError, match="'entity_f1', but the tags mark no entities"):
         tagger(metric="entity_f1")[1].settle([{"label": ["NN", "DT"]}])
+
+
+@pytest.mark.parametrize("name", ["iobes", "bilou", "none"])
+def test_a_model_that_learned_its_tags_elsewhere_is_judged_by_their_scheme(name):
+    tags = ["NN", "DT", "O"] if name == "none" else ["O", *(f"{m}-PER" for m in MARKS[name])]
+    task = tagger()[1].labelled_by(tags)
+    assert isinstance(task, Tagging) and task.scheme == name
+    said = {"label": ["U-PER", "O"], "predicted": ["U-PER", "U-PER"]}
+    if name == "bilou":
+        assert task.score([said], tags)["entity_precision"] == 0.5
 
 
 def test_a_diagram_of_tagging_sets_each_words_confidence_against_that_word():
