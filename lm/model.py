@@ -216,8 +216,10 @@ class Transformer(nn.Module):
         """
         memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
-            keys = {"key_segments": batch.memory_segments, "key_positions": batch.memory_positions}
-            memory_mask = Mask(segments=batch.segments, positions=batch.positions, **keys)
+            places: Any = {"positions": batch.positions, "key_positions": batch.memory_positions}
+            memory_mask = Mask(
+                segments=batch.segments, key_segments=batch.memory_segments, **places
+            )
         if batch.memory_inputs is not None:
             words, positions = self.embedding[batch.memory_inputs], batch.memory_positions
             assert positions is not None
