@@ -43,15 +43,15 @@ class Places(All):
 
 
 class Pooled(All):
-    """act(h W + b) of the first position's state h, [B, 1, D]: what the classifiers of BERT and its
-    kin put before their matrix of labels (1810.04805).
+    """act(h W + b) of the first state h of each of a row's T texts, [B, T, D]: what the classifiers
+    of BERT and its kin put before their matrix of labels (1810.04805).
     """
 
     activation: ClassVar[Any]
 
     @nn.compact
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
-        """See `All`."""
+        """See `All`; several texts have their first positions in `batch.places`."""
         dense = nn.Dense(
             self.features,
             kernel_init=self.query_init,
@@ -59,7 +59,10 @@ class Pooled(All):
             param_dtype=self.param_dtype,
             name="dense",
         )
-        return type(self).activation(dense(hidden[:, :1])), None
+        firsts = hidden[:, :1]
+        if batch.targets.shape[1] > 1:
+            firsts = jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1)
+        return type(self).activation(dense(firsts)), None
 
 
 class PooledTanh(Pooled):

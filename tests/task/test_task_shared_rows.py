@@ -10,7 +10,7 @@ from lm.check import check
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.readout import Mean
+from lm.readout import Mean, PooledTanh
 from lm.step import build_program
 from lm.task import build_task
 from lm.task.encode import Layout
@@ -25,6 +25,7 @@ TEXTS = ["a few words", "one", "and some more of them here", "two words", "x", "
 KINDS = {
     "tagging": {"task.name": "tagging"},
     "pairs by their means": {"task.name": "classification", "task.pooling": "mean"},
+    "pooled": {"task.name": "classification", "task.pooling": "pooler_tanh"},
     "first": {"task.name": "classification", "model.positions": "relative"},
     "last, decoded": {"task.pooling": "last", "model.architecture": "decoder"},
     "numbers": {"task.name": "regression", "output.head": "squared", "model.positions": "alibi"},
@@ -81,16 +82,20 @@ def test_every_text_stands_whole_in_a_shared_row_with_its_targets(name):
         np.testing.assert_array_equal(places, row["places"][counted])
 
 
-def test_the_mean_of_a_text_is_of_its_own_states_wherever_it_stands():
-    _, objective, rows = alone("pairs by their means")
+@pytest.mark.parametrize(
+    ("name", "pooling"), [("pairs by their means", Mean), ("pooled", PooledTanh)]
+)
+def test_a_text_is_pooled_from_its_own_states_wherever_it_stands(name, pooling):
+    _, objective, rows = alone(name)
     shared = list(share_rows(rows, objective.layout))
     together, apart = (objective(stacked(each), jax.random.key(0)) for each in (shared, rows))
     # A state that tells what was read, and where in its text.
     both = (together, apart)
     states = [np.stack([x.inputs, x.positions], axis=-1).astype(np.float32) for x in both]
-    read = Mean(2, None, None).apply
+    module = pooling(2, jax.nn.initializers.normal(1e-2), np.float32)
+    params = module.init(jax.random.key(0), states[1], apart)
     found, expected = (
-        np.asarray(read({}, state, batch)[0])[np.asarray(batch.weights) > 0]
+        np.asarray(module.apply(params, state, batch)[0])[np.asarray(batch.weights) > 0]
         for state, batch in zip(states, (together, apart), strict=True)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
