@@ -10,7 +10,7 @@
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    the same, and then its table
-  python run.py export   --workdir=DIR --to=DIR               a checkpoint of transformers
+  python run.py export   --workdir=DIR --output=DIR           a checkpoint of transformers
   python run.py gallery  --workdir=DIR                        a picture of every weighting
 
 eval, predict, embed, generate and export also take --config=FILE --config.init_from=hf:FOLDER
@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from lm.ablation import Ablation, load_ablation
 from lm.allocator import keep_freed_memory
-from lm.command_line import Command, check_flags, find_command, help_lines, parse
+from lm.command_line import Command, check_flags, find_command, help_text, parse
 from lm.config import flatten, to_dict
 from lm.errors import Interrupted, UserError
 from lm.failures import explain
@@ -37,9 +37,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG
 _CONFIG_FLAG = flags.FLAGS["config"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the command writes")
 _ADAPTER = flags.DEFINE_bool("adapter", False, "what was added alone, as the package peft reads it")
-_TO = flags.DEFINE_string(
-    "to", None, "a new folder: of export for the checkpoint, of eval for a prompt's report"
-)
 _DATA = flags.DEFINE_multi_string(
     "data", [], "other examples or texts than the run's: a file, pattern or source; repeatable"
 )
@@ -48,7 +45,7 @@ _STRIDE = flags.DEFINE_integer(
     "stride", None, "of perplexity, tokens by which windows over a long text move; the context", 1
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "a new folder for predictions, metrics and report; of embed a .npy or .jsonl"
+    "output", None, "a new folder for what is written; of embed a file, .npy or .jsonl"
 )
 _POOLING = flags.DEFINE_string(
     "pooling", "mean", "of hidden states: mean, first (or cls), last, max or pooler"
@@ -61,6 +58,7 @@ _TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest tok
 _TOP_K = flags.DEFINE_integer("top_k", 0, "keep the k likeliest; 0 keeps all", 0)
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "keep the likeliest that sum to p", 0.0, 1.0)
 _MIN_P = flags.DEFINE_float("min_p", 0.0, "keep p times the likeliest", 0.0, 1.0)
+_CHOICE = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P)
 _CONTEXTS = flags.DEFINE_integer("contexts", 512, "rows of the log-probabilities", 2)
 _CHAT = flags.DEFINE_bool(
     "chat", False, "prompts are what a user says, written out as config.task.template has it"
@@ -106,8 +104,8 @@ def evaluate() -> int:
     from lm.evaluation import evaluate_on
     from lm.predict import check_new
 
-    check_new(_folder(_OUTPUT.value))
-    run, folder = _restored(), _folder(_OUTPUT.value or _TO.value)
+    check_new(folder := _folder(_OUTPUT.value))
+    run = _restored()
     texts, stride = _TEXT.value, _STRIDE.value
     with announced("compiling and evaluating"):
         metrics = evaluate_on(run, texts=texts, data=_DATA.value, stride=stride, folder=folder)
@@ -144,61 +142,22 @@ def generate() -> int:
     """Continues every prompt, or answers it; the first is streamed, the others follow."""
     import jax
 
-    from lm.generate import Speed, generate, prompt_ids, search_steps, stream
+    from lm.generate.continuation import Search, check_request, continue_texts
 
-    _check_generate()
+    search, drawing = Search(_BEAMS.value, _LENGTH_PENALTY.value), (*_CHOICE, _SEED)
+    draws, stops = {flag.name: flag.value for flag in drawing}, _STOP.value
+    check_request(_PROMPT.value, _TOKENS.value, search, draws, stops)
+    given = [flag.name for flag in drawing if flag.present]
+    if search.width > 1 and given:
+        raise UserError(f"--beams={search.width} draws nothing; leave out --{given[0]}")
     run = _restored().decoding()
-    tokenizer, texts = run.tokenizer, _PROMPT.value
-    if _BEAMS.value > tokenizer.vocab_size:
-        raise UserError(
-            f"--beams={_BEAMS.value} is more than the {tokenizer.vocab_size} tokens of the "
-            "vocabulary; use fewer, such as --beams=4"
-        )
-    ids, sources = prompt_ids(tokenizer, texts, run.opens), None
-    stops, end = list(_STOP.value), tokenizer.end
-    if _CHAT.value:
-        chat = run.chat
-        ids = [chat.asked([{"role": "user", "content": text}]) for text in texts]
-        texts = [f"{text}\n" for text in texts]
-        stops, end = [*stops, *chat.stops], chat.closes
-    if run.config.model.architecture == "encoder_decoder":
-        # The encoder reads the prompt; the answer begins on a line of its own.
-        sources = [run.frame.read(each.ids) for each in tokenizer.encode_batch(texts)]
-        ids = [run.frame.begun()] * len(texts)
-        texts = [f"{text}\n" for text in texts]
-    prefix = run.config.objective == "prefix"
-    prompts = {"prompts": ids, "sources": sources, "tokens": _TOKENS.value, "prefix": prefix}
-    options = {"end": end, "length_penalty": _LENGTH_PENALTY.value}
-    draws = {flag.name: flag.value for flag in (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)}
+    asked = {"tokens": _TOKENS.value, "search": search, "draws": draws}
     with jax.set_mesh(run.program.mesh):
-        if _BEAMS.value > 1:
-            options |= {"width": _BEAMS.value}
-            steps = search_steps(run.program.model, run.params, **prompts, **options)
-            speed = Speed(steps, compiling=_TOKENS.value)
-        else:
-            speed = Speed(generate(run.program.model, run.params, **prompts, **draws))
-        for text in stream(tokenizer, texts, ids, speed, stops):
-            print(text, end="", flush=True)
+        pieces, speed = continue_texts(run, _PROMPT.value, **asked, stops=stops, chat=_CHAT.value)
+        for piece in pieces:
+            print(piece, end="", flush=True)
     print(speed, file=sys.stderr)
     return 0
-
-
-def _check_generate() -> None:
-    from lm.generate.beam import check_search
-    from lm.generate.sample import Choice
-
-    Choice(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value, _MIN_P.value)
-    check_search(_BEAMS.value, _LENGTH_PENALTY.value, _TOKENS.value)
-    if not _PROMPT.value:
-        raise UserError("generate needs --prompt=TEXT; it may be given several times")
-    if "" in _STOP.value:
-        raise UserError("--stop= stops before any text; give it some, or leave it out")
-    drawing = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)
-    given = [flag.name for flag in drawing if flag.present]
-    if _BEAMS.value > 1 and given:
-        raise UserError(f"--beams={_BEAMS.value} draws nothing; leave out --{given[0]}")
-    if _BEAMS.value == 1 and _LENGTH_PENALTY.value:
-        raise UserError("--length_penalty is of a search; give --beams=4 or so")
 
 
 def diagnose() -> int:
@@ -246,9 +205,9 @@ def export() -> int:
     """Writes a checkpoint of the workdir as a folder that transformers loads; additions merged."""
     from lm.export import export
 
-    if not _TO.value:
-        raise UserError("export needs --to=DIR, a new folder for the checkpoint")
-    print(f"written: {export(_restored(), _TO.value, adapter=_ADAPTER.value)}")
+    if not _OUTPUT.value:
+        raise UserError("export needs --output=DIR, a new folder for the checkpoint")
+    print(f"written: {export(_restored(), _OUTPUT.value, adapter=_ADAPTER.value)}")
     return 0
 
 
@@ -307,11 +266,7 @@ def _ablation() -> Ablation:
     """The ablation of the config's file, with the first --seeds of its seeds."""
     _config()
     path, _, arg = _CONFIG_FLAG.config_filename.partition(":")
-    ablation = load_ablation(path, arg or None, _SEEDS.value)
-    for key in sorted({key for row in ablation.rows for key in row} | {"seed"}):
-        if key in _CONFIG_FLAG.override_values:
-            raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
-    return ablation
+    return load_ablation(path, arg or None, _SEEDS.value, _CONFIG_FLAG.override_values)
 
 
 def _points(ablation: Ablation):
@@ -323,7 +278,7 @@ def _points(ablation: Ablation):
 # What each command runs, and the flags that it reads.
 COMMANDS = {
     "train": Command(train, "config workdir share print_config"),
-    "eval": Command(evaluate, "config workdir cache step data text stride output to print_config"),
+    "eval": Command(evaluate, "config workdir cache step data text stride output print_config"),
     "predict": Command(predict, "config workdir cache step data output tokens print_config"),
     "embed": Command(
         embed, "config workdir cache step data text output pooling normalize print_config"
@@ -336,7 +291,7 @@ COMMANDS = {
     "diagnose": Command(diagnose, "config workdir cache step contexts"),
     "sweep": Command(sweep, "config workdir seeds share print_config"),
     "table": Command(table, "config workdir seeds share print_config"),
-    "export": Command(export, "config workdir cache step to adapter print_config"),
+    "export": Command(export, "config workdir cache step output adapter print_config"),
     "gallery": Command(gallery, "workdir"),
 }
 
@@ -347,7 +302,7 @@ def main(argv: list[str]) -> int:
     """
     own = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
-        print("\n".join([__doc__, *help_lines(own, COMMANDS)]))
+        print(help_text(__doc__, own, COMMANDS))
         return 0
     keep_freed_memory()
     try:
@@ -358,8 +313,7 @@ def main(argv: list[str]) -> int:
             return 0
         command = find_command(argv[1], COMMANDS)
         if {"-h", "--help"} & set(argv[2:]):
-            print(f"python run.py {argv[1]}: {command.run.__doc__}\n")
-            print("\n".join(help_lines(own, COMMANDS, argv[1])))
+            print(help_text(f"{argv[1]}: {command.run.__doc__}\n", own, COMMANDS, argv[1]))
             return 0
         parse(argv[:1] + argv[2:])
         check_flags(argv[1], own, COMMANDS)

@@ -1,7 +1,7 @@
 """Reads an ablation from its config file: the rows that sweep() yields, the seeds, the metrics."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm.config import load, reading
@@ -23,12 +23,14 @@ class Ablation:
     metrics: Sequence[str | None]
 
 
-def load_ablation(path: str, arg: str | None = None, seeds: int | None = None) -> Ablation:
+def load_ablation(
+    path: str, arg: str | None = None, seeds: int | None = None, given: Iterable[str] = ()
+) -> Ablation:
     """The ablation of a config file, with the first `seeds` of its seeds; None takes all.
 
     Raises:
       UserError: where the file has no sweep(arg) or SEEDS, or one of them, METRIC or ALSO is of
-        another kind than `Ablation` says.
+        another kind than `Ablation` says; where it varies a dotted key that was `given`.
     """
     module = load(path)
     for name in ("sweep", "SEEDS"):
@@ -39,7 +41,11 @@ def load_ablation(path: str, arg: str | None = None, seeds: int | None = None) -
         raise UserError(f"{path}: METRIC = {metric!r} is no name of a metric, 'eval/accuracy' say")
     if not (isinstance(also, list | tuple) and all(isinstance(name, str) for name in also)):
         raise UserError(f"{path}: ALSO = {also!r} is no list of metrics; write ('eval/accuracy',)")
-    return Ablation(_rows(module, path, arg), _seeds(module, path, seeds), (metric, *also))
+    rows = _rows(module, path, arg)
+    for key in sorted({key for row in rows for key in row} | {"seed"}):
+        if key in given:
+            raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
+    return Ablation(rows, _seeds(module, path, seeds), (metric, *also))
 
 
 def _rows(module: Any, path: str, arg: str | None) -> list[Mapping[str, Any]]:

@@ -119,7 +119,8 @@ def open_donor(source: str) -> Checkpoints:
     if "full" not in method_names(theirs):
         raise UserError(
             f"config.init_from = {source!r} keeps only what {theirs.tune.method} trained of "
-            f"{theirs.init_from}; start from that, or from hf:FOLDER that export --to=FOLDER writes"
+            f"{theirs.init_from}; start from that, or from hf:FOLDER that "
+            "export --output=FOLDER writes"
         )
     return donor
 

@@ -79,12 +79,11 @@ def check_flags(name: str, own: Sequence[Any], commands: Commands) -> None:
             )
 
 
-def help_lines(own: Sequence[Any], commands: Commands, name: str | None = None) -> list[str]:
-    """A line for each flag of the command `name`; None: for each flag, with the commands it is of.
-
-    Flags that most commands read have no such list.
+def help_text(about: str, own: Sequence[Any], commands: Commands, name: str | None = None) -> str:
+    """What `about` says, and a line for each flag of the command `name`; None: for each flag, with
+    the commands that read it. Flags that most commands read have no such list.
     """
-    lines = []
+    lines = [about]
     for flag in own:
         readers = _readers(flag.name, commands)
         # absl adds lines to the help of a flag that may be repeated.
@@ -95,7 +94,7 @@ def help_lines(own: Sequence[Any], commands: Commands, name: str | None = None) 
         elif name in readers:
             set_already = flag.default not in (None, False, "", [])
             lines.append(f"{line}; default {flag.default}" if set_already else line)
-    return lines
+    return "\n".join(lines)
 
 
 def _readers(flag: str, commands: Commands) -> list[str]:

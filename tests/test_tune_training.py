@@ -67,7 +67,7 @@ def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
 def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned, tmp_path):
     config, workdir, _ = tuned
     finished = run(
-        "export", "--adapter", f"--workdir={workdir}", f"--to={tmp_path / 'out'}", flags=""
+        "export", "--adapter", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", flags=""
     )
     assert finished.returncode == 0, finished.stderr
     assert "an adapter for peft" in finished.stdout
