@@ -157,7 +157,7 @@ class _Sweep:
             left = [point for point, _ in held]
             if left:
                 time.sleep(POLL)
-        return self.broken
+        return sorted(self.broken, key=self.points.index)  # whoever was first to each
 
     def train(self, point: Point) -> None:
         """Trains a point that is not finished."""
