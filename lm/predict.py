@@ -144,6 +144,11 @@ def told(predicted: Predicted, folder: epath.Path) -> list[str]:
 def _writing(task: Task, config: Config, need_labels: bool, tokens: int | None) -> Task:
     """The task, where it can write answers with as many tokens as are asked for."""
     if config.task.name != "seq2seq":
+        if tokens is not None:
+            raise UserError(
+                f"--tokens={tokens} is of task seq2seq, which writes answers, and task "
+                f"{config.task.name} does not; leave it out"
+            )
         return task
     most = most_written(config)
     if tokens is not None and tokens > most:

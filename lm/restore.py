@@ -208,7 +208,7 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
         "decoder": architecture == "decoder",
         "frame": config.frame,
     }
-    labels = tuple(map(str, config.task.labels))
+    labels = build_task(config).labels_of(())
     layout = layout_of(build_task(config), wanted, tokenizer, labels)
     if reason := "" if predicts_words(config) else checkpoint.head_refused(config, labels):
         raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")

@@ -15,6 +15,7 @@ from lm.pretrained.view import Tensor
 _TOKENIZER = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 _ARCHITECTURES = ("llama", "qwen2")
+_MOST_VALUES = 4_000_000  # of metadata; a tokenizer of 256,000 tokens has some 1.5 million
 # Keys of config.json, and the file's below the name of its architecture.
 _SETTINGS = {
     "num_hidden_layers": "block_count",
@@ -128,8 +129,25 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ModuleNotFoundError:
         raise UserError(f"{path} is a GGUF file; to read it, pip install gguf") from None
+
+    class Reader(GGUFReader):
+        """Raises where a value lies beyond the file's end, and for more of them than any file has:
+        `GGUFReader` makes an object of each element of an array, as many as the file says.
+        """
+
+        values = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *more: Any, **order: Any) -> Any:
+            self.values += 1
+            if self.values > _MOST_VALUES:
+                raise ValueError(f"it has more than {_MOST_VALUES:,} values")
+            found = super()._get(offset, dtype, count, *more, **order)
+            if len(found) < count:
+                raise ValueError("it says more than it holds")
+            return found
+
     try:
-        return GGUFReader(path)
+        return Reader(path)
     except Exception as error:  # of any kind, as the reader looks where the file tells it to
         raise _damaged(path, error) from None
 

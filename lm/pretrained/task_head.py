@@ -10,6 +10,7 @@ from lm.config import Config
 from lm.errors import UserError
 from lm.pretrained.family import Family
 from lm.pretrained.view import Tensor, View, linear
+from lm.task.label import class_name
 
 _CLASSES = {
     "classification": "ForSequenceClassification",
@@ -211,9 +212,9 @@ def _check_labels(
         raise Refused(
             f"config.json says {len(said)} labels, but {table} has {size}; mend its id2label"
         )
-    if task == "regression":
-        return
-    if said == tuple(labels):
+    if task == "classification":  # as its examples write them: "True" is "true"
+        said = tuple(map(class_name, said))
+    if task == "regression" or said == tuple(labels):
         return
     if said == tuple(f"LABEL_{i}" for i in range(size)):
         if tuple(labels) != tuple(map(str, range(size))):

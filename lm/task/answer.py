@@ -17,6 +17,7 @@ from lm.task.task import Example, Labels, Numbers, Outputs, Prediction, Predicti
 
 LONGEST = 30  # tokens of an answer, where those of training are no longer
 CANDIDATES = 20  # likeliest starts, and ends, that are combined
+NEVER = -1e6  # nats of what has no probability: differences of nats stay numbers
 
 
 class Answering(Task):
@@ -183,6 +184,7 @@ class Answering(Task):
                     if score > best:
                         best = score
                         span = context[spans[start, 0] : spans[end, 1]].decode("utf-8", "ignore")
+        best, none = max(best, NEVER), max(none, NEVER)
         span, difference = span.strip(), float(none - best)
         said = "" if difference > self.no_answer_threshold else span
         exact, f1 = metrics.answer_scores(said, example["label"])

@@ -77,6 +77,8 @@ def _check_packing(config: Config) -> None:
         "config.task.balanced": config.task.balanced,
         "config.regularise.mixup": config.regularise.mixup,
         "config.regularise.delete": config.regularise.delete,
+        "config.regularise.smart": config.regularise.smart,
+        "config.regularise.freelb": config.regularise.freelb,
         f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].whole_rows,
         "method prompt": "prompt" in method_names(config),
     }

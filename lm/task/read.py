@@ -109,8 +109,16 @@ def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int
             continue
         try:
             values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name} line {number} is not JSON ({error.msg}); mend it") from None
+            if "\\u" in line:
+                json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{name} line {number} has an escape from \\uD800 to \\uDFFF that is half a "
+                "character; mend it"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            cause = str(error).partition(":")[0]  # and not where in the line, or a long number
+            raise UserError(f"{name} line {number} is not JSON ({cause}); mend it") from None
         if not isinstance(values, dict):
             raise UserError(f"{name} line {number} is no JSON object, {{...}}; mend it")
         yield number, values

@@ -60,9 +60,10 @@ class Tagging(Task):
             raise UserError(
                 f"{record.place} has {len(words)} words and {len(tags)} tags; give each word one"
             )
+        tags = [tag.strip() for tag in tags]
         if not all(tags):
             raise UserError(f"{record.place}: word {tags.index('') + 1} has no tag; use O for none")
-        return {"place": record.place, "words": words, "label": [tag.strip() for tag in tags]}
+        return {"place": record.place, "words": words, "label": tags}
 
     def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """The scheme of all tags; see `Task`."""
@@ -112,7 +113,7 @@ class Tagging(Task):
 
         An encoder tags a word at its first piece that holds some of it, a decoder at its last,
         where it has seen the word. A word without pieces, such as a control character, is tagged
-        at the piece behind it, or where the row closes.
+        at the piece behind it, or where the row closes, or else at the row's last piece.
         """
         numbers = [number_of(tag, labels, example) for tag in example["label"]]
         (sentence,) = encoded
@@ -149,9 +150,11 @@ class Tagging(Task):
     def _row(
         self, ids: np.ndarray, places: np.ndarray, numbers: Sequence[int], layout: Layout
     ) -> Row:
-        before = len(layout.around(1)[0])
-        return layout.joined([ids]) | {
-            "places": layout.padded(places + before, 0),
+        before, row = len(layout.around(1)[0]), layout.joined([ids])
+        # Where nothing closes the row, what is behind its last piece may be another text's.
+        last = max(int(row["segments"].sum()) - 1, 0)
+        return row | {
+            "places": layout.padded(np.minimum(places + before, last), 0),
             "targets": layout.padded(numbers, 0),
             "weights": layout.padded(np.ones(len(numbers), int), 0).astype(np.float32),
         }

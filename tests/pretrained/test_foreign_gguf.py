@@ -1,6 +1,7 @@
 """A GGUF file from elsewhere with odd metadata is refused in one line."""
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -82,3 +83,23 @@ def test_the_same_file_with_plain_metadata_is_read(tmp_path, cache):
     plain = TOKENS | {"tokenizer.ggml.token_type": [1, 1, 3, 1, 1]}
     found = open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **plain)}").adopt(config)
     assert (found.model.layers, found.data.vocab_size) == (2, 5)
+
+
+@pytest.mark.parametrize("kind", [0, 8], ids=["numbers", "texts"])
+def test_an_array_that_is_said_to_be_longer_than_its_file_is_refused_before_it_fills_memory(
+    kind, tmp_path
+):
+    name = struct.pack("<Q", 3) + b"odd"
+    array = struct.pack("<IIQ", 9, kind, 1 << 60)
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + name + array + bytes(64))
+    with pytest.raises(UserError, match=r"x.gguf is truncated or damaged \(it says more"):
+        open_checkpoint(f"hf:{file}")
+
+
+def test_metadata_of_more_values_than_any_file_has_are_refused(tmp_path, monkeypatch):
+    file = metadata(tmp_path / "x.gguf", **{"odd": list(range(2000))})
+    assert open_checkpoint(f"hf:{file}").theirs["num_hidden_layers"] == 2
+    monkeypatch.setattr("lm.pretrained.gguf._MOST_VALUES", 1000)
+    with pytest.raises(UserError, match="more than 1,000 values"):
+        open_checkpoint(f"hf:{file}")

@@ -192,3 +192,13 @@ def test_a_checkpoint_predicts_a_file_without_any_training(bert, tmp_path, cache
     found = predict(run, [str(tmp_path / "a.csv")])
     assert {each["predicted"] for each in found.predictions} <= {"neg", "pos"}
     assert found.metrics["eval/examples"] == 2
+
+
+def test_a_checkpoints_labels_are_named_as_examples_name_theirs(bert, tmp_path, cache):
+    names = {"id2label": {"0": "False", "1": "True"}, "label2id": {"False": 0, "True": 1}}
+    folder = changed(bert, tmp_path / "truth", **names)
+    config = config_of(folder, "classification", cache, **POOLED)
+    assert "not taken" not in origin_of(config, ("false", "true"))[1]
+    (tmp_path / "a.jsonl").write_text('{"text": "good", "label": true}\n')
+    run = open_pretrained(config)
+    assert predict(run, [str(tmp_path / "a.jsonl")]).labelled[0]["label"] == "true"

@@ -108,6 +108,18 @@ def test_nothing_is_said_where_it_is_likelier_by_more_than_the_threshold(none, t
     assert found["confidence"] == pytest.approx(np.exp(log))
 
 
+@pytest.mark.parametrize("none", [-np.inf, -1.0], ids=["nor none", "but none"])
+def test_where_no_span_has_a_probability_all_that_is_told_is_a_number(none):
+    """As sparse heads say of words outside their support."""
+    said = outputs(7, 9, 0.0)
+    said["log_probs"] = np.full_like(said["log_probs"], -np.inf)
+    said["log_probs"][:, 0] = none
+    found = task().predict(example(), [said], ())
+    assert found["predicted"] == "" and np.isfinite([found["no_answer"], found["confidence"]]).all()
+    evidence = task().evidence([found, found | {"no_answer": -1.0, "span_f1": 1.0}], ())
+    assert np.isfinite(metrics.best_threshold(evidence, 3)).all()
+
+
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_the_best_threshold_beats_every_other(levels):
     draw = np.random.default_rng(levels)

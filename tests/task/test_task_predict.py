@@ -151,6 +151,11 @@ def test_a_file_that_cannot_be_measured_is_named(mistake, opened, tmp_path):
         measure(run, [str(tmp_path / "test.csv")], None)
 
 
+def test_tokens_are_of_tasks_that_write(opened, labelled):
+    with pytest.raises(UserError, match="--tokens=9 is of task seq2seq"):
+        predict(opened("classification"), [str(labelled / "reviews.csv")], tokens=9)
+
+
 def test_nothing_is_written_where_something_is(opened, labelled, tmp_path):
     run = opened("classification")
     (tmp_path / "config.json").write_text("{}")

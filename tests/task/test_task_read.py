@@ -68,12 +68,17 @@ def test_sentences_of_conll_columns_end_at_blank_lines(tmp_path, blank):
 MISTAKES = {
     "a column too few": ("a.csv", b"text,label\nx,1\ny\n", "line 3 has 1 columns, not 2"),
     "no JSON": ("a.jsonl", b'{"text": "x"}\n{"text"\n', "line 2 is not JSON"),
+    "too deep": ("a.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON ("),
+    "a number of 5000 digits": (
+        "a.jsonl", b'{"label": ' + b"1" * 5000 + b"}\n", "line 1 is not JSON (Exceeds the limit",
+    ),
+    "half a character": ("a.jsonl", b'{"label": "\\ud83d"}\n', "line 1 has an escape"),
     "no object": ("a.jsonl", b"[1]\n", "line 1 is no JSON object"),
     "a word without a tag": ("a.conll", b"EU B-ORG\nrejects\n", "line 2 has a word without a tag"),
     "an open quote": ("a.csv", b'text,label\n"x,1\n', "cannot be read"),
     "an unknown form": ("a.xlsx", b"x", "ends in none of csv, tsv, jsonl, conll"),
     "bytes that are no UTF-8": ("a.csv", b"text,label\n\xff,1\n", "is not UTF-8"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -173,6 +173,8 @@ BARRED = {
     "config.task.balanced goes by rows of one text each": {"task.balanced": True},
     "config.regularise.mixup goes by rows": {"regularise.mixup": 0.3},
     "config.regularise.delete goes by rows": {"regularise.delete": 0.1},
+    "config.regularise.smart goes by rows": {"regularise.smart": 1.0},
+    "config.regularise.freelb goes by rows": {"regularise.freelb": 2},
     "config.output.head = 'crf' goes by rows": {"task.name": "tagging", "output.head": "crf"},
     "packs examples into shared rows": {"continual.sources": ("files:a.csv", "files:b.csv")},
 }  # fmt: skip

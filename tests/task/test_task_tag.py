@@ -5,8 +5,11 @@ import pytest
 
 from configs import default
 from lm.data import ByteTokenizer
+from lm.data.special_tokens import Specials
+from lm.errors import UserError
 from lm.task import build_task
 from lm.task.encode import Layout
+from lm.task.read import Record
 from tests.backends import byte_fallback, byte_level, folder_of, names_of
 
 SENTENCE = ["the", "Käse", "it's", "🙂", "in"]
@@ -23,14 +26,19 @@ def made(kind, folder):
     return folder_of(folder, backend, eos_token="</s>") if backend else ByteTokenizer()
 
 
-def tagged(tokenizer, words, decoder, length=64, separator=" "):
+def tagged(tokenizer, words, decoder, length=64, separator=" ", specials=None):
     config = default.get_config()
     config.task.update(name="tagging", text=("tokens",), label="tags", separator=separator)
     task = build_task(config)
     labels = {str(i): i for i in range(len(words))}
     example = {"place": "here", "words": words, "label": list(labels)}
     layout = Layout(
-        length, 0, tokenizer.end, specials=tokenizer.specials, decoder=decoder, outcomes=len(words)
+        length,
+        0,
+        tokenizer.end,
+        specials=specials or tokenizer.specials,
+        decoder=decoder,
+        outcomes=len(words),
     )
     (encoded,) = task.encoded([example], tokenizer)
     return task.rows(example, encoded, layout, labels)
@@ -100,9 +108,24 @@ def test_a_word_without_pieces_is_tagged_at_the_piece_behind_it(decoder, tmp_pat
     assert places.tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("length", [4, 9])
+def test_a_last_word_without_pieces_is_tagged_within_a_row_that_nothing_closes(length):
+    opened = Specials((255,), (), (), ())  # as Llama's texts
+    (row,) = tagged(ByteTokenizer(), ["abc", ""], True, length, "", opened)
+    assert row["segments"].sum() == 4 and read(row)[1].tolist() == [3, 3]
+
+
 def test_words_without_a_space_between_them_share_a_piece_that_holds_both(tmp_path):
     tokenizer = made("byte level", tmp_path)
     (row,) = tagged(tokenizer, ["t", "he", "i", "n"], True, separator="")
     tokens, places, _ = read(row)
     assert names_of(tokenizer, tokens[places]) == ["the", "the", "in", "in"]
     assert np.all(np.diff(places) >= 0)
+
+
+def test_a_tag_of_spaces_is_none():
+    config = default.get_config()
+    config.task.update(name="tagging", text=("tokens",), label="tags")
+    record = Record("here", {"tokens": ["a", "b"], "tags": ["O", " "]})
+    with pytest.raises(UserError, match="here: word 2 has no tag"):
+        build_task(config).example(record)
