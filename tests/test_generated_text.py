@@ -1,6 +1,7 @@
 """Tokens that were generated become the text that goes on from the prompt, in whole characters."""
 
 import itertools
+import os.path
 import types
 
 import numpy as np
@@ -91,6 +92,26 @@ def test_a_stop_string_across_the_tokens_of_a_character_ends_a_text():
     for token in tokenizer.encode_batch(["x🙂🙃n🙂"])[0].ids.tolist():
         written.add(token)
     assert written.ended and written.text == " x🙂"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", KINDS)
+def test_a_long_text_is_the_whole_one_at_every_token_and_each_costs_as_much(name, seed):
+    tokenizer = made(name)
+    words = ["the", " then", "🙂", "é", " ", "日本", REPLACEMENT]
+    draw = np.random.default_rng(seed)
+    ids = tokenizer.encode_batch(["".join(draw.choice(words, 200))])[0].ids
+    if seed:  # characters without their ends, and ends of none
+        ids = ids[draw.random(len(ids)) < 0.9]
+    prompt, ids = ids[:50].tolist(), ids[50:].tolist()
+    before, sizes = tokenizer.decode(prompt), []
+    text = Continuation(tokenizer, prompt, ["never"])
+    for size, token in enumerate(ids, start=1):
+        text.add(token)
+        whole = tokenizer.decode([*prompt, *ids[:size]], final=False)
+        assert text.text == whole[len(os.path.commonprefix([whole, before])) :]
+        sizes.append(len(text._tokens))
+    assert len(ids) > 300 and max(sizes) < 110
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -2,15 +2,15 @@
 stop string.
 """
 
-import itertools
+import os.path
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lm.data import Tokenizer
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_CONTEXT = 16  # of a prompt's last tokens, that its continuation is decoded behind
+_CONTEXT = 16  # tokens, at least, behind which those that follow are decoded
+_SETTLED = 64  # tokens after which their text is kept, and they are not decoded again
 
 
 def prompt_ids(
@@ -54,18 +54,17 @@ class Continuation:
         # A stop string that is a special token is no text, and ends one all the same.
         special = (tokenizer.markers.get(stop.strip()) for stop in stops)
         self._ends = {tokenizer.end, *(marker.token for marker in special if marker)}
-        size = _CONTEXT
-        # Not within a character: its bytes would spoil those beside it.
-        while size < len(prompt) and _REPLACEMENT in tokenizer.decode(prompt[-size:]):
-            size *= 2
-        self._tokens = [int(token) for token in prompt[-size:]]
-        self._before = tokenizer.decode(self._tokens)
+        self._settled = ""  # text that no further token changes
+        self._go_on_behind([int(token) for token in prompt])
 
     def add(self, token: int) -> None:
         """Takes the next token; what comes behind the end is not looked at."""
         self.ended |= token in self._ends
         if not self.ended:
             self._tokens.append(token)
+            if len(self._tokens) >= self._given + _SETTLED and not self._lacks(self._tokens):
+                self._settled = self._whole()
+                self._go_on_behind(self._tokens)
             # Without stop strings the text is needed only when it is asked for.
             self.ended = bool(self._stops) and cut(self._whole(), self._stops)[1]
 
@@ -84,11 +83,23 @@ class Continuation:
         return text[: len(text) - max(begun, default=0)]
 
     def _whole(self) -> str:
-        both, before = self._tokenizer.decode(self._tokens, final=False), self._before
-        alike = itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(both, before, strict=False)
-        )
-        return both[sum(1 for _ in alike) :]
+        both = self._tokenizer.decode(self._tokens, final=False)
+        return self._settled + both[len(os.path.commonprefix([both, self._before])) :]
+
+    def _go_on_behind(self, tokens: list[int]) -> None:
+        """Decodes what follows behind the last of these tokens, whose text is known."""
+        begin = max(len(tokens) - _CONTEXT, 0)
+        # Not within a character: its bytes would spoil those beside it.
+        while begin > 0 and self._lacks(tokens[:begin]):
+            begin -= 1
+        self._tokens = tokens[begin:]
+        self._given = len(self._tokens)
+        self._before = self._tokenizer.decode(self._tokens)
+
+    def _lacks(self, tokens: list[int]) -> bool:
+        """Whether the last character of tokens lacks bytes."""
+        last = tokens[-_CONTEXT:]
+        return self._tokenizer.decode(last) != self._tokenizer.decode(last, final=False)
 
 
 def stream(
