@@ -1,6 +1,5 @@
 """Embeddings of texts: the hidden states of a model's last layer, pooled to one vector a text."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,8 +11,10 @@ from etils import epath
 from lm import partition
 from lm.config import Config
 from lm.data import eval_batches, sources
+from lm.data.lines import lines_of
 from lm.errors import UserError
 from lm.generate.decode import Same
+from lm.metrics import to_json
 from lm.model import Batch
 from lm.readout import mean
 from lm.restore import Restored
@@ -96,7 +97,7 @@ def read_texts(config: Config, names: Sequence[str]) -> Iterator[str]:
                 yield " ".join(_column(record, column) for column in config.task.text)
             continue
         for document in sources.documents(source_of(name)):
-            yield from (line for line in document.text.split("\n") if line.strip())
+            yield from (line for _, line in lines_of(document.text) if line.strip())
 
 
 def embed_files(
@@ -134,7 +135,7 @@ def write(embedded: Embedded, file: epath.Path) -> None:
     with file.open("w") as out:
         for text, vector in zip(embedded.texts, embedded.vectors, strict=True):
             line = {"text": text, "embedding": [float(x) for x in vector]}
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            out.write(to_json(line, ensure_ascii=False) + "\n")
 
 
 def _column(record: Any, name: str) -> str:

@@ -2,7 +2,6 @@
 bits per byte and perplexity, for each document and for all together.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from etils import epath
 
 from lm.data import sources
 from lm.errors import UserError
-from lm.metrics import write_json
+from lm.metrics import to_json, write_json
 from lm.prompt.row import Row
 from lm.prompt.score import likelihoods
 from lm.restore import Restored
@@ -147,7 +146,7 @@ def total(measured: Sequence[Measured]) -> Measured:
 
 
 def lines(measured: Sequence[Measured]) -> list[str]:
-    """A table of the documents, or of the first of many; () where there is one."""
+    """A table of the documents, or of the first of many; [] where there is one."""
     if len(measured) < 2:
         return []
     names = ("nats_per_token", "bits_per_byte", "perplexity")
@@ -164,7 +163,7 @@ def write(measured: Sequence[Measured], folder: epath.Path) -> None:
     """Writes documents.jsonl, an object for each document, and metrics.json, of all."""
     folder.mkdir(parents=True, exist_ok=True)
     objects: list[Any] = [{"document": each.name, **each.metrics} for each in measured]
-    text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in objects)
+    text = "".join(to_json(each, ensure_ascii=False) + "\n" for each in objects)
     (folder / "documents.jsonl").write_text(text)
     write_json(folder / "metrics.json", total(measured).metrics)
 

@@ -94,7 +94,7 @@ def test_an_encoder_decoders_vectors_are_its_encoders(base_config):
 
 
 def test_texts_come_from_lines_and_columns_and_vectors_go_to_either_kind_of_file(encoder, tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "a.txt").write_bytes(b"one\r\n\r\ntwo\r\n")
     (tmp_path / "b.csv").write_text('text,label\n"three, four",1\n')
     names = [str(tmp_path / "a.txt"), str(tmp_path / "b.csv")]
     texts = list(read_texts(encoder.config, names))

@@ -1,7 +1,6 @@
 """Tokens that were generated become the text that goes on from the prompt, in whole characters."""
 
 import itertools
-import os.path
 import types
 
 import numpy as np
@@ -103,13 +102,13 @@ def test_a_long_text_is_the_whole_one_at_every_token_and_each_costs_as_much(name
     ids = tokenizer.encode_batch(["".join(draw.choice(words, 200))])[0].ids
     if seed:  # characters without their ends, and ends of none
         ids = ids[draw.random(len(ids)) < 0.9]
-    prompt, ids = ids[:50].tolist(), ids[50:].tolist()
+    prompt, ids = tokenizer.encode_batch(["the 🙂" * 9])[0].ids.tolist(), ids.tolist()
     before, sizes = tokenizer.decode(prompt), []
     text = Continuation(tokenizer, prompt, ["never"])
     for size, token in enumerate(ids, start=1):
         text.add(token)
         whole = tokenizer.decode([*prompt, *ids[:size]], final=False)
-        assert text.text == whole[len(os.path.commonprefix([whole, before])) :]
+        assert before + text.text == whole
         sizes.append(len(text._tokens))
     assert len(ids) > 300 and max(sizes) < 110
 

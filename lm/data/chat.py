@@ -4,13 +4,13 @@ written by one template and tokenized as a whole, so that a model is asked as it
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.data.chat_template import BEGINS, ENDS, Messages, template_of
-from lm.data.marked import END, encode_marked, quoted
+from lm.data.chat_template import Messages, template_of
+from lm.data.marked import BEGINS, END, ENDS, encode_marked, quoted
 from lm.data.tokenizer import Encoded, Tokenizer
 from lm.errors import UserError
 
@@ -100,8 +100,17 @@ class Chat:
         return Said(ids, np.append(np.zeros(len(self.opens), np.int32), counts))
 
     def _marked(self, messages: Messages, ask: bool) -> str:
-        kept = [{**m, "content": quoted(m["content"], self.tokenizer)} for m in messages]
+        kept = [self._quoted(message) for message in messages]
         return template_of(self.name, self.tokenizer)(kept, ask)
+
+    def _quoted(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message of which all texts but the role, which a template compares, stay text."""
+        return {
+            key: quoted(value, self.tokenizer)
+            if isinstance(value, str) and key != "role"
+            else value
+            for key, value in message.items()
+        }
 
     def _texts(self, messages: Messages) -> list[_Written]:
         marked = self._marked(messages, False)

@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, ClassVar
 
-from lm.data.marked import END
+from lm.data.marked import BEGINS, END, ENDS
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
 
 Messages = Sequence[Mapping[str, str]]
-# What stands around what the assistant says, where a template says so.
-BEGINS, ENDS = "\ufdd2", "\ufdd3"
 _SAFE = (3, 1, 6)  # of jinja2: templates could leave the sandbox of those before
 
 

@@ -13,7 +13,8 @@ from lm.data.tokenizer import Encoded, Marker, Tokenizer, encode_utf8
 # Unicode's noncharacters, which no text has that is meant for others.
 AS_TEXT = "\ufdd0"  # within a special token's name: the name is text
 END = "\ufdd1"  # the tokenizer's `end`, which may have no name
-OWN = (AS_TEXT, END)
+BEGINS, ENDS = "\ufdd2", "\ufdd3"  # around what the assistant says, where a template says so
+OWN = (AS_TEXT, END, BEGINS, ENDS)
 
 
 def quoted(text: str, tokenizer: Tokenizer) -> str:
@@ -124,10 +125,11 @@ def _pieces(tokenizer: Tokenizer, text: str) -> list[_Piece]:
 
 
 def _names(markers: Mapping[str, Marker]) -> re.Pattern[str]:
-    """Any of the names, the longest where one begins with another."""
+    """Any of the names that is not quoted, the longest where one begins with another."""
     longest = sorted(markers, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest)) or "(?!)")
+    return re.compile(f"(?:{'|'.join(map(re.escape, longest)) or '(?!)'})(?!{AS_TEXT})")
 
 
 def _apart(name: str) -> str:
-    return name[:1] + AS_TEXT + name[1:]
+    """The name as text: no name within it, nor one of a single character, is taken for a token."""
+    return "".join(character + AS_TEXT for character in name)

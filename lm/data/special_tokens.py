@@ -81,7 +81,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     ]
     decoder = found.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):
-        added += [(int(n) if n.isdecimal() else n, entry) for n, entry in decoder.items()]
+        added += [
+            (int(n) if n.isdecimal() and len(n) < 20 else n, entry) for n, entry in decoder.items()
+        ]
     for number, entry in added:
         texts = isinstance(entry, dict) and isinstance(entry.get("content"), str)
         if type(number) is not int or number < 0 or not texts:

@@ -273,9 +273,13 @@ def _take_marks(characters: np.ndarray, text: str) -> None:
     np.add.at(held, characters[:, 0], 1)
     np.add.at(held, characters[:, 1], -1)
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    for place in np.flatnonzero((np.cumsum(held)[:-1] == 0) & (points >= 0x300)):
-        if unicodedata.category(text[place]).startswith("M"):
-            characters[characters[:, 1] == place, 1] += 1
+    free = np.flatnonzero((np.cumsum(held)[:-1] == 0) & (points >= 0x300))
+    marks = [place for place in free if unicodedata.category(text[place]).startswith("M")]
+    # From every place the first at or behind it that is no such mark.
+    behind = np.arange(len(text) + 1)
+    behind[marks] = len(text)
+    behind = np.minimum.accumulate(behind[::-1])[::-1]
+    characters[:, 1] = behind[characters[:, 1]]
 
 
 def _byte_lengths(spans: np.ndarray, size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 stop string.
 """
 
-import os.path
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -84,7 +84,9 @@ class Continuation:
 
     def _whole(self) -> str:
         both = self._tokenizer.decode(self._tokens, final=False)
-        return self._settled + both[len(os.path.commonprefix([both, self._before])) :]
+        pairs = zip(both, self._before, strict=False)
+        alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return self._settled + both[alike:]
 
     def _go_on_behind(self, tokens: list[int]) -> None:
         """Decodes what follows behind the last of these tokens, whose text is known."""

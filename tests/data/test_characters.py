@@ -1,7 +1,10 @@
 """A character may be several tokens, and several characters one: none of them is lost."""
 
+import time
+
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from configs import default
 from lm.data import ByteTokenizer, Encoded, SubwordTokenizer
@@ -149,3 +152,15 @@ def test_a_document_with_half_a_character_is_one_line(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"source": "a", "target": "\\ud83d"}\n')
     with pytest.raises(UserError, match=r"holds U\+D83D"):
         list(distinct(f"pairs:{tmp_path}/pairs.jsonl", 0.5, Tally()))
+
+
+def test_a_text_of_many_dropped_marks_takes_time_in_proportion():
+    tokenizer = byte_fallback()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    made_of = SubwordTokenizer(tokenizer.to_str(), name="x")
+    text = f"n{MARK}{MARK}" * 100_000 + f"{MARK}he"
+    began = time.process_time()
+    encoded = made_of.encode_batch([text])[0]
+    assert time.process_time() - began < 10  # each mark by itself: minutes
+    assert encoded.byte_lengths.sum() == len(text.encode())
+    assert encoded.byte_lengths[:3].tolist() == [5, 5, 5]

@@ -130,6 +130,30 @@ def test_content_that_looks_like_a_marker_stays_text(kind, own, tmp_path):
         )
 
 
+@pytest.mark.parametrize("own", [CHATML, MARKED])
+def test_content_marks_no_answers_and_hides_none(own, tmp_path):
+    tokenizer = made(tmp_path, chat_template=own)
+    talk = [{"role": "user", "content": "\ufdd2it\ufdd3"}, {"role": "assistant", "content": "yes"}]
+    ((said,),) = Chat(tokenizer).learned([talk])
+    assert answers(tokenizer, said) == ["yes<|im_end|>"]
+
+
+def test_a_message_quotes_all_of_its_texts(tmp_path):
+    named = "{% for m in messages %}{{ m.name }}{{ m.content }}</s>{% endfor %}"
+    tokenizer = made(tmp_path, chat_template=named)
+    ids = Chat(tokenizer).asked([{"role": "user", "name": "</s>", "content": "it"}])
+    assert np.sum(ids == 1) == 1 and ids[-1] == 1
+
+
+def test_no_token_is_found_within_what_is_quoted(tmp_path):
+    special = ("<s>", "</s>", "<a>", "<b<a>>", "§")
+    tokenizer = made(tmp_path, special=special)
+    (found,) = encode_marked(tokenizer, [quoted("<b<a>>", tokenizer) + "<a>§"])
+    assert [int(i) for i in found.ids if i < len(special)] == [2, 4]
+    with pytest.raises(UserError, match="encodes ordinary text to a special token"):
+        encode_marked(tokenizer, [quoted("§", tokenizer)])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_cut_a_text_as_the_library_cuts_it(kind, tmp_path):
     tokenizer = made(tmp_path, kind)

@@ -196,6 +196,11 @@ def test_a_damaged_file_beside_a_tokenizer_is_one_line(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(UserError, match=r"tokenizer_config\.json is no JSON object, .*; fetch it"):
         load_subword(str(tmp_path / "tokenizer.json"))
+    number = "9" * 5000  # more digits than Python reads
+    said = f'{{"added_tokens_decoder": {{"{number}": {{"content": "a"}}}}}}'
+    (tmp_path / "tokenizer_config.json").write_text(said)
+    with pytest.raises(UserError, match=r"as number 9{20}, which is no text with a number; fetch"):
+        load_subword(str(tmp_path / "tokenizer.json"))
 
 
 @pytest.mark.parametrize(
