@@ -58,7 +58,9 @@ def sample(
 ) -> jax.Array:
     """Draws one token from log-probabilities [V]. The likeliest is always kept.
 
-    Of equally likely tokens the first are kept, so that exactly k are, and no more than p asks for.
+    What is left out is left out in this order: temperature, top_k, top_p, min_p, as transformers
+    has it; the probabilities of top_p are those among the tokens that top_k keeps. Of equally
+    likely tokens the first are kept, so that exactly k are, and no more than p asks for.
     NaN among the log-probabilities gives -1.
 
     Args:
@@ -81,7 +83,7 @@ def sample(
         likeliest = materialise(jax.lax.top_k(logits, top_k)[0])
         kept &= _first(logits, likeliest[-1], top_k)
     if top_p < 1.0:
-        order = jnp.sort(logits, descending=True)
+        order = jnp.sort(jnp.where(kept, logits, -jnp.inf), descending=True)
         sums = jnp.cumsum(jax.nn.softmax(order))
         count = 1 + jnp.sum(sums[:-1] < top_p - _ROUNDING)
         kept &= _first(logits, order[count - 1], count)
