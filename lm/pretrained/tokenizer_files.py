@@ -46,7 +46,7 @@ _TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"
 
 def base_settings(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of its tokenizer, as in tokenizer_config.json; with "chat_template",
-    wherever it stood.
+    wherever it stood, and without special tokens that are no texts.
     """
     if is_gguf(folder):
         found = tokens_of(folder)
@@ -58,7 +58,8 @@ def base_settings(folder: Path) -> dict[str, Any]:
     settings |= read_object_if_there(folder / "tokenizer_config.json")
     if (folder / _TEMPLATE).exists():
         settings["chat_template"] = read_text(folder / _TEMPLATE)
-    return {k: v for k, v in settings.items() if k not in _LOCAL and v is not None}
+    odd = [k for k in (*_KNOWN, "eos_token") if not isinstance(content(settings.get(k)), str)]
+    return {k: v for k, v in settings.items() if k not in (*_LOCAL, *odd) and v is not None}
 
 
 def write_tokenizer(
@@ -129,9 +130,9 @@ def write_generation(
     _write(folder / _GENERATION, kept or own)
 
 
-def content(token: Any) -> str:
+def content(token: Any) -> Any:
     """The text of a token as tokenizer_config.json has it, alone or with how it is matched."""
-    return token["content"] if isinstance(token, Mapping) else token
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _of_bytes(tokenizer: Tokenizer) -> str:
@@ -193,6 +194,8 @@ def _opened(
         return None
     eos, closes = eos or bos, bool(closes and eos)
     specials = {name: backend.token_to_id(name) for name in (bos, eos)}
+    if None in specials.values():  # no tokens of its own: nothing was trained with them
+        return None
     ids = backend.encode("a").ids
     if (ids[:1] == [specials[bos]]) == opens and (not closes or ids[-1] == specials[eos]):
         return None

@@ -164,6 +164,15 @@ def test_texts_of_a_tasks_pipeline_are_its_rows(chatty, tmp_path):
     assert ids["pad_token_id"] == theirs.pad_token_id == 0
 
 
+@pytest.mark.parametrize("odd", [5, {"lstrip": True}, {"content": 5}, ["<s>"], "<none>"], ids=str)
+def test_a_special_token_that_is_no_text_counts_as_not_said(odd, chatty, tmp_path):
+    settings = read(chatty, "tokenizer_config.json") | {"bos_token": odd}
+    (chatty / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_subword(str(chatty / "tokenizer.json"), V)
+    ids = write_tokenizer(tmp_path, default.get_config(), tokenizer, base_settings(chatty))
+    assert ids.get("bos_token_id") == (None if odd == "<none>" else 1) and ids["eos_token_id"] == 2
+
+
 def test_what_pads_a_text_that_is_read_at_its_end_is_not_what_ends_it(tmp_path):
     config = override(default.get_config(), {"task.name": "classification", "output.tied": False})
     tokenizer = make_tokenizer("bpe", 295, ["a b c d e f g h"] * 30)
