@@ -175,7 +175,12 @@ class Checkpoints:
         path, recorded = self.folder / str(step), self._metadata(step).custom_metadata
         with _named(path):
             state = ocp.load(path, abstract(step), checkpointable_name="state")
-        if (recorded or {}).get(FINGERPRINT) != _fingerprint(state):
+        if (expected := (recorded or {}).get(FINGERPRINT)) is None:
+            raise DamagedCheckpoint(
+                f"checkpoint {path} is damaged, or of an older version of this code: it has no "
+                "fingerprint, by which to tell"
+            )
+        if expected != _fingerprint(state):
             raise DamagedCheckpoint(
                 f"checkpoint {path} is damaged: it does not hold what was saved"
             )

@@ -15,8 +15,8 @@ _DENIED_TEXT = ("Permission denied", "PERMISSION_DENIED", "Read-only file system
 
 # What a run in the same workdir may change.
 _SMALLER = (
-    "raise config.accumulation, set config.model.remat=True or a smaller config.attention.block "
-    "and config.output.block, or spread it with config.mesh.fsdp"
+    "in training raise config.accumulation or set config.model.remat=True; or a smaller "
+    "config.attention.block and config.output.block, or spread it with config.mesh.fsdp"
 )
 
 

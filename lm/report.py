@@ -1,6 +1,5 @@
 """What does an ablation leave behind? Its table as text, as figures and as a picture."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +10,13 @@ from lm.atomic import replacing
 from lm.config import Config
 from lm.headline import headline
 from lm.table import Table, tabulate, to_csv, to_markdown
+from lm.workdir import read_result
 
 
 def tables(points: Sequence[Any], config: Config, metrics: Sequence[str | None]) -> list[Table]:
     """A table for each metric; None: the one by which runs of the config are judged."""
-    files = (epath.Path(point.workdir) / "result.json" for point in points)
-    scored = next((json.loads(file.read_text()) for file in files if file.exists()), {})
+    finished = (read_result(epath.Path(point.workdir)) for point in points)
+    scored = next(filter(None, finished), {})
     judged = [headline(config, metric, scored) for metric in metrics]
     return [
         tabulate(points, metric=each.name, better="lower" if each.lower else "higher")

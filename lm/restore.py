@@ -21,6 +21,7 @@ from lm.linear import turned
 from lm.memory import check_memory
 from lm.output import OUTPUTS
 from lm.partition import path_name
+from lm.prepare import corpus_program, prepare_corpus, shared_program
 from lm.pretrained import is_checkpoint, open_checkpoint
 from lm.regularise.teacher import without_teacher
 from lm.resume import FREE, LENGTH
@@ -29,7 +30,6 @@ from lm.task import build_task, predicts_words
 from lm.task.encode import Layout
 from lm.task.prepare import TaskData, layout_of
 from lm.task.task import Labels, Task
-from lm.train import corpus_program, prepare_corpus, shared_program
 from lm.workdir import check_same_config, check_same_text, recorded_config
 
 _BESIDES = tuple(key for key in FREE if key != "model.scan")

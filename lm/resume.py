@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lm.atomic import write_text
 from lm.config import Config, identity, to_dict
 from lm.errors import UserError
 from lm.metrics import read_metrics, to_json, write_json
@@ -104,7 +105,7 @@ def record_changes(config: Config, recorded: Config, workdir: epath.Path, done: 
     (workdir / "result.json").unlink(missing_ok=True)
     file = workdir / CHANGES
     lines = file.read_text() if file.exists() else ""
-    file.write_text(lines + to_json({"step": done, "changed": changes}) + "\n")
+    write_text(file, lines + to_json({"step": done, "changed": changes}) + "\n")
     write_json(workdir / "config.json", to_dict(config))
     told = (f"{key} {before} -> {now}" for key, (before, now) in changes.items())
     return f"changed at step {done}: {', '.join(told)}"

@@ -34,7 +34,7 @@ from lm.task.encode import Layout
 from lm.task.objective import Labelled
 from lm.tune import Tuning, split, tuning
 from lm.tune.lora import check_targets
-from lm.wide import apply_updates, in_float32
+from lm.wide import apply_updates, in_float32, moving_average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ def build_program(
         updates, moments = rule.update(grads, state.moments, state.params)
         params = apply_updates(state.params, updates, jax.random.fold_in(key, 10))
         params = anneal(config, params, state.step + 1)
-        average = optax.incremental_update(params, state.average, 1.0 - ema) if ema else None
+        average = moving_average(state.average, params, ema) if ema else None
         average = anneal(config, average, state.step + 1)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
         new = State(state.step + 1, params, moments, average, finite, strength=state.strength)

@@ -9,20 +9,21 @@ import traceback
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from lm.adopt import adopted
 from lm.atomic import write_text
 from lm.check import check
-from lm.claim import POLL, Held, claim, holder
+from lm.claim import POLL, Held, holder
 from lm.config import Config, content_hash, override, plain
 from lm.continual.chain import learn
 from lm.errors import Interrupted, UserError
 from lm.failures import explain, of_storage
 from lm.headline import headline
+from lm.prepare import prepare_corpus
 from lm.step import check_devices
-from lm.train import prepare_corpus
-from lm.workdir import open_workdir, read_result
+from lm.workdir import held, open_workdir, read_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,20 +107,24 @@ def sweep(points: Sequence[Point], share: bool = False) -> list[Point]:
       The points that broke; their folder's error.txt says why, and the next sweep tries again.
 
     Raises:
-      UserError: where devices or text fail the first point that is not finished.
+      UserError: where devices or text fail the first point that is not finished, or a command of
+        several processes is to share.
       Held: where another sweep, that does not share, is at work in the folder, or without `share`
         anything else in one of the points.
       Interrupted: after SIGINT or SIGTERM; the next sweep goes on from there.
     """
     folder = points[0].workdir.parent
     if share:
+        if jax.process_count() > 1:
+            raise UserError("--share is of commands of one process each; leave it out")
         if found := holder(folder):
             raise Held(f"{str(found).partition(';')[0]}, which shares nothing; wait until it ends")
         return _Sweep(points).share()
-    with claim(folder):
-        for point in points:
-            if found := holder(point.workdir):
-                raise found
+    with held(folder):
+        if jax.process_index() == 0:
+            for point in points:
+                if found := holder(point.workdir):
+                    raise found
         return _Sweep(points).alone()
 
 
@@ -144,17 +149,17 @@ class _Sweep:
     def share(self) -> list[Point]:
         left, told = list(self.points), ""
         while left:
-            held = []
+            taken = []
             for point in left:
                 try:
                     self.train(point)
                 except Held as error:
-                    held.append((point, error))
-            if held and str(held[0][1]) != told:
-                told = str(held[0][1])
-                others = f" and {len(held) - 1} more" if len(held) > 1 else ""
+                    taken.append((point, error))
+            if taken and str(taken[0][1]) != told:
+                told = str(taken[0][1])
+                others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
                 print(f"waits: {told.partition(';')[0]}{others}", flush=True)
-            left = [point for point, _ in held]
+            left = [point for point, _ in taken]
             if left:
                 time.sleep(POLL)
         return sorted(self.broken, key=self.points.index)  # whoever was first to each
@@ -164,7 +169,7 @@ class _Sweep:
         with contextlib.suppress(UserError):  # which breaks the point, below
             if open_workdir(point.config, point.workdir) is not None:
                 return
-        with claim(point.workdir):
+        with held(point.workdir):
             self._train(point)
 
     def _train(self, point: Point) -> None:

@@ -1,26 +1,21 @@
 """How does a run go from a config to a result? One state, one jitted step, one loop."""
 
-import functools
-import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from lm import partition
 from lm.announce import announced
 from lm.beginning import beginning
 from lm.check import check
-from lm.check_options import check_packed
 from lm.checkpoint import Checkpoints, check_donor, restored_state
-from lm.config import Config, cache_folder, override, to_dict
+from lm.config import Config
 from lm.curve import draw_curve
-from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare, train_batches
+from lm.data import Corpus, train_batches
 from lm.errors import Interrupted, UserError
 from lm.evaluate import evaluate
 from lm.flops import flops_per_token, peak_flops
@@ -31,17 +26,16 @@ from lm.layerwise import shared_layer_rate
 from lm.memory import check_memory, step_memory
 from lm.metrics import Progress, Writer, read_metrics, write_json
 from lm.nonfinite import first_nonfinite
-from lm.output import OUTPUTS
 from lm.paths import attention_path, output_path
+from lm.prepare import corpus_program, prepare_corpus
 from lm.provenance import commit
 from lm.result import describe
 from lm.resume import asked_alike_since
 from lm.signals import Signals
-from lm.step import Program, build_program, check_devices
+from lm.step import Program, check_devices
 from lm.stopping import Stopping
 from lm.task.draw import drawn
-from lm.task.encode import Layout
-from lm.task.prepare import TaskData, prepare_task
+from lm.task.prepare import TaskData
 from lm.task.report import write_report
 from lm.workdir import claimed, held, open_workdir
 
@@ -83,57 +77,6 @@ def train(
             with claimed(config, workdir, corpus):
                 run = _Run(config, workdir, corpus, program, label, still_held)
             return run.finish()
-
-
-def prepare_corpus(config: Config) -> Corpus | TaskData:
-    """The prepared rows of a config's data, made where the cache lacks them."""
-    cache = cache_folder(config, "data")
-    with announced(f"preparing {config.data.source} in {cache}, once"):
-        if config.task.name:
-            return prepare_task(config, cache)
-        check_packed(config)
-        return prepare(**config.data, cache=cache)
-
-
-def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:
-    """The program of a config for a corpus, with the words' counts where the head asks for them."""
-    counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
-    layout = corpus.layout if isinstance(corpus, TaskData) else None
-    config = override(config, {"steps": total_steps(config, corpus)})
-    vocab_size = corpus.tokenizer.vocab_size
-    return shared_program(config, vocab_size, counts, corpus.tokenizer, layout)
-
-
-def shared_program(
-    config: Config,
-    vocab_size: int,
-    counts: bytes | None = None,
-    tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
-    layout: Layout | None = None,
-) -> Program:
-    """The program of a config; one of the last two again, where only the seed, what the run starts
-    from, or its place in a chain differs.
-
-    What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
-    """
-    cache = cache_folder(config, "jax")
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}
-    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer, layout)
-
-
-@functools.lru_cache(maxsize=2)  # the first run of a chain may differ from the others
-def _program(
-    settings: str,
-    vocab_size: int,
-    counts: bytes | None,
-    tokenizer: Tokenizer,
-    layout: Layout | None,
-) -> Program:
-    config = ConfigDict(json.loads(settings))
-    of_words = None if counts is None else np.frombuffer(counts, np.int64)
-    return build_program(config, vocab_size, of_words, tokenizer, layout)
 
 
 class _Run:
@@ -281,6 +224,7 @@ class _Run:
             self.checkpoints.save(self.state)
             self.close()
             raise
+        self.still_held()  # as before every line; an evaluation may take long
         self.state, gap = follow_gap(self.state, self.program, self.corpus, self.config)
         if self.main:
             self.writer.write(step, metrics | gap)

@@ -27,6 +27,13 @@ def plus(total: Any, new: Any, share: float = 1.0) -> Any:
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype) * share, total, new)
 
 
+def moving_average(average: Any, params: Any, decay: float) -> Any:
+    """Decay * average + (1 - decay) * params, in the average's types; the second product too, of
+    which bfloat16 would make another share.
+    """
+    return optax.incremental_update(in_float32(params), average, 1.0 - decay)
+
+
 def float32_moments(rule: optax.GradientTransformation) -> optax.GradientTransformation:
     """A rule that keeps its moments, and makes its updates, in float32.
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from lm import announce
-from lm import train as train_module
+from lm import prepare as prepare_module
 from lm.announce import announced
 
 
@@ -36,7 +36,7 @@ def test_what_fails_while_it_is_announced_is_raised(capsys):
 
 
 def test_preparing_says_of_what_and_where(small_config, monkeypatch, capsys):
-    monkeypatch.setattr(train_module, "prepare", lambda **_: time.sleep(0.1))
-    train_module.prepare_corpus(small_config)
+    monkeypatch.setattr(prepare_module, "prepare", lambda **_: time.sleep(0.1))
+    prepare_module.prepare_corpus(small_config)
     said = capsys.readouterr().err
     assert f"preparing {small_config.data.source} in {small_config.cache}" in said

@@ -15,7 +15,7 @@ from lm.objective.causal import causal
 from lm.optimizer import OPTIMIZERS, optimizer
 from lm.state import State
 from lm.step import build_program
-from lm.wide import apply_updates, stochastic_round
+from lm.wide import apply_updates, in_float32, moving_average, stochastic_round
 
 PARAMS = {
     "embedding": jnp.ones((8, 4), jnp.bfloat16),
@@ -99,6 +99,17 @@ def test_steps_below_the_spacing_of_bfloat16_add_up():
 def test_what_bfloat16_holds_is_not_rounded(x):
     rounded = stochastic_round(jnp.full((64,), x, jnp.float32), jax.random.key(0))
     np.testing.assert_array_equal(rounded.astype(jnp.float32), jnp.full((64,), x))
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
+def test_the_average_of_parameters_that_stay_is_what_they_are(decay):
+    params = {"x": jnp.asarray(np.random.default_rng(0).normal(size=50), jnp.bfloat16)}
+
+    def step(average, _):
+        return moving_average(average, params, decay), None
+
+    found, _ = jax.lax.scan(step, {"x": jnp.zeros(50)}, length=round(20 / (1 - decay)))
+    np.testing.assert_allclose(found["x"], in_float32(params)["x"], rtol=1e-4)
 
 
 def test_stochastic_rounding_is_to_a_neighbour_and_right_on_average():

@@ -20,7 +20,7 @@ from lm.errors import UserError
 from lm.generate.decode import forward, log_probs_of
 from lm.generate.prompts import arrange
 from lm.model import ARCHITECTURES, POSITIONS, Batch
-from lm.train import prepare_corpus
+from lm.prepare import prepare_corpus
 from tests.models import init, model_of
 
 V = 11

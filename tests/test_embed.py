@@ -13,8 +13,8 @@ from lm.data import ByteTokenizer
 from lm.embed import check_output, embed, embed_files, read_texts, write
 from lm.errors import UserError
 from lm.generate import prompt_batch
+from lm.prepare import shared_program
 from lm.restore import Restored
-from lm.train import shared_program
 
 TEXTS = ["a", "def add(a, b):", "née 🙂", "x" * 30]
 END = ByteTokenizer.end

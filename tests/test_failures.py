@@ -43,7 +43,7 @@ def caused(error: Exception) -> Exception:
         (MemoryError(), "the memory of this machine is used up"),
         (
             OOM,
-            r"device is used up \(Out of memory allocating 9 bytes.\): raise config.acc",
+            r"device is used up \(Out of memory allocating 9 bytes.\): in training raise",
         ),
     ],
 )

@@ -13,8 +13,8 @@ from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.generate import prompt_batch
 from lm.perplexity import documents, lines, measure, total, windows, write
+from lm.prepare import shared_program
 from lm.restore import Restored
-from lm.train import shared_program
 
 TEXT = "def add(a, b):\n    return a + b  # né 🙂\n"
 

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from lm import figure
-from lm.report import write
+from lm.report import tables, write
 from lm.table import tabulate, to_markdown
 from tests.points import start
 
@@ -40,6 +40,13 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
         write(table, folder)
     assert sorted(path.name for path in folder.iterdir()) == names
     assert size_of(folder / "table.png") == size
+
+
+def test_a_table_is_made_beside_a_point_whose_result_is_torn(finish, small_config):
+    torn, whole = finish("softmax", 0, 2.0), finish("x", 0, 1.9)
+    (torn.workdir / "result.json").write_text('{"eval/')
+    (table,) = tables([torn, whole], small_config, [None])
+    assert [row.n for row in table.rows] == [0, 1]
 
 
 def test_a_figure_of_thirty_rows_is_taller_than_one_of_two(finish, tmp_path):

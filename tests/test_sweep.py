@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 
+import jax
 import pytest
 
 from lm import sweep as sweep_module
@@ -136,6 +137,19 @@ def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
             with pytest.raises(Held, match="is held by process"):
                 sweep(found, share)
     assert not quick
+
+
+def test_of_several_processes_the_first_holds_the_sweep_and_the_others_train_beside_it(
+    ablation, tmp_path, quick, monkeypatch
+):
+    found = points(ablation, ROWS, (0,), tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with held_elsewhere(tmp_path):
+        assert sweep(found) == []
+    assert set(quick) == {point.workdir for point in found}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="--share is of commands of one process each"):
+        sweep(found, share=True)
 
 
 def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):

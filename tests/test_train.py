@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from configs import default
+from lm import prepare as prepare_module
 from lm import train as train_module
 from lm.checkpoint import Checkpoints
 from lm.config import CACHE, override, to_dict
@@ -182,7 +183,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     ):
         train(config, tmp_path / "run")
     kept = Checkpoints(tmp_path / "run")
-    program = train_module.shared_program(config, 256)
+    program = prepare_module.shared_program(config, 256)
     state = kept.load(program.abstract.saved)
     assert int(state.step) == kept.latest >= 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
@@ -192,7 +193,7 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
     small_config, tmp_path, monkeypatch, losses
 ):
     config = override(small_config, {"checkpoint.every": 0, "evaluation.every": 0})
-    original = train_module.shared_program
+    original = prepare_module.shared_program
 
     def poisoned(*arguments):
         program = original(*arguments)
@@ -205,7 +206,7 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
 
         return dataclasses.replace(program, step=jax.jit(step))
 
-    monkeypatch.setattr(train_module, "shared_program", poisoned)
+    monkeypatch.setattr(prepare_module, "shared_program", poisoned)
     with pytest.raises(UserError, match="step 7: the loss or its gradient is not finite"):
         train(config, tmp_path / "run")
     assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
@@ -232,7 +233,7 @@ def test_a_run_with_half_a_result_evaluates_once_and_knows_all_that_it_knew(
 def test_every_process_has_the_result_and_the_first_writes_it(small_config, tmp_path):
     corpus = types.SimpleNamespace(manifest={"hash": "0"})
     facts = {"steps": 12, "flops": 1.0, "memory": 1, "commit": None, "begun": 0.0, "stopping": None}
-    program = train_module.shared_program(small_config, 256)
+    program = prepare_module.shared_program(small_config, 256)
     own = {"config": small_config, "program": program, "workdir": tmp_path, "corpus": corpus}
     run = types.SimpleNamespace(main=False, **facts, **own)
     result = train_module._Run.result(run, {"eval/bits_per_byte": 2.0})
@@ -312,8 +313,8 @@ def test_a_new_seed_changes_batches_and_weights(small_config, whole, tmp_path, l
 
 
 def test_runs_that_differ_only_in_the_seed_share_one_program(small_config):
-    first = train_module.shared_program(small_config, 256)
-    assert train_module.shared_program(override(small_config, {"seed": 5}), 256) is first
+    first = prepare_module.shared_program(small_config, 256)
+    assert prepare_module.shared_program(override(small_config, {"seed": 5}), 256) is first
 
 
 COMMAND = [sys.executable, "run.py", "train"]

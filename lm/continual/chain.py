@@ -18,10 +18,11 @@ from lm.evaluate import evaluate
 from lm.going_on import total_steps
 from lm.headline import check_finite, headline
 from lm.metrics import Writer, read_metrics, write_json
+from lm.prepare import corpus_program, prepare_corpus
 from lm.restore import restore
 from lm.resume import FREE, record_changes
 from lm.step import check_devices
-from lm.train import corpus_program, prepare_corpus, train
+from lm.train import train
 from lm.workdir import claimed, held, open_workdir, recorded_config
 
 TABLE = "continual.md"

@@ -10,12 +10,12 @@ import pytest
 from lm.config import override
 from lm.errors import UserError
 from lm.predict import measure, predict, told, write
+from lm.prepare import corpus_program, prepare_corpus
 from lm.restore import Restored
 from lm.task import build_task
 from lm.task.choose import READINGS
 from lm.task.evaluate import predictions
 from lm.task.read import Record
-from lm.train import corpus_program, prepare_corpus
 
 # Per task: its settings, the run's file, and what stands in the column of labels.
 KINDS = {
