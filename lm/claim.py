@@ -274,9 +274,12 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; None where there is no /proc."""
+    """When a process started, in ticks since the machine did; None where there is no /proc, or it
+    has ended and its parent has not asked how (in a container, nobody may).
+    """
     try:
         # The second field, the command, may hold spaces and parentheses.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return None if fields[0] in "ZX" else fields[19]

@@ -120,7 +120,10 @@ def content_hash(config: Config) -> str:
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     """A copy with dotted keys set; unknown keys and wrong types raise UserError."""
     config = config.copy_and_resolve_references().lock()
+    names = flatten(config.to_dict()).keys() if overrides else ()
     for key, value in overrides.items():
+        if key not in names:
+            raise UserError(f"sweep() sets config.{key}, which is no knob{nearest(key, names)}")
         try:
             config.update_from_flattened_dict({key: value})
         except (KeyError, TypeError, ValueError) as error:

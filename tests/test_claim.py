@@ -92,6 +92,16 @@ def test_a_process_that_ended_or_whose_number_is_another_s_now_holds_nothing(tmp
         pass
 
 
+def test_a_process_that_ended_and_that_nobody_has_waited_for_holds_nothing(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_claim(tmp_path, pid=process.pid, born=claim_module._born(process.pid))
+    assert holder(tmp_path)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert holder(tmp_path) is None
+    process.communicate()
+
+
 def test_a_process_of_another_machine_holds_until_it_shows_no_sign_of_life(tmp_path):
     path = write_claim(tmp_path, machine="other", host="node7", pid=ended_process())
     assert "on node7" in str(holder(tmp_path))

@@ -201,7 +201,10 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"attention.wieghting": "softmax"}], "config.attention.wieghting"),
+        (
+            [{"attention.wieghting": 1}],
+            "wieghting, which is .*; did you mean attention.weighting.$",
+        ),
         ([{"attention.weighting": "sofmax"}], "row weighting=sofmax: .*did you mean softmax"),
         ([{}, {}], "twice"),
         ([], "no point"),
