@@ -43,8 +43,9 @@ class Embedded(NamedTuple):
 def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) -> Embedded:
     """A vector of each text.
 
-    A text stands between the tokens that its tokenizer puts around it, which are pooled too, as in
-    sentence-transformers; an encoder-decoder's encoder reads it between those of config.frame.
+    A text stands between the tokens of `Restored.around`, for a checkpoint those that its tokenizer
+    puts there, which are pooled too, as in sentence-transformers; an encoder-decoder's encoder
+    reads it between those of config.frame.
     Hidden states are those behind the last layer and its norm, in float32.
 
     Args:
@@ -155,13 +156,10 @@ def _rows(run: Restored, texts: Sequence[str], room: int) -> tuple[list[np.ndarr
         around = len(run.frame.before) + len(run.frame.after)
         rows = [run.frame.read(ids, room) for ids in encoded]
     else:
-        special = run.tokenizer.specials
-        before = run.opens if run.config.model.architecture == "decoder" else special.before
-        around = len(before) + len(special.after)
-        rows = [
-            np.concatenate([before, ids[: max(room - around, 0)], special.after]).astype(np.int32)
-            for ids in encoded
-        ]
+        before, after = run.around[:2]
+        around = len(before) + len(after)
+        kept = [ids[: max(room - around, 0)] for ids in encoded]
+        rows = [np.concatenate([before, ids, after]).astype(np.int32) for ids in kept]
     return rows, sum(len(ids) > room - around for ids in encoded)
 
 

@@ -15,6 +15,7 @@ from lm.checkpoint import Checkpoints, pretrained_params, restored_state
 from lm.config import CACHE, Config, override
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.data.chat import Chat
+from lm.data.special_tokens import Specials
 from lm.errors import UserError
 from lm.frame import Frame, framed
 from lm.linear import turned
@@ -66,6 +67,16 @@ class Restored:
         """
         packed = self.step > 0 and not self.config.task.name
         return (self.tokenizer.start,) if packed else self.tokenizer.specials.before
+
+    @property
+    def around(self) -> Specials:
+        """What stands around a text of a decoder or encoder that is read as a whole: what it was
+        trained with here; else, of a decoder, what its tokenizer puts there itself.
+        """
+        if self.config.model.architecture == "decoder" and not self.step:
+            return self.tokenizer.own_specials
+        packed = self.config.model.architecture == "decoder" and not self.config.task.name
+        return Specials.opened_by(self.opens) if packed else self.tokenizer.specials
 
     @property
     def chat(self) -> Chat:
@@ -210,6 +221,8 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
     }
     labels = build_task(config).labels_of(())
     layout = layout_of(build_task(config), wanted, tokenizer, labels)
+    if architecture == "decoder":
+        layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
     if reason := "" if predicts_words(config) else checkpoint.head_refused(config, labels):
         raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
     program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)

@@ -1,5 +1,6 @@
 """Vectors of texts are the hidden states that the model has for each text alone, pooled."""
 
+import dataclasses
 import json
 
 import jax
@@ -66,6 +67,15 @@ def test_every_pooling_is_of_the_texts_own_states_and_padding_has_no_part(encode
         (means @ means.T) / np.outer(*[np.linalg.norm(means, axis=1)] * 2),
         atol=1e-5,
     )
+
+
+def test_what_a_decoder_learned_stands_around_its_texts(encoder):
+    assert encoder.around == ByteTokenizer.specials
+    config = override(encoder.config, {"model.architecture": "decoder"})
+    texts = dataclasses.replace(encoder, config=config)
+    assert (texts.around.before, texts.around.after) == ((END,), ())
+    task = dataclasses.replace(encoder, config=override(config, {"task.name": "classification"}))
+    assert task.around == ByteTokenizer.specials
 
 
 def test_a_text_that_is_too_long_loses_its_last_tokens_and_is_counted(encoder):

@@ -40,6 +40,11 @@ class Specials(NamedTuple):
     second_type: int = 1
 
     @classmethod
+    def opened_by(cls, before: tuple[int, ...]) -> "Specials":
+        """Nothing closes a text, or stands between two."""
+        return cls(before, (), (), ())
+
+    @classmethod
     def closed_by(cls, before: tuple[int, ...], end: int) -> "Specials":
         """One token closes every text."""
         return cls(before, (end,), (end,), (end,))

@@ -16,7 +16,7 @@ import numpy as np
 
 from lm.data.decoding import Decoder
 from lm.data.json_file import read_text
-from lm.data.special_tokens import post_processed, read_settings, specials, with_added
+from lm.data.special_tokens import Specials, post_processed, read_settings, specials, with_added
 from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
 from lm.data.tokenizer_json import (
     added_tokens,
@@ -85,6 +85,8 @@ class SubwordTokenizer:
         bos = next((added[key]["id"] for key in starts if key in added), None)
         post = post_processed(self._backend)
         self.specials = specials(post, self.settings, bos, self.end)
+        closes = post is not None and post.after
+        self.own_specials = self.specials if closes else Specials.opened_by(self.specials.before)
         self.start: int = [self.end if bos is None else bos, *self.specials.before][-1]
         size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size = vocab_size or size

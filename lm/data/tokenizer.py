@@ -66,7 +66,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     end: int  # closes every document; no text is ever encoded to it
     start: int  # what a text's first token is predicted from: beginning-of-text, or else `end`
-    specials: Specials  # what it puts around texts
+    specials: Specials  # what it puts around texts; `end` closes those that it does not close
+    own_specials: Specials  # what it puts around texts, and nothing else
     mask: int | None  # None where a ready-made tokenizer has none
     sentinels: tuple[int, ...]
     json: str | None  # the content of its tokenizer.json; None for bytes and characters
@@ -117,7 +118,7 @@ class ByteTokenizer:
     vocab_size = 256
     end = END_BYTE
     start = END_BYTE
-    specials = Specials.closed_by((END_BYTE,), END_BYTE)
+    specials = own_specials = Specials.closed_by((END_BYTE,), END_BYTE)
     settings: Mapping[str, Any] = types.MappingProxyType({})
     markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = MASK_BYTE
@@ -187,7 +188,7 @@ class CharacterTokenizer:
     name = "characters"
     end = 0
     start = 0
-    specials = Specials.closed_by((0,), 0)
+    specials = own_specials = Specials.closed_by((0,), 0)
     settings: Mapping[str, Any] = types.MappingProxyType({})
     markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = None

@@ -24,6 +24,7 @@ from lm.pretrained import adopt, open_checkpoint
 from lm.restore import open_pretrained
 from lm.step import build_program
 from lm.task.encode import Layout
+from tests.backends import byte_level, folder_of
 
 KINDS = {
     "classification": "ForSequenceClassification",
@@ -184,6 +185,25 @@ def test_a_checkpoint_without_a_head_for_the_task_predicts_nothing(tmp_path, cac
     kind(kind.config_class(**settings | {"vocab_size": 256})).save_pretrained(tmp_path / "mlm")
     with pytest.raises(UserError, match=r"has not learned config.task.name = 'classification'"):
         open_pretrained(config_of(tmp_path / "mlm", "classification", cache, **POOLED))
+
+
+def test_a_decoders_own_head_reads_the_tokens_that_transformers_gives_it(tmp_path, cache):
+    model = saved("gpt2", "classification", tmp_path)
+    end = "\u00ff"  # stands for the byte 0xFF, which no text has
+    folder_of(tmp_path, byte_level(end, words=()), eos_token=end)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json")
+    )
+    (tmp_path / "a.csv").write_text("text,label\ngood,O\nbad,O\n")
+    run = open_pretrained(config_of(tmp_path, "classification", cache, **{"task.pooling": "last"}))
+    said = predict(run, [str(tmp_path / "a.csv")]).predictions
+    assert not any(run.around[:4])
+    for text, each in zip(("good", "bad"), said, strict=True):
+        with torch.no_grad():
+            found = model(**tokenizer(text, return_tensors="pt"))
+        wanted = torch.softmax(found.logits[0], 0).numpy()
+        assert each["predicted"] == LABELS[wanted.argmax()]
+        np.testing.assert_allclose(each["confidence"], wanted.max(), atol=2e-5)
 
 
 def test_a_checkpoint_predicts_a_file_without_any_training(bert, tmp_path, cache):
