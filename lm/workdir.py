@@ -47,9 +47,10 @@ def open_workdir(
         return None
     for key, (old, new) in changes.items():
         if key.startswith("evaluation."):
+            otherwise = "measure it by eval" if key == "evaluation.rows" else "another --workdir"
             raise UserError(
                 f"{workdir} is finished, with config.{key} = {old!r} instead of {new!r}; use that "
-                "value, or eval to measure it otherwise"
+                f"value, or {otherwise}"
             )
     return result
 

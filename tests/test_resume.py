@@ -140,8 +140,12 @@ def test_a_finished_run_is_left_alone_or_says_why_other_rows_are_not_measured(be
     config, workdir = begun
     write_json(workdir / "result.json", RESULT)
     assert open_workdir(override(config, {"accumulation": 2}), workdir) is not None
-    with pytest.raises(UserError, match=r"finished, with config.evaluation.rows = 16 instead of 0"):
-        open_workdir(override(config, {"evaluation.rows": 0}), workdir)
+    for change, instead in (
+        ({"evaluation.rows": 0}, "rows = 16 instead of 0; use that value, or measure it by eval$"),
+        ({"evaluation.patience": 3}, "patience = 0 instead of 3; .*, or another --workdir$"),
+    ):
+        with pytest.raises(UserError, match=f"finished, with config.evaluation.{instead}"):
+            open_workdir(override(config, change), workdir)
 
 
 def test_a_chain_may_not_change_its_length(begun):
