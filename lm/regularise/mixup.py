@@ -39,15 +39,18 @@ class Mixed:
         module = context.module
         if context.method_name != "__call__" or not isinstance(module, (Stack, Block, All)):
             return call(*arguments, **keywords)
+        given = inspect.signature(call).bind(*arguments, **keywords).arguments
         if isinstance(module, All):
-            states, table = call(*arguments, **keywords)
+            # A readout counts a row's texts by its targets, of which half are the other's.
+            targets = given["batch"].targets
+            own = given["batch"].replace(targets=targets[:, : targets.shape[1] // 2])
+            states, table = call(given["hidden"], own)
             states = self.of(states, states[self.other]) if self.layer == self.last else states
             # One for the row's own target, and one for the other's.
             return jnp.concatenate([states, states], axis=1), table
         name = f"layer_{self.layer}" if self.layer else "stack"
         if module.name != name or self.layer == self.last:
             return call(*arguments, **keywords)
-        given = inspect.signature(call).bind(*arguments, **keywords).arguments
         mask: Mask = given["mask"]
         assert mask.segments is not None
         real = (mask.segments > 0)[:, :, None]
