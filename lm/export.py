@@ -10,7 +10,6 @@ from lm.errors import UserError
 from lm.pretrained import FAMILIES, Checkpoint, fitting_family, is_checkpoint, open_checkpoint
 from lm.pretrained import export as write_checkpoint
 from lm.restore import Restored
-from lm.task.prepare import TaskData
 from lm.tune.merge import merge
 from lm.tune.peft import save
 from lm.workdir import read_json
@@ -34,8 +33,9 @@ def export(run: Restored, folder: str, *, adapter: bool) -> str:
         save(path, run.config, run.params, family)
         return f"{path}, an adapter for peft on its base, {run.config.init_from}"
     task = {}
-    if run.config.task.name and isinstance(run.corpus, TaskData):
-        task = {"labels": run.corpus.labels, "layout": run.corpus.layout}
+    if run.config.task.name:
+        _, labels, layout = run.task_layout
+        task = {"labels": labels, "layout": layout}
     params = merge(run.config, run.params)
     name = write_checkpoint(run.config, params, run.tokenizer, path, family, base=base, **task)
     return f"{path}, a {family.model_type} for transformers ({name})"

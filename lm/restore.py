@@ -29,6 +29,7 @@ from lm.resume import FREE, LENGTH
 from lm.step import Program
 from lm.task import build_task, predicts_words
 from lm.task.encode import Layout
+from lm.task.objective import Labelled
 from lm.task.prepare import TaskData, layout_of
 from lm.task.task import Labels, Task
 from lm.workdir import check_same_config, check_same_text, recorded_config
@@ -91,9 +92,18 @@ class Restored:
 
     @property
     def task_layout(self) -> tuple[Task, Labels, Layout]:
-        """Of a task: itself, its labels in the order of their numbers, and what its rows are."""
+        """Of a task: itself, its labels in the order of their numbers, and what its rows are.
+
+        Raises:
+          UserError: a checkpoint was opened as a language model, to be asked config.prompt.
+        """
         if not self.step:
-            own: Any = self.program.objective
+            own = self.program.objective
+            if not isinstance(own, Labelled):
+                raise UserError(
+                    f"config.prompt.source = {self.config.prompt.source!r} asks a language model "
+                    f"in words, without a head for task {self.config.task.name}; leave it out"
+                )
             return own.task.labelled_by(own.layout.labels), own.layout.labels, own.layout
         corpus = self.corpus
         assert isinstance(corpus, TaskData)

@@ -1,5 +1,6 @@
 """A checkpoint that was fine-tuned elsewhere brings its own head, where its labels agree."""
 
+import dataclasses
 import json
 import re
 
@@ -19,6 +20,8 @@ from configs import default
 from lm.checkpoint import pretrained_params
 from lm.config import override
 from lm.errors import UserError
+from lm.export import export
+from lm.objective import Objective
 from lm.predict import predict
 from lm.pretrained import adopt, open_checkpoint
 from lm.restore import open_pretrained
@@ -222,3 +225,21 @@ def test_a_checkpoints_labels_are_named_as_examples_name_theirs(bert, tmp_path, 
     (tmp_path / "a.jsonl").write_text('{"text": "good", "label": true}\n')
     run = open_pretrained(config)
     assert predict(run, [str(tmp_path / "a.jsonl")]).labelled[0]["label"] == "true"
+
+
+def test_a_head_that_was_not_trained_here_is_written_with_its_labels(bert, tmp_path, cache):
+    run = open_pretrained(config_of(bert, "classification", cache, **POOLED))
+    assert "BertForSequenceClassification" in export(run, str(tmp_path / "out"), adapter=False)
+    found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert found.config.id2label == {0: "neg", 1: "pos"}
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(bert)
+    assert torch.equal(found.classifier.weight, theirs.classifier.weight)
+
+
+def test_a_model_that_is_asked_in_words_has_no_rows_of_a_task(bert, cache):
+    run = open_pretrained(config_of(bert, "classification", cache, **POOLED))
+    words = Objective(run.tokenizer, 16)
+    asked = override(run.config, {"prompt.source": "files:a.csv"})
+    program = dataclasses.replace(run.program, objective=words)
+    with pytest.raises(UserError, match=r"files:a.csv' asks a language model in words"):
+        predict(dataclasses.replace(run, config=asked, program=program), ["a.csv"])
