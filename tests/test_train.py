@@ -312,11 +312,6 @@ def test_a_new_seed_changes_batches_and_weights(small_config, whole, tmp_path, l
     assert losses(workdir)[0]["train/loss"] != losses(tmp_path / "other")[0]["train/loss"]
 
 
-def test_runs_that_differ_only_in_the_seed_share_one_program(small_config):
-    first = prepare_module.shared_program(small_config, 256)
-    assert prepare_module.shared_program(override(small_config, {"seed": 5}), 256) is first
-
-
 COMMAND = [sys.executable, "run.py", "train"]
 
 
