@@ -54,6 +54,8 @@ KINDS = {
 
 
 def made(folder, kind="byte level", special=SPECIAL, **config):
+    if "chat_template" in config:
+        pytest.importorskip("jinja2")
     around = template("<s> $A", "<s> $A $B", "<s>") if "<s>" in special else None
     names = {"bos_token": "<s>", "eos_token": "</s>"}
     return folder_of(folder, KINDS[kind](*special, around=around), **names | config)
