@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -162,8 +162,15 @@ class _Unpickler(pickle._Unpickler):
     """Makes dictionaries, numbers, strings and the records above, and calls nothing else.
 
     It is the one in Python: the one in C makes room for as many objects as a file has remembered,
-    by a number that the file itself gives.
+    by a number that the file itself gives. Arrays of bytes, which no checkpoint has, are unknown to
+    it: room for one is made before it is read.
     """
+
+    dispatch: ClassVar[Any] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="utf-8")

@@ -3,6 +3,7 @@
 import collections
 import io
 import json
+import pickle
 import resource
 import struct
 import zipfile
@@ -184,6 +185,16 @@ def test_a_compressed_archive_is_refused_before_it_grows(tmp_path, monkeypatch):
     assert bomb.stat().st_size < 1 << 17
     with pytest.raises(UserError, match=r"no checkpoint of torch .*compressed"):
         read_pickled(bomb)
+
+
+def test_a_pickle_of_a_few_bytes_takes_no_memory_for_the_bytes_that_it_announces(
+    tmp_path, monkeypatch
+):
+    # `pickle` alone would make room for them by this name.
+    monkeypatch.setattr(pickle, "bytearray", lambda _: pytest.fail("room was made"), raising=False)
+    content = b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"."
+    with pytest.raises(UserError, match="is truncated or no checkpoint"):
+        read_pickled(archive_of(tmp_path / "pytorch_model.bin", content))
 
 
 def test_a_pickle_of_a_few_bytes_takes_no_memory_for_what_it_says_it_remembers(tmp_path):
