@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -70,8 +71,7 @@ class Checkpoints:
                 self._metadata(step)
             except DamagedCheckpoint as error:
                 self._pass_over({step: error})
-        # What fails in one of its threads is raised by `wait`, and told there.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         policy: Any = self._kept
         return ocp.training.Checkpointer(
             self.folder, preservation_policy=policy, cleanup_tmp_directories=self._owner
@@ -208,6 +208,11 @@ class Checkpoints:
                 (self.folder / str(step)).rename(target)
                 kept = f"; moved to {target}"
             print(f"{error}{kept}{instead}", file=sys.stderr, flush=True)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Lets pass what others than Orbax log; what fails in its threads is raised by `wait`."""
+    return record.levelno >= logging.CRITICAL or "orbax" not in record.pathname.split(os.sep)
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
@@ -189,3 +190,14 @@ def test_the_fingerprint_does_not_depend_on_how_an_array_is_divided(spec):
     array = jax.random.normal(jax.random.key(0), (8, 4, 6))
     divided = jax.device_put(array, NamedSharding(partition.make_mesh(2, 2), PartitionSpec(*spec)))
     assert fingerprint({"x": divided}) == fingerprint({"x": array})
+
+
+def test_orbax_logs_nothing_and_our_own_warnings_are_still_heard(saved, tmp_path, caplog):
+    checkpoints = Checkpoints(shutil.copytree(saved, tmp_path / "run"), keep=2)
+    checkpoints.save(state_at(7))
+    checkpoints.close()
+    caplog.clear()
+    logging.warning("the cache is damaged")
+    logger = logging.get_absl_logger()
+    logger.handle(logger.makeRecord("absl", 40, ocp.__file__, 1, "a thread failed", (), None))
+    assert caplog.messages == ["the cache is damaged"]
