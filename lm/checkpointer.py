@@ -16,6 +16,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from lm.errors import UserError
+from lm.failures import explain
 from lm.fingerprint import fingerprint
 from lm.partition import path_name, tree_shardings, whole
 from lm.quiet import cause, quiet
@@ -242,17 +243,14 @@ def _named_leaves(state: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named(path: epath.Path) -> Iterator[None]:
-    """Turns any failure to read a checkpoint into one line; but for those of memory and rights,
-    with which it may be whole.
+    """Turns any failure to read a checkpoint into one line; but for those of the machine, such as
+    too little memory, with which it may be whole.
     """
     try:
         with quiet():
             yield
     except Exception as error:
-        of_machine = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
-        if isinstance(error, MemoryError | PermissionError) or any(
-            status in str(error) for status in of_machine
-        ):
+        if explain(error):
             raise
         raise DamagedCheckpoint(
             f"checkpoint {path} cannot be read ({cause(error)}): it is damaged or of another model"

@@ -89,7 +89,14 @@ class Claim:
     def check(self) -> None:
         """Raises Held where another process has taken over, as after this one was suspended."""
         if time.time() - self._beaten > STALE / 2:
-            self._beat()
+            try:
+                self._beat()
+            except OSError as error:  # the claim holds until it is stale
+                if time.time() - self._beaten > STALE:
+                    raise Held(
+                        f"{self._path} could not be refreshed for {STALE:.0f} s ({error}), so that "
+                        "another process may take over; nothing more is written here"
+                    ) from None
         if self._lost:
             raise Held(
                 f"{self._path.parent} was taken over by another process while this one showed no "

@@ -1,16 +1,21 @@
 """Explains what is no mistake of the user's and no error of the code: a full disk, a folder that
-may not be written, and too little memory. One line each, with a remedy that can be taken.
+may not be written, a file that cannot be read just now, and too little memory. One line each, with
+a remedy that can be taken.
 
 `run.py` prints the line and exits with status 1.
 """
 
 import errno
+import os
 from collections.abc import Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # As TensorStore tells the same in the text of another kind of error.
 _FULL_TEXT = ("No space left on device", "Disk quota exceeded")
+# What may be over at the next try, such as of a network's file server.
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
+_PASSING_TEXT = (*map(os.strerror, _PASSING), "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _DENIED_TEXT = ("Permission denied", "PERMISSION_DENIED", "Read-only file system")
 
 # What a run in the same workdir may change.
@@ -39,6 +44,11 @@ def of_storage(error: BaseException) -> str | None:
                 f"no right to read or write{_place(each)}: change its permissions, or use another "
                 "--workdir or config.cache"
             )
+        if number in _PASSING or any(word in text for word in _PASSING_TEXT):
+            return (
+                f"reading or writing failed{_place(each)} ({' '.join(text.split())[:120]}), which "
+                "may pass: run the same command again; if it stays, look after the disk or network"
+            )
     return None
 
 
@@ -59,7 +69,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     following: BaseException | None = error
     while following is not None and following not in seen:
         seen.append(following)
-        following = following.__cause__ or following.__context__
+        hidden = following.__suppress_context__  # raised "from None"
+        following = following.__cause__ or (None if hidden else following.__context__)
     return iter(seen)
 
 

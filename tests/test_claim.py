@@ -232,3 +232,18 @@ def test_a_second_train_changes_nothing_in_a_workdir_that_is_held(small_config, 
         with pytest.raises(Held, match="run is held by process"):
             train(small_config, tmp_path / "run")
         assert sorted((tmp_path / "run").iterdir()) == before
+
+
+def test_a_file_server_that_fails_for_a_while_ends_no_run_and_for_long_ends_it(
+    tmp_path, monkeypatch
+):
+    def fail(_):
+        raise OSError("the server is away")
+
+    with claim(tmp_path) as mine:
+        monkeypatch.setattr(claim_module, "_read", fail)
+        mine._beaten = time.time() - 0.75 * STALE
+        mine.check()
+        mine._beaten = time.time() - 1.25 * STALE
+        with pytest.raises(Held, match="could not be refreshed for 120 s"):
+            mine.check()

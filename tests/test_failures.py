@@ -40,6 +40,11 @@ def caused(error: Exception) -> Exception:
         (PermissionError(errno.EACCES, "Permission denied", "/data"), "no right to .* for /data:"),
         (OSError(errno.EROFS, "Read-only file system", "/data"), "no right to read or write"),
         (ValueError(OF_TENSORSTORE.format("Read-only file system")), "no right to .* for /data/d"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/data/0"), "failed for /data/0 .* may pass"),
+        (
+            ValueError(OF_TENSORSTORE.format("Stale file handle")),
+            "failed for /data/d/0 .* may pass",
+        ),
         (MemoryError(), "the memory of this machine is used up"),
         (
             OOM,
@@ -68,6 +73,31 @@ def test_an_error_of_the_code_keeps_its_traceback(error, monkeypatch):
     monkeypatch.setattr(run, "find_command", fail)
     with pytest.raises(type(error)):
         run.main(["run.py", "train"])
+
+
+def test_what_an_error_hides_is_not_what_failed():
+    try:
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "/data")
+        except PermissionError:
+            raise UserError("a row is impossible") from None
+    except UserError as error:
+        assert explain(error) is None
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/data/d/0")
+
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(state_at(3))
+    checkpoints.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr("lm.checkpointer.ocp.load", fail)
+        with pytest.raises(OSError, match="Stale"):
+            checkpoints.load(shapes(state_at(3)))
+    assert_same(checkpoints.load(shapes(state_at(3))), state_at(3).saved)
+    checkpoints.close()
 
 
 def test_a_line_that_finds_no_space_names_its_file_and_leaves_the_others(tmp_path):

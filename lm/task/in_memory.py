@@ -4,6 +4,7 @@ run's own, as rows of the layout, tokenizer and labels that the run has.
 
 import collections
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,10 @@ def encoded_in_parts(data: InMemory, size: int) -> Iterator[InMemory]:
 def _records(source: str, config: Config, split: str) -> list[Record]:
     form = "" if format_of(source) else config.task.format
     found = list(records(source, form, tuple(config.task.columns)))
-    return [each for each in found if each.split == split] or found
+    own = [each for each in found if each.split == split]
+    if not own and any(each.split for each in found):
+        print(f"{source} has no {split} split; all of its examples are read", file=sys.stderr)
+    return own or found
 
 
 def _example(task: Task, record: Record, labels: Labels) -> Example:

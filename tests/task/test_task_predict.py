@@ -7,12 +7,13 @@ import json
 import jax
 import pytest
 
+from configs import default
 from lm.config import override
 from lm.errors import UserError
 from lm.predict import measure, predict, told, write
 from lm.prepare import corpus_program, prepare_corpus
 from lm.restore import Restored
-from lm.task import build_task
+from lm.task import build_task, in_memory
 from lm.task.choose import READINGS
 from lm.task.evaluate import predictions
 from lm.task.read import Record
@@ -178,3 +179,17 @@ def test_choices_without_a_label_are_read_however_labels_are_written(reading, ta
     record = Record("a.jsonl line 1", {"text": "which?", "choices": ["x", "y"]})
     assert not task.has_label(record)
     assert task.unlabelled(record, ("0", "1"))["label"] == 0
+
+
+def test_a_source_without_a_held_out_split_is_read_whole_and_says_so(monkeypatch, capsys):
+    config = default.get_config()
+    found = [
+        Record(f"example {i}", {"text": "x"}, split)
+        for i, split in enumerate(("train", "train", "validation"))
+    ]
+    monkeypatch.setattr(in_memory, "records", lambda *_: iter(found))
+    assert in_memory._records("tfds:x", config, "validation") == found[2:]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(in_memory, "records", lambda *_: iter(found[:2]))
+    assert in_memory._records("tfds:x", config, "validation") == found[:2]
+    assert "tfds:x has no validation split; all of its examples" in capsys.readouterr().err
