@@ -26,12 +26,11 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from lm.ablation import Ablation, load_ablation
-from lm.allocator import keep_freed_memory
-from lm.command_line import Command, check_flags, find_command, help_text, parse
 from lm.config import flatten, to_dict
-from lm.errors import Interrupted, UserError
-from lm.failures import explain
+from lm.devices.cpu_allocator import keep_freed_memory
+from lm.errors import Interrupted, UserError, explain
+from lm.experiment.ablation import Ablation, load_ablation
+from lm.experiment.command_line import Command, check_flags, find_command, help_text, parse
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 _CONFIG_FLAG = flags.FLAGS["config"]
@@ -83,9 +82,9 @@ _SHARE = flags.DEFINE_bool(
 
 def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
-    from lm.continual.chain import learn
-    from lm.headline import summary
-    from lm.workdir import read_result
+    from lm.experiment.continual.chain import learn
+    from lm.experiment.primary_metric import summary
+    from lm.experiment.run_dir import read_result
 
     config, workdir = _config(), _workdir()
     before = read_result(workdir)
@@ -100,9 +99,9 @@ def evaluate() -> int:
     """Evaluates a checkpoint on its held-out rows, on other labelled examples (--data) or texts
     (--text, --data), or asks it config.prompt.
     """
-    from lm.announce import announced
-    from lm.evaluation import evaluate_on
-    from lm.predict import check_new
+    from lm.evaluation.evaluate import evaluate_on
+    from lm.evaluation.predict import check_new
+    from lm.training.announce import announced
 
     check_new(folder := _folder(_OUTPUT.value))
     run = _restored()
@@ -117,7 +116,7 @@ def evaluate() -> int:
 
 def predict() -> int:
     """Says what a task's run makes of every example of --data, whether it has a label or not."""
-    from lm.predict import check_new, predict_files
+    from lm.evaluation.predict import check_new, predict_files
 
     folder = _folder(_OUTPUT.value)
     if not _DATA.value or folder is None:
@@ -130,7 +129,7 @@ def predict() -> int:
 
 def embed() -> int:
     """Writes a vector of each text: hidden states, pooled."""
-    from lm.embed import check_output, embed_files
+    from lm.evaluation.embed import check_output, embed_files
 
     file, run = check_output(_folder(_OUTPUT.value)), _restored(headless=True)
     options = {"pooling": _POOLING.value, "normalize": _NORMALIZE.value}
@@ -142,7 +141,7 @@ def generate() -> int:
     """Continues every prompt, or answers it; the first is streamed, the others follow."""
     import jax
 
-    from lm.generate.continuation import Search, check_request, continue_texts
+    from lm.generation.continuation import Search, check_request, continue_texts
 
     search, drawing = Search(_BEAMS.value, _LENGTH_PENALTY.value), (*_CHOICE, _SEED)
     draws, stops = {flag.name: flag.value for flag in drawing}, _STOP.value
@@ -164,7 +163,7 @@ def diagnose() -> int:
     """Measures a checkpoint's output softmax; writes diagnose.json and diagnose.png."""
     import jax
 
-    from lm.diagnose import diagnose, lines, write
+    from lm.evaluation.diagnostics import diagnose, lines, write
 
     _workdir()
     run = _restored()
@@ -179,7 +178,7 @@ def diagnose() -> int:
 
 def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
-    from lm.sweep import sweep
+    from lm.experiment.sweep import sweep
 
     broken = sweep(_points(_ablation()), _SHARE.value)
     return 1 if broken else 0
@@ -187,9 +186,9 @@ def sweep() -> int:
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
-    from lm.report import tables, write
-    from lm.sweep import sweep
-    from lm.table import to_markdown
+    from lm.experiment.comparison import to_markdown
+    from lm.experiment.report import tables, write
+    from lm.experiment.sweep import sweep
 
     ablation = _ablation()
     points = _points(ablation)
@@ -203,7 +202,7 @@ def table() -> int:
 
 def export() -> int:
     """Writes a checkpoint of the workdir as a folder that transformers loads; additions merged."""
-    from lm.export import export
+    from lm.checkpoints.export import export
 
     if not _OUTPUT.value:
         raise UserError("export needs --output=DIR, a new folder for the checkpoint")
@@ -213,7 +212,7 @@ def export() -> int:
 
 def gallery() -> int:
     """Draws every weighting, in gallery.png."""
-    from lm.gallery import draw
+    from lm.softmax.gallery import draw
 
     _workdir().mkdir(parents=True, exist_ok=True)
     draw(_workdir() / "gallery.png")
@@ -229,7 +228,7 @@ def _config():
 
 def _adopted():
     """The config, with what the checkpoint and the adapter decide that it names."""
-    from lm.adopt import adopted
+    from lm.checkpoints.resolve import adopted
 
     return adopted(_CONFIG.value, _CONFIG_FLAG.override_values)
 
@@ -238,7 +237,7 @@ def _restored(headless: bool = False):
     """A run's checkpoint, or without a workdir the one that the config's init_from names; which may
     lack its head where it is `headless`.
     """
-    from lm.restore import open_pretrained, restore
+    from lm.checkpoints.restore import open_pretrained, restore
 
     config = None if _CONFIG.value is None else _adopted()
     if not _WORKDIR.value and config is not None and config.init_from:
@@ -270,7 +269,7 @@ def _ablation() -> Ablation:
 
 
 def _points(ablation: Ablation):
-    from lm.sweep import points
+    from lm.experiment.sweep import points
 
     return points(_config(), ablation.rows, ablation.seeds, _workdir())
 
@@ -307,7 +306,7 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     try:
         if argv[1] == "--version":
-            from lm.provenance import version_lines
+            from lm.experiment.provenance import version_lines
 
             print("\n".join(version_lines()))
             return 0

@@ -121,8 +121,8 @@ def prompt() -> ConfigDict:
 def tune() -> ConfigDict:
     """What fine-tuning adds and trains."""
     tune = ConfigDict()
-    # What training changes: "full" (all parameters), or names of lm.tune.METHODS joined by "+",
-    # such as "lora+head". All but "full" need init_from, and save only what they train.
+    # What training changes: "full" (all parameters), or names of lm.finetuning.METHODS joined by
+    # "+", such as "lora+head". All but "full" need init_from, and save only what they train.
     tune.method = "full"
     # Start from the adapter in this folder, as the package peft writes them, on the base that
     # init_from names; it also sets method (others may be named beside it) and options. "": none.

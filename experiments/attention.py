@@ -20,7 +20,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from experiments.timing import interleaved, medians
 from lm.attention import Mask, attend
-from lm.provenance import commit, versions
+from lm.experiment.provenance import commit, versions
 from lm.softmax import WEIGHTINGS
 
 ON_GPU = jax.default_backend() == "gpu"

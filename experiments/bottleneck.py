@@ -23,13 +23,13 @@ from scipy.optimize import minimize
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from configs import bottleneck
+from lm.checkpoints.restore import restore
 from lm.data.synthetic import Language
-from lm.diagnose import diagnose
-from lm.diagnose.spectrum import NOISE
-from lm.figure import MUTED
-from lm.restore import restore
-from lm.sweep import points
-from lm.workdir import read_json
+from lm.evaluation.diagnostics import diagnose
+from lm.evaluation.diagnostics.spectrum import NOISE
+from lm.experiment.plot import MUTED
+from lm.experiment.run_dir import read_json
+from lm.experiment.sweep import points
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512

@@ -117,7 +117,7 @@ def cell(verdict: dict | None) -> str:
 
 def main() -> None:
     """Prints the scorecard and writes it with the versions."""
-    from lm.provenance import commit, versions
+    from lm.experiment.provenance import commit, versions
 
     warnings.simplefilter("ignore")
     subjects = [jax_subject(name, f, **OPTIONS.get(name, {})) for name, f in WEIGHTINGS.items()]

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from experiments.timing import interleaved, median_ratio
-from lm.allocator import keep_freed_memory
+from lm.devices.cpu_allocator import keep_freed_memory
 
 PROMPT, WORDS, ROUNDS = 32, 128, 3
 PASSES = 16  # over the weights, to time one
@@ -73,9 +73,9 @@ def main() -> None:
     import transformers
 
     from experiments.real_checkpoints import load
-    from lm.generate import generate
-    from lm.linear import turned
-    from lm.provenance import commit, versions
+    from lm.experiment.provenance import commit, versions
+    from lm.generation import generate
+    from lm.model.linear import turned
 
     torch.manual_seed(0)
     gpt2: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()

@@ -21,11 +21,11 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from lm.diagnose.argmax import direction, linear_words
-from lm.diagnose.gradient import surviving_shares
-from lm.diagnose.spectrum import blocks_of_words, spectra
+from lm.evaluation.diagnostics.argmax import direction, linear_words
+from lm.evaluation.diagnostics.gradient import surviving_shares
+from lm.evaluation.diagnostics.spectrum import blocks_of_words, spectra
+from lm.experiment.provenance import commit, versions
 from lm.output import OUTPUTS
-from lm.provenance import commit, versions
 
 WORDS, FEATURES, CONTEXTS = 131_072, 256, 512
 

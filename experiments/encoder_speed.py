@@ -21,7 +21,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from experiments.timing import interleaved, median_ratio, medians
-from lm.allocator import keep_freed_memory
+from lm.devices.cpu_allocator import keep_freed_memory
 
 SENTENCES, LENGTH, BATCH, ROUNDS = 256, 64, 32, 9
 
@@ -38,8 +38,8 @@ def main() -> None:
 
     from experiments.archives import fetch
     from experiments.real_checkpoints import load, rows
-    from lm import partition
-    from lm.provenance import commit, versions
+    from lm.devices import sharding
+    from lm.experiment.provenance import commit, versions
 
     folder = fetch("minilm")
     _, model, params = load(folder)
@@ -51,9 +51,9 @@ def main() -> None:
     apply = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
 
     def on(devices: int) -> Callable[[], np.ndarray]:
-        mesh = partition.make_mesh(devices=jax.devices()[:devices])
-        here = jax.device_put(params, partition.whole(mesh))
-        shares = jax.device_put(batches, partition.batch_sharding(mesh))
+        mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+        here = jax.device_put(params, sharding.whole(mesh))
+        shares = jax.device_put(batches, sharding.batch_sharding(mesh))
 
         def encode() -> np.ndarray:
             hidden = [apply(here, batch) for batch in shares]  # none waits for the one before

@@ -29,11 +29,11 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import finetune
 from experiments.real_checkpoints import load
-from lm.model import Batch
-from lm.pretrained import adopt
-from lm.provenance import commit, versions
-from lm.task.metrics import interval
-from lm.task.prepare import TaskData, prepare_task
+from lm.checkpoints.hf import adopt
+from lm.experiment.provenance import commit, versions
+from lm.model.transformer import Batch
+from lm.tasks.metrics import interval
+from lm.tasks.prepare import TaskData, prepare_task
 
 TASKS = ("tweets", "amazon", "reviews")
 TOGETHER = 64  # texts a call

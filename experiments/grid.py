@@ -17,8 +17,8 @@ import sys
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from lm.data.splits import place
-from lm.task import build_task
+from lm.data.deduplicate import place
+from lm.tasks import build_task
 
 
 def halves(predictions: list[dict]) -> tuple[list[dict], list[dict]]:

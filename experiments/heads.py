@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from experiments.timing import interleaved, median_ratio, medians, seconds
-from lm.allocator import keep_freed_memory
+from lm.devices.cpu_allocator import keep_freed_memory
 
 TOKENS, FEATURES = 4096, 256
 VOCABULARY = 32_768  # of the crossover
@@ -184,7 +184,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from lm.output.plan import limit
+    from lm.output.chunking import limit
 
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -208,7 +208,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
 def main() -> None:
     """Prints the rows and writes them with device and versions."""
     keep_freed_memory()
-    from lm.provenance import commit, versions
+    from lm.experiment.provenance import commit, versions
 
     rows = []
     for vocab_size, cases in ((32_768, SMALL), (131_072, LARGE)):

@@ -265,7 +265,7 @@ def errors(name: str, options: dict, oracle, dtype) -> list[float]:
 
 def main() -> None:
     """Prints the rows and writes them with the versions."""
-    from lm.provenance import commit, versions
+    from lm.experiment.provenance import commit, versions
 
     jax.config.update("jax_enable_x64", True)
     lines = [

@@ -21,10 +21,10 @@ import jax
 
 from configs import default
 from experiments.timing import interleaved, medians
-from lm.allocator import keep_freed_memory
 from lm.config import override
-from lm.provenance import commit, versions
-from lm.step import build_program
+from lm.devices.cpu_allocator import keep_freed_memory
+from lm.experiment.provenance import commit, versions
+from lm.training.train_step import build_program
 
 VOCABULARY, LENGTH, BATCH = 30_522, 128, 8
 METHODS = {

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from configs import clm
 from lm.data import prepare, train_batches
-from lm.provenance import commit, versions
+from lm.experiment.provenance import commit, versions
 
 
 def first_step(cache: pathlib.Path) -> tuple[float, float]:

@@ -21,13 +21,13 @@ import numpy as np
 
 from configs import default
 from experiments.archives import fetch
-from lm.checkpoint import pretrained_params
-from lm.embed import embed
-from lm.model import Batch
-from lm.pretrained import adopt, open_checkpoint
-from lm.provenance import commit, versions
-from lm.restore import open_pretrained
-from lm.step import build_program
+from lm.checkpoints.hf import adopt, open_checkpoint
+from lm.checkpoints.initialize import pretrained_params
+from lm.checkpoints.restore import open_pretrained
+from lm.evaluation.embed import embed
+from lm.experiment.provenance import commit, versions
+from lm.model.transformer import Batch
+from lm.training.train_step import build_program
 
 # Hugging Face's documentation of sentence similarity, with all-MiniLM-L6-v2.
 SENTENCES = (
@@ -115,7 +115,7 @@ def from_transformers(folder: pathlib.Path, batch: Batch, log_probs: np.ndarray)
     except ModuleNotFoundError:
         return None
     # The same weights, whose pickle transformers does not read with every version of torch.
-    from lm.pretrained.tensors import open_tensors
+    from lm.checkpoints.hf.tensors import open_tensors
 
     model = transformers.AlbertForMaskedLM(transformers.AlbertConfig.from_pretrained(folder)).eval()
     state = {k: torch.tensor(np.array(v)) for k, v in open_tensors(folder).items()}

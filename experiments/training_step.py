@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from experiments.timing import interleaved, medians, seconds
-from lm.allocator import keep_freed_memory
+from lm.devices.cpu_allocator import keep_freed_memory
 
 BATCH, LENGTH, LAYERS, FEATURES, HEADS = 8, 256, 4, 256, 4
 VOCABULARIES = (256, 32_000)
@@ -40,8 +40,8 @@ def ours(vocab_size: int):
 
     from configs import default
     from lm.config import override
-    from lm.flops import flops_per_token
-    from lm.step import build_program
+    from lm.training.profiling.flops import flops_per_token
+    from lm.training.train_step import build_program
 
     config = override(
         default.get_config(),
@@ -184,7 +184,7 @@ def main() -> None:
     """Prints the rows and writes them with device and versions."""
     from importlib.metadata import version
 
-    from lm.provenance import commit, versions
+    from lm.experiment.provenance import commit, versions
 
     results = {
         "device": "cpu",

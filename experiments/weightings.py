@@ -62,7 +62,7 @@ def main() -> None:
     import entmax
     import torch
 
-    from lm.provenance import commit, versions
+    from lm.experiment.provenance import commit, versions
 
     rng = np.random.default_rng(0)
     scores, direction = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))

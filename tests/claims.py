@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 
-from lm.claim import claim
+from lm.experiment.claim import claim
 
 
 @contextlib.contextmanager

@@ -13,7 +13,15 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["run", "lm.report", "lm.restore", "lm.sweep", "lm.train"])
+SERVER.set_forkserver_preload(
+    [
+        "run",
+        "lm.experiment.report",
+        "lm.checkpoints.restore",
+        "lm.experiment.sweep",
+        "lm.experiment.train",
+    ]
+)
 
 
 def run(*arguments: str, cwd=ROOT, flags: str | None = None) -> subprocess.CompletedProcess:

@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from configs import default
-from lm import partition, restore
-from lm.metrics import read_metrics
+from lm.checkpoints import restore
+from lm.devices import sharding
+from lm.training.metric_writer import read_metrics
 from tests.points import finished
 
 # Without most of LLVM's work, and by the older of two emitters of fused loops where there still are
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def as_many_devices_as_a_mesh_asks_for():
     """A mesh of 2 x 1 x 1 is made of the first two of the fake devices; one with -1 of all."""
-    whole = partition.make_mesh
+    whole = sharding.make_mesh
 
     def make_mesh(data=-1, fsdp=1, tensor=1, devices=None):
         count = math.prod((data, fsdp, tensor))
@@ -44,14 +45,14 @@ def as_many_devices_as_a_mesh_asks_for():
         return whole(data, fsdp, tensor, devices)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "make_mesh", make_mesh)
+        patch.setattr(sharding, "make_mesh", make_mesh)
         yield whole
 
 
 @pytest.fixture
 def all_devices(as_many_devices_as_a_mesh_asks_for, monkeypatch):
     """Meshes are of all devices, as outside of tests."""
-    monkeypatch.setattr(partition, "make_mesh", as_many_devices_as_a_mesh_asks_for)
+    monkeypatch.setattr(sharding, "make_mesh", as_many_devices_as_a_mesh_asks_for)
 
 
 @pytest.fixture(scope="session")

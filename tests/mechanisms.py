@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.attention import ATTENTIONS, Mask, attend
-from lm.attention.mechanism import Layer
+from lm.attention.base import Layer
 
 B, L, H, K, D = 2, 12, 4, 8, 6
 SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)

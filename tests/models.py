@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from configs import default
-from lm.build import build_model
-from lm.model import Batch, Transformer
+from lm.model.factory import build_model
+from lm.model.transformer import Batch, Transformer
 
 
 def model_of(vocab_size: int, **settings) -> Transformer:

@@ -3,9 +3,9 @@
 import pytest
 
 from configs import default
-from lm.ablation import load_ablation
 from lm.errors import UserError
-from lm.sweep import points
+from lm.experiment.ablation import load_ablation
+from lm.experiment.sweep import points
 
 SWEEP = "def sweep(arg=None):\n    {}\n\nSEEDS = (0, 1)\n"
 MISTAKES = {

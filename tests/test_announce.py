@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from lm import announce
-from lm import prepare as prepare_module
-from lm.announce import announced
+from lm.training import announce
+from lm.training import program as prepare_module
+from lm.training.announce import announced
 
 
 @pytest.fixture(autouse=True)

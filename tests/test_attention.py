@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lm.attention import Mask, attend
+from lm.attention.chunking import describe, plan
 from lm.attention.fused import fused, serves
-from lm.attention.plan import describe, plan
 from lm.attention.positions import Buckets, Slopes, alibi_slopes, bucket_of_distance, rotate
 from lm.softmax import WEIGHTINGS
 from tests.mechanisms import SEGMENTS, temporaries

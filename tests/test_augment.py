@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.data import ByteTokenizer
-from lm.model import Batch
-from lm.regularise.augment import Augmentation
+from lm.model.transformer import Batch
+from lm.training.regularization.augment import Augmentation
 
 TOKENIZER = ByteTokenizer()
 PAIRS = [

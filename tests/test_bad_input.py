@@ -11,18 +11,16 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import default
-from lm.adopt import adopted
-from lm.build import build_model
-from lm.check import check
-from lm.check_names import nearest
-from lm.check_types import declared
-from lm.config import override, to_dict
-from lm.errors import UserError
-from lm.going_on import total_steps
-from lm.regularise.teacher import teacher_config
-from lm.restore import restore
-from lm.task.encode import Layout
-from lm.workdir import open_workdir, recorded_config
+from lm.checkpoints.resolve import adopted
+from lm.checkpoints.restore import restore
+from lm.config import declared, override, to_dict
+from lm.errors import UserError, nearest
+from lm.experiment.continuation import total_steps
+from lm.experiment.run_dir import open_workdir, recorded_config
+from lm.model.factory import build_model
+from lm.tasks.encode import Layout
+from lm.training.regularization.teacher import teacher_config
+from lm.training.validate import check
 from tests.commands import run
 
 # Between them, they look at every key.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.generate import generate, prompt_batch, search
-from lm.generate.decode import forward
-from lm.generate.prompts import arrange
+from lm.generation import generate, prompt_batch, search
+from lm.generation.decode import forward
+from lm.generation.prompts import arrange
 from tests.test_generate import log_probs, model_and_params
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
 from lm.config import override
-from lm.gradient import gradients
-from lm.objective.causal import causal
-from lm.optimizer import OPTIMIZERS, optimizer
-from lm.state import State
-from lm.step import build_program
-from lm.wide import apply_updates, in_float32, moving_average, stochastic_round
+from lm.data.objectives.causal import causal
+from lm.model.factory import build_model
+from lm.training.float32_state import apply_updates, in_float32, moving_average, stochastic_round
+from lm.training.gradients import gradients
+from lm.training.optimizer import OPTIMIZERS, optimizer
+from lm.training.train_state import State
+from lm.training.train_step import build_program
 
 PARAMS = {
     "embedding": jnp.ones((8, 4), jnp.bfloat16),

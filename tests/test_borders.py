@@ -13,14 +13,14 @@ import pytest
 from configs import default
 from lm.attention import ATTENTIONS, Mask, Mechanism, attend
 from lm.attention.positions import Buckets, Slopes, alibi_slopes
-from lm.check import check
-from lm.check_options import check_packed
 from lm.config import override
 from lm.errors import UserError
-from lm.generate.decode import forward, log_probs_of
-from lm.generate.prompts import arrange
-from lm.model import ARCHITECTURES, POSITIONS, Batch
-from lm.prepare import prepare_corpus
+from lm.generation.decode import forward, log_probs_of
+from lm.generation.prompts import arrange
+from lm.model.transformer import ARCHITECTURES, POSITIONS, Batch
+from lm.training.program import prepare_corpus
+from lm.training.validate import check
+from lm.training.validate_options import check_packed
 from tests.models import init, model_of
 
 V = 11

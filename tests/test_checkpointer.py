@@ -12,11 +12,11 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
-from lm import partition
-from lm.checkpointer import Checkpoints
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.fingerprint import fingerprint
+from lm.devices import sharding
 from lm.errors import UserError
-from lm.fingerprint import fingerprint
-from lm.state import State
+from lm.training.train_state import State
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -188,7 +188,7 @@ def test_every_bit_and_every_place_has_its_own_fingerprint(dtype):
 @pytest.mark.parametrize("spec", [("data",), (None, "fsdp"), ("fsdp", "data"), (None, None)])
 def test_the_fingerprint_does_not_depend_on_how_an_array_is_divided(spec):
     array = jax.random.normal(jax.random.key(0), (8, 4, 6))
-    divided = jax.device_put(array, NamedSharding(partition.make_mesh(2, 2), PartitionSpec(*spec)))
+    divided = jax.device_put(array, NamedSharding(sharding.make_mesh(2, 2), PartitionSpec(*spec)))
     assert fingerprint({"x": divided}) == fingerprint({"x": array})
 
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from lm import claim as claim_module
-from lm.claim import STALE, Held, claim, holder
-from lm.train import train
+from lm.experiment import claim as claim_module
+from lm.experiment.claim import STALE, Held, claim, holder
+from lm.experiment.train import train
 from tests.claims import held_elsewhere
 from tests.commands import ROOT
 
@@ -70,7 +70,7 @@ def test_a_folder_is_let_go_after_an_error_and_removed_if_it_was_made_for_nothin
 
 
 def test_a_killed_holder_does_not_block_the_next_start(tmp_path):
-    code = "import sys, time; from lm.claim import claim\nwith claim(sys.argv[1]): "
+    code = "import sys, time; from lm.experiment.claim import claim\nwith claim(sys.argv[1]): "
     code += "print(flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)

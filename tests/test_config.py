@@ -5,11 +5,11 @@ import importlib
 import pytest
 
 from configs import default, finetune
-from lm.build import build_model
-from lm.check import check
 from lm.config import content_hash, identity, override
 from lm.errors import UserError
-from lm.task.encode import Layout
+from lm.model.factory import build_model
+from lm.tasks.encode import Layout
+from lm.training.validate import check
 from tests.test_golden import SHIPPED
 
 CHAIN = {

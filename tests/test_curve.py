@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from lm.curve import draw_curve, series
-from lm.metrics import Progress, read_metrics
+from lm.experiment.learning_curve import draw_curve, series
+from lm.training.metric_writer import Progress, read_metrics
 
 
 class Terminal(io.StringIO):
@@ -36,7 +36,7 @@ def test_without_a_terminal_every_evaluation_is_a_line_with_the_loss(capsys):
 
 def test_without_evaluations_there_is_a_line_a_minute(capsys, monkeypatch):
     clock = iter(range(0, 1000, 25))
-    monkeypatch.setattr("lm.metrics.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("lm.training.metric_writer.time.perf_counter", lambda: float(next(clock)))
     progress = Progress(9, 0, "train", shown=True)
     steps(progress, 8)
     lines = capsys.readouterr().err.splitlines()

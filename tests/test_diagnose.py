@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from lm import diagnose as room
-from lm.calibration import calibration
+from lm.checkpoints.restore import restore
 from lm.config import override
-from lm.diagnose import spectrum as spectrum_module
-from lm.diagnose.argmax import LINEAR, direction, linear_words
-from lm.diagnose.gradient import surviving_shares
-from lm.diagnose.spectrum import blocks_of_words, spectra, spectrum
+from lm.evaluation import diagnostics as room
+from lm.evaluation.calibration import calibration
+from lm.evaluation.diagnostics import spectrum as spectrum_module
+from lm.evaluation.diagnostics.argmax import LINEAR, direction, linear_words
+from lm.evaluation.diagnostics.gradient import surviving_shares
+from lm.evaluation.diagnostics.spectrum import blocks_of_words, spectra, spectrum
+from lm.experiment.train import train
 from lm.output import OUTPUTS
-from lm.restore import restore
-from lm.train import train
 
 
 def made(name, words=40, features=6, contexts=30):

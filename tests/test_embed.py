@@ -9,13 +9,13 @@ import pytest
 from etils import epath
 
 from lm.attention import Mask
+from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
-from lm.embed import check_output, embed, embed_files, read_texts, write
 from lm.errors import UserError
-from lm.generate import prompt_batch
-from lm.prepare import shared_program
-from lm.restore import Restored
+from lm.evaluation.embed import check_output, embed, embed_files, read_texts, write
+from lm.generation import prompt_batch
+from lm.training.program import shared_program
 
 TEXTS = ["a", "def add(a, b):", "née 🙂", "x" * 30]
 END = ByteTokenizer.end

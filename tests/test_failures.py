@@ -7,12 +7,11 @@ import jax
 import pytest
 
 import run
-from lm import sweep as sweep_module
-from lm.checkpointer import Checkpoints
-from lm.errors import UserError
-from lm.failures import explain
-from lm.metrics import Writer, read_metrics
-from lm.sweep import points, sweep
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.errors import UserError, explain
+from lm.experiment import sweep as sweep_module
+from lm.experiment.sweep import points, sweep
+from lm.training.metric_writer import Writer, read_metrics
 from tests.test_checkpointer import assert_same, shapes, state_at
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/run/metrics.jsonl")
@@ -93,7 +92,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_
     checkpoints.save(state_at(3))
     checkpoints.wait()
     with monkeypatch.context() as patch:
-        patch.setattr("lm.checkpointer.ocp.load", fail)
+        patch.setattr("lm.checkpoints.checkpointer.ocp.load", fail)
         with pytest.raises(OSError, match="Stale"):
             checkpoints.load(shapes(state_at(3)))
     assert_same(checkpoints.load(shapes(state_at(3))), state_at(3).saved)

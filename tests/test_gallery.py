@@ -4,8 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from lm import gallery
-from lm.softmax import WEIGHTINGS
+from lm.softmax import WEIGHTINGS, gallery
 
 
 @pytest.mark.slow

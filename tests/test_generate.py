@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
+from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.data.special_tokens import Specials
+from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.frame import framed
-from lm.generate import generate, prompt_batch, prompt_ids, sample, stream
-from lm.generate.decode import Choice, Same, _begin, _go_on
-from lm.generate.prompts import arrange
-from lm.linear import turned
-from lm.prompt.read import reader
-from lm.prompt.template import Query
-from lm.restore import Restored
-from lm.tune import room
-from lm.tune.tuned import room_of
+from lm.evaluation.prompting.read import reader
+from lm.evaluation.prompting.template import Query
+from lm.finetuning import room
+from lm.finetuning.tuned import room_of
+from lm.generation import generate, prompt_batch, prompt_ids, sample, stream
+from lm.generation.decode import Choice, Same, _begin, _go_on
+from lm.generation.prompts import arrange
+from lm.model.factory import build_model
+from lm.model.linear import turned
 
 V = 256
 

@@ -9,9 +9,10 @@ import tokenizers
 
 from configs import default
 from lm.config import override
-from lm.generate import Continuation, Speed, generate, search_steps, stream
-from lm.task import build_task, written
-from lm.task.encode import Layout
+from lm.evaluation import answer_generation
+from lm.generation import Continuation, Speed, generate, search_steps, stream
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
 from tests.multibyte import KINDS, made
 from tests.test_generate import model_and_params
 
@@ -117,18 +118,20 @@ def test_a_long_text_is_the_whole_one_at_every_token_and_each_costs_as_much(name
 def test_a_written_answer_is_a_text_of_its_own_in_whole_characters(name, monkeypatch):
     tokenizer = made(name)
     ids = tokenizer.encode_batch(["the é🙂"])[0].ids[:-1]
-    monkeypatch.setattr(written, "generate", lambda *_, **__: iter(ids[:, None]))
+    monkeypatch.setattr(answer_generation, "generate", lambda *_, **__: iter(ids[:, None]))
     config = override(default.get_config(), {"task.name": "seq2seq", "task.answer_tokens": 9})
     layout = Layout(64, tokenizer.end, tokenizer.end)
     data = types.SimpleNamespace(task=build_task(config), tokenizer=tokenizer, layout=layout)
     program = types.SimpleNamespace(model=None)
-    said = written.written(program, {}, data, config, [{"texts": ["the"], "label": "the"}])
+    said = answer_generation.written(
+        program, {}, data, config, [{"texts": ["the"], "label": "the"}]
+    )
     assert said == ["the é"]
 
 
 def test_the_speed_leaves_out_what_compiles_where_there_is_more(monkeypatch):
     clock = iter([0.0, 7.0, 8.0, 8.5, 9.0])
-    monkeypatch.setattr("lm.generate.speed.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("lm.generation.speed.time.perf_counter", lambda: next(clock))
     speed = Speed(iter(np.zeros((4, 3), int)), compiling=2)
     assert len(list(speed)) == 4
     assert str(speed) == "12 tokens in 9.00 s; once compiled 6.0 tokens/s"

@@ -13,19 +13,19 @@ from flax import linen as nn
 from scipy.special import rel_entr
 
 from configs import default
-from lm import teach
-from lm.build import build_model
-from lm.check import check
+from lm.checkpoints import teacher
 from lm.config import override, to_dict
+from lm.data.objectives.causal import causal
 from lm.errors import UserError
-from lm.objective.causal import causal
-from lm.regularise.adapt import adapted
-from lm.regularise.adversarial import Moved, drawn, freelb, smart, uphill
-from lm.regularise.distil import distilled, divergence
-from lm.regularise.passes import Pass, compared, forward, symmetric
-from lm.regularise.rdrop import rdrop
-from lm.regularise.teacher import teacher_config
-from lm.state import State
+from lm.model.factory import build_model
+from lm.training.regularization.adapt import adapted
+from lm.training.regularization.adversarial import Moved, drawn, freelb, smart, uphill
+from lm.training.regularization.distil import distilled, divergence
+from lm.training.regularization.passes import Pass, compared, forward, symmetric
+from lm.training.regularization.rdrop import rdrop
+from lm.training.regularization.teacher import teacher_config
+from lm.training.train_state import State
+from lm.training.validate import check
 
 SEGMENTS = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 0, 0]], np.int32)
 BATCH = causal({"tokens": np.arange(2 * 7).reshape(2, 7) % 5, "segments": SEGMENTS})
@@ -223,13 +223,13 @@ def test_penalties_follow_the_gap_by_the_same_factor_up_and_down():
 def test_a_teacher_that_changed_since_its_student_began_is_refused(monkeypatch, tmp_path):
     config = default.get_config()
     config.regularise.teacher = "runs/large"
-    monkeypatch.setattr(teach, "teacher_config", lambda config: config)
+    monkeypatch.setattr(teacher, "teacher_config", lambda config: config)
 
     def at(step, knows):
-        monkeypatch.setattr(teach, "_params", lambda *_: {"w": jnp.full(3, knows)})
+        monkeypatch.setattr(teacher, "_params", lambda *_: {"w": jnp.full(3, knows)})
         student = SimpleNamespace(teacher="a program")
         state = State(step, {}, {}, None, True)
-        return teach.with_teacher(state, student, config, None, epath.Path(tmp_path)).teacher
+        return teacher.with_teacher(state, student, config, None, epath.Path(tmp_path)).teacher
 
     assert at(0, 1.0)["w"][0] == at(7, 1.0)["w"][0] == 1
     with pytest.raises(UserError, match=r"trained on runs/large .*restore that teacher"):

@@ -4,7 +4,7 @@ import pytest
 
 from configs import default
 from lm.config import override
-from lm.headline import headline
+from lm.experiment.primary_metric import headline
 
 
 @pytest.mark.parametrize(

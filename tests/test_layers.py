@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lm.embedding import Embedding
-from lm.layers import gelu_exact
-from lm.linear import Dense, flat_product, turned
-from lm.materialise import materialise
-from lm.norm import LayerNorm, RMSNorm
+from lm.devices.cpu_fusion import materialise
+from lm.model.embedding import Embedding
+from lm.model.layers import gelu_exact
+from lm.model.linear import Dense, flat_product, turned
+from lm.model.norms import LayerNorm, RMSNorm
 from lm.output.product import product
 
 

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from configs import default
-from lm.layerwise import depths, layer_decay, shared_layer_rate, unfreezing
-from lm.optimizer import optimizer
+from lm.training.layerwise_lr import depths, layer_decay, shared_layer_rate, unfreezing
+from lm.training.optimizer import optimizer
 
 L = 3
 KERNEL = jnp.ones((2, 2))

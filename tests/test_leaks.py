@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lm.attention import Mask, attend
-from lm.model import Batch
-from lm.objective import positions_within
+from lm.data.objectives import positions_within
+from lm.model.transformer import Batch
 from lm.softmax import WEIGHTINGS
 from tests.mechanisms import SEGMENTS
 from tests.models import init, model_of

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm import partition
 from lm.attention import ATTENTIONS, Mask
-from lm.build import build_model
-from lm.check import check
 from lm.config import override
+from lm.data.objectives import causal
+from lm.devices import sharding
 from lm.errors import UserError
-from lm.generate import generate, prompt_batch
-from lm.objective import causal
-from lm.step import build_program
+from lm.generation import generate, prompt_batch
+from lm.model.factory import build_model
+from lm.training.train_step import build_program
+from lm.training.validate import check
 from tests.mechanisms import CAUSAL, EITHER, PLAIN_CORE, SEGMENTS, B, L, apply, tensors
 
 # One of each kind of score, and of what else than keys and values a cache may hold.
@@ -246,7 +246,7 @@ def test_a_few_steps_lower_the_loss(name, small_config):
     program = build_program(config, 256)
     tokens = np.frombuffer(b"the cat sat on the mat. " * 11, np.uint8)[: 8 * 33].reshape(8, 33)
     rows = {"tokens": tokens.astype(np.int32), "segments": np.ones((8, 32), np.int32)}
-    rows = partition.global_batch(program.mesh, rows)
+    rows = sharding.global_batch(program.mesh, rows)
     state, losses = program.init(jax.random.key(0)), []
     for _ in range(12):
         state, metrics = program.step(state, rows, jax.random.key(1))

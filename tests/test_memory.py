@@ -3,12 +3,12 @@
 import jax
 import pytest
 
-from lm import memory
 from lm.config import override
 from lm.errors import UserError
-from lm.memory import check_memory, device_memory
-from lm.step import build_program
-from lm.train import train
+from lm.experiment.train import train
+from lm.training.profiling import memory
+from lm.training.profiling.memory import check_memory, device_memory
+from lm.training.train_step import build_program
 
 
 @pytest.mark.parametrize(

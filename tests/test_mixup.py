@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
-from lm.model import Batch
-from lm.regularise.mixup import mixture, mixup
-from lm.regularise.passes import forward
-from lm.task.encode import Layout
+from lm.model.factory import build_model
+from lm.model.transformer import Batch
+from lm.tasks.encode import Layout
+from lm.training.regularization.mixup import mixture, mixup
+from lm.training.regularization.passes import forward
 
 ROWS, LENGTH, LAYERS = 3, 6, 2
 LENGTHS = np.array([6, 4, 5])

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.model import Batch
-from lm.objective import causal, positions_within
+from lm.data.objectives import causal, positions_within
+from lm.model.transformer import Batch
 from lm.softmax import WEIGHTINGS
 from tests.mechanisms import SEGMENTS
 from tests.models import init, model_of

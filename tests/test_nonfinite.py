@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import evaluate, gap, partition
 from lm.config import override
-from lm.diagnose import report
+from lm.devices import sharding
 from lm.errors import UserError
-from lm.headline import check_finite, headline
-from lm.metrics import Writer, read_metrics, to_json, write_json
-from lm.table import tabulate
-from lm.task.report import write_predictions
-from lm.workdir import open_workdir
+from lm.evaluation import likelihood
+from lm.evaluation.diagnostics import report
+from lm.evaluation.task_report import write_predictions
+from lm.experiment.comparison import tabulate
+from lm.experiment.primary_metric import check_finite, headline
+from lm.experiment.run_dir import open_workdir
+from lm.training.metric_writer import Writer, read_metrics, to_json, write_json
+from lm.training.regularization import generalization_gap
 
 METRIC = "eval/bits_per_byte"
 
@@ -76,18 +78,18 @@ def test_what_cannot_be_judged_is_refused_by_name(small_config, value):
 def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, monkeypatch):
     sums = {"tokens": 0.0, "nats": 0.0, "bytes": 9.0, "words": np.zeros(4)}
     program = SimpleNamespace(evaluate=lambda *_: sums, mesh=None)
-    monkeypatch.setattr(evaluate, "eval_batches", lambda *_, **__: [{}])
-    monkeypatch.setattr(partition, "global_batch", lambda *_: {})
+    monkeypatch.setattr(likelihood, "eval_batches", lambda *_, **__: [{}])
+    monkeypatch.setattr(sharding, "global_batch", lambda *_: {})
     corpus = SimpleNamespace(rows=lambda _: [], language=None)
     config = override(small_config, {"objective": "masked"})
     with pytest.raises(UserError, match="objective masked asks for no token of the held-out rows"):
-        evaluate.likelihood(program, {}, corpus, config)
+        likelihood.likelihood(program, {}, corpus, config)
 
 
 def test_a_gap_that_is_not_finite_moves_no_penalty(small_config, monkeypatch):
     state = SimpleNamespace(strength=jnp.float32(3.0), evaluated={})
-    monkeypatch.setattr(gap, "loss_gap", lambda *_: math.nan)
-    monkeypatch.setattr(gap.dataclasses, "replace", lambda state, strength: strength)
+    monkeypatch.setattr(generalization_gap, "loss_gap", lambda *_: math.nan)
+    monkeypatch.setattr(generalization_gap.dataclasses, "replace", lambda state, strength: strength)
     settings = {"regularise.adapt": 1.0, "regularise.l2": 0.1}
-    strength, _ = gap.follow_gap(state, None, None, override(small_config, settings))
+    strength, _ = generalization_gap.follow_gap(state, None, None, override(small_config, settings))
     assert float(strength) == 3.0

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from configs import default, mlm, span
-from lm import partition
 from lm.config import override
 from lm.data import ByteTokenizer
+from lm.data.objectives import OBJECTIVES
+from lm.data.objectives.masked import Masked
+from lm.data.objectives.prefix import Prefix
+from lm.data.objectives.span import Span, _partition
+from lm.devices import sharding
 from lm.errors import UserError
-from lm.objective import OBJECTIVES
-from lm.objective.masked import Masked
-from lm.objective.prefix import Prefix
-from lm.objective.span import Span, _partition
-from lm.step import build_program
-from lm.train import train
+from lm.experiment.train import train
+from lm.training.train_step import build_program
 
 BYTES = ByteTokenizer()
 END, L = BYTES.end, 64
@@ -226,7 +226,7 @@ def test_accumulation_and_devices_change_no_mask(module, small_config):
         program = build_program(override(config, settings), 256)
         with jax.set_mesh(program.mesh):
             state = program.init(jax.random.key(0))
-            batch = partition.global_batch(program.mesh, rows(size=8))
+            batch = sharding.global_batch(program.mesh, rows(size=8))
             _, metrics = program.step(state, batch, jax.random.key(1))
             found.append((float(metrics["train/loss"]), float(metrics["tokens"])))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)

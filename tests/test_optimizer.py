@@ -8,8 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import default
-from lm.check import check
-from lm.optimizer import OPTIMIZERS, SCHEDULES, decayed, optimizer, schedule
+from lm.training.optimizer import OPTIMIZERS, SCHEDULES, decayed, optimizer, schedule
+from lm.training.validate import check
 
 PARAMS = {
     "embedding": jnp.ones((8, 4)),

@@ -12,8 +12,8 @@ from lm.output import OUTPUTS
 from lm.output.adaptive import cluster_starts
 from lm.output.crf import CrfHead
 from lm.output.hierarchical import huffman
-from lm.output.likelihood import jensen_shannon, smoothed_nats, sparsemax_score
 from lm.output.sampled import sampling_line, systematic_sample
+from lm.output.sparse_metrics import jensen_shannon, smoothed_nats, sparsemax_score
 from lm.output.von_mises_fisher import bessel_ratios, log_bessel, log_normaliser
 from tests.test_output import D, N, V, head_of, inputs
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import partition
+from lm.devices import sharding
 from lm.output import OUTPUTS
 
 N, D, V = 32, 8, 48
@@ -27,7 +27,7 @@ SPLITTING = [name for name in OUTPUTS if OUTPUTS[name].splits]
 
 
 def shards_of(mesh):
-    return partition.output_shards(partition.make_mesh(*mesh))
+    return sharding.output_shards(sharding.make_mesh(*mesh))
 
 
 @functools.cache
@@ -99,8 +99,8 @@ def test_split_words_lose_no_digit_in_float64():
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbers_a_token(parts):
     tokens, features, words, block = 256, 16, 1040, 16
-    mesh = partition.make_mesh(8 // parts, 1, parts)
-    head = OUTPUTS["softmax"](words, features, shards=partition.output_shards(mesh), block=block)
+    mesh = sharding.make_mesh(8 // parts, 1, parts)
+    head = OUTPUTS["softmax"](words, features, shards=sharding.output_shards(mesh), block=block)
 
     def total(table, hidden, targets, weights):
         return head.apply({}, hidden, targets, weights, table, method="total")

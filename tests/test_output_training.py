@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from lm.build import build_model
 from lm.config import override
 from lm.data import ByteTokenizer
-from lm.objective import build_objective
-from lm.paths import attention_path, output_path
-from lm.step import build_program
-from lm.task import build_task
-from lm.task.encode import Layout
-from lm.task.objective import Labelled
-from lm.train import train
+from lm.data.objectives import build_objective
+from lm.experiment.train import train
+from lm.model.factory import build_model
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
+from lm.tasks.objective import Labelled
+from lm.training.profiling.paths import attention_path, output_path
+from lm.training.train_step import build_program
 
 
 @pytest.mark.slow

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from lm import perplexity
+from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.generate import prompt_batch
-from lm.perplexity import documents, lines, measure, total, windows, write
-from lm.prepare import shared_program
-from lm.restore import Restored
+from lm.evaluation import perplexity
+from lm.evaluation.perplexity import documents, lines, measure, total, windows, write
+from lm.generation import prompt_batch
+from lm.training.program import shared_program
 
 TEXT = "def add(a, b):\n    return a + b  # né 🙂\n"
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lm.metrics import read_metrics
+from lm.training.metric_writer import read_metrics
 from tests.commands import ROOT
 from tests.conftest import QUICK
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lm.metrics import read_metrics
+from lm.training.metric_writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
 from lm.config import override
+from lm.data.objectives.causal import causal
 from lm.errors import UserError
-from lm.objective.causal import causal
-from lm.regularise import mixout, needs_start, noises, penalises, penalty
-from lm.step import build_program
+from lm.model.factory import build_model
+from lm.training.regularization import mixout, needs_start, noises, penalises, penalty
+from lm.training.train_step import build_program
 
 PARAMS = {
     "in": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])},

@@ -5,9 +5,9 @@ import struct
 import pytest
 from etils import epath
 
-from lm import figure
-from lm.report import tables, write
-from lm.table import tabulate, to_markdown
+from lm.experiment import plot
+from lm.experiment.comparison import tabulate, to_markdown
+from lm.experiment.report import tables, write
 from tests.points import start
 
 
@@ -35,7 +35,7 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
         path.write_text("half a picture")
         raise OSError("disk full")
 
-    monkeypatch.setattr(figure, "draw", fail)
+    monkeypatch.setattr(plot, "draw", fail)
     with pytest.raises(OSError, match="disk full"):
         write(table, folder)
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -52,13 +52,13 @@ def test_a_table_is_made_beside_a_point_whose_result_is_torn(finish, small_confi
 def test_a_figure_of_thirty_rows_is_taller_than_one_of_two(finish, tmp_path):
     points = [finish(f"row $ {i}", s, 2 + i / 99 + s / 7) for i in range(30) for s in range(2)]
     many, few = epath.Path(tmp_path / "many.png"), epath.Path(tmp_path / "few.png")
-    figure.draw(tabulate(points), many)
-    figure.draw(tabulate(points[:4]), few)
+    plot.draw(tabulate(points), many)
+    plot.draw(tabulate(points[:4]), few)
     assert size_of(many)[1] > 1.5 * size_of(few)[1]
 
 
 def test_a_figure_is_drawn_when_nothing_has_finished(tmp_path):
     table = tabulate([start(tmp_path, row, 0) for row in ("a", "b")])
     assert [row.verdict for row in table.rows] == ["baseline", "missing"]
-    figure.draw(table, epath.Path(tmp_path / "table.png"))
+    plot.draw(table, epath.Path(tmp_path / "table.png"))
     assert size_of(epath.Path(tmp_path / "table.png"))[0] > 1000

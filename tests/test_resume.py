@@ -12,18 +12,17 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 from jax.tree_util import keystr
 
-from lm.checkpoint import _evaluated_params
-from lm.checkpointer import Checkpoints
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.initialize import _evaluated_params
+from lm.checkpoints.layer_layout import lies_otherwise, relaid
+from lm.checkpoints.resume import FREE, changed, check_changes, check_length, record_changes
 from lm.config import override, to_dict
-from lm.errors import UserError
-from lm.failures import of_memory
-from lm.metrics import write_json
-from lm.partition import path_name
-from lm.relayout import lies_otherwise, relaid
-from lm.resume import FREE, changed, check_changes, check_length, record_changes
-from lm.step import build_program
-from lm.train import _Run, train
-from lm.workdir import open_workdir
+from lm.devices.sharding import path_name
+from lm.errors import UserError, of_memory
+from lm.experiment.run_dir import open_workdir
+from lm.experiment.train import _Run, train
+from lm.training.metric_writer import write_json
+from lm.training.train_step import build_program
 
 EVERY = {
     "steps": 20,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.generate import generate, sample, search
-from lm.generate.sample import Choice, request_keys
+from lm.generation import generate, sample, search
+from lm.generation.sample import Choice, request_keys
 from tests.test_generate import model_and_params
 
 EQUAL = np.full(10, 0.1)

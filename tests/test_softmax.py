@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lm.softmax import WEIGHTINGS, threshold
+from lm.softmax import WEIGHTINGS, entmax_threshold
 from lm.softmax.oracles import oracle
 
 EVERY = pytest.mark.parametrize("name", WEIGHTINGS)
@@ -132,7 +132,7 @@ def test_blocks_of_rows_agree_with_the_whole_array(rows, monkeypatch):
     alpha = jnp.linspace(1.1, 1.9, 3)[:, None]
     whole = [apply("sparsemax", scores), apply("entmax", scores, alpha=alpha)]
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(threshold, "_BLOCK_BYTES", 40 * 4 * 4)
+    monkeypatch.setattr(entmax_threshold, "_BLOCK_BYTES", 40 * 4 * 4)
     jaxpr = jax.make_jaxpr(WEIGHTINGS["sparsemax"].apply)(scores)
     assert "scan" in str(jaxpr)
     blocked = [apply("sparsemax", scores), apply("entmax", scores, alpha=alpha)]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.anneal import anneal
 from lm.attention import Mask, ScoreAttention, attend
 from lm.config import override
-from lm.optimizer import decayed
 from lm.softmax import WEIGHTINGS
+from lm.training.annealing import anneal
+from lm.training.optimizer import decayed
 
 LEARNABLE = [(name, option) for name, r in WEIGHTINGS.items() for option in r.learnable]
 START = {"temperature": 0.7, "cap": 3.0, "bias": -1.0, "alpha": 1.25}

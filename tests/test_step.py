@@ -13,13 +13,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import clm
-from lm import partition
 from lm.config import override
+from lm.devices import sharding
 from lm.errors import UserError
-from lm.flops import flops_per_token
-from lm.nonfinite import first_nonfinite
-from lm.state import State
-from lm.step import build_program
+from lm.training.nan_check import first_nonfinite
+from lm.training.profiling.flops import flops_per_token
+from lm.training.train_state import State
+from lm.training.train_step import build_program
 
 STEPS = 10
 
@@ -40,7 +40,7 @@ def run(config, steps=STEPS):
     with jax.set_mesh(program.mesh):
         state = program.init(jax.random.key(0))
         for step in range(steps):
-            rows = partition.global_batch(program.mesh, some_rows(config, step))
+            rows = sharding.global_batch(program.mesh, some_rows(config, step))
             state, metrics = program.step(state, rows, jax.random.key(1))
             losses.append(float(metrics["train/loss"]))
     return losses, state, program
@@ -154,7 +154,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
         state = program.init(jax.random.key(0))
         bad = state.params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"]
         bad = bad.at[0, 0].set(jnp.inf)
-        rows = partition.global_batch(program.mesh, some_rows(small_config))
+        rows = sharding.global_batch(program.mesh, some_rows(small_config))
         params = jax.tree.map(jnp.copy, state.params)
         params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"] = bad
         state = state.replace(params=jax.tree.map(jnp.copy, params))

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from lm import train as train_module
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.initialize import Checkpoints
+from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import Interrupted, UserError
-from lm.evaluate import Evaluation
-from lm.restore import restore
-from lm.stopping import Stopping
-from lm.train import train
+from lm.evaluation.likelihood import Evaluation
+from lm.experiment import train as train_module
+from lm.experiment.train import train
+from lm.training.early_stopping import Stopping
 
 METRIC = "eval/bits_per_byte"
 

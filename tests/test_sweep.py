@@ -10,13 +10,13 @@ import time
 import jax
 import pytest
 
-from lm import sweep as sweep_module
-from lm.claim import Held, claim
 from lm.config import override, to_dict
 from lm.errors import UserError
-from lm.report import write
-from lm.sweep import label, points, sweep
-from lm.table import tabulate, to_markdown
+from lm.experiment import sweep as sweep_module
+from lm.experiment.claim import Held, claim
+from lm.experiment.comparison import tabulate, to_markdown
+from lm.experiment.report import write
+from lm.experiment.sweep import label, points, sweep
 from tests.claims import held_elsewhere
 
 ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sparsemax"}]
@@ -191,7 +191,7 @@ def test_two_rows_of_one_name_are_refused_before_any_work(ablation, tmp_path):
 
 
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
-    monkeypatch.setattr("lm.adopt.adopt", lambda c: override(c, {"model.layers": 3}))
+    monkeypatch.setattr("lm.checkpoints.resolve.adopt", lambda c: override(c, {"model.layers": 3}))
     rows = [{}, {"init_from": "hf:B"}]
     assert [p.config.model.layers for p in points(ablation, rows, (0,), tmp_path)] == [1, 3]
     with pytest.raises(UserError, match=r"layers=2: config.model.layers = 2 contradicts .* has 3"):

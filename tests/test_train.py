@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm import prepare as prepare_module
-from lm import train as train_module
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.initialize import Checkpoints
+from lm.checkpoints.restore import restore
 from lm.config import CACHE, override, to_dict
 from lm.errors import Interrupted, UserError
-from lm.restore import restore
-from lm.train import train
+from lm.experiment import train as train_module
+from lm.experiment.train import train
+from lm.training import program as prepare_module
 from tests.conftest import QUICK
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from lm.build import build_model
 from lm.config import override
+from lm.data.objectives import causal
 from lm.errors import UserError
-from lm.linear import Dense
-from lm.objective import causal
-from lm.step import build_program
-from lm.tune import METHODS, count, join, split, tuning
-from lm.tune.lora import Dora, Lora, RankStableLora
-from lm.tune.merge import merge, unmerge
+from lm.finetuning import METHODS, count, join, split, tuning
+from lm.finetuning.lora import Dora, Lora, RankStableLora
+from lm.finetuning.merge import merge, unmerge
+from lm.model.factory import build_model
+from lm.model.linear import Dense
+from lm.training.train_step import build_program
 from tests.models import init, noisy
 
 PROMPTING = ("prompt", "prefix")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from lm.build import build_model
 from lm.config import override
-from lm.step import build_program
-from lm.task.encode import Layout
-from lm.tune import METHODS, count, join
-from lm.tune.merge import merge
+from lm.finetuning import METHODS, count, join
+from lm.finetuning.merge import merge
+from lm.model.factory import build_model
+from lm.tasks.encode import Layout
+from lm.training.train_step import build_program
 from tests.models import noisy
 
 SIZES = {

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.generate import generate, prompt_batch
-from lm.objective import causal
+from lm.data.objectives import causal
+from lm.generation import generate, prompt_batch
 from tests.models import init, model_of
 
 V, P, L = 11, 3, 6

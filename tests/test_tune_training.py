@@ -9,15 +9,15 @@ import pytest
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from lm.checkpoint import Checkpoints, check_donor, starting_state
+from lm.checkpoints.initialize import Checkpoints, check_donor, starting_state
+from lm.checkpoints.peft import adopt
+from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import UserError
-from lm.restore import restore
-from lm.step import build_program
-from lm.train import train
-from lm.tune import count
-from lm.tune.merge import merge
-from lm.tune.peft import adopt
+from lm.experiment.train import train
+from lm.finetuning import count
+from lm.finetuning.merge import merge
+from lm.training.train_step import build_program
 from tests.commands import run
 
 SIZES = {

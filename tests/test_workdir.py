@@ -6,10 +6,10 @@ import pytest
 from etils import epath
 
 from configs import default
-from lm.atomic import replacing
+from lm.data.atomic_file import replacing
 from lm.errors import UserError
-from lm.metrics import read_metrics, write_json
-from lm.workdir import claimed, open_workdir, read_json, read_result
+from lm.experiment.run_dir import claimed, open_workdir, read_json, read_result
+from lm.training.metric_writer import read_metrics, write_json
 
 CORPUS = types.SimpleNamespace(manifest={"hash": "0" * 64, "tokenizer": {"hash": "1" * 64}})
 

@@ -6,12 +6,12 @@ config's `sweep()`; the laws in `tests/` then hold it to its declared facts.
 """
 
 from lm.attention.attend import attend
+from lm.attention.base import Mechanism
 from lm.attention.differential import DifferentialAttention
 from lm.attention.forgetting import ForgettingAttention
 from lm.attention.gated import GatedAttention
 from lm.attention.linear import CosformerAttention, FavorAttention, LinearAttention
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Mechanism
 from lm.attention.multihead import MultiHeadAttention
 from lm.attention.scores import ScoreAttention
 from lm.attention.stick_breaking import StickBreakingAttention

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.attention.blocks import in_parts
-from lm.attention.cache import rows_are_heads
+from lm.attention.blockwise import in_parts
+from lm.attention.chunking import plan
 from lm.attention.fused import fused, has_kernel
+from lm.attention.kv_cache import rows_are_heads
 from lm.attention.mask import Mask
-from lm.attention.plan import plan
-from lm.materialise import materialise
+from lm.devices.cpu_fusion import materialise
 from lm.softmax import WEIGHTINGS
 
 

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.attention.base import ALONE, Layer, Mechanism
 from lm.attention.mask import Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
-from lm.norm import RMSNorm
+from lm.model.norms import RMSNorm
 
 
 class DifferentialAttention(Mechanism):

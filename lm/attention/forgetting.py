@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.cache import remember
+from lm.attention.base import ALONE, Layer, Mechanism
+from lm.attention.kv_cache import remember
 from lm.attention.mask import EVERYONE, Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism
 from lm.attention.scores import score_attention
 
 

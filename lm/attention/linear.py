@@ -7,9 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lm.attention.base import ALONE, Layer, Mechanism, random_key
 from lm.attention.feature_product import feature_attend
 from lm.attention.mask import Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism, random_key
 
 
 class LinearAttention(Mechanism):

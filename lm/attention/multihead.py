@@ -8,12 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from lm.attention.cache import remember, remembered
+from lm.attention.base import Layer
+from lm.attention.kv_cache import remember, remembered
 from lm.attention.mask import Mask
-from lm.attention.mechanism import Layer
 from lm.attention.positions import rotate
-from lm.linear import Dense
-from lm.norm import RMSNorm
+from lm.model.linear import Dense
+from lm.model.norms import RMSNorm
 
 
 class MultiHeadAttention(nn.Module):

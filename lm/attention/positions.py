@@ -1,5 +1,5 @@
 """How does attention know where a token stands? By rotating queries and keys, or by what their
-distance adds to the scores; vectors that are added to the words are `lm.embedding`'s.
+distance adds to the scores; vectors that are added to the words are `lm.model.embedding`'s.
 """
 
 import dataclasses

@@ -7,8 +7,8 @@ import jax
 from flax.linen.initializers import constant
 
 from lm.attention.attend import attend
+from lm.attention.base import ALONE, Layer, Mechanism, random_key
 from lm.attention.mask import Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism, random_key
 from lm.softmax import WEIGHTINGS
 
 # Begins the names of parameters that a schedule moves.

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.attend import attend
+from lm.attention.base import ALONE, Layer, Mechanism
 from lm.attention.mask import Mask
-from lm.attention.mechanism import ALONE, Layer, Mechanism
 
 
 class StickBreakingAttention(Mechanism):

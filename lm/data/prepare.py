@@ -13,8 +13,8 @@ from etils import epath
 from lm.data import records, sources
 from lm.data.build import build
 from lm.data.cache import built, damage_of
+from lm.data.deduplicate import SPLITS
 from lm.data.make_tokenizer import check_tokenizer, open_tokenizer, tokenizer_fingerprint
-from lm.data.splits import SPLITS
 from lm.data.synthetic import Language, language_of
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError

@@ -3,11 +3,11 @@ name to its module; never ask a head for logits, since some have none.
 """
 
 from lm.output.adaptive import AdaptiveHead
+from lm.output.base import Head
 from lm.output.class_factored import ClassFactoredHead
 from lm.output.crf import CrfHead
 from lm.output.gaussian import GaussianHead
 from lm.output.gumbel import GumbelHead
-from lm.output.head import Head
 from lm.output.hierarchical import HierarchicalHead
 from lm.output.independent import SigmoidHead, SquaredHead
 from lm.output.mixtape import MixtapeHead

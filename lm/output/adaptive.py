@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.output.base import Head
 from lm.output.chunked import chunked
+from lm.output.chunking import block_size
 from lm.output.frequency import by_frequency
 from lm.output.gathered import gathered
-from lm.output.head import Head
-from lm.output.plan import block_size
+from lm.output.logit_stats import statistics
+from lm.output.loss_and_grad import total
 from lm.output.product import product
-from lm.output.statistics import statistics
-from lm.output.total import total
 
 _BLOCK = 512  # tokens of a cluster computed at once, at most
 

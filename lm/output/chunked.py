@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.output.total import Compute, Loss, zero_sums
+from lm.output.loss_and_grad import Compute, Loss, zero_sums
 
 # `function(params, hidden [n, D], targets [n])`: arrays [n, ...], what is found for each token.
 Found = Callable[..., Any]

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.output.base import Head
 from lm.output.frequency import by_frequency
-from lm.output.head import Head
 
 
 class ClassFactoredHead(Head):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.head import Head
+from lm.output.base import Head
 
 
 class CrfHead(Head):

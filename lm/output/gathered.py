@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.output.chunked import Found, PerToken
-from lm.output.total import Compute, Loss, zero_sums
+from lm.output.loss_and_grad import Compute, Loss, zero_sums
 
 
 def gathered(loss: Loss, block: int) -> Compute:

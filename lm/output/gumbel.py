@@ -5,8 +5,8 @@ through as if they were soft.
 import jax
 import jax.numpy as jnp
 
+from lm.output.logit_stats import statistics
 from lm.output.pointwise import LogitsHead
-from lm.output.statistics import statistics
 
 
 class GumbelHead(LogitsHead):

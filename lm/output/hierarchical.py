@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.output.head import Head
+from lm.output.base import Head
 
 
 class HierarchicalHead(Head):

@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.head import Head
+from lm.output.base import Head
+from lm.output.logit_stats import statistics
 from lm.output.pointwise import LogitsHead
-from lm.output.statistics import statistics
 
 
 class MixtureHead(Head):

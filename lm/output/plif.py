@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.output.phi import Phi
+from lm.output.logit_transform import Phi
 from lm.output.pointwise import PointwiseHead
 
 _ONE = float(np.log(np.e - 1.0))  # softplus of it is 1

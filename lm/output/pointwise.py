@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.head import Head
-from lm.output.phi import Phi
-from lm.output.statistics import Statistics, statistics
+from lm.output.base import Head
+from lm.output.logit_stats import Statistics, statistics
+from lm.output.logit_transform import Phi
 
 
 class LogitsHead(Head):
@@ -53,7 +53,7 @@ class LogitsHead(Head):
         mean: bool = False,
         entropy: bool = False,
     ) -> Statistics:
-        """What losses need to know of the logits; see `lm.output.statistics`."""
+        """What losses need to know of the logits; see `lm.output.logit_stats`."""
         z = self.scores(hidden, embedding)
         return statistics(z, targets, mean, entropy, self.words_axis)
 
@@ -113,7 +113,7 @@ class PointwiseHead(LogitsHead):
         mean: bool = False,
         entropy: bool = False,
     ) -> Statistics:
-        """What losses need to know of the logits; see `lm.output.statistics`."""
+        """What losses need to know of the logits; see `lm.output.logit_stats`."""
         z, theta = self.unshaped(hidden, embedding)
         return statistics(z, targets, mean, entropy, self.words_axis, self.phi, theta)
 

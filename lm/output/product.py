@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.linear import are_few
-from lm.materialise import materialise
+from lm.devices.cpu_fusion import materialise
+from lm.model.linear import are_few
 
 
 def product(hidden: jax.Array, table: jax.Array, dtype: Any) -> jax.Array:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.output.chunked import chunked
+from lm.output.loss_and_grad import total
 from lm.output.pointwise import LogitsHead
 from lm.output.product import product
-from lm.output.total import total
 
 DISTRIBUTIONS = ("log_uniform", "unigram")
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from lm.output.chunked import PerToken
-from lm.output.total import Compute
+from lm.output.loss_and_grad import Compute
 
 
 @dataclasses.dataclass(frozen=True)

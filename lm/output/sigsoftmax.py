@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.output.phi import Phi
+from lm.output.logit_transform import Phi
 from lm.output.pointwise import PointwiseHead
 
 

@@ -7,9 +7,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lm.materialise import materialise
-from lm.output.likelihood import jensen_shannon, smoothed_nats, sparsemax_score
+from lm.devices.cpu_fusion import materialise
 from lm.output.pointwise import LogitsHead
+from lm.output.sparse_metrics import jensen_shannon, smoothed_nats, sparsemax_score
 from lm.softmax import WEIGHTINGS
 
 
@@ -53,7 +53,7 @@ class EntmaxHead(LogitsHead):
     def support_metrics(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """Measures that need no full support, [N] each; see `lm.output.likelihood`."""
+        """Measures that need no full support, [N] each; see `lm.output.sparse_metrics`."""
         p = entmax(self.scores(hidden, embedding), self.alpha)
         own = _own(p, targets)
         return {

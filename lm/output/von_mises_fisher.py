@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.head import Head
+from lm.output.base import Head
 
 _STEPS = 64  # of the continued fraction, from the end, where it begins with Amos's bound
 _LARGE = 32  # orders from which Debye's expansion has float32's digits

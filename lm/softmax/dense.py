@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.materialise import materialise
+from lm.devices.cpu_fusion import materialise
 from lm.softmax.weighting import (
     divide_by_sum,
     row_length,

@@ -9,9 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lm.materialise import materialise
+from lm.devices.cpu_fusion import materialise
 from lm.softmax.dense import softmax
-from lm.softmax.threshold import threshold_weights
+from lm.softmax.entmax_threshold import threshold_weights
 from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
 
 # An alpha in an array stays above 1, where the formulas divide by alpha - 1; this is float32's next

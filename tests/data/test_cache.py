@@ -9,13 +9,13 @@ import pytest
 from etils import epath
 
 from configs import default
+from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.config import override
 from lm.data import open_corpus, prepare
 from lm.data.cache import built, damage_of
 from lm.errors import UserError
-from lm.prepare import prepare_corpus
-from lm.pretrained.tokenizer import find_tokenizer
-from lm.task.prepare import prepare_task
+from lm.tasks.prepare import prepare_task
+from lm.training.program import prepare_corpus
 
 
 def only(folder: pathlib.Path, pattern: str) -> pathlib.Path:

@@ -8,15 +8,15 @@ from tokenizers import normalizers
 
 from configs import default
 from lm.data import ByteTokenizer, Encoded, SubwordTokenizer
+from lm.data.deduplicate import Tally, distinct
 from lm.data.packing import Packer
-from lm.data.splits import Tally, distinct
+from lm.data.text_frame import framed
 from lm.data.tokenizer import CharacterTokenizer
 from lm.errors import UserError
-from lm.frame import framed
-from lm.prompt.read import Reader
-from lm.prompt.template import Query
-from lm.task import build_task
-from lm.task.encode import Layout
+from lm.evaluation.prompting.read import Reader
+from lm.evaluation.prompting.template import Query
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
 from tests.multibyte import KINDS, byte_fallback, made
 
 MARK = "\u0301"  # a combining acute accent

@@ -5,12 +5,12 @@ import pytest
 import tokenizers
 
 from configs import default
+from lm.checkpoints.restore import Restored
 from lm.data import ByteTokenizer
 from lm.data.chat import Chat
 from lm.data.marked import encode_marked, plain, quoted
 from lm.errors import UserError
-from lm.generate import Continuation
-from lm.restore import Restored
+from lm.generation import Continuation
 from tests.backends import byte_fallback, byte_level, folder_of, names_of, template
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")

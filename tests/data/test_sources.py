@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from lm.data import documents, public, sources
 from lm.errors import UserError
-from lm.task.read import records
+from lm.tasks.read import records
 
 COMPRESS = {
     ".gz": gzip.compress,

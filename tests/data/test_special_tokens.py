@@ -8,16 +8,16 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 
+from lm.checkpoints.hf.gguf_tokenizer import settings_of
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
+from lm.data.objectives import OBJECTIVES
+from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.frame import framed
-from lm.generate import prompt_ids
-from lm.objective import OBJECTIVES
-from lm.pretrained.gguf_tokenizer import settings_of
-from lm.prompt.read import Reader
-from lm.prompt.template import Query
-from lm.task.encode import Layout
+from lm.evaluation.prompting.read import Reader
+from lm.evaluation.prompting.template import Query
+from lm.generation import prompt_ids
+from lm.tasks.encode import Layout
 
 FRAME = framed(None, 0)
 

@@ -12,11 +12,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import SingleDeviceSharding
 
 from configs import default
-from lm.build import build_model
-from lm.embedding import Embedding
-from lm.layers import Block, Stack
-from lm.model import Batch
-from lm.pretrained import open_checkpoint
+from lm.checkpoints.hf import open_checkpoint
+from lm.model.embedding import Embedding
+from lm.model.factory import build_model
+from lm.model.layers import Block, Stack
+from lm.model.transformer import Batch
 
 B, L, V = 2, 9, 67
 _ENCODER = {

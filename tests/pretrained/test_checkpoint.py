@@ -15,17 +15,17 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from configs import default
-from lm.checkpoint import pretrained_params
+from lm.checkpoints.hf import FAMILIES, adopt, export, fitting_family, open_checkpoint
+from lm.checkpoints.initialize import pretrained_params
+from lm.checkpoints.restore import open_pretrained, restore
 from lm.config import attention_groups, override, to_dict
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.evaluate import evaluate
-from lm.generate import prompt_batch
-from lm.pretrained import FAMILIES, adopt, export, fitting_family, open_checkpoint
-from lm.regularise.teacher import teacher_config
-from lm.restore import open_pretrained, restore
-from lm.step import build_program
-from lm.train import train
+from lm.evaluation.likelihood import evaluate
+from lm.experiment.train import train
+from lm.generation import prompt_batch
+from lm.training.regularization.teacher import teacher_config
+from lm.training.train_step import build_program
 from tests.commands import run
 
 
@@ -194,7 +194,7 @@ def test_a_hostile_pickle_runs_nothing(archive, written, tmp_path):
 
 
 def test_a_tensor_that_reaches_beyond_its_file_is_refused(written, tmp_path):
-    from lm.pretrained.pickled import read_pickled
+    from lm.checkpoints.hf.pickled import read_pickled
 
     def text(word):
         return b"X" + struct.pack("<I", len(word)) + word
@@ -233,8 +233,8 @@ def test_an_absent_hub_is_said(monkeypatch, tmp_path):
 
 
 def test_old_vocabularies_become_tokenizers(tmp_path):
+    from lm.checkpoints.hf.tokenizer import find_tokenizer
     from lm.data import load_subword
-    from lm.pretrained.tokenizer import find_tokenizer
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "c", ","]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")

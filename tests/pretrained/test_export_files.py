@@ -16,15 +16,15 @@ from checkpoints import V, batch_of, load, save
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import default
-from lm.build import build_model
+from lm.checkpoints.hf import FAMILIES, export, fitting_family, open_checkpoint
+from lm.checkpoints.hf.tokenizer import find_tokenizer
+from lm.checkpoints.hf.tokenizer_files import base_settings, write_tokenizer
 from lm.config import override
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.tokenizer import CharacterTokenizer
-from lm.generate import generate, prompt_ids
-from lm.pretrained import FAMILIES, export, fitting_family, open_checkpoint
-from lm.pretrained.tokenizer import find_tokenizer
-from lm.pretrained.tokenizer_files import base_settings, write_tokenizer
-from lm.task.encode import Layout
+from lm.generation import generate, prompt_ids
+from lm.model.factory import build_model
+from lm.tasks.encode import Layout
 
 TEMPLATE = "{% for m in messages %}<|u|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
 GENERATION = {"eos_token_id": [2, 4], "temperature": 0.6, "do_sample": True}

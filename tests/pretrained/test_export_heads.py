@@ -16,14 +16,14 @@ from checkpoints import CASES, V, batch_of, padding, tokens
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import default
-from lm.build import build_model
+from lm.checkpoints.hf import FAMILIES, export
+from lm.checkpoints.hf.family import adopted
+from lm.checkpoints.hf.task_head import task_head
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.pretrained import FAMILIES, export
-from lm.pretrained.family import adopted
-from lm.pretrained.task_head import task_head
-from lm.task.encode import Layout
+from lm.model.factory import build_model
+from lm.tasks.encode import Layout
 
 LABELS = ("O", "B-PER", "I-PER")
 DECODERS = ("gpt2", "llama", "qwen2")

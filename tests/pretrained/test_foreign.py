@@ -13,14 +13,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from configs import default
-from lm.check import check
+from lm.checkpoints.hf import FAMILIES
+from lm.checkpoints.hf.checkpoint import Checkpoint
+from lm.checkpoints.hf.hf_config import KINDS
+from lm.checkpoints.hf.pickled import read_pickled
+from lm.checkpoints.hf.tensors import open_tensors
 from lm.data.json_file import read_object
 from lm.errors import UserError
-from lm.pretrained import FAMILIES
-from lm.pretrained.checkpoint import Checkpoint
-from lm.pretrained.hf_config import KINDS
-from lm.pretrained.pickled import read_pickled
-from lm.pretrained.tensors import open_tensors
+from lm.training.validate import check
 
 # What a config.json of every family is read from, of small sizes.
 SMALL = {

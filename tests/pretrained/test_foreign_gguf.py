@@ -11,8 +11,8 @@ pytest.importorskip("gguf")
 import gguf
 
 from configs import default
+from lm.checkpoints.hf import open_checkpoint
 from lm.errors import UserError
-from lm.pretrained import open_checkpoint
 
 
 def metadata(file, **odd):
@@ -100,6 +100,6 @@ def test_an_array_that_is_said_to_be_longer_than_its_file_is_refused_before_it_f
 def test_metadata_of_more_values_than_any_file_has_are_refused(tmp_path, monkeypatch):
     file = metadata(tmp_path / "x.gguf", **{"odd": list(range(2000))})
     assert open_checkpoint(f"hf:{file}").theirs["num_hidden_layers"] == 2
-    monkeypatch.setattr("lm.pretrained.gguf._MOST_VALUES", 1000)
+    monkeypatch.setattr("lm.checkpoints.hf.gguf._MOST_VALUES", 1000)
     with pytest.raises(UserError, match="more than 1,000 values"):
         open_checkpoint(f"hf:{file}")

@@ -6,9 +6,9 @@ import json
 import pytest
 import tokenizers
 
+from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.data import load_subword
 from lm.errors import UserError
-from lm.pretrained.tokenizer import find_tokenizer
 
 ODD = ["", "x", [], [[1]], {}, {"a": [1]}, None, True, -1, 0, 3, 0.5, 10**13, 10**30, "\ud800"]
 

@@ -18,11 +18,11 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from configs import default
+from lm.checkpoints.hf import open_checkpoint
+from lm.checkpoints.hf.gguf_tokenizer import WORDS
+from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.data import load_subword
 from lm.errors import UserError
-from lm.pretrained import open_checkpoint
-from lm.pretrained.gguf_tokenizer import WORDS
-from lm.pretrained.tokenizer import find_tokenizer
 from tests.pretrained.checkpoints import B, L, V, batch_of, load, padding, tokens
 from tests.pretrained.pieces import ASKED, LLAMA, TEXT, trained
 

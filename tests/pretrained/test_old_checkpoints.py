@@ -14,11 +14,11 @@ from checkpoints import load, save
 from safetensors.numpy import load_file, save_file
 
 from configs import default
+from lm.checkpoints.hf import FAMILIES, adopt, open_checkpoint
+from lm.checkpoints.hf.view import sources
+from lm.checkpoints.restore import open_pretrained
 from lm.config import override
 from lm.errors import UserError
-from lm.pretrained import FAMILIES, adopt, open_checkpoint
-from lm.pretrained.view import sources
-from lm.restore import open_pretrained
 
 GAMMA = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 

@@ -12,10 +12,10 @@ pytest.importorskip("transformers")
 import tokenizers
 import transformers
 
+from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.data import load_subword
 from lm.data.marked import encode_marked
-from lm.pretrained.tokenizer import find_tokenizer
-from lm.task.encode import Layout
+from lm.tasks.encode import Layout
 from tests.backends import byte_level
 
 TEXTS = ["the end, isn't it?", "in 2024 they're\n\n x", "the <think>it</think>the", "nai\u0308ve"]

@@ -17,16 +17,16 @@ from checkpoints import CASES
 from test_export_heads import LABELS, POOLINGS, log_softmax, rows_of, slow
 
 from configs import default
-from lm.checkpoint import pretrained_params
+from lm.checkpoints.export import export
+from lm.checkpoints.hf import adopt, open_checkpoint
+from lm.checkpoints.initialize import pretrained_params
+from lm.checkpoints.restore import open_pretrained
 from lm.config import override
+from lm.data.objectives import Objective
 from lm.errors import UserError
-from lm.export import export
-from lm.objective import Objective
-from lm.predict import predict
-from lm.pretrained import adopt, open_checkpoint
-from lm.restore import open_pretrained
-from lm.step import build_program
-from lm.task.encode import Layout
+from lm.evaluation.predict import predict
+from lm.tasks.encode import Layout
+from lm.training.train_step import build_program
 from tests.backends import byte_level, folder_of
 
 KINDS = {

@@ -15,11 +15,11 @@ from checkpoints import BOTH, CASES, batch_of, load, padding, save, tokens
 
 from configs import default
 from lm.attention.positions import Buckets
+from lm.checkpoints.hf import FAMILIES, export, fitting_family, open_checkpoint
+from lm.checkpoints.hf.pickled import read_pickled
 from lm.data import ByteTokenizer
-from lm.frame import framed
-from lm.generate import generate
-from lm.pretrained import FAMILIES, export, fitting_family, open_checkpoint
-from lm.pretrained.pickled import read_pickled
+from lm.data.text_frame import framed
+from lm.generation import generate
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
 

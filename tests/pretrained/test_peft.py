@@ -19,13 +19,13 @@ from checkpoints import V, batch_of, load, save, tokens
 from safetensors.numpy import load_file, save_file
 
 from configs import default
-from lm.build import build_model
+from lm.checkpoints.hf import FAMILIES, open_checkpoint
+from lm.checkpoints.peft import load as load_adapter
+from lm.checkpoints.peft import save as save_adapter
 from lm.config import override
 from lm.errors import UserError
-from lm.pretrained import FAMILIES, open_checkpoint
-from lm.tune import join, split, tuning
-from lm.tune.peft import load as load_adapter
-from lm.tune.peft import save as save_adapter
+from lm.finetuning import join, split, tuning
+from lm.model.factory import build_model
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 TARGETS = {

@@ -12,11 +12,11 @@ import torch
 from checkpoints import V, batch_of, load, save, tokens
 from peft.utils.other import get_pattern_key
 
-from lm.build import build_model
-from lm.pretrained import FAMILIES
-from lm.tune import join
-from lm.tune.peft import load as load_adapter
-from lm.tune.peft.lora import _alpha
+from lm.checkpoints.hf import FAMILIES
+from lm.checkpoints.peft import load as load_adapter
+from lm.checkpoints.peft.lora import _alpha
+from lm.finetuning import join
+from lm.model.factory import build_model
 
 
 def test_keys_of_alpha_pattern_match_names_as_pefts_do():

@@ -8,9 +8,9 @@ pytest.importorskip("sentencepiece")
 
 import sentencepiece
 
+from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.data import load_subword
 from lm.errors import UserError
-from lm.pretrained.tokenizer import find_tokenizer
 from tests.pretrained.pieces import ASKED, LLAMA, trained
 
 

@@ -8,17 +8,17 @@ import pytest
 from etils import epath
 
 from configs import default
-from lm.check import check
+from lm.checkpoints.restore import Restored
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.model import Batch
-from lm.prompt.ask import ask
-from lm.prompt.examples import read_examples
-from lm.prompt.read import reader
-from lm.prompt.score import likelihoods
-from lm.prompt.template import Query
-from lm.restore import Restored
-from lm.step import build_program
+from lm.evaluation.prompting.ask import ask
+from lm.evaluation.prompting.examples import read_examples
+from lm.evaluation.prompting.read import reader
+from lm.evaluation.prompting.score import likelihoods
+from lm.evaluation.prompting.template import Query
+from lm.model.transformer import Batch
+from lm.training.train_step import build_program
+from lm.training.validate import check
 
 WORDS = (" bad", " good!")
 ARCHITECTURES = {"decoder": "prefix", "encoder": "masked", "encoder_decoder": "span"}

@@ -14,11 +14,11 @@ from test_prompt_ask import run_of
 
 from lm.config import override
 from lm.errors import UserError
-from lm.generate.sample import Choice
-from lm.model import Batch
-from lm.prompt.ask import ask
-from lm.prompt.gen_kwargs import read_gen_kwargs
-from lm.prompt.harness import Laboratory
+from lm.evaluation.prompting.ask import ask
+from lm.evaluation.prompting.gen_kwargs import read_gen_kwargs
+from lm.evaluation.prompting.harness import Laboratory
+from lm.generation.sample import Choice
+from lm.model.transformer import Batch
 
 
 def asked(kind, *arguments):
@@ -104,7 +104,9 @@ def test_repeats_draw_apart_and_no_text_depends_on_its_batch(run):
 
 def test_an_answer_cut_within_a_character_ends_before_it(run, monkeypatch):
     tokens = np.array(list("é🙂".encode())[:-1])
-    monkeypatch.setattr("lm.prompt.harness.generate", lambda *_, **__: iter(tokens[:, None]))
+    monkeypatch.setattr(
+        "lm.evaluation.prompting.harness.generate", lambda *_, **__: iter(tokens[:, None])
+    )
     assert written(run, {"max_gen_toks": 5}) == ["é"]
 
 
@@ -115,7 +117,7 @@ def test_a_context_keeps_its_end_and_a_half_where_the_harness_names_no_length(ru
         return iter([])
 
     seen = []
-    monkeypatch.setattr("lm.prompt.harness.generate", generate)
+    monkeypatch.setattr("lm.evaluation.prompting.harness.generate", generate)
     contexts = ["x" * 99 + "z", "yz"]
     assert written(run, {}, contexts) == ["", ""]
     written(run, {"max_tokens": 62}, contexts)
@@ -130,7 +132,7 @@ def test_contexts_of_one_length_are_continued_together_and_answered_in_their_ord
         return iter([np.array([prompt[-1] for prompt in prompts])])
 
     lengths = []
-    monkeypatch.setattr("lm.prompt.harness.generate", generate)
+    monkeypatch.setattr("lm.evaluation.prompting.harness.generate", generate)
     contexts = ["x" * size + letter for size, letter in ((9, "a"), (1, "b"), (9, "c"), (1, "d"))]
     assert written(run, {}, contexts, batch_size=2) == ["a", "b", "c", "d"]
     assert lengths == [[3, 3], [11, 11]]

@@ -13,9 +13,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from configs import default
-from lm.pretrained import adopt
-from lm.prompt.harness import Laboratory
-from lm.restore import open_pretrained
+from lm.checkpoints.hf import adopt
+from lm.checkpoints.restore import open_pretrained
+from lm.evaluation.prompting.harness import Laboratory
 from tests.backends import byte_fallback, byte_level, folder_of, template
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from lm.data import ByteTokenizer
+from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.frame import framed
-from lm.prompt.ask import calibrated
-from lm.prompt.read import READERS, Reader
-from lm.prompt.shots import draw
-from lm.prompt.template import Query, parse
-from lm.task.read import Record
+from lm.evaluation.prompting.ask import calibrated
+from lm.evaluation.prompting.read import READERS, Reader
+from lm.evaluation.prompting.shots import draw
+from lm.evaluation.prompting.template import Query, parse
+from lm.tasks.read import Record
 
 RECORD = Record("a.jsonl line 1", {"text": "It {was} fun.", "stars": 4})
 END = ByteTokenizer.end

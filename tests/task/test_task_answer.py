@@ -10,11 +10,11 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.data.tokenizer import Encoded
 from lm.errors import UserError
-from lm.task import build_task, metrics
-from lm.task.check import check_task
-from lm.task.encode import Layout
-from lm.task.prepare import prepare_task
-from lm.task.read import Record
+from lm.tasks import build_task, metrics
+from lm.tasks.check import check_task
+from lm.tasks.encode import Layout
+from lm.tasks.prepare import prepare_task
+from lm.tasks.read import Record
 
 CONTEXT = "It was Ada Lovelace of London."
 L = 64

@@ -5,8 +5,8 @@ import pytest
 from lm.config import override
 from lm.data.pairs import of_lines
 from lm.errors import UserError
-from lm.task import build_task
-from lm.task.read import records
+from lm.tasks import build_task
+from lm.tasks.read import records
 
 
 def read(tmp_path, text, name="a.conll", **options):

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import train as train_module
+from lm.checkpoints.restore import restore
 from lm.config import override
-from lm.continual.chain import learn
-from lm.continual.forgetting import forgotten, measures, to_markdown
-from lm.continual.importance import squares, with_importance
 from lm.data import train_batches
 from lm.errors import Interrupted, UserError
-from lm.headline import Headline
-from lm.restore import restore
-from lm.task.draw import drawn
-from lm.task.prepare import prepare_task
-from lm.train import train
+from lm.experiment import train as train_module
+from lm.experiment.continual.chain import learn
+from lm.experiment.continual.forgetting import forgotten, measures, to_markdown
+from lm.experiment.continual.importance import squares, with_importance
+from lm.experiment.primary_metric import Headline
+from lm.experiment.train import train
+from lm.tasks.prepare import prepare_task
+from lm.tasks.sampling import drawn
 from tests.test_train import interrupt_at
 
 WORDS = {"food": (("fresh", "tasty"), ("stale", "burnt")), "films": (("gripping",), ("tedious",))}

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from lm.check import check
+from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import UserError
-from lm.metrics import read_metrics
-from lm.regularise.adapt import adapted
-from lm.restore import restore
-from lm.step import build_program
-from lm.task.encode import Layout
-from lm.train import train
+from lm.experiment.train import train
+from lm.tasks.encode import Layout
+from lm.training.metric_writer import read_metrics
+from lm.training.regularization.adapt import adapted
+from lm.training.train_step import build_program
+from lm.training.validate import check
 
 HABITS = {
     "model.dropout": 0.1,

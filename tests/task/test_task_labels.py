@@ -6,9 +6,9 @@ import pytest
 
 from configs import default
 from lm.errors import UserError
-from lm.task import build_task
-from lm.task.label import class_name, ordered
-from lm.task.read import Record
+from lm.tasks import build_task
+from lm.tasks.label import class_name, ordered
+from lm.tasks.read import Record
 
 
 def task(name, **options):

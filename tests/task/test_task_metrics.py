@@ -10,8 +10,8 @@ import sklearn.metrics
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 
-from lm.task import metrics
-from lm.task.overlap import OVERLAP, overlaps
+from lm.tasks import metrics
+from lm.tasks.overlap import OVERLAP, overlaps
 
 # Right, said and true entities of these columns, by hand, by the rules of conlleval, the scorer of
 # CoNLL-2000 (Tjong Kim Sang and Buchholz 2000): entities may begin with I-, B- closes another.

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
 from lm.data import ByteTokenizer
-from lm.task import build_task
-from lm.task.encode import Layout, pack
-from lm.task.objective import Labelled
+from lm.model.factory import build_model
+from lm.tasks import build_task
+from lm.tasks.encode import Layout, pack
+from lm.tasks.objective import Labelled
 from tests.models import init
 
 SAID = [

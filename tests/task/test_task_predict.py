@@ -8,15 +8,15 @@ import jax
 import pytest
 
 from configs import default
+from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.errors import UserError
-from lm.predict import measure, predict, told, write
-from lm.prepare import corpus_program, prepare_corpus
-from lm.restore import Restored
-from lm.task import build_task, in_memory
-from lm.task.choose import READINGS
-from lm.task.evaluate import predictions
-from lm.task.read import Record
+from lm.evaluation.predict import measure, predict, told, write
+from lm.evaluation.task_evaluation import predictions
+from lm.tasks import build_task, in_memory
+from lm.tasks.multiple_choice import READINGS
+from lm.tasks.read import Record
+from lm.training.program import corpus_program, prepare_corpus
 
 # Per task: its settings, the run's file, and what stands in the column of labels.
 KINDS = {

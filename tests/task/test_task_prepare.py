@@ -5,7 +5,7 @@ import pytest
 
 from lm.config import override
 from lm.errors import UserError
-from lm.task.prepare import prepare_task
+from lm.tasks.prepare import prepare_task
 
 LINES = [f"text {n},{'yes' if n % 2 else 'no'}" for n in range(40)]
 

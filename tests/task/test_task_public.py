@@ -11,8 +11,8 @@ from tensorflow_datasets.text import glue
 
 from configs import finetune
 from lm.config import override
-from lm.task.prepare import prepare_task
-from lm.train import train
+from lm.experiment.train import train
+from lm.tasks.prepare import prepare_task
 
 WORDS = ("calm", "storm", "river", "stone", "lamp", "field")
 

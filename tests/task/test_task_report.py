@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.task import build_task, report
-from lm.task.report import write_report
+from lm.evaluation import task_report
+from lm.evaluation.task_report import write_report
+from lm.tasks import build_task
 
 
 def judged(name, labels, **manifest):
@@ -44,7 +45,7 @@ def tagged(number):
     ],
 )
 def test_the_report_names_the_file_that_was_held_out(tmp_path, monkeypatch, manifest, source):
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
+    monkeypatch.setattr(task_report, "_draw", lambda *_: None)
     said = [
         {"place": f"line {n}", "text": "t", "label": "a", "predicted": "ab"[n % 2]}
         | {"confidence": 0.5, "nats": 0.7}
@@ -56,11 +57,11 @@ def test_the_report_names_the_file_that_was_held_out(tmp_path, monkeypatch, mani
 
 def test_the_diagram_of_tagging_is_of_words_and_says_so(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(report, "_reliability", lambda axes, *values: drawn.append(values))
+    monkeypatch.setattr(task_report, "_reliability", lambda axes, *values: drawn.append(values))
     data = judged("tagging", ("O", "B-X", "I-X"))
     write_report(tmp_path, data, list(tagged(40)))
     ((confidences, right, what),) = drawn
-    found = report.calibration(np.array(confidences), np.array(right), report.BINS)
+    found = task_report.calibration(np.array(confidences), np.array(right), task_report.BINS)
     assert len(confidences) == 480 and what == "a word's tag"
     assert found.error < 0.05
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()

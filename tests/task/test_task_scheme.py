@@ -9,11 +9,11 @@ from seqeval.scheme import BILOU
 
 from configs import default
 from lm.errors import UserError
-from lm.headline import headline
-from lm.task import build_task, metrics
-from lm.task.read import Record
-from lm.task.scheme import MARKS, entities, entity_report, scheme_of
-from lm.task.tag import Tagging
+from lm.experiment.primary_metric import headline
+from lm.tasks import build_task, metrics
+from lm.tasks.read import Record
+from lm.tasks.tag_scheme import MARKS, entities, entity_report, scheme_of
+from lm.tasks.token_classification import Tagging
 
 SCHEMES = {
     "iob1": ["I-PER I-PER B-PER O I-LOC", "O I-PER"],

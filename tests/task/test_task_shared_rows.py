@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
-from lm.check import check
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.readout import Mean, PooledTanh
-from lm.step import build_program
-from lm.task import build_task
-from lm.task.encode import Layout
-from lm.task.evaluate import metrics, predictions
-from lm.task.objective import Labelled
-from lm.task.packing import most_texts, share_rows
-from lm.task.prepare import prepare_task
+from lm.evaluation.task_evaluation import metrics, predictions
+from lm.model.factory import build_model
+from lm.model.pooling import Mean, PooledTanh
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
+from lm.tasks.objective import Labelled
+from lm.tasks.packing import most_texts, share_rows
+from lm.tasks.prepare import prepare_task
+from lm.training.train_step import build_program
+from lm.training.validate import check
 from tests.models import init
 
 L = 40

@@ -8,9 +8,9 @@ import pytest
 from configs import default
 from lm.data.special_tokens import Specials
 from lm.errors import UserError
-from lm.task import build_task
-from lm.task.encode import Layout
-from lm.task.read import Record
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
+from lm.tasks.read import Record
 from tests.backends import byte_level, folder_of, names_of, template
 
 AROUND = {  # what stands around texts, and the row of "in" and "the it"

@@ -7,9 +7,9 @@ from configs import default
 from lm.data import ByteTokenizer
 from lm.data.special_tokens import Specials
 from lm.errors import UserError
-from lm.task import build_task
-from lm.task.encode import Layout
-from lm.task.read import Record
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
+from lm.tasks.read import Record
 from tests.backends import byte_fallback, byte_level, folder_of, names_of
 
 SENTENCE = ["the", "Käse", "it's", "🙂", "in"]

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from lm.checkpoints.restore import restore
 from lm.config import override
-from lm.predict import measure
-from lm.restore import restore
-from lm.task import build_task
-from lm.task.report import MISTAKES
-from lm.train import train
+from lm.evaluation.predict import measure
+from lm.evaluation.task_report import MISTAKES
+from lm.experiment.train import train
+from lm.tasks import build_task
 
 
 def test_classification_goes_from_a_table_to_metrics_and_predictions(task_config, tmp_path):

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.build import build_model
-from lm.check import check
 from lm.config import override
 from lm.data import ByteTokenizer
+from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.frame import framed
-from lm.generate.prompts import arrange
-from lm.task import build_task, written
-from lm.task.encode import Layout
+from lm.evaluation import answer_generation
+from lm.generation.prompts import arrange
+from lm.model.factory import build_model
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
+from lm.training.validate import check
 
 MOST = {("decoder", 64): 30, ("decoder", 200): 166, ("encoder_decoder", 64): 63}
 
@@ -33,7 +34,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         arrange(model, prompts, sources, tokens, tokens, False)
         return iter([np.zeros(len(prompts), int)] * tokens)
 
-    monkeypatch.setattr(written, "generate", generate)
+    monkeypatch.setattr(answer_generation, "generate", generate)
     for longest in (1, 10, most):
         asking = override(config, {"task.answer_tokens": longest})
         check(asking)
@@ -41,7 +42,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         data = types.SimpleNamespace(task=task, tokenizer=ByteTokenizer(), layout=layout)
         example = {"texts": ["x" * size], "label": "y"}
         program = types.SimpleNamespace(model=model)
-        (said,) = written.written(program, {}, data, asking, [example])
+        (said,) = answer_generation.written(program, {}, data, asking, [example])
         assert len(said) == longest
     with pytest.raises(UserError, match=f"use at most {most}"):
         check(override(config, {"task.answer_tokens": most + 1}))

@@ -1,0 +1,170 @@
+"""In which pieces is attention computed? Blocks of queries, each over the keys that it can see,
+with gradients that are summed in place.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.devices.cpu_fusion import materialise
+
+# context(queries, keys, shared, fixed, start, first_key) -> [..., n, K]
+Context = Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """`blocks` blocks of `size` queries from `start` on, each over `keys` keys.
+
+    Attributes:
+      start: the first query.
+      size: queries at a time.
+      blocks: how many times. One keeps what its gradient needs; several run one after the other
+        and are computed again in the backward pass, in memory linear in the number of keys.
+      keys: how many keys a block reads.
+      back: a block reads keys from this many before its first query on; None: from the first key.
+    """
+
+    start: int
+    size: int
+    blocks: int
+    keys: int
+    back: int | None = None
+
+    def first_key(self, start: Any, keys: int) -> Any:
+        """The first key that the block from query `start` on reads, of `keys` in all."""
+        if self.back is None:
+            return 0
+        return jnp.clip(start - self.back, 0, keys - self.keys)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def in_parts(
+    context: Context, parts: tuple[Part, ...], queries: Any, keys: Any, shared: Any, fixed: Any
+) -> jax.Array:
+    """`context` of every block of queries, put together along the axis before the last.
+
+    Args:
+      context: `context(queries, keys, shared, fixed, start, first_key)`, the contexts of a block.
+      parts: which blocks, in order; together all queries.
+      queries, keys: pytrees of arrays [..., Q, _] and [..., S, _]; differentiated.
+      shared: pytree for all blocks; differentiated.
+      fixed: pytree for all blocks; not differentiated.
+    """
+    return _forward(context, parts, queries, keys, shared, fixed)[0]
+
+
+def _forward(context, parts, queries, keys, shared, fixed):
+    operands, contexts, saved = (queries, keys, shared, fixed), [], []
+    for part in parts:
+        y, gradient = _part_forward(context, part, *operands)
+        # One part after the other: else the compiler holds the scores of several at once.
+        operands, y = jax.lax.optimization_barrier((operands, y))
+        contexts.append(y)
+        saved.append(gradient)
+    return jnp.concatenate(contexts, axis=-2), (queries, keys, shared, fixed, saved)
+
+
+def _part_forward(context, part, queries, keys, shared, fixed):
+    if part.blocks == 1:
+        slices = materialise(_slices(part, queries, keys, part.start))
+        return jax.vjp(_block(context, part, keys, fixed, part.start), *slices, shared)
+
+    def one(start):
+        slices = _slices(part, queries, keys, start)
+        return _block(context, part, keys, fixed, start)(*slices, shared)
+
+    contexts = jnp.moveaxis(jax.lax.map(one, _starts(part)), 0, -3)
+    return contexts.reshape(*contexts.shape[:-3], -1, contexts.shape[-1]), None
+
+
+def _backward(context, parts, saved, of_contexts):
+    queries, keys, shared, fixed, gradients = saved
+    # The longest first: the others are added into its prefix.
+    of_queries = []
+    sums = jax.tree.map(_zeros, (keys, shared))
+    for part, gradient in zip(reversed(parts), reversed(gradients), strict=True):
+        of_part = _take(of_contexts, part.start, part.size * part.blocks)
+        operands = (queries, keys, shared, fixed)
+        of_query, sums = _part_backward(context, part, gradient, operands, of_part, sums)
+        sums, of_query, queries = jax.lax.optimization_barrier((sums, of_query, queries))
+        of_queries.append(of_query)
+    of_queries = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-2), *of_queries[::-1])
+    of_keys, of_shared = jax.tree.map(lambda s, x: s.astype(x.dtype), sums, (keys, shared))
+    return of_queries, of_keys, of_shared, None
+
+
+def _part_backward(context, part, gradient, operands, of_part, sums):
+    queries, keys, shared, fixed = operands
+
+    def add(sums, of_block, gradient, start):
+        of_query, of_key, of_shared = gradient(of_block)
+        first = part.first_key(start, _length(keys))
+        of_keys = jax.tree.map(lambda s, x: _add_at(s, x, first), sums[0], of_key)
+        return (of_keys, jax.tree.map(_plus, sums[1], of_shared)), of_query
+
+    if part.blocks == 1:
+        sums, of_query = add(sums, materialise(of_part), gradient, part.start)
+        return of_query, sums
+
+    def one(sums, start):
+        slices = _slices(part, queries, keys, start)
+        block = _block(context, part, keys, fixed, start)
+        of_block = _take(of_part, start - part.start, part.size)
+        return add(sums, of_block, jax.vjp(block, *slices, shared)[1], start)
+
+    sums, of_query = jax.lax.scan(one, sums, _starts(part))
+    joined = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), of_query)
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1]), joined), sums
+
+
+in_parts.defvjp(_forward, _backward)
+
+
+def _block(context, part, keys, fixed, start):
+    """The contexts of one block, as a function of what is differentiated."""
+    first = part.first_key(start, _length(keys))
+    return lambda queries, keys, shared: context(queries, keys, shared, fixed, start, first)
+
+
+def _starts(part: Part) -> jax.Array:
+    return part.start + part.size * jnp.arange(part.blocks)
+
+
+def _slices(part, queries, keys, start):
+    first = part.first_key(start, _length(keys))
+    return _take(queries, start, part.size), _take(keys, first, part.keys)
+
+
+def _length(tree: Any) -> int:
+    return jax.tree.leaves(tree)[0].shape[-2]
+
+
+def _take(tree: Any, start: Any, length: int) -> Any:
+    def slice_of(x):
+        if isinstance(start, int):
+            return jax.lax.slice_in_dim(x, start, start + length, axis=x.ndim - 2)
+        return jax.lax.dynamic_slice_in_dim(x, start, length, axis=x.ndim - 2)
+
+    return jax.tree.map(slice_of, tree)
+
+
+def _zeros(x: jax.Array) -> jax.Array:
+    return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _plus(total: jax.Array, x: jax.Array) -> jax.Array:
+    return total + x.astype(total.dtype)
+
+
+def _add_at(total: jax.Array, x: jax.Array, first: Any) -> jax.Array:
+    """Adds `x` into the sums from `first` on along the axis before the last."""
+    before = _take(total, first, x.shape[-2])
+    axis = total.ndim - 2
+    return materialise(
+        jax.lax.dynamic_update_slice_in_dim(total, _plus(before, x), first, axis=axis)
+    )

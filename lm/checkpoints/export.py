@@ -1,0 +1,55 @@
+"""Writes what a run has learned for others: a checkpoint of transformers, or an adapter of peft."""
+
+import pathlib
+
+from absl import logging
+from etils import epath
+
+from lm.checkpoints.hf import FAMILIES, Checkpoint, fitting_family, is_checkpoint, open_checkpoint
+from lm.checkpoints.hf import export as write_checkpoint
+from lm.checkpoints.peft import save
+from lm.checkpoints.restore import Restored
+from lm.config import Config
+from lm.errors import UserError
+from lm.experiment.run_dir import read_json
+from lm.finetuning.merge import merge
+
+
+def export(run: Restored, folder: str, *, adapter: bool) -> str:
+    """Writes a new folder, and says what it is.
+
+    Args:
+      run: whose parameters; what a method of fine-tuning added is merged into them.
+      folder: where to; new, or empty.
+      adapter: write what LoRA added alone, without the base that it started from.
+
+    Raises:
+      UserError: where the folder is not empty, or transformers has no such model or head.
+    """
+    base = _first_base(run.config)
+    family = fitting_family(run.config, FAMILIES, None if base is None else base.family.model_type)
+    path = pathlib.Path(folder).expanduser()
+    if adapter:
+        save(path, run.config, run.params, family)
+        return f"{path}, an adapter for peft on its base, {run.config.init_from}"
+    task = {}
+    if run.config.task.name:
+        _, labels, layout = run.task_layout
+        task = {"labels": labels, "layout": layout}
+    params = merge(run.config, run.params)
+    name = write_checkpoint(run.config, params, run.tokenizer, path, family, base=base, **task)
+    return f"{path}, a {family.model_type} for transformers ({name})"
+
+
+def _first_base(config: Config) -> Checkpoint | None:
+    """The checkpoint of transformers that a run began with, itself or by way of other runs."""
+    source, seen = str(config.init_from), set()
+    while source and not is_checkpoint(source) and source not in seen:
+        seen.add(source)
+        recorded = epath.Path(source) / "config.json"
+        source = str(read_json(recorded).get("init_from", "")) if recorded.exists() else ""
+    try:
+        return open_checkpoint(source) if is_checkpoint(source) else None
+    except UserError as error:
+        logging.warning("Special tokens, templates and family go by what is known: %s", error)
+        return None

@@ -1,0 +1,245 @@
+"""Writes what transformers reads beside the weights to encode, decode and generate as the model was
+trained to: the tokenizer, its special tokens and their ids, the chat template, generation settings.
+
+What a checkpoint that a run began with says of these is kept; a run from scratch has its own.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.checkpoints.hf.gguf import is_gguf, tokens_of
+from lm.checkpoints.hf.tokenizer import MADE_OF
+from lm.config import Config
+from lm.data import ByteTokenizer, Tokenizer
+from lm.data.json_file import read_object_if_there, read_text
+from lm.data.make_tokenizer import SPECIALS
+from lm.data.tokenizer_json import byte_characters
+from lm.tasks import predicts_words
+from lm.tasks.encode import Layout
+
+# Names of special tokens in tokenizer_config.json, and the first that a tokenizer has of these.
+_KNOWN = {
+    "bos_token": ("<s>", "<|begin_of_text|>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]",),
+    "sep_token": ("[SEP]",),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+_IN_CONFIG = ("bos_token", "eos_token", "pad_token")  # whose ids stand in config.json
+_IN_GGUF = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "pad_token": "padding_token_id",
+    "unk_token": "unknown_token_id",
+}
+_AS_IN_GGUF = ("add_bos_token", "add_eos_token", "chat_template")
+# What names files or code of the machine that wrote it.
+_LOCAL = ("auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file")
+_IDS = ("bos_token_id", "eos_token_id")
+_TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"
+
+
+def base_settings(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its tokenizer, as in tokenizer_config.json; with "chat_template",
+    wherever it stood, and without special tokens that are no texts.
+    """
+    if is_gguf(folder):
+        found = tokens_of(folder)
+        tokens = found.get("tokens", ())
+        named = {name: found.get(key, -1) for name, key in _IN_GGUF.items()}
+        settings = {k: tokens[i] for k, i in named.items() if 0 <= i < len(tokens)}
+        return settings | {k: found[k] for k in _AS_IN_GGUF if k in found}
+    settings = read_object_if_there(folder / "special_tokens_map.json")
+    settings |= read_object_if_there(folder / "tokenizer_config.json")
+    if (folder / _TEMPLATE).exists():
+        settings["chat_template"] = read_text(folder / _TEMPLATE)
+    odd = [k for k in (*_KNOWN, "eos_token") if not isinstance(content(settings.get(k)), str)]
+    return {k: v for k, v in settings.items() if k not in (*_LOCAL, *odd) and v is not None}
+
+
+def write_tokenizer(
+    folder: Path,
+    config: Config,
+    tokenizer: Tokenizer,
+    base: Mapping[str, Any] | None,
+    layout: Layout | None = None,
+) -> dict[str, int]:
+    """Writes the tokenizer's files; of characters there are none.
+
+    Args:
+      folder: where to.
+      config: of the run.
+      tokenizer: its tokenizer.
+      base: `base_settings` of the checkpoint that the run began with; None: it began from scratch.
+      layout: of a task's rows: texts get what stands around them there.
+
+    Returns:
+      The ids of special tokens for config.json.
+    """
+    text = tokenizer.json
+    if text is None and tokenizer.vocab_size == ByteTokenizer.vocab_size:
+        text = _of_bytes(tokenizer)
+    if text is None:
+        return {} if base is not None else dict.fromkeys(_IDS, tokenizer.end)
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend.from_str(text)
+    settings = _settings(config, tokenizer, base, backend)
+    opens, closes = (settings.pop(f"add_{name}_token", None) for name in ("bos", "eos"))
+    if layout is None:
+        text = _opened(backend, settings, opens, closes) or text
+    else:
+        text = _as_in_rows(backend, layout)
+        if config.model.architecture == "decoder":
+            padding = _padding_apart(settings, tokenizer, backend)
+            settings["pad_token"] = padding[0] if padding else None
+    ids = {
+        f"{name}_id": backend.token_to_id(content(token))
+        for name in _IN_CONFIG
+        if (token := settings.get(name)) is not None
+    }
+    settings.setdefault("eos_token", backend.id_to_token(tokenizer.end))
+    settings |= {} if tokenizer.json is not None else {MADE_OF: tokenizer.name}
+    template = settings.pop("chat_template", None)
+    (folder / "tokenizer.json").write_text(text, "utf-8")
+    if isinstance(template, str):
+        (folder / _TEMPLATE).write_text(template, "utf-8")
+    elif template is not None:  # several, by name
+        settings["chat_template"] = template
+    _write(folder / "tokenizer_config.json", settings)
+    names = (*_KNOWN, "eos_token")
+    tokens = {k: content(v) for k, v in settings.items() if k in names and v is not None}
+    _write(folder / "special_tokens_map.json", tokens)
+    return {name: number for name, number in ids.items() if number is not None}
+
+
+def write_generation(
+    folder: Path, config: Config, base: Path | None, theirs: Mapping[str, Any]
+) -> None:
+    """Writes generation_config.json of a model that writes: its base's, or what ends a text."""
+    if config.model.architecture == "encoder" or not predicts_words(config):
+        return
+    kept = {} if base is None or is_gguf(base) else read_object_if_there(base / _GENERATION)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    own = {name: theirs[name] for name in names if theirs.get(name) is not None}
+    _write(folder / _GENERATION, kept or own)
+
+
+def content(token: Any) -> Any:
+    """The text of a token as tokenizer_config.json has it, alone or with how it is matched."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _of_bytes(tokenizer: Tokenizer) -> str:
+    """The tokenizer.json whose tokens are bytes; the thirteen that never occur in UTF-8 are special
+    tokens, by the names that trained tokenizers have for theirs.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+
+    assert tokenizer.mask is not None
+    specials = dict(
+        zip((tokenizer.end, tokenizer.mask, *tokenizer.sentinels), SPECIALS, strict=False)
+    )
+    vocabulary = dict(enumerate(byte_characters())) | specials
+    made = Backend(models.BPE({name: byte for byte, name in vocabulary.items()}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(list(specials.values()))
+    return made.to_str()
+
+
+def _settings(
+    config: Config, tokenizer: Tokenizer, base: Mapping[str, Any] | None, backend: Any
+) -> dict[str, Any]:
+    """tokenizer_config.json; without a base, END opens and closes texts, as in training."""
+    end = backend.id_to_token(tokenizer.end)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if config.model.token_types < 2:
+        inputs.remove("token_type_ids")
+    # Whatever the base's own class would make of the files: this one reads tokenizer.json.
+    own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+    most = {"model_max_length": config.model.max_length}
+    if base is None:
+        named: dict[str, Any] = dict.fromkeys(_IN_CONFIG, end)
+        if tokenizer.mask is not None:
+            named["mask_token"] = backend.id_to_token(tokenizer.mask)
+        named |= {"add_bos_token": True, "add_eos_token": config.model.architecture == "encoder"}
+        return {**most, **named, **own}
+    known = {
+        name: token
+        for name, tokens in _KNOWN.items()
+        for token in tokens[::-1]
+        if backend.token_to_id(token) is not None
+    }
+    return {**most, **known, **base, **own}
+
+
+def _opened(
+    backend: Any, settings: Mapping[str, Any], opens: bool | None, closes: bool | None
+) -> str | None:
+    """The tokenizer.json that opens texts with bos_token, or does not, as `add_bos_token` wants it;
+    None where it does so already, or nothing is said. What it says itself holds for all versions.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    named = {"bos": settings.get("bos_token"), "eos": settings.get("eos_token")}
+    bos, eos = (None if token is None else content(token) for token in named.values())
+    if opens is None or bos is None:
+        return None
+    eos, closes = eos or bos, bool(closes and eos)
+    specials = {name: backend.token_to_id(name) for name in (bos, eos)}
+    if None in specials.values():  # no tokens of its own: nothing was trained with them
+        return None
+    ids = backend.encode("a").ids
+    if (ids[:1] == [specials[bos]]) == opens and (not closes or ids[-1] == specials[eos]):
+        return None
+    before, after = f"{bos}:0 " if opens else "", f" {eos}:0" if closes else ""
+    first, second = (f"{before}{text}:0{after}" for text in ("$A", "$B"))
+    backend.post_processor = TemplateProcessing(
+        single=first,
+        pair=f"{first} {second.replace(':0', ':1')}",
+        special_tokens=list(specials.items()),
+    )
+    return backend.to_str()
+
+
+def _padding_apart(settings: Mapping[str, Any], tokenizer: Tokenizer, backend: Any) -> list[str]:
+    """What can pad a text that is read at its last token, which classes for that find by what pads:
+    a special token that closes no text; [] where there is none.
+    """
+    others = (tokenizer.mask, *tokenizer.sentinels)
+    spare = [backend.id_to_token(token) for token in others if token is not None]
+    names = [content(settings["pad_token"])] if "pad_token" in settings else []
+    return [name for name in (*names, *spare) if name != backend.id_to_token(tokenizer.end)]
+
+
+def _as_in_rows(backend: Any, layout: Layout) -> str:
+    """The tokenizer.json that puts around one text or two what a task's rows have there."""
+    from tokenizers.processors import TemplateProcessing
+
+    first, second = -1, -2  # stand for the texts
+    forms, specials = [], {}
+    for texts in ([first], [first, second]):
+        row = layout.joined([np.array([text]) for text in texts])
+        real = row["segments"] > 0
+        parts = []
+        for token, kind in zip(row["inputs"][real], row["types"][real], strict=True):
+            name = {first: "$A", second: "$B"}.get(int(token)) or backend.id_to_token(int(token))
+            parts.append(f"{name}:{kind}")
+            if token >= 0:
+                specials[name] = int(token)
+        forms.append(parts)
+    backend.post_processor = TemplateProcessing(
+        single=forms[0], pair=forms[1], special_tokens=list(specials.items())
+    )
+    return backend.to_str()
+
+
+def _write(file: Path, value: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,152 @@
+"""How do learned words and prefixes travel? As one matrix, a row for each of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from lm.attention.positions import rotate
+from lm.checkpoints.hf.family import Family, explicit
+from lm.checkpoints.peft.names import check_all_read
+from lm.config import Config
+from lm.errors import UserError
+
+DEMANDS = {
+    "prefix_projection": False,
+    "num_transformer_submodules": 1,
+    "modules_to_save": None,
+}
+KNOWN = (
+    "num_virtual_tokens",
+    "token_dim",
+    "num_attention_heads",
+    "num_layers",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+    "encoder_hidden_size",
+    "init_weights",
+)
+_TENSOR = "prompt_embeddings"
+_PROMPT = ("inputs", "prompt", "vectors")
+_KINDS = ("prefix_key", "prefix_value")
+
+
+def write_prompt(config: Config, params: Any, family: Family) -> tuple[dict, dict]:
+    """The words' vectors [P, D], and settings."""
+    _check_prompt(config, family)
+    vectors = np.asarray(flatten_dict(params)[_PROMPT], np.float32)
+    heads = config.model.heads
+    return {_TENSOR: vectors}, _settings("PROMPT_TUNING", config, vectors, heads, vectors.shape[1])
+
+
+def read_prompt(
+    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
+    """Our knobs, and our vectors by their path."""
+    _check_prompt(config, family)
+    check_all_read(tensors, [_TENSOR], family)
+    vectors, width = tensors[_TENSOR], explicit(config)["model.embedding_features"]
+    if vectors.shape != (theirs["num_virtual_tokens"], width):
+        raise UserError(
+            f"it has {_TENSOR} {list(vectors.shape)}, but this {family.model_type}'s words have "
+            f"{width} features"
+        )
+    settings = {"method": "prompt", "virtual_tokens": len(vectors)}
+    return settings, {_PROMPT: jnp.asarray(vectors)}
+
+
+def write_prefix(config: Config, params: Any, family: Family) -> tuple[dict, dict]:
+    """Keys and values of all layers, [P, layers * 2 * G * K], and settings.
+
+    peft counts the places of the text from P on, we from 0: where places turn queries, its keys are
+    turned by P.
+    """
+    _check_prefix(config, family)
+    flat: Any = flatten_dict(params)
+    kinds = [np.stack([flat[path] for path in paths]) for paths in _prefix_paths(config)]
+    layers = np.stack([_turned(kinds[0], config, 1), kinds[1]], axis=1)  # [layers, 2, P, G, K]
+    vectors = np.moveaxis(layers, 2, 0)
+    groups, width = vectors.shape[-2], vectors.shape[-2] * vectors.shape[-1]
+    vectors = vectors.reshape(len(vectors), -1).astype(np.float32)
+    return {_TENSOR: vectors}, {
+        **_settings("PREFIX_TUNING", config, vectors, groups, width),
+        "prefix_projection": False,
+        "encoder_hidden_size": width,
+    }
+
+
+def read_prefix(
+    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
+    """Our knobs, and our keys and values by their paths; see `write_prefix`."""
+    _check_prefix(config, family)
+    check_all_read(tensors, [_TENSOR], family)
+    ours, number = explicit(config), theirs["num_virtual_tokens"]
+    shape = (number, config.model.layers, 2, ours["model.kv_heads"], ours["model.head_size"])
+    vectors = tensors[_TENSOR]
+    if vectors.size != np.prod(shape):
+        raise UserError(
+            f"it has {_TENSOR} {list(vectors.shape)}, but keys and values of this "
+            f"{family.model_type} are {list(shape)}"
+        )
+    layers = np.moveaxis(vectors.reshape(shape), 0, 2)
+    kinds = (_turned(layers[:, 0], config, -1), layers[:, 1])
+    return {"method": "prefix", "virtual_tokens": number}, {
+        path: jnp.asarray(value)
+        for paths, kind in zip(_prefix_paths(config), kinds, strict=True)
+        for path, value in zip(paths, kind, strict=True)
+    }
+
+
+def _prefix_paths(config: Config) -> list[list[tuple[str, ...]]]:
+    return [
+        [
+            ("stack", f"layer_{layer}", "attention", "mechanism", kind, "vectors")
+            for layer in range(config.model.layers)
+        ]
+        for kind in _KINDS
+    ]
+
+
+def _check_prompt(config: Config, family: Family) -> None:
+    if config.model.architecture != "decoder":
+        raise UserError(
+            f"in peft, the decoder of a {family.model_type} sees the encoder's states of a prompt, "
+            "and here it does not; only decoders exchange prompts"
+        )
+
+
+def _check_prefix(config: Config, family: Family) -> None:
+    if config.model.architecture != "decoder" or config.model.positions not in ("rotary", "none"):
+        raise UserError(
+            f"peft counts the positions of a {family.model_type}'s text from behind a prefix, and "
+            "here they stay; only decoders with rotary positions exchange prefixes"
+        )
+    if config.model.scan:
+        raise UserError("prefixes are exchanged with config.model.scan=False alone")
+
+
+def _turned(keys: np.ndarray, config: Config, sign: int) -> np.ndarray:
+    """Keys [layers, P, G, K] as they stand P places later, or (-1) earlier."""
+    if config.model.positions == "none":
+        return keys
+    places = np.full(keys.shape[:2], sign * keys.shape[1])
+    return np.asarray(rotate(jnp.asarray(keys), jnp.asarray(places), config.model.rotary_base))
+
+
+def _settings(
+    kind: str, config: Config, vectors: np.ndarray, heads: int, width: int
+) -> dict[str, Any]:
+    return {
+        "peft_type": kind,
+        "task_type": "CAUSAL_LM",
+        "num_virtual_tokens": len(vectors),
+        "token_dim": width,
+        "num_transformer_submodules": 1,
+        "num_attention_heads": heads,
+        "num_layers": config.model.layers,
+    }

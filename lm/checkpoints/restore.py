@@ -1,0 +1,251 @@
+"""What did a run leave behind? A workdir's config, text, program and parameters, for evaluation and
+generation; or a checkpoint of transformers, as if it were the start of a run.
+"""
+
+import dataclasses
+import functools
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+from lm.checkpoints.hf import is_checkpoint, open_checkpoint
+from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_state
+from lm.checkpoints.resume import FREE, LENGTH
+from lm.config import CACHE, Config, override
+from lm.data import Corpus, Tokenizer, make_tokenizer
+from lm.data.chat import Chat
+from lm.data.special_tokens import Specials
+from lm.data.text_frame import Frame, framed
+from lm.devices.sharding import path_name
+from lm.errors import UserError
+from lm.experiment.run_dir import check_same_config, check_same_text, recorded_config
+from lm.model.linear import turned
+from lm.output import OUTPUTS
+from lm.tasks import build_task, predicts_words
+from lm.tasks.base import Labels, Task
+from lm.tasks.encode import Layout
+from lm.tasks.objective import Labelled
+from lm.tasks.prepare import TaskData, layout_of
+from lm.training.profiling.memory import check_memory
+from lm.training.program import corpus_program, prepare_corpus, shared_program
+from lm.training.regularization.teacher import without_teacher
+from lm.training.train_step import Program
+from lm.training.validate import check, check_recorded
+
+_BESIDES = tuple(key for key in FREE if key != "model.scan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A run as one of its checkpoints has it.
+
+    Attributes:
+      config, tokenizer, program: as in training.
+      params: the parameters to evaluate (the moving average where there is one).
+      step: of the checkpoint.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    program: Program
+    params: Any
+    step: int
+
+    @property
+    def frame(self) -> Frame:
+        """What stands around the texts of an encoder-decoder: config.frame's, but END where an
+        objective has trained it, which packs texts so.
+        """
+        packed = self.step > 0 and not self.config.task.name
+        return framed(None if packed else self.config.frame, self.tokenizer.end)
+
+    @property
+    def opens(self) -> tuple[int, ...]:
+        """The tokens that open a decoder's text: those of its tokenizer, such as Llama's <s>, or
+        none; of a run that was trained here on texts, the one that opens each of these.
+        """
+        packed = self.step > 0 and not self.config.task.name
+        return (self.tokenizer.start,) if packed else self.tokenizer.specials.before
+
+    @property
+    def around(self) -> Specials:
+        """What stands around a text of a decoder or encoder that is read as a whole: what it was
+        trained with here; else, of a decoder, what its tokenizer puts there itself.
+        """
+        if self.config.model.architecture == "decoder" and not self.step:
+            return self.tokenizer.own_specials
+        packed = self.config.model.architecture == "decoder" and not self.config.task.name
+        return Specials.opened_by(self.opens) if packed else self.tokenizer.specials
+
+    @property
+    def chat(self) -> Chat:
+        """How its conversations are written; UserError where it holds none."""
+        if (architecture := self.config.model.architecture) != "decoder":
+            raise UserError(f"conversations want a decoder, and {architecture} is none")
+        return Chat(self.tokenizer, self.config.task.template)
+
+    def decoding(self) -> "Restored":
+        """The run with its parameters as a model that decodes reads them fastest; see `turned`."""
+        return dataclasses.replace(self, params=turned(self.params))
+
+    @property
+    def task_layout(self) -> tuple[Task, Labels, Layout]:
+        """Of a task: itself, its labels in the order of their numbers, and what its rows are.
+
+        Raises:
+          UserError: a checkpoint was opened as a language model, to be asked config.prompt.
+        """
+        if not self.step:
+            own = self.program.objective
+            if not isinstance(own, Labelled):
+                raise UserError(
+                    f"config.prompt.source = {self.config.prompt.source!r} asks a language model "
+                    f"in words, without a head for task {self.config.task.name}; leave it out"
+                )
+            return own.task.labelled_by(own.layout.labels), own.layout.labels, own.layout
+        corpus = self.corpus
+        assert isinstance(corpus, TaskData)
+        return corpus.task, corpus.labels, corpus.layout
+
+    @functools.cached_property
+    def corpus(self) -> Corpus | TaskData:
+        """The prepared text, made where the cache lacks it."""
+        return prepare_corpus(self.config)
+
+
+def restore(
+    workdir: epath.Path,
+    step: int | None = None,
+    given: Config | None = None,
+    cache: str = "",
+) -> Restored:
+    """Reads a workdir's checkpoint; `step` None takes the newest.
+
+    The config is the workdir's own, or `given`, which may differ as that of a run that goes on, but
+    for model.scan. A workdir may be anyone's: what its config names outside of it is said, and its
+    cache, where compiled programs are read from, is that of `given`, or else `CACHE`; a `cache`
+    here comes before both.
+
+    Raises:
+      UserError: where the folder is no run's, or an older version's; where its config is
+        impossible, the step was not kept, or the files are damaged.
+    """
+    recorded = workdir / "config.json"
+    if not recorded.exists():
+        raise UserError(f"{workdir} has no config.json, so it is no run's folder; train one there")
+    config = recorded_config(recorded)
+    if config.continual.sources and not config.continual.stage:
+        raise UserError(f"{workdir} is a chain of runs; name one of them, such as {workdir / '1'}")
+    if given is not None:
+        check(given)
+        check_same_config(given, config, workdir, besides=(*_BESIDES, *LENGTH))
+        config = given
+    else:
+        check_recorded(config, recorded)
+        _distrust(config, workdir)
+    config.cache = cache or (CACHE if given is None else given.cache)
+    corpus = prepare_corpus(config)
+    check_same_text(workdir, corpus)
+    program = corpus_program(without_teacher(config), corpus)
+    check_memory(program, trains=False)
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps
+    if step is not None and step not in steps:
+        kept = ", ".join(map(str, steps)) or "none"
+        raise UserError(f"--step={step} is not in {checkpoints.folder}; it holds {kept}")
+    with jax.set_mesh(program.mesh):
+        state = restored_state(program, checkpoints, config, step)
+    checkpoints.close()
+    return Restored(config, corpus.tokenizer, program, state.evaluated, int(state.step))
+
+
+def _distrust(config: Config, workdir: epath.Path) -> None:
+    """Says on stderr which files and data sets outside of it a workdir's config names."""
+    tokenizer = config.data.tokenizer
+    named = {
+        "data.source": config.data.source if config.data.source.partition(":")[2] else "",
+        "data.tokenizer": tokenizer if tokenizer.endswith(".json") else "",
+        "task.validation": config.task.validation,
+        "init_from": config.init_from,
+        "tune.adapter_from": config.tune.adapter_from,
+        "prompt.source": config.prompt.source,
+        "continual.sources": tuple(config.continual.sources),
+    }
+    told = [f"{key} = {value!r}" for key, value in named.items() if value]
+    if told:
+        print(f"{workdir} names what is read: {', '.join(told)}", file=sys.stderr, flush=True)
+
+
+def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
+    """The checkpoint of transformers that an adopted config's init_from names, untrained here.
+
+    Args:
+      config: with the checkpoint's model.
+      headless: only hidden states are asked for, so that the checkpoint may lack its head.
+
+    Raises:
+      UserError: where the config is impossible or the checkpoint cannot be read, or lacks a head.
+    """
+    if not is_checkpoint(config.init_from):
+        raise UserError(
+            f"--config.init_from={config.init_from} is a run's folder; give it as --workdir, or "
+            "a checkpoint of transformers as hf:FOLDER"
+        )
+    check(config)
+    if config.task.name and not config.prompt.source and not headless:
+        config, tokenizer, program = _with_own_head(config)
+    elif OUTPUTS[config.output.head].needs_counts:
+        corpus = prepare_corpus(config)
+        tokenizer, program = corpus.tokenizer, corpus_program(config, corpus)
+    else:
+        tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
+        program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer)
+    check_memory(program, trains=False)
+    if not headless:
+        open_checkpoint(config.init_from).check_has_head(_shapes(program), config)
+    with jax.set_mesh(program.mesh):
+        params, origin = pretrained_params(program, config, jax.random.key(config.seed))
+    print(origin, flush=True)
+    return Restored(config, tokenizer, program, params, 0)
+
+
+def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
+    """Of a checkpoint that was fine-tuned for the config's task: the config with its labels, where
+    it names none, and what opens it.
+
+    Raises:
+      UserError: it has no head for the task, or one that is not ours.
+    """
+    checkpoint, task = open_checkpoint(config.init_from), config.task.name
+    if task in ("classification", "tagging") and not config.task.labels:
+        config = override(config, {"task.labels": checkpoint.labels})
+    tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
+    architecture = config.model.architecture
+    wanted = {
+        "length": config.data.length,
+        "memory": architecture == "encoder_decoder",
+        "decoder": architecture == "decoder",
+        "frame": config.frame,
+    }
+    labels = build_task(config).labels_of(())
+    layout = layout_of(build_task(config), wanted, tokenizer, labels)
+    if architecture == "decoder":
+        layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
+    if reason := "" if predicts_words(config) else checkpoint.head_refused(config, labels):
+        raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
+    program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)
+    shapes = _shapes(program)
+    found = checkpoint.find(shapes, config, labels)
+    if any(name not in found for name in shapes if name.startswith(("head/", "read/"))):
+        raise UserError(
+            f"{config.init_from} has not learned config.task.name = {task!r}; train it first, or "
+            "name questions in config.prompt.source"
+        )
+    return config, tokenizer, program
+
+
+def _shapes(program: Program) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(program.params)
+    return {path_name(path): leaf.shape for path, leaf in leaves}

@@ -1,0 +1,118 @@
+"""Holds what of a config may change when a run goes on: keys that change no number that was
+promised, under which conditions they do not, and the record of what was changed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from lm.config import Config, identity, to_dict
+from lm.data.atomic_file import write_text
+from lm.errors import UserError
+from lm.finetuning import method_names
+from lm.training.metric_writer import read_metrics, to_json, write_json
+from lm.training.optimizer import schedule
+from lm.training.regularization import needs_start
+
+# Each is a key, or a group of keys. Where dropout or another draw is on, the first eight draw
+# otherwise, as config.accumulation says; all else is the same up to rounding.
+FREE = (
+    "accumulation",
+    "model.remat",
+    "model.scan",
+    "attention.block",
+    "encoder_attention.block",
+    "cross_attention.block",
+    "output.block",
+    "evaluation",
+)
+LENGTH = ("steps", "epochs")
+
+# In a workdir: one line for each time that a run went on with other settings.
+CHANGES = "changes.jsonl"
+
+
+def changed(config: Config, recorded: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ, of those that can change numbers: (before, now)."""
+    now, before = identity(config), identity(recorded)
+    return {
+        key: (before.get(key), now.get(key))
+        for key in sorted(now.keys() | before.keys())
+        if before.get(key) != now.get(key)
+    }
+
+
+def check_changes(config: Config, recorded: Config, workdir: epath.Path) -> None:
+    """Raises UserError where a key of `FREE` or `LENGTH` would change numbers after all."""
+    for key, (before, now) in changed(config, recorded).items():
+        if why := _hindrance(key, config):
+            raise UserError(
+                f"{workdir} cannot go on with config.{key} = {now!r} instead of {before!r}: {why}; "
+                "use another --workdir, or that value"
+            )
+
+
+def _hindrance(key: str, config: Config) -> str:
+    regularise = config.regularise
+    if key in ("evaluation.every", "evaluation.rows") and regularise.adapt:
+        return "config.regularise.adapt follows what evaluations find"
+    if key in LENGTH and regularise.adapt:
+        return "config.regularise.adapt follows the evaluations, of which the last step has one"
+    if key in LENGTH and regularise.prune:
+        return "config.regularise.prune is spread over the steps"
+    if key != "model.scan" or config.model.share_layers:
+        return ""
+    if config.optimizer.name == "adafactor":
+        return "adafactor's means and clipping are those of stacked layers, or of single ones"
+    if "full" not in method_names(config) or needs_start(regularise):
+        return "the parameters with which training began, read again, are of the other layout"
+    return ""
+
+
+def check_length(config: Config, recorded: Config, before: int, now: int, done: int) -> None:
+    """Raises UserError where a run of `now` steps would not have had the learning rates with which
+    `done` steps of a run of `before` steps were made.
+    """
+    if before == now or not done:
+        return
+    if now < done:
+        raise UserError(f"config.steps = {now}, but the run has made {done}; use at least as many")
+    steps = jnp.arange(done)
+    rates = [
+        np.broadcast_to(jax.vmap(schedule(each, length))(steps), done)
+        for each, length in ((recorded, before), (config, now))
+    ]
+    if (rates[0] != rates[1]).any():
+        first = int(np.flatnonzero(rates[0] != rates[1])[0]) + 1
+        raise UserError(
+            f"a run of {before} steps cannot go on to {now}: by config.schedule.name = "
+            f"{config.schedule.name!r} step {first} of the {done} that are made would have had "
+            f"another learning rate; use {before}, or another --workdir"
+        )
+
+
+def record_changes(config: Config, recorded: Config, workdir: epath.Path, done: int) -> str:
+    """Makes a config that of a workdir whose run is at step `done`; says what it changes.
+
+    A result is taken away: the run is not finished any more.
+    """
+    changes = changed(config, recorded)
+    if not changes:
+        return ""
+    (workdir / "result.json").unlink(missing_ok=True)
+    file = workdir / CHANGES
+    lines = file.read_text() if file.exists() else ""
+    write_text(file, lines + to_json({"step": done, "changed": changes}) + "\n")
+    write_json(workdir / "config.json", to_dict(config))
+    told = (f"{key} {before} -> {now}" for key, (before, now) in changes.items())
+    return f"changed at step {done}: {', '.join(told)}"
+
+
+def asked_alike_since(workdir: epath.Path) -> int:
+    """The step from which on evaluations were of the same held-out rows; -1: from the start."""
+    records = read_metrics(workdir / CHANGES)
+    steps = [each["step"] for each in records if "evaluation.rows" in each["changed"]]
+    return max(steps, default=-1)

@@ -1,0 +1,39 @@
+"""What does a pair of texts teach? The second from the first, as in translation."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from lm.data.objectives.base import Objective
+from lm.data.objectives.causal import causal, positions_within
+from lm.model.transformer import Batch
+
+
+class Seq2seq(Objective):
+    """The encoder reads a text, and the decoder predicts its answer from left to right.
+
+    Bits per byte are of the answers' text, so that tokenizers can be compared.
+    """
+
+    architecture = "encoder_decoder"
+    metric = "eval/bits_per_byte"
+    pairs = True
+
+    def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
+        """See `Objective`; draws nothing."""
+        del key
+        segments = rows["memory_segments"]
+        return dataclasses.replace(
+            causal(rows),
+            memory_inputs=rows["memory_tokens"],
+            memory_segments=segments,
+            memory_positions=positions_within(segments),
+        )
+
+    def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Also "memory_tokens" and "memory_segments" [B, L]: what the encoder reads."""
+        memory = jax.ShapeDtypeStruct((size, self.length), jnp.int32)
+        names = ("memory_tokens", "memory_segments")
+        return super().abstract_rows(size) | dict.fromkeys(names, memory)

@@ -1,0 +1,1 @@
+"""How good a model is: likelihoods, task metrics, prompts, and diagnostics."""

@@ -1,0 +1,42 @@
+"""What does a model write in answer to held-out examples? The likeliest word after the likeliest
+word, until it ends the text.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.config import Config
+from lm.generation import generate
+from lm.model.linear import turned
+from lm.tasks.base import Asked, Example
+from lm.training.train_step import Program
+
+
+def written(
+    program: Program, params: Any, data: Asked, config: Config, examples: Sequence[Example]
+) -> list[str]:
+    """An answer of at most config.task.answer_tokens to each example, a batch at a time."""
+    task: Any = data.task
+    params = turned(params)
+    texts = data.tokenizer.encode_batch([task.texts(example)[0] for example in examples])
+    longest = task.answer_tokens + 1  # with what ends it, as in training
+    asked = [task.asked(text.ids, longest, data.layout) for text in texts]
+    answers: list[str] = []
+    for begin in range(0, len(asked), config.batch_size):
+        prompts, memories = zip(*asked[begin : begin + config.batch_size], strict=True)
+        words = generate(
+            program.model,
+            params,
+            prompts,
+            tokens=task.answer_tokens,
+            temperature=0.0,
+            sources=memories if data.layout.memory else None,
+        )
+        for ids in np.stack(list(words), axis=1):
+            ends = np.flatnonzero(ids == data.tokenizer.end)
+            said = ids[: ends[0]] if len(ends) else ids
+            # As the answers that it learned from, it is a text of its own.
+            answers.append(data.tokenizer.decode(said, final=False))
+    return answers

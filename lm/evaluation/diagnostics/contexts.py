@@ -1,0 +1,66 @@
+"""What does a run's model predict on held-out text? Every prediction's confidence, and a sample of
+hidden states with the words that followed.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.checkpoints.restore import Restored
+from lm.data import eval_batches
+from lm.devices import sharding
+
+_ENTRIES = 2**24  # log-probabilities held at once
+
+
+class Contexts(NamedTuple):
+    """Predictions on held-out text.
+
+    Attributes:
+      confidence: [N], probability of the likeliest word, of all N predictions.
+      correct: [N], whether that was the truth.
+      hidden: [n, D], hidden states of a sample, spread evenly over the text.
+      inputs, targets: [n], the words that the sample's positions show and predict.
+    """
+
+    confidence: np.ndarray
+    correct: np.ndarray
+    hidden: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+def held_out(run: Restored, sample: int) -> Contexts:
+    """One pass over the rows that evaluation reads; `sample` is how many hidden states to keep."""
+    model, config = run.program.model, run.config
+    vocab_size = run.corpus.tokenizer.vocab_size
+
+    @jax.jit
+    def predict(params, rows):
+        batch = run.program.objective(rows, jax.random.key(0))
+        states: Any = model.apply({"params": params}, batch, method="head_inputs")
+        hidden = states.reshape(batch.targets.size, -1)
+
+        def judge(pair):
+            state, target = pair
+            values = model.apply({"params": params}, state[None], method="word_log_probs")[0]
+            return jnp.exp(jnp.max(values)), jnp.argmax(values) == target
+
+        targets, inputs = batch.targets.ravel(), batch.inputs.ravel()
+        judged = jax.lax.map(judge, (hidden, targets), batch_size=max(1, _ENTRIES // vocab_size))
+        return *judged, hidden, inputs, targets, batch.weights.ravel() > 0
+
+    rows = run.corpus.rows("validation")
+    limit = config.evaluation.rows or len(rows)
+    batches = -(-min(limit, len(rows)) // config.batch_size)
+    chance, found = np.random.default_rng(0), []
+    for index, batch in enumerate(eval_batches(rows, batch_size=config.batch_size, limit=limit)):
+        arrays = predict(run.params, sharding.global_batch(run.program.mesh, batch))
+        *arrays, real = (np.asarray(array) for array in arrays)
+        confidence, correct, *states = (array[real] for array in arrays)
+        share = sample * (index + 1) // batches - sample * index // batches
+        chosen = chance.permutation(len(confidence))[:share]
+        found.append((confidence, correct, *(array[chosen] for array in states)))
+    return Contexts(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

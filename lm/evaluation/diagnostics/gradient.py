@@ -1,0 +1,77 @@
+"""How much of the loss's gradient passes the head? The gradient in the logits has V numbers, and
+only what lies in the D directions that hidden states can move them reaches the layers below.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.evaluation.diagnostics.spectrum import NOISE
+
+_ENTRIES = 2**24  # of the derivatives computed at a time
+
+
+def surviving_shares(
+    log_probs: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    hidden: np.ndarray,
+    targets: np.ndarray,
+) -> np.ndarray:
+    """|P g| / |g| for each context, [n], from 0 to 1 (Godey and Artzi 2603.10145).
+
+    g = p - e_y is the gradient of -log p(y) in the logits, [V], and P projects onto the span of the
+    Jacobian of the logits in the hidden state, [V, D]: for a linear head, onto the columns of W. It
+    is the part of g that the head can pass down, however long W is; a random g would keep
+    sqrt(D / V). Logits are log p up to a constant, so both are taken without their mean over words,
+    which serves every head alike.
+
+    The Jacobian of one context is held at a time, [V, D], as large as a word table.
+
+    Args:
+      log_probs: `log_probs(params, state)` of one context, [D] -> [V], in nats.
+      params: what it needs besides.
+      hidden: [n, D].
+      targets: [n].
+    """
+
+    @jax.jit
+    def parts(params: Any, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Log-probabilities [V] and their derivatives [D, V]."""
+        values, pull = jax.vjp(lambda state: log_probs(params, state), state)
+
+        def push(direction: jax.Array) -> jax.Array:
+            # Heads that define their own gradient know it in reverse only; the reverse of the
+            # reverse, which is linear, is the derivative forwards.
+            return jax.vjp(pull, jnp.zeros_like(values))[1]((direction,))[0]
+
+        together = max(1, _ENTRIES // values.size)
+        return values, jax.lax.map(
+            push, jnp.eye(state.size, dtype=state.dtype), batch_size=together
+        )
+
+    shares = []
+    for state, target in zip(hidden, targets, strict=True):
+        values, derivatives = (np.asarray(part, np.float64) for part in parts(params, state))
+        gradient = np.exp(values)
+        gradient[target] -= 1.0
+        shares.append(share_in_span(derivatives, gradient))
+    return np.array(shares)
+
+
+def share_in_span(vectors: np.ndarray, gradient: np.ndarray) -> float:
+    """|P g| / |g|, P the projection onto the span of vectors [D, V] less their means; g sums to 0.
+
+    Directions that the vectors reach with less than `NOISE` of the longest are rounding, not span.
+    """
+    norm = float(np.linalg.norm(gradient))
+    if norm == 0:
+        return 0.0
+    centred = vectors - vectors.mean(axis=1, keepdims=True)
+    # With J' = Q R and R = U S V', the coordinates of g in the span are S^-1 V' J g.
+    _, singular, turned = np.linalg.svd(np.linalg.qr(centred.T, mode="r"))
+    kept = singular > NOISE * singular[0]
+    coordinates = (turned[: len(singular)] @ (centred @ gradient))[kept] / singular[kept]
+    return min(1.0, float(np.linalg.norm(coordinates)) / norm)

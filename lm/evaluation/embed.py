@@ -1,0 +1,225 @@
+"""Embeddings of texts: the hidden states of a model's last layer, pooled to one vector a text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from lm.checkpoints.restore import Restored
+from lm.config import Config
+from lm.data import eval_batches, sources
+from lm.data.lines import lines_of
+from lm.devices import sharding
+from lm.errors import UserError
+from lm.finetuning.tuned import room_of
+from lm.generation.decode import Same
+from lm.model.pooling import mean
+from lm.model.transformer import Batch
+from lm.tasks.in_memory import source_of
+from lm.tasks.read import format_of, records
+from lm.training.metric_writer import to_json
+
+_LEAST = 16  # positions of the shortest rows
+ENDINGS = (".npy", ".jsonl")
+
+
+class Embedded(NamedTuple):
+    """Vectors of texts.
+
+    Attributes:
+      texts: N of them.
+      vectors: float32 [N, D].
+      cut: how many texts were too long for the model, and lost their last tokens.
+    """
+
+    texts: list[str]
+    vectors: np.ndarray
+    cut: int
+
+
+def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) -> Embedded:
+    """A vector of each text.
+
+    A text stands between the tokens of `Restored.around`, for a checkpoint those that its tokenizer
+    puts there, which are pooled too, as in sentence-transformers; an encoder-decoder's encoder
+    reads it between those of config.frame.
+    Hidden states are those behind the last layer and its norm, in float32.
+
+    Args:
+      run: a model; its head is not looked at.
+      texts: N of them.
+      pooling: a name of `POOLINGS`.
+      normalize: divides each vector by its Euclidean length, so that products are cosines.
+
+    Raises:
+      UserError: there is no text, or the model has no such pooling.
+    """
+    if not texts:
+        raise UserError("there is no text to embed; give --text=TEXT or --data=FILE")
+    if pooling not in POOLINGS:
+        raise UserError(f"--pooling={pooling} is none of {', '.join(POOLINGS)}")
+    if pooling == "pooler" and not run.config.model.pooler:
+        raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
+    room = room_of(run.program.model)
+    rows, cut = _rows(run, texts, room)
+    vectors = np.zeros((len(texts), run.config.model.features), np.float32)
+    pooled = jax.jit(_pooled, static_argnums=(0, 3), out_shardings=sharding.whole(run.program.mesh))
+    for length, numbers in _by_length(rows, room).items():
+        table = [_padded(rows[i], length) | {"number": np.array(i + 1)} for i in numbers]
+        batches = eval_batches(
+            table,
+            batch_size=run.config.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        with jax.set_mesh(run.program.mesh):
+            for batch in batches:
+                arrays = sharding.global_batch(run.program.mesh, batch)
+                found, number = pooled(Same(run.program.model), run.params, arrays, pooling)
+                number = np.asarray(number)
+                vectors[number[number > 0] - 1] = np.asarray(found)[number > 0]
+    if normalize:
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return Embedded(list(texts), vectors, cut)
+
+
+def read_texts(config: Config, names: Sequence[str]) -> Iterator[str]:
+    """The texts of files: of tables and JSON lines the columns config.task.text, joined by spaces;
+    of any other file its lines, without empty ones.
+    """
+    for name in names:
+        if format_of(name) or name.startswith("tfds:"):
+            for record in records(source_of(name), "", tuple(config.task.columns)):
+                yield " ".join(_column(record, column) for column in config.task.text)
+            continue
+        for document in sources.documents(source_of(name)):
+            yield from (line for _, line in lines_of(document.text) if line.strip())
+
+
+def embed_files(
+    run: Restored,
+    file: epath.Path,
+    *,
+    texts: Sequence[str],
+    names: Sequence[str],
+    pooling: str,
+    normalize: bool,
+) -> str:
+    """Writes the vectors of texts, and of those of files, to a new file; says what was written."""
+    embedded = embed(run, [*texts, *read_texts(run.config, names)], pooling, normalize)
+    write(embedded, file)
+    cut = f"; {embedded.cut} were longer than the model reads, and cut" if embedded.cut else ""
+    return f"written: {file}, vectors {list(embedded.vectors.shape)}{cut}"
+
+
+def check_output(file: epath.Path | None) -> epath.Path:
+    """The file; raises UserError where vectors cannot be written to a new file of this name."""
+    if file is None or file.suffix.lower() not in ENDINGS:
+        raise UserError(f"embed needs --output=FILE, a file that ends in {' or '.join(ENDINGS)}")
+    if file.exists():
+        raise UserError(f"{file} is there already; give a new file to write to")
+    return file
+
+
+def write(embedded: Embedded, file: epath.Path) -> None:
+    """Writes [N, D] as .npy, or as .jsonl an object for each text: "text" and "embedding"."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix.lower() == ".npy":
+        with file.open("wb") as out:
+            np.save(out, embedded.vectors)
+        return
+    with file.open("w") as out:
+        for text, vector in zip(embedded.texts, embedded.vectors, strict=True):
+            line = {"text": text, "embedding": [float(x) for x in vector]}
+            out.write(to_json(line, ensure_ascii=False) + "\n")
+
+
+def _column(record: Any, name: str) -> str:
+    value = record.values.get(name)
+    if not isinstance(value, str):
+        raise UserError(
+            f"{record.place} has no text in column {name!r}, only columns "
+            f"{', '.join(record.values)}; set config.task.text"
+        )
+    return value
+
+
+def _rows(run: Restored, texts: Sequence[str], room: int) -> tuple[list[np.ndarray], int]:
+    """The tokens of each text, at most `room`, and how many texts were cut."""
+    encoded = [each.ids for each in run.tokenizer.encode_batch(list(texts))]
+    if run.config.model.architecture == "encoder_decoder":
+        around = len(run.frame.before) + len(run.frame.after)
+        rows = [run.frame.read(ids, room) for ids in encoded]
+    else:
+        before, after = run.around[:2]
+        around = len(before) + len(after)
+        kept = [ids[: max(room - around, 0)] for ids in encoded]
+        rows = [np.concatenate([before, ids, after]).astype(np.int32) for ids in kept]
+    return rows, sum(len(ids) > room - around for ids in encoded)
+
+
+def _by_length(rows: Sequence[np.ndarray], room: int) -> Mapping[int, list[int]]:
+    """The numbers of rows by the power of two to which they are padded, or `room` below it."""
+    groups: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        length = min(max(_LEAST, 1 << max(len(row) - 1, 0).bit_length()), room)
+        groups.setdefault(length, []).append(number)
+    return groups
+
+
+def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    real = np.ones(len(row), np.int32)
+    return {name: np.pad(x, (0, length - len(x))) for name, x in (("inputs", row), ("real", real))}
+
+
+def _pooled(same: Same, params: Any, rows: Any, pooling: str) -> tuple[jax.Array, jax.Array]:
+    """Vectors [B, D] in float32, and the numbers of their texts."""
+    inputs, real = rows["inputs"], rows["real"]
+    places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+    batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places)
+    if pooling == "pooler":
+        vectors: Any = same.model.apply({"params": params}, batch, method="pooled")
+    elif same.model.architecture == "encoder_decoder":
+        vectors = POOLINGS[pooling](_encoder_states(same, params, batch), real)
+    else:
+        states: Any = same.model.apply({"params": params}, batch)
+        vectors = POOLINGS[pooling](states, real)
+    return vectors.astype(jnp.float32), rows["number"]
+
+
+def _encoder_states(same: Same, params: Any, batch: Batch) -> jax.Array:
+    """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
+    first = batch.inputs[:, :1]
+    asked: Any = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
+    asked = asked.replace(
+        memory_inputs=batch.inputs, memory_segments=batch.segments, memory_positions=batch.positions
+    )
+    outputs: Any = same.model.apply(
+        {"params": params},
+        asked,
+        capture_intermediates=lambda module, _: module.name == "encoder",
+        mutable=["intermediates"],
+    )
+    return outputs[1]["intermediates"]["encoder"]["__call__"][0]
+
+
+def _first(hidden: jax.Array, real: jax.Array) -> jax.Array:
+    return hidden[:, 0]
+
+
+def _last(hidden: jax.Array, real: jax.Array) -> jax.Array:
+    places = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
+    return jnp.take_along_axis(hidden, places[:, None, None], axis=1)[:, 0]
+
+
+def _max(hidden: jax.Array, real: jax.Array) -> jax.Array:
+    return jnp.max(jnp.where(real[:, :, None] > 0, hidden, -jnp.inf), axis=1)
+
+
+# Hidden states [B, L, D] and where they are real [B, L] to vectors [B, D]. "pooler" is the model's
+# own layer on the first state, such as BERT's.
+_OF_STATES = {"mean": mean, "first": _first, "cls": _first, "last": _last, "max": _max}
+POOLINGS: Mapping[str, Any] = {**_OF_STATES, "pooler": None}

@@ -1,0 +1,166 @@
+"""Predictions of a trained model for the examples of files that are not its own: with labels also
+its metrics and their report, so that what was chosen on validation is reported on test.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from lm.checkpoints.restore import Restored
+from lm.config import Config, override
+from lm.errors import UserError
+from lm.evaluation.task_evaluation import metrics, predictions
+from lm.evaluation.task_report import write_predictions, write_report
+from lm.tasks.base import Prediction, Task
+from lm.tasks.check import most_written
+from lm.tasks.in_memory import UNLABELLED, InMemory, encoded_in_parts, read_examples
+from lm.training.metric_writer import write_json
+
+_TOGETHER = 2000  # examples whose rows are held at once
+
+
+class Predicted(NamedTuple):
+    """What a model says of examples.
+
+    Attributes:
+      data: the examples.
+      predictions: of each, in their order, a line of predictions.jsonl; of those without a label
+        only what does not depend on one.
+      labelled: the predictions of those with a label.
+      metrics: of these, "eval/..." by name; {} where there are none.
+    """
+
+    data: InMemory
+    predictions: list[Prediction]
+    labelled: list[Prediction]
+    metrics: dict[str, float]
+
+    @property
+    def left_out(self) -> int:
+        """Examples of which the task makes no row, as their answer begins beyond it."""
+        return len(self.data.kept) - len(self.predictions)
+
+
+def predict(
+    run: Restored, sources: Sequence[str], *, need_labels: bool = False, tokens: int | None = None
+) -> Predicted:
+    """What a run says of all examples of some files.
+
+    Args:
+      run: of a task.
+      sources: files, patterns of files, or other sources of labelled examples.
+      need_labels: an example without a label is an error.
+      tokens: where the task writes answers, how many tokens of one at most; None: as in training,
+        or 256 where training wrote none, or as many as fit.
+
+    Raises:
+      UserError: the run is of no task; an example cannot be read, or has a label that the run does
+        not know.
+    """
+    config = run.config
+    if not config.task.name:
+        raise UserError(
+            "examples with labels are of a run of config.task.name, and this one is a language "
+            "model; `run.py generate` continues texts"
+        )
+    config = override(config, {"evaluation.rows": 0})
+    task, labels, layout = run.task_layout
+    task = _writing(task, config, need_labels, tokens)
+    examples = read_examples(config, task, labels, layout, sources)
+    settled, _ = task.settle(examples)  # by a run already, but not by a checkpoint of elsewhere
+    task = dataclasses.replace(task, **settled)
+    if need_labels:
+        _check_labelled(task, examples)
+    source = {"source": ", ".join(sources)}
+    data = InMemory(source, run.tokenizer, task, layout, labels, examples, [])
+    found: list[Prediction] = []
+    labelled: list[Prediction] = []
+    with jax.set_mesh(run.program.mesh):
+        for part in encoded_in_parts(data, _TOGETHER):
+            said = predictions(run.program, run.params, part, config)
+            for example, each in zip(part.kept, said, strict=True):
+                if UNLABELLED in example:
+                    found.append({k: v for k, v in each.items() if k not in task.from_label})
+                else:
+                    found.append(each)
+                    labelled.append(each)
+    return Predicted(data, found, labelled, metrics(data, labelled) if labelled else {})
+
+
+def measure(run: Restored, sources: Sequence[str], folder: epath.Path | None) -> dict[str, float]:
+    """The metrics of a run on the labelled examples of files; with a folder, written there too."""
+    check_new(folder)
+    found = predict(run, sources, need_labels=True)
+    if folder is not None:
+        write(found, folder)
+    return found.metrics
+
+
+def check_new(folder: epath.Path | None) -> None:
+    """Raises UserError where a folder to write to holds something."""
+    if (
+        folder is not None
+        and folder.exists()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise UserError(f"{folder} is not empty; give a new folder to write to")
+
+
+def write(predicted: Predicted, folder: epath.Path) -> None:
+    """Writes predictions.jsonl; with labels also metrics.json, report.txt and report.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if predicted.labelled:
+        interval = write_report(folder, predicted.data, predicted.labelled)
+        about = {"data": predicted.data.manifest["source"]}
+        write_json(folder / "metrics.json", predicted.metrics | interval | about)
+    write_predictions(folder, predicted.predictions)
+
+
+def predict_files(
+    run: Restored, sources: Sequence[str], folder: epath.Path, tokens: int | None
+) -> list[str]:
+    """Predicts the examples of files and writes what `write` has; says so in lines."""
+    predicted = predict(run, sources, tokens=tokens)
+    write(predicted, folder)
+    return told(predicted, folder)
+
+
+def told(predicted: Predicted, folder: epath.Path) -> list[str]:
+    """What was done, in lines."""
+    number, labelled = len(predicted.predictions), len(predicted.labelled)
+    lines = [f"written: {folder}, {number} predictions"]
+    if predicted.left_out:
+        lines[0] += f"; {predicted.left_out} examples do not fit into a row, and were left out"
+    if labelled:
+        task = predicted.data.task
+        shown = f"{predicted.metrics[f'eval/{task.main}']:.4f} {task.main.replace('_', ' ')}"
+        lines.append(f"eval: {shown} on the {labelled} that have a label")
+    return lines
+
+
+def _writing(task: Task, config: Config, need_labels: bool, tokens: int | None) -> Task:
+    """The task, where it can write answers with as many tokens as are asked for."""
+    if config.task.name != "seq2seq":
+        if tokens is not None:
+            raise UserError(
+                f"--tokens={tokens} is of task seq2seq, which writes answers, and task "
+                f"{config.task.name} does not; leave it out"
+            )
+        return task
+    most = most_written(config)
+    if tokens is not None and tokens > most:
+        raise UserError(f"--tokens={tokens} leaves a source too few positions; use at most {most}")
+    unasked = task.answer_tokens or (0 if need_labels else min(256, most))
+    return dataclasses.replace(task, answer_tokens=unasked if tokens is None else tokens)
+
+
+def _check_labelled(task: Task, examples: Sequence[Any]) -> None:
+    without = [example["place"] for example in examples if UNLABELLED in example]
+    if without:
+        raise UserError(
+            f"{len(without)} of {len(examples)} examples have no label in column {task.label!r}, "
+            f"the first {without[0]}; fill it in, or use `run.py predict`, which needs none"
+        )

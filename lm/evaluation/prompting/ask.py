@@ -1,0 +1,143 @@
+"""How well does a model answer? Every question is scored with each of its answers, the likeliest is
+what the model says, and a task's metrics judge it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from scipy.special import log_softmax, logsumexp
+
+from lm.checkpoints.restore import Restored
+from lm.config import Config
+from lm.errors import UserError
+from lm.evaluation.prompting.examples import Example, Examples, read_examples
+from lm.evaluation.prompting.read import NORMALISERS, reader
+from lm.evaluation.prompting.score import likelihoods
+from lm.evaluation.prompting.shots import draw
+from lm.evaluation.prompting.template import Query, Template, parse
+from lm.evaluation.task_report import write_report
+from lm.tasks import metrics
+
+
+def ask(run: Restored, folder: epath.Path | None = None) -> dict[str, float]:
+    """Asks a model what config.prompt describes.
+
+    The score of an answer is s = log p(answer | question) / n, n its tokens, its bytes, or 1. What
+    the model says of a question's answers is softmax(s); with content-free texts c it is
+    softmax(s - log mean_c softmax(s_c)), s_c being the scores of the same answers where c stands in
+    place of every column (contextual calibration, Zhao et al. 2021, 2102.09690; for answers of the
+    question's own, Holtzman et al. 2021, 2104.08315).
+
+    Args:
+      run: a model whose head predicts words.
+      folder: where predictions.jsonl, report.txt and report.png are written; None: nowhere.
+
+    Returns:
+      "eval/..." of `lm.tasks.metrics.CLASSIFICATION`; of the main one also the bootstrap's 95 %
+      interval, "eval/..._low" and "eval/..._high"; "eval/examples", how many questions; "eval/cut",
+      the share of texts that lost their first tokens, as the model has too few positions.
+
+    Raises:
+      UserError: a record lacks what the config names, or there are too few examples to show.
+    """
+    prompt, examples = run.config.prompt, read_examples(run.config)
+    questions = _questions(run.config, examples)
+    queries = [query for question in questions for query in question.queries]
+    readings = reader(run.config, run.tokenizer, run.frame, run.opens)(queries)
+    rows = [row for reading in readings for row in reading.rows]
+    totals, _ = likelihoods(run.program, run.params, rows, run.config.batch_size)
+    first = np.cumsum([0, *(len(reading.rows) for reading in readings)])[:-1]
+    normaliser = NORMALISERS[prompt.normalise]
+    sizes = [normaliser(*each) for each in zip(queries, readings, strict=True)]
+    scores = np.add.reduceat(totals, first) / sizes
+    ends = np.cumsum([len(question.queries) for question in questions])
+    predictions = [
+        question.prediction(calibrated(each.reshape(-1, len(question.example.answers))), examples)
+        for question, each in zip(questions, np.split(scores, ends[:-1]), strict=True)
+    ]
+    task, labels = examples.task, examples.labels
+    found = {f"eval/{name}": value for name, value in task.score(predictions, labels).items()}
+    evidence = task.evidence(predictions, labels)
+    low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(folder, examples, predictions)
+    return found | {
+        f"eval/{task.main}_low": low,
+        f"eval/{task.main}_high": high,
+        "eval/examples": float(len(predictions)),
+        "eval/cut": float(np.mean([reading.cut for reading in readings])),
+    }
+
+
+def calibrated(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities [A] of A answers, given their scores and those without content, [1 + C, A].
+
+    log_softmax(s - log mean_c softmax(s_c)); with C = 0, log_softmax(s).
+    """
+    own, free = scores[0], log_softmax(scores[1:], axis=1)
+    if len(free):
+        own = own - (logsumexp(free, axis=0) - np.log(len(free)))
+    return log_softmax(own)
+
+
+class Question(NamedTuple):
+    """A question as it is asked.
+
+    Attributes:
+      example: what is asked.
+      shots: the numbers of the examples shown before it.
+      queries: each answer to it; then each answer to every question without content.
+    """
+
+    example: Example
+    shots: Sequence[int]
+    queries: Sequence[Query]
+
+    def prediction(self, log_probs: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """What the model says, as a line of predictions.jsonl."""
+        best, example = int(np.argmax(log_probs)), self.example
+        return {
+            "place": example.record.place,
+            "shown": [examples.shown[number].record.place for number in self.shots],
+            "text": self.queries[0]._replace(answer="").text,
+            "answers": dict(zip(example.answers, log_probs.tolist(), strict=True)),
+            "label": examples.labels[example.label],
+            "predicted": examples.labels[best],
+            "confidence": float(np.exp(log_probs[best])),
+            "nats": -float(log_probs[example.label]),
+        }
+
+
+def _questions(config: Config, examples: Examples) -> list[Question]:
+    """All questions, each behind examples of its own."""
+    prompt, template = config.prompt, parse(config.prompt.template)
+    labels = [each.label for each in examples.shown]
+    written = [_written(template, each) for each in examples.shown] if prompt.shots else []
+    same: dict[Query, set[int]] = {}
+    for number, each in enumerate(written):
+        same.setdefault(each, set()).add(number)
+    questions = []
+    for number, example in enumerate(examples.questions):
+        barred = same.get(_written(template, example), set())
+        shots = draw(labels, prompt.shots, config.seed, number, prompt.balanced, barred)
+        if len(shots) < prompt.shots:
+            raise UserError(
+                f"config.prompt.shots = {prompt.shots}, but there are {len(shots)} other examples "
+                f"to show before {example.record.place}; show fewer, or name more in "
+                "config.prompt.examples"
+            )
+        shown = "".join(written[shot].text + prompt.separator for shot in shots)
+        asked = [template.fill(example.record, answer) for answer in example.answers]
+        for content in prompt.content_free:
+            asked += [template.empty(content, answer) for answer in example.answers]
+        queries = [each._replace(before=shown + each.before) for each in asked]
+        questions.append(Question(example, shots, queries))
+    return questions
+
+
+def _written(template: Template, example: Example) -> Query:
+    """An example with its answer."""
+    return template.fill(example.record, example.answers[example.label])

@@ -1,0 +1,47 @@
+"""Can this be asked? What config.prompt describes must suit itself, the task's labels and the head;
+each failure names the value, the limit and the remedy, before any work.
+"""
+
+from lm.config import Config
+from lm.errors import UserError, one_of
+from lm.evaluation.prompting.read import HIDDEN, NORMALISERS
+from lm.evaluation.prompting.template import parse
+from lm.output import OUTPUTS
+from lm.tasks import predicts_words
+from lm.tasks.check import check_labels
+from lm.tasks.metrics import CLASSIFICATION
+from lm.tasks.multiple_choice import READINGS
+
+
+def check_prompt(config: Config) -> None:
+    """Raises UserError for the first impossible setting."""
+    prompt, labels = config.prompt, config.task.labels
+    one_of("prompt.normalise", prompt.normalise, NORMALISERS)
+    one_of("prompt.hidden", prompt.hidden, HIDDEN)
+    one_of("task.metric", config.task.metric, ("", *CLASSIFICATION))
+    one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
+    parse(prompt.template)
+    check_labels(config)
+    words = tuple(prompt.words)
+    if len(set(words)) < len(words) or len(words) == 1 or "" in words:
+        raise UserError(f"config.prompt.words = {words} must be two or more texts, all different")
+    if words and labels and len(words) != len(labels):
+        raise UserError(
+            f"config.prompt.words has {len(words)} texts for the {len(labels)} of "
+            "config.task.labels; give one for each, in their order"
+        )
+    if prompt.balanced and not words:
+        raise UserError(
+            "config.prompt.balanced evens out labels, and where every question has its own answers "
+            "there are none; leave it out, or set config.prompt.words"
+        )
+    if not predicts_words(config) or OUTPUTS[config.output.head].whole_rows:
+        raise UserError(
+            f"config.prompt asks for words, which the head of task {config.task.name} "
+            "does not choose among; ask a language model"
+        )
+    if not OUTPUTS[config.output.head].full_support:
+        raise UserError(
+            f"config.prompt compares answers, and head {config.output.head} may give all of them a "
+            "probability of 0; ask a model with another head"
+        )

@@ -1,0 +1,105 @@
+"""What is asked, and what is shown before it? Records of a source become examples: a record, the
+answers among which to choose, and which of them is right.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lm.config import Config
+from lm.errors import UserError
+from lm.evaluation.task_evaluation import sample
+from lm.tasks import build_task
+from lm.tasks.base import Task, number_of
+from lm.tasks.label import class_name
+from lm.tasks.read import Record, records
+
+
+class Example(NamedTuple):
+    """A record with its answers.
+
+    Attributes:
+      record: its columns.
+      answers: the texts to choose from.
+      label: the number of the right one.
+    """
+
+    record: Record
+    answers: Sequence[str]
+    label: int
+
+
+_Read = tuple[Record, dict[str, Any]]  # what `Task.example` keeps of a record
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What config.prompt names.
+
+    Attributes:
+      task: what judges answers: a classification where all questions have the same ones, else a
+        choice.
+      labels: all labels, in order.
+      manifest: {"source": where the questions come from}.
+      questions: to be asked.
+      shown: to be drawn from, and shown with their answers.
+    """
+
+    task: Task
+    labels: tuple[str, ...]
+    manifest: Mapping[str, Any]
+    questions: Sequence[Example]
+    shown: Sequence[Example]
+
+
+def read_examples(config: Config) -> Examples:
+    """The examples of config.prompt.
+
+    Questions are the source's own held-out examples, or all where it holds none out. What is shown
+    comes from config.prompt.examples, or else from the source's training examples, or else from the
+    questions.
+
+    Raises:
+      UserError: there are none, or one lacks a column or has no such label.
+    """
+    prompt, task = config.prompt, _task(config)
+    words = tuple(prompt.words)
+    labels = tuple(config.task.labels) or words
+    numbers = {class_name(label): number for number, label in enumerate(labels)}
+
+    def read(source: str) -> list[_Read]:
+        found = records(source, config.task.format, tuple(config.task.columns))
+        return [(record, task.example(record)) for record in found]
+
+    splits: dict[str, list[_Read]] = {"validation": [], "train": []}
+    for each in read(prompt.source):
+        splits[each[0].split or "validation"].append(each)
+    if prompt.examples:
+        splits["train"] = [each for each in read(prompt.examples) if each[0].split != "validation"]
+    if not splits["validation"]:
+        raise UserError(f"config.prompt.source = {prompt.source!r} holds no questions")
+    if not words:
+        _, notes = task.settle([found for split in splits.values() for _, found in split])
+        print(*(f"{prompt.source}: {note}" for note in notes), sep="\n", file=sys.stderr)
+    answered = {
+        split: [
+            Example(record, words, number_of(found["label"], numbers, found))
+            if words
+            else Example(record, found["choices"], found["label"])
+            for record, found in each
+        ]
+        for split, each in splits.items()
+    }
+    questions = sample(answered["validation"], config.evaluation.rows)
+    most = max(len(each.answers) for each in questions)
+    labels = labels if words else tuple(map(str, range(most)))
+    shown = answered["train"] or answered["validation"]
+    return Examples(task, labels, {"source": prompt.source}, questions, shown)
+
+
+def _task(config: Config) -> Task:
+    """What judges the answers, by config.task's columns; it asks for no text: the template does."""
+    judging = config.copy_and_resolve_references()
+    judging.task.name = "classification" if config.prompt.words else "choice"
+    return dataclasses.replace(build_task(judging), text=())

@@ -1,0 +1,214 @@
+"""How does a run of ours answer lm-evaluation-harness (EleutherAI's `lm_eval`)? As its model
+"softmax-laboratory"; the harness asks for likelihoods and continuations, and judges them itself.
+
+  python -m lm.evaluation.prompting.harness run --model softmax-laboratory \
+      --model_args workdir=DIR --tasks NAME
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from lm_eval.utils import get_rolling_token_windows  # pyright: ignore[reportMissingImports]
+
+from lm.checkpoints.restore import Restored, restore
+from lm.data.chat import Chat
+from lm.data.chat_template import TEMPLATES
+from lm.data.marked import encode_marked, quoted
+from lm.errors import UserError
+from lm.evaluation.prompting.gen_kwargs import GenKwargs, read_gen_kwargs
+from lm.evaluation.prompting.read import reader
+from lm.evaluation.prompting.row import Row
+from lm.evaluation.prompting.score import likelihoods
+from lm.evaluation.prompting.template import Query
+from lm.finetuning.tuned import room_of
+from lm.generation import generate
+from lm.generation.sample import count_repeats
+from lm.generation.text import Continuation, opened
+
+
+@register_model("softmax-laboratory")
+class Laboratory(LM):
+    """A run as a model of the harness.
+
+    Texts are read as `lm.evaluation.prompting.read` has it, so that an encoder answers too, by its
+    masks; rolling likelihoods and continuations need a decoder.
+    """
+
+    def __init__(
+        self, run: Restored | None = None, workdir: str = "", cache: str = "", **ignored: Any
+    ):
+        """Takes a run, or the newest checkpoint of a workdir; batches are as its config says.
+
+        `cache` is where prepared text is kept, by default in the user's own; `ignored` are the
+        harness's settings of other models, such as device and batch_size.
+        """
+        super().__init__()
+        self.run = (run or restore(epath.Path(workdir).expanduser(), cache=cache)).decoding()
+        self._chat: Chat | None = None  # with which contexts are written
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the tokenizer and the template, under which the harness keeps what it asks."""
+        template = "" if self._chat is None else self._chat.name or "own"
+        return f"{self.run.tokenizer.hash[:16]}-{template}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Contexts are conversations from now on, unless False: by config.task.template, or by
+        "plain" or "chatml". Returns the template.
+
+        Raises:
+          UserError: there is no such template, or the model is no decoder.
+        """
+        if not chat_template:
+            return ""
+        chat = self.run.chat
+        if isinstance(chat_template, str) and chat_template not in ("default", *TEMPLATES):
+            raise UserError(
+                f"there is no template {chat_template!r}; use {', '.join(TEMPLATES)}, or none for "
+                "that of the run"
+            )
+        name = chat_template if chat_template in TEMPLATES else chat.name
+        self._chat = Chat(chat.tokenizer, str(name))
+        return str(name or chat.tokenizer.settings.get("chat_template", "plain"))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as the model learned it, up to where the assistant speaks; without
+        `add_generation_prompt` the last message is what it has said so far.
+        """
+        if self._chat is None:
+            self.chat_template(True)
+        chat: Any = self._chat
+        if add_generation_prompt:
+            return chat.written(chat_history)
+        said = quoted(chat_history[-1]["content"], chat.tokenizer)
+        return chat.written(chat_history[:-1]) + said
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Of each (context, continuation) log p(continuation | context) in nats, and whether each
+        of its tokens is the likeliest.
+        """
+        queries = [Query(*request.args) for request in requests]
+        run = self.run
+        read = reader(run.config, run.tokenizer, run.frame, run.opens)
+        if (chat := self._chat) is not None:
+            read = dataclasses.replace(read, opens=chat.opens, marked=True)
+            queries = [q._replace(answer=quoted(q.answer, chat.tokenizer)) for q in queries]
+        readings = read(queries)
+        found = iter(self._likelihoods([row for reading in readings for row in reading.rows]))
+        answers = [list(itertools.islice(found, len(reading.rows))) for reading in readings]
+        return [(sum(n for n, _ in each), all(hit for _, hit in each)) for each in answers]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        """Of each (text,) log p(text) in nats, in windows of as many tokens as the model has
+        positions; every token is predicted once. That of an empty text is 0.
+        """
+        self._check_decoder()
+        tokenizer, length = self.run.tokenizer, room_of(self.run.program.model)
+        encoded = tokenizer.encode_batch([request.args[0] for request in requests])
+        documents = []
+        for ids, *_ in encoded:
+            windows = get_rolling_token_windows(ids.tolist(), tokenizer.start, length, 1)
+            documents.append([_window(*window) for window in windows])
+        found = iter(self._likelihoods([row for rows in documents for row in rows]))
+        return [sum((n for n, _ in itertools.islice(found, len(r))), 0.0) for r in documents]
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Of each (context, settings) what follows, up to END or a stop string; the settings are
+        those of `read_gen_kwargs`.
+
+        What is drawn depends on the context, the seed, and how many equal requests came before, and
+        not on the batches.
+        """
+        self._check_decoder()
+        texts = dict.fromkeys(range(len(requests)), "")
+        groups: dict[GenKwargs, list[int]] = {}
+        arguments: list[Any] = [request.args for request in requests]
+        positions = room_of(self.run.program.model) - max(len(self._opens), 1)
+        for number, (_, settings) in enumerate(arguments):
+            groups.setdefault(read_gen_kwargs(settings, positions), []).append(number)
+        for settings, numbers in groups.items():
+            prompts = self._prompts([arguments[i][0] for i in numbers], positions - settings.tokens)
+            repeats = count_repeats(prompt.tobytes() for prompt in prompts)
+            # Contexts of one length together: little padding, and few shapes to compile.
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            for begin in range(0, len(order), self.run.config.batch_size):
+                some = order[begin : begin + self.run.config.batch_size]
+                asked = [prompts[i] for i in some], [repeats[i] for i in some]
+                found = self._continued(*asked, settings)
+                texts.update(zip([numbers[i] for i in some], found, strict=True))
+        return list(texts.values())
+
+    def _check_decoder(self) -> None:
+        architecture = self.run.config.model.architecture
+        if architecture != "decoder":
+            raise UserError(
+                f"rolling likelihood and continuations want a decoder, and {architecture} is none; "
+                "choose a task of loglikelihood or multiple_choice"
+            )
+
+    def _likelihoods(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+        run = self.run
+        totals, likeliest = likelihoods(run.program, run.params, rows, run.config.batch_size)
+        return list(zip(totals.tolist(), likeliest.tolist(), strict=True))
+
+    def _prompts(self, contexts: Sequence[str], length: int) -> list[np.ndarray]:
+        """The tokens of contexts, behind those that open a text; of contexts that are longer than
+        `length` the last, as the harness has it for models of its own.
+        """
+        tokenizer = self.run.tokenizer
+        if self._chat is None:
+            encoded = tokenizer.encode_batch(list(contexts))
+        else:
+            encoded = encode_marked(tokenizer, contexts)
+        kept = [each.ids[max(len(each.ids) - length, 0) :] for each in encoded]
+        return [opened(tokenizer, ids, self._opens) for ids in kept]
+
+    @property
+    def _opens(self) -> tuple[int, ...]:
+        return self.run.opens if self._chat is None else self._chat.opens
+
+    def _continued(
+        self, prompts: Sequence[np.ndarray], repeats: Sequence[int], settings: GenKwargs
+    ) -> list[str]:
+        run = self.run
+        stops = (*settings.stops, *(self._chat.stops if self._chat else ()))
+        texts = [Continuation(run.tokenizer, prompt, stops) for prompt in prompts]
+        with jax.set_mesh(run.program.mesh):
+            steps = generate(
+                run.program.model,
+                run.params,
+                prompts,
+                tokens=settings.tokens,
+                seed=settings.seed,
+                repeats=repeats,
+                prefix=run.config.objective == "prefix",
+                **vars(settings.choice),
+            )
+            for step in steps:
+                for text, token in zip(texts, step.tolist(), strict=True):
+                    text.add(token)
+                if all(text.ended for text in texts):
+                    break
+        return [text.text for text in texts]
+
+
+def _window(seen: list[int], predicted: list[int]) -> Row:
+    """What the last of the positions predict."""
+    places = np.arange(len(seen) - len(predicted), len(seen))
+    return Row(np.array(seen), places, np.array(predicted))
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+
+    cli_evaluate()

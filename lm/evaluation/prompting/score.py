@@ -1,0 +1,104 @@
+"""How likely does a model find the tokens that rows ask about? Rows of any lengths, in batches of a
+few shapes, so that little is compiled and little is padding; equal rows are computed once.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.data import eval_batches
+from lm.devices import sharding
+from lm.evaluation.prompting.row import Row
+from lm.finetuning.tuned import room_of
+from lm.generation.decode import Same, log_probs_of
+from lm.model.transformer import Batch
+from lm.training.train_step import Program
+
+_TOGETHER = 64  # places whose log-probabilities are computed at a time
+
+
+def likelihoods(
+    program: Program, params: Any, rows: Sequence[Row], batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The log-likelihood of each row's targets in nats, and whether each of them is the likeliest.
+
+    Args:
+      program: the model, and the devices that share its batches.
+      params: all of its parameters.
+      rows: N of them.
+      batch_size: of how many together; a multiple of data * fsdp devices.
+
+    Returns:
+      Float64 [N], sum_t log p(target_t | what is seen at place t), and boolean [N].
+    """
+    kinds: dict[tuple[int, int, int], dict[Any, Row]] = {}
+    for row in rows:
+        kinds.setdefault(row.sizes(room_of(program.model)), {})[row.key] = row
+    score = jax.jit(_score, static_argnums=0, out_shardings=sharding.whole(program.mesh))
+    found: dict[Any, tuple[float, bool]] = {}
+    for sizes, unique in kinds.items():
+        keys = list(unique)
+        batches = eval_batches(
+            [
+                row.padded(sizes) | {"number": np.array(i + 1)}
+                for i, row in enumerate(unique.values())
+            ],
+            batch_size=batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in batches:
+            with jax.set_mesh(program.mesh):
+                arrays = score(
+                    Same(program.model), params, sharding.global_batch(program.mesh, batch)
+                )
+            for number, total, likeliest in zip(*map(np.asarray, arrays), strict=True):
+                if number:
+                    found[keys[number - 1]] = float(total), bool(likeliest)
+    totals, likeliest = ([found[row.key][i] for row in rows] for i in range(2))
+    return np.array(totals, np.float64), np.array(likeliest, bool)
+
+
+def _score(same: Same, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Of B rows their numbers, sums of log-probabilities, and whether all targets are hits."""
+    inputs, memory = rows["inputs"], rows.get("memory")
+    batch = Batch(
+        inputs=inputs,
+        targets=inputs,
+        weights=rows["segments"].astype(jnp.float32),
+        segments=rows["segments"],
+        positions=_places(inputs),
+        memory_inputs=memory,
+        memory_segments=rows.get("memory_segments"),
+        memory_positions=None if memory is None else _places(memory),
+        prefix=rows["prefix"] > 0 if "prefix" in rows else None,
+    )
+    hidden: Any = same.model.apply({"params": params}, batch, method="head_inputs")
+    hidden = jnp.take_along_axis(hidden, rows["places"][:, :, None], axis=1)
+    missing = -rows["targets"].size % _TOGETHER
+
+    def some(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        log_probs = log_probs_of(same.model, params, part[0])
+        found = jnp.take_along_axis(log_probs, part[1][:, None], axis=1)[:, 0]
+        return found, log_probs.argmax(axis=1) == part[1]
+
+    flat = hidden.reshape(-1, hidden.shape[-1]), rows["targets"].reshape(-1)
+    parts = [jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in flat]
+    parts = [x.reshape(-1, _TOGETHER, *x.shape[1:]) for x in parts]
+    shape = rows["targets"].shape
+    log_probs, hits = (
+        x.reshape(-1)[: -missing or None].reshape(shape) for x in jax.lax.map(some, tuple(parts))
+    )
+    asked = rows["asked"] > 0
+    return (
+        rows["number"],
+        jnp.sum(jnp.where(asked, log_probs, 0.0), axis=1),
+        jnp.all(hits | ~asked, axis=1),
+    )
+
+
+def _places(tokens: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)

@@ -1,0 +1,146 @@
+"""Where is a model right, and where is it wrong? Of a finished run: every prediction as a line of
+JSON, a page of text with the libraries' own reports and the worst mistakes, and a picture.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lm.data.atomic_file import replacing, write_text
+from lm.errors import counted
+from lm.evaluation.calibration import calibration
+from lm.tasks import metrics
+from lm.tasks.base import Judged, Task
+from lm.training.metric_writer import to_json
+
+MISTAKES = 20  # shown on the page
+BINS = 10  # of confidence
+MOST = 30  # classes in a confusion matrix
+
+
+def write_report(
+    folder: epath.PathLike, data: Judged, predictions: Sequence[Any]
+) -> dict[str, Any]:
+    """Writes predictions.jsonl, report.txt and report.png; returns the main metric's interval.
+
+    Returns:
+      {"interval": [low, high]}: 95 %, of the main metric, over resampled examples.
+    """
+    folder = epath.Path(folder)
+    write_predictions(folder, predictions)
+    task, labels = data.task, data.labels
+    evidence = task.evidence(predictions, labels)
+    low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
+    scores = task.score(predictions, labels)
+    page = [f"{counted(len(predictions), 'example')} held out of {_held_out(data)}", ""]
+    page += [f"{name:20} {value:.4f}" for name, value in scores.items()]
+    page += [f"{task.main}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)", ""]
+    page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
+    page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]] or ["none"]
+    write_text(folder / "report.txt", "\n".join(page) + "\n")
+    _draw(folder / "report.png", data, predictions)
+    return {"interval": [low, high]}
+
+
+def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
+    """Writes predictions.jsonl."""
+    lines = (to_json(each, ensure_ascii=False) for each in predictions)
+    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def _held_out(data: Judged) -> str:
+    """The source of the held-out examples: one of their own, or that of the training examples."""
+    return data.manifest.get("held_out") or data.manifest["source"]
+
+
+def _shown(task: Task, prediction: Any) -> str:
+    text = " ".join(str(prediction["text"]).split())
+    return f"{prediction['place']}: {task.told(prediction)}\n    {text[:200]}"
+
+
+def _draw(path: epath.Path, data: Judged, predictions: Sequence[Any]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    task = data.task
+    if task.real:
+        _scatter(left, predictions)
+    elif data.labels:
+        _confusion(left, task.pairs(predictions), data.labels)
+    else:
+        _histogram(left, data, predictions)
+    if "confidence" in predictions[0]:
+        _reliability(right, *task.judged(predictions), task.confident)
+    elif task.real:
+        _errors(right, predictions)
+    else:
+        right.set_axis_off()
+    with replacing(path) as partial, partial.open("wb") as file:
+        figure.savefig(file, format="png")
+
+
+def _scatter(axes: Any, predictions: Sequence[Any]) -> None:
+    truth, said = np.array([[p["label"], p["predicted"]] for p in predictions]).T
+    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    axes.plot(ends, ends, color="#9A9A9A", linewidth=1)
+    axes.plot(truth, said, ".", color="#332288", markersize=3, alpha=0.5)
+    axes.set_xlabel("label")
+    axes.set_ylabel("predicted")
+
+
+def _errors(axes: Any, predictions: Sequence[Any]) -> None:
+    axes.hist([p["predicted"] - p["label"] for p in predictions], bins=40, color="#332288")
+    axes.set_xlabel("predicted minus label")
+    axes.set_ylabel("examples")
+
+
+def _confusion(axes: Any, pairs: Sequence[tuple[Any, Any]], labels: Sequence[str]) -> None:
+    """Shares of each true label's row; the commonest labels where there are many."""
+    count = {label: sum(true == label for true, _ in pairs) for label in labels}
+    shown = sorted(sorted(labels, key=lambda label: -count[label])[:MOST], key=labels.index)
+    number = {label: i for i, label in enumerate(shown)}
+    table = np.zeros((len(shown), len(shown)))
+    for true, said in pairs:
+        if true in number and said in number:
+            table[number[true], number[said]] += 1
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(shown) <= 8:
+        for i, j in np.ndindex(*table.shape):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(shown)), shown, fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+
+
+def _histogram(axes: Any, data: Judged, predictions: Sequence[Any]) -> None:
+    """The main metric of every example alone."""
+    task, evidence = data.task, data.task.evidence(predictions, data.labels)
+    measure = task.measures[task.main]
+    axes.hist([measure(row[None], 0) for row in evidence], bins=40, color="#332288")
+    axes.set_xlabel(task.main.replace("_", " "))
+    axes.set_ylabel("examples")
+
+
+def _reliability(
+    axes: Any, confidences: Sequence[float], is_right: Sequence[bool], what: str
+) -> None:
+    """How often predictions of each confidence are right; empty bins are not drawn."""
+    found = calibration(np.array(confidences), np.array(is_right), BINS)
+    axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
+    size = 20 + 300 * found.count / len(confidences)
+    axes.scatter(
+        found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7, clip_on=False
+    )
+    axes.set_title(f"expected calibration error {found.error:.3f}", fontsize=10)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(f"confidence: the probability of {what}")
+    axes.set_ylabel(f"share of {counted(len(is_right), 'prediction')} that is right")

@@ -1,0 +1,99 @@
+"""Checks a command line against the commands and flags that there are, and prints their help."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from lm.config import declared, defaults, plain
+from lm.errors import UserError, nearest
+
+
+class Command(NamedTuple):
+    """A command: what it runs, and the names of the flags that it reads, separated by spaces."""
+
+    run: Callable[[], int]
+    flags: str
+
+    def reads(self, flag: str) -> bool:
+        """Whether the command reads the flag of this name."""
+        return flag in self.flags.split()
+
+
+Commands = Mapping[str, Command]
+
+
+def find_command(name: str, commands: Commands) -> Command:
+    """The command of a name; raises UserError, with the nearest name, where there is none."""
+    if name not in commands:
+        raise UserError(f"{name} is no command of {', '.join(commands)}{nearest(name, commands)}")
+    return commands[name]
+
+
+def parse(argv: Sequence[str]) -> None:
+    """Sets the flags from `argv`, whose first item is the program.
+
+    A config key that may be None is set to it by --config.KEY=None, whatever its type.
+
+    Raises:
+      UserError: for an unknown flag or config key, a value of the wrong type, a stray word, or a
+        config file that cannot be read.
+    """
+    values: dict[str, str] = {}
+    for argument in argv[1:]:
+        name, _, values[name] = argument.lstrip("-").partition("=")
+    dotted = [name for name in values if name.startswith("config.")]
+    if values.get("config") == "":
+        raise UserError("give the config as --config=FILE[:ARG], with an equals sign")
+    if "config" in values:
+        keys = [f"config.{key}" for key in defaults(values["config"])]
+        for name in dotted:
+            if name not in keys:
+                raise UserError(f"--{name} is no knob{nearest(name, keys)}")
+    elif dotted:
+        raise UserError(f"--{dotted[0]} changes a config; give that too, as --config=FILE[:ARG]")
+    optional = [f"config.{key}" for key, each in declared().items() if each.optional]
+    unset = [name for name in dotted if values[name] == "None" and name in optional]
+    try:
+        rest = flags.FLAGS([x for x in argv if x.lstrip("-").partition("=")[0] not in unset])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(plain(error)) from None
+    if rest:
+        raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
+    flag: Any = flags.FLAGS["config"]
+    for name in unset:
+        key = name.removeprefix("config.")
+        flag.value.update_from_flattened_dict({key: None})
+        flag.override_values[key] = None
+
+
+def check_flags(name: str, own: Sequence[Any], commands: Commands) -> None:
+    """Raises UserError where one of our `own` flags was given that the command does not read."""
+    for flag in own:
+        if flag.present and not commands[name].reads(flag.name):
+            raise UserError(
+                f"{name} does not read --{flag.name}, which is a flag of "
+                f"{', '.join(_readers(flag.name, commands))}; leave it out"
+            )
+
+
+def help_text(about: str, own: Sequence[Any], commands: Commands, name: str | None = None) -> str:
+    """What `about` says, and a line for each flag of the command `name`; None: for each flag, with
+    the commands that read it. Flags that most commands read have no such list.
+    """
+    lines = [about]
+    for flag in own:
+        readers = _readers(flag.name, commands)
+        # absl adds lines to the help of a flag that may be repeated.
+        line = f"  --{flag.name:15} {flag.help.splitlines()[0].rstrip(';')}"
+        if name is None:
+            few = len(readers) <= len(commands) // 2
+            lines.append(f"{line} ({', '.join(readers)})" if few else line)
+        elif name in readers:
+            set_already = flag.default not in (None, False, "", [])
+            lines.append(f"{line}; default {flag.default}" if set_already else line)
+    return "\n".join(lines)
+
+
+def _readers(flag: str, commands: Commands) -> list[str]:
+    return [name for name, command in commands.items() if command.reads(flag)]

@@ -1,0 +1,92 @@
+"""How much does each parameter matter to the tasks that were learned before? The Fisher information
+by which elastic weight consolidation weighs its penalty.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from lm.checkpoints.initialize import open_donor, restored_state
+from lm.config import Config
+from lm.data import eval_batches
+from lm.devices import sharding
+from lm.evaluation.task_evaluation import Chosen
+from lm.training.float32_state import in_float32
+from lm.training.train_state import State
+from lm.training.train_step import Program
+
+ROWS = 1024  # of a task's training rows, the same ones for every run
+
+# (params, rows) -> -log p(targets | inputs) in nats, summed over the rows.
+Nats = Callable[[Any, Any], jax.Array]
+
+
+def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
+    """sum_b (d nats(params, row b) / d params)^2, float32 and a tree like params, of rows [B, ...].
+
+    Its mean over rows is the diagonal of the empirical Fisher information: that of the labels which
+    the rows have, and not of those which the model would draw. `together` gradients, a divisor of
+    B, are in memory at a time.
+    """
+
+    def of_row(row: Any) -> Any:
+        alone = jax.tree.map(lambda x: x[None], row)
+        return jax.tree.map(jnp.square, in_float32(jax.grad(nats)(params, alone)))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        found = jax.vmap(of_row)(part)
+        return jax.tree.map(lambda t, f: t + jnp.sum(f, axis=0), total, found), None
+
+    # Part j holds rows j, j + parts, ...: every device has its share of every part.
+    parts = jax.tree.map(lambda x: x.reshape(together, -1, *x.shape[1:]).swapaxes(0, 1), rows)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def with_importance(state: State, program: Program, config: Config, corpus: Any) -> State:
+    """The state of a run in a chain with the weights F of its penalty, where it has one.
+
+    F = sum_i F_i over the tasks before, each measured at the end of its own run. Their one penalty
+    has its middle where the last of them ended, which is the recursion of Laplace's approximation
+    (Huszar 2018, 1712.03847); Kirkpatrick et al. (2017, 1612.00796) have a penalty for each.
+
+    Raises:
+      UserError: the run of an earlier task is gone.
+    """
+    if program.abstract.importance is None:
+        return state
+    shardings = jax.tree.map(lambda x: x.sharding, program.abstract.importance)
+    together = sharding.batch_parts(program.mesh)
+
+    def nats(params: Any, rows: Any) -> jax.Array:
+        weights = program.objective(rows, jax.random.key(0)).weights
+        return jnp.sum(program.likelihood(params, rows) * weights)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings)
+    def add(total: Any, params: Any, rows: Any, size: jax.Array) -> Any:
+        found = squares(nats, params, rows, together)
+        return jax.tree.map(lambda t, f: t + f / size, total, found)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), program.abstract.importance)
+    total, chain = jax.device_put(zeros, shardings), epath.Path(config.init_from).parent
+    for number in range(config.continual.stage - 1):
+        donor = open_donor(str(chain / str(number + 1)))
+        params = restored_state(program, donor, config).evaluated
+        donor.close()
+        rows = Chosen(corpus.rows("train"), corpus.trained(number).tolist())
+        batches = eval_batches(
+            rows,
+            batch_size=config.batch_size,
+            limit=ROWS,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in batches:
+            batch = sharding.global_batch(program.mesh, batch)
+            total = add(total, params, batch, jnp.float32(min(ROWS, len(rows))))
+    return dataclasses.replace(state, importance=total)

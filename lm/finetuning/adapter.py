@@ -1,0 +1,62 @@
+"""What if each block gets a small layer of its own to learn? Bottleneck adapters."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from lm.attention import MultiHeadAttention
+from lm.model.layers import FeedForward
+from lm.model.linear import Dense
+
+PLACEMENTS = {
+    "houlsby": (MultiHeadAttention, FeedForward),
+    "pfeiffer": (FeedForward,),
+    "parallel": (FeedForward,),
+}
+
+
+class Bottleneck(nn.Module):
+    """gelu(x W_down + b) W_up + c, [..., D] -> [..., D]; zero at first, as W_up and c are.
+
+    Attributes:
+      size: inner width.
+    """
+
+    size: int
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        inner = jax.nn.gelu(Dense(self.size, name="down", **options)(x))
+        zeros = nn.initializers.zeros
+        return Dense(x.shape[-1], kernel_init=zeros, name="up", **options)(inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """y + f(y) or y + f(x), with x and y a branch's inputs and outputs and f a bottleneck.
+
+    Attributes:
+      bottleneck: the inner width of f, at least 1.
+      placement: "houlsby": y + f(y) in every branch, attention and feed-forward (1902.00751);
+        "pfeiffer": y + f(y) in the feed-forward ones (2005.00247); "parallel": y + f(x) there
+        (2110.04366).
+    """
+
+    bottleneck: int = 64
+    placement: str = "houlsby"
+
+    name: ClassVar[str] = "adapter"
+
+    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        """Adds to the branches of the placement; an interceptor of `flax.linen`."""
+        y, branch = call(*arguments, **keywords), context.module
+        if context.method_name != "__call__" or not isinstance(branch, PLACEMENTS[self.placement]):
+            return y
+        added = Bottleneck(self.bottleneck, branch.dtype, branch.param_dtype, name=self.name)
+        return y + added(arguments[0] if self.placement == "parallel" else y)

@@ -1,0 +1,208 @@
+"""What if only words that no one wrote are learned? Prompts before the text, prefixes of keys."""
+
+import dataclasses
+import functools
+import inspect
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.attention import MultiHeadAttention
+from lm.attention.mask import EVERYONE, Mask
+from lm.model.embedding import Embedding
+from lm.model.layers import Stack
+from lm.model.transformer import Transformer
+
+
+class Vectors(nn.Module):
+    """Learned vectors in front of others along axis 1: [B, L, ...] -> [B, P + L, ...].
+
+    Attributes:
+      number: P.
+      vectors_init: initialiser.
+    """
+
+    number: int
+    vectors_init: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        own = self.param(
+            "vectors", self.vectors_init, (self.number, *x.shape[2:]), self.param_dtype
+        )
+        own = jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], *own.shape))
+        return jnp.concatenate([own, x], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """P learned word vectors before every row, at positions 0 to P - 1 (2104.08691).
+
+    Every document of a packed row sees them, at positions P on: distances to them are those of the
+    document alone. In an encoder they see the row's text as well, unless that is of several
+    documents, which would then see each other;
+    `lm.training.validate_options.check_packed` refuses to train so. Those of an
+    encoder-decoder stand before the encoder's text.
+
+    Attributes:
+      virtual_tokens: P, at least 1.
+    """
+
+    virtual_tokens: int = 20
+
+    name: ClassVar[str] = "prompt"
+
+    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        """Watches the calls of the whole model; an interceptor of `flax.linen`."""
+        model = context.module
+        if not isinstance(model, Transformer) or context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        # A cache that exists holds the prompt's keys.
+        fresh = "cache" not in model.variables
+        side = ("encoder_inputs", "encoder")
+        if model.architecture != "encoder_decoder":
+            side = ("inputs", "stack")
+        with nn.intercept_methods(functools.partial(self._inside, side, fresh)):
+            return call(*arguments, **keywords)
+
+    def _inside(self, side, fresh, call, arguments, keywords, context) -> Any:
+        module, number = context.module, self.virtual_tokens
+        if module.name not in side or context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        given = inspect.signature(call).bind(*arguments, **keywords).arguments
+        given["positions"] = self._places(given["positions"], fresh)
+        if isinstance(module, Embedding):
+            options: Any = {"param_dtype": module.param_dtype, "name": self.name}
+            vectors: Any = Vectors(number, module.table_init, **options)
+            words = vectors(given["words"])
+            given["words"] = words if fresh else given["words"]
+            if fresh and given["types"] is not None:
+                given["types"] = _before(given["types"], number, 0)
+            return call(**given)
+        assert isinstance(module, Stack)
+        if given.get("cache_length") is not None:
+            given["cache_length"] += number
+            given["mask"] = self._decoding(given["mask"], given["positions"], fresh)
+        else:
+            given["mask"] = self._seen(given["mask"], given["positions"])
+        y = call(**given)
+        return y[:, number:] if fresh else y
+
+    def _places(self, positions: jax.Array, fresh: bool) -> jax.Array:
+        number = self.virtual_tokens
+        later = positions + number
+        if not fresh:
+            return later
+        own = jnp.broadcast_to(jnp.arange(number), (positions.shape[0], number))
+        return jnp.concatenate([own, later], axis=1)
+
+    def _seen(self, mask: Mask, positions: jax.Array) -> Mask:
+        """The mask of a text, for prompt and text."""
+        segments, number = mask.segments, self.virtual_tokens
+        assert segments is not None and mask.padding is None
+        document = jnp.max(segments, axis=1, keepdims=True)
+        alone = jnp.all((segments == document) | (segments == 0), axis=1, keepdims=True)
+        own = jnp.broadcast_to(jnp.where(alone, document, EVERYONE), (len(segments), number))
+        return dataclasses.replace(
+            mask,
+            segments=jnp.concatenate([own, segments], axis=1),
+            key_segments=_before(segments, number, EVERYONE),
+            prefix=None if mask.prefix is None else _before(mask.prefix, number, True),
+            positions=positions,
+        )
+
+    def _decoding(self, mask: Mask, positions: jax.Array, fresh: bool) -> Mask:
+        offset: Any = mask.offset
+        number, prefix = self.virtual_tokens, mask.prefix
+        padding = _before(mask.padding, number, True)
+        mask = dataclasses.replace(
+            mask,
+            offset=offset if fresh else offset + number,
+            padding=padding,
+            prefix=None if prefix is None else _before(prefix, number, True),
+            positions=positions,
+        )
+        places = jnp.arange(padding.shape[1])
+        own = jnp.where(places < number, places, _cached_positions(mask, places))
+        return dataclasses.replace(mask, key_positions=own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """P learned keys and values before those of every layer's text (2101.00190).
+
+    Every query sees them, of whatever document, at positions -P to -1 of it: distances count so,
+    and nothing else does. Learned directly, without the paper's network that makes them, which is
+    dropped after training.
+
+    Attributes:
+      virtual_tokens: P, at least 1.
+    """
+
+    virtual_tokens: int = 20
+
+    name: ClassVar[str] = "prefix"
+
+    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        """Adds to what self-attention attends to; an interceptor of `flax.linen`."""
+        module = context.module
+        if context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        if isinstance(module, MultiHeadAttention) and not module.cross:
+            given = inspect.signature(call).bind(*arguments, **keywords).arguments
+            given["mask"] = _positioned(
+                given["mask"], given["positions"], given.get("cache_length")
+            )
+            return call(**given)
+        if module.path[-2:] != ("attention", "mechanism"):
+            return call(*arguments, **keywords)
+        query, key, value, mask, *rest = arguments
+        options: Any = {"vectors_init": nn.initializers.normal(0.02), "param_dtype": jnp.float32}
+        more: Any = [
+            Vectors(self.virtual_tokens, **options, name=f"{self.name}_{kind}")
+            for kind in ("key", "value")
+        ]
+        key, value = more[0](key), more[1](value)
+        return call(query, key, value, self._seen(mask), *rest, **keywords)
+
+    def _seen(self, mask: Mask) -> Mask:
+        number, segments, positions = self.virtual_tokens, mask.segments, mask.positions
+        assert positions is not None
+        of_keys = positions if mask.key_positions is None else mask.key_positions
+        own = jnp.broadcast_to(jnp.arange(-number, 0), (len(of_keys), number))
+        return dataclasses.replace(
+            mask,
+            offset=number + (0 if mask.offset is None else mask.offset),
+            key_segments=None if segments is None else _before(segments, number, EVERYONE),
+            padding=None if mask.padding is None else _before(mask.padding, number, True),
+            prefix=None if mask.prefix is None else _before(mask.prefix, number, True),
+            key_positions=jnp.concatenate([own, of_keys], axis=1),
+        )
+
+
+def _positioned(mask: Mask, positions: jax.Array, cache_length: int | None) -> Mask:
+    """The mask with the positions [B, Q] of its queries, and of a cache's keys; else as it was."""
+    if mask.positions is not None:
+        return mask
+    mask = dataclasses.replace(mask, positions=positions)
+    if cache_length is None:
+        return mask
+    return dataclasses.replace(
+        mask, key_positions=_cached_positions(mask, jnp.arange(cache_length))
+    )
+
+
+def _cached_positions(mask: Mask, places: jax.Array) -> jax.Array:
+    """Positions [B, S] of a text that ends with the last query, at `places` [S] of a cache."""
+    positions: Any = mask.positions
+    offset: Any = mask.offset
+    return positions[:, -1:] + places - (offset + positions.shape[1] - 1)
+
+
+def _before(x: Any, number: int, value: Any) -> jax.Array:
+    """[B, L] to [B, P + L], with a value in the first P places."""
+    return jnp.pad(x, ((0, 0), (number, 0)), constant_values=value)

@@ -1,0 +1,128 @@
+"""Which word comes next? A draw from the model's distribution, or from its likely part."""
+
+import collections
+import dataclasses
+import math
+import zlib
+from collections.abc import Hashable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.devices.cpu_fusion import materialise
+from lm.errors import UserError
+
+_LARGEST, _LEAST = (float(getattr(np.finfo(np.float32), name)) for name in ("max", "tiny"))
+_ROUNDING = 1e-6  # by which sums of float32 probabilities may miss what they should be
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How the next word is chosen; see `sample`.
+
+    Raises:
+      UserError: for a number that is out of range, infinite or none at all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self):
+        """Checks the numbers."""
+        for name, largest in (("temperature", _LARGEST), ("top_p", 1.0), ("min_p", 1.0)):
+            if not 0.0 <= getattr(self, name) <= largest:
+                raise UserError(
+                    f"{name} = {getattr(self, name)} must be a number from 0 to {largest:.3g}"
+                )
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise UserError(
+                f"top_k = {self.top_k} must be a whole number, at least 0, which keeps all tokens"
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a draw from the model's own distribution."""
+        return self == Choice()
+
+
+def sample(
+    log_probs: jax.Array,
+    key: jax.Array,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> jax.Array:
+    """Draws one token from log-probabilities [V]. The likeliest is always kept.
+
+    What is left out is left out in this order: temperature, top_k, top_p, min_p, as transformers
+    has it; the probabilities of top_p are those among the tokens that top_k keeps. Of equally
+    likely tokens the first are kept, so that exactly k are, and no more than p asks for.
+    NaN among the log-probabilities gives -1.
+
+    Args:
+      log_probs: [V].
+      key: of the draw.
+      temperature: divides the log-probabilities; 0, or what float32 takes for 0, takes the
+        likeliest token.
+      top_k: keeps the k likeliest tokens; 0: all.
+      top_p: keeps the likeliest tokens whose probabilities first sum to p (1904.09751); 1: all.
+      min_p: keeps tokens at least this share as likely as the likeliest (2407.01082).
+    """
+    most = jnp.max(log_probs)
+    if temperature < _LEAST:
+        return jnp.where(jnp.isnan(most), -1, jnp.argmax(log_probs))
+    # What is divided is 0 for the likeliest, and never infinite.
+    logits = jnp.where(log_probs == -jnp.inf, -jnp.inf, (log_probs - most) / temperature)
+    kept = jnp.ones(logits.shape, bool)
+    if 0 < top_k < logits.size:
+        # Without the barrier, XLA's CPU backend sorts all of them.
+        likeliest = materialise(jax.lax.top_k(logits, top_k)[0])
+        kept &= _first(logits, likeliest[-1], top_k)
+    if top_p < 1.0:
+        order = jnp.sort(jnp.where(kept, logits, -jnp.inf), descending=True)
+        sums = jnp.cumsum(jax.nn.softmax(order))
+        count = 1 + jnp.sum(sums[:-1] < top_p - _ROUNDING)
+        kept &= _first(logits, order[count - 1], count)
+    if min_p > 0.0:
+        kept &= logits >= math.log(min_p) - _ROUNDING
+    drawn = jax.random.categorical(key, jnp.where(kept, logits, -jnp.inf))
+    return jnp.where(jnp.isnan(most), -1, drawn)
+
+
+def _first(logits: jax.Array, least: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Which are the `count` largest of logits [V], the last of which is `least`."""
+    above, equal = logits > least, logits == least
+    return above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
+
+
+def request_keys(
+    seed: int, requests: Sequence[Sequence[np.ndarray]], repeats: Sequence[int] | None = None
+) -> jax.Array:
+    """A random key for each request, [B]: a function of the seed, of the tokens that the request
+    consists of, and of its repeat. What else is asked, and beside it, plays no part.
+
+    Args:
+      seed: of all.
+      requests: B times the arrays of token ids that a continuation depends on.
+      repeats: how many equal requests came before each; None: among these.
+    """
+    written = [b"|".join(np.asarray(ids, np.int32).tobytes() for ids in each) for each in requests]
+    prints = np.array([zlib.crc32(each) for each in written], np.uint32)
+    numbers = np.array(count_repeats(written) if repeats is None else repeats, np.uint32)
+    fold = jax.vmap(jax.random.fold_in)
+    seeded = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), prints)
+    return fold(seeded, numbers)
+
+
+def count_repeats(requests: Iterable[Hashable]) -> list[int]:
+    """How many equal requests come before each."""
+    seen: collections.Counter[Hashable] = collections.Counter()
+    numbers = []
+    for request in requests:
+        numbers.append(seen[request])
+        seen[request] += 1
+    return numbers

@@ -1,0 +1,1 @@
+"""The network: embeddings, Transformer blocks, and the modules around the output head."""

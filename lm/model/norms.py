@@ -1,0 +1,47 @@
+"""How are hidden states normalised? In float32, by layer norm or by root mean square."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.devices.cpu_fusion import materialise
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis (1607.06450)."""
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = materialise(jnp.mean(y, axis=-1, keepdims=True))
+        y = y - mean
+        inverse = materialise(jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon))
+        return materialise((y * inverse * scale + bias).astype(self.dtype or x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + epsilon) * scale over the last axis (1910.07467)."""
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        inverse = materialise(jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon))
+        return materialise((y * inverse * scale).astype(self.dtype or x.dtype))
+
+
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

@@ -1,0 +1,41 @@
+"""What can a model be fine-tuned for? `TASKS` maps every task's name to its class: how records
+become rows, which hidden states the output head sees, and by which metrics predictions are judged.
+
+Adding a task is one module in this package and one entry in the table below.
+"""
+
+import dataclasses
+from typing import Any
+
+from lm.config import Config
+from lm.tasks.base import Task
+from lm.tasks.classification import Classification, Regression
+from lm.tasks.extractive_qa import Answering
+from lm.tasks.multiple_choice import Choice
+from lm.tasks.seq2seq import Instruction, Seq2Seq
+from lm.tasks.token_classification import Tagging
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "regression": Regression,
+    "tagging": Tagging,
+    "answering": Answering,
+    "choice": Choice,
+    "seq2seq": Seq2Seq,
+    "instruction": Instruction,
+}
+
+
+def build_task(config: Config) -> Task:
+    """The task that config.task names, with its options."""
+    knobs = {field.name: config.task[field.name] for field in dataclasses.fields(Task)}
+    options: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in knobs.items()}
+    return TASKS[config.task.name](**options)
+
+
+def predicts_words(config: Config) -> bool:
+    """Whether the head chooses among words, as in language modelling and in tasks that write."""
+    return not config.task.name or TASKS[config.task.name].words
+
+
+__all__ = ["TASKS", "Task", "build_task", "predicts_words"]

@@ -1,0 +1,170 @@
+"""Is this task possible? What config.task asks for must suit the head and the architecture; each
+failure names the value, the limit and the remedy, before any work.
+"""
+
+import math
+
+from lm.config import Config
+from lm.data.chat_template import TEMPLATES
+from lm.data.text_frame import framed
+from lm.errors import UserError, one_of
+from lm.finetuning import method_names, room
+from lm.output import OUTPUTS
+from lm.tasks import TASKS, build_task
+from lm.tasks.classification import POOLERS, POOLINGS
+from lm.tasks.label import class_name
+from lm.tasks.multiple_choice import READINGS
+from lm.tasks.read import FORMATS
+from lm.tasks.tag_scheme import MARKS
+
+# Heads whose logits are products with a table that may be lent to them, row by row.
+POINTERS = ("softmax", "sigsoftmax", "sparsemax", "entmax")
+
+
+def check_task(config: Config) -> None:
+    """Raises UserError for the first impossible setting."""
+    one_of("task.name", config.task.name, TASKS)
+    one_of("task.format", config.task.format, ("", *FORMATS))
+    one_of("task.pooling", config.task.pooling, POOLINGS)
+    one_of("task.scheme", config.task.scheme, ("", *MARKS))
+    one_of("task.template", config.task.template, ("", *TEMPLATES))
+    one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
+    task = build_task(config)
+    one_of("task.metric", task.main, task.measures)
+    if config.task.stride < 0:
+        raise UserError(f"config.task.stride = {config.task.stride}: must be at least 0")
+    if (longest := config.task.longest_answer) is not None and longest < 1:
+        raise UserError(f"config.task.longest_answer = {longest}: must be at least 1 token")
+    if not math.isfinite(config.task.no_answer_threshold):
+        raise UserError(
+            f"config.task.no_answer_threshold = {config.task.no_answer_threshold}: must be a "
+            "number of nats"
+        )
+    if config.task.answer_tokens and config.task.name != "seq2seq":
+        raise UserError(
+            f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "
+            "not; leave it out"
+        )
+    most = most_written(config)
+    if config.task.answer_tokens and config.task.answer_tokens > most:
+        raise UserError(
+            f"config.task.answer_tokens = {config.task.answer_tokens} leaves a source too few of "
+            f"config.model.max_length = {config.model.max_length} positions; use at most {most}"
+        )
+    _check_packing(config)
+    if config.task.balanced and config.task.name != "classification":
+        raise UserError(
+            f"config.task.balanced evens out classes, which task {config.task.name} has none of"
+        )
+    check_labels(config)
+    _check_text(config)
+    _check_architecture(config)
+    _check_head(config)
+
+
+def _check_packing(config: Config) -> None:
+    """Texts that share a row must each be read as they are alone."""
+    if not config.task.packing:
+        return
+    if not TASKS[config.task.name].packable:
+        able = [name for name, each in TASKS.items() if each.packable]
+        raise UserError(
+            f"config.task.packing is of tasks {', '.join(able)}, not of {config.task.name}; leave "
+            "it out"
+        )
+    barred = {
+        "config.task.balanced": config.task.balanced,
+        "config.regularise.mixup": config.regularise.mixup,
+        "config.regularise.delete": config.regularise.delete,
+        "config.regularise.smart": config.regularise.smart,
+        "config.regularise.freelb": config.regularise.freelb,
+        f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].whole_rows,
+        "method prompt": "prompt" in method_names(config),
+    }
+    for knob, given in barred.items():
+        if given:
+            raise UserError(
+                f"{knob} goes by rows of one text each, and config.task.packing shares them; leave "
+                "one of the two out"
+            )
+
+
+def check_labels(config: Config) -> None:
+    """Raises UserError where config.task.labels are no set of labels."""
+    labels = tuple(config.task.labels)
+    texts = [class_name(label) for label in labels if isinstance(label, str)]
+    if labels and not len(set(texts)) == len(labels) > 1:
+        raise UserError(f"config.task.labels = {labels} must be two or more texts, all different")
+
+
+def _check_text(config: Config) -> None:
+    text, (least, most) = tuple(config.task.text), TASKS[config.task.name].columns
+    if not least <= len(text) <= most:
+        above = "" if least == most else " or more" if most == math.inf else f" to {most}"
+        raise UserError(
+            f"config.task.text = {text}: task {config.task.name} reads {least}{above} column"
+            f"{'' if most == 1 else 's'}; name so many"
+        )
+
+
+def most_written(config: Config) -> int:
+    """How many tokens fit behind any source; see `Seq2Seq.asked`."""
+    if config.model.architecture == "encoder_decoder":
+        return room(config) - len(framed(config.frame, 0).opens)
+    return room(config) - config.data.length // 2 - 2
+
+
+def _check_architecture(config: Config) -> None:
+    name, architecture = config.task.name, config.model.architecture
+    suited = {
+        "seq2seq": ("decoder", "encoder_decoder"),
+        "instruction": ("decoder",),
+    }.get(name, ("encoder", "decoder"))
+    if architecture not in suited:
+        raise UserError(
+            f"task {name} wants config.model.architecture {' or '.join(suited)}, not "
+            f"{architecture!r}"
+        )
+    pooled = name in ("classification", "regression", "choice")
+    pooling = config.task.pooling
+    if architecture == "decoder" and pooled and pooling in ("first", *POOLERS):
+        raise UserError(
+            f"config.task.pooling = {pooling!r}: a decoder's first hidden state has seen nothing "
+            "of the text; use last or mean"
+        )
+    if pooling in POOLERS and name not in ("classification", "regression"):
+        raise UserError(
+            f"config.task.pooling = {pooling!r} is of classification and regression; use first, "
+            "last or mean"
+        )
+
+
+def _check_head(config: Config) -> None:
+    name, head, task = config.task.name, config.output.head, build_task(config)
+    if config.output.tied and not task.words:
+        raise UserError(
+            f"task {name} chooses among labels, which are no words; use config.output.tied=False"
+        )
+    if task.real != (head == "squared") and (task.real or name != "classification"):
+        wanted = "squared" if task.real else "softmax"
+        raise UserError(f"task {name} wants config.output.head = {wanted!r}, not {head!r}")
+    if OUTPUTS[head].whole_rows and name != "tagging":
+        raise UserError(f"head {head} sees a row of labels; it suits task tagging, not {name}")
+    if task.readout in ("span", "choice"):
+        if head not in POINTERS:
+            raise UserError(
+                f"task {name} points at places of a row, which head {head} cannot; use "
+                f"{', '.join(POINTERS)}"
+            )
+        for option in ("bias", "label_smoothing", "class_weights"):
+            if config.output[option]:
+                raise UserError(
+                    f"config.output.{option} is of a fixed set of labels, and task {name} chooses "
+                    "among places of a row; leave it out"
+                )
+        for option in ("cap", "temperature"):
+            if config.output[option]:
+                raise UserError(
+                    f"config.output.{option} brings logits nearer to each other, and task {name} "
+                    "tells padding by a far one; leave it out"
+                )

@@ -1,0 +1,129 @@
+"""Labelled examples that are read for one use and are not cached: those of another file than a
+run's own, as rows of the layout, tokenizer and labels that the run has.
+"""
+
+import collections
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.config import Config
+from lm.data import Tokenizer
+from lm.data.sources import SOURCES
+from lm.errors import UserError
+from lm.tasks.base import Example, Labels, Task
+from lm.tasks.encode import Layout, Row
+from lm.tasks.prepare import has_rows, rows_of
+from lm.tasks.read import Record, format_of, records
+
+UNLABELLED = "unlabelled"  # a key of an example
+_SHOWN = 5  # labels that a message names
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """Some examples, and their rows; see `lm.tasks.base.Asked`.
+
+    Attributes:
+      manifest: {"source": where they come from}.
+      tokenizer, task, layout, labels: of the run.
+      kept: the examples; "rows" is the first and the one after the last of their rows.
+      table: the rows.
+    """
+
+    manifest: Mapping[str, Any]
+    tokenizer: Tokenizer
+    task: Task
+    layout: Layout
+    labels: Labels
+    kept: list[Example]
+    table: list[Row]
+
+    def examples(self) -> list[Example]:
+        """See `Asked`."""
+        return self.kept
+
+    def rows(self, split: str) -> list[Row]:
+        """See `Asked`."""
+        return self.table
+
+
+def source_of(name: str) -> str:
+    """The source that a flag names: one of `lm.data.sources`, or a path or pattern of files."""
+    return name if name.partition(":")[0] in SOURCES else f"files:{name}"
+
+
+def read_examples(
+    config: Config, task: Task, labels: Labels, layout: Layout, names: Sequence[str]
+) -> list[Example]:
+    """The examples of sources; those without a label have the key `UNLABELLED`.
+
+    Of a source that has splits of its own, the held-out ones. A file's ending says what it is, and
+    config.task.format where it does not.
+
+    Raises:
+      UserError: there are none, one lacks a column, has more choices than the layout, or has a
+        label that is none of `labels`.
+    """
+    found = [
+        each for name in names for each in _records(source_of(name), config, split="validation")
+    ]
+    examples = [_example(task, record, labels) for record in found]
+    if not examples:
+        raise UserError(f"{', '.join(names)} holds no examples; choose another file")
+    _check_labels(task, labels, examples)
+    for example in examples:
+        if task.choices_of(example) > layout.choices:
+            raise UserError(
+                f"{example['place']} has {task.choices_of(example)} choices, but the run has "
+                f"learned to choose among {layout.choices} at most; leave it out"
+            )
+    return examples
+
+
+def encoded_in_parts(data: InMemory, size: int) -> Iterator[InMemory]:
+    """The same with `size` examples at a time and their rows, so that little is held at once.
+
+    Examples of which the task makes no row are left out.
+    """
+    for begin in range(0, len(data.kept), size):
+        kept = data.kept[begin : begin + size]
+        rows = rows_of(data.task, kept, data.tokenizer, data.layout, data.labels)
+        table = [{**row, "row": np.array(i + 1, np.int32)} for i, row in enumerate(rows)]
+        yield dataclasses.replace(data, kept=list(filter(has_rows, kept)), table=table)
+
+
+def _records(source: str, config: Config, split: str) -> list[Record]:
+    form = "" if format_of(source) else config.task.format
+    found = list(records(source, form, tuple(config.task.columns)))
+    own = [each for each in found if each.split == split]
+    if not own and any(each.split for each in found):
+        print(f"{source} has no {split} split; all of its examples are read", file=sys.stderr)
+    return own or found
+
+
+def _example(task: Task, record: Record, labels: Labels) -> Example:
+    if task.has_label(record):
+        return task.example(record)
+    return task.unlabelled(record, labels) | {UNLABELLED: True}
+
+
+def _check_labels(task: Task, labels: Labels, examples: Sequence[Example]) -> None:
+    """Raises UserError where examples have labels that the task does not know."""
+    places: dict[str, str] = {}
+    number: collections.Counter[str] = collections.Counter()
+    for example in examples:
+        for label in task.known_labels(example):
+            if label not in labels:
+                places.setdefault(label, example["place"])
+                number[label] += 1
+    if number:
+        told = [f"{name!r} ({number[name]}, first {places[name]})" for name in number]
+        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise UserError(
+            f"the run does not know these labels: {', '.join(told[:_SHOWN])}{more}; it has learned "
+            f"{', '.join(labels)[:200]}. Mend them, or remove the labels to predict without metrics"
+        )

@@ -1,0 +1,169 @@
+"""Where do labelled examples come from? A source, as in `lm.data.sources`, becomes a stream of
+records: rows of CSV or TSV, lines of JSON, sentences of CoNLL columns, examples of a TensorFlow
+dataset. Every record knows its place, so that a mistake in the data can be named.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm.data import public, sources
+from lm.data.lines import lines_of
+from lm.errors import UserError
+from lm.tasks.columns import separator_hint, shown_columns
+from lm.tasks.conll import conll, conllu
+
+
+class Record(NamedTuple):
+    """One example as its source has it."""
+
+    place: str  # for messages: "tweets.tsv line 7"
+    values: Mapping[str, Any]  # by column
+    split: str | None = None  # "train" or "validation" where the source has splits of its own
+
+
+def records(source: str, form: str = "", columns: Sequence[str] = ()) -> Iterator[Record]:
+    """Yields the records of a source, in an order that does not change.
+
+    Args:
+      source: `files:PATTERN` or `tfds:NAME[/CONFIG]`.
+      form: of files, a name of `FORMATS`; "" goes by the file's ending (.csv, .tsv, .jsonl, .conll,
+        .conllu, with or without .gz, .bz2, .xz or .zst behind it).
+      columns: names of the columns where the file's first line does not give them.
+
+    Raises:
+      UserError: the source is unknown, a file is of no known form, or a line cannot be read.
+    """
+    if source.startswith("tfds:"):
+        yield from _public(source.removeprefix("tfds:"))
+        return
+    if not source.startswith("files:"):
+        raise UserError(f"{source!r} names no labelled examples; use files:PATTERN or tfds:NAME")
+    for document in sources.documents(source):
+        name = Path(document.name).name
+        lines = _form(name, form)(document.text, tuple(columns), name)
+        for number, values in lines:
+            yield Record(f"{name} line {number}", values)
+
+
+def format_of(name: str) -> str:
+    """The name of `FORMATS` that a file's ending is, in letters of any case; "" for none."""
+    endings = (ending[1:].lower() for ending in reversed(Path(name).suffixes))
+    return next((ending for ending in endings if ending in FORMATS), "")
+
+
+def _form(name: str, form: str) -> Callable[..., Iterator[tuple[int, dict[str, Any]]]]:
+    ending = form or format_of(name)
+    if ending not in FORMATS:
+        raise UserError(
+            f"{name} ends in none of {', '.join(FORMATS)}; say which it is in config.task.format"
+        )
+    return FORMATS[ending]
+
+
+def _table(
+    text: str, columns: tuple[str, ...], name: str, **dialect: Any
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+    try:
+        for cells in reader:
+            if not any(cells):
+                continue
+            if not columns:
+                columns = tuple(cells)
+                if twice := [name for name in columns if columns.count(name) > 1]:
+                    raise UserError(
+                        f"{name} has two columns {twice[0]!r} in its first line; rename one"
+                    )
+            elif len(cells) != len(columns):
+                raise UserError(
+                    f"{name} line {reader.line_num} has {len(cells)} columns, not "
+                    f"{len(columns)} ({shown_columns(columns)}); "
+                    f"{separator_hint(min(cells, columns, key=len)) or 'mend that line'}, or name "
+                    "the columns in config.task.columns"
+                )
+            else:
+                yield reader.line_num, dict(zip(columns, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{name} line {reader.line_num} cannot be read: {error}") from None
+
+
+def _csv(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    return _table(text, columns, name)
+
+
+def _tsv(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Quotes are text, as in GLUE's own files."""
+    return _table(text, columns, name, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    del columns
+    for number, line in lines_of(text):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            if "\\u" in line:
+                json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{name} line {number} has an escape from \\uD800 to \\uDFFF that is half a "
+                "character; mend it"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            cause = str(error).partition(":")[0]  # and not where in the line, or a long number
+            raise UserError(f"{name} line {number} is not JSON ({cause}); mend it") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{name} line {number} is no JSON object, {{...}}; mend it")
+        yield number, values
+
+
+def _public(name: str) -> Iterator[Record]:
+    builder = public.prepared(name)
+    if "train" not in builder.info.splits:
+        raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
+    # MNLI has two; the one of the genres that it trains on comes first in the literature.
+    held_out = ("validation", "validation_matched", "dev", "test")
+    theirs = next((split for split in held_out if split in builder.info.splits), None)
+    order = [("validation", theirs), ("train", "train")] if theirs else [(None, "train")]
+    for split, other in order:
+        for index, example in enumerate(builder.as_data_source(split=other)):
+            values = {key: _plain(builder.info.features[key], example[key]) for key in example}
+            if all(value == [] for value in values.values()):
+                continue  # CoNLL-2003's reader ends every file with a sentence of no words
+            yield Record(f"tfds:{name} {other} example {index}", values, split)
+
+
+def _plain(feature: Any, value: Any) -> Any:
+    """A value of TFDS as JSON would have it; classes by name, None for a class that is hidden."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.int2str(int(value)) if value >= 0 else None
+    if isinstance(feature, tfds.features.Text):
+        return value.decode("utf-8")
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.FeaturesDict):
+            return {key: [_plain(inner[key], each) for each in value[key]] for key in value}
+        return [_plain(inner, each) for each in value]
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {key: _plain(feature[key], value[key]) for key in value}
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+FORMATS: dict[str, Callable[..., Iterator[tuple[int, dict[str, Any]]]]] = {
+    "csv": _csv,
+    "tsv": _tsv,
+    "jsonl": _jsonl,
+    "conll": conll,
+    "conllu": conllu,
+}

@@ -1,0 +1,1 @@
+"""How parameters are updated: losses, optimizers, the training step and its state."""

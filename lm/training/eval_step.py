@@ -1,0 +1,65 @@
+"""What is asked of a model besides an update? Likelihoods and predictions of rows, in a program's
+terms: functions of (params, rows).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.data.objectives import Objective
+from lm.model.transformer import Transformer
+
+Rows = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What `Program` says of `evaluate`, `cost`, `predict` and `likelihood`, not jitted.
+
+    Attributes:
+      model: the Transformer.
+      objective: what its rows teach.
+      groups: the names of the model's kinds of attention.
+      vocab_size: V.
+    """
+
+    model: Transformer
+    objective: Objective
+    groups: tuple[str, ...]
+    vocab_size: int
+
+    def evaluate(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
+        """See `Program`."""
+        batch = self.objective(rows, jax.random.key(0))
+        # Without a key: random softmaxes and heads are what their draws stand for.
+        measures: Any = self.model.apply(
+            {"params": params}, batch, self.objective.accuracy, method="measures"
+        )
+        return {name: jnp.sum(value * batch.weights) for name, value in measures.items()} | {
+            "tokens": jnp.sum(batch.weights),
+            "bytes": jnp.sum(rows["bytes"]),
+            "words": jnp.zeros(self.vocab_size).at[batch.targets].add(batch.weights),
+        }
+
+    def cost(self, params: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        """See `Program`."""
+        batch = self.objective(rows, jax.random.key(0))
+        nats: Any = self.model.apply({"params": params}, batch, train=False, method="loss")
+        return nats, jnp.sum(batch.weights)
+
+    def predict(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
+        """See `Program`."""
+        batch = self.objective(rows, jax.random.key(0))
+        found: Any = self.model.apply({"params": params}, batch, method="predictions")
+        return found | {name: rows[name] for name in ("row", "weights", "spans") if name in rows}
+
+    def likelihood(self, params: Any, rows: Rows) -> Any:
+        """See `Program`."""
+        whole: Any = {name: {**getattr(self.model, name), "block": 0} for name in self.groups}
+        whole["output"] = {**self.model.output, "shards": None, "share": 1.0}
+        batch = self.objective(rows, jax.random.key(0))
+        square = self.model.clone(**whole)
+        return square.apply({"params": params}, batch, method="negative_log_likelihood")

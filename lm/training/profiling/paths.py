@@ -1,0 +1,43 @@
+"""How will it be computed? In words, for a run's log: which path attention and the head take."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.attention import ATTENTIONS, Mask
+from lm.attention.chunking import describe
+from lm.attention.fused import has_kernel
+from lm.config import Config
+from lm.training.train_step import Program
+
+
+def attention_path(config: Config, program: Program) -> str:
+    """How attention (of an encoder-decoder, its decoder's) will be computed in training, for the
+    run's log.
+    """
+    model, attention = config.model, config.attention
+    if ATTENTIONS[attention.mechanism].weighs:
+        return attention.mechanism
+    batch = _batch(config, program)
+    length, heads = batch.inputs.shape[-1], model.heads
+    size = model.head_size or model.features // heads
+    array = jax.ShapeDtypeStruct((1, length, heads, size), jnp.dtype(model.dtype))
+    causal = model.architecture != "encoder" and batch.prefix is None
+    mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
+    plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
+    plain = plain and model.positions not in ("alibi", "relative") and attention.block is None
+    kernel = plain and has_kernel(array, array, array, mask)
+    return describe(length, causal, attention.block, kernel)
+
+
+def output_path(config: Config, program: Program) -> str:
+    """How the output head will be computed in training, for the run's log."""
+    tokens = _batch(config, program).targets.size
+    return f"{config.output.head}, {program.model.output_head().describe(tokens)}"
+
+
+def _batch(config: Config, program: Program) -> Any:
+    """Shapes and types of what is computed at once in a step."""
+    rows = program.objective.abstract_rows(config.batch_size // config.accumulation)
+    return jax.eval_shape(program.objective, rows, jax.random.key(0))

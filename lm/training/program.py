@@ -1,0 +1,69 @@
+"""Prepares what a run needs beside its state: the rows of its data, and its compiled program."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lm.config import Config, cache_folder, override, to_dict
+from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare
+from lm.experiment.continuation import total_steps
+from lm.output import OUTPUTS
+from lm.tasks.encode import Layout
+from lm.tasks.prepare import TaskData, prepare_task
+from lm.training.announce import announced
+from lm.training.train_step import Program, build_program
+from lm.training.validate_options import check_packed
+
+
+def prepare_corpus(config: Config) -> Corpus | TaskData:
+    """The prepared rows of a config's data, made where the cache lacks them."""
+    cache = cache_folder(config, "data")
+    with announced(f"preparing {config.data.source} in {cache}, once"):
+        if config.task.name:
+            return prepare_task(config, cache)
+        check_packed(config)
+        return prepare(**config.data, cache=cache)
+
+
+def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:
+    """The program of a config for a corpus, with the words' counts where the head asks for them."""
+    counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
+    layout = corpus.layout if isinstance(corpus, TaskData) else None
+    config = override(config, {"steps": total_steps(config, corpus)})
+    vocab_size = corpus.tokenizer.vocab_size
+    return shared_program(config, vocab_size, counts, corpus.tokenizer, layout)
+
+
+def shared_program(
+    config: Config,
+    vocab_size: int,
+    counts: bytes | None = None,
+    tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
+    layout: Layout | None = None,
+) -> Program:
+    """The program of a config; one of the last two again, where only the seed, what the run starts
+    from, or its place in a chain differs.
+
+    What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
+    """
+    cache = cache_folder(config, "jax")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}
+    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer, layout)
+
+
+@functools.lru_cache(maxsize=2)  # the first run of a chain may differ from the others
+def _program(
+    settings: str,
+    vocab_size: int,
+    counts: bytes | None,
+    tokenizer: Tokenizer,
+    layout: Layout | None,
+) -> Program:
+    config = ConfigDict(json.loads(settings))
+    of_words = None if counts is None else np.frombuffer(counts, np.int64)
+    return build_program(config, vocab_size, of_words, tokenizer, layout)

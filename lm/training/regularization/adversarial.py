@@ -1,0 +1,141 @@
+"""What if words were a little different, in the worst direction? Vectors added to those of words
+climb the slope of a loss and stay within a radius; the loss there is minimised.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.model.embedding import Embedding
+from lm.model.transformer import Batch, Transformer
+from lm.training.float32_state import plus, wide_zeros
+from lm.training.regularization.passes import Forward, Pass, compared, symmetric
+
+Moves = dict[str, jax.Array]  # [B, L, E] for each module that embeds words, by its name
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """Adds vectors to those of the words; an interceptor of `flax.linen`.
+
+    Attributes:
+      moves: what is added.
+    """
+
+    moves: Moves
+
+    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        """Watches what is embedded."""
+        if not isinstance(context.module, Embedding) or context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        given = inspect.signature(call).bind(*arguments, **keywords).arguments
+        own = self.moves[context.module.name or ""]
+        given["words"] = given["words"] + own.astype(given["words"].dtype)
+        return call(**given)
+
+
+def drawn(model: Transformer, batch: Batch, radius: float, key: jax.Array) -> Moves:
+    """Moves drawn evenly, of about 0.6 of the radius in each row; 0 at padding.
+
+    Each number is from -r / sqrt(n) to r / sqrt(n), n of them in a row that are not padding.
+    """
+    real = {"inputs": batch.segments.reshape(-1, batch.segments.shape[-1]) > 0}
+    if batch.memory_segments is not None:
+        real["encoder_inputs"] = batch.memory_segments > 0
+    size = model.embedding_features or model.features
+    moves = {}
+    for number, (name, where) in enumerate(real.items()):
+        one = jax.random.fold_in(key, number)
+        draw = jax.random.uniform(one, (*where.shape, size), minval=-1.0, maxval=1.0)
+        count = jnp.maximum(jnp.sum(where, axis=1) * size, 1)[:, None, None]
+        moves[name] = jnp.where(where[..., None], draw * radius / jnp.sqrt(count), 0.0)
+    return moves
+
+
+def uphill(moves: Moves, slopes: Moves, radius: float) -> Moves:
+    """P(d + r g / |g|): a step of the radius along the slope, put back onto the radius.
+
+    |.| is the root of the sum of squares over a row's words; P(d) = d min(1, r / |d|). A row whose
+    slope is 0 stays.
+    """
+
+    def one(move: jax.Array, slope: jax.Array) -> jax.Array:
+        moved = move + radius * slope / jnp.maximum(_length(slope), 1e-30)
+        return moved * jnp.minimum(1.0, radius / jnp.maximum(_length(moved), 1e-30))
+
+    return jax.tree.map(one, moves, slopes)
+
+
+def _length(rows: jax.Array) -> jax.Array:
+    """[B, L, E] -> [B, 1, 1]."""
+    return jnp.sqrt(jnp.sum(jnp.square(rows), axis=(1, 2), keepdims=True))
+
+
+def freelb(loss: Callable[..., Any], model: Transformer, steps: int, radius: float) -> Any:
+    """The value and gradient of 1/K sum_k L(x + d_k), where d_k+1 is uphill of d_k and d_1 drawn.
+
+    FreeLB (1909.11764): the slope of each d_k comes with the gradient of the parameters, so that K
+    steps cost K passes. Dropout is the same in all.
+
+    Args:
+      loss: (params, batch, key, step) -> (sum of nats, sum of weights).
+      model: whose words are moved.
+      steps: K, at least 1.
+      radius: of the moves of a row.
+
+    Returns:
+      A function with the arguments of `loss` that gives ((sum of nats, sum of weights), gradient).
+    """
+
+    def value_and_grad(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
+        def moved(params: Any, moves: Moves) -> Any:
+            with nn.intercept_methods(Moved(moves)):
+                return loss(params, batch, key, step)
+
+        def ascend(carry: Any, _: None) -> Any:
+            moves, total = carry
+            find = jax.value_and_grad(moved, argnums=(0, 1), has_aux=True)
+            values, (grads, slopes) = find(params, moves)
+            total = plus(total, (values, grads), 1.0 / steps)
+            return (uphill(moves, slopes, radius), total), None
+
+        moves = drawn(model, batch, radius, jax.random.fold_in(key, 4))
+        zero = jnp.zeros(())
+        start = ((zero, zero), wide_zeros(params))
+        (_, total), _ = jax.lax.scan(ascend, (moves, start), None, length=steps)
+        return total
+
+    return value_and_grad
+
+
+def smart(forward: Forward, model: Transformer, coefficient: float, radius: float) -> Forward:
+    """L(x) + s max_d (KL(p(x) || p(x + d)) + KL(p(x + d) || p(x))), |d| <= r in every row.
+
+    The smoothness-inducing regulariser of SMART (1911.03437); the maximum is sought by one step
+    from a hundredth of the radius. Dropout is the same in all passes.
+
+    Args:
+      forward: the pass x.
+      model: whose words are moved.
+      coefficient: s, above 0; 1 to 10 in the paper.
+      radius: r.
+    """
+
+    def smoothed(params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None) -> Pass:
+        plain = forward(params, batch, key, step)
+
+        def apart(moves: Moves, plain: Pass) -> jax.Array:
+            with nn.intercept_methods(Moved(moves)):
+                other = forward(plain.params, batch, key, step)
+            return compared(symmetric, plain, other)
+
+        start = drawn(model, batch, radius / 100, jax.random.fold_in(key, 5))
+        moves = uphill(start, jax.grad(apart)(start, plain.fixed()), radius)
+        return plain._replace(nats=plain.nats + coefficient * apart(moves, plain))
+
+    return smoothed

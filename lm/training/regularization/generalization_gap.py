@@ -1,0 +1,57 @@
+"""How much better are training rows fitted than held-out ones? The gap that adaptive regularisation
+follows, measured at every evaluation.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lm.config import Config
+from lm.data import Corpus, eval_batches
+from lm.devices import sharding
+from lm.tasks.prepare import TaskData
+from lm.training.regularization.adapt import adapted
+from lm.training.train_state import State
+from lm.training.train_step import Program
+
+
+def loss_gap(program: Program, params: object, corpus: Corpus | TaskData, config: Config) -> float:
+    """The loss on held-out rows minus that on as many training rows, without dropout, per token.
+
+    The rows are the same at every evaluation, at most config.evaluation.rows of each split.
+    """
+    number = min(len(corpus.rows(split)) for split in ("train", "validation"))
+    number = min(number, config.evaluation.rows or number)
+
+    def mean(split: str) -> float:
+        batches = eval_batches(
+            corpus.rows(split),
+            batch_size=config.batch_size,
+            limit=number,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        sums = [program.cost(params, sharding.global_batch(program.mesh, b)) for b in batches]
+        return float(sum(nats for nats, _ in sums) / sum(weights for _, weights in sums))
+
+    return mean("validation") - mean("train")
+
+
+def follow_gap(
+    state: State, program: Program, corpus: Corpus | TaskData, config: Config
+) -> tuple[State, dict[str, float]]:
+    """The state with its penalties as strong as the gap asks for, and both for the log; where they
+    do not adapt, the state as it is, and nothing. A gap that is not finite moves nothing.
+    """
+    settings = config.regularise
+    if state.strength is None:
+        return state, {}
+    gap = loss_gap(program, state.evaluated, corpus, config)
+    strength = float(state.strength)
+    if math.isfinite(gap):
+        strength = adapted(strength, gap, settings.adapt, settings.gap)
+    moved = jax.device_put(jnp.asarray(strength, jnp.float32), state.strength.sharding)
+    found = {"eval/gap": gap, "train/strength": strength}
+    return dataclasses.replace(state, strength=moved), found

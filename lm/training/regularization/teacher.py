@@ -1,0 +1,84 @@
+"""Who teaches? The config of the run, or of the checkpoint of transformers, whose predictions
+distillation asks for, made fit for the devices and rows of its student.
+"""
+
+from etils import epath
+
+from lm.checkpoints.hf import adopt, is_checkpoint
+from lm.config import Config, chosen_options, override
+from lm.errors import UserError
+from lm.experiment.run_dir import recorded_config
+from lm.output import OUTPUTS
+from lm.training.validate import check_recorded
+
+# What transformers computes, of knobs that a student may have changed; the others rest at None.
+_PLAIN = {
+    "attention.mechanism": "scores",
+    "attention.weighting": "softmax",
+    "attention.learn": (),
+    "attention.anneal": (),
+    "output.head": "softmax",
+}
+
+
+def without_teacher(config: Config) -> Config:
+    """A config of the same model that needs no teacher."""
+    return override(config, {"regularise.teacher": "", "regularise.distil": 0.0})
+
+
+def teacher_config(config: Config) -> Config | None:
+    """The config of the teacher that `config.regularise.teacher` names; None where there is none.
+
+    Raises:
+      UserError: it is no run's folder, or its architecture, task, pooling or positions do not fit.
+    """
+    source = config.regularise.teacher
+    if not source:
+        return None
+    if is_checkpoint(source):
+        own = {"init_from": source, "tune.method": "full", "tune.adapter_from": ""}
+        theirs = adopt(override(_plain(without_teacher(config)), own))
+    else:
+        recorded = epath.Path(source) / "config.json"
+        if not recorded.exists():
+            raise UserError(f"config.regularise.teacher = {source!r}: there is no {recorded}")
+        same = {name: config[name] for name in ("mesh", "batch_size", "accumulation", "cache")}
+        # What it learned at does not matter any more.
+        theirs = without_teacher(recorded_config(recorded))
+        theirs = override(theirs, {"schedule.warmup": 0})
+        theirs.unlock().update(same)
+    for name, own, other in (
+        ("model.architecture", config.model.architecture, theirs.model.architecture),
+        ("task.name", config.task.name, theirs.task.name),
+        # It reads the rows of its student, and these hold the places of the student's pooling.
+        ("task.pooling", config.task.pooling, theirs.task.pooling),
+    ):
+        if own != other:
+            raise UserError(
+                f"config.regularise.teacher = {source!r} has config.{name} = {other!r}, and its "
+                f"student {own!r}; take a teacher of the same kind"
+            )
+    if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has the head {theirs.output.head}, which asks "
+            f"for counts of words that {config.output.head} does not; take another teacher"
+        )
+    if theirs.model.max_length < config.data.length:
+        raise UserError(
+            f"config.regularise.teacher = {source!r} has {theirs.model.max_length} positions, "
+            f"fewer than config.data.length = {config.data.length}; shorten the rows"
+        )
+    if not is_checkpoint(source):
+        check_recorded(theirs, epath.Path(source) / "config.json")
+    return theirs
+
+
+def _plain(config: Config) -> Config:
+    """With the softmax in attention and head, whatever the student has in its place."""
+    groups = ("attention", "encoder_attention", "cross_attention", "output")
+    changed = [
+        f"{group}.{key}"
+        for group in groups
+        for key in chosen_options(config[group], ("block", "tied"))
+    ]
+    return override(config, {key: _PLAIN.get(key) for key in changed})

@@ -1,0 +1,240 @@
+"""What is one update? How the state begins, and the jitted, donated step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lm.config import Config, attention_groups
+from lm.data import ByteTokenizer, Tokenizer
+from lm.data.objectives import Objective, build_objective
+from lm.devices import sharding
+from lm.errors import UserError
+from lm.finetuning import Tuning, split, tuning
+from lm.finetuning.lora import check_targets
+from lm.model.factory import build_model
+from lm.model.transformer import Batch, Transformer
+from lm.tasks import build_task
+from lm.tasks.encode import Layout
+from lm.tasks.objective import Labelled
+from lm.training.annealing import anneal
+from lm.training.eval_step import Measures, Rows
+from lm.training.float32_state import apply_updates, in_float32, moving_average
+from lm.training.gradients import gradients
+from lm.training.optimizer import optimizer, schedule
+from lm.training.pruning import pruned_share
+from lm.training.regularization import augmentation, check_acts, needs_start, penalises, penalty
+from lm.training.regularization.teacher import teacher_config
+from lm.training.train_state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The jitted functions of one experiment; runs that differ only in the seed share them.
+
+    Attributes:
+      model: the Transformer.
+      tuning: the methods by which it is trained.
+      mesh: the devices.
+      abstract: the state's shapes, types and shardings.
+      init: `init(key) -> State`, sharded from the start; without a teacher.
+      moments: `moments(params)`, the optimizer's state before the first update of these.
+      step: `step(state, rows, key) -> (state, metrics)`; donates the state.
+      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
+        rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
+        hits, and the sums of `support_metrics` where the head has no full support.
+      objective: `objective(rows, key) -> Batch`, of `lm.data.objectives`.
+      read: `read(rows, key) -> Batch`, what a step of this key learns from; not jitted.
+      gradient: `gradient(state, batch, key)`, of `lm.training.gradients`; not jitted.
+      cost: `cost(params, rows) -> (sum of nats, sum of weights)`, the loss without draws or habits.
+      predict: `predict(params, rows) -> {"row", ...}`, of a task's rows what `Task.predict` asks
+        for, whole on every device.
+      likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
+        its arithmetic is what `flops_per_token` counts.
+      teacher: the program of the model whose predictions this one learns from; None: no one's.
+
+    `params` are all of the model's, `State.whole` or `State.evaluated`.
+    """
+
+    model: Transformer
+    tuning: Tuning
+    mesh: Mesh
+    abstract: State
+    init: Any
+    moments: Any
+    step: Any
+    evaluate: Any
+    objective: Objective
+    read: Any
+    gradient: Any
+    cost: Any
+    predict: Any
+    likelihood: Any
+    teacher: "Program | None" = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a task, in the order of their numbers; () where there is no fixed set of labels."""
+        return self.objective.layout.labels if isinstance(self.objective, Labelled) else ()
+
+    @property
+    def params(self) -> Any:
+        """Shapes and types of all parameters, those trained and those left alone."""
+        return jax.eval_shape(lambda state: state.whole, self.abstract)
+
+
+def check_devices(config: Config) -> Mesh:
+    """The mesh of a config, once batch and heads are known to divide over it.
+
+    Raises:
+      UserError: where they do not.
+    """
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_batch(mesh, config.batch_size, config.accumulation)
+    sharding.check_heads(mesh, config.model.heads, config.model.kv_heads or config.model.heads)
+    return mesh
+
+
+def build_program(
+    config: Config,
+    vocab_size: int,
+    counts: Any = None,
+    tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
+    layout: Layout | None = None,
+) -> Program:
+    """Model, mesh and jitted functions of a config; nothing is computed yet.
+
+    Args:
+      config: every knob.
+      vocab_size: V.
+      counts: of words in the training text, [V], for heads that ask (`needs_counts`); None: such a
+        head counts words as ordered by frequency.
+      tokenizer: of the rows, for objectives that write special tokens.
+      layout: of a task's rows; None: the rows are text.
+
+    Raises:
+      UserError: where sizes do not divide over the mesh, the tokenizer lacks a special token, or a
+        method trains nothing.
+    """
+    mesh = check_devices(config)
+    model, methods = build_model(config, vocab_size, counts, mesh, layout), tuning(config)
+    objective = build_objective(config, tokenizer)
+    if layout is not None:
+        objective = Labelled(tokenizer, layout.length, build_task(config), layout)
+    rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
+    ema, regularise = config.optimizer.ema, config.regularise
+    augment = augmentation(regularise, tokenizer)
+    theirs, teacher = teacher_config(config), None
+    if theirs is not None:
+        teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
+    gradient = gradients(config, model, None if teacher is None else teacher.model)
+    measures = Measures(model, objective, tuple(attention_groups(config)), vocab_size)
+
+    def init(key: jax.Array) -> State:
+        rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
+        batch = objective(rows, key)
+        rngs = {"params": key, "softmax": key}
+        params = model.init(rngs, batch, train=False, method="loss")["params"]
+        params, frozen = split(params, methods.kept)
+        average = jax.tree.map(jnp.copy, in_float32(params)) if ema else None
+        start = jax.tree.map(jnp.copy, params) if needs_start(regularise) else None
+        none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            moments=rule.init(params),
+            average=average,
+            finite=jnp.array(True),
+            frozen=frozen,
+            start=start,
+            strength=jnp.ones(()) if regularise.adapt else None,
+            importance=none if regularise.ewc else None,
+        )
+
+    def read(rows: Rows, key: jax.Array) -> Batch:
+        batch = objective(rows, jax.random.fold_in(key, 2))
+        return augment(batch, jax.random.fold_in(key, 7))
+
+    def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(key, state.step)
+        batch = read(rows, key)
+        (total, weight), grads = gradient(state, batch, key)
+        weight = jnp.maximum(weight, 1.0)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        extra = {}
+        if penalises(regularise):
+            value_and_grad = jax.value_and_grad(penalty, argnums=1)
+            params, start = in_float32(state.params), in_float32(state.start)
+            pull = value_and_grad(regularise, params, start, state.importance)
+            if regularise.adapt:
+                pull = jax.tree.map(lambda x: x * state.strength.astype(x.dtype), pull)
+            extra["train/penalty"], more = pull
+            grads = jax.tree.map(jnp.add, grads, more)
+        norm = optax.tree.norm(grads)
+        updates, moments = rule.update(grads, state.moments, state.params)
+        params = apply_updates(state.params, updates, jax.random.fold_in(key, 10))
+        params = anneal(config, params, state.step + 1)
+        average = moving_average(state.average, params, ema) if ema else None
+        average = anneal(config, average, state.step + 1)
+        finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
+        new = State(state.step + 1, params, moments, average, finite, strength=state.strength)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new.saved, state.saved)
+        metrics = {
+            "train/loss": total / weight,
+            "train/gradient_norm": norm,
+            "train/learning_rate": jnp.asarray(rate(state.step)),
+            "tokens": jnp.sum(batch.segments > 0).astype(jnp.float32),
+            "finite": finite,
+        }
+        if regularise.prune:
+            extra["train/sparsity"] = pruned_share(new.params)
+        kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher", "importance")}
+        return dataclasses.replace(new, finite=finite, **kept), metrics | extra
+
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    if teacher is not None:
+        abstract = dataclasses.replace(abstract, teacher=teacher.params)
+    _check_trained(methods, abstract)
+    check_acts(config, abstract.params)
+    shardings = sharding.tree_shardings(mesh, abstract.params, abstract.saved)
+    shardings = dataclasses.replace(
+        shardings,
+        frozen=sharding.tree_shardings(mesh, abstract.frozen, abstract.frozen),
+        start=sharding.tree_shardings(mesh, abstract.params, abstract.start),
+        teacher=sharding.tree_shardings(mesh, abstract.teacher, abstract.teacher),
+        importance=sharding.tree_shardings(mesh, abstract.params, abstract.importance),
+    )
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    return Program(
+        model=model,
+        tuning=methods,
+        mesh=mesh,
+        abstract=abstract,
+        init=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
+        moments=jax.jit(rule.init, out_shardings=shardings.moments),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        evaluate=jax.jit(measures.evaluate, out_shardings=sharding.whole(mesh)),
+        objective=objective,
+        read=read,
+        gradient=gradient,
+        cost=jax.jit(measures.cost, out_shardings=sharding.whole(mesh)),
+        predict=jax.jit(measures.predict, out_shardings=sharding.whole(mesh)),
+        likelihood=measures.likelihood,
+        teacher=teacher,
+    )
+
+
+def _check_trained(methods: Tuning, abstract: State) -> None:
+    """Raises UserError where a method, or a target of one, finds nothing in the model to train."""
+    check_targets(methods.config.tune.targets or (), abstract.params, abstract.frozen)
+    for name, trained in methods.trained(abstract.params).items():
+        if not trained:
+            raise UserError(
+                f"config.tune.method {name!r} finds no parameter of its kind in this model; leave "
+                "it out, or give the model such parameters"
+            )

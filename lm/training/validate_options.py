@@ -1,0 +1,245 @@
+"""Do the chosen parts fit? Options must belong to the chosen mechanism, weighting and head, lie in
+their ranges, and suit the model around them.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lm.attention import ATTENTIONS, Mechanism
+from lm.attention.gated import GATES
+from lm.config import Config, attention_groups, chosen_options
+from lm.data.objectives import OBJECTIVES
+from lm.errors import UserError, one_of
+from lm.finetuning import FIXED, METHODS, method_names, room
+from lm.finetuning.adapter import PLACEMENTS
+from lm.model.transformer import POSITIONS
+from lm.output import OUTPUTS
+from lm.output.base import Head
+from lm.output.sampled import DISTRIBUTIONS
+from lm.softmax import WEIGHTINGS
+from lm.training.regularization.check import check_habits
+
+
+def check_options(config: Config) -> None:
+    """Options must belong to the chosen objective, mechanisms, their weightings, and head."""
+    chosen = chosen_options(config.corruption, ())
+    own = OBJECTIVES[config.objective].own_options()
+    _belong(chosen, own, "corruption", f"objective {config.objective}")
+    if config.model.architecture != "encoder_decoder":
+        for name in ("encoder_attention", "cross_attention"):
+            if chosen_options(config[name], ()):
+                raise UserError(
+                    f"config.{name} is set, but config.model.architecture = "
+                    f"{config.model.architecture!r} has config.attention only"
+                )
+    for name, attention in attention_groups(config).items():
+        _check_attention(config, name, attention)
+        _check_mechanism(config, name, attention)
+    _check_output(config)
+    _check_tune(config)
+    check_habits(config)
+
+
+def _check_attention(config: Config, group: str, attention: Config) -> None:
+    weighting, name = attention.weighting, attention.mechanism
+    mechanism = ATTENTIONS[name]
+    chosen = chosen_options(attention, ("mechanism", "weighting", "block", "learn", "anneal"))
+    own, owner = mechanism.own_options(), f"mechanism {name}"
+    if not mechanism.weighs:
+        owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
+        record = WEIGHTINGS[weighting]
+        _belong(chosen, own | {*record.options, *record.learned}, group, owner)
+        _check_weighting(group, attention, chosen)
+        if attention.anneal:
+            _check_anneal(group, attention, chosen)
+    elif weighting != "softmax" or attention.learn or attention.anneal:
+        key = "learn" if attention.learn else "anneal"
+        key, value = (
+            (key, tuple(attention[key])) if weighting == "softmax" else ("weighting", weighting)
+        )
+        raise UserError(
+            f"config.{group}.{key} = {value!r} is not used by {owner}, which has weights of its "
+            "own; leave it out"
+        )
+    else:
+        _belong(chosen, own, group, owner)
+
+
+def _check_output(config: Config) -> None:
+    name, chosen = config.output.head, chosen_options(config.output, ("head", "tied", "block"))
+    head = OUTPUTS[name]
+    own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
+    _belong(chosen, own, "output", name)
+    if config.output.tied and not head.tieable:
+        raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
+    if head.whole_rows and config.model.architecture != "encoder":
+        raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
+    if "distribution" in chosen:
+        one_of("output.distribution", chosen["distribution"], DISTRIBUTIONS)
+    if not 1 < chosen.get("alpha", 1.5) <= 2:
+        raise UserError(f"config.output.alpha = {chosen['alpha']}: must be above 1 and at most 2")
+    mixtures = chosen.get("mixtures", 2)
+    if name == "mixtape" and mixtures & (mixtures - 1):
+        raise UserError(f"config.output.mixtures = {mixtures}: mixtape needs 1, 2, 4, 8, ...")
+    cutoffs = [0, *chosen.get("cutoffs", ()), config.data.vocab_size or math.inf]
+    if any(low >= high for low, high in itertools.pairwise(cutoffs)):
+        raise UserError(
+            f"config.output.cutoffs = {tuple(chosen['cutoffs'])}: must rise, from at least 1 to "
+            f"below the {config.data.vocab_size or 'number of'} words"
+        )
+
+
+def _check_mechanism(config: Config, group: str, attention: Config) -> None:
+    """Architecture, positions and sizes must suit the chosen mechanism."""
+    model = config.model
+    name, mechanism = attention.mechanism, ATTENTIONS[attention.mechanism]
+    if mechanism.causal and (group != "attention" or model.architecture == "encoder"):
+        raise UserError(
+            f"config.{group}.mechanism = {name!r} is causal only, but "
+            f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
+        )
+    if mechanism.causal and config.objective == "prefix":
+        raise UserError(
+            f"config.{group}.mechanism = {name!r} is causal only, but objective prefix sees both "
+            "sides of a prefix; use objective causal"
+        )
+    shaping = Mechanism.positions if group != "cross_attention" else ()
+    if model.positions in shaping and model.positions not in mechanism.positions:
+        others = [p for p in POSITIONS if p not in shaping or p in mechanism.positions]
+        raise UserError(
+            f"config.model.positions = {model.positions!r} shape scores that mechanism {name} does "
+            f"not have; use {', '.join(others[:-1])} or {others[-1]}"
+        )
+    if attention.gate is not None:
+        one_of(f"{group}.gate", attention.gate, GATES)
+    if attention.horizon is not None and attention.horizon < model.max_length:
+        raise UserError(
+            f"config.{group}.horizon = {attention.horizon} is below config.model.max_length = "
+            f"{model.max_length}, and weights beyond it are negative; raise it or lower max_length"
+        )
+    unit = 4 if model.positions == "rotary" else 2
+    head_size = model.head_size or model.features // model.heads
+    if name == "differential" and head_size % unit:
+        raise UserError(
+            f"mechanism differential splits each head in two, but with {model.positions} positions "
+            f"the head size {head_size} is no multiple of {unit}; use one"
+        )
+
+
+def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:
+    """What is learned can be, and starts inside its range; fixed options lie in theirs."""
+    weighting = attention.weighting
+    record = WEIGHTINGS[weighting]
+    for name in attention.learn:
+        if name not in record.learnable:
+            can = ", ".join(record.learnable) or "none"
+            raise UserError(
+                f"config.{group}.learn has {name!r}, but weighting {weighting} can learn: {can}"
+            )
+        limits, start = record.learnable[name], {**record.options, **chosen}[name]
+        if start is None:
+            raise UserError(
+                f"config.{group}.learn has {name!r}, which needs a number to start from; set "
+                f"config.{group}.{name}"
+            )
+        if not limits.low < start < limits.high:
+            raise UserError(
+                f"config.{group}.{name} = {start} cannot be learned from there; start above "
+                f"{limits.low:g} and below {limits.high:g}"
+            )
+    alpha, length = attention.alpha, attention.reference_length
+    least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
+    if alpha is not None and not least <= alpha <= 2:
+        raise UserError(f"config.{group}.alpha = {alpha}: must be from {least:g} to 2")
+    if length is not None and not length > 1:
+        raise UserError(f"config.{group}.reference_length = {length}: must be above 1")
+
+
+def _check_anneal(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:
+    """What is annealed can be learned, is not, and stays in its range."""
+    ranges = WEIGHTINGS[attention.weighting].learnable
+    schedule, knob = tuple(attention.anneal), f"config.{group}.anneal"
+    try:
+        name, first, last, steps = schedule
+        numbers = [float(first), float(last), float(steps)]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{knob} = {schedule}: must be an option, two values and steps, such as "
+            '("alpha", 1.0, 1.5, 1000)'
+        ) from None
+    if name not in ranges:
+        can = ", ".join(ranges) or "none"
+        raise UserError(f"{knob} has {name!r}, but weighting {attention.weighting} can move: {can}")
+    if name in attention.learn or name in chosen:
+        raise UserError(f"{knob} moves {name}, which is also set or learned; leave one out")
+    low, high = ranges[name].low, ranges[name].high
+    # Entmax has its ends, softmax and sparsemax; a cap of 0 and a temperature of 0 do not exist.
+    ends = (low, high) if name == "alpha" else ()
+    if numbers[2] < 1 or not all(low < value < high or value in ends for value in numbers[:2]):
+        raise UserError(
+            f"{knob} = {schedule}: values must be between {low:g} and {high:g}, steps at least 1"
+        )
+
+
+def _check_tune(config: Config) -> None:
+    """Methods must exist, fit together, own the options that are set, and have a base."""
+    method, names = config.tune.method, method_names(config)
+    for name in names:
+        one_of("tune.method", name, METHODS)
+    added = [METHODS[name].adds.name for name in names if METHODS[name].adds is not None]
+    if len(set(names)) < len(names) or len(set(added)) < len(added):
+        raise UserError(f"config.tune.method = {method!r} adds the same twice; take one of them")
+    if "dora" in names and "ia3" in names[names.index("dora") :]:
+        raise UserError(
+            f"config.tune.method = {method!r}: dora measures the matrix, which ia3 has scaled "
+            "already; name ia3 before dora"
+        )
+    own = {option for name in names for option in METHODS[name].options}
+    _belong(chosen_options(config.tune, FIXED), own, "tune", f"method {method}")
+    if config.tune.placement is not None:
+        one_of("tune.placement", config.tune.placement, PLACEMENTS)
+    if config.tune.top is not None and config.tune.top > config.model.layers:
+        raise UserError(
+            f"config.tune.top = {config.tune.top} is more than config.model.layers = "
+            f"{config.model.layers}; use at most as many"
+        )
+    mechanism = ATTENTIONS[config.attention.mechanism]
+    if "prefix" in names and (mechanism.weighs or mechanism.causal):
+        raise UserError(
+            f"method prefix adds keys and values only, but mechanism {config.attention.mechanism} "
+            "needs more of a position; use prompt or lora, or mechanism scores"
+        )
+    if "prompt" in names and config.data.length > (most := room(config)):
+        raise UserError(
+            f"config.data.length = {config.data.length} is longer than the {most} positions that "
+            f"the prompt leaves of config.model.max_length = {config.model.max_length}; shorten it"
+        )
+    if "full" not in names and not config.init_from:
+        raise UserError(
+            f"config.tune.method = {method!r} tunes a base that is trained already; give its "
+            "folder as config.init_from, or use method full"
+        )
+
+
+def check_packed(config: Config) -> None:
+    """Raises UserError where texts that share rows would share what each should have of its own.
+
+    A learned prompt that reads the text, in an encoder or before a prefix that is seen whole,
+    would have to be there once for each text.
+    """
+    reads = config.model.architecture != "decoder" or config.objective == "prefix"
+    if "prompt" in method_names(config) and reads and not config.task.name:
+        raise UserError(
+            f"method prompt reads the text of a row, but objective {config.objective} packs "
+            "several texts into a row; use prefix or lora, or a task (config.task.name), whose "
+            "rows hold one text each"
+        )
+
+
+def _belong(chosen: Iterable[str], own: Iterable[str], group: str, owner: str) -> None:
+    for key in chosen:
+        if key not in own:
+            options = ", ".join(sorted(own)) or "none"
+            raise UserError(f"config.{group}.{key} is set, but {owner} has the options: {options}")
