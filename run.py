@@ -15,7 +15,7 @@
 
 eval, predict, embed, generate and export also take --config=FILE --config.init_from=hf:FOLDER
 instead of a workdir.
-Any knob of a config is set by its dotted name: --config.model.features=256
+Any knob of a config is set by its dotted name: --config.model.d_model=256
 --print_config shows every key of the config and its value, and runs nothing; COMMAND -h the flags
 of a command, and --version the versions that decide a run's numbers.
 """

@@ -23,17 +23,17 @@ def get_config(arg: str | None = None):
     config = default.get_config()
     config.steps = 150
     config.batch_size = 16
-    config.data.length = 128
-    config.model.layers = 2
-    config.model.features = 64
-    config.model.heads = 4
+    config.data.seq_len = 128
+    config.model.num_layers = 2
+    config.model.d_model = 64
+    config.model.num_heads = 4
     # So few steps learn little from the usual small weights and learning rate.
-    config.model.positions = "rotary"
-    config.model.init_scale = 0.08
+    config.model.position_embedding = "rotary"
+    config.model.init_std = 0.08
     config.optimizer.learning_rate = 8e-3
-    config.schedule.warmup = 15
+    config.schedule.warmup_steps = 15
     config.evaluation.every = 50
-    config.evaluation.rows = 256
+    config.evaluation.num_examples = 256
     config.checkpoint.every = 0
     return config
 
@@ -71,20 +71,24 @@ def sweep(arg: str | None = None):
 def mechanisms():
     """A row for every mechanism, with what its paper adds to it."""
     # The paper's halves are heads of usual size, so here heads are twice as large and half as many.
-    yield {"attention.mechanism": "differential", "model.heads": 2}
+    yield {"attention.mechanism": "differential", "model.num_heads": 2}
     yield {"attention.mechanism": "gated"}
     yield {"attention.mechanism": "gated", "attention.gate": "head"}
     yield {"attention.mechanism": "talking_heads"}
     # Forgetting and the broken stick tell near from far by themselves.
-    yield {"attention.mechanism": "forgetting", "model.positions": "none", "model.qk_norm": True}
-    yield {"attention.mechanism": "stick_breaking", "model.positions": "none"}
+    yield {
+        "attention.mechanism": "forgetting",
+        "model.position_embedding": "none",
+        "model.qk_norm": True,
+    }
+    yield {"attention.mechanism": "stick_breaking", "model.position_embedding": "none"}
     # Features of q and k, unlike their product, do not turn to a difference of positions.
-    yield {"attention.mechanism": "linear", "model.positions": "learned"}
+    yield {"attention.mechanism": "linear", "model.position_embedding": "learned"}
     # Small scores are what random features estimate well.
     yield {"attention.mechanism": "favor", "attention.redraw": True, "model.qk_norm": True}
     # The horizon is the longest row.
     yield {
         "attention.mechanism": "cosformer",
-        "model.positions": "learned",
-        "model.max_length": 128,
+        "model.position_embedding": "learned",
+        "model.max_seq_len": 128,
     }

@@ -32,21 +32,21 @@ def get_config(arg: str | None = None):
     config.data.source = "synthetic:rank=18,tokens=2000000"
     config.data.tokenizer = "characters"
     config.data.vocab_size = 256
-    config.data.length = 64
-    config.model.layers = 1
-    config.model.features = 4
-    config.model.heads = 1
-    config.model.hidden = 256
+    config.data.seq_len = 64
+    config.model.num_layers = 1
+    config.model.d_model = 4
+    config.model.num_heads = 1
+    config.model.mlp_dim = 256
     config.model.norm = "rmsnorm"
-    config.model.positions = "none"
-    config.attention.block = 0  # all of so short a row at once
-    config.model.init_scale = 0.2
+    config.model.position_embedding = "none"
+    config.attention.query_chunk_size = 0  # all of so short a row at once
+    config.model.init_std = 0.2
     config.output.tied = False
     config.optimizer.learning_rate = 4e-2
     config.optimizer.weight_decay = 0.0
-    config.schedule.final = 0.0
+    config.schedule.final_lr_ratio = 0.0
     config.evaluation.every = 100
-    config.evaluation.rows = 512
+    config.evaluation.num_examples = 512
     config.checkpoint.every = 0
     return config
 
@@ -55,8 +55,8 @@ def sweep(arg: str | None = None):
     """The rows; the first is the baseline."""
     for features in (4, 8):
         for head in ("softmax", "sigsoftmax", "plif", "mixtape", "mixture"):
-            yield {"output.head": head, "model.features": features}
-        yield {"output.head": "softmax", "output.cap": 10.0, "model.features": features}
+            yield {"output.head": head, "model.d_model": features}
+        yield {"output.head": "softmax", "output.cap": 10.0, "model.d_model": features}
     for head in ("softmax", "sigsoftmax", "plif"):
-        yield {"output.head": head, "model.features": 16}
-    yield {"output.head": "softmax", "model.features": 32}
+        yield {"output.head": head, "model.d_model": 16}
+    yield {"output.head": "softmax", "model.d_model": 32}

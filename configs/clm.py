@@ -25,16 +25,16 @@ def _small(config) -> None:
     config.batch_size = 32
     config.data.tokenizer = "bpe"
     config.data.vocab_size = 16384
-    config.data.length = 512
-    config.model.layers = 8
-    config.model.features = 512
-    config.model.heads = 8
+    config.data.seq_len = 512
+    config.model.num_layers = 8
+    config.model.d_model = 512
+    config.model.num_heads = 8
     config.model.scan = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-3
-    config.schedule.warmup = 250
+    config.schedule.warmup_steps = 250
     config.evaluation.every = config.checkpoint.every = 500
-    config.evaluation.rows = 512
+    config.evaluation.num_examples = 512
 
 
 def _base(config) -> None:
@@ -43,15 +43,15 @@ def _base(config) -> None:
     config.data.source = "tfds:lm1b"
     config.data.tokenizer = "bpe"
     config.data.vocab_size = 50_304
-    config.data.length = 1024
-    config.model.layers = 12
-    config.model.features = 768
-    config.model.heads = 12
+    config.data.seq_len = 1024
+    config.model.num_layers = 12
+    config.model.d_model = 768
+    config.model.num_heads = 12
     config.model.scan = True
     config.model.remat = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 6e-4
-    config.schedule.warmup = 2000
+    config.schedule.warmup_steps = 2000
     spread(config)
     config.evaluation.every = config.checkpoint.every = 1000
-    config.evaluation.rows = 2048
+    config.evaluation.num_examples = 2048

@@ -31,9 +31,9 @@ def get_config(arg: str | None = None):
     # As many steps for every task, however large.
     config.epochs = None
     config.steps = 120
-    config.schedule.warmup = 12
+    config.schedule.warmup_steps = 12
     config.evaluation.every = 0
-    config.evaluation.rows = 500
+    config.evaluation.num_examples = 500
     return config
 
 
@@ -41,7 +41,7 @@ def sweep(arg: str | None = None):
     """The rows; the first is the baseline."""
     yield {}
     # Each is the best of a few on a seed that is not among SEEDS; see experiments/LOG.md.
-    yield {"continual.replay": 0.75}
-    yield {"continual.replay": 0.5, "continual.memory": 100}
-    yield {"regularise.ewc": 30.0}
-    yield {"continual.jointly": True}
+    yield {"continual.replay_fraction": 0.75}
+    yield {"continual.replay_fraction": 0.5, "continual.memory_size": 100}
+    yield {"regularization.ewc": 30.0}
+    yield {"continual.joint": True}

@@ -2,13 +2,13 @@
 
 Other configs start from this one and change what they are about. A value of `None` means that the
 code chooses; the comment says how. Any knob is overridden on the command line by its dotted name,
-such as `--config.model.features=256`, or `--config.epochs=None` where None is a value.
+such as `--config.model.d_model=256`, or `--config.epochs=None` where None is a value.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import regularise, tasks
+from configs import regularization, tasks
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -29,13 +29,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.batch_size = 16
     # Each update sums gradients over this many parts of the batch, one after the other. Divides
     # batch_size; changes memory and time, not the update (but for dropout's draws).
-    config.accumulation = 1
+    config.grad_accum_steps = 1
     # What a row teaches. A decoder: "causal" (the next token) or "prefix" (likewise, after a
     # beginning that is given). An encoder: "masked" (hidden words, BERT). An encoder_decoder:
     # "span" (spans that were cut out, T5) or "seq2seq" (a text that answers another).
     config.objective = "causal"
     # Where prepared text and compiled programs are kept. Safe to delete.
-    config.cache = "~/.cache/softmax-laboratory"
+    config.cache_dir = "~/.cache/softmax-laboratory"
     # Start from the parameters of this finished or unfinished run's folder, or of "hf:FOLDER", a
     # checkpoint of Hugging Face transformers (or its name on the hub, or a "hf:FILE.gguf"), which
     # also sets the knobs that shape the model, the tokenizer and its vocabulary; "": from scratch.
@@ -62,10 +62,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Words of a trained tokenizer, 300 .. 1,000,000. None: bytes and tokenizer.json have their own.
     data.vocab_size = placeholder(int)
     # Tokens per row, L; of pairs, on each side. Attention's work grows with its square.
-    data.length = 256
+    data.seq_len = 256
     # Share of documents held out for evaluation, above 0, below 1. Sources that have their own
     # held-out split keep it.
-    data.validation = 0.05
+    data.validation_fraction = 0.05
 
     config.task = tasks.task()
     config.continual = tasks.continual()
@@ -75,25 +75,25 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # "decoder" (causal), "encoder" (sees both sides) or "encoder_decoder".
     model.architecture = "decoder"
     # Blocks; in an encoder_decoder, of each side. At least 1.
-    model.layers = 4
-    # D, width of the hidden states. A multiple of heads unless head_size is given.
-    model.features = 128
+    model.num_layers = 4
+    # D, width of the hidden states. A multiple of num_heads unless head_dim is given.
+    model.d_model = 128
     # E, width of the word table; unless it is D, a matrix widens its vectors. None: D.
-    model.embedding_features = placeholder(int)
+    model.embedding_dim = placeholder(int)
     # Normalises the sum of word, position and type.
     model.embedding_norm = False
     # Factor of the words' vectors.
     model.embedding_scale = 1.0
     # Kinds of positions, such as first and second sentence, each with a learned vector. 0: none.
-    model.token_types = 0
+    model.num_token_types = 0
     # H, attention heads.
-    model.heads = 4
+    model.num_heads = 4
     # G, heads of keys and values, shared by H/G heads each. Divides H. None: H.
-    model.kv_heads = placeholder(int)
+    model.num_kv_heads = placeholder(int)
     # K, size of a head. Even with rotary positions. None: D / H.
-    model.head_size = placeholder(int)
+    model.head_dim = placeholder(int)
     # Inner width of the feed-forward layer. None: 4 D. (Gated kinds usually take 8 D / 3.)
-    model.hidden = placeholder(int)
+    model.mlp_dim = placeholder(int)
     # "relu", "gelu" (tanh form), "gelu_exact", "swiglu" or "geglu" (gated).
     model.activation = "gelu"
     # Biases in the linear layers of the blocks.
@@ -105,18 +105,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # "pre", "post" or "sandwich" (before and after each branch).
     model.norm_position = "pre"
     # Keeps the norms' division away from zero.
-    model.norm_epsilon = 1e-6
+    model.norm_eps = 1e-6
     # "learned", "sinusoidal", "rotary", "alibi", "relative" (T5's learned bias of distances) or
     # "none" (a causal mask still orders tokens). Counted within each document.
-    model.positions = "learned"
-    # Rows of learned positions, and the longest sequence that generates. At least data.length.
-    model.max_length = 1024
+    model.position_embedding = "learned"
+    # Rows of learned positions, and the longest sequence that generates. At least data.seq_len.
+    model.max_seq_len = 1024
     # Of rotary positions: 2 pi times it is about the longest wavelength, in positions.
-    model.rotary_base = 10000.0
+    model.rope_theta = 10000.0
     # Of relative positions: buckets of distances (a multiple of 4 where both sides are seen), and
     # the distance from which on all are one bucket.
-    model.relative_buckets = 32
-    model.relative_distance = 128
+    model.relative_num_buckets = 32
+    model.relative_max_distance = 128
     # Factor of the scores. None: 1 / sqrt(K).
     model.score_scale = placeholder(float)
     # Normalises queries and keys per head; bounds the scores.
@@ -130,7 +130,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Rate on embeddings and residual branches, 0 .. 1 (1 excluded).
     model.dropout = 0.0
     # Standard deviation of the initial weights.
-    model.init_scale = 0.02
+    model.init_std = 0.02
     # Divides the initial weights of layers that write to the residual stream by sqrt(2 layers).
     model.depth_scaled_init = True
     # Type of computation: "float32" or "bfloat16". Scores, norms and losses are float32 anyway.
@@ -154,7 +154,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     attention.weighting = "softmax"
     # Queries computed at a time. None: by size; 0: all at once; n: memory linear in length. Of
     # linear, favor and cosformer: positions in a chunk.
-    attention.block = placeholder(int)
+    attention.query_chunk_size = placeholder(int)
     # Options that become parameters, one per head, which start at the option's value: "temperature"
     # (temperature, gumbel_softmax), "cap" (softcap), "bias" (sigmoid), "alpha" (entmax; above 1,
     # below 2). On the command line: --config.attention.learn='("alpha",)'.
@@ -185,7 +185,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     attention.forget_bias = placeholder(float)  # forgetting: at the start; None is 0; 4 keeps more
     attention.random_features = placeholder(int)  # favor: more are closer to softmax; None is 128
     attention.redraw = placeholder(bool)  # favor: new features at every step; None is False
-    attention.horizon = placeholder(int)  # cosformer: where weights end; None is model.max_length
+    attention.horizon = placeholder(int)  # cosformer: where weights end; None is model.max_seq_len
 
     # The same knobs, for the encoder of an encoder_decoder and for its decoder's attention to it.
     # None: as in config.attention; but naming another mechanism or weighting leaves behind the
@@ -197,10 +197,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Options of objectives. None: the objective's own default. Setting one that the objective does
     # not have is an error.
     # masked, span: share of the tokens that are hidden, above 0, below 1; None is 0.15
-    corruption.rate = placeholder(float)
+    corruption.mask_rate = placeholder(float)
     corruption.whole_word = placeholder(bool)  # masked: hides whole words; None is False
     # span: mean tokens of a span, at least 1; None is 3; bytes want 20, as they have 11 sentinels
-    corruption.span_length = placeholder(float)
+    corruption.mean_span_length = placeholder(float)
 
     config.output = output = ConfigDict()
     # Hidden states to words: a name of lm.output.OUTPUTS.
@@ -209,7 +209,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.tied = True
     # Tokens whose logits a device computes at a time, with their gradient. None: by size (the run
     # says what was chosen); 0: all at once; n: less memory when small, less overhead when large.
-    output.block = placeholder(int)
+    output.token_chunk_size = placeholder(int)
     # Options of heads. None: the head's own default. Setting one that the head does not have is an
     # error.
     output.bias = placeholder(bool)  # heads with logits: adds a bias per word
@@ -239,7 +239,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.emphasis = placeholder(float)  # squared: weight of the target's error
     output.margin = placeholder(float)  # squared: the target's value
 
-    config.tune = tasks.tune()
+    config.finetuning = tasks.finetuning()
 
     config.optimizer = optimizer = ConfigDict()
     # "adamw", "sgd" (with momentum), "adafactor", "lion" or "muon" (AdamW on all but the blocks'
@@ -261,27 +261,27 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Each layer learns at this share of the rate of the one after it, the embeddings slowest; above
     # 0; 1: all alike. 0.65 to 0.95 when fine-tuning. Of model.share_layers, the one layer learns at
     # the rate of the first.
-    optimizer.layer_decay = 1.0
+    optimizer.layerwise_lr_decay = 1.0
     # Decay of a moving average of the parameters, which is then what is evaluated; 0: none.
-    optimizer.ema = 0.0
+    optimizer.ema_decay = 0.0
 
     config.schedule = schedule = ConfigDict()
     # After the warm-up: "cosine", "linear", "rsqrt", "constant" or "warmup_stable_decay".
     schedule.name = "cosine"
     # Updates of linear rise from 0. Below steps.
-    schedule.warmup = 30
+    schedule.warmup_steps = 30
     # The learning rate of the last update, as a share of the peak (cosine, linear,
     # warmup_stable_decay).
-    schedule.final = 0.1
+    schedule.final_lr_ratio = 0.1
     # Share of the steps in the final fall of warmup_stable_decay; at most what the warm-up leaves.
     # 0: it stays at the peak.
-    schedule.decay = 0.2
+    schedule.decay_fraction = 0.2
     # Updates after which one more block learns, from the last to the first, what follows the blocks
     # from the start and the embeddings last. 0: all from the start. Of model.share_layers, the one
     # layer learns with the first.
-    schedule.unfreeze = 0
+    schedule.unfreeze_every = 0
 
-    config.regularise = regularise.knobs()
+    config.regularization = regularization.knobs()
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;
@@ -294,16 +294,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Steps between checkpoints. 0: only at the end and when interrupted.
     checkpoint.every = 100
     # Latest checkpoints kept.
-    checkpoint.keep = 2
+    checkpoint.max_to_keep = 2
 
     config.evaluation = evaluation = ConfigDict()
     # Steps between evaluations. 0: only at the end.
     evaluation.every = 100
     # Held-out rows (of a task: examples) in each evaluation, the same ones always. 0: all.
-    evaluation.rows = 256
+    evaluation.num_examples = 256
     # Training ends after so many evaluations in a row without a better one, and goes back to the
-    # best. 0: it goes on to the last step, whose state is the result; where regularise.prune is
-    # set, that alone is what was to be pruned.
+    # best. 0: it goes on to the last step, whose state is the result; where regularization.sparsity
+    # is set, that alone is what was to be pruned.
     evaluation.patience = 0
 
     config.log = log = ConfigDict()

@@ -63,8 +63,8 @@ def get_config(arg: str | None = None):
     config.model.architecture = "encoder"
     config.epochs = 4.0
     config.batch_size = 32
-    config.data.length = 64
-    config.data.validation = 0.2
+    config.data.seq_len = 64
+    config.data.validation_fraction = 0.2
     config.output.tied = False
     config.output.bias = True
     config.task.pooling = "mean"
@@ -73,11 +73,11 @@ def get_config(arg: str | None = None):
     config.optimizer.weight_decay = 0.01
     config.optimizer.b2 = 0.999
     config.schedule.name = "linear"
-    config.schedule.warmup = 40
-    config.schedule.final = 0.0
+    config.schedule.warmup_steps = 40
+    config.schedule.final_lr_ratio = 0.0
     config.checkpoint.every = 0
     config.evaluation.every = 100
-    config.evaluation.rows = 0
+    config.evaluation.num_examples = 0
     task(config)
     return config
 
@@ -99,7 +99,7 @@ def _reviews(config) -> None:
 
 
 def _entities(config, name: str) -> None:
-    config.task.name = "tagging"
+    config.task.name = "token_classification"
     config.task.text = ("tokens",)
     config.task.label = "tags"
     config.data.source = f"files:{ARCHIVES}/{name}"
@@ -111,8 +111,8 @@ def _entities(config, name: str) -> None:
 def _japanese(config) -> None:
     """MiniLM's vocabulary has single characters of Japanese at best."""
     _entities(config, "japanese.conll")
-    config.task.separator = ""
-    config.data.length = 128
+    config.task.word_separator = ""
+    config.data.seq_len = 128
     config.batch_size = 16
     config.epochs = 12.0
     config.optimizer.learning_rate = 5e-4
@@ -123,21 +123,21 @@ def _conll2003(config) -> None:
     _entities(config, "")
     config.data.source = "tfds:conll2003"
     config.task.label = "ner"
-    config.data.length = 128
+    config.data.seq_len = 128
 
 
 def _squad(config) -> None:
-    config.task.name = "answering"
+    config.task.name = "extractive_qa"
     config.task.text = ("question", "context")
     config.task.label = "answers"
-    config.task.stride = 128
+    config.task.doc_stride = 128
     config.data.source = "tfds:squad"
-    config.data.length = 384
-    config.model.max_length = 512
+    config.data.seq_len = 384
+    config.model.max_seq_len = 512
     config.output.bias = None
     config.epochs = 2.0
     config.evaluation.every = 1000
-    config.evaluation.rows = 1000
+    config.evaluation.num_examples = 1000
 
 
 def _glue(config, name: str) -> None:
@@ -146,7 +146,7 @@ def _glue(config, name: str) -> None:
     config.task.labels = LABELS.get(name, ())
     config.task.metric = METRICS.get(name, "")
     config.data.source = f"tfds:glue/{name}"
-    config.data.length = 128
+    config.data.seq_len = 128
     if name == "stsb":
         config.output.head = "squared"
 
@@ -156,8 +156,8 @@ def _tiny(config) -> None:
     config.init_from = ""
     config.data.tokenizer = "bpe"
     config.data.vocab_size = 2048
-    config.data.length = 48
-    config.model.layers = 2
-    config.model.features = 64
-    config.model.init_scale = 0.08
+    config.data.seq_len = 48
+    config.model.num_layers = 2
+    config.model.d_model = 64
+    config.model.init_std = 0.08
     config.optimizer.learning_rate = 3e-3

@@ -26,12 +26,12 @@ def get_config(arg: str | None = None):
 
 def sweep(arg: str | None = None):
     """The rows; the first is the baseline."""
-    yield {"tune.method": "full"}
-    yield {"tune.method": "head", **FEW}
+    yield {"finetuning.method": "full"}
+    yield {"finetuning.method": "head", **FEW}
     for name in ("bitfit", "lora", "adapter", "prompt", "prefix", "ia3"):
-        yield {"tune.method": f"{name}+head", **FEW}
+        yield {"finetuning.method": f"{name}+head", **FEW}
     yield {
-        "tune.method": "softmax+head",
+        "finetuning.method": "softmax+head",
         "attention.weighting": "temperature",
         "attention.learn": ("temperature",),
         **FEW,

@@ -29,11 +29,11 @@ def _base(config) -> None:
     config.data.source = "tfds:lm1b"
     config.data.tokenizer = "wordpiece"
     config.data.vocab_size = 30_464
-    config.data.length = 512
-    config.model.layers = 12
-    config.model.features = 768
-    config.model.heads = 12
-    config.model.max_length = 512
+    config.data.seq_len = 512
+    config.model.num_layers = 12
+    config.model.d_model = 768
+    config.model.num_heads = 12
+    config.model.max_seq_len = 512
     config.model.norm_position = "post"
     config.model.dropout = 0.1
     config.model.scan = True
@@ -43,8 +43,8 @@ def _base(config) -> None:
     config.optimizer.weight_decay = 0.01
     config.optimizer.b2 = 0.999
     config.schedule.name = "linear"
-    config.schedule.warmup = 10_000
-    config.schedule.final = 0.0
+    config.schedule.warmup_steps = 10_000
+    config.schedule.final_lr_ratio = 0.0
     spread(config)
     config.evaluation.every = config.checkpoint.every = 10_000
-    config.evaluation.rows = 2048
+    config.evaluation.num_examples = 2048

@@ -24,7 +24,7 @@ def get_config(arg: str | None = None):
 
 
 def _tiny(config) -> None:
-    config.model.layers = 2
+    config.model.num_layers = 2
     short(config)
 
 
@@ -33,12 +33,12 @@ def _base(config) -> None:
     config.batch_size = 96
     config.data.tokenizer = "bpe"
     config.data.vocab_size = 37_120
-    config.model.layers = 6
-    config.model.features = 512
-    config.model.heads = 8
+    config.model.num_layers = 6
+    config.model.d_model = 512
+    config.model.num_heads = 8
     config.model.activation = "relu"
     config.model.norm_position = "post"
-    config.model.positions = "sinusoidal"
+    config.model.position_embedding = "sinusoidal"
     config.model.dropout = 0.1
     config.model.scan = True
     config.model.dtype = "bfloat16"
@@ -47,6 +47,6 @@ def _base(config) -> None:
     config.optimizer.weight_decay = 0.0
     config.optimizer.b2 = 0.98
     config.schedule.name = "rsqrt"
-    config.schedule.warmup = 4000
+    config.schedule.warmup_steps = 4000
     config.evaluation.every = config.checkpoint.every = 2000
-    config.evaluation.rows = 1024
+    config.evaluation.num_examples = 1024

@@ -6,8 +6,8 @@ Tasks     :tiny     how 64 lines of Python go on, of two ways: asks what configs
           :masked   the same lines, to what configs/mlm.py:tiny trained
           :sst2     how a film review feels, by two words; GLUE, by TensorFlow Datasets
           :rte      whether one sentence follows from another, likewise
-Shots     --config.prompt.shots=4 shows four answered examples before each; of :sst2 and :rte also
-          --config.prompt.balanced=True, as many of each label
+Shots     --config.prompt.num_shots=4 shows four answered examples before each; of :sst2 and :rte
+          also --config.prompt.balanced=True, as many of each label
 Model     of :sst2 and :rte a decoder; an encoder with --config.objective=masked and
           --config.model.architecture=encoder
 Time      :tiny takes half a minute on 2 CPU cores.
@@ -52,9 +52,9 @@ def _rte():
 
 def _glue(name: str, labels: tuple[str, ...], words: tuple[str, ...]):
     config = default.get_config()
-    config.evaluation.rows = 0
+    config.evaluation.num_examples = 0
     config.task.labels = labels
     config.prompt.source = f"tfds:glue/{name}"
-    config.prompt.words = words
+    config.prompt.verbalizers = words
     config.prompt.content_free = ("N/A", "", "[MASK]")
     return config

@@ -14,8 +14,8 @@ def pick(arg: str | None, sizes: Mapping[str, Callable]) -> Callable:
 
 def short(config) -> None:
     """A few hundred steps learn little from the usual small weights and learning rate."""
-    config.model.positions = "rotary"
-    config.model.init_scale = 0.08
+    config.model.position_embedding = "rotary"
+    config.model.init_std = 0.08
     config.optimizer.learning_rate = 4e-3
 
 

@@ -22,8 +22,8 @@ def get_config(arg: str | None = None):
 
 def _tiny(config) -> None:
     """Bytes want longer spans (ByT5, 2105.13626), of which there are at most eleven in a row."""
-    config.corruption.span_length = 8.0
-    config.model.layers = 2
+    config.corruption.mean_span_length = 8.0
+    config.model.num_layers = 2
     short(config)
 
 
@@ -33,22 +33,22 @@ def _small(config) -> None:
     config.data.source = "tfds:c4/en"
     config.data.tokenizer = "unigram"
     config.data.vocab_size = 32_128
-    config.data.length = 512
-    config.model.layers = 6
-    config.model.features = 512
-    config.model.heads = 8
-    config.model.hidden = 2048
+    config.data.seq_len = 512
+    config.model.num_layers = 6
+    config.model.d_model = 512
+    config.model.num_heads = 8
+    config.model.mlp_dim = 2048
     config.model.activation = "relu"
     config.model.bias = False
     config.model.norm = "rmsnorm"
-    config.model.positions = "rotary"
+    config.model.position_embedding = "rotary"
     config.model.scan = True
     config.model.dtype = "bfloat16"
     config.optimizer.name = "adafactor"
     config.optimizer.learning_rate = 1e-2
     config.optimizer.weight_decay = 0.0
     config.schedule.name = "rsqrt"
-    config.schedule.warmup = 10_000
+    config.schedule.warmup_steps = 10_000
     spread(config)
     config.evaluation.every = config.checkpoint.every = 10_000
-    config.evaluation.rows = 2048
+    config.evaluation.num_examples = 2048

@@ -66,7 +66,7 @@ def measured(workdir: epath.Path) -> list[dict]:
         records.append(
             {
                 "head": overrides["output.head"] + (f", cap {cap:g}" if cap else ""),
-                "features": overrides["model.features"],
+                "features": overrides["model.d_model"],
                 "gap": statistics.fmean(gaps),
                 "interval": half_width(gaps),
                 "gaps": gaps,

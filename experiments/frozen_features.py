@@ -63,7 +63,7 @@ def main() -> None:
     result: dict[str, Any] = {}
     for name in TASKS:
         config = adopt(finetune.get_config(name))
-        data = prepare_task(config, config.cache)
+        data = prepare_task(config, config.cache_dir)
         (x, y), (held_out, truth) = (features(encode, data, s) for s in ("train", "validation"))
         if config.task.name == "regression":
             chosen = RidgeCV(np.logspace(-2, 4, 13))

@@ -29,13 +29,13 @@ from lm.training.train_step import build_program
 VOCABULARY, LENGTH, BATCH = 30_522, 128, 8
 METHODS = {
     "full": {},
-    "lora, query and value": {"tune.method": "lora"},
+    "lora, query and value": {"finetuning.method": "lora"},
     "lora, all matrices": {
-        "tune.method": "lora",
-        "tune.targets": ("query", "key", "value", "out", "in"),
+        "finetuning.method": "lora",
+        "finetuning.target_modules": ("query", "key", "value", "out", "in"),
     },
-    "dora, query and value": {"tune.method": "dora"},
-    "bitfit": {"tune.method": "bitfit"},
+    "dora, query and value": {"finetuning.method": "dora"},
+    "bitfit": {"finetuning.method": "bitfit"},
 }
 MODELS = {
     "decoder": {"objective": "causal"},
@@ -50,11 +50,11 @@ def settings(model: str, method: str):
         default.get_config(),
         {
             "batch_size": BATCH,
-            "data.length": LENGTH,
-            "model.layers": 6,
-            "model.features": 384,
-            "model.heads": 12,
-            "model.max_length": 512,
+            "data.seq_len": LENGTH,
+            "model.num_layers": 6,
+            "model.d_model": 384,
+            "model.num_heads": 12,
+            "model.max_seq_len": 512,
             "mesh.data": 1,
             **MODELS[model],
             **METHODS[method],

@@ -34,9 +34,9 @@ def first_step(cache: pathlib.Path) -> tuple[float, float]:
             "train",
             "--config=configs/clm.py:tiny",
             f"--workdir={metrics.parent}",
-            f"--config.cache={cache}",
+            f"--config.cache_dir={cache}",
             "--config.steps=50",
-            "--config.evaluation.rows=16",
+            "--config.evaluation.num_examples=16",
         ]
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -67,7 +67,7 @@ def main() -> None:
             for _ in range(50):
                 next(batches)
             rates.append(
-                50 * config.batch_size * config.data.length / (time.perf_counter() - start)
+                50 * config.batch_size * config.data.seq_len / (time.perf_counter() - start)
             )
         cold, _ = first_step(cache)
         warm = [first_step(cache) for _ in range(3)]

@@ -47,11 +47,11 @@ def ours(vocab_size: int):
         default.get_config(),
         {
             "batch_size": BATCH,
-            "data.length": LENGTH,
-            "model.layers": LAYERS,
-            "model.features": FEATURES,
-            "model.heads": HEADS,
-            "model.max_length": LENGTH,
+            "data.seq_len": LENGTH,
+            "model.num_layers": LAYERS,
+            "model.d_model": FEATURES,
+            "model.num_heads": HEADS,
+            "model.max_seq_len": LENGTH,
             "mesh.data": 1,
         },
     )

@@ -24,7 +24,7 @@ Config = Any
 
 # What may differ between a run and its resumption: where it runs, what it prints, and what it is
 # asked when it is trained.
-_INCIDENTAL = ("mesh", "checkpoint", "log", "cache", "prompt")
+_INCIDENTAL = ("mesh", "checkpoint", "log", "cache_dir", "prompt")
 
 
 # Where prepared text and compiled programs are, unless the user says otherwise. No file of a
@@ -143,13 +143,14 @@ def cache_folder(config: Config, name: str) -> epath.Path:
     """The folder of this name in a config's cache.
 
     Raises:
-      UserError: config.cache names none; "" would be the folder that the command was started in.
+      UserError: config.cache_dir names none; "" would be the folder that the command was started
+        in.
     """
-    if not str(config.cache).strip():
+    if not str(config.cache_dir).strip():
         raise UserError(
-            f"config.cache = {config.cache!r} names no folder; give one, or leave it out"
+            f"config.cache_dir = {config.cache_dir!r} names no folder; give one, or leave it out"
         )
-    return epath.Path(config.cache).expanduser() / name
+    return epath.Path(config.cache_dir).expanduser() / name
 
 
 def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def attention_groups(config: Config) -> dict[str, Config]:
             parts = ("mechanism", "weighting")
             if any(own.get(part, group[part]) != group[part] for part in parts):
                 for key in group:
-                    if key not in (*parts, "block"):
+                    if key not in (*parts, "query_chunk_size"):
                         group[key] = () if key in ("learn", "anneal") else None
             group.update(own)
             groups[name] = group
@@ -187,12 +188,12 @@ _MEMBERS = {
     "output.class_weights": float,
     "output.cutoffs": int,
     "prompt.content_free": str,
-    "prompt.words": str,
+    "prompt.verbalizers": str,
     "task.choices": str,
     "task.columns": str,
     "task.labels": str,
     "task.text": str,
-    "tune.targets": str,
+    "finetuning.target_modules": str,
 }
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "truth value", tuple: "tuple"}
 # Steps, sizes and seeds are 32-bit integers on devices; other numbers are float32.

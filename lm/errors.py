@@ -19,8 +19,9 @@ _DENIED_TEXT = ("Permission denied", "PERMISSION_DENIED", "Read-only file system
 
 # What a run in the same workdir may change.
 _SMALLER = (
-    "in training raise config.accumulation or set config.model.remat=True; or a smaller "
-    "config.attention.block and config.output.block, or spread it with config.mesh.fsdp"
+    "in training raise config.grad_accum_steps or set config.model.remat=True; or a smaller "
+    "config.attention.query_chunk_size and config.output.token_chunk_size, or spread it with "
+    "config.mesh.fsdp"
 )
 
 # Below this share of letters in common, a suggestion would be a guess.
@@ -91,12 +92,12 @@ def of_storage(error: BaseException) -> str | None:
         if number in _FULL or any(word in text for word in _FULL_TEXT):
             return (
                 f"no space is left{_place(each)}: free some, such as older checkpoints, or use "
-                "another config.cache; the same command then goes on from the last checkpoint"
+                "another config.cache_dir; the same command then goes on from the last checkpoint"
             )
         if number in _DENIED or any(word in text for word in _DENIED_TEXT):
             return (
                 f"no right to read or write{_place(each)}: change its permissions, or use another "
-                "--workdir or config.cache"
+                "--workdir or config.cache_dir"
             )
         if number in _PASSING or any(word in text for word in _PASSING_TEXT):
             return (

@@ -82,16 +82,16 @@ def restored_runs_find_the_tests_cache(cache):
 def base_config(corpus_folder, cache):
     """A run of 12 steps that takes seconds, to be copied."""
     config = default.get_config()
-    config.cache = str(cache)
+    config.cache_dir = str(cache)
     config.steps = 12
     config.batch_size = 8
     config.data.source = f"files:{corpus_folder}/*.txt"
-    config.data.length = 32
-    config.data.validation = 0.2
-    config.model.update(layers=1, features=32, heads=4, max_length=64)
-    config.schedule.warmup = 2
+    config.data.seq_len = 32
+    config.data.validation_fraction = 0.2
+    config.model.update(num_layers=1, d_model=32, num_heads=4, max_seq_len=64)
+    config.schedule.warmup_steps = 2
     config.checkpoint.every = 5
-    config.evaluation.update(every=6, rows=16)
+    config.evaluation.update(every=6, num_examples=16)
     config.log.update(every=1, tensorboard=False)
     config.mesh.update(data=1)
     return config

@@ -11,7 +11,7 @@ from lm.model.transformer import Batch, Transformer
 def model_of(vocab_size: int, **settings) -> Transformer:
     """Two layers of 16 features and 4 heads, but for the settings."""
     config = default.get_config()
-    config.model.update(layers=2, features=16, heads=4, max_length=32)
+    config.model.update(num_layers=2, d_model=16, num_heads=4, max_seq_len=32)
     config.update_from_flattened_dict(settings)
     return build_model(config, vocab_size)
 

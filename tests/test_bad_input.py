@@ -37,7 +37,7 @@ SETTINGS = {
         "output.head": "adaptive",
         "output.tied": False,
     },
-    "tuned": {"tune.method": "lora+prompt", "init_from": "x"},
+    "tuned": {"finetuning.method": "lora+prompt", "init_from": "x"},
     "prompted": {"prompt.source": "files:x"},
     "chain": {
         "continual.sources": ("files:a", "files:b"),
@@ -46,7 +46,7 @@ SETTINGS = {
         "output.tied": False,
     },
     "sampled": {"attention.weighting": "entmax", "output.head": "sampled"},
-    "relative": {"model.positions": "relative", "output.head": "class_factored"},
+    "relative": {"model.position_embedding": "relative", "output.head": "class_factored"},
 }
 VALUES = [
     math.nan,
@@ -92,16 +92,24 @@ def test_any_value_of_any_key_is_one_line_or_possible(name):
         ("epochs", math.nan, "config.epochs = nan: must be finite"),
         ("output.class_weights", (1.0, math.nan), "class_weights = (1.0, nan): must be finite"),
         ("seed", 10**19, "must be at most 2147483647"),
-        ("model.layers", "2", "config.model.layers = '2': must be a whole number"),
-        ("model.layers", 2.0, "config.model.layers = 2.0: must be a whole number"),
-        ("model.layers", True, "config.model.layers = True: must be a whole number"),
-        ("model.heads", None, "config.model.heads = None: must be a whole number"),
-        ("model.kv_heads", "x", "config.model.kv_heads = 'x': must be a whole number or None"),
+        ("model.num_layers", "2", "config.model.num_layers = '2': must be a whole number"),
+        ("model.num_layers", 2.0, "config.model.num_layers = 2.0: must be a whole number"),
+        ("model.num_layers", True, "config.model.num_layers = True: must be a whole number"),
+        ("model.num_heads", None, "config.model.num_heads = None: must be a whole number"),
+        (
+            "model.num_kv_heads",
+            "x",
+            "config.model.num_kv_heads = 'x': must be a whole number or None",
+        ),
         ("attention.weighting", ["softmax"], "= ['softmax']: must be a text"),
         ("attention.learn", [3], "attention.learn = (3,): must be a tuple of texts"),
         ("output.cutoffs", ["x"], "must be a tuple of whole numbers"),
         ("model", 3, "config.model.activation is missing; start from the config of"),
-        ("model.layers", 10**7, "config.model.layers = 10000000: must be at least 1 and below"),
+        (
+            "model.num_layers",
+            10**7,
+            "config.model.num_layers = 10000000: must be at least 1 and below",
+        ),
     ],
 )
 def test_a_value_that_is_none_of_its_key_is_named(key, value, message):
@@ -166,12 +174,16 @@ def test_epochs_that_no_counter_counts_are_named(epochs):
         ("config.attention.foo", ["config.attention.tau", "config.attention.cap"], None),
         (
             "config.model.feature",
-            ["config.model.features", "config.model.heads"],
-            "config.model.features",
+            ["config.model.d_model", "config.model.num_heads"],
+            "config.model.d_model",
         ),
-        ("config.modle.layers", ["config.model.layers"], "config.model.layers"),
-        ("config.layers", ["config.model.layers", "config.steps"], "config.model.layers"),
-        ("config.block", ["config.attention.block", "config.output.block"], None),
+        ("config.modle.layers", ["config.model.num_layers"], "config.model.num_layers"),
+        ("config.layers", ["config.model.num_layers", "config.steps"], "config.model.num_layers"),
+        (
+            "config.block",
+            ["config.attention.query_chunk_size", "config.output.token_chunk_size"],
+            None,
+        ),
         ("configs/mine.py", ["configs/clm.py", "configs/mlm.py"], None),
         ("configs/clmm.py", ["configs/clm.py", "configs/mlm.py"], "configs/clm.py"),
         ("SoftMax", ["softmax", "sigmoid"], "softmax"),
@@ -192,19 +204,19 @@ def test_every_key_that_may_be_none_is_set_to_it_on_the_command_line():
 
 
 def test_what_may_not_be_none_is_refused_on_the_command_line(tmp_path):
-    for flag in ("--config.steps=None", "--config.data.length=None"):
+    for flag in ("--config.steps=None", "--config.data.seq_len=None"):
         finished = run("train", "--config=configs/clm.py:tiny", flag, f"--workdir={tmp_path / 'x'}")
         assert finished.returncode == 2 and finished.stderr.count("\n") == 1
 
 
 RECORDED = {
-    "config.model.heads = 0: must be at least 1": {"model.heads": 0},
-    "config.model.layers = '2': must be a whole number": {"model.layers": "2"},
+    "config.model.num_heads = 0: must be at least 1": {"model.num_heads": 0},
+    "config.model.num_layers = '2': must be a whole number": {"model.num_layers": "2"},
     "config.attention.weighting = ['softmax']: must be a text": {
         "attention.weighting": ["softmax"]
     },
     "config.data.source = None: must be a text": {"data.source": None},
-    "has no accumulation: an older version of this code": {"accumulation": ...},
+    "has no accumulation: an older version of this code": {"grad_accum_steps": ...},
     "has no model.activation: an older version of this code": {"model": []},
 }
 DAMAGED = {
@@ -239,7 +251,7 @@ def test_the_config_of_a_workdir_is_checked_wherever_one_is_opened(message, tmp_
     content = DAMAGED.get(message) or changed(RECORDED[message])
     workdir = recorded(tmp_path / "run", content)
     config = default.get_config()
-    config.regularise.update(teacher=str(workdir), distil=0.5)
+    config.regularization.update(teacher=str(workdir), distil=0.5)
     openings = [lambda: restore(workdir), lambda: teacher_config(config)]
     if "at least 1" not in message:  # else it belongs to another config than the one that is given
         openings += [lambda: restore(workdir, given=config), lambda: open_workdir(config, workdir)]
@@ -250,8 +262,8 @@ def test_the_config_of_a_workdir_is_checked_wherever_one_is_opened(message, tmp_
 
 
 def test_a_run_of_an_older_version_may_be_started_from(tmp_path):
-    workdir = recorded(tmp_path / "run", changed({"accumulation": ...}))
-    assert recorded_config(workdir / "config.json", whole=False).tune.method == "full"
-    other = recorded(tmp_path / "other", changed({"accumulation": ..., "tune.method": 3}))
-    with pytest.raises(UserError, match=r"config\.tune\.method = 3: must be a text"):
+    workdir = recorded(tmp_path / "run", changed({"grad_accum_steps": ...}))
+    assert recorded_config(workdir / "config.json", whole=False).finetuning.method == "full"
+    other = recorded(tmp_path / "other", changed({"grad_accum_steps": ..., "finetuning.method": 3}))
+    with pytest.raises(UserError, match=r"config\.finetuning\.method = 3: must be a text"):
         recorded_config(other / "config.json", whole=False)

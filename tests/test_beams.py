@@ -33,14 +33,14 @@ def continuations(model, params, prompt, words, tokens, end, penalty):
     return scores
 
 
-SHARED = {"model.layers": 2, "model.share_layers": True}
+SHARED = {"model.num_layers": 2, "model.share_layers": True}
 
 
 @pytest.mark.parametrize(
     ("words", "tokens", "width", "ranks", "penalty", "settings"),
     [
         (3, 2, 3, 3, 2.0, SHARED),
-        pytest.param(5, 3, 80, 10, 2.0, {"model.layers": 1}, marks=pytest.mark.slow),
+        pytest.param(5, 3, 80, 10, 2.0, {"model.num_layers": 1}, marks=pytest.mark.slow),
         pytest.param(5, 3, 80, 10, 0.0, SHARED, marks=pytest.mark.slow),
     ],
 )
@@ -61,7 +61,7 @@ def test_wide_beams_find_the_best_continuations_of_all(
 
 
 def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
-    model, params = model_and_params(7, **{"model.layers": 1, "model.scan": True})
+    model, params = model_and_params(7, **{"model.num_layers": 1, "model.scan": True})
     prompts = [np.random.default_rng(5).integers(0, 7, length) for length in (2, 5, 3)]
     greedy = np.stack(list(generate(model, params, prompts, tokens=8, temperature=0.0)), 1)
     one = search(model, params, prompts, tokens=8, width=1, end=6)
@@ -80,7 +80,7 @@ def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
 def test_a_cache_with_rows_and_heads_apart_as_on_an_accelerator_gives_the_same_beams(
     monkeypatch, scan
 ):
-    settings = {"model.layers": 1, "model.scan": scan, "model.architecture": "encoder_decoder"}
+    settings = {"model.num_layers": 1, "model.scan": scan, "model.architecture": "encoder_decoder"}
     texts = [np.array([1, 2, 1]), np.array([2])]
 
     def found():
@@ -107,7 +107,7 @@ def first_cache(model, params, texts):
 @pytest.mark.slow
 def test_beams_of_an_encoder_decoder_keep_to_their_own_source():
     model, params = model_and_params(
-        7, **{"model.layers": 1, "model.architecture": "encoder_decoder"}
+        7, **{"model.num_layers": 1, "model.architecture": "encoder_decoder"}
     )
     rng = np.random.default_rng(6)
     sources, start = [rng.integers(0, 7, length) for length in (4, 6)], np.array([0])

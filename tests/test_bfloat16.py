@@ -25,7 +25,7 @@ PARAMS = {
 
 def config_of(**settings):
     config = default.get_config()
-    plain = {"schedule.name": "constant", "schedule.warmup": 0, "optimizer.clip_norm": 0.0}
+    plain = {"schedule.name": "constant", "schedule.warmup_steps": 0, "optimizer.clip_norm": 0.0}
     config.update_from_flattened_dict(
         plain | {"optimizer.weight_decay": 0.0, "optimizer.learning_rate": 1.0} | settings
     )
@@ -50,7 +50,7 @@ def after(rule, params, slopes):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_keeps_what_it_averages_in_float32(name):
-    rule = optimizer(config_of(**{"optimizer.name": name, "regularise.prune": 0.5}), 100)
+    rule = optimizer(config_of(**{"optimizer.name": name, "regularization.sparsity": 0.5}), 100)
     updates, state = jax.eval_shape(lambda p: rule.update(p, rule.init(p), p), PARAMS)
     assert widest(jax.eval_shape(rule.init, PARAMS)) == widest(state) == {"float32"}
     assert widest(updates) == {"float32"}
@@ -74,7 +74,7 @@ def test_bfloat16_parameters_are_moved_as_those_in_float32(name):
 
 
 def test_the_state_of_a_run_in_bfloat16_averages_in_float32(small_config):
-    changes = {"model.param_dtype": "bfloat16", "optimizer.ema": 0.99}
+    changes = {"model.param_dtype": "bfloat16", "optimizer.ema_decay": 0.99}
     state = build_program(override(small_config, changes), 256).abstract
     assert widest(state.params) == {"bfloat16"}
     assert widest(state.average) == widest(state.moments) == {"float32"}
@@ -121,7 +121,7 @@ def test_stochastic_rounding_is_to_a_neighbour_and_right_on_average():
 
 def test_the_gradient_of_a_frequent_word_is_summed_in_float32(small_config):
     """Word 3 alone stands at 7 of 32 places of a row, and the batch comes in two parts."""
-    config = override(small_config, {"accumulation": 2, "model.features": 8})
+    config = override(small_config, {"grad_accum_steps": 2, "model.d_model": 8})
     tokens = jnp.zeros((8, 33), jnp.int32).at[:, ::5].set(3)
     batch = causal({"tokens": tokens, "segments": jnp.ones((8, 32), jnp.int32)})
     shapes = build_program(config, 256).abstract.params

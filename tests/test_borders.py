@@ -98,15 +98,15 @@ def alone(side, name, positions, method):
     group = "cross_attention" if side == "encoder_decoder" else "attention"
     settings = {
         "model.architecture": side,
-        "model.positions": positions,
-        "model.layers": 1,
-        "model.relative_buckets": 8,
-        "model.relative_distance": 12,
+        "model.position_embedding": positions,
+        "model.num_layers": 1,
+        "model.relative_num_buckets": 8,
+        "model.relative_max_distance": 12,
         f"{group}.mechanism": name,
-        "tune.method": method,
+        "finetuning.method": method,
     }
     if method != "full":
-        settings["tune.virtual_tokens"] = 3
+        settings["finetuning.num_virtual_tokens"] = 3
     model = model_of(V, **settings)
     arrays = row(words(TEXT, 0)), row(words(SOURCE, 1))
     params = init(model, batch_of(model, *arrays))
@@ -179,10 +179,10 @@ def test_blocks_of_queries_count_distances_by_positions_as_all_at_once(bias):
     ],
 )
 def test_packed_texts_share_no_prompt_that_reads_them(settings):
-    config = override(default.get_config(), {**settings, "tune.method": "prompt+lora"})
+    config = override(default.get_config(), {**settings, "finetuning.method": "prompt+lora"})
     with pytest.raises(UserError, match="use prefix or lora, or a task"):
         prepare_corpus(config)
-    check_packed(override(config, {"tune.method": "prefix+lora"}))
+    check_packed(override(config, {"finetuning.method": "prefix+lora"}))
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,12 @@ def test_packed_texts_share_no_prompt_that_reads_them(settings):
 )
 def test_what_stands_in_for_a_refused_prefix_is_possible(name):
     settings = {"attention.mechanism": name, "init_from": "runs/base"}
-    config = override(default.get_config(), {**settings, "tune.method": "prefix"})
+    config = override(default.get_config(), {**settings, "finetuning.method": "prefix"})
     with pytest.raises(UserError, match="use prompt or lora, or mechanism scores"):
         check(config)
     for remedy in (
-        {"tune.method": "prompt"},
-        {"tune.method": "lora"},
+        {"finetuning.method": "prompt"},
+        {"finetuning.method": "lora"},
         {"attention.mechanism": "scores"},
     ):
         check(override(config, remedy))

@@ -12,7 +12,7 @@ CLM = "--config=configs/clm.py:tiny"
 MISTAKES = {
     "a typo in a knob": (
         ["train", CLM, "--config.model.feature=64", "--workdir=W"],
-        "--config.model.feature is no knob; did you mean config.model.features?",
+        "--config.model.feature is no knob; did you mean config.model.d_model?",
     ),
     "a typo in a command": (["trian", CLM], "did you mean train?"),
     "a typo in a flag": (["train", CLM, "--wrkdir=W"], "Did you mean: workdir"),
@@ -36,8 +36,8 @@ MISTAKES = {
         "did you mean entmax15?",
     ),
     "an impossible combination": (
-        ["train", CLM, "--config.model.heads=3", "--workdir=W"],
-        "128 is not divisible by config.model.heads = 3; use 126 or 129",
+        ["train", CLM, "--config.model.num_heads=3", "--workdir=W"],
+        "128 is not divisible by config.model.num_heads = 3; use 126 or 129",
     ),
     "a missing file": (
         ["train", CLM, "--config.data.source=files:W/*.txt", "--workdir=W"],
@@ -115,7 +115,7 @@ def test_a_mistake_is_one_line_and_status_2(mistake, tmp_path, cache):
     workdir = tmp_path / "work"
     arguments = [a.replace("=W", f"={workdir}").replace(":W", f":{workdir}") for a in arguments]
     if CLM in arguments:
-        arguments.append(f"--config.cache={cache}")
+        arguments.append(f"--config.cache_dir={cache}")
     finished = run(*arguments)
     assert finished.returncode == 2
     assert message in finished.stderr
@@ -137,9 +137,9 @@ def test_text_that_cannot_be_trained_on_is_one_line_and_status_2(content, messag
     finished = run(
         "train",
         CLM,
-        f"--config.cache={cache}",
+        f"--config.cache_dir={cache}",
         f"--config.data.source=files:{tmp_path}/*.txt",
-        "--config.data.validation=0.5",
+        "--config.data.validation_fraction=0.5",
         f"--workdir={tmp_path / 'work'}",
     )
     assert finished.returncode == 2
@@ -196,9 +196,9 @@ def test_help_of_a_command_names_its_own_flags_and_defaults():
 
 
 def test_the_printed_config_has_every_key_and_what_the_command_line_set():
-    finished = run("train", CLM, "--config.model.features=96", "--print_config")
+    finished = run("train", CLM, "--config.model.d_model=96", "--print_config")
     assert finished.returncode == 0
-    assert "model.features = 96\n" in finished.stdout
+    assert "model.d_model = 96\n" in finished.stdout
     assert "seed = 0\n" in finished.stdout
 
 

@@ -19,11 +19,14 @@ CHAIN = {
     "output.tied": False,
 }
 IMPOSSIBLE = [
-    ({"model.features": 130}, "130 is not divisible by config.model.heads = 4; use 128 or 132"),
-    ({"model.kv_heads": 3}, "3 does not divide config.model.heads = 4; use one of 1, 2, 4"),
-    ({"data.length": 2048}, "2048 is longer than config.model.max_length = 1024"),
-    ({"accumulation": 3}, "3 does not divide config.batch_size = 16; use one of 1, 2, 4, 8, 16"),
-    ({"schedule.warmup": 300}, "300 must be below config.steps = 300"),
+    ({"model.d_model": 130}, "130 is not divisible by config.model.num_heads = 4; use 128 or 132"),
+    ({"model.num_kv_heads": 3}, "3 does not divide config.model.num_heads = 4; use one of 1, 2, 4"),
+    ({"data.seq_len": 2048}, "2048 is longer than config.model.max_seq_len = 1024"),
+    (
+        {"grad_accum_steps": 3},
+        "3 does not divide config.batch_size = 16; use one of 1, 2, 4, 8, 16",
+    ),
+    ({"schedule.warmup_steps": 300}, "300 must be below config.steps = 300"),
     # In float32 these are 0 and 1, and rows without a gradient would become 0/0.
     ({"optimizer.eps": 0.0}, "config.optimizer.eps = 0.0: must be at least 1e-30"),
     ({"optimizer.eps": 1e-46}, "must be at least 1e-30"),
@@ -31,11 +34,11 @@ IMPOSSIBLE = [
         {"optimizer.b2": 0.99999999},
         "config.optimizer.b2 = 0.99999999: must be at least 0 and below",
     ),
-    ({"model.norm_epsilon": 1e-50}, "must be above 0, at least 1e-30"),
+    ({"model.norm_eps": 1e-50}, "must be above 0, at least 1e-30"),
     ({"output.temperature": 1e-40}, "must be above 0, at least 1e-30"),
     (
-        {"model.positions": "sinusoidal", "model.embedding_features": 33},
-        "even features, not config.model.embedding_features = 33",
+        {"model.position_embedding": "sinusoidal", "model.embedding_dim": 33},
+        "even width, not config.model.embedding_dim = 33",
     ),
     ({"attention.weighting": "sofmax"}, "did you mean softmax"),
     ({"output.head": "mixtur"}, "did you mean mixture"),
@@ -76,22 +79,33 @@ IMPOSSIBLE = [
     ),
     ({"output.head": "nce", "output.distribution": "zipf"}, "log_uniform, unigram"),
     ({"model.dropout": 1.0}, "at least 0 and below 1"),
-    ({"model.heads": 0}, "at least 1"),
-    ({"data.validation": 0.0}, "above 0"),
-    ({"model.positions": "rotary", "model.head_size": 5}, "head size is 5; use an even one"),
-    ({"tune.method": "lorra"}, "did you mean lora"),
-    ({"tune.method": "lora"}, "give its folder as config.init_from"),
-    ({"tune.method": "lora+dora", "init_from": "base"}, "adds the same twice"),
+    ({"model.num_heads": 0}, "at least 1"),
+    ({"data.validation_fraction": 0.0}, "above 0"),
     (
-        {"tune.method": "bitfit", "init_from": "base", "tune.rank": 4},
+        {"model.position_embedding": "rotary", "model.head_dim": 5},
+        "head size is 5; use an even one",
+    ),
+    ({"finetuning.method": "lorra"}, "did you mean lora"),
+    ({"finetuning.method": "lora"}, "give its folder as config.init_from"),
+    ({"finetuning.method": "lora+dora", "init_from": "base"}, "adds the same twice"),
+    (
+        {"finetuning.method": "bitfit", "init_from": "base", "finetuning.rank": 4},
         "bitfit has the options: none",
     ),
-    ({"tune.method": "layers", "init_from": "base", "tune.top": 9}, "use at most as many"),
+    (
+        {"finetuning.method": "layers", "init_from": "base", "finetuning.num_layers": 9},
+        "use at most as many",
+    ),
     ({"model.architecture": "encoder"}, "model.architecture = 'decoder', not 'encoder'"),
     ({"objective": "maskd"}, "did you mean masked"),
     (
-        {"objective": "masked", "model.architecture": "encoder", "corruption.span_length": 3.0},
-        "corruption.span_length is set, but objective masked has the options: rate, whole_word",
+        {
+            "objective": "masked",
+            "model.architecture": "encoder",
+            "corruption.mean_span_length": 3.0,
+        },
+        "corruption.mean_span_length is set, but objective masked has the options: rate, "
+        "whole_word",
     ),
     ({"data.source": "docstrings"}, "'docstrings' has pairs; use stdlib or files:PATTERN"),
     (
@@ -118,43 +132,56 @@ IMPOSSIBLE = [
         "config.encoder_attention.cap = -1.0: must be above 0",
     ),
     (
-        {"objective": "prefix", "attention.mechanism": "forgetting", "model.positions": "none"},
+        {
+            "objective": "prefix",
+            "attention.mechanism": "forgetting",
+            "model.position_embedding": "none",
+        },
         "objective prefix sees both sides",
     ),
     ({"evaluation.patience": 2, "evaluation.every": 0}, "makes none before the end"),
-    ({"tune.method": "dora+ia3", "init_from": "x"}, "name ia3 before dora"),
+    ({"finetuning.method": "dora+ia3", "init_from": "x"}, "name ia3 before dora"),
     ({"task.name": "clasification"}, "did you mean classification"),
-    ({"task.name": "tagging"}, "labels, which are no words; use config.output.tied=False"),
-    ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
-    ({"task.name": "instruction", "task.answer_tokens": 9}, "task instruction does not"),
     (
-        {"task.name": "seq2seq", "task.answer_tokens": 1023, "data.length": 64},
-        "of config.model.max_length = 1024 positions; use at most 990",
+        {"task.name": "token_classification"},
+        "labels, which are no words; use config.output.tied=False",
+    ),
+    ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
+    ({"task.name": "instruction", "task.max_new_tokens": 9}, "task instruction does not"),
+    (
+        {"task.name": "seq2seq", "task.max_new_tokens": 1023, "data.seq_len": 64},
+        "of config.model.max_seq_len = 1024 positions; use at most 990",
     ),
     (
         {
             "task.name": "classification",
             "output.tied": False,
             "task.pooling": "last",
-            "data.length": 2048,
+            "data.seq_len": 2048,
         },
-        "2048 is longer than config.model.max_length = 1024",
+        "2048 is longer than config.model.max_seq_len = 1024",
     ),
     (
         {"task.name": "classification", "task.text": ("a", "b", "c")},
         "task classification reads 1 to 2 columns",
     ),
     ({"task.name": "regression", "task.text": ()}, "task regression reads 1 to 2 columns"),
-    ({"task.name": "answering"}, "= ('text',): task answering reads 2 columns"),
+    ({"task.name": "extractive_qa"}, "= ('text',): task answering reads 2 columns"),
     ({"task.name": "seq2seq", "task.text": ()}, "task seq2seq reads 1 or more columns"),
-    ({"task.name": "tagging", "task.text": ("a", "b")}, "task tagging reads 1 column;"),
+    (
+        {"task.name": "token_classification", "task.text": ("a", "b")},
+        "task tagging reads 1 column;",
+    ),
     (
         {"task.name": "classification", "task.labels": ("a", "a")},
         "config.task.labels = ('a', 'a') must be two or more texts, all different",
     ),
-    ({"task.name": "tagging", "task.labels": ("a",)}, "must be two or more texts, all different"),
     (
-        {"prompt.source": "files:x", "task.labels": ("a", "a"), "prompt.words": ("b", "c")},
+        {"task.name": "token_classification", "task.labels": ("a",)},
+        "must be two or more texts, all different",
+    ),
+    (
+        {"prompt.source": "files:x", "task.labels": ("a", "a"), "prompt.verbalizers": ("b", "c")},
         "config.task.labels = ('a', 'a') must be two or more texts, all different",
     ),
     ({"task.name": "instruction", "task.balanced": True}, "which task instruction has none of"),
@@ -168,7 +195,7 @@ IMPOSSIBLE = [
     ),
     (
         {
-            "task.name": "answering",
+            "task.name": "extractive_qa",
             "task.text": ("question", "context"),
             "output.head": "adaptive",
             "output.tied": False,
@@ -177,7 +204,7 @@ IMPOSSIBLE = [
     ),
     (
         {
-            "task.name": "answering",
+            "task.name": "extractive_qa",
             "task.text": ("question", "context"),
             "output.cap": 30.0,
             "output.tied": False,
@@ -193,21 +220,27 @@ IMPOSSIBLE = [
     ({"frame": ((), (1,))}, "must be three tuples of token ids"),
     ({"frame": ((), (1,), ())}, "must be three tuples of token ids"),
     ({"frame": ((), 1, ("a",))}, "must be three tuples of token ids"),
-    ({"continual.replay": 0.5}, "replay = 0.5 is of several tasks; name them in"),
-    ({"regularise.ewc": 1.0}, "ewc = 1.0 is of several tasks; name them in"),
-    ({"continual.jointly": True}, "jointly = True is of several tasks"),
+    ({"continual.replay_fraction": 0.5}, "replay_fraction = 0.5 is of several tasks; name them in"),
+    ({"regularization.ewc": 1.0}, "ewc = 1.0 is of several tasks; name them in"),
+    ({"continual.joint": True}, "joint = True is of several tasks"),
     ({"continual.sources": ("files:a",)}, "give two tasks or more, each once"),
     ({"continual.sources": ("files:a", "files:a")}, "give two tasks or more, each once"),
     ({"continual.sources": ("files:a", "files:b")}, "say of what in config.task.name"),
-    ({**CHAIN, "continual.replay": 1.0}, "must be at least 0 and below 1"),
-    ({**CHAIN, "continual.memory": 9}, "continual.replay = 0.0 replays none"),
-    ({**CHAIN, "continual.jointly": True, "regularise.ewc": 1.0}, "jointly = True has none"),
-    ({**CHAIN, "continual.stage": 1, "continual.replay": 0.5}, "stage = 1 is the first"),
+    ({**CHAIN, "continual.replay_fraction": 1.0}, "must be at least 0 and below 1"),
+    ({**CHAIN, "continual.memory_size": 9}, "continual.replay_fraction = 0.0 replays none"),
+    ({**CHAIN, "continual.joint": True, "regularization.ewc": 1.0}, "jointly = True has none"),
+    ({**CHAIN, "continual.stage": 1, "continual.replay_fraction": 0.5}, "stage = 1 is the first"),
     ({**CHAIN, "continual.stage": 3}, "stage = 3 is not of 1 to 2"),
     ({**CHAIN, "continual.stage": 2}, "give its folder as config.init_from"),
-    ({**CHAIN, "tune.method": "lora", "init_from": "x"}, "this saves a part of them; use full"),
-    ({**CHAIN, "task.validation": "files:c"}, "is held out of one task"),
-    ({**CHAIN, "regularise.l2": 1.0, "regularise.adapt": 1.0}, "follows the gap of one task"),
+    (
+        {**CHAIN, "finetuning.method": "lora", "init_from": "x"},
+        "this saves a part of them; use full",
+    ),
+    ({**CHAIN, "task.validation_source": "files:c"}, "is held out of one task"),
+    (
+        {**CHAIN, "regularization.l2": 1.0, "regularization.penalty_adaptation": 1.0},
+        "follows the gap of one task",
+    ),
     (
         {**CHAIN, "task.name": "instruction", "model.architecture": "decoder"},
         "task instruction packs examples",
@@ -263,4 +296,4 @@ def test_the_hash_names_what_changes_numbers_and_nothing_else():
     before = content_hash(config)
     assert content_hash(override(config, {"mesh.fsdp": 2, "log.every": 3})) == before
     assert content_hash(override(config, {"seed": 1})) != before
-    assert "model.features" in identity(config)
+    assert "model.d_model" in identity(config)

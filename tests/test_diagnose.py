@@ -172,11 +172,16 @@ def test_a_diagnosed_run_finds_the_ranks_of_its_head_and_of_its_language(small_c
     settings = {"data.source": "synthetic:rank=12,tokens=40000", "data.tokenizer": "characters"}
     settings |= {
         "data.vocab_size": 64,
-        "model.features": 8,
-        "model.layers": 1,
+        "model.d_model": 8,
+        "model.num_layers": 1,
         "model.norm": "rmsnorm",
     }
-    settings |= {"steps": 2, "schedule.warmup": 1, "evaluation.every": 0, "checkpoint.every": 0}
+    settings |= {
+        "steps": 2,
+        "schedule.warmup_steps": 1,
+        "evaluation.every": 0,
+        "checkpoint.every": 0,
+    }
     result = train(override(small_config, settings), tmp_path)
     # Two steps learn nothing; the gap is then that of a flat prediction.
     entropy = json.loads((tmp_path / "data.json").read_text())["entropy"]

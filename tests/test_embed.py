@@ -23,7 +23,7 @@ END = ByteTokenizer.end
 
 def opened(base_config, **settings):
     """A model of bytes with 32 positions."""
-    small = {"model.max_length": 32, "model.init_scale": 0.3}
+    small = {"model.max_seq_len": 32, "model.init_std": 0.3}
     config = override(base_config, small | settings)
     program = shared_program(config, 256, tokenizer=ByteTokenizer())
     with jax.set_mesh(program.mesh):

@@ -145,4 +145,4 @@ def test_a_full_disk_stops_a_sweep_and_too_little_memory_one_point(
         assert len(tried) == 1
     else:
         assert sweep(found) == found
-        assert capsys.readouterr().err.count("config.accumulation") == 2
+        assert capsys.readouterr().err.count("config.grad_accum_steps") == 2

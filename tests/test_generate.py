@@ -33,7 +33,7 @@ V = 256
 def model_and_params(words=V, **settings):
     config = override(
         default.get_config(),
-        {"model.layers": 2, "model.features": 16, "model.heads": 4, "model.max_length": 40}
+        {"model.num_layers": 2, "model.d_model": 16, "model.num_heads": 4, "model.max_seq_len": 40}
         | settings,
     )
     model = build_model(config, words)
@@ -82,7 +82,7 @@ def assert_greedy(drawn, model, params, prompts, **given):
     [pytest.param("learned", False, marks=pytest.mark.slow), ("rotary", False), ("alibi", True)],
 )
 def test_cached_decoding_gives_the_log_probabilities_of_the_whole(positions, scan):
-    model, params = model_and_params(**{"model.positions": positions, "model.scan": scan})
+    model, params = model_and_params(**{"model.position_embedding": positions, "model.scan": scan})
     ids = np.random.default_rng(0).integers(0, V, 12)
     (whole,) = log_probs(model, params, [ids])
     variables = {"params": params}
@@ -115,7 +115,11 @@ def test_greedy_tokens_are_the_uncached_models_for_prompts_of_different_lengths(
     positions, weighting
 ):
     model, params = model_and_params(
-        **{"model.positions": positions, "attention.weighting": weighting, "model.layers": 1}
+        **{
+            "model.position_embedding": positions,
+            "attention.weighting": weighting,
+            "model.num_layers": 1,
+        }
     )
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, V, length) for length in (3, 9)]
@@ -176,9 +180,9 @@ def test_too_many_tokens_are_refused():
 
 def test_learned_words_leave_fewer_positions_for_a_text():
     config = default.get_config()
-    config.model.update(layers=1, features=16, heads=2, max_length=40)
-    config.data.length = 36
-    config.tune.update(method="prompt", virtual_tokens=4)
+    config.model.update(num_layers=1, d_model=16, num_heads=2, max_seq_len=40)
+    config.data.seq_len = 36
+    config.finetuning.update(method="prompt", virtual_tokens=4)
     model = build_model(config, 5)
     assert room(config) == room_of(model) == 36
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for learned"):
@@ -218,9 +222,9 @@ def test_an_encoder_decoder_answers_as_it_does_uncached_from_sources_of_differen
     model, params = model_and_params(
         **{
             "model.architecture": "encoder_decoder",
-            "model.positions": "rotary",
+            "model.position_embedding": "rotary",
             "model.scan": scan,
-            "model.layers": 1 + scan,
+            "model.num_layers": 1 + scan,
             "cross_attention.weighting": "entmax15",
         }
     )
@@ -232,14 +236,14 @@ def test_an_encoder_decoder_answers_as_it_does_uncached_from_sources_of_differen
 
 
 def test_a_prefix_language_model_sees_its_prompt_whole():
-    model, params = model_and_params(**{"model.layers": 2})
+    model, params = model_and_params(**{"model.num_layers": 2})
     prompts = [np.random.default_rng(3).integers(0, V, length) for length in (4, 7)]
     drawn = list(generate(model, params, prompts, tokens=5, temperature=0.0, prefix=True))
     assert_greedy(drawn, model, params, prompts, prefixes=[4, 7])
 
 
 def test_prompts_together_are_each_alone():
-    model, params = model_and_params(**{"model.layers": 1})
+    model, params = model_and_params(**{"model.num_layers": 1})
     prompts = [np.random.default_rng(4).integers(0, V, length) for length in (2, 8)]
     together = np.stack(list(generate(model, params, prompts, tokens=4, temperature=0.0)), 1)
     for prompt, expected in zip(prompts, together, strict=True):
@@ -248,7 +252,7 @@ def test_prompts_together_are_each_alone():
 
 
 def test_the_same_shapes_compile_once():
-    model, params = model_and_params(**{"model.layers": 1})
+    model, params = model_and_params(**{"model.num_layers": 1})
     counts = []
     for seed in range(3):
         prompts = [np.random.default_rng(seed).integers(0, V, 3)]
@@ -266,7 +270,7 @@ def moved(function, *arguments):
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_no_word_copies_or_turns_the_cache(rows):
-    model, params = model_and_params(**{"model.layers": 1})
+    model, params = model_and_params(**{"model.num_layers": 1})
     prompts = arrange(model, [np.arange(9)] * rows, None, 5, 5, False)
     static, keys = (Same(model), Choice(temperature=0.0)), jax.random.split(jax.random.key(0), rows)
     drawn, cache = jax.eval_shape(functools.partial(_begin, *static), params, prompts, keys)
@@ -283,7 +287,7 @@ SLOW_HEADS = [pytest.param(h, marks=pytest.mark.slow) for h in ("hierarchical", 
 @pytest.mark.parametrize("head", ["adaptive", *SLOW_HEADS])
 def test_heads_that_draw_by_themselves_draw_from_their_distribution(head):
     model, params = model_and_params(
-        11, **{"model.layers": 1, "output.head": head, "output.tied": False}
+        11, **{"model.num_layers": 1, "output.head": head, "output.tied": False}
     )
     prompts = [np.array([1, 2, 3])] * 500
     drawn = np.stack(list(generate(model, params, prompts, tokens=1)))[0]
@@ -313,7 +317,7 @@ def test_a_stop_string_ends_its_text_and_is_never_shown(stops, expected):
     "settings",
     [
         {},
-        {"model.scan": True, "model.activation": "swiglu", "model.kv_heads": 2},
+        {"model.scan": True, "model.activation": "swiglu", "model.num_kv_heads": 2},
         {"model.architecture": "encoder_decoder"},
     ],
 )

@@ -119,7 +119,7 @@ def test_a_written_answer_is_a_text_of_its_own_in_whole_characters(name, monkeyp
     tokenizer = made(name)
     ids = tokenizer.encode_batch(["the é🙂"])[0].ids[:-1]
     monkeypatch.setattr(answer_generation, "generate", lambda *_, **__: iter(ids[:, None]))
-    config = override(default.get_config(), {"task.name": "seq2seq", "task.answer_tokens": 9})
+    config = override(default.get_config(), {"task.name": "seq2seq", "task.max_new_tokens": 9})
     layout = Layout(64, tokenizer.end, tokenizer.end)
     data = types.SimpleNamespace(task=build_task(config), tokenizer=tokenizer, layout=layout)
     program = types.SimpleNamespace(model=None)
@@ -142,7 +142,7 @@ def test_the_speed_leaves_out_what_compiles_where_there_is_more(monkeypatch):
 
 
 def test_a_search_gives_the_best_continuation_step_by_step():
-    model, params = model_and_params(7, **{"model.layers": 1, "model.scan": True})
+    model, params = model_and_params(7, **{"model.num_layers": 1, "model.scan": True})
     prompts = [np.array([1, 2]), np.array([3])]
     options = {"tokens": 3, "width": 1, "end": 6}
     found = np.stack(list(search_steps(model, params, prompts=prompts, **options)))

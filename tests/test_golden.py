@@ -9,7 +9,7 @@ import pathlib
 from lm.config import flatten, to_dict
 
 # What other configs are made of.
-PARTS = ("regularise", "sizes", "tasks")
+PARTS = ("regularization", "sizes", "tasks")
 GOLDEN = pathlib.Path(__file__).parent / "golden.txt"
 SHIPPED = {
     "default": [None],

@@ -36,9 +36,9 @@ KEY = jax.random.key(1)
 def tiny(dropout=0.0, block=None):
     """A model, its parameters, and its plain pass."""
     config = default.get_config()
-    config.model.update(layers=1, features=8, heads=2, max_length=8, dropout=dropout)
-    config.model.init_scale = 0.3
-    config.output.block = block
+    config.model.update(num_layers=1, d_model=8, num_heads=2, max_seq_len=8, dropout=dropout)
+    config.model.init_std = 0.3
+    config.output.token_chunk_size = block
     model = build_model(config, 5)
     params = model.init(jax.random.key(0), BATCH, method="loss")["params"]
     return model, params, forward(model)
@@ -199,9 +199,13 @@ def test_a_teacher_that_pools_elsewhere_is_refused(tmp_path):
     config = default.get_config()
     config.task.update(name="classification", pooling="last")
     config.output.tied = False
-    config.regularise.update(teacher=str(tmp_path), distil=0.5)
+    config.regularization.update(teacher=str(tmp_path), distil=0.5)
     for pooling in ("last", "mean", "first"):
-        theirs = {"task.pooling": pooling, "regularise.teacher": "", "regularise.distil": 0.0}
+        theirs = {
+            "task.pooling": pooling,
+            "regularization.teacher": "",
+            "regularization.distillation": 0.0,
+        }
         (tmp_path / "config.json").write_text(json.dumps(to_dict(override(config, theirs))))
         if pooling == "last":
             assert teacher_config(config).task.pooling == "last"
@@ -222,7 +226,7 @@ def test_penalties_follow_the_gap_by_the_same_factor_up_and_down():
 
 def test_a_teacher_that_changed_since_its_student_began_is_refused(monkeypatch, tmp_path):
     config = default.get_config()
-    config.regularise.teacher = "runs/large"
+    config.regularization.teacher = "runs/large"
     monkeypatch.setattr(teacher, "teacher_config", lambda config: config)
 
     def at(step, knows):
@@ -237,31 +241,38 @@ def test_a_teacher_that_changed_since_its_student_began_is_refused(monkeypatch, 
 
 
 MISTAKES = {
-    "multiplies penalties, and all are 0": {"regularise.adapt": 1.0},
+    "multiplies penalties, and all are 0": {"regularization.penalty_adaptation": 1.0},
     "adapt = 1.0 follows evaluations": {
-        "regularise.adapt": 1.0,
-        "regularise.l2": 1.0,
+        "regularization.penalty_adaptation": 1.0,
+        "regularization.l2": 1.0,
         "evaluation.every": 0,
     },
-    "rdrop = 1.0 compares two draws": {"regularise.rdrop": 1.0},
-    "has none of outside its support": {"regularise.smart": 1.0, "output.head": "sparsemax"},
-    "set one of them to 0": {"regularise.smart": 1.0, "regularise.freelb": 2},
-    "rdrop = -1.0: must be at least 0": {"regularise.rdrop": -1.0},
-    "must be above prune_from": {"regularise.prune_until": 0.05},
-    "did you mean movement": {"regularise.prune_by": "movements"},
-    "trains none; use full": {"regularise.prune": 0.5, "tune.method": "lora", "init_from": "x"},
-    "what is pruned is not 0": {"regularise.prune": 0.5, "optimizer.ema": 0.9},
-    "one before regularise.prune was": {"regularise.prune": 0.5, "evaluation.patience": 2},
-    "mixes rows that have one target": {"regularise.mixup": 0.2},
-    "a language model has targets at": {"regularise.delete": 0.1},
+    "rdrop = 1.0 compares two draws": {"regularization.rdrop": 1.0},
+    "has none of outside its support": {"regularization.smart": 1.0, "output.head": "sparsemax"},
+    "set one of them to 0": {"regularization.smart": 1.0, "regularization.freelb": 2},
+    "rdrop = -1.0: must be at least 0": {"regularization.rdrop": -1.0},
+    "must be above prune_from": {"regularization.pruning_end": 0.05},
+    "did you mean movement": {"regularization.pruning_criterion": "movements"},
+    "trains none; use full": {
+        "regularization.sparsity": 0.5,
+        "finetuning.method": "lora",
+        "init_from": "x",
+    },
+    "what is pruned is not 0": {"regularization.sparsity": 0.5, "optimizer.ema_decay": 0.9},
+    "one before regularization.sparsity was": {
+        "regularization.sparsity": 0.5,
+        "evaluation.patience": 2,
+    },
+    "mixes rows that have one target": {"regularization.mixup": 0.2},
+    "a language model has targets at": {"regularization.token_deletion": 0.1},
     "hides words already": {
-        "regularise.hide_spans": 0.1,
+        "regularization.mask_spans": 0.1,
         "objective": "masked",
         "model.architecture": "encoder",
     },
-    "distil = 0.5 go together": {"regularise.distil": 0.5},
-    "distil = 1.5: must be from 0 to 1": {"regularise.distil": 1.5},
-    "radius = 0.0: must be above 0": {"regularise.radius": 0.0},
+    "distil = 0.5 go together": {"regularization.distillation": 0.5},
+    "distil = 1.5: must be from 0 to 1": {"regularization.distillation": 1.5},
+    "radius = 0.0: must be above 0": {"regularization.adversarial_radius": 0.0},
 }
 
 

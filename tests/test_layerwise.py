@@ -62,9 +62,9 @@ def test_the_one_layer_of_all_learns_as_the_first_and_a_run_says_so():
     np.testing.assert_array_equal(updates["stack"]["shared_layer"]["in"]["kernel"], -(0.5**L))
     config = default.get_config()
     assert shared_layer_rate(config) == ""
-    config.optimizer.layer_decay = 0.5
+    config.optimizer.layerwise_lr_decay = 0.5
     assert shared_layer_rate(config) == ""
-    config.model.update(share_layers=True, layers=L)
+    config.model.update(share_layers=True, num_layers=L)
     assert shared_layer_rate(config) == "; the shared layer learns at 0.5^3 = 0.125 of the rate"
 
 
@@ -87,11 +87,11 @@ def test_layers_begin_to_learn_one_by_one_from_the_head(tree):
 
 def test_what_is_off_is_not_there():
     config = default.get_config()
-    config.model.layers = L
+    config.model.num_layers = L
     plain = jax.tree.structure(optimizer(config, 100).init(UNROLLED))
-    config.optimizer.layer_decay = 1.0
-    config.schedule.unfreeze = 0
+    config.optimizer.layerwise_lr_decay = 1.0
+    config.schedule.unfreeze_every = 0
     assert jax.tree.structure(optimizer(config, 100).init(UNROLLED)) == plain
-    config.optimizer.layer_decay = 0.9
-    config.schedule.unfreeze = 5
+    config.optimizer.layerwise_lr_decay = 0.9
+    config.schedule.unfreeze_every = 5
     assert jax.tree.structure(optimizer(config, 100).init(UNROLLED)) != plain

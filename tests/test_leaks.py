@@ -68,7 +68,7 @@ def test_hidden_keys_get_exactly_zero_gradient_in_every_situation(weighting):
 
 def gradients(weighting, batch, **settings):
     """Of the state at row 0 and QUERY, by every position's word vector: memory, then inputs."""
-    own = {"attention.weighting": weighting, "model.layers": 1}
+    own = {"attention.weighting": weighting, "model.num_layers": 1}
     model = model_of(V + 4 * L, **own, **settings)
     params = init(model, batch)
     # Each position reads a word of its own, so that their gradients are told apart.

@@ -147,13 +147,13 @@ def model_and_params(name, **settings):
         default.get_config(),
         {
             "attention.mechanism": name,
-            "model.layers": 1,
-            "model.features": 32,
-            "model.heads": 4,
-            "model.kv_heads": 2,
-            "model.max_length": 40,
-            "model.init_scale": 0.1,
-            "data.length": 32,
+            "model.num_layers": 1,
+            "model.d_model": 32,
+            "model.num_heads": 4,
+            "model.num_kv_heads": 2,
+            "model.max_seq_len": 40,
+            "model.init_std": 0.1,
+            "data.seq_len": 32,
         }
         | settings,
     )
@@ -180,7 +180,9 @@ def model_and_params(name, **settings):
 )
 def test_cached_decoding_gives_the_log_probabilities_of_the_whole(name, scan):
     rotary = "rotary" if "rotary" in ATTENTIONS[name].positions else "learned"
-    model, params = model_and_params(name, **{"model.scan": scan, "model.positions": rotary})
+    model, params = model_and_params(
+        name, **{"model.scan": scan, "model.position_embedding": rotary}
+    )
     ids = np.random.default_rng(0).integers(0, 256, 12)
 
     def log_probs(variables, ids, place=0, **decoding):
@@ -241,7 +243,7 @@ def test_encoders_and_memories_are_seen_whole_and_by_their_own_document_only(nam
 @pytest.mark.slow
 @EVERY
 def test_a_few_steps_lower_the_loss(name, small_config):
-    config = override(small_config, {"attention.mechanism": name, "model.layers": 1})
+    config = override(small_config, {"attention.mechanism": name, "model.num_layers": 1})
     check(config)
     program = build_program(config, 256)
     tokens = np.frombuffer(b"the cat sat on the mat. " * 11, np.uint8)[: 8 * 33].reshape(8, 33)
@@ -282,7 +284,11 @@ IMPOSSIBLE += [
     if name not in PLAIN_CORE
 ]
 IMPOSSIBLE += [
-    (name, {"model.positions": positions}, f"scores that mechanism {name} does not have; use")
+    (
+        name,
+        {"model.position_embedding": positions},
+        f"scores that mechanism {name} does not have; use",
+    )
     for name, mechanism in ATTENTIONS.items()
     for positions in ("rotary", "alibi")
     if positions not in mechanism.positions
@@ -292,11 +298,11 @@ IMPOSSIBLE += [
     ("gated", {"attention.cap": 3.0}, "softmax with mechanism gated has the options: gate"),
     ("linear", {"attention.redraw": True}, "mechanism linear has the options: none"),
     ("scores", {"attention.forget_bias": 1.0}, "weighting softmax has the options: none"),
-    ("cosformer", {"attention.horizon": 99}, "99 is below config.model.max_length = 1024"),
-    ("differential", {"model.head_size": 7}, "head size 7 is no multiple of 2"),
+    ("cosformer", {"attention.horizon": 99}, "99 is below config.model.max_seq_len = 1024"),
+    ("differential", {"model.head_dim": 7}, "head size 7 is no multiple of 2"),
     (
         "differential",
-        {"model.head_size": 6, "model.positions": "rotary"},
+        {"model.head_dim": 6, "model.position_embedding": "rotary"},
         "with rotary positions the head size 6 is no multiple of 4",
     ),
     ("differential", {"attention.lambda_init": 1.0}, "at least 0 and below 1"),
@@ -318,4 +324,4 @@ def test_options_reach_the_mechanism_and_its_weighting():
     attention = build_model(config, 256).attention
     assert attention["gate"] == "head" and dict(attention["options"]) == {"cap": 3.0}
     cosformer = override(default.get_config(), {"attention.mechanism": "cosformer"})
-    assert build_model(cosformer, 256).attention["horizon"] == cosformer.model.max_length
+    assert build_model(cosformer, 256).attention["horizon"] == cosformer.model.max_seq_len

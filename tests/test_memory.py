@@ -17,16 +17,20 @@ from lm.training.train_step import build_program
         ({}, True, 16),  # a parameter, its gradient and two moments
         ({}, False, 4),
         ({"optimizer.name": "sgd"}, True, 12),
-        ({"optimizer.ema": 0.9}, True, 20),
+        ({"optimizer.ema_decay": 0.9}, True, 20),
         ({"model.param_dtype": "bfloat16"}, True, 2 + 4 + 8),  # the gradient is float32
         ({"mesh.data": 1, "mesh.fsdp": 2}, True, 8),
-        ({"tune.method": "bitfit", "init_from": "x"}, True, None),  # 4 where it is frozen, else 16
+        (
+            {"finetuning.method": "bitfit", "init_from": "x"},
+            True,
+            None,
+        ),  # 4 where it is frozen, else 16
     ],
 )
 def test_the_least_memory_is_that_of_state_and_gradients(
     small_config, settings, trains, bytes_per_parameter, monkeypatch
 ):
-    program = build_program(override(small_config, {"model.features": 64, **settings}), 256)
+    program = build_program(override(small_config, {"model.d_model": 64, **settings}), 256)
     count = sum(x.size for x in jax.tree.leaves(program.params))
     if bytes_per_parameter is None:
         bytes_per_parameter = (
@@ -43,7 +47,7 @@ def test_the_least_memory_is_that_of_state_and_gradients(
 
 
 def test_a_model_of_ten_quadrillion_parameters_is_told_what_it_takes(small_config, tmp_path):
-    config = override(small_config, {"model.features": 40_000_000})
+    config = override(small_config, {"model.d_model": 40_000_000})
     with pytest.raises(UserError, match=r"parameters: .* take at least 286,102,494\.6 GiB on"):
         train(config, tmp_path / "run")
     assert not list((tmp_path / "run").glob("[a-z]*"))

@@ -31,8 +31,10 @@ KEY = jax.random.key(1)
 def tiny():
     config = default.get_config()
     config.task.update(name="classification", pooling="mean")
-    config.model.update(architecture="encoder", layers=LAYERS, features=8, heads=2, max_length=8)
-    config.model.init_scale = 0.3
+    config.model.update(
+        architecture="encoder", num_layers=LAYERS, d_model=8, num_heads=2, max_seq_len=8
+    )
+    config.model.init_std = 0.3
     config.output.tied = False
     model = build_model(config, 11, layout=Layout(LENGTH, 0, 1, outcomes=3))
     params = model.init(jax.random.key(0), BATCH, method="loss")["params"]

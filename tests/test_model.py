@@ -42,7 +42,7 @@ LEAKS = [(name, jit) for name in WEIGHTINGS for jit in (True, False)]
     [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in LEAKS],
 )
 def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
-    model = model_of(V + 2 * L, **{"attention.weighting": weighting, "model.layers": 1})
+    model = model_of(V + 2 * L, **{"attention.weighting": weighting, "model.num_layers": 1})
     batch = causal(rows())
     params = init(model, batch)
 
@@ -68,17 +68,17 @@ def test_later_tokens_and_other_documents_get_no_gradient(weighting, jit):
     [
         pytest.param({"model.norm_position": "post"}, marks=pytest.mark.slow),
         {"model.norm_position": "sandwich", "model.norm": "rmsnorm"},
-        {"model.positions": "sinusoidal", "model.activation": "relu"},
-        {"model.positions": "rotary", "model.activation": "swiglu", "model.scan": True},
-        {"model.positions": "alibi", "model.activation": "geglu", "model.kv_heads": 2},
-        {"model.bias": False, "model.qk_norm": True, "model.head_size": 6, "model.hidden": 24},
+        {"model.position_embedding": "sinusoidal", "model.activation": "relu"},
+        {"model.position_embedding": "rotary", "model.activation": "swiglu", "model.scan": True},
+        {"model.position_embedding": "alibi", "model.activation": "geglu", "model.num_kv_heads": 2},
+        {"model.bias": False, "model.qk_norm": True, "model.head_dim": 6, "model.mlp_dim": 24},
         {"model.dropout": 0.1, "model.remat": True, "model.scan": True},
         pytest.param({"output.tied": False, "output.bias": True}, marks=pytest.mark.slow),
         pytest.param({"output.head": "mixture"}, marks=pytest.mark.slow),
-        pytest.param({"model.positions": "none"}, marks=pytest.mark.slow),
-        {"model.positions": "relative", "model.score_scale": 1.0, "model.qkv_bias": False},
-        {"model.embedding_norm": True, "model.token_types": 2, "model.embedding_scale": 4.0},
-        {"model.embedding_features": 8, "model.head_transform": True, "model.share_layers": True},
+        pytest.param({"model.position_embedding": "none"}, marks=pytest.mark.slow),
+        {"model.position_embedding": "relative", "model.score_scale": 1.0, "model.qkv_bias": False},
+        {"model.embedding_norm": True, "model.num_token_types": 2, "model.embedding_scale": 4.0},
+        {"model.embedding_dim": 8, "model.head_transform": True, "model.share_layers": True},
     ],
 )
 def test_every_component_runs_and_gives_every_parameter_a_gradient(settings):
@@ -163,7 +163,7 @@ def test_the_training_loss_is_the_weighted_sum_over_positions():
 
 
 def test_predictions_compute_the_hidden_states_once():
-    model, batch = model_of(V, **{"model.layers": 8}), causal(rows())
+    model, batch = model_of(V, **{"model.num_layers": 8}), causal(rows())
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, method="loss")["params"])
 
     def flops(method):

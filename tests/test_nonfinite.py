@@ -90,6 +90,6 @@ def test_a_gap_that_is_not_finite_moves_no_penalty(small_config, monkeypatch):
     state = SimpleNamespace(strength=jnp.float32(3.0), evaluated={})
     monkeypatch.setattr(generalization_gap, "loss_gap", lambda *_: math.nan)
     monkeypatch.setattr(generalization_gap.dataclasses, "replace", lambda state, strength: strength)
-    settings = {"regularise.adapt": 1.0, "regularise.l2": 0.1}
+    settings = {"regularization.penalty_adaptation": 1.0, "regularization.l2": 0.1}
     strength, _ = generalization_gap.follow_gap(state, None, None, override(small_config, settings))
     assert float(strength) == 3.0

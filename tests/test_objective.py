@@ -50,7 +50,7 @@ OBJECTIVE = pytest.mark.parametrize(
         Masked(BYTES, L),
         Masked(BYTES, L, whole_word=True),
         Span(BYTES, L),
-        Span(BYTES, L, rate=0.5, span_length=6.0),
+        Span(BYTES, L, mask_rate=0.5, mean_span_length=6.0),
         Prefix(BYTES, L),
     ],
     ids=["masked", "whole_word", "span", "span_half", "prefix"],
@@ -156,7 +156,7 @@ def test_spans_have_the_density_and_the_mean_length_asked_for():
         "tokens": rng.integers(97, 123, (size, length + 1)).astype(np.int32),
         "segments": np.ones((size, length), np.int32),
     }
-    objective = Span(BYTES, length, rate=0.15, span_length=4.0)
+    objective = Span(BYTES, length, mask_rate=0.15, mean_span_length=4.0)
     batch = batch_of(objective, some)
     asked = batch.targets
     sentinels = np.isin(asked, BYTES.sentinels) & (batch.segments > 0)
@@ -165,7 +165,7 @@ def test_spans_have_the_density_and_the_mean_length_asked_for():
 
 
 def test_spans_fall_evenly_over_a_row():
-    objective = Span(BYTES, 240, span_length=4.0)
+    objective = Span(BYTES, 240, mean_span_length=4.0)
     row = np.ones(240, np.int32), np.ones(240, bool)
     keys = jax.random.split(jax.random.key(0), 2000)
     hidden = np.asarray(jax.jit(jax.vmap(lambda key: objective._spans(key, *row)))(keys)) >= 0
@@ -209,7 +209,7 @@ def test_a_tokenizer_without_the_special_tokens_is_refused():
         Span(Plain(), L)
     with pytest.raises(UserError, match=r"has 11 sentinels; set .*span_length to 7 or more"):
         Span(BYTES, 512)
-    assert Span(BYTES, 512, span_length=7.0).spans == 11
+    assert Span(BYTES, 512, mean_span_length=7.0).spans == 11
 
 
 @pytest.mark.slow
@@ -218,11 +218,11 @@ def test_accumulation_and_devices_change_no_mask(module, small_config):
     """The first losses of equal weights are equal, so what was hidden is."""
     config = module.get_config("tiny")
     config.update(batch_size=8, steps=10)
-    config.data.length = L
-    config.model.update(layers=1, features=16, heads=4)
-    config.schedule.warmup = 2
+    config.data.seq_len = L
+    config.model.update(num_layers=1, d_model=16, num_heads=4)
+    config.schedule.warmup_steps = 2
     found = []
-    for settings in ({"mesh.data": 8}, {"accumulation": 2, "mesh.data": 2, "mesh.tensor": 4}):
+    for settings in ({"mesh.data": 8}, {"grad_accum_steps": 2, "mesh.data": 2, "mesh.tensor": 4}):
         program = build_program(override(config, settings), 256)
         with jax.set_mesh(program.mesh):
             state = program.init(jax.random.key(0))
@@ -234,7 +234,12 @@ def test_accumulation_and_devices_change_no_mask(module, small_config):
 
 def test_a_masked_run_is_measured_against_the_frequencies_of_its_words(small_config, tmp_path):
     settings = {"objective": "masked", "model.architecture": "encoder", "optimizer.name": "sgd"}
-    settings |= {"steps": 2, "schedule.warmup": 1, "evaluation.every": 0, "checkpoint.every": 0}
+    settings |= {
+        "steps": 2,
+        "schedule.warmup_steps": 1,
+        "evaluation.every": 0,
+        "checkpoint.every": 0,
+    }
     result = train(override(small_config, settings), tmp_path / "run")
     assert 0 < result["eval/unigram_nats"] < np.log(256)
     assert result["eval/nats_per_token"] > result["eval/unigram_nats"]

@@ -28,7 +28,7 @@ def config_of(**settings):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name):
-    config = config_of(**{"schedule.name": name, "schedule.warmup": 10})
+    config = config_of(**{"schedule.name": name, "schedule.warmup_steps": 10})
     rates = np.asarray(jax.vmap(schedule(config, 100))(jnp.arange(101)))
     np.testing.assert_allclose(rates[:11], np.linspace(0, 2e-3, 11), rtol=1e-5)
     assert (np.diff(rates[10:]) <= 1e-9).all()
@@ -45,7 +45,7 @@ def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name)
     ],
 )
 def test_the_last_update_has_the_last_share_of_the_peak(name, end):
-    config = config_of(**{"schedule.name": name, "schedule.warmup": 10})
+    config = config_of(**{"schedule.name": name, "schedule.warmup_steps": 10})
     np.testing.assert_allclose(schedule(config, 100)(99), 2e-3 * end, rtol=1e-4)
 
 
@@ -69,12 +69,12 @@ def test_a_decay_that_warmup_leaves_no_room_for_takes_what_is_left():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_run_that_is_all_warmup_ends_at_the_peak(name):
-    config = config_of(**{"schedule.name": name, "schedule.warmup": 9})
+    config = config_of(**{"schedule.name": name, "schedule.warmup_steps": 9})
     np.testing.assert_allclose(schedule(config, 10)(9), 2e-3, rtol=1e-5)
 
 
 def test_warmup_stable_decay_is_stable_until_its_decay():
-    config = config_of(**{"schedule.name": "warmup_stable_decay", "schedule.warmup": 10})
+    config = config_of(**{"schedule.name": "warmup_stable_decay", "schedule.warmup_steps": 10})
     rate = schedule(config, 100)
     np.testing.assert_allclose([rate(10), rate(50), rate(79)], 2e-3, rtol=1e-5)
     assert rate(80) < rate(79)
@@ -94,7 +94,7 @@ def test_every_optimizer_descends_a_quadratic(name):
             "optimizer.name": name,
             "optimizer.learning_rate": rate,
             "optimizer.weight_decay": 0.0,
-            "schedule.warmup": 0,
+            "schedule.warmup_steps": 0,
         }
     )
     rule = optimizer(config, 100)
@@ -118,7 +118,7 @@ def test_every_optimizer_descends_a_quadratic(name):
 
 
 def test_weight_decay_shrinks_kernels_and_leaves_biases():
-    config = config_of(**{"optimizer.learning_rate": 0.1, "schedule.warmup": 0})
+    config = config_of(**{"optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0})
     rule = optimizer(config, 100)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = rule.update(zero, rule.init(PARAMS), PARAMS)
@@ -149,7 +149,7 @@ def test_muon_takes_the_matrices_of_blocks_and_leaves_the_rest_to_adamw_with_its
         MIXED,
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    settings = {"optimizer.eps": 0.5, "optimizer.clip_norm": 0.0, "schedule.warmup": 0}
+    settings = {"optimizer.eps": 0.5, "optimizer.clip_norm": 0.0, "schedule.warmup_steps": 0}
 
     def updates(name, decay):
         more = {"optimizer.name": name, "optimizer.weight_decay": decay}
@@ -169,7 +169,7 @@ def test_muon_takes_the_matrices_of_blocks_and_leaves_the_rest_to_adamw_with_its
 
 def test_muon_treats_stacked_layers_one_by_one():
     config = config_of(
-        **{"optimizer.name": "muon", "schedule.warmup": 0, "optimizer.clip_norm": 0.0}
+        **{"optimizer.name": "muon", "schedule.warmup_steps": 0, "optimizer.clip_norm": 0.0}
     )
     kernels = jax.random.normal(jax.random.key(0), (2, 4, 6))
 
@@ -186,7 +186,9 @@ def test_muon_treats_stacked_layers_one_by_one():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_rows_without_gradient_are_finite_with_the_least_eps(name):
-    config = config_of(**{"optimizer.name": name, "optimizer.eps": 1e-30, "schedule.warmup": 0})
+    config = config_of(
+        **{"optimizer.name": name, "optimizer.eps": 1e-30, "schedule.warmup_steps": 0}
+    )
     check(config)
     rule = optimizer(config, 10)
     grads = {"embedding": jnp.zeros((8, 4)).at[0].set(1.0)}

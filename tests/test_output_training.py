@@ -39,7 +39,7 @@ def test_a_run_with_the_head_finishes_and_reports_what_fits_it(
 
 def test_the_head_of_a_masked_model_leaves_out_what_is_not_hidden(small_config):
     settings = {"objective": "masked", "model.architecture": "encoder", "mesh.data": 4}
-    settings |= {"mesh.tensor": 2, "corruption.rate": 0.2}
+    settings |= {"mesh.tensor": 2, "corruption.mask_rate": 0.2}
     program = build_program(override(small_config, settings), 256)
     # Of 8 rows of 32, a device has 64 positions, of which 12.8 are hidden, give or take 3.2.
     expected = "softmax, 26 of 64 tokens gathered at a time of 128 words on each device"

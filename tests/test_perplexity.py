@@ -32,7 +32,7 @@ class Unopened(Restored):
 @pytest.fixture
 def run(base_config):
     """A decoder of bytes with 16 positions, whose weights are large enough to matter."""
-    settings = {"model.max_length": 16, "data.length": 16, "model.init_scale": 0.3}
+    settings = {"model.max_seq_len": 16, "data.seq_len": 16, "model.init_std": 0.3}
     config = override(base_config, settings)
     program = shared_program(config, 256)
     with jax.set_mesh(program.mesh):

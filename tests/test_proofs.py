@@ -33,7 +33,7 @@ def test_a_run_killed_three_times_ends_with_the_losses_of_an_uninterrupted_one(
     command = [
         "train",
         "--config=configs/attention.py:tiny",
-        f"--config.cache={cache}",
+        f"--config.cache_dir={cache}",
         "--config.checkpoint.every=20",
         "--config.log.every=1",
     ]
@@ -68,7 +68,9 @@ def reached(workdir):
 
 def test_tiny_reaches_2_6_bits_per_byte_and_writes_recognisable_python(tmp_path, cache):
     workdir = f"--workdir={tmp_path / 'clm'}"
-    training = start("train", "--config=configs/clm.py:tiny", f"--config.cache={cache}", workdir)
+    training = start(
+        "train", "--config=configs/clm.py:tiny", f"--config.cache_dir={cache}", workdir
+    )
     _, errors = training.communicate()
     assert training.returncode == 0, errors
     records = read_metrics(tmp_path / "clm" / "metrics.jsonl")

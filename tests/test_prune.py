@@ -124,7 +124,7 @@ def test_a_long_schedule_sorts_at_a_hundred_steps_and_ends_on_time():
 
 @pytest.mark.parametrize("between", [(0.9, 1.0), (0.1, 0.7), (0.0, 0.01)])
 def test_every_run_however_short_ends_with_what_it_was_to_prune(between):
-    settings = default.get_config().regularise
+    settings = default.get_config().regularization
     settings.update(prune=0.5, prune_from=between[0], prune_until=between[1])
     for steps in range(1, 8):
         schedule = sparsity_schedule(settings, steps)

@@ -23,15 +23,15 @@ def sweep(arg=None):
 @pytest.fixture(scope="module")
 def smaller(corpus_folder, cache):
     return [
-        f"--config.cache={cache}",
+        f"--config.cache_dir={cache}",
         f"--config.data.source=files:{corpus_folder}/*.txt",
-        "--config.data.validation=0.2",
-        "--config.data.length=32",
+        "--config.data.validation_fraction=0.2",
+        "--config.data.seq_len=32",
         "--config.steps=3",
-        "--config.schedule.warmup=1",
-        "--config.evaluation.rows=16",
-        "--config.model.layers=1",
-        "--config.model.features=16",
+        "--config.schedule.warmup_steps=1",
+        "--config.evaluation.num_examples=16",
+        "--config.model.num_layers=1",
+        "--config.model.d_model=16",
         "--config.log.tensorboard=False",
     ]
 

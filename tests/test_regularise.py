@@ -21,7 +21,7 @@ START = jax.tree.map(lambda p: p - 0.5, PARAMS)
 
 
 def settings(**knobs):
-    group = default.get_config().regularise
+    group = default.get_config().regularization
     group.update(knobs)
     return group
 
@@ -83,7 +83,8 @@ def test_mixout_draws_for_a_kernel_what_it_draws_beside_any_other():
 def test_dropout_does_not_move_the_draws_of_stochastic_depth():
     batch = causal(ROWS)
     models = [
-        model_of(**{"regularise.stochastic_depth": 0.5, "model.dropout": p}) for p in (0.0, 1e-6)
+        model_of(**{"regularization.stochastic_depth": 0.5, "model.dropout": p})
+        for p in (0.0, 1e-6)
     ]
     params = models[0].init(jax.random.key(0), batch, method="loss")
     one, other = (m.apply(params, batch, True, rngs={"dropout": jax.random.key(1)}) for m in models)
@@ -92,7 +93,7 @@ def test_dropout_does_not_move_the_draws_of_stochastic_depth():
 
 def model_of(**knobs):
     config = default.get_config()
-    config.model.update(layers=2, features=8, heads=2, max_length=16)
+    config.model.update(num_layers=2, d_model=8, num_heads=2, max_seq_len=16)
     config.update_from_flattened_dict(knobs)
     return build_model(config, 11)
 
@@ -105,7 +106,7 @@ ROWS = {"tokens": np.arange(4 * 9).reshape(4, 9) % 11, "segments": np.ones((4, 8
 def test_noise_is_in_training_only_and_differs_by_draw(noise, scan):
     scanned = {"model.scan": scan}
     batch, plain = causal(ROWS), model_of(**scanned)
-    noisy = model_of(**{f"regularise.{noise}": 0.5}, **scanned)
+    noisy = model_of(**{f"regularization.{noise}": 0.5}, **scanned)
     params = plain.init(jax.random.key(0), batch, method="loss")
     first, second, other = (
         noisy.apply(params, batch, True, rngs={"dropout": jax.random.key(seed)})
@@ -118,7 +119,7 @@ def test_noise_is_in_training_only_and_differs_by_draw(noise, scan):
 
 def test_a_row_without_its_branches_is_its_words():
     batch = causal(ROWS)
-    model = model_of(**{"regularise.stochastic_depth": 0.999999})
+    model = model_of(**{"regularization.stochastic_depth": 0.999999})
     params = model.init(jax.random.key(0), batch, method="loss")
     hidden = model.apply(params, batch, True, rngs={"dropout": jax.random.key(1)})
     words = params["params"]["embedding"][batch.inputs]
@@ -135,7 +136,7 @@ def test_off_is_absent():
     assert noises(settings()) == ()
     assert type(model_of()).__name__ == "Transformer"
     config = override(
-        default.get_config(), {"model.layers": 1, "model.features": 8, "model.heads": 2}
+        default.get_config(), {"model.num_layers": 1, "model.d_model": 8, "model.num_heads": 2}
     )
     assert build_program(override(config, {"mesh.data": 1}), 11).abstract.start is None
 
@@ -145,22 +146,22 @@ def test_a_strong_pull_to_the_start_keeps_what_training_would_move():
     config = override(
         default.get_config(),
         {
-            "model.layers": 1,
-            "model.features": 8,
-            "model.heads": 2,
-            "data.length": 8,
+            "model.num_layers": 1,
+            "model.d_model": 8,
+            "model.num_heads": 2,
+            "data.seq_len": 8,
             "batch_size": 4,
             "optimizer.name": "sgd",
             "optimizer.learning_rate": 0.05,
             "optimizer.clip_norm": 0.0,
-            "schedule.warmup": 0,
-            "regularise.mixout": 0.1,
+            "schedule.warmup_steps": 0,
+            "regularization.mixout": 0.1,
             "mesh.data": 1,
         },
     )
     ways = []
     for pull in (0.0, 10.0):
-        program = build_program(override(config, {"regularise.l2_start": pull}), 11)
+        program = build_program(override(config, {"regularization.l2_sp": pull}), 11)
         state = program.init(jax.random.key(0))
         start = jax.tree.map(jnp.copy, state.start)
         for _ in range(5):
@@ -177,10 +178,10 @@ IDLE = {"l1": ("bitfit", "prompt"), "l2": ("norms", "ia3"), "mixout": ("lora", "
 @pytest.mark.parametrize("name", IDLE)
 def test_what_would_act_on_nothing_that_is_trained_is_refused(name):
     config = default.get_config()
-    config.model.update(layers=1, features=8, heads=2, max_length=24)
-    config.data.length = 4
+    config.model.update(num_layers=1, d_model=8, num_heads=2, max_seq_len=24)
+    config.data.seq_len = 4
     for method in ("full", *IDLE[name]):
-        found = override(config, {f"regularise.{name}": 0.1, "tune.method": method})
+        found = override(config, {f"regularization.{name}": 0.1, "finetuning.method": method})
         found = override(found, {"output.tied": False})
         if method == "full":
             build_program(found, 256)

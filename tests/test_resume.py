@@ -26,13 +26,13 @@ from lm.training.train_step import build_program
 
 EVERY = {
     "steps": 20,
-    "accumulation": 2,
+    "grad_accum_steps": 2,
     "model.remat": True,
     "model.scan": True,
-    "attention.block": 4,
-    "output.block": 8,
+    "attention.query_chunk_size": 4,
+    "output.token_chunk_size": 8,
     "evaluation.every": 3,
-    "evaluation.rows": 0,
+    "evaluation.num_examples": 0,
     "evaluation.patience": 2,
     "mesh.fsdp": 2,
 }
@@ -57,12 +57,18 @@ def test_what_changes_no_number_may_change_when_a_run_goes_on(begun, key):
 def test_what_is_said_after_too_little_memory_can_be_done_in_the_same_workdir(begun, error):
     config, workdir = begun
     named = set(re.findall(r"config\.([a-z_.]*[a-z_])", of_memory(error) or ""))
-    assert named == {"accumulation", "model.remat", "attention.block", "output.block", "mesh.fsdp"}
+    assert named == {
+        "grad_accum_steps",
+        "model.remat",
+        "attention.query_chunk_size",
+        "output.token_chunk_size",
+        "mesh.fsdp",
+    }
     assert open_workdir(override(config, {key: EVERY[key] for key in named}), workdir) is None
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("batch_size", 4), ("seed", 7), ("data.length", 16), ("model.dropout", 0.5)]
+    ("key", "value"), [("batch_size", 4), ("seed", 7), ("data.seq_len", 16), ("model.dropout", 0.5)]
 )
 def test_what_changes_numbers_may_not(begun, key, value):
     config, workdir = begun
@@ -73,12 +79,24 @@ def test_what_changes_numbers_may_not(begun, key, value):
 @pytest.mark.parametrize(
     ("own", "change", "why"),
     [
-        ({"regularise.adapt": 1.0}, {"evaluation.rows": 0}, "adapt follows what evaluations find"),
-        ({"regularise.adapt": 1.0}, {"steps": 20}, "adapt follows the evaluations"),
-        ({"regularise.prune": 0.5}, {"steps": 20}, "prune is spread over the steps"),
+        (
+            {"regularization.penalty_adaptation": 1.0},
+            {"evaluation.num_examples": 0},
+            "adapt follows what evaluations find",
+        ),
+        (
+            {"regularization.penalty_adaptation": 1.0},
+            {"steps": 20},
+            "adapt follows the evaluations",
+        ),
+        ({"regularization.sparsity": 0.5}, {"steps": 20}, "prune is spread over the steps"),
         ({"optimizer.name": "adafactor"}, {"model.scan": True}, "are those of stacked layers"),
-        ({"tune.method": "head", "init_from": "x"}, {"model.scan": True}, "of the other layout"),
-        ({"regularise.l2_start": 0.1}, {"model.scan": True}, "of the other layout"),
+        (
+            {"finetuning.method": "head", "init_from": "x"},
+            {"model.scan": True},
+            "of the other layout",
+        ),
+        ({"regularization.l2_sp": 0.1}, {"model.scan": True}, "of the other layout"),
     ],
 )
 def test_what_would_change_numbers_after_all_is_refused_with_the_reason(
@@ -108,7 +126,12 @@ def test_what_would_change_numbers_after_all_is_refused_with_the_reason(
 def test_a_run_is_prolonged_where_its_learning_rates_would_have_been_the_same(
     small_config, name, now, done, allowed
 ):
-    settings = {"steps": 20, "schedule.name": name, "schedule.warmup": 3, "schedule.decay": 0.2}
+    settings = {
+        "steps": 20,
+        "schedule.name": name,
+        "schedule.warmup_steps": 3,
+        "schedule.decay_fraction": 0.2,
+    }
     before = override(small_config, settings)
     after = override(before, {"steps": now})
     if allowed:
@@ -122,7 +145,7 @@ def test_what_is_changed_is_recorded_and_said_and_the_run_is_not_finished_any_mo
     config, workdir = begun
     write_json(workdir / "result.json", RESULT)
     assert open_workdir(config, workdir) == RESULT
-    longer = override(config, {"steps": 20, "accumulation": 2})
+    longer = override(config, {"steps": 20, "grad_accum_steps": 2})
     assert open_workdir(longer, workdir) is None
     said = record_changes(longer, config, workdir, 12)
     assert said == "changed at step 12: accumulation 1 -> 2, steps 12 -> 20"
@@ -131,16 +154,19 @@ def test_what_is_changed_is_recorded_and_said_and_the_run_is_not_finished_any_mo
     record_changes(config, longer, workdir, 15)
     lines = [json.loads(line) for line in (workdir / "changes.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [12, 15]
-    assert lines[0]["changed"] == {"accumulation": [1, 2], "steps": [12, 20]}
+    assert lines[0]["changed"] == {"grad_accum_steps": [1, 2], "steps": [12, 20]}
     assert record_changes(config, config, workdir, 15) == "" and not changed(config, config)
 
 
 def test_a_finished_run_is_left_alone_or_says_why_other_rows_are_not_measured(begun):
     config, workdir = begun
     write_json(workdir / "result.json", RESULT)
-    assert open_workdir(override(config, {"accumulation": 2}), workdir) is not None
+    assert open_workdir(override(config, {"grad_accum_steps": 2}), workdir) is not None
     for change, instead in (
-        ({"evaluation.rows": 0}, "rows = 16 instead of 0; use that value, or measure it by eval$"),
+        (
+            {"evaluation.num_examples": 0},
+            "rows = 16 instead of 0; use that value, or measure it by eval$",
+        ),
         ({"evaluation.patience": 3}, "patience = 0 instead of 3; .*, or another --workdir$"),
     ):
         with pytest.raises(UserError, match=f"finished, with config.evaluation.{instead}"):
@@ -166,13 +192,13 @@ def named(tree):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer.ema": 0.9, "regularise.prune": 0.5},
-        {"optimizer.name": "muon", "schedule.unfreeze": 2},
+        {"optimizer.ema_decay": 0.9, "regularization.sparsity": 0.5},
+        {"optimizer.name": "muon", "schedule.unfreeze_every": 2},
         {"model.architecture": "encoder_decoder", "objective": "span", "optimizer.name": "lion"},
     ],
 )
 def test_stacked_layers_are_unstacked_and_the_reverse_without_a_changed_bit(small_config, settings):
-    config = override(small_config, {"model.layers": 3, **settings})
+    config = override(small_config, {"model.num_layers": 3, **settings})
     single, stacked = (
         build_program(override(config, {"model.scan": scan}), 300).abstract.saved
         for scan in (False, True)
@@ -209,7 +235,7 @@ def test_the_last_layers_alone_are_unstacked_as_the_last():
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_run_starts_from_another_whose_layers_lie_otherwise(small_config, scan):
-    config = override(small_config, {"model.layers": 3, "model.scan": scan})
+    config = override(small_config, {"model.num_layers": 3, "model.scan": scan})
     other = build_program(override(config, {"model.scan": not scan}), 256)
     program = build_program(config, 256)
     params = filled(program.params)
@@ -246,7 +272,7 @@ def test_patience_counts_evaluations_of_the_same_rows_whose_best_is_still_there(
     # Patience was set after step 2, which nobody kept: counting begins here.
     late = remembered(patient, workdir, records, [4, 6])
     assert late.best is None and not late.done
-    record_changes(override(patient, {"evaluation.rows": 0}), patient, workdir, 3)
+    record_changes(override(patient, {"evaluation.num_examples": 0}), patient, workdir, 3)
     assert remembered(patient, workdir, records, [2, 6]).best == 6
 
 
@@ -254,10 +280,10 @@ def test_patience_counts_evaluations_of_the_same_rows_whose_best_is_still_there(
 def test_a_run_goes_on_longer_in_parts_with_stacked_layers_to_the_same_numbers(
     small_config, tmp_path, losses, capsys
 ):
-    config = override(small_config, {"model.layers": 2, "optimizer.ema": 0.9, **SCHEDULE})
+    config = override(small_config, {"model.num_layers": 2, "optimizer.ema_decay": 0.9, **SCHEDULE})
     whole = train(override(config, {"steps": 20}), tmp_path / "whole")
     train(config, tmp_path / "parts")
-    changes = {"steps": 20, "accumulation": 2, "model.scan": True, "model.remat": True}
+    changes = {"steps": 20, "grad_accum_steps": 2, "model.scan": True, "model.remat": True}
     found = train(override(config, changes), tmp_path / "parts")
     assert "changed at step 12: accumulation 1 -> 2, model.remat" in capsys.readouterr().out
     for name in ("eval/nats_per_token", "steps"):

@@ -80,7 +80,7 @@ def test_a_number_that_is_out_of_range_is_one_line(options):
     ],
 )
 def test_a_search_beyond_what_can_be_computed_is_one_line(options):
-    model, params = model_and_params(**{"model.layers": 1})
+    model, params = model_and_params(**{"model.num_layers": 1})
     with pytest.raises(UserError, match=r"use at (most|least)") as error:
         search(model, params, [np.array([1])], tokens=4, end=0, **options)
     assert "\n" not in str(error.value)
@@ -89,7 +89,7 @@ def test_a_search_beyond_what_can_be_computed_is_one_line(options):
 def test_a_model_whose_probabilities_are_no_numbers_writes_nothing():
     nothing = jnp.full(4, jnp.nan)
     assert {int(sample(nothing, KEYS[0], temperature=t)) for t in (0.0, 1.0)} == {-1}
-    model, params = model_and_params(**{"model.layers": 1})
+    model, params = model_and_params(**{"model.num_layers": 1})
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     with pytest.raises(UserError, match="are no numbers"):
         list(generate(model, broken, [np.array([1])], tokens=1))
@@ -102,7 +102,7 @@ THE, OTHER, LONG = np.array([1, 2, 3]), np.array([9]), np.arange(20)
 
 def continued(prompts, tokens=6, **options):
     """The continuation of each prompt."""
-    model, params = model_and_params(**{"model.layers": 1})
+    model, params = model_and_params(**{"model.num_layers": 1})
     return np.stack(list(generate(model, params, prompts, tokens=tokens, **options)), 1)
 
 

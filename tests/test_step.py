@@ -26,7 +26,7 @@ STEPS = 10
 
 def some_rows(config, seed=0):
     rng = np.random.default_rng(seed)
-    shape = (config.batch_size, config.data.length)
+    shape = (config.batch_size, config.data.seq_len)
     tokens = rng.integers(0, 255, (shape[0], shape[1] + 1)).astype(np.int32)
     segments = np.cumsum(rng.random(shape) < 0.1, axis=1).astype(np.int32) + 1
     segments[0, 20:] = 0
@@ -78,7 +78,7 @@ def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
     small_config.model.architecture = "encoder"
     small_config.mesh.update(data=2, fsdp=2, tensor=2)
     whole, state, _ = run(small_config, 3)
-    parts, accumulated, _ = run(override(small_config, {"accumulation": 2}), 3)
+    parts, accumulated, _ = run(override(small_config, {"grad_accum_steps": 2}), 3)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.params, accumulated.params
@@ -92,11 +92,11 @@ def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
             {"batch_size": 20, "mesh.data": 8},
             "20 is not divisible by 8 devices (data x fsdp); use 16 or 24",
         ),
-        ({"mesh.data": 8, "accumulation": 2}, "8 devices (data x fsdp) x 2 parts; use 16"),
+        ({"mesh.data": 8, "grad_accum_steps": 2}, "8 devices (data x fsdp) x 2 parts; use 16"),
         ({"mesh.data": 3}, "3x1x1 does not fit 8 devices"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "-1 at most once"),
         (
-            {"mesh.data": 1, "mesh.fsdp": 8, "model.features": 36},
+            {"mesh.data": 1, "mesh.fsdp": 8, "model.d_model": 36},
             "36 is not divisible by config.mesh.fsdp = 8",
         ),
     ],
@@ -111,7 +111,7 @@ def test_sizes_that_do_not_divide_are_refused_by_name(small_config, settings, me
 @pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_draw_of_a_step_has_a_key_of_its_own(small_config, monkeypatch, parts):
     habits = {"mixout": 0.1, "rdrop": 1.0, "hide_spans": 0.1}
-    settings = {"accumulation": parts, **{f"regularise.{k}": v for k, v in habits.items()}}
+    settings = {"grad_accum_steps": parts, **{f"regularization.{k}": v for k, v in habits.items()}}
     program = build_program(override(small_config, settings), 256)
     fold_in, places = jax.random.fold_in, {}
 
@@ -134,8 +134,8 @@ def test_every_draw_of_a_step_has_a_key_of_its_own(small_config, monkeypatch, pa
 
 def test_the_moving_average_follows_the_parameters_and_those_of_a_mechanism(small_config):
     small_config.attention.mechanism = "gated"
-    small_config.schedule.warmup = 0  # whose first step would move nothing
-    _, state, _ = run(override(small_config, {"optimizer.ema": 0.5}), 1)
+    small_config.schedule.warmup_steps = 0  # whose first step would move nothing
+    _, state, _ = run(override(small_config, {"optimizer.ema_decay": 0.5}), 1)
     start = build_program(small_config, 256).init(jax.random.key(0)).params
     expected = jax.tree.map(
         lambda a, b: 0.5 * np.asarray(a) + 0.5 * np.asarray(b), start, state.params
@@ -148,7 +148,7 @@ def test_the_moving_average_follows_the_parameters_and_those_of_a_mechanism(smal
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
-    small_config.model.layers = 2
+    small_config.model.num_layers = 2
     program = build_program(small_config, 256)
     with jax.set_mesh(program.mesh):
         state = program.init(jax.random.key(0))
@@ -200,9 +200,9 @@ def test_what_goes_wrong_in_the_habits_of_a_step_alone_is_named(nats, slope, mes
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_flops_are_those_of_the_matrix_products(small_config, scan):
-    settings = {"model.scan": scan, "model.layers": 2}
+    settings = {"model.scan": scan, "model.num_layers": 2}
     program = build_program(override(small_config, settings), 256)
-    length, features = small_config.data.length, small_config.model.features
+    length, features = small_config.data.seq_len, small_config.model.d_model
     layer = 2 * 12 * features**2 + 2 * 2 * length * features
     expected = 3 * (2 * layer + 2 * 256 * features)
     assert flops_per_token(program) == expected

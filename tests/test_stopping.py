@@ -72,7 +72,12 @@ class Judge:
 
 @pytest.fixture
 def patient(small_config):
-    sizes = {"model.layers": 1, "model.features": 16, "checkpoint.every": 0, "checkpoint.keep": 1}
+    sizes = {
+        "model.num_layers": 1,
+        "model.d_model": 16,
+        "checkpoint.every": 0,
+        "checkpoint.max_to_keep": 1,
+    }
     sizes |= {"mesh.data": 1, "log.every": 4}
     patience = {"evaluation.every": 2, "evaluation.patience": 2}
     return override(small_config, sizes | patience)

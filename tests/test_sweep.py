@@ -191,11 +191,15 @@ def test_two_rows_of_one_name_are_refused_before_any_work(ablation, tmp_path):
 
 
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
-    monkeypatch.setattr("lm.checkpoints.resolve.adopt", lambda c: override(c, {"model.layers": 3}))
+    monkeypatch.setattr(
+        "lm.checkpoints.resolve.adopt", lambda c: override(c, {"model.num_layers": 3})
+    )
     rows = [{}, {"init_from": "hf:B"}]
-    assert [p.config.model.layers for p in points(ablation, rows, (0,), tmp_path)] == [1, 3]
-    with pytest.raises(UserError, match=r"layers=2: config.model.layers = 2 contradicts .* has 3"):
-        points(ablation, [rows[1] | {"model.layers": 2}], (0,), tmp_path)
+    assert [p.config.model.num_layers for p in points(ablation, rows, (0,), tmp_path)] == [1, 3]
+    with pytest.raises(
+        UserError, match=r"layers=2: config.model.num_layers = 2 contradicts .* has 3"
+    ):
+        points(ablation, [rows[1] | {"model.num_layers": 2}], (0,), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, ca
 def test_a_workdir_of_another_config_is_refused_and_untouched(small_config, finished):
     _, workdir = finished
     with pytest.raises(UserError, match=r"config\.model\.layers is 1 there and 3 here"):
-        train(override(small_config, {"model.layers": 3}), workdir)
+        train(override(small_config, {"model.num_layers": 3}), workdir)
     assert json.loads((workdir / "config.json").read_text())["model"]["layers"] == 1
 
 
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
             "optimizer.learning_rate": 1e15,
             "optimizer.clip_norm": 0.0,
             "checkpoint.every": 1,
-            "schedule.warmup": 0,
+            "schedule.warmup_steps": 0,
         },
     )
     with pytest.raises(
@@ -256,16 +256,16 @@ def test_the_cache_that_a_workdir_names_is_not_read_and_what_it_reads_is_said(
     _, workdir = finished
     recorded = json.loads((workdir / "config.json").read_text())
     foreign = tmp_path / "foreign"
-    (workdir / "config.json").write_text(json.dumps(recorded | {"cache": str(foreign)}))
+    (workdir / "config.json").write_text(json.dumps(recorded | {"cache_dir": str(foreign)}))
     asked = []
 
     def update(name, value):
         asked.append((name, value))
 
     monkeypatch.setattr(jax.config, "update", update)
-    assert restore(workdir).config.cache == str(cache)
-    assert restore(workdir, cache=str(tmp_path / "own")).config.cache == str(tmp_path / "own")
-    assert restore(workdir, given=small_config).config.cache == small_config.cache
+    assert restore(workdir).config.cache_dir == str(cache)
+    assert restore(workdir, cache=str(tmp_path / "own")).config.cache_dir == str(tmp_path / "own")
+    assert restore(workdir, given=small_config).config.cache_dir == small_config.cache
     folders = [value for name, value in asked if name == "jax_compilation_cache_dir"]
     assert folders == [str(cache / "jax"), str(tmp_path / "own/jax"), f"{small_config.cache}/jax"]
     assert not foreign.exists()
@@ -295,7 +295,7 @@ def test_init_from_takes_parameters_by_name_and_shape_and_says_what_is_fresh(
             "output.tied": False,
             "optimizer.learning_rate": 0.0,
             "mesh.fsdp": 2,
-            "schedule.warmup": 0,
+            "schedule.warmup_steps": 0,
             "steps": 1,
         },
     )
@@ -320,11 +320,11 @@ def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path):
         *COMMAND,
         "--config=configs/default.py",
         f"--workdir={tmp_path / 'run'}",
-        f"--config.cache={cache}",
+        f"--config.cache_dir={cache}",
         f"--config.data.source=files:{corpus_folder}/*.txt",
-        "--config.data.validation=0.2",
-        "--config.data.length=32",
-        "--config.model.layers=1",
+        "--config.data.validation_fraction=0.2",
+        "--config.data.seq_len=32",
+        "--config.model.num_layers=1",
         "--config.log.every=1",
         "--config.log.tensorboard=False",
         "--config.steps=100000",

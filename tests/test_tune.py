@@ -34,12 +34,14 @@ def rows(batch_size=4, length=16, seed=0):
 
 @pytest.fixture
 def tiny(small_config):
-    sizes = {"model.layers": 2, "model.features": 16, "model.heads": 2, "data.length": 16}
-    return override(small_config, sizes | {"batch_size": 4, "schedule.warmup": 0})
+    sizes = {"model.num_layers": 2, "model.d_model": 16, "model.num_heads": 2, "data.seq_len": 16}
+    return override(small_config, sizes | {"batch_size": 4, "schedule.warmup_steps": 0})
 
 
 def test_a_target_that_is_no_matrix_is_named(tiny):
-    config = override(tiny, {"tune.method": "lora", "tune.targets": ("value", "querry")})
+    config = override(
+        tiny, {"finetuning.method": "lora", "finetuning.target_modules": ("value", "querry")}
+    )
     with pytest.raises(UserError, match=r"has 'querry', .* it has .*query.*; did you mean query\?"):
         build_program(config, 256)
 
@@ -79,7 +81,7 @@ def names(tree):
 def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, scan):
     config = override(tiny, {"model.scan": scan, **NEEDS.get(method, {})})
     base = build_program(config, 256).params
-    program = build_program(override(config, {"tune.method": method}), 256)
+    program = build_program(override(config, {"finetuning.method": method}), 256)
     state, whole = program.abstract, program.params
     wanted = {
         name for name in names(whole)
@@ -99,10 +101,10 @@ def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, sca
 
 @pytest.mark.parametrize("method", [name for name in ADDING if name not in PROMPTING])
 def test_what_is_added_changes_nothing_before_training(tiny, method):
-    config, batch = override(tiny, {"model.layers": 1}), causal(rows())
+    config, batch = override(tiny, {"model.num_layers": 1}), causal(rows())
     key = jax.random.key(0)
     plain = build_model(config, 256)
-    tuned = build_model(override(config, {"tune.method": method}), 256)
+    tuned = build_model(override(config, {"finetuning.method": method}), 256)
     params, own = (model.init(key, batch, method="loss")["params"] for model in (plain, tuned))
     for path, leaf in flatten_dict(params).items():
         np.testing.assert_array_equal(leaf, flatten_dict(own)[path])
@@ -130,8 +132,14 @@ def test_merged_kernels_do_what_layer_and_addition_do(addition):
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3", "lora+ia3"])
 def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
-    config, batch = override(tiny, {"model.layers": 1, "tune.method": method}), causal(rows())
-    tuned, plain = build_model(config, 256), build_model(override(tiny, {"model.layers": 1}), 256)
+    config, batch = (
+        override(tiny, {"model.num_layers": 1, "finetuning.method": method}),
+        causal(rows()),
+    )
+    tuned, plain = (
+        build_model(config, 256),
+        build_model(override(tiny, {"model.num_layers": 1}), 256),
+    )
     params = init(tuned, batch)
     merged = merge(config, params)
     hidden = tuned.apply({"params": params}, batch)
@@ -147,4 +155,4 @@ def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
 
 def test_what_no_matrix_holds_is_not_merged(tiny):
     with pytest.raises(UserError, match="prompt adds cannot be merged"):
-        merge(override(tiny, {"tune.method": "prompt"}), {})
+        merge(override(tiny, {"finetuning.method": "prompt"}), {})

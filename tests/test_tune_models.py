@@ -16,8 +16,8 @@ from lm.training.train_step import build_program
 from tests.models import noisy
 
 SIZES = {
-    "model.layers": 1, "model.features": 16, "model.hidden": 40, "model.heads": 2,
-    "data.length": 6, "mesh.data": 1, "batch_size": 4, "schedule.warmup": 0,
+    "model.num_layers": 1, "model.d_model": 16, "model.mlp_dim": 40, "model.num_heads": 2,
+    "data.seq_len": 6, "mesh.data": 1, "batch_size": 4, "schedule.warmup_steps": 0,
     "attention.weighting": "temperature", "attention.learn": ("temperature",),
 }  # fmt: skip
 MODELS = {
@@ -40,7 +40,7 @@ CASES = [
 def tuned(config, model, method):
     """The program of a method, and rows for it."""
     layout = Layout(length=6, start=1, end=0, outcomes=3) if model == "classifier" else None
-    config = override(config, {**SIZES, **MODELS[model], "tune.method": method})
+    config = override(config, {**SIZES, **MODELS[model], "finetuning.method": method})
     program = build_program(config, 11, layout=layout)
     draw = np.random.default_rng(0)
     rows = {
@@ -129,7 +129,7 @@ def test_merged_additions_compute_the_same(small_config, model, method):
     params = noisy(join(state.params, state.frozen))
     batch = program.objective(rows, jax.random.key(0))
     layout = Layout(length=6, start=1, end=0, outcomes=3) if model == "classifier" else None
-    plain = build_model(override(config, {"tune.method": "full"}), 11, layout=layout)
+    plain = build_model(override(config, {"finetuning.method": "full"}), 11, layout=layout)
 
     def nats(model, params):
         return jax.jit(lambda p: model.apply({"params": p}, batch, method="loss"))(params)

@@ -13,11 +13,11 @@ V, P, L = 11, 3, 6
 
 
 def plain(vocab_size=V, **settings):
-    return model_of(vocab_size, **{"model.layers": 1, **settings})
+    return model_of(vocab_size, **{"model.num_layers": 1, **settings})
 
 
 def prompted(method, **settings):
-    return plain(**{"tune.method": method, "tune.virtual_tokens": P, **settings})
+    return plain(**{"finetuning.method": method, "finetuning.num_virtual_tokens": P, **settings})
 
 
 def words(*shape, seed=0):
@@ -46,7 +46,7 @@ def test_a_prompt_is_words_of_its_own_before_the_text(architecture):
 
 
 def test_a_prefix_of_what_earlier_words_leave_is_the_earlier_words():
-    settings = {"model.positions": "none"}
+    settings = {"model.position_embedding": "none"}
     tuned, model = prompted("prefix", **settings), plain(**settings)
     tokens = words(1, P + L)
     params = init(model, batch_of(tokens))

@@ -21,12 +21,12 @@ from lm.training.train_step import build_program
 from tests.commands import run
 
 SIZES = {
-    "model.layers": 1,
-    "model.features": 16,
-    "model.heads": 2,
+    "model.num_layers": 1,
+    "model.d_model": 16,
+    "model.num_heads": 2,
     "steps": 4,
     "evaluation.every": 0,
-    "evaluation.rows": 8,
+    "evaluation.num_examples": 8,
     "checkpoint.every": 2,
 }
 
@@ -37,7 +37,7 @@ def tuned(base_config, tmp_path_factory):
     folder = epath.Path(tmp_path_factory.mktemp("tuned"))
     config = override(base_config, SIZES)
     train(config, folder / "base")
-    config = override(config, {"init_from": str(folder / "base"), "tune.method": "lora"})
+    config = override(config, {"init_from": str(folder / "base"), "finetuning.method": "lora"})
     return config, folder / "lora", train(config, folder / "lora")
 
 
@@ -71,11 +71,17 @@ def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned,
     )
     assert finished.returncode == 0, finished.stderr
     assert "an adapter for peft" in finished.stdout
-    whole = override(config, {"tune.method": "full", "tune.adapter_from": str(tmp_path / "out")})
+    whole = override(
+        config, {"finetuning.method": "full", "finetuning.adapter_from": str(tmp_path / "out")}
+    )
     started = adopt(whole)
-    assert started.tune.method == "lora"
+    assert started.finetuning.method == "lora"
     # Of the joint matrix of GPT-2, keys are a part too, with an update of zero.
-    assert list(started.tune.targets) == ["attention/key", "attention/query", "attention/value"]
+    assert list(started.finetuning.target_modules) == [
+        "attention/key",
+        "attention/query",
+        "attention/value",
+    ]
     program = build_program(started, 256)
     with jax.set_mesh(program.mesh):
         state, origin = starting_state(
@@ -103,7 +109,11 @@ def begun(tuned, tmp_path_factory):
     """A run of the whole base that looks back to its start, as a function that begins or resumes
     it; its checkpoints; and its first state, which they hold.
     """
-    habits = {"tune.method": "full", "regularise.prune": 0.5, "regularise.l2_start": 0.1}
+    habits = {
+        "finetuning.method": "full",
+        "regularization.sparsity": 0.5,
+        "regularization.l2_sp": 0.1,
+    }
     config = override(tuned[0], habits)
     program, checkpoints = build_program(config, 256), Checkpoints(tmp_path_factory.mktemp("begun"))
 

@@ -31,7 +31,7 @@ def attend(
     gates: tuple[jax.Array, jax.Array] | None = None,
     mixing: tuple[jax.Array, jax.Array] | None = None,
     rng: jax.Array | None = None,
-    block: int | None = None,
+    query_chunk_size: int | None = None,
 ) -> jax.Array:
     """Weighted mean of the values: weighting(q.k / sqrt(K)) v.
 
@@ -49,9 +49,10 @@ def attend(
       gates: [B, Q, H] and [B, S, H]: score += the query's minus the key's.
       mixing: [H, H] twice, from one head's to another's: of the scores, then of the weights.
       rng: a random key, for random weightings.
-      block: queries computed at a time. None takes a kernel where there is one (see `fused`), and
-        else chooses by size and device (see `plan`); 0 forces the plain path; n > 0 needs memory
-        linear in S, forward and backward, as each block is recomputed in the backward pass.
+      query_chunk_size: queries computed at a time. None takes a kernel where there is one (see
+        `fused`), and else chooses by size and device (see `plan`); 0 forces the plain path; n > 0
+        needs memory linear in S, forward and backward, as each block is recomputed in the backward
+        pass.
 
     Returns:
       [B, Q, H, K'], in the dtype of `value`. A query that sees no key gets zeros.
@@ -64,7 +65,12 @@ def attend(
         raise ValueError(f"{groups} key groups do not divide {heads} heads")
 
     own = learned or options or position_bias or gates or mixing
-    if block is None and weighting == "softmax" and not own and has_kernel(query, key, value, mask):
+    if (
+        query_chunk_size is None
+        and weighting == "softmax"
+        and not own
+        and has_kernel(query, key, value, mask)
+    ):
         return fused(query, key, value, mask)
 
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
@@ -83,7 +89,7 @@ def attend(
     apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
     context = functools.partial(_context, functools.partial(apply, **(options or {})))
 
-    parts = plan(length, seen, mask, block)
+    parts = plan(length, seen, mask, query_chunk_size)
     if not parts:
         contexts = context(queries, keys, shared, (mask, rng), 0, 0)
     else:

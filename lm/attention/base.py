@@ -41,7 +41,7 @@ class Mechanism(nn.Module):
       learn: options that are parameters, one per head.
       anneal: an option that a schedule moves (`lm.training.annealing`), its first and last value,
         and steps.
-      block: positions computed at a time; None: by size; 0: all at once, the plain path.
+      query_chunk_size: positions computed at a time; None: by size; 0: all at once, the plain path.
 
     Facts:
       weighs: it has no scores for `weighting` to weigh, but weights of its own.
@@ -53,7 +53,7 @@ class Mechanism(nn.Module):
     options: Mapping[str, Any] = nn.FrozenDict()
     learn: Sequence[str] = ()
     anneal: Sequence[Any] = ()
-    block: int | None = None
+    query_chunk_size: int | None = None
 
     weighs: ClassVar[bool] = False
     causal: ClassVar[bool] = False

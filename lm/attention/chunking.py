@@ -7,7 +7,7 @@ import jax
 from lm.attention.blockwise import Part
 from lm.attention.mask import Mask
 
-# Above this many scores per head, `block=None` computes blocks of queries.
+# Above this many scores per head, `query_chunk_size=None` computes blocks of queries.
 _PLAIN_LIMIT = 1024 * 1024
 _BLOCK = 128
 # A causal triangle is computed in this many parts, each over the keys that it sees: of the
@@ -15,26 +15,26 @@ _BLOCK = 128
 _SHORT_PARTS, _LONG_PARTS = 4, 8
 
 
-def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, ...]:
+def plan(queries: int, keys: int, mask: Mask, query_chunk_size: int | None) -> tuple[Part, ...]:
     """The parts in which Q queries over S keys are computed; none: all at once.
 
     Args:
       queries: Q.
       keys: S.
       mask: its causal and window structure says which keys a block can skip.
-      block: queries at a time; 0: all at once. None: on a CPU, short causal attention in parts
-        that keep their weights; long attention in recomputed blocks; else all at once.
+      query_chunk_size: queries at a time; 0: all at once. None: on a CPU, short causal attention in
+        parts that keep their weights; long attention in recomputed blocks; else all at once.
     """
     causal = mask.causal and mask.prefix is None
     # A query that stands earlier than its place sees no more than the triangle.
     early = isinstance(mask.offset, int) and mask.offset <= 0
     triangular = causal and queries == keys and (mask.offset is None or early)
-    if block is None and queries * keys <= _PLAIN_LIMIT:
+    if query_chunk_size is None and queries * keys <= _PLAIN_LIMIT:
         if triangular and queries >= 32 and jax.default_backend() == "cpu":
             ends = [queries * part // _SHORT_PARTS for part in range(_SHORT_PARTS + 1)]
             return tuple(Part(a, b - a, 1, b) for a, b in itertools.pairwise(ends))
         return ()
-    block = _BLOCK if block is None else block
+    block = _BLOCK if query_chunk_size is None else query_chunk_size
     if not block or block >= queries:
         return ()
     blocks = -(-queries // block)
@@ -53,11 +53,11 @@ def plan(queries: int, keys: int, mask: Mask, block: int | None) -> tuple[Part, 
     )
 
 
-def describe(length: int, causal: bool, block: int | None, kernel: bool) -> str:
+def describe(length: int, causal: bool, query_chunk_size: int | None, kernel: bool) -> str:
     """How a row of this length is computed, as a run's log says it."""
     if kernel:
         return "by cuDNN's kernel"
-    parts = plan(length, length, Mask(causal=causal), block)
+    parts = plan(length, length, Mask(causal=causal), query_chunk_size)
     if not parts:
         return f"{length} queries at once"
     kept = "kept" if parts[0].blocks == 1 else "recomputed in the backward pass"

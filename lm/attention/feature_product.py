@@ -18,7 +18,7 @@ def feature_attend(
     key: jax.Array,
     value: jax.Array,
     mask: Mask,
-    block: int | None = None,
+    query_chunk_size: int | None = None,
     floor: float = 0.0,
 ) -> jax.Array:
     """sum_j w_ij v_j / sum_j w_ij over the visible keys, with w_ij = query_i . key_j.
@@ -32,7 +32,7 @@ def feature_attend(
       key: [B, S, G, M], features of the keys.
       value: [B, S, G, K].
       mask: without a window; segments are contiguous runs.
-      block: positions in a chunk; None: 128; 0: goes over the weights, the plain path.
+      query_chunk_size: positions in a chunk; None: 128; 0: goes over the weights, the plain path.
       floor: a sum of weights below it counts as this; 0: only a sum of 0 is not divided by.
 
     Returns:
@@ -46,11 +46,13 @@ def feature_attend(
         raise ValueError("sums of features have no window; use a mechanism with scores")
     dtype = jnp.promote_types(value.dtype, jnp.float32)
     query, key, values = (x.astype(dtype) for x in (query, key, value))
-    if block == 0 or not _sums(mask, query.shape[1] == key.shape[1]):
+    if query_chunk_size == 0 or not _sums(mask, query.shape[1] == key.shape[1]):
         weighting = functools.partial(_normalise, floor=floor)
         # `attend` divides scores by sqrt(M).
         query = query * query.shape[3] ** 0.5
-        context = attend(query, key, values, mask=mask, weighting=weighting, block=block)
+        context = attend(
+            query, key, values, mask=mask, weighting=weighting, query_chunk_size=query_chunk_size
+        )
         return context.astype(value.dtype)
 
     if mask.padding is not None:
@@ -65,7 +67,7 @@ def feature_attend(
         sums = jnp.einsum("bgrqm,bgmk->bgrqk", query, _state(key, values))
     else:
         segments = jnp.zeros((size, length), int) if mask.segments is None else mask.segments
-        segments, chunk = segments[:, None], min(block or _CHUNK, length)
+        segments, chunk = segments[:, None], min(query_chunk_size or _CHUNK, length)
         sums = _run(query, key, values, segments, chunk)
         if not mask.causal:
             key, values, segments = (jnp.flip(x, 2) for x in (key, values, segments))

@@ -22,7 +22,9 @@ class LinearAttention(Mechanism):
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
     ) -> jax.Array:
         """See `Mechanism`."""
-        return feature_attend(elu_features(query), elu_features(key), value, mask, self.block)
+        return feature_attend(
+            elu_features(query), elu_features(key), value, mask, self.query_chunk_size
+        )
 
 
 class FavorAttention(Mechanism):
@@ -60,7 +62,9 @@ class FavorAttention(Mechanism):
         of_queries -= jax.lax.stop_gradient(jnp.max(of_queries, axis=-1, keepdims=True))
         # One per key would not cancel, and one for all keys would let later keys be felt.
         of_keys = random_exponents(key, directions)
-        return feature_attend(jnp.exp(of_queries), jnp.exp(of_keys), value, mask, self.block)
+        return feature_attend(
+            jnp.exp(of_queries), jnp.exp(of_keys), value, mask, self.query_chunk_size
+        )
 
 
 class CosformerAttention(Mechanism):
@@ -92,7 +96,7 @@ class CosformerAttention(Mechanism):
             key_positions = positions
         of_queries = cosine_features(query, positions, self.horizon)
         of_keys = cosine_features(key, key_positions, self.horizon)
-        return feature_attend(of_queries, of_keys, value, mask, self.block, floor=1e-6)
+        return feature_attend(of_queries, of_keys, value, mask, self.query_chunk_size, floor=1e-6)
 
 
 def elu_features(x: jax.Array) -> jax.Array:

@@ -20,9 +20,9 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention over `inputs`, or from `inputs` to `memory` (cross-attention).
 
     Attributes:
-      heads, kv_heads, head_size: H, G and K; G divides H.
+      num_heads, num_kv_heads, head_dim: H, G and K; G divides H.
       mechanism: makes a module of `ATTENTIONS`, given its name.
-      rotary_base: turns queries and keys by their places, with this base; None: it does not.
+      rope_theta: turns queries and keys by their places, with this base; None: it does not.
       score_scale: factor of the scores; None: 1 / sqrt(K).
       qk_norm: root-mean-square normalisation of queries and keys, per head (2010.04245).
       bias, out_bias: biases of queries, keys and values, and of the output projection.
@@ -31,11 +31,11 @@ class MultiHeadAttention(nn.Module):
       cross: attends to a memory, whose positions mean nothing to it.
     """
 
-    heads: int
-    kv_heads: int
-    head_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
     mechanism: Callable[..., nn.Module]
-    rotary_base: float | None
+    rope_theta: float | None
     score_scale: float | None
     qk_norm: bool
     bias: bool
@@ -67,38 +67,38 @@ class MultiHeadAttention(nn.Module):
           cache_length: S of the key-value cache (collection "cache"); None: no cache.
           position_bias: what distances add to the scores; see `Layer`.
         """
-        query = self._project("query", inputs, self.heads)
+        query = self._project("query", inputs, self.num_heads)
         if self.qk_norm:
             query = RMSNorm(self.dtype, self.param_dtype, name="query_norm")(query)
-        if self.rotary_base is not None and not self.cross:
-            query = rotate(query, positions, self.rotary_base)
+        if self.rope_theta is not None and not self.cross:
+            query = rotate(query, positions, self.rope_theta)
         if self.score_scale is not None:
-            query *= self.score_scale * self.head_size**0.5  # mechanisms divide by the root
+            query *= self.score_scale * self.head_dim**0.5  # mechanisms divide by the root
         if self.cross:
             key, value = self._of_memory(memory, cache_length)
         else:
             key, value = self._keys(inputs)
-            if self.rotary_base is not None:
-                key = rotate(key, positions, self.rotary_base)
+            if self.rope_theta is not None:
+                key = rotate(key, positions, self.rope_theta)
             if cache_length is not None:
                 key = remember(self, "past_key", key, mask.offset, cache_length)
                 value = remember(self, "past_value", value, mask.offset, cache_length)
         layer = Layer(position_bias, inputs, cache_length)
         context = self.mechanism(name="mechanism")(query, key, value, mask, layer)
-        context = context.reshape(*inputs.shape[:2], self.heads * self.head_size)
+        context = context.reshape(*inputs.shape[:2], self.num_heads * self.head_dim)
         return self._dense("out", inputs.shape[-1], self.out_bias, self.out_init)(context)
 
     def _keys(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key = self._project("key", source, self.kv_heads)
+        key = self._project("key", source, self.num_kv_heads)
         if self.qk_norm:
             key = RMSNorm(self.dtype, self.param_dtype, name="key_norm")(key)
-        return key, self._project("value", source, self.kv_heads)
+        return key, self._project("value", source, self.num_kv_heads)
 
     def _of_memory(self, memory: Any, cache_length: int | None) -> tuple[jax.Array, jax.Array]:
         """Keys and values of a memory, or of the one that the cache remembers."""
         if memory is None:
             names = "memory_key", "memory_value"
-            key, value = (remembered(self, name, self.kv_heads) for name in names)
+            key, value = (remembered(self, name, self.num_kv_heads) for name in names)
             return key, value
         key, value = self._keys(memory)
         if cache_length is not None:
@@ -107,8 +107,8 @@ class MultiHeadAttention(nn.Module):
         return key, value
 
     def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
-        flat = self._dense(name, heads * self.head_size, self.bias, self.kernel_init)(x)
-        return flat.reshape(*x.shape[:2], heads, self.head_size)
+        flat = self._dense(name, heads * self.head_dim, self.bias, self.kernel_init)(x)
+        return flat.reshape(*x.shape[:2], heads, self.head_dim)
 
     def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> Dense:
         return Dense(

@@ -56,11 +56,11 @@ class ScoreAttention(Mechanism):
             gates=gates,
             mixing=mixing,
             rng=random_key(self) if record.random else None,
-            block=self.block,
+            query_chunk_size=self.query_chunk_size,
         )
 
 
 def score_attention(mechanism: Mechanism) -> ScoreAttention:
     """The scores within another mechanism, with its weighting; a submodule named "scores"."""
-    names = ("weighting", "options", "learn", "anneal", "block")
+    names = ("weighting", "options", "learn", "anneal", "query_chunk_size")
     return ScoreAttention(**{name: getattr(mechanism, name) for name in names}, name="scores")

@@ -36,7 +36,14 @@ class StickBreakingAttention(Mechanism):
             raise ValueError("stick_breaking is defined for causal attention only")
         # A query that stands one place earlier sees all keys but itself.
         earlier = dataclasses.replace(mask, offset=(0 if mask.offset is None else mask.offset) - 1)
-        return attend(query, key, value, mask=earlier, weighting=break_stick, block=self.block)
+        return attend(
+            query,
+            key,
+            value,
+            mask=earlier,
+            weighting=break_stick,
+            query_chunk_size=self.query_chunk_size,
+        )
 
 
 def break_stick(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:

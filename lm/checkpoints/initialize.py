@@ -118,7 +118,7 @@ def open_donor(source: str) -> Checkpoints:
     theirs = recorded_config(folder.parent / "config.json", whole=False)
     if "full" not in method_names(theirs):
         raise UserError(
-            f"config.init_from = {source!r} keeps only what {theirs.tune.method} trained of "
+            f"config.init_from = {source!r} keeps only what {theirs.finetuning.method} trained of "
             f"{theirs.init_from}; start from that, or from hf:FOLDER that "
             "export --output=FOLDER writes"
         )
@@ -169,9 +169,11 @@ def _told(fresh: Mapping[str, Any]) -> str:
 def _base_params(
     program: Program, config: Config, outgoing: Mapping[str, jax.Array] | None = None
 ) -> tuple[dict[str, jax.Array], str]:
-    """What `init_from` names, and what the adapter of `tune.adapter_from` adds; see `_base`."""
+    """What `init_from` names, and what the adapter of `finetuning.adapter_from` adds; see
+    `_base`.
+    """
     base, origin = _base(program, config, outgoing)
-    if not config.tune.adapter_from:
+    if not config.finetuning.adapter_from:
         return base, origin
     leaves = jax.tree_util.tree_leaves_with_path(_sharded(program))
     shardings = {
@@ -180,7 +182,7 @@ def _base_params(
     for path, value in additions(config).items():
         name, sharding = shardings[path]
         base[name] = jax.device_put(value, sharding)
-    return base, f"{origin} with {config.tune.adapter_from}"
+    return base, f"{origin} with {config.finetuning.adapter_from}"
 
 
 def _base(
@@ -231,7 +233,7 @@ def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -
             remedy = f"; use {method}+head" if path[0] in HEADS else ""
             raise UserError(
                 f"config.init_from = {source!r} has no {'/'.join(path)} of this shape, and "
-                f"config.tune.method = {method!r} does not train it{remedy}"
+                f"config.finetuning.method = {method!r} does not train it{remedy}"
             )
 
 

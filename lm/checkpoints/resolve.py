@@ -11,7 +11,8 @@ from lm.errors import UserError
 
 
 def adopted(config: Config, given: Iterable[str]) -> Config:
-    """A config with what `init_from` and `tune.adapter_from` decide, where these name anything.
+    """A config with what `init_from` and `finetuning.adapter_from` decide, where these name
+    anything.
 
     Raises:
       UserError: where one of the dotted knobs that were `given` contradicts these, or a value has

@@ -145,7 +145,7 @@ def restore(
     else:
         check_recorded(config, recorded)
         _distrust(config, workdir)
-    config.cache = cache or (CACHE if given is None else given.cache)
+    config.cache_dir = cache or (CACHE if given is None else given.cache)
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
     program = corpus_program(without_teacher(config), corpus)
@@ -167,9 +167,9 @@ def _distrust(config: Config, workdir: epath.Path) -> None:
     named = {
         "data.source": config.data.source if config.data.source.partition(":")[2] else "",
         "data.tokenizer": tokenizer if tokenizer.endswith(".json") else "",
-        "task.validation": config.task.validation,
+        "task.validation_source": config.task.validation_source,
         "init_from": config.init_from,
-        "tune.adapter_from": config.tune.adapter_from,
+        "finetuning.adapter_from": config.finetuning.adapter_from,
         "prompt.source": config.prompt.source,
         "continual.sources": tuple(config.continual.sources),
     }
@@ -219,12 +219,12 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
       UserError: it has no head for the task, or one that is not ours.
     """
     checkpoint, task = open_checkpoint(config.init_from), config.task.name
-    if task in ("classification", "tagging") and not config.task.labels:
+    if task in ("classification", "token_classification") and not config.task.labels:
         config = override(config, {"task.labels": checkpoint.labels})
     tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
     architecture = config.model.architecture
     wanted = {
-        "length": config.data.length,
+        "length": config.data.seq_len,
         "memory": architecture == "encoder_decoder",
         "decoder": architecture == "decoder",
         "frame": config.frame,

@@ -18,15 +18,15 @@ from lm.training.optimizer import schedule
 from lm.training.regularization import needs_start
 
 # Each is a key, or a group of keys. Where dropout or another draw is on, the first eight draw
-# otherwise, as config.accumulation says; all else is the same up to rounding.
+# otherwise, as config.grad_accum_steps says; all else is the same up to rounding.
 FREE = (
-    "accumulation",
+    "grad_accum_steps",
     "model.remat",
     "model.scan",
-    "attention.block",
-    "encoder_attention.block",
-    "cross_attention.block",
-    "output.block",
+    "attention.query_chunk_size",
+    "encoder_attention.query_chunk_size",
+    "cross_attention.query_chunk_size",
+    "output.token_chunk_size",
     "evaluation",
 )
 LENGTH = ("steps", "epochs")
@@ -56,18 +56,21 @@ def check_changes(config: Config, recorded: Config, workdir: epath.Path) -> None
 
 
 def _hindrance(key: str, config: Config) -> str:
-    regularise = config.regularise
-    if key in ("evaluation.every", "evaluation.rows") and regularise.adapt:
-        return "config.regularise.adapt follows what evaluations find"
-    if key in LENGTH and regularise.adapt:
-        return "config.regularise.adapt follows the evaluations, of which the last step has one"
-    if key in LENGTH and regularise.prune:
-        return "config.regularise.prune is spread over the steps"
+    regularization = config.regularization
+    if key in ("evaluation.every", "evaluation.num_examples") and regularization.penalty_adaptation:
+        return "config.regularization.penalty_adaptation follows what evaluations find"
+    if key in LENGTH and regularization.penalty_adaptation:
+        return (
+            "config.regularization.penalty_adaptation follows the evaluations, of which the last "
+            "step has one"
+        )
+    if key in LENGTH and regularization.sparsity:
+        return "config.regularization.sparsity is spread over the steps"
     if key != "model.scan" or config.model.share_layers:
         return ""
     if config.optimizer.name == "adafactor":
         return "adafactor's means and clipping are those of stacked layers, or of single ones"
-    if "full" not in method_names(config) or needs_start(regularise):
+    if "full" not in method_names(config) or needs_start(regularization):
         return "the parameters with which training began, read again, are of the other layout"
     return ""
 
@@ -114,5 +117,5 @@ def record_changes(config: Config, recorded: Config, workdir: epath.Path, done: 
 def asked_alike_since(workdir: epath.Path) -> int:
     """The step from which on evaluations were of the same held-out rows; -1: from the start."""
     records = read_metrics(workdir / CHANGES)
-    steps = [each["step"] for each in records if "evaluation.rows" in each["changed"]]
+    steps = [each["step"] for each in records if "evaluation.num_examples" in each["changed"]]
     return max(steps, default=-1)

@@ -41,7 +41,7 @@ def with_teacher(
     theirs = teacher_config(config)
     if theirs is None or program.teacher is None:
         return state
-    source = config.regularise.teacher
+    source = config.regularization.teacher
     known = _params(program.teacher, source, theirs, corpus)
     hold = check_origin if int(state.step) else record_origin
     leaves = jax.tree_util.tree_leaves_with_path(known)
@@ -61,7 +61,8 @@ def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | Task
     missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs, teacher.labels).keys()
     if missing:
         raise UserError(
-            f"config.regularise.teacher = {source!r} has no {', '.join(sorted(missing))}, and what "
+            f"config.regularization.teacher = {source!r} has no {', '.join(sorted(missing))}, "
+            f"and what "
             "it never learned it cannot teach; give the folder of a run that was trained from it"
         )
     return pretrained_params(teacher, theirs, jax.random.key(0))[0]
@@ -77,11 +78,11 @@ def _check_same_words(source: str, theirs: Config, corpus: Corpus | TaskData) ->
         words, labels = manifest["tokenizer"]["hash"], manifest.get("labels")
     if words != corpus.tokenizer.hash:
         raise UserError(
-            f"config.regularise.teacher = {source!r} has another tokenizer than "
+            f"config.regularization.teacher = {source!r} has another tokenizer than "
             f"config.data.tokenizer = {corpus.tokenizer.name!r}; use the same"
         )
     if labels != ours:
         raise UserError(
-            f"config.regularise.teacher = {source!r} has the labels {labels}, and its student "
+            f"config.regularization.teacher = {source!r} has the labels {labels}, and its student "
             f"{ours}; set config.task.labels"
         )

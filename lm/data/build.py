@@ -28,8 +28,8 @@ def build(
     source: str,
     tokenizer: str,
     vocab_size: int | None,
-    length: int,
-    validation: float,
+    seq_len: int,
+    validation_fraction: float,
 ) -> dict[str, Any]:
     """Fills `folder` with rows, metadata, `counts.npy` and `tokenizer.json`; returns the manifest.
 
@@ -38,15 +38,15 @@ def build(
         source: see `prepare`, as for the others.
         tokenizer: its name.
         vocab_size: number of tokens.
-        length: L.
-        validation: fraction of documents.
+        seq_len: L.
+        validation_fraction: fraction of documents.
 
     Raises:
         UserError: see `prepare`.
     """
     started = time.monotonic()
     logging.info("Preparing %s with tokenizer %s in %s", source, tokenizer, folder)
-    training = distinct(source, validation, Tally())
+    training = distinct(source, validation_fraction, Tally())
     made = make_tokenizer(
         tokenizer,
         vocab_size,
@@ -59,8 +59,8 @@ def build(
     )
     tally = Tally()
     pairs = holds_pairs(source)
-    splits = {split: _Split(folder, split, made, length, pairs) for split in SPLITS}
-    for batch in _batches(distinct(source, validation, tally)):
+    splits = {split: _Split(folder, split, made, seq_len, pairs) for split in SPLITS}
+    for batch in _batches(distinct(source, validation_fraction, tally)):
         encoded = iter(made.encode_batch([text for _, d in batch for text in _texts(d)]))
         for split, _ in batch:
             splits[split].packer.add(*itertools.islice(encoded, 2 if pairs else 1))
@@ -70,12 +70,12 @@ def build(
         split.write(split.packer.finish())
         split.writer.close()
     train_tokens = int(splits["train"].counts.sum())
-    if train_tokens < length:
+    if train_tokens < seq_len:
         raise UserError(
             f"the train split of {source} has {train_tokens} tokens, fewer than a row of "
-            f"length={length}; use a shorter length or more text"
+            f"seq_len={seq_len}; use a shorter seq_len or more text"
         )
-    fields = text_fields(length, made.vocab_size, pairs)
+    fields = text_fields(seq_len, made.vocab_size, pairs)
     write_metadata(folder, [split.writer for split in splits.values()], fields)
     with (folder / "counts.npy").open("wb") as file:
         np.save(file, splits["train"].counts)

@@ -61,53 +61,56 @@ def prepare(
     source: str,
     tokenizer: str = "bytes",
     vocab_size: int | None = None,
-    length: int,
-    validation: float,
+    seq_len: int,
+    validation_fraction: float,
     cache: epath.PathLike,
 ) -> Corpus:
     """Opens the corpus so described, and prepares it first if that was not done before.
 
-    A document's split depends on nothing but its text and `validation`, so train and validation
-    share no document, whatever else the source holds. A source with a validation or test split of
-    its own (some `tfds:` ones) keeps that instead, and a document that stands in both is left out
-    of train.
+    A document's split depends on nothing but its text and `validation_fraction`, so train and
+    validation share no document, whatever else the source holds. A source with a validation or
+    test split of its own (some `tfds:` ones) keeps that instead, and a document that stands in
+    both is left out of train.
 
-    The manifest holds `source`, `length`, `validation`, `tokenizer` (its spec), `hash` (of all
-    distinct documents in order, and their splits), `duplicates` and `empty` (documents left out),
-    `format`, and in `splits`, for each: `documents`, `rows`, `tokens` (targets), `bytes` (of text)
-    and `bytes_per_token`; of pairs also `long`, how many were left out because a side is longer
-    than a row; of a synthetic language also its `entropy`, nats per token. Beside it lie
-    `counts.npy` and, unless the tokenizer is bytes or characters, `tokenizer.json`.
+    The manifest holds `source`, `seq_len`, `validation_fraction`, `tokenizer` (its spec), `hash`
+    (of all distinct documents in order, and their splits), `duplicates` and `empty` (documents
+    left out), `format`, and in `splits`, for each: `documents`, `rows`, `tokens` (targets),
+    `bytes` (of text) and `bytes_per_token`; of pairs also `long`, how many were left out because a
+    side is longer than a row; of a synthetic language also its `entropy`, nats per token. Beside
+    it lie `counts.npy` and, unless the tokenizer is bytes or characters, `tokenizer.json`.
 
     Args:
         source: see `sources.documents`.
         tokenizer: `bytes`, `characters`, `bpe`, `wordpiece`, `unigram` (trained on the train
             split), or a path ending in `tokenizer.json`.
         vocab_size: number of tokens; None where the tokenizer has its own.
-        length: L, tokens to predict in a row.
-        validation: fraction of documents that are held out, between 0 and 1.
+        seq_len: L, tokens to predict in a row.
+        validation_fraction: fraction of documents that are held out, between 0 and 1.
         cache: folder that holds prepared corpora, on a local file system.
 
     Raises:
         UserError: an argument is out of range, the source is unknown, empty or not UTF-8, or a
             split has too little text.
     """
-    if length < 1:
-        raise UserError(f"length={length} is not a number of tokens; use 1 or more, such as 256")
-    if not 0 < validation < 1:
-        raise UserError(f"validation={validation} is not between 0 and 1; use for example 0.05")
+    if seq_len < 1:
+        raise UserError(f"seq_len={seq_len} is not a number of tokens; use 1 or more, such as 256")
+    if not 0 < validation_fraction < 1:
+        raise UserError(
+            f"validation_fraction={validation_fraction} is not between 0 and 1; use for example "
+            f"0.05"
+        )
     check_tokenizer(tokenizer, vocab_size)
     source = sources.complete(source, tokenizer, vocab_size)
     wanted: dict[str, Any] = {
         "source": source,
         "tokenizer": tokenizer,
         "vocab_size": vocab_size,
-        "length": length,
-        "validation": validation,
+        "seq_len": seq_len,
+        "validation_fraction": validation_fraction,
     }
     prints = [FORMAT, sources.fingerprint(source), tokenizer_fingerprint(tokenizer)]
     key = hashlib.sha256(json.dumps([wanted, prints], sort_keys=True).encode()).hexdigest()
-    folder = epath.Path(cache).expanduser() / f"{source.partition(':')[0]}-{length}-{key[:16]}"
+    folder = epath.Path(cache).expanduser() / f"{source.partition(':')[0]}-{seq_len}-{key[:16]}"
 
     def fill(partial: epath.Path) -> None:
         manifest = {"format": FORMAT, **wanted, **build(partial, **wanted)}

@@ -73,23 +73,23 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in _BATCH)
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
+def check_batch(mesh: Mesh, batch_size: int, grad_accum_steps: int) -> None:
     """Raises UserError where the rows of one part of a batch cannot be split over the devices."""
     shards = batch_parts(mesh)
-    unit = shards * accumulation
+    unit = shards * grad_accum_steps
     if batch_size % unit:
         lower = batch_size - batch_size % unit
         choice = f"{lower} or {lower + unit}" if lower else f"{unit}"
-        parts = f" x {accumulation} parts" if accumulation > 1 else ""
+        parts = f" x {grad_accum_steps} parts" if grad_accum_steps > 1 else ""
         raise UserError(
             f"config.batch_size = {batch_size} is not divisible by {shards} devices (data x fsdp)"
             f"{parts}; use {choice}"
         )
 
 
-def check_heads(mesh: Mesh, heads: int, kv_heads: int) -> None:
+def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
     """Raises UserError where attention's heads cannot be split over the tensor axis."""
-    for name, count in (("heads", heads), ("kv_heads", kv_heads)):
+    for name, count in (("num_heads", num_heads), ("num_kv_heads", num_kv_heads)):
         if count % mesh.shape["tensor"]:
             raise UserError(
                 f"config.model.{name} = {count} is not divisible by config.mesh.tensor = "

@@ -17,11 +17,11 @@ from lm.training.train_step import Program
 def written(
     program: Program, params: Any, data: Asked, config: Config, examples: Sequence[Example]
 ) -> list[str]:
-    """An answer of at most config.task.answer_tokens to each example, a batch at a time."""
+    """An answer of at most config.task.max_new_tokens to each example, a batch at a time."""
     task: Any = data.task
     params = turned(params)
     texts = data.tokenizer.encode_batch([task.texts(example)[0] for example in examples])
-    longest = task.answer_tokens + 1  # with what ends it, as in training
+    longest = task.max_new_tokens + 1  # with what ends it, as in training
     asked = [task.asked(text.ids, longest, data.layout) for text in texts]
     answers: list[str] = []
     for begin in range(0, len(asked), config.batch_size):
@@ -30,7 +30,7 @@ def written(
             program.model,
             params,
             prompts,
-            tokens=task.answer_tokens,
+            tokens=task.max_new_tokens,
             temperature=0.0,
             sources=memories if data.layout.memory else None,
         )

@@ -65,7 +65,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
         raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
     room = room_of(run.program.model)
     rows, cut = _rows(run, texts, room)
-    vectors = np.zeros((len(texts), run.config.model.features), np.float32)
+    vectors = np.zeros((len(texts), run.config.model.d_model), np.float32)
     pooled = jax.jit(_pooled, static_argnums=(0, 3), out_shardings=sharding.whole(run.program.mesh))
     for length, numbers in _by_length(rows, room).items():
         table = [_padded(rows[i], length) | {"number": np.array(i + 1)} for i in numbers]

@@ -56,7 +56,7 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
     batches = eval_batches(
         corpus.rows("validation"),
         batch_size=config.batch_size,
-        limit=config.evaluation.rows or None,
+        limit=config.evaluation.num_examples or None,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -69,7 +69,8 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
     if not tokens:
         raise UserError(
             f"objective {config.objective} asks for no token of the held-out rows; hold out more "
-            "(config.data.validation, config.evaluation.rows), or raise config.corruption.rate"
+            "(config.data.validation_fraction, config.evaluation.num_examples), or raise "
+            "config.corruption.mask_rate"
         )
     shares = words[words > 0] / tokens
     found = {
@@ -99,7 +100,7 @@ def true_nats_per_token(corpus: Corpus, config: Config) -> float:
     for rows in eval_batches(
         corpus.rows("validation"),
         batch_size=config.batch_size,
-        limit=config.evaluation.rows or None,
+        limit=config.evaluation.num_examples or None,
     ):
         real = rows["segments"] > 0
         nats += float(corpus.language.nats(rows["tokens"])[real].sum())

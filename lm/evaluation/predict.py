@@ -66,7 +66,7 @@ def predict(
             "examples with labels are of a run of config.task.name, and this one is a language "
             "model; `run.py generate` continues texts"
         )
-    config = override(config, {"evaluation.rows": 0})
+    config = override(config, {"evaluation.num_examples": 0})
     task, labels, layout = run.task_layout
     task = _writing(task, config, need_labels, tokens)
     examples = read_examples(config, task, labels, layout, sources)
@@ -153,8 +153,8 @@ def _writing(task: Task, config: Config, need_labels: bool, tokens: int | None) 
     most = most_written(config)
     if tokens is not None and tokens > most:
         raise UserError(f"--tokens={tokens} leaves a source too few positions; use at most {most}")
-    unasked = task.answer_tokens or (0 if need_labels else min(256, most))
-    return dataclasses.replace(task, answer_tokens=unasked if tokens is None else tokens)
+    unasked = task.max_new_tokens or (0 if need_labels else min(256, most))
+    return dataclasses.replace(task, max_new_tokens=unasked if tokens is None else tokens)
 
 
 def _check_labelled(task: Task, examples: Sequence[Any]) -> None:

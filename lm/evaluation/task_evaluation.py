@@ -21,9 +21,10 @@ Predictions = Sequence[dict[str, Any]]
 def predictions(program: Program, params: Any, data: Asked, config: Config) -> Predictions:
     """What the model says of each held-out example, in their order; see `Task.predict`.
 
-    config.evaluation.rows is how many examples, a sample that is the same for every run; 0: all.
+    config.evaluation.num_examples is how many examples, a sample that is the same for every run; 0:
+    all.
     """
-    examples = sample(data.examples(), config.evaluation.rows)
+    examples = sample(data.examples(), config.evaluation.num_examples)
     wanted = [row for example in examples for row in range(*example["rows"])]
     outputs: dict[int, Outputs] = {}
     batches = eval_batches(
@@ -38,7 +39,7 @@ def predictions(program: Program, params: Any, data: Asked, config: Config) -> P
         for place in np.flatnonzero(found["row"]):
             outputs[int(found["row"][place]) - 1] = {k: v[place] for k, v in found.items()}
     answers: list[Any] = [{}] * len(examples)
-    if data.task.answer_tokens:
+    if data.task.max_new_tokens:
         texts = written(program, params, data, config, examples)
         answers = [{"predicted": text} for text in texts]
     return [

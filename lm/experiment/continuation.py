@@ -45,9 +45,10 @@ def total_steps(config: Config, corpus: Corpus | TaskData) -> int:
             f"fewer than {most:.3g} epochs"
         )
     steps = max(1, round(config.epochs * rows / config.batch_size))
-    if config.schedule.warmup >= steps:
+    if config.schedule.warmup_steps >= steps:
         raise UserError(
-            f"config.schedule.warmup = {config.schedule.warmup} must be below the {steps} steps of "
+            f"config.schedule.warmup_steps = {config.schedule.warmup_steps} must be below the "
+            f"{steps} steps of "
             f"config.epochs = {config.epochs}; shorten the warm-up"
         )
     return steps

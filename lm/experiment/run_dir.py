@@ -46,7 +46,9 @@ def open_workdir(
         return None
     for key, (old, new) in changes.items():
         if key.startswith("evaluation."):
-            otherwise = "measure it by eval" if key == "evaluation.rows" else "another --workdir"
+            otherwise = (
+                "measure it by eval" if key == "evaluation.num_examples" else "another --workdir"
+            )
             raise UserError(
                 f"{workdir} is finished, with config.{key} = {old!r} instead of {new!r}; use that "
                 f"value, or {otherwise}"

@@ -60,7 +60,7 @@ def points(
         for seed in seeds:
             varied = override(config, {**overrides, "seed": seed})
             try:
-                if {"init_from", "tune.adapter_from"} & overrides.keys():
+                if {"init_from", "finetuning.adapter_from"} & overrides.keys():
                     varied = adopted(varied, overrides)
                 check(varied)
             except UserError as error:

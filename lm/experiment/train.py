@@ -93,7 +93,7 @@ class _Run:
     ):
         self.config, self.workdir, self.corpus, self.program = config, workdir, corpus, program
         self.steps, self.still_held = total_steps(config, corpus), still_held
-        self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        self.checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
         root = jax.random.key(config.seed)
         self.key = jax.random.fold_in(root, 1)
         key = jax.random.fold_in(root, 0)

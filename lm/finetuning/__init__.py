@@ -23,7 +23,7 @@ from lm.finetuning.subset import count, join, split
 METHODS: dict[str, Method] = {
     "full": Method(choice.everything),
     "head": Method(choice.head),
-    "layers": Method(choice.top_layers, others=("top",)),
+    "layers": Method(choice.top_layers, others=("num_layers",)),
     "bitfit": Method(choice.biases),
     "norms": Method(choice.norms),
     "softmax": Method(choice.softmaxes),
@@ -37,7 +37,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-FIXED = ("method", "adapter_from")  # knobs of config.tune that are no method's options
+FIXED = ("method", "adapter_from")  # knobs of config.finetuning that are no method's options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Tuning:
 def tuning(config: Config) -> Tuning:
     """The methods that a config names, built with its options."""
     names = method_names(config)
-    chosen, additions = chosen_options(config.tune, FIXED), []
+    chosen, additions = chosen_options(config.finetuning, FIXED), []
     for method in (METHODS[name] for name in names):
         if method.adds is not None:
             own = {field.name for field in dataclasses.fields(method.adds)} & set(chosen)
@@ -86,14 +86,14 @@ def tuning(config: Config) -> Tuning:
 
 
 def method_names(config: Config) -> tuple[str, ...]:
-    """The names in `config.tune.method`."""
-    return tuple(config.tune.method.split("+"))
+    """The names in `config.finetuning.method`."""
+    return tuple(config.finetuning.method.split("+"))
 
 
 def room(config: Config) -> int:
     """Positions that are left for a text; see `lm.finetuning.tuned.room_of`."""
-    own = config.tune.virtual_tokens or Prompt.virtual_tokens
-    return config.model.max_length - (own if "prompt" in method_names(config) else 0)
+    own = config.finetuning.num_virtual_tokens or Prompt.num_virtual_tokens
+    return config.model.max_seq_len - (own if "prompt" in method_names(config) else 0)
 
 
 def _frozen(value: Any) -> Any:

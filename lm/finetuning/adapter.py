@@ -42,21 +42,23 @@ class Adapter:
     """y + f(y) or y + f(x), with x and y a branch's inputs and outputs and f a bottleneck.
 
     Attributes:
-      bottleneck: the inner width of f, at least 1.
-      placement: "houlsby": y + f(y) in every branch, attention and feed-forward (1902.00751);
-        "pfeiffer": y + f(y) in the feed-forward ones (2005.00247); "parallel": y + f(x) there
-        (2110.04366).
+      adapter_dim: the inner width of f, at least 1.
+      adapter_placement: "houlsby": y + f(y) in every branch, attention and feed-forward
+        (1902.00751); "pfeiffer": y + f(y) in the feed-forward ones (2005.00247); "parallel": y +
+        f(x) there (2110.04366).
     """
 
-    bottleneck: int = 64
-    placement: str = "houlsby"
+    adapter_dim: int = 64
+    adapter_placement: str = "houlsby"
 
     name: ClassVar[str] = "adapter"
 
     def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         """Adds to the branches of the placement; an interceptor of `flax.linen`."""
         y, branch = call(*arguments, **keywords), context.module
-        if context.method_name != "__call__" or not isinstance(branch, PLACEMENTS[self.placement]):
+        if context.method_name != "__call__" or not isinstance(
+            branch, PLACEMENTS[self.adapter_placement]
+        ):
             return y
-        added = Bottleneck(self.bottleneck, branch.dtype, branch.param_dtype, name=self.name)
-        return y + added(arguments[0] if self.placement == "parallel" else y)
+        added = Bottleneck(self.adapter_dim, branch.dtype, branch.param_dtype, name=self.name)
+        return y + added(arguments[0] if self.adapter_placement == "parallel" else y)

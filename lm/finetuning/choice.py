@@ -20,14 +20,15 @@ def head(path: tuple[str, ...], config: Config) -> int | None:
 
 
 def top_layers(path: tuple[str, ...], config: Config) -> int | None:
-    """The last `tune.top` blocks of every stack, its closing norm, and the head (1911.03090).
+    """The last `finetuning.num_layers` blocks of every stack, its closing norm, and the head
+    (1911.03090).
 
     Scanned layers are stacked in one array, of which the last are trained; its gradient is computed
     whole and the first part dropped.
     """
     if path[0] not in ("stack", "encoder"):
         return head(path, config)
-    frozen = config.model.layers - (config.tune.top or 1)
+    frozen = config.model.num_layers - (config.finetuning.num_layers or 1)
     if path[1] == "layers":
         return frozen
     if path[1].startswith("layer_"):

@@ -68,7 +68,8 @@ def check_targets(targets: Iterable[str], *trees: Any) -> None:
         if not any(ends_with(path, (target,)) for path in moved):
             names = sorted({path[-2] for path in paths if path[-1] == "kernel"})
             raise UserError(
-                f"config.tune.targets has {target!r}, which is no matrix of this model; it has "
+                f"config.finetuning.target_modules has {target!r}, which is no matrix of this "
+                f"model; it has "
                 f"{', '.join(names)}{nearest(target, names)}"
             )
 
@@ -88,12 +89,13 @@ class Lora:
     Attributes:
       rank: r, at least 1.
       alpha: scales the update.
-      targets: names of the matrices, such as "query", or "attention/out" where "out" is of several.
+      target_modules: names of the matrices, such as "query", or "attention/out" where "out" is of
+      several.
     """
 
     rank: int = 8
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("query", "value")
+    target_modules: tuple[str, ...] = ("query", "value")
 
     name: ClassVar[str] = "lora"
     module: ClassVar[type[LowRank]] = LowRank
@@ -106,7 +108,7 @@ class Lora:
     def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         """Adds to the dense layers that are targets; an interceptor of `flax.linen`."""
         y, layer = call(*arguments, **keywords), context.module
-        if not isinstance(layer, nn.Dense) or not ends_with(layer.path, self.targets):
+        if not isinstance(layer, nn.Dense) or not ends_with(layer.path, self.target_modules):
             return y
         options: Any = {"dtype": layer.dtype, "param_dtype": layer.param_dtype, "name": self.name}
         added: Any = self.module(rank=self.rank, scale=self.scale, **options)

@@ -28,7 +28,7 @@ class Method:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of the method's options, knobs of `config.tune`."""
+        """The names of the method's options, knobs of `config.finetuning`."""
         own = () if self.adds is None else tuple(f.name for f in dataclasses.fields(self.adds))
         return own + self.others
 

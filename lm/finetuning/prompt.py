@@ -49,10 +49,10 @@ class Prompt:
     encoder-decoder stand before the encoder's text.
 
     Attributes:
-      virtual_tokens: P, at least 1.
+      num_virtual_tokens: P, at least 1.
     """
 
-    virtual_tokens: int = 20
+    num_virtual_tokens: int = 20
 
     name: ClassVar[str] = "prompt"
 
@@ -70,7 +70,7 @@ class Prompt:
             return call(*arguments, **keywords)
 
     def _inside(self, side, fresh, call, arguments, keywords, context) -> Any:
-        module, number = context.module, self.virtual_tokens
+        module, number = context.module, self.num_virtual_tokens
         if module.name not in side or context.method_name != "__call__":
             return call(*arguments, **keywords)
         given = inspect.signature(call).bind(*arguments, **keywords).arguments
@@ -93,7 +93,7 @@ class Prompt:
         return y[:, number:] if fresh else y
 
     def _places(self, positions: jax.Array, fresh: bool) -> jax.Array:
-        number = self.virtual_tokens
+        number = self.num_virtual_tokens
         later = positions + number
         if not fresh:
             return later
@@ -102,7 +102,7 @@ class Prompt:
 
     def _seen(self, mask: Mask, positions: jax.Array) -> Mask:
         """The mask of a text, for prompt and text."""
-        segments, number = mask.segments, self.virtual_tokens
+        segments, number = mask.segments, self.num_virtual_tokens
         assert segments is not None and mask.padding is None
         document = jnp.max(segments, axis=1, keepdims=True)
         alone = jnp.all((segments == document) | (segments == 0), axis=1, keepdims=True)
@@ -117,7 +117,7 @@ class Prompt:
 
     def _decoding(self, mask: Mask, positions: jax.Array, fresh: bool) -> Mask:
         offset: Any = mask.offset
-        number, prefix = self.virtual_tokens, mask.prefix
+        number, prefix = self.num_virtual_tokens, mask.prefix
         padding = _before(mask.padding, number, True)
         mask = dataclasses.replace(
             mask,
@@ -140,10 +140,10 @@ class Prefix:
     dropped after training.
 
     Attributes:
-      virtual_tokens: P, at least 1.
+      num_virtual_tokens: P, at least 1.
     """
 
-    virtual_tokens: int = 20
+    num_virtual_tokens: int = 20
 
     name: ClassVar[str] = "prefix"
 
@@ -163,14 +163,14 @@ class Prefix:
         query, key, value, mask, *rest = arguments
         options: Any = {"vectors_init": nn.initializers.normal(0.02), "param_dtype": jnp.float32}
         more: Any = [
-            Vectors(self.virtual_tokens, **options, name=f"{self.name}_{kind}")
+            Vectors(self.num_virtual_tokens, **options, name=f"{self.name}_{kind}")
             for kind in ("key", "value")
         ]
         key, value = more[0](key), more[1](value)
         return call(query, key, value, self._seen(mask), *rest, **keywords)
 
     def _seen(self, mask: Mask) -> Mask:
-        number, segments, positions = self.virtual_tokens, mask.segments, mask.positions
+        number, segments, positions = self.num_virtual_tokens, mask.segments, mask.positions
         assert positions is not None
         of_keys = positions if mask.key_positions is None else mask.key_positions
         own = jnp.broadcast_to(jnp.arange(-number, 0), (len(of_keys), number))

@@ -34,4 +34,4 @@ class TunedTransformer(Transformer):
 def room_of(model: Transformer) -> int:
     """Positions that are left for a text: learned words (method prompt) stand before it."""
     added = model.additions if isinstance(model, TunedTransformer) else ()
-    return model.max_length - sum(x.virtual_tokens for x in added if isinstance(x, Prompt))
+    return model.max_seq_len - sum(x.num_virtual_tokens for x in added if isinstance(x, Prompt))

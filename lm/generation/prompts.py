@@ -104,11 +104,11 @@ def arrange(
 
 def _check_length(model: Transformer, what: str, longest: int, tokens: int) -> None:
     if longest + tokens > (room := room_of(model)):
-        learned = model.max_length - room
+        learned = model.max_seq_len - room
         less = f", {learned} of them for learned words" if learned else ""
         raise UserError(
             f"{what} of {longest} tokens and {tokens} more need {longest + tokens} positions, but "
-            f"the model has config.model.max_length = {model.max_length}{less}; ask for fewer"
+            f"the model has config.model.max_seq_len = {model.max_seq_len}{less}; ask for fewer"
         )
 
 

@@ -19,10 +19,11 @@ class Embedding(nn.Module):
     Normalised in BERT and after it (1810.04805), factorised, E < D, in ALBERT (1909.11942).
 
     Attributes:
-      features: D.
-      positions: "learned" and "sinusoidal" are added here; the others are attention's matter.
-      max_length: rows of learned positions.
-      token_types: number of types, of which each position has one; 0: none.
+      d_model: D.
+      position_embedding: "learned" and "sinusoidal" are added here; the others are attention's
+        matter.
+      max_seq_len: rows of learned positions.
+      num_token_types: number of types, of which each position has one; 0: none.
       scale: c, of the words.
       norm: a name of `NORMS`, or None.
       epsilon: of the norm.
@@ -31,10 +32,10 @@ class Embedding(nn.Module):
       dtype, param_dtype: of computation and of parameters.
     """
 
-    features: int
-    positions: str
-    max_length: int
-    token_types: int
+    d_model: int
+    position_embedding: str
+    max_seq_len: int
+    num_token_types: int
     scale: float
     norm: str | None
     epsilon: float
@@ -49,23 +50,23 @@ class Embedding(nn.Module):
     ) -> jax.Array:
         """[B, L, E], places [B, L] and types [B, L] (None: all 0) -> [B, L, D]."""
         x = words if self.scale == 1.0 else words * self.scale
-        if self.positions == "learned":
-            x += self._table("position_embedding", self.max_length, x.shape[-1])[positions]
-        elif self.positions == "sinusoidal":
+        if self.position_embedding == "learned":
+            x += self._table("position_embedding", self.max_seq_len, x.shape[-1])[positions]
+        elif self.position_embedding == "sinusoidal":
             x += sinusoids(positions, x.shape[-1]).astype(x.dtype)
-        if self.token_types:
-            if self.positions != "learned" and self.is_initializing():
+        if self.num_token_types:
+            if self.position_embedding != "learned" and self.is_initializing():
                 self.make_rng("params")  # the places' draw: types begin alike beside any places
             types = jnp.zeros_like(positions) if types is None else types
-            x += self._table("type_embedding", self.token_types, x.shape[-1])[types]
+            x += self._table("type_embedding", self.num_token_types, x.shape[-1])[types]
         x = x.astype(self.dtype)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.norm is not None:
             x = NORMS[self.norm](epsilon=self.epsilon, name="norm", **dtypes)(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        if x.shape[-1] == self.features:
+        if x.shape[-1] == self.d_model:
             return x
-        widen = Dense(self.features, kernel_init=self.table_init, name="projection", **dtypes)
+        widen = Dense(self.d_model, kernel_init=self.table_init, name="projection", **dtypes)
         return widen(x)
 
     def _table(self, name: str, rows: int, features: int) -> jax.Array:

@@ -30,7 +30,7 @@ def build_model(
     With a mesh, its devices share the work of the output head. `layout` is of a task's rows.
     """
     groups: dict[str, Any] = {
-        name: _attention(group, config.model.max_length)
+        name: _attention(group, config.model.max_seq_len)
         for name, group in attention_groups(config).items()
     }
     output = {"head": config.output.head, "tied": config.output.tied}
@@ -45,7 +45,7 @@ def build_model(
     groups |= {"output": output, **config.model}
     if layout is not None:
         groups |= {"readout": build_task(config).readout, "outcomes": layout.outcomes}
-    if additions := noises(config.regularise) + tuning(config).additions:
+    if additions := noises(config.regularization) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
 
@@ -76,7 +76,7 @@ def _check_outcomes(output: dict[str, Any], outcomes: int, vocab_size: int) -> N
 
 def _attention(group: Config, horizon: int) -> dict[str, Any]:
     """A group of attention's knobs as the model takes them."""
-    fixed = ("mechanism", "weighting", "block", "learn", "anneal")
+    fixed = ("mechanism", "weighting", "query_chunk_size", "learn", "anneal")
     attention = {name: group[name] for name in fixed}
     chosen = chosen_options(group, fixed)
     own = ATTENTIONS[group.mechanism].own_options()

@@ -40,11 +40,11 @@ class FeedForward(nn.Module):
     """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out for the gated kinds (2002.05202).
 
     Attributes:
-      hidden: the inner width.
+      mlp_dim: the inner width.
       activation: a name of `ACTIVATIONS`.
     """
 
-    hidden: int
+    mlp_dim: int
     activation: str
     bias: bool
     kernel_init: Any
@@ -56,10 +56,10 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, D]."""
         act = ACTIVATIONS[self.activation]
-        inner = materialise(self._dense("in", self.hidden, self.kernel_init)(x))
+        inner = materialise(self._dense("in", self.mlp_dim, self.kernel_init)(x))
         # Only the inputs of the activation are kept for the backward pass.
         if self.activation in GATED:
-            gate = materialise(self._dense("gate", self.hidden, self.kernel_init)(x))
+            gate = materialise(self._dense("gate", self.mlp_dim, self.kernel_init)(x))
             inner = jax.checkpoint(lambda gate, inner: act(gate) * inner)(gate, inner)
         else:
             inner = jax.checkpoint(act)(inner)
@@ -149,24 +149,25 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """`layers` blocks of one kind, scanned (compile time does not grow with depth) or unrolled.
+    """`num_layers` blocks of one kind, scanned (compile time does not grow with depth) or unrolled.
 
     A norm closes a pre-norm or sandwich stack. What distances add to scores is the same in every
     layer.
 
     Attributes:
-      layers: their number.
+      num_layers: their number.
       block: keyword arguments of `Block`.
-      positions: "alibi" and "relative" are added to scores here; the others are not its matter.
+      position_embedding: "alibi" and "relative" are added to scores here; the others are not its
+        matter.
       buckets, farthest: of relative positions; see `Buckets`.
       share: all layers have the same parameters (ALBERT, 1909.11942); always scanned.
       scan: stacks the layers' parameters along a leading axis and scans over it.
       remat: recomputes each block in the backward pass.
     """
 
-    layers: int
+    num_layers: int
     block: Any
-    positions: str
+    position_embedding: str
     buckets: int
     farthest: int
     share: bool
@@ -193,7 +194,7 @@ class Stack(nn.Module):
         bias = self._position_bias(mask.causal)
         arguments = (positions, mask, memory, memory_mask, train, cache_length, bias)
         if not (self.scan or self.share):
-            for layer in range(self.layers):
+            for layer in range(self.num_layers):
                 x = kind(**self.block, name=f"layer_{layer}")(x, *arguments)
         else:
             axes: Any = {"cache": 0, "intermediates": 0}
@@ -202,7 +203,7 @@ class Stack(nn.Module):
                 variable_axes=axes if self.share else axes | {"params": 0},
                 variable_broadcast="params" if self.share else False,
                 split_rngs={"params": not self.share, "dropout": True, "softmax": True},
-                length=self.layers,
+                length=self.num_layers,
             )
             name = "shared_layer" if self.share else "layers"
             x, _ = scanned(kind(**self.block, name=name), x, None)
@@ -212,10 +213,10 @@ class Stack(nn.Module):
         return x
 
     def _position_bias(self, causal: bool) -> Slopes | Buckets | None:
-        heads = self.block["attention"]["heads"]
-        if self.positions == "alibi":
+        heads = self.block["attention"]["num_heads"]
+        if self.position_embedding == "alibi":
             return Slopes(jnp.asarray(alibi_slopes(heads)))
-        if self.positions == "relative":
+        if self.position_embedding == "relative":
             init, dtype = nn.initializers.normal(0.02), self.block["param_dtype"]
             table = self.param("relative_position", init, (self.buckets, heads), dtype)
             return Buckets(table, self.farthest, causal)
@@ -226,12 +227,12 @@ class HeadTransform(nn.Module):
     """norm(act(h W + b)): what BERT puts between the stack and the head (1810.04805).
 
     Attributes:
-      features: E, of the result.
+      d_model: E, of the result.
       activation: a name of `ACTIVATIONS` that is not gated.
       norm, epsilon: as of `Block`.
     """
 
-    features: int
+    d_model: int
     activation: str
     norm: str
     epsilon: float
@@ -243,7 +244,7 @@ class HeadTransform(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, E]."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = Dense(self.features, kernel_init=self.kernel_init, name="in", **dtypes)
+        dense = Dense(self.d_model, kernel_init=self.kernel_init, name="in", **dtypes)
         x = ACTIVATIONS[self.activation](dense(hidden))
         return NORMS[self.norm](epsilon=self.epsilon, name="norm", **dtypes)(x)
 

@@ -18,7 +18,7 @@ FAR = -1e4  # the logit of what cannot be chosen: its probability is 0 in float3
 class All(nn.Module):
     """Every position, [B, L, D]: language modelling."""
 
-    features: int
+    d_model: int
     query_init: Any
     param_dtype: Any
     extra = 0  # features that a readout adds
@@ -53,7 +53,7 @@ class Pooled(All):
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """See `All`; several texts have their first positions in `batch.places`."""
         dense = nn.Dense(
-            self.features,
+            self.d_model,
             kernel_init=self.query_init,
             dtype=hidden.dtype,
             param_dtype=self.param_dtype,
@@ -114,7 +114,7 @@ class Span(All):
 
     def point(self, table: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Queries [B, T, D + 1] and the table [B, V, D + 1] in which only `real` [B, V] count."""
-        shape = (self.queries, self.features)
+        shape = (self.queries, self.d_model)
         query = self.param("query", self.query_init, shape, self.param_dtype).astype(table.dtype)
         query = jnp.pad(query, ((0, 0), (0, 1)), constant_values=1)
         barred = jnp.where(real, 0.0, FAR)[:, :, None].astype(table.dtype)

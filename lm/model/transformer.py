@@ -40,34 +40,34 @@ class Transformer(nn.Module):
     attention: Mapping[str, Any]
     output: Mapping[str, Any]
     architecture: str
-    layers: int
-    features: int
-    embedding_features: int | None
+    num_layers: int
+    d_model: int
+    embedding_dim: int | None
     embedding_norm: bool
     embedding_scale: float
-    token_types: int
-    heads: int
-    kv_heads: int | None
-    head_size: int | None
-    hidden: int | None
+    num_token_types: int
+    num_heads: int
+    num_kv_heads: int | None
+    head_dim: int | None
+    mlp_dim: int | None
     activation: str
     bias: bool
     qkv_bias: bool | None
     norm: str
     norm_position: str
-    norm_epsilon: float
-    positions: str
-    max_length: int
-    rotary_base: float
-    relative_buckets: int
-    relative_distance: int
+    norm_eps: float
+    position_embedding: str
+    max_seq_len: int
+    rope_theta: float
+    relative_num_buckets: int
+    relative_max_distance: int
     score_scale: float | None
     qk_norm: bool
     share_layers: bool
     head_transform: bool
     pooler: bool
     dropout: float
-    init_scale: float
+    init_std: float
     depth_scaled_init: bool
     dtype: str
     param_dtype: str
@@ -80,21 +80,21 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts: word table, embeddings, stacks and head."""
-        normal = nn.initializers.normal(self.init_scale)
+        normal = nn.initializers.normal(self.init_std)
         dtypes = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
         self.embedding = self.param(
             "embedding",
             normal,
-            (self.vocab_size, self.embedding_features or self.features),
+            (self.vocab_size, self.embedding_dim or self.d_model),
             dtypes["param_dtype"],
         )
-        norm: dict[str, Any] = {"norm": self.norm, "epsilon": self.norm_epsilon}
+        norm: dict[str, Any] = {"norm": self.norm, "epsilon": self.norm_eps}
         inits: dict[str, Any] = {"kernel_init": normal, **dtypes}
         embedding = {
-            "features": self.features,
-            "positions": self.positions,
-            "max_length": self.max_length,
-            "token_types": self.token_types,
+            "d_model": self.d_model,
+            "position_embedding": self.position_embedding,
+            "max_seq_len": self.max_seq_len,
+            "num_token_types": self.num_token_types,
             "scale": self.embedding_scale,
             **(norm if self.embedding_norm else norm | {"norm": None}),
             "dropout": self.dropout,
@@ -102,10 +102,10 @@ class Transformer(nn.Module):
             **dtypes,
         }
         stack = {
-            "layers": self.layers,
-            "positions": self.positions,
-            "buckets": self.relative_buckets,
-            "farthest": self.relative_distance,
+            "num_layers": self.num_layers,
+            "position_embedding": self.position_embedding,
+            "buckets": self.relative_num_buckets,
+            "farthest": self.relative_max_distance,
             "share": self.share_layers,
             "scan": self.scan,
             "remat": self.remat,
@@ -124,24 +124,24 @@ class Transformer(nn.Module):
             self.pool = Pooler(**inits)
         self.tied = self.output["tied"]
         self.read = READOUTS[self.readout](
-            self.features, nn.initializers.normal(self.init_scale), dtypes["param_dtype"]
+            self.d_model, nn.initializers.normal(self.init_std), dtypes["param_dtype"]
         )
         self.head = self.output_head()
 
     @property
     def _head_features(self) -> int:
         """Width of what the head sees: a transform leads back to the embedding's."""
-        return (self.head_transform and self.embedding_features) or self.features
+        return (self.head_transform and self.embedding_dim) or self.d_model
 
     @nn.nowrap  # so that it can be asked for outside `apply` too
     def output_head(self) -> Any:
         """The head that the config's group describes."""
         options = {k: v for k, v in self.output.items() if k not in ("head", "tied")}
-        features = self._head_features if self.readout == "all" else self.features
+        features = self._head_features if self.readout == "all" else self.d_model
         return OUTPUTS[self.output["head"]](
             self.outcomes or self.vocab_size,
             features + READOUTS[self.readout].extra,
-            table_init=nn.initializers.normal(self.init_scale),
+            table_init=nn.initializers.normal(self.init_std),
             dtype=jnp.dtype(self.dtype),
             param_dtype=jnp.dtype(self.param_dtype),
             **options,
@@ -155,16 +155,16 @@ class Transformer(nn.Module):
     ) -> dict[str, Any]:
         """Keyword arguments of `Block`, from the config's groups."""
         normal = nn.initializers.normal
-        depth = (2 * self.layers) ** -0.5 if self.depth_scaled_init else 1.0
+        depth = (2 * self.num_layers) ** -0.5 if self.depth_scaled_init else 1.0
         inits = {
-            "kernel_init": normal(self.init_scale),
-            "out_init": normal(self.init_scale * depth),
+            "kernel_init": normal(self.init_std),
+            "out_init": normal(self.init_std * depth),
         }
         heads = {
-            "heads": self.heads,
-            "kv_heads": self.kv_heads or self.heads,
-            "head_size": self.head_size or self.features // self.heads,
-            "rotary_base": self.rotary_base if self.positions == "rotary" else None,
+            "num_heads": self.num_heads,
+            "num_kv_heads": self.num_kv_heads or self.num_heads,
+            "head_dim": self.head_dim or self.d_model // self.num_heads,
+            "rope_theta": self.rope_theta if self.position_embedding == "rotary" else None,
             "score_scale": self.score_scale,
             "qk_norm": self.qk_norm,
             "bias": self.bias if self.qkv_bias is None else self.qkv_bias,
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
             return {"mechanism": mechanism, **heads}
 
         feed_forward = {
-            "hidden": self.hidden or 4 * self.features,
+            "mlp_dim": self.mlp_dim or 4 * self.d_model,
             "activation": self.activation,
             "bias": self.bias,
             **inits,
@@ -191,7 +191,7 @@ class Transformer(nn.Module):
             "cross_attention": None if cross is None else layer(cross),
             "feed_forward": feed_forward,
             "norm": self.norm,
-            "epsilon": self.norm_epsilon,
+            "epsilon": self.norm_eps,
             "norm_position": self.norm_position,
             "dropout": self.dropout,
             **dtypes,

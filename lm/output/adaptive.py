@@ -53,11 +53,11 @@ class AdaptiveHead(Head):
         self.order, self.ranks = by_frequency(self.counts, self.vocab_size)
         frequent, clusters = self.starts[0], len(self.starts) - 1
         init, dtype = self.table_init, self.param_dtype
-        self.head = self.param("head_table", init, (frequent + clusters, self.features), dtype)
+        self.head = self.param("head_table", init, (frequent + clusters, self.d_model), dtype)
         tails = []
         for i, (start, end) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
-            size = max(1, self.features // self.divisor ** (i + 1))
-            down = self.param(f"down_{i}_kernel", init, (size, self.features), dtype)
+            size = max(1, self.d_model // self.divisor ** (i + 1))
+            down = self.param(f"down_{i}_kernel", init, (size, self.d_model), dtype)
             tails.append((down, self.param(f"tail_{i}_table", init, (end - start, size), dtype)))
         self.tails = tails
 
@@ -101,7 +101,7 @@ class AdaptiveHead(Head):
         value = total(in_chunks, self.head, None, hidden, self._entries(targets), weights)
         for i, tail in enumerate(self.tails):
             member, places = self._places(targets, i)
-            block = min(_BLOCK, block_size(len(hidden), 1.0, len(tail[1]), self.block))
+            block = min(_BLOCK, block_size(len(hidden), 1.0, len(tail[1]), self.token_chunk_size))
             own = jnp.where(member, weights, 0.0)
             value += total(gathered(of_tail, block), tail, None, hidden, places, own)
         return value

@@ -18,16 +18,16 @@ from lm.output.sharded import Shards, sharded, sharded_map
 class Head(nn.Module):
     """The contract of all heads, and the word table that most of them own or borrow.
 
-    A head is built with `vocab_size` V, `features` D and its own options. Every method takes hidden
+    A head is built with `vocab_size` V, `d_model` D and its own options. Every method takes hidden
     states [N, D] and, where the model ties it, the embedding table [V, D] instead of its own.
 
     Attributes:
       vocab_size: V, words.
-      features: D.
+      d_model: D.
       table_init: initialiser of the head's own table [V, D].
       dtype: of the matrix product's operands; sums and results are float32 at least.
       param_dtype: of the parameters.
-      block: tokens whose logits are computed at once; None: by size; 0: all.
+      token_chunk_size: tokens whose logits are computed at once; None: by size; 0: all.
       share: of the tokens that count in the loss, about. Below 1, those of weight 0 are left out
         before the head, and cost nothing.
       shards: how several devices share the work; None: as the compiler finds.
@@ -54,11 +54,11 @@ class Head(nn.Module):
     by_words = types.MappingProxyType({"table": 0, "bias": 0})
 
     vocab_size: int
-    features: int
+    d_model: int
     table_init: Any = nn.initializers.normal(0.02)
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    block: int | None = None
+    token_chunk_size: int | None = None
     share: float = 1.0
     shards: Shards | None = None
     words_axis: str | None = None
@@ -139,7 +139,9 @@ class Head(nn.Module):
             if self.share == 1.0:
                 parts = chunked(loss, head.chunks(len(hidden), wanted))
             else:
-                parts = gathered(loss, block_size(len(hidden), self.share, wanted, self.block))
+                parts = gathered(
+                    loss, block_size(len(hidden), self.share, wanted, self.token_chunk_size)
+                )
             return parts(params, key, rows, hidden, *tokens)
 
         if shards is not None:
@@ -185,7 +187,9 @@ class Head(nn.Module):
             if self.share == 1.0:
                 parts = chunked_map(function, head.chunks(size, wanted))
             else:
-                parts = gathered_map(function, block_size(size, self.share, wanted, self.block))
+                parts = gathered_map(
+                    function, block_size(size, self.share, wanted, self.token_chunk_size)
+                )
             return parts(params, hidden, *tokens)
 
         if shards is not None:
@@ -211,7 +215,7 @@ class Head(nn.Module):
     def chunks(self, tokens: int, per_token: int) -> int:
         """In how many chunks so many tokens are computed, with so many logits for each."""
         devices = 1 if self.shards is None else self.shards.mesh.size
-        return chunk_count(tokens, per_token, self.block, devices)
+        return chunk_count(tokens, per_token, self.token_chunk_size, devices)
 
     def describe(self, tokens: int) -> str:
         """How training computes so many tokens, for a run's log."""
@@ -222,7 +226,7 @@ class Head(nn.Module):
             tokens, wanted = tokens // shards.token_parts, wanted // shards.word_parts
             words = f" of {self.vocab_size // shards.word_parts} words on each device"
         if self.share < 1.0:
-            size = block_size(tokens, self.share, wanted, self.block)
+            size = block_size(tokens, self.share, wanted, self.token_chunk_size)
             return f"{size} of {tokens} tokens gathered at a time{words}"
         chunks = self.chunks(tokens, wanted)
         if chunks == 1:
@@ -244,7 +248,7 @@ class Head(nn.Module):
         if embedding is not None:
             return embedding
         return self.param(
-            "table", self.table_init, (self.vocab_size, self.features), self.param_dtype
+            "table", self.table_init, (self.vocab_size, self.d_model), self.param_dtype
         )
 
     def logits(self, hidden: jax.Array, table: jax.Array) -> jax.Array:

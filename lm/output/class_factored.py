@@ -36,7 +36,7 @@ class ClassFactoredHead(Head):
     @property
     def logits_per_token(self) -> int:
         """The vectors of a token's class are gathered for it."""
-        return self.size * self.features + -(-self.vocab_size // self.size)
+        return self.size * self.d_model + -(-self.vocab_size // self.size)
 
     def members(self) -> np.ndarray:
         """Words of each class, [C, size], by rank; V where there is none."""
@@ -48,7 +48,7 @@ class ClassFactoredHead(Head):
     def tables(self, embedding: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Vectors of the classes, [C, D], and of the words, [V, D]."""
         words = self.table(embedding)  # first, so that it begins as that of other heads
-        shape = (len(self.members()), self.features)
+        shape = (len(self.members()), self.d_model)
         return self.param("class_table", self.table_init, shape, self.param_dtype), words
 
     def loss(

@@ -30,7 +30,7 @@ class CrfHead(Head):
     ) -> tuple[jax.Array, jax.Array]:
         """Scores of the tags, [..., L, V], and of their transitions, [V, V], from row to column."""
         shape, zeros = (self.vocab_size, self.vocab_size), nn.initializers.zeros
-        z = self.logits(hidden.reshape(-1, self.features), self.table(embedding))
+        z = self.logits(hidden.reshape(-1, self.d_model), self.table(embedding))
         z += self.param("bias", zeros, (self.vocab_size,), self.param_dtype)
         transitions = self.param("transitions", zeros, shape, self.param_dtype)
         return z.reshape(*hidden.shape[:-1], -1), transitions.astype(z.dtype)

@@ -30,7 +30,7 @@ class HierarchicalHead(Head):
 
     def setup(self) -> None:
         """Makes the vectors of the tree's nodes."""
-        shape = (self.vocab_size - 1, self.features)
+        shape = (self.vocab_size - 1, self.d_model)
         self.nodes = self.param("node_table", self.table_init, shape, self.param_dtype)
 
     @property
@@ -42,7 +42,7 @@ class HierarchicalHead(Head):
     @property
     def logits_per_token(self) -> int:
         """The vectors of a token's path are gathered for it."""
-        return self.tree.path.shape[1] * self.features
+        return self.tree.path.shape[1] * self.d_model
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None

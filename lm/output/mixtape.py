@@ -41,8 +41,8 @@ class MixtapeHead(LogitsHead):
         forks, init = self.mixtures - 1, self.table_init
         if self.mixtures & forks:
             raise ValueError(f"mixtures = {self.mixtures} is no power of two; use 2, 4 or 8")
-        contexts = jnp.tanh(nn.Dense(self.mixtures * self.features, name="latent", **dense)(hidden))
-        contexts = contexts.reshape(-1, self.mixtures, self.features).swapaxes(0, 1)
+        contexts = jnp.tanh(nn.Dense(self.mixtures * self.d_model, name="latent", **dense)(hidden))
+        contexts = contexts.reshape(-1, self.mixtures, self.d_model).swapaxes(0, 1)
         table = self.table(embedding)
         logits = jnp.stack([self.logits(context, table) for context in contexts])
         if not forks:

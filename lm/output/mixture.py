@@ -37,7 +37,7 @@ class MixtureHead(Head):
     ) -> tuple[jax.Array, jax.Array]:
         """Log priors [N, K] and logits [N, K, V]."""
         priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
-        logits = self.logits(contexts.reshape(-1, self.features), self.table(embedding))
+        logits = self.logits(contexts.reshape(-1, self.d_model), self.table(embedding))
         log_priors = jax.nn.log_softmax(priors.astype(logits.dtype), axis=-1)
         return log_priors, logits.reshape(-1, self.mixtures, self.vocab_size)
 
@@ -96,6 +96,6 @@ def priors_and_contexts(
 
     priors = nn.Dense(mixtures, use_bias=False, name="prior", **dense)(hidden)
     start = {"kernel_init": nn.initializers.zeros} if residual else {}
-    latent = nn.Dense(mixtures * head.features, name="latent", **start, **dense)
-    contexts = jnp.tanh(latent(hidden)).reshape(-1, mixtures, head.features)
+    latent = nn.Dense(mixtures * head.d_model, name="latent", **start, **dense)
+    contexts = jnp.tanh(latent(hidden)).reshape(-1, mixtures, head.d_model)
     return priors, contexts + hidden[:, None] if residual else contexts

@@ -55,7 +55,7 @@ class VonMisesFisherHead(Head):
         # The floor keeps the norm's gradient finite at zero.
         length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(hidden), axis=-1), 1e-12))
         along = jnp.einsum("nd,nd->n", hidden, vectors)
-        return -log_normaliser(length, self.features) - along
+        return -log_normaliser(length, self.d_model) - along
 
 
 def log_normaliser(length: jax.Array, features: int) -> jax.Array:

@@ -18,9 +18,9 @@ from lm.tasks.token_classification import Tagging
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "regression": Regression,
-    "tagging": Tagging,
-    "answering": Answering,
-    "choice": Choice,
+    "token_classification": Tagging,
+    "extractive_qa": Answering,
+    "multiple_choice": Choice,
     "seq2seq": Seq2Seq,
     "instruction": Instruction,
 }

@@ -37,14 +37,15 @@ class Task:
       choice_labels: how a choice's label is written: a name of
         `lm.tasks.multiple_choice.READINGS`; "": as all examples allow.
       pooling: which hidden state stands for a text: a name of `POOLINGS`.
-      scheme: by which tags mark entities, a name of `lm.tasks.tag_scheme.MARKS`; "": as they tell.
-      separator: what stood between the words of a list of words.
-      longest_answer: tokens of an answer that is pointed at; None: as training's.
+      tag_scheme: by which tags mark entities, a name of `lm.tasks.tag_scheme.MARKS`; "": as they
+        tell.
+      word_separator: what stood between the words of a list of words.
+      max_answer_length: tokens of an answer that is pointed at; None: as training's.
       no_answer_threshold: by how many nats no answer must be likelier than the best to be said.
-      stride: tokens by which windows over a long text overlap.
+      doc_stride: tokens by which windows over a long text overlap.
       template: how a conversation is written out: a name of `lm.data.chat_template.TEMPLATES`.
       packing: short texts share rows of training, where `packable`.
-      answer_tokens: of what an evaluation writes; 0: it writes nothing.
+      max_new_tokens: of what an evaluation writes; 0: it writes nothing.
       metric: what tables rank by and early stopping watches, of `measures`; "": the first.
 
     Facts:
@@ -65,14 +66,14 @@ class Task:
     labels: tuple[str, ...]
     choice_labels: str
     pooling: str
-    scheme: str
-    separator: str
-    longest_answer: int | None
+    tag_scheme: str
+    word_separator: str
+    max_answer_length: int | None
     no_answer_threshold: float
-    stride: int
+    doc_stride: int
     template: str
     packing: bool
-    answer_tokens: int
+    max_new_tokens: int
     metric: str
 
     measures: ClassVar[Mapping[str, Measure]]

@@ -26,30 +26,31 @@ def check_task(config: Config) -> None:
     one_of("task.name", config.task.name, TASKS)
     one_of("task.format", config.task.format, ("", *FORMATS))
     one_of("task.pooling", config.task.pooling, POOLINGS)
-    one_of("task.scheme", config.task.scheme, ("", *MARKS))
+    one_of("task.tag_scheme", config.task.tag_scheme, ("", *MARKS))
     one_of("task.template", config.task.template, ("", *TEMPLATES))
     one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     task = build_task(config)
     one_of("task.metric", task.main, task.measures)
-    if config.task.stride < 0:
-        raise UserError(f"config.task.stride = {config.task.stride}: must be at least 0")
-    if (longest := config.task.longest_answer) is not None and longest < 1:
-        raise UserError(f"config.task.longest_answer = {longest}: must be at least 1 token")
+    if config.task.doc_stride < 0:
+        raise UserError(f"config.task.doc_stride = {config.task.doc_stride}: must be at least 0")
+    if (longest := config.task.max_answer_length) is not None and longest < 1:
+        raise UserError(f"config.task.max_answer_length = {longest}: must be at least 1 token")
     if not math.isfinite(config.task.no_answer_threshold):
         raise UserError(
             f"config.task.no_answer_threshold = {config.task.no_answer_threshold}: must be a "
             "number of nats"
         )
-    if config.task.answer_tokens and config.task.name != "seq2seq":
+    if config.task.max_new_tokens and config.task.name != "seq2seq":
         raise UserError(
-            f"config.task.answer_tokens makes task seq2seq write, and task {config.task.name} does "
+            f"config.task.max_new_tokens makes task seq2seq write, and task {config.task.name} "
+            f"does "
             "not; leave it out"
         )
     most = most_written(config)
-    if config.task.answer_tokens and config.task.answer_tokens > most:
+    if config.task.max_new_tokens and config.task.max_new_tokens > most:
         raise UserError(
-            f"config.task.answer_tokens = {config.task.answer_tokens} leaves a source too few of "
-            f"config.model.max_length = {config.model.max_length} positions; use at most {most}"
+            f"config.task.max_new_tokens = {config.task.max_new_tokens} leaves a source too few of "
+            f"config.model.max_seq_len = {config.model.max_seq_len} positions; use at most {most}"
         )
     _check_packing(config)
     if config.task.balanced and config.task.name != "classification":
@@ -74,10 +75,10 @@ def _check_packing(config: Config) -> None:
         )
     barred = {
         "config.task.balanced": config.task.balanced,
-        "config.regularise.mixup": config.regularise.mixup,
-        "config.regularise.delete": config.regularise.delete,
-        "config.regularise.smart": config.regularise.smart,
-        "config.regularise.freelb": config.regularise.freelb,
+        "config.regularization.mixup": config.regularization.mixup,
+        "config.regularization.token_deletion": config.regularization.token_deletion,
+        "config.regularization.smart": config.regularization.smart,
+        "config.regularization.freelb": config.regularization.freelb,
         f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].whole_rows,
         "method prompt": "prompt" in method_names(config),
     }
@@ -111,7 +112,7 @@ def most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
     if config.model.architecture == "encoder_decoder":
         return room(config) - len(framed(config.frame, 0).opens)
-    return room(config) - config.data.length // 2 - 2
+    return room(config) - config.data.seq_len // 2 - 2
 
 
 def _check_architecture(config: Config) -> None:
@@ -125,7 +126,7 @@ def _check_architecture(config: Config) -> None:
             f"task {name} wants config.model.architecture {' or '.join(suited)}, not "
             f"{architecture!r}"
         )
-    pooled = name in ("classification", "regression", "choice")
+    pooled = name in ("classification", "regression", "multiple_choice")
     pooling = config.task.pooling
     if architecture == "decoder" and pooled and pooling in ("first", *POOLERS):
         raise UserError(
@@ -148,7 +149,7 @@ def _check_head(config: Config) -> None:
     if task.real != (head == "squared") and (task.real or name != "classification"):
         wanted = "squared" if task.real else "softmax"
         raise UserError(f"task {name} wants config.output.head = {wanted!r}, not {head!r}")
-    if OUTPUTS[head].whole_rows and name != "tagging":
+    if OUTPUTS[head].whole_rows and name != "token_classification":
         raise UserError(f"head {head} sees a row of labels; it suits task tagging, not {name}")
     if task.readout in ("span", "choice"):
         if head not in POINTERS:

@@ -56,7 +56,7 @@ class Layout:
         room = self.length - sum(map(len, around))
         if room < len(parts):
             raise UserError(
-                f"config.data.length = {self.length} leaves no room for {len(parts)} texts; use "
+                f"config.data.seq_len = {self.length} leaves no room for {len(parts)} texts; use "
                 f"{self.length - room + len(parts)} or more"
             )
         kept = fit([len(part) for part in parts], room)

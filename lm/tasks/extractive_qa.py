@@ -89,14 +89,15 @@ class Answering(Task):
         most = layout.length - before - between - after
         question, context = encoded[0].ids[: most // 2], encoded[1]
         room = most - len(question)
-        if self.stride >= room:
+        if self.doc_stride >= room:
             raise UserError(
-                f"{example['place']}: windows of {room} tokens cannot overlap by config.task.stride"
-                f" = {self.stride}; use less, or a larger config.data.length"
+                f"{example['place']}: windows of {room} tokens cannot overlap by "
+                f"config.task.doc_stride"
+                f" = {self.doc_stride}; use less, or a larger config.data.seq_len"
             )
         first, last = self._place(example, context)
         rows = []
-        for begin in range(0, max(len(context.ids) - self.stride, 1), room - self.stride):
+        for begin in range(0, max(len(context.ids) - self.doc_stride, 1), room - self.doc_stride):
             window = context.ids[begin : begin + room]
             whole = begin <= first and last < begin + len(window)
             shift = before + len(question) + between - begin
@@ -143,13 +144,14 @@ class Answering(Task):
         if answers["lost"]:
             notes.append(
                 f"{answers['lost']} of {answers['number']} training answers fit into no window, "
-                "and teach that there is none; raise config.data.length or config.task.stride"
+                "and teach that there is none; raise config.data.seq_len or config.task.doc_stride"
             )
-        if self.longest_answer is None:
-            return dataclasses.replace(self, longest_answer=max(longest, LONGEST)), notes
-        if self.longest_answer < longest:
+        if self.max_answer_length is None:
+            return dataclasses.replace(self, max_answer_length=max(longest, LONGEST)), notes
+        if self.max_answer_length < longest:
             notes.append(
-                f"config.task.longest_answer = {self.longest_answer}, but training has answers of "
+                f"config.task.max_answer_length = {self.max_answer_length}, but training has "
+                f"answers of "
                 f"up to {longest} tokens, which can never be said; raise it"
             )
         return self, notes
@@ -168,7 +170,7 @@ class Answering(Task):
         "span" is that span in any case, and "no_answer" the difference of nats. Confidence is the
         product of the probabilities of start and end.
         """
-        longest = self.longest_answer or LONGEST
+        longest = self.max_answer_length or LONGEST
         context = example["context"].encode()
         best, span, none = -np.inf, "", np.inf
         for output in outputs:

@@ -31,8 +31,8 @@ FORMAT = 11  # raise it when what is stored changes, so that nothing old is open
 # Options that no row depends on.
 _LATE: Any = {
     "metric": "",
-    "answer_tokens": 0,
-    "longest_answer": None,
+    "max_new_tokens": 0,
+    "max_answer_length": None,
     "no_answer_threshold": 0.0,
 }
 _TOGETHER = 1000  # examples that are tokenized together
@@ -110,9 +110,9 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     """Opens the examples that a config describes, and prepares them first if that was not done.
 
     A held-out share is chosen by a hash of the texts, so that copies of a text are never on both
-    sides; sources with a validation split of their own keep that, and config.task.validation names
-    another source. A tokenizer is trained on the training texts. Of several sources, examples stand
-    one source behind the other; a tokenizer is trained on all, and labels are those of all.
+    sides; sources with a validation split of their own keep that, and config.task.validation_source
+    names another source. A tokenizer is trained on the training texts. Of several sources, examples
+    stand one source behind the other; a tokenizer is trained on all, and labels are those of all.
 
     Args:
       config: its groups task, continual and data, and the model's architecture.
@@ -125,7 +125,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     wanted = {
         **to_dict(config.data),
         **{name: to_dict(config.task)[name] for name in ("name", "format", "columns")},
-        "held_out": config.task.validation,
+        "held_out": config.task.validation_source,
         "decoder": config.model.architecture == "decoder",
         "memory": config.model.architecture == "encoder_decoder",
         "frame": to_dict(config)["frame"],
@@ -152,7 +152,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     kept["labels"] = tuple(manifest["labels"])
     layout = Layout(**manifest["layout"] | kept)
     data = TaskData(folder, manifest, made, task, layout)
-    stage, jointly = config.continual.stage, config.continual.jointly
+    stage, jointly = config.continual.stage, config.continual.joint
     return data.only(stage - 1) if stage and not jointly else data
 
 
@@ -196,8 +196,9 @@ def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list
         if not examples:
             raise UserError(
                 f"the {split} split of {source} is empty: it has {counted(total, 'example')}, and "
-                f"config.data.validation = {validation}; change that share, or name held-out "
-                "examples in config.task.validation"
+                f"config.data.validation_fraction = {validation}; change that share, or name "
+                f"held-out "
+                "examples in config.task.validation_source"
             )
     return found
 
@@ -305,7 +306,7 @@ def _counted(split: str, examples: Sequence[Example], length: int) -> dict[str, 
     if not kept:
         raise UserError(
             f"none of the {len(examples)} {split} examples has an answer that begins within "
-            f"config.data.length = {length} tokens; raise it"
+            f"config.data.seq_len = {length} tokens; raise it"
         )
     rows = examples[-1]["rows"][1] - examples[0]["rows"][0]
     return {"examples": kept, "rows": rows, "long": len(examples) - kept}

@@ -15,7 +15,7 @@ def drawn(config: Config, data: Any) -> Groups | None:
     """The groups of training rows from which batches are drawn; None: all rows alike."""
     if not isinstance(data, TaskData):
         return None
-    groups, replay = None, config.continual.replay
+    groups, replay = None, config.continual.replay_fraction
     if data.number is not None:
         groups = [(data.trained(data.number), 1.0 - replay)]
         groups += [(replayed(config, data), replay)] if replay else []
@@ -27,14 +27,14 @@ def drawn(config: Config, data: Any) -> Groups | None:
 
 
 def replayed(config: Config, data: TaskData) -> np.ndarray:
-    """The training rows of earlier tasks that are kept: config.continual.memory of each, a sample
-    that later tasks have too.
+    """The training rows of earlier tasks that are kept: config.continual.memory_size of each, a
+    sample that later tasks have too.
     """
     assert data.number is not None
     kept = []
     for number in range(data.number):
         order = np.random.default_rng((config.seed, number)).permutation(data.trained(number))
-        kept.append(order[: config.continual.memory or None])
+        kept.append(order[: config.continual.memory_size or None])
     return np.concatenate(kept)
 
 

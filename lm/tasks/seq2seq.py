@@ -148,19 +148,19 @@ class Seq2Seq(Writing):
     @property
     def measures(self) -> dict[str, Measure]:
         """Also of what an evaluation writes, where it does."""
-        return metrics.WRITING | (OVERLAP if self.answer_tokens else {})
+        return metrics.WRITING | (OVERLAP if self.max_new_tokens else {})
 
     def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Nats, hits and tokens of each answer, [N, 3], and with what was written [N, 34]."""
         foreseen = super().evidence(predictions, labels)
-        if not self.answer_tokens:
+        if not self.max_new_tokens:
             return foreseen
         said, true = ([p[name] for p in predictions] for name in ("predicted", "label"))
         return np.concatenate([foreseen, overlaps(said, true)], axis=1)
 
     def told(self, prediction: Prediction) -> str:
         """Also what was written, where something was."""
-        said = f"wrote {prediction['predicted']!r:.80}; " if self.answer_tokens else ""
+        said = f"wrote {prediction['predicted']!r:.80}; " if self.max_new_tokens else ""
         return said + super().told(prediction)
 
     def abstract(self, layout: Layout) -> Row:

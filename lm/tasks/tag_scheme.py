@@ -47,7 +47,7 @@ def scheme_of(sentences: Iterable[Sequence[str]], given: str = "") -> str:
         if wrong:
             raise UserError(
                 f"the tag {wrong[0]!r} is none of the scheme {given}, whose marks are O and "
-                f"{', '.join(MARKS[given])}; mend it, or change config.task.scheme"
+                f"{', '.join(MARKS[given])}; mend it, or change config.task.tag_scheme"
             )
         return given
     marks = {_mark(tag) for tag in tags}
@@ -63,7 +63,7 @@ def scheme_of(sentences: Iterable[Sequence[str]], given: str = "") -> str:
     some = ", ".join(sorted(tags, key=lambda tag: (_mark(tag) in tuple("BI"), tag))[:6])
     raise UserError(
         f"the tags {some} ... are of no one scheme of entities; {_OTHER_TOOLS}; or set "
-        "config.task.scheme='none', which judges each word's tag as a whole"
+        "config.task.tag_scheme='none', which judges each word's tag as a whole"
     )
 
 

@@ -43,7 +43,7 @@ class Tagging(Task):
     @property
     def measures(self) -> dict[str, Measure]:
         """Of entities and words; of words alone where tags mark no entities."""
-        return metrics.WORDS if self.scheme == "none" else metrics.TAGGING
+        return metrics.WORDS if self.tag_scheme == "none" else metrics.TAGGING
 
     @property
     def readout(self) -> str:
@@ -67,13 +67,13 @@ class Tagging(Task):
 
     def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """The scheme of all tags; see `Task`."""
-        scheme = scheme_of([example["label"] for example in examples], self.scheme)
+        scheme = scheme_of([example["label"] for example in examples], self.tag_scheme)
         if scheme != "none":
             return {"scheme": scheme}, [f"tags mark entities by the scheme {scheme}"]
         if self.metric not in ("", *metrics.WORDS):
             raise UserError(
                 f"config.task.metric = {self.metric!r}, but the tags mark no entities: use "
-                f"{', '.join(metrics.WORDS)}, or say their scheme in config.task.scheme"
+                f"{', '.join(metrics.WORDS)}, or say their scheme in config.task.tag_scheme"
             )
         return {"scheme": scheme}, ["tags mark no entities; each word's is judged as a whole"]
 
@@ -97,7 +97,7 @@ class Tagging(Task):
                 "needs examples of two or more"
             )
         types = {tag[1:] for tag in found - {"O"}}  # with their hyphen
-        found |= {f"{mark}{kind}" for kind in types for mark in MARKS[self.scheme]}
+        found |= {f"{mark}{kind}" for kind in types for mark in MARKS[self.tag_scheme]}
         return tuple(sorted(found, key=lambda tag: (tag != "O", tag[2:], tag)))
 
     def texts(self, example: Example) -> list[str]:
@@ -144,7 +144,7 @@ class Tagging(Task):
             held = sentence.within(byte, after)
             behind = int(np.searchsorted(sentence.spans[:, 1], after, side="right"))
             found.append((held[0], held[-1] + 1) if len(held) else (behind, behind))
-            byte = after + len(self.separator.encode())
+            byte = after + len(self.word_separator.encode())
         return np.array(found)
 
     def _row(
@@ -190,15 +190,15 @@ class Tagging(Task):
     def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Of every sentence, counts of entities and words; see `metrics.entity_counts`."""
         both = ((p["label"], p["predicted"]) for p in predictions)
-        return np.array([metrics.entity_counts(*each, self.scheme) for each in both])
+        return np.array([metrics.entity_counts(*each, self.tag_scheme) for each in both])
 
     def labelled_by(self, labels: Labels) -> Task:
         """See `Task`: the scheme that the labels tell."""
-        return dataclasses.replace(self, scheme=scheme_of([labels], self.scheme))
+        return dataclasses.replace(self, tag_scheme=scheme_of([labels], self.tag_scheme))
 
     def shown(self, example: Example) -> str:
         """The sentence."""
-        return self.separator.join(example["words"])
+        return self.word_separator.join(example["words"])
 
     def pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
         """The tags of every word."""
@@ -213,7 +213,7 @@ class Tagging(Task):
     def report(self, predictions: Predictions, labels: Labels) -> str:
         """Precision, recall and F1 by type of entity, or by tag."""
         truth = [p["label"] for p in predictions]
-        return entity_report(truth, [p["predicted"] for p in predictions], self.scheme)
+        return entity_report(truth, [p["predicted"] for p in predictions], self.tag_scheme)
 
 
 def _unspaced(sentence: Encoded, tokenizer: Tokenizer) -> Encoded:

@@ -58,7 +58,9 @@ class Measures:
 
     def likelihood(self, params: Any, rows: Rows) -> Any:
         """See `Program`."""
-        whole: Any = {name: {**getattr(self.model, name), "block": 0} for name in self.groups}
+        whole: Any = {
+            name: {**getattr(self.model, name), "query_chunk_size": 0} for name in self.groups
+        }
         whole["output"] = {**self.model.output, "shards": None, "share": 1.0}
         batch = self.objective(rows, jax.random.key(0))
         square = self.model.clone(**whole)

@@ -27,23 +27,25 @@ def gradients(
 
     All are sums over tokens, so that in how many parts they were taken does not matter.
     """
-    regularise, parts = config.regularise, config.accumulation
+    regularization, parts = config.regularization, config.grad_accum_steps
 
     def at_once(state: State, batch: Batch, key: jax.Array) -> Found:
         said = None
         if teacher is not None:
             said = forward(teacher, train=False)(state.teacher, batch, key)
-        passed = habitual(regularise, model, said)
+        passed = habitual(regularization, model, said)
 
         def loss(params: Any, batch: Batch, key: jax.Array, step: jax.Array):
-            if regularise.mixout:
-                params = mixout(regularise.mixout, params, state.start, jax.random.fold_in(key, 8))
+            if regularization.mixout:
+                params = mixout(
+                    regularization.mixout, params, state.start, jax.random.fold_in(key, 8)
+                )
             found = passed(join(params, state.frozen), batch, key, step)
             return found.nats, jnp.sum(batch.weights)
 
         learn = jax.value_and_grad(loss, has_aux=True)
-        if regularise.freelb:
-            learn = freelb(loss, model, regularise.freelb, regularise.radius)
+        if regularization.freelb:
+            learn = freelb(loss, model, regularization.freelb, regularization.adversarial_radius)
         # In float32, so that what several places of the model ask of one parameter is summed in it.
         return learn(in_float32(state.params), batch, key, state.step)
 

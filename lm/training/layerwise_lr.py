@@ -59,7 +59,7 @@ def shared_layer_rate(config: Config) -> str:
     """What a run says of the rate at which the one layer of all learns; "" where that is the rate
     of the others.
     """
-    decay, layers = config.optimizer.layer_decay, config.model.layers
+    decay, layers = config.optimizer.layerwise_lr_decay, config.model.num_layers
     if decay == 1.0 or not config.model.share_layers:
         return ""
     return f"; the shared layer learns at {decay}^{layers} = {decay**layers:.3g} of the rate"

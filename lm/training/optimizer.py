@@ -27,17 +27,17 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     both, what treats layers unlike one another, and what prunes. All of it in float32, whatever
     the type of the parameters.
     """
-    settings, layers = config.optimizer, config.model.layers
+    settings, layers = config.optimizer, config.model.num_layers
     rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
     if settings.clip_norm:
         rule = optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
-    if settings.layer_decay != 1.0:
-        rule = layer_decay(rule, settings.layer_decay, layers)
-    if config.schedule.unfreeze:
-        rule = unfreezing(rule, config.schedule.unfreeze, layers)
-    if config.regularise.prune:
-        score = SCORES[config.regularise.prune_by]
-        rule = pruning(rule, sparsity_schedule(config.regularise, steps), score)
+    if settings.layerwise_lr_decay != 1.0:
+        rule = layer_decay(rule, settings.layerwise_lr_decay, layers)
+    if config.schedule.unfreeze_every:
+        rule = unfreezing(rule, config.schedule.unfreeze_every, layers)
+    if config.regularization.sparsity:
+        score = SCORES[config.regularization.pruning_criterion]
+        rule = pruning(rule, sparsity_schedule(config.regularization, steps), score)
     return float32_moments(rule)
 
 
@@ -57,7 +57,7 @@ def decayed(params: Any) -> Any:
 
 
 def _warm(config: Config, then: optax.Schedule) -> optax.Schedule:
-    warmup = config.schedule.warmup
+    warmup = config.schedule.warmup_steps
     if not warmup:
         return then
     rise = optax.linear_schedule(0.0, config.optimizer.learning_rate, warmup)
@@ -66,7 +66,7 @@ def _warm(config: Config, then: optax.Schedule) -> optax.Schedule:
 
 def _falling(config: Config, steps: int) -> int:
     """How many updates come after that at the peak; 1 where there is none."""
-    return max(steps - 1 - config.schedule.warmup, 1)
+    return max(steps - 1 - config.schedule.warmup_steps, 1)
 
 
 def _cosine(config: Config, steps: int) -> optax.Schedule:
@@ -74,7 +74,7 @@ def _cosine(config: Config, steps: int) -> optax.Schedule:
     return _warm(
         config,
         optax.cosine_decay_schedule(
-            config.optimizer.learning_rate, _falling(config, steps), config.schedule.final
+            config.optimizer.learning_rate, _falling(config, steps), config.schedule.final_lr_ratio
         ),
     )
 
@@ -82,14 +82,14 @@ def _cosine(config: Config, steps: int) -> optax.Schedule:
 def _linear(config: Config, steps: int) -> optax.Schedule:
     """A straight line from the peak to the final share of it."""
     peak = config.optimizer.learning_rate
-    end = peak * config.schedule.final
+    end = peak * config.schedule.final_lr_ratio
     return _warm(config, optax.linear_schedule(peak, end, _falling(config, steps)))
 
 
 def _rsqrt(config: Config, steps: int) -> optax.Schedule:
     """Peak * sqrt(warmup / step) after the warm-up (1706.03762); the run may be prolonged."""
     del steps
-    warmup, peak = max(config.schedule.warmup, 1), config.optimizer.learning_rate
+    warmup, peak = max(config.schedule.warmup_steps, 1), config.optimizer.learning_rate
     return _warm(config, lambda count: peak * jax.lax.rsqrt(1.0 + count / warmup))
 
 
@@ -103,9 +103,9 @@ def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
     all that the warm-up leaves.
     """
     peak, room = config.optimizer.learning_rate, _falling(config, steps)
-    falling = min(math.ceil(steps * config.schedule.decay), room)
+    falling = min(math.ceil(steps * config.schedule.decay_fraction), room)
     start = room - falling
-    end = peak * config.schedule.final
+    end = peak * config.schedule.final_lr_ratio
     return _warm(config, optax.linear_schedule(peak, end, falling, transition_begin=start))
 
 

@@ -114,7 +114,7 @@ def pruning(
 
 
 def sparsity_schedule(settings: Config, steps: int) -> Sparsity:
-    """That of `config.regularise`, in a run of so many updates, the last of which ends it."""
+    """That of `config.regularization`, in a run of so many updates, the last of which ends it."""
     start = min(round(settings.prune_from * steps), steps - 1)
     return Sparsity(settings.prune, start, max(round(settings.prune_until * steps), start + 1))
 

@@ -17,7 +17,7 @@ class State:
       step: updates made.
       params: the parameters that are trained.
       moments: the optimizer's state, of these alone, in float32.
-      average: their moving average, in float32; None without `optimizer.ema`.
+      average: their moving average, in float32; None without `optimizer.ema_decay`.
       finite: False once a loss or a gradient was not finite; from then on the state stays as it
         was before that step.
       frozen: the other parameters, which have no gradient and are in no checkpoint.

@@ -93,8 +93,10 @@ def check_devices(config: Config) -> Mesh:
       UserError: where they do not.
     """
     mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch(mesh, config.batch_size, config.accumulation)
-    sharding.check_heads(mesh, config.model.heads, config.model.kv_heads or config.model.heads)
+    sharding.check_batch(mesh, config.batch_size, config.grad_accum_steps)
+    sharding.check_heads(
+        mesh, config.model.num_heads, config.model.num_kv_heads or config.model.num_heads
+    )
     return mesh
 
 
@@ -125,8 +127,8 @@ def build_program(
     if layout is not None:
         objective = Labelled(tokenizer, layout.length, build_task(config), layout)
     rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
-    ema, regularise = config.optimizer.ema, config.regularise
-    augment = augmentation(regularise, tokenizer)
+    ema, regularization = config.optimizer.ema_decay, config.regularization
+    augment = augmentation(regularization, tokenizer)
     theirs, teacher = teacher_config(config), None
     if theirs is not None:
         teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
@@ -140,7 +142,7 @@ def build_program(
         params = model.init(rngs, batch, train=False, method="loss")["params"]
         params, frozen = split(params, methods.kept)
         average = jax.tree.map(jnp.copy, in_float32(params)) if ema else None
-        start = jax.tree.map(jnp.copy, params) if needs_start(regularise) else None
+        start = jax.tree.map(jnp.copy, params) if needs_start(regularization) else None
         none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
         return State(
             step=jnp.zeros((), jnp.int32),
@@ -150,8 +152,8 @@ def build_program(
             finite=jnp.array(True),
             frozen=frozen,
             start=start,
-            strength=jnp.ones(()) if regularise.adapt else None,
-            importance=none if regularise.ewc else None,
+            strength=jnp.ones(()) if regularization.penalty_adaptation else None,
+            importance=none if regularization.ewc else None,
         )
 
     def read(rows: Rows, key: jax.Array) -> Batch:
@@ -165,11 +167,11 @@ def build_program(
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         extra = {}
-        if penalises(regularise):
+        if penalises(regularization):
             value_and_grad = jax.value_and_grad(penalty, argnums=1)
             params, start = in_float32(state.params), in_float32(state.start)
-            pull = value_and_grad(regularise, params, start, state.importance)
-            if regularise.adapt:
+            pull = value_and_grad(regularization, params, start, state.importance)
+            if regularization.penalty_adaptation:
                 pull = jax.tree.map(lambda x: x * state.strength.astype(x.dtype), pull)
             extra["train/penalty"], more = pull
             grads = jax.tree.map(jnp.add, grads, more)
@@ -189,7 +191,7 @@ def build_program(
             "tokens": jnp.sum(batch.segments > 0).astype(jnp.float32),
             "finite": finite,
         }
-        if regularise.prune:
+        if regularization.sparsity:
             extra["train/sparsity"] = pruned_share(new.params)
         kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher", "importance")}
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
@@ -231,10 +233,11 @@ def build_program(
 
 def _check_trained(methods: Tuning, abstract: State) -> None:
     """Raises UserError where a method, or a target of one, finds nothing in the model to train."""
-    check_targets(methods.config.tune.targets or (), abstract.params, abstract.frozen)
+    check_targets(methods.config.finetuning.target_modules or (), abstract.params, abstract.frozen)
     for name, trained in methods.trained(abstract.params).items():
         if not trained:
             raise UserError(
-                f"config.tune.method {name!r} finds no parameter of its kind in this model; leave "
+                f"config.finetuning.method {name!r} finds no parameter of its kind in this "
+                f"model; leave "
                 "it out, or give the model such parameters"
             )

@@ -31,7 +31,7 @@ _NAMES = {
     "model.activation": ACTIVATIONS,
     "model.norm": NORMS,
     "model.norm_position": NORM_POSITIONS,
-    "model.positions": POSITIONS,
+    "model.position_embedding": POSITIONS,
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "attention.mechanism": ATTENTIONS,
@@ -49,29 +49,29 @@ _RANGES = {
     "seed": (0, 2**31),
     "steps": (1, math.inf),
     "batch_size": (1, math.inf),
-    "accumulation": (1, math.inf),
-    "data.length": (1, math.inf),
+    "grad_accum_steps": (1, math.inf),
+    "data.seq_len": (1, math.inf),
     "data.vocab_size": (2, 1_000_001),
-    "model.layers": (1, 10_001),
-    "model.features": (1, math.inf),
-    "model.heads": (1, 65_537),
-    "model.kv_heads": (1, 65_537),
-    "model.head_size": (1, math.inf),
-    "model.embedding_features": (1, math.inf),
-    "model.token_types": (0, math.inf),
-    "model.relative_buckets": (4, 1_000_001),
-    "model.relative_distance": (1, 1_000_001),
-    "model.hidden": (1, math.inf),
-    "model.max_length": (1, math.inf),
+    "model.num_layers": (1, 10_001),
+    "model.d_model": (1, math.inf),
+    "model.num_heads": (1, 65_537),
+    "model.num_kv_heads": (1, 65_537),
+    "model.head_dim": (1, math.inf),
+    "model.embedding_dim": (1, math.inf),
+    "model.num_token_types": (0, math.inf),
+    "model.relative_num_buckets": (4, 1_000_001),
+    "model.relative_max_distance": (1, 1_000_001),
+    "model.mlp_dim": (1, math.inf),
+    "model.max_seq_len": (1, math.inf),
     "model.dropout": (0, 1),
-    "model.init_scale": (0, math.inf),
-    "attention.block": (0, math.inf),
-    "corruption.rate": (0, 1),
-    "corruption.span_length": (1, math.inf),
+    "model.init_std": (0, math.inf),
+    "attention.query_chunk_size": (0, math.inf),
+    "corruption.mask_rate": (0, 1),
+    "corruption.mean_span_length": (1, math.inf),
     "attention.lambda_init": (0, 1),
     "attention.random_features": (1, 65_537),
     "attention.k": (1, math.inf),
-    "output.block": (0, math.inf),
+    "output.token_chunk_size": (0, math.inf),
     "output.z_loss": (0, math.inf),
     "output.label_smoothing": (0, 1),
     "output.focal": (0, math.inf),
@@ -84,64 +84,64 @@ _RANGES = {
     "output.samples": (1, math.inf),
     "output.every": (1, 100_000_001),
     "output.double_every": (0, math.inf),
-    "task.answer_tokens": (0, math.inf),
-    "tune.top": (1, math.inf),
-    "tune.rank": (1, math.inf),
-    "tune.bottleneck": (1, math.inf),
-    "tune.virtual_tokens": (1, math.inf),
+    "task.max_new_tokens": (0, math.inf),
+    "finetuning.num_layers": (1, math.inf),
+    "finetuning.rank": (1, math.inf),
+    "finetuning.adapter_dim": (1, math.inf),
+    "finetuning.num_virtual_tokens": (1, math.inf),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.b1": (0, _BELOW_ONE),
     "optimizer.b2": (0, _BELOW_ONE),
     "optimizer.eps": (_SMALLEST, math.inf),
     "optimizer.clip_norm": (0, math.inf),
-    "optimizer.ema": (0, _BELOW_ONE),
-    "schedule.warmup": (0, math.inf),
-    "schedule.final": (0, math.inf),
-    "schedule.decay": (0, 1),
-    "schedule.unfreeze": (0, math.inf),
-    "regularise.l1": (0, math.inf),
-    "regularise.l2": (0, math.inf),
-    "regularise.l2_start": (0, math.inf),
-    "regularise.ewc": (0, math.inf),
-    "regularise.mixout": (0, 1),
-    "regularise.stochastic_depth": (0, 1),
-    "regularise.word_dropout": (0, 1),
-    "regularise.rdrop": (0, math.inf),
-    "regularise.smart": (0, math.inf),
-    "regularise.freelb": (0, math.inf),
-    "regularise.adapt": (0, math.inf),
-    "regularise.gap": (0, math.inf),
-    "regularise.mixup": (0, math.inf),
-    "regularise.mixup_layer": (0, math.inf),
-    "regularise.delete": (0, 1),
-    "regularise.swap": (0, 1),
-    "regularise.hide_spans": (0, 1),
-    "regularise.prune": (0, 1),
-    "regularise.prune_from": (0, 1),
+    "optimizer.ema_decay": (0, _BELOW_ONE),
+    "schedule.warmup_steps": (0, math.inf),
+    "schedule.final_lr_ratio": (0, math.inf),
+    "schedule.decay_fraction": (0, 1),
+    "schedule.unfreeze_every": (0, math.inf),
+    "regularization.l1": (0, math.inf),
+    "regularization.l2": (0, math.inf),
+    "regularization.l2_sp": (0, math.inf),
+    "regularization.ewc": (0, math.inf),
+    "regularization.mixout": (0, 1),
+    "regularization.stochastic_depth": (0, 1),
+    "regularization.word_dropout": (0, 1),
+    "regularization.rdrop": (0, math.inf),
+    "regularization.smart": (0, math.inf),
+    "regularization.freelb": (0, math.inf),
+    "regularization.penalty_adaptation": (0, math.inf),
+    "regularization.target_gap": (0, math.inf),
+    "regularization.mixup": (0, math.inf),
+    "regularization.mixup_layer": (0, math.inf),
+    "regularization.token_deletion": (0, 1),
+    "regularization.token_swap": (0, 1),
+    "regularization.mask_spans": (0, 1),
+    "regularization.sparsity": (0, 1),
+    "regularization.pruning_start": (0, 1),
     "checkpoint.every": (0, math.inf),
-    "checkpoint.keep": (1, math.inf),
+    "checkpoint.max_to_keep": (1, math.inf),
     "evaluation.every": (0, math.inf),
-    "evaluation.rows": (0, math.inf),
+    "evaluation.num_examples": (0, math.inf),
     "evaluation.patience": (0, math.inf),
     "log.every": (1, math.inf),
-    "prompt.shots": (0, math.inf),
-    "continual.replay": (0, 1),
-    "continual.memory": (0, math.inf),
+    "prompt.num_shots": (0, math.inf),
+    "continual.replay_fraction": (0, 1),
+    "continual.memory_size": (0, math.inf),
     "continual.stage": (0, math.inf),
 }
 
 _POSITIVE = (
-    "data.validation",
-    "model.norm_epsilon",
-    "model.rotary_base",
+    "data.validation_fraction",
+    "model.norm_eps",
+    "model.rope_theta",
     "model.score_scale",
     "epochs",
-    "corruption.rate",
-    "optimizer.layer_decay",
-    "regularise.radius",
-    "regularise.prune_until",
-    "regularise.temperature",
+    "corruption.mask_rate",
+    "optimizer.layerwise_lr_decay",
+    "regularization.adversarial_radius",
+    "regularization.pruning_end",
+    "regularization.distillation_temperature",
     "attention.cap",
     "attention.temperature",
     "output.cap",
@@ -170,8 +170,10 @@ def check(config: Config) -> None:
             raise UserError(f"config.{key} = {value}: must be above 0, at least {_SMALLEST}")
     check_frame(config)
     cache_folder(config, "data")  # raises where there is none
-    if config.data.validation >= 1:
-        raise UserError(f"config.data.validation = {config.data.validation}: must be below 1")
+    if config.data.validation_fraction >= 1:
+        raise UserError(
+            f"config.data.validation_fraction = {config.data.validation_fraction}: must be below 1"
+        )
     if config.task.name:
         check_task(config)
     else:
@@ -193,53 +195,58 @@ def check_recorded(config: Config, file: Any) -> None:
 
 def _check_shapes(config: Config) -> None:
     model = config.model
-    if model.head_size is None and model.features % model.heads:
-        lower = model.features - model.features % model.heads
+    if model.head_dim is None and model.d_model % model.num_heads:
+        lower = model.d_model - model.d_model % model.num_heads
         raise UserError(
-            f"config.model.features = {model.features} is not divisible by config.model.heads = "
-            f"{model.heads}; use {lower or model.heads} or {lower + model.heads}, or set head_size"
+            f"config.model.d_model = {model.d_model} is not divisible by config.model.num_heads = "
+            f"{model.num_heads}; use {lower or model.num_heads} or {lower + model.num_heads}, or "
+            f"set head_dim"
         )
-    if model.kv_heads is not None and model.heads % model.kv_heads:
+    if model.num_kv_heads is not None and model.num_heads % model.num_kv_heads:
         raise UserError(
-            f"config.model.kv_heads = {model.kv_heads} does not divide config.model.heads = "
-            f"{model.heads}; use one of {_divisors(model.heads)}"
+            f"config.model.num_kv_heads = {model.num_kv_heads} does not divide "
+            f"config.model.num_heads = "
+            f"{model.num_heads}; use one of {_divisors(model.num_heads)}"
         )
-    head_size = model.head_size or model.features // model.heads
-    if model.positions == "rotary" and head_size % 2:
+    head_dim = model.head_dim or model.d_model // model.num_heads
+    if model.position_embedding == "rotary" and head_dim % 2:
         raise UserError(
-            f"rotary positions turn pairs, but the head size is {head_size}; use an even one"
+            f"rotary positions turn pairs, but the head size is {head_dim}; use an even one"
         )
-    width = model.embedding_features or model.features
-    if model.positions == "sinusoidal" and width % 2:
-        name = "embedding_features" if model.embedding_features else "features"
+    width = model.embedding_dim or model.d_model
+    if model.position_embedding == "sinusoidal" and width % 2:
+        name = "embedding_dim" if model.embedding_dim else "d_model"
         raise UserError(
-            f"sinusoidal positions need even features, not config.model.{name} = {width}"
+            f"sinusoidal positions need an even width, not config.model.{name} = {width}"
         )
-    if model.positions == "relative":
+    if model.position_embedding == "relative":
         _check_relative(model)
     if model.head_transform and model.activation in GATED:
         raise UserError(
             f"config.model.head_transform has one matrix, but {model.activation} gates one by "
             "another; use gelu or relu, or no transform"
         )
-    if config.output.tied and width != model.features and not model.head_transform:
+    if config.output.tied and width != model.d_model and not model.head_transform:
         raise UserError(
-            f"a tied head reads words of config.model.embedding_features = {width}, but hidden "
-            f"states have {model.features}; set model.head_transform=True or output.tied=False"
+            f"a tied head reads words of config.model.embedding_dim = {width}, but hidden "
+            f"states have {model.d_model}; set model.head_transform=True or output.tied=False"
         )
-    if config.data.length > model.max_length:
+    if config.data.seq_len > model.max_seq_len:
         raise UserError(
-            f"config.data.length = {config.data.length} is longer than config.model.max_length = "
-            f"{model.max_length} positions; shorten the rows or raise max_length"
+            f"config.data.seq_len = {config.data.seq_len} is longer than "
+            f"config.model.max_seq_len = "
+            f"{model.max_seq_len} positions; shorten the rows or raise max_length"
         )
-    if config.batch_size % config.accumulation:
+    if config.batch_size % config.grad_accum_steps:
         raise UserError(
-            f"config.accumulation = {config.accumulation} does not divide config.batch_size = "
+            f"config.grad_accum_steps = {config.grad_accum_steps} does not divide "
+            f"config.batch_size = "
             f"{config.batch_size}; use one of {_divisors(config.batch_size)}"
         )
-    if config.epochs is None and config.schedule.warmup >= config.steps:
+    if config.epochs is None and config.schedule.warmup_steps >= config.steps:
         raise UserError(
-            f"config.schedule.warmup = {config.schedule.warmup} must be below config.steps = "
+            f"config.schedule.warmup_steps = {config.schedule.warmup_steps} must be below "
+            f"config.steps = "
             f"{config.steps}; shorten the warm-up"
         )
     if config.evaluation.patience and not config.evaluation.every:
@@ -278,15 +285,15 @@ def _of_sides(checks: Mapping[str, Any]) -> dict[str, Any]:
 def _check_relative(model: Config) -> None:
     """Buckets must halve for both sides and for near and far, and far must be beyond near."""
     sides = 1 if model.architecture == "decoder" else 2
-    if model.relative_buckets % (2 * sides):
+    if model.relative_num_buckets % (2 * sides):
         raise UserError(
-            f"config.model.relative_buckets = {model.relative_buckets} is no multiple of "
-            f"{2 * sides}; use {model.relative_buckets - model.relative_buckets % 4 + 4}"
+            f"config.model.relative_num_buckets = {model.relative_num_buckets} is no multiple of "
+            f"{2 * sides}; use {model.relative_num_buckets - model.relative_num_buckets % 4 + 4}"
         )
-    if model.relative_distance < model.relative_buckets:
+    if model.relative_max_distance < model.relative_num_buckets:
         raise UserError(
-            f"config.model.relative_distance = {model.relative_distance} is below "
-            f"config.model.relative_buckets = {model.relative_buckets}; raise it"
+            f"config.model.relative_max_distance = {model.relative_max_distance} is below "
+            f"config.model.relative_num_buckets = {model.relative_num_buckets}; raise it"
         )
 
 

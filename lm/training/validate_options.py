@@ -45,7 +45,9 @@ def check_options(config: Config) -> None:
 def _check_attention(config: Config, group: str, attention: Config) -> None:
     weighting, name = attention.weighting, attention.mechanism
     mechanism = ATTENTIONS[name]
-    chosen = chosen_options(attention, ("mechanism", "weighting", "block", "learn", "anneal"))
+    chosen = chosen_options(
+        attention, ("mechanism", "weighting", "query_chunk_size", "learn", "anneal")
+    )
     own, owner = mechanism.own_options(), f"mechanism {name}"
     if not mechanism.weighs:
         owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
@@ -68,7 +70,10 @@ def _check_attention(config: Config, group: str, attention: Config) -> None:
 
 
 def _check_output(config: Config) -> None:
-    name, chosen = config.output.head, chosen_options(config.output, ("head", "tied", "block"))
+    name, chosen = (
+        config.output.head,
+        chosen_options(config.output, ("head", "tied", "token_chunk_size")),
+    )
     head = OUTPUTS[name]
     own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
     _belong(chosen, own, "output", name)
@@ -106,25 +111,27 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
             "sides of a prefix; use objective causal"
         )
     shaping = Mechanism.positions if group != "cross_attention" else ()
-    if model.positions in shaping and model.positions not in mechanism.positions:
+    if model.position_embedding in shaping and model.position_embedding not in mechanism.positions:
         others = [p for p in POSITIONS if p not in shaping or p in mechanism.positions]
         raise UserError(
-            f"config.model.positions = {model.positions!r} shape scores that mechanism {name} does "
+            f"config.model.position_embedding = {model.position_embedding!r} shape scores that "
+            f"mechanism {name} does "
             f"not have; use {', '.join(others[:-1])} or {others[-1]}"
         )
     if attention.gate is not None:
         one_of(f"{group}.gate", attention.gate, GATES)
-    if attention.horizon is not None and attention.horizon < model.max_length:
+    if attention.horizon is not None and attention.horizon < model.max_seq_len:
         raise UserError(
-            f"config.{group}.horizon = {attention.horizon} is below config.model.max_length = "
-            f"{model.max_length}, and weights beyond it are negative; raise it or lower max_length"
+            f"config.{group}.horizon = {attention.horizon} is below config.model.max_seq_len = "
+            f"{model.max_seq_len}, and weights beyond it are negative; raise it or lower max_length"
         )
-    unit = 4 if model.positions == "rotary" else 2
-    head_size = model.head_size or model.features // model.heads
-    if name == "differential" and head_size % unit:
+    unit = 4 if model.position_embedding == "rotary" else 2
+    head_dim = model.head_dim or model.d_model // model.num_heads
+    if name == "differential" and head_dim % unit:
         raise UserError(
-            f"mechanism differential splits each head in two, but with {model.positions} positions "
-            f"the head size {head_size} is no multiple of {unit}; use one"
+            f"mechanism differential splits each head in two, but with "
+            f"{model.position_embedding} positions "
+            f"the head size {head_dim} is no multiple of {unit}; use one"
         )
 
 
@@ -185,25 +192,32 @@ def _check_anneal(group: str, attention: Config, chosen: Mapping[str, Any]) -> N
 
 def _check_tune(config: Config) -> None:
     """Methods must exist, fit together, own the options that are set, and have a base."""
-    method, names = config.tune.method, method_names(config)
+    method, names = config.finetuning.method, method_names(config)
     for name in names:
-        one_of("tune.method", name, METHODS)
+        one_of("finetuning.method", name, METHODS)
     added = [METHODS[name].adds.name for name in names if METHODS[name].adds is not None]
     if len(set(names)) < len(names) or len(set(added)) < len(added):
-        raise UserError(f"config.tune.method = {method!r} adds the same twice; take one of them")
+        raise UserError(
+            f"config.finetuning.method = {method!r} adds the same twice; take one of them"
+        )
     if "dora" in names and "ia3" in names[names.index("dora") :]:
         raise UserError(
-            f"config.tune.method = {method!r}: dora measures the matrix, which ia3 has scaled "
+            f"config.finetuning.method = {method!r}: dora measures the matrix, which ia3 has "
+            f"scaled "
             "already; name ia3 before dora"
         )
     own = {option for name in names for option in METHODS[name].options}
-    _belong(chosen_options(config.tune, FIXED), own, "tune", f"method {method}")
-    if config.tune.placement is not None:
-        one_of("tune.placement", config.tune.placement, PLACEMENTS)
-    if config.tune.top is not None and config.tune.top > config.model.layers:
+    _belong(chosen_options(config.finetuning, FIXED), own, "finetuning", f"method {method}")
+    if config.finetuning.adapter_placement is not None:
+        one_of("finetuning.adapter_placement", config.finetuning.adapter_placement, PLACEMENTS)
+    if (
+        config.finetuning.num_layers is not None
+        and config.finetuning.num_layers > config.model.num_layers
+    ):
         raise UserError(
-            f"config.tune.top = {config.tune.top} is more than config.model.layers = "
-            f"{config.model.layers}; use at most as many"
+            f"config.finetuning.num_layers = {config.finetuning.num_layers} is more than "
+            f"config.model.num_layers = "
+            f"{config.model.num_layers}; use at most as many"
         )
     mechanism = ATTENTIONS[config.attention.mechanism]
     if "prefix" in names and (mechanism.weighs or mechanism.causal):
@@ -211,14 +225,15 @@ def _check_tune(config: Config) -> None:
             f"method prefix adds keys and values only, but mechanism {config.attention.mechanism} "
             "needs more of a position; use prompt or lora, or mechanism scores"
         )
-    if "prompt" in names and config.data.length > (most := room(config)):
+    if "prompt" in names and config.data.seq_len > (most := room(config)):
         raise UserError(
-            f"config.data.length = {config.data.length} is longer than the {most} positions that "
-            f"the prompt leaves of config.model.max_length = {config.model.max_length}; shorten it"
+            f"config.data.seq_len = {config.data.seq_len} is longer than the {most} positions that "
+            f"the prompt leaves of config.model.max_seq_len = {config.model.max_seq_len}; "
+            f"shorten it"
         )
     if "full" not in names and not config.init_from:
         raise UserError(
-            f"config.tune.method = {method!r} tunes a base that is trained already; give its "
+            f"config.finetuning.method = {method!r} tunes a base that is trained already; give its "
             "folder as config.init_from, or use method full"
         )
 

@@ -93,7 +93,7 @@ def test_damaged_examples_of_a_task_are_built_again(damage, pattern, tmp_path, c
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
     config = default.get_config()
     config.task.name = "classification"
-    config.data.update(source=f"files:{tmp_path}/rows.csv", length=16, validation=0.4)
+    config.data.update(source=f"files:{tmp_path}/rows.csv", seq_len=16, validation_fraction=0.4)
     data = prepare_task(config, tmp_path / "cache")
     before = data.examples(), data.classes().tolist(), data.manifest
     damage(only(data.folder, pattern))
@@ -135,7 +135,7 @@ def test_a_damaged_tokenizer_that_was_made_is_made_again(tmp_path):
 @pytest.mark.parametrize("value", ["", " "])
 def test_an_empty_cache_is_refused_and_nothing_is_written(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = override(default.get_config(), {"cache": value})
+    config = override(default.get_config(), {"cache_dir": value})
     with pytest.raises(UserError, match="names no folder; give one, or leave it out"):
         prepare_corpus(config)
     assert not list(tmp_path.iterdir())

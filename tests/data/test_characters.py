@@ -122,7 +122,7 @@ def test_tokens_that_share_a_character_have_the_same_span_and_marks_belong_to_th
 @pytest.mark.parametrize("name", KINDS)
 def test_a_span_that_answers_holds_all_tokens_of_its_characters(name):
     config = default.get_config()
-    config.task.update(name="answering", text=("question", "context"), stride=8)
+    config.task.update(name="extractive_qa", text=("question", "context"), doc_stride=8)
     tokenizer, task = made(name), build_task(config)
     context = "the né🙂 then"
     example = {"place": "", "context": context, "label": ["né🙂"], "starts": [4]}

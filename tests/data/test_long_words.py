@@ -47,8 +47,8 @@ def test_a_corpus_names_the_file_of_a_long_word(tmp_path, capsys):
         source=f"files:{tmp_path}/*.txt",
         tokenizer="bpe",
         vocab_size=300,
-        length=16,
-        validation=0.1,
+        seq_len=16,
+        validation_fraction=0.1,
         cache=tmp_path / "cache",
     )
     assert "7.txt has a word of 300 letters" in capsys.readouterr().err

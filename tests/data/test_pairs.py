@@ -28,7 +28,7 @@ def test_files_hold_a_pair_a_line_tab_separated_or_json(tmp_path):
 def test_rows_hold_whole_pairs_on_both_sides_and_leave_out_only_the_long(tmp_path):
     source = write(tmp_path)
     (tmp_path / "c.tsv").write_text(f"{'long' * 20}\tshort\n")
-    corpus = prepare(source=source, length=48, validation=0.3, cache=tmp_path / "cache")
+    corpus = prepare(source=source, seq_len=48, validation_fraction=0.3, cache=tmp_path / "cache")
     end, found, size = corpus.tokenizer.end, [], 0
     for split in ("train", "validation"):
         for row in corpus.rows(split):

@@ -93,7 +93,7 @@ def test_a_document_never_crosses_splits(tmp_path):
     write_texts(tmp_path / "more", seed=1)
     after = prepared(tmp_path, source=f"files:{tmp_path}/[tm]*/*.txt")
     assert before - set(texts_of(after, "train")) == before
-    wider = prepared(tmp_path, source=source, validation=0.6)
+    wider = prepared(tmp_path, source=source, validation_fraction=0.6)
     assert before - set(texts_of(wider, "train")) == before
 
 
@@ -119,7 +119,7 @@ def test_splits_of_the_source_are_kept_and_copies_stay_in_validation(tmp_path, m
 
     own = sources.Source(own_splits, lambda _: "own")
     monkeypatch.setitem(sources.SOURCES, "own", own)
-    corpus = prepared(tmp_path, source="own:x", validation=0.999)
+    corpus = prepared(tmp_path, source="own:x", validation_fraction=0.999)
     assert texts_of(corpus, "validation") == ["held out " * 9]
     assert texts_of(corpus, "train") == ["for training " * 9]
 
@@ -202,8 +202,8 @@ def test_any_change_of_the_description_is_another_corpus(tmp_path):
     source = write_texts(tmp_path / "texts")
     folders = {
         prepared(tmp_path, source=source).folder,
-        prepared(tmp_path, source=source, length=33).folder,
-        prepared(tmp_path, source=source, validation=0.4).folder,
+        prepared(tmp_path, source=source, seq_len=33).folder,
+        prepared(tmp_path, source=source, validation_fraction=0.4).folder,
         prepared(tmp_path, source=source, tokenizer="bpe", vocab_size=400).folder,
         prepared(tmp_path, source=source, tokenizer="bpe", vocab_size=401).folder,
     }
@@ -238,7 +238,7 @@ def slow(argument):
         print("read", flush=True)
         time.sleep(float(sys.argv[3]))
 sources.SOURCES["files"] = sources.Source(slow, sources.SOURCES["files"].fingerprint)
-prepare(source=sys.argv[1], length=32, validation=0.3, cache=sys.argv[2])
+prepare(source=sys.argv[1], seq_len=32, validation_fraction=0.3, cache=sys.argv[2])
 """
 
 
@@ -326,11 +326,11 @@ def test_one_document_is_named_as_one(tmp_path):
 def test_an_empty_split_is_an_error_whose_remedy_works(tmp_path):
     source = write_texts(tmp_path / "texts", number=5)
     with pytest.raises(UserError, match=r"validation split .* is empty: it has 5") as error:
-        prepared(tmp_path, source=source, validation=1e-9)
+        prepared(tmp_path, source=source, validation_fraction=1e-9)
     least = float(str(error.value).split("between ")[1].split()[0])
-    prepared(tmp_path, source=source, validation=least + 1e-6)
+    prepared(tmp_path, source=source, validation_fraction=least + 1e-6)
     with pytest.raises(UserError, match=r"train split .* is empty"):
-        prepared(tmp_path, source=source, validation=1 - 1e-9)
+        prepared(tmp_path, source=source, validation_fraction=1 - 1e-9)
 
 
 def test_a_single_document_cannot_be_split(tmp_path):
@@ -340,7 +340,7 @@ def test_a_single_document_cannot_be_split(tmp_path):
 
 def test_a_train_split_shorter_than_a_row_is_an_error(tmp_path):
     with pytest.raises(UserError, match="fewer than a row of length=100000"):
-        prepared(tmp_path, length=100_000)
+        prepared(tmp_path, seq_len=100_000)
 
 
 def test_there_are_only_two_splits(tmp_path):

@@ -80,7 +80,7 @@ def test_an_impossible_language_is_an_error(options, message, tmp_path):
 
 def test_a_synthetic_language_needs_its_own_tokenizer(tmp_path):
     with pytest.raises(UserError, match="use tokenizer characters, not bytes"):
-        prepare(source="synthetic:rank=4", length=8, validation=0.2, cache=tmp_path)
+        prepare(source="synthetic:rank=4", seq_len=8, validation_fraction=0.2, cache=tmp_path)
 
 
 def test_a_language_of_128k_words_is_made_without_a_square_matrix():

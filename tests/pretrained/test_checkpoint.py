@@ -31,8 +31,8 @@ from tests.commands import run
 
 def small(**settings):
     config = default.get_config()
-    config.model.update(layers=2, features=16, heads=2, max_length=32)
-    config.data.length = 16
+    config.model.update(num_layers=2, d_model=16, num_heads=2, max_seq_len=32)
+    config.data.seq_len = 16
     config.mesh.data = 1
     config.update_from_flattened_dict(settings)
     return config
@@ -42,7 +42,7 @@ def small(**settings):
 def written(tmp_path_factory):
     """A folder with a GPT-2 of bytes, and the parameters that were written."""
     # Weights so large that attention is far from even.
-    config = small(**{"model.init_scale": 0.4})
+    config = small(**{"model.init_std": 0.4})
     params = build_program(config, 256).init(jax.random.key(3)).params
     folder = tmp_path_factory.mktemp("written") / "gpt2"
     export(config, params, ByteTokenizer(), folder, fitting_family(config, FAMILIES, None))
@@ -70,7 +70,7 @@ def test_what_is_written_is_read_back_to_the_bit(written):
 
 
 def test_a_teacher_has_the_softmaxes_of_its_checkpoint_and_not_its_students(written):
-    taught = small(**{"regularise.teacher": f"hf:{written[0]}"})
+    taught = small(**{"regularization.teacher": f"hf:{written[0]}"})
     swapped = {
         "attention.weighting": "entmax",
         "attention.learn": ("alpha",),
@@ -78,8 +78,8 @@ def test_a_teacher_has_the_softmaxes_of_its_checkpoint_and_not_its_students(writ
         "cross_attention.mechanism": "gated",
         "output.head": "mixture",
         "output.mixtures": 3,
-        "tune.method": "lora",
-        "tune.adapter_from": "somewhere",
+        "finetuning.method": "lora",
+        "finetuning.adapter_from": "somewhere",
     }
     found = teacher_config(override(taught, swapped))
     assert to_dict(found) == to_dict(teacher_config(taught))
@@ -103,9 +103,13 @@ def test_every_device_of_a_mesh_reads_its_own_shards(written):
 
 
 def test_the_checkpoint_shapes_the_model_and_the_config_its_softmax(written):
-    given = {"model.layers": 5, "model.norm": "rmsnorm", "model.dropout": 0.1}
+    given = {"model.num_layers": 5, "model.norm": "rmsnorm", "model.dropout": 0.1}
     config = adopt(small(init_from=f"hf:{written[0]}", **given, **{"attention.weighting": "sink"}))
-    assert (config.model.layers, config.model.norm, config.model.dropout) == (2, "layernorm", 0.1)
+    assert (config.model.num_layers, config.model.norm, config.model.dropout) == (
+        2,
+        "layernorm",
+        0.1,
+    )
     assert config.attention.weighting == "sink"
     (params, report), _ = loaded(written[0], **{"attention.weighting": "sink"})
     assert "fresh: stack/layer_*/attention/mechanism/sink" in report
@@ -213,12 +217,18 @@ def test_a_tensor_that_reaches_beyond_its_file_is_refused(written, tmp_path):
 def test_models_that_transformers_lacks_are_not_written():
     with pytest.raises(UserError, match=r"no model with config.attention.weighting = 'entmax15'"):
         fitting_family(small(**{"attention.weighting": "entmax15"}), FAMILIES, None)
-    with pytest.raises(UserError, match=r"gpt2: config.model.positions = 'alibi', not 'learned'"):
-        fitting_family(small(**{"model.positions": "alibi"}), FAMILIES, None)
+    with pytest.raises(
+        UserError, match=r"gpt2: config.model.position_embedding = 'alibi', not 'learned'"
+    ):
+        fitting_family(small(**{"model.position_embedding": "alibi"}), FAMILIES, None)
 
 
 def test_a_decoder_of_ours_is_a_gpt2_or_a_llama():
-    llama = {"model.positions": "rotary", "model.norm": "rmsnorm", "model.activation": "swiglu"}
+    llama = {
+        "model.position_embedding": "rotary",
+        "model.norm": "rmsnorm",
+        "model.activation": "swiglu",
+    }
     assert fitting_family(small(), FAMILIES, None).model_type == "gpt2"
     both = small(**llama, **{"model.bias": False})
     assert fitting_family(both, FAMILIES, None).model_type == "llama"
@@ -292,7 +302,7 @@ def test_a_swap_at_the_softmax_changes_no_output(settings, written, unchanged):
 def test_an_annealed_alpha_follows_its_schedule_while_the_rest_learns(written):
     settings = {"attention.weighting": "entmax", "attention.anneal": ("alpha", 1.0, 1.5, 4)}
     (params, _), program = loaded(
-        written[0], **settings, **{"optimizer.ema": 0.9, "schedule.warmup": 0}
+        written[0], **settings, **{"optimizer.ema_decay": 0.9, "schedule.warmup_steps": 0}
     )
     state = program.init(jax.random.key(0)).replace(params=params)
     tokens = jax.random.randint(jax.random.key(1), (8, 17), 0, 256)
@@ -311,7 +321,7 @@ def test_an_annealed_alpha_follows_its_schedule_while_the_rest_learns(written):
 def test_a_checkpoint_trains_evaluates_and_is_written_again(written, small_config, tmp_path):
     base, config = tmp_path / "base", small_config
     copied(written[0], base.mkdir() or base)
-    config.init_from, config.steps, config.schedule.warmup = f"hf:{base}", 2, 1
+    config.init_from, config.steps, config.schedule.warmup_steps = f"hf:{base}", 2, 1
     config = adopt(config)
     start = open_pretrained(config)
     (params, _), _ = loaded(base)
@@ -334,7 +344,7 @@ def evaluated(run):
 
 def test_a_command_generates_from_a_checkpoint_without_a_workdir(written):
     start = f"--config.init_from=hf:{written[0]}"
-    rest = ["--config.data.length=16", "--prompt=ab", "--tokens=3"]
+    rest = ["--config.data.seq_len=16", "--prompt=ab", "--tokens=3"]
     finished = run("generate", "--config=configs/clm.py:tiny", start, *rest)
     assert finished.returncode == 0, finished.stderr
     assert "ab" in finished.stdout

@@ -122,7 +122,7 @@ def test_special_tokens_templates_and_generation_of_a_base_are_kept(apart, chatt
 
 def test_a_text_goes_on_as_here_from_a_run_that_began_from_scratch(tmp_path):
     config = default.get_config()
-    config.model.update(layers=1, features=16, heads=2, max_length=64)
+    config.model.update(num_layers=1, d_model=16, num_heads=2, max_seq_len=64)
     texts = [f"def f{i}(x):\n    return x + {i}\n" for i in range(200)]
     tokenizer = make_tokenizer("bpe", 320, texts)
     model = build_model(config, 320)

@@ -49,7 +49,9 @@ def run_of(name, task, **settings):
     theirs = getattr(transformers, kind).config_class(**sizes).to_dict()
     own = {"task.name": task, "output.tied": False, "init_from": ""} | settings
     config = adopted(override(default.get_config(), own), family.to_ours(theirs, "config.json"))
-    layout = Layout(length=9, start=1, end=2, outcomes=9 if task == "answering" else len(LABELS))
+    layout = Layout(
+        length=9, start=1, end=2, outcomes=9 if task == "extractive_qa" else len(LABELS)
+    )
     return config, layout, family
 
 
@@ -59,7 +61,7 @@ def rows_of(task):
     places = np.array([[0, 2, 5], [0, 1, 4]])
     if task in ("classification", "regression"):
         places = real.sum(1, keepdims=True) - 1
-    if task == "answering":
+    if task == "extractive_qa":
         places = np.zeros((2, 2), int)
     ones = jnp.ones(places.shape, jnp.float32)
     batch = batch_of(inputs, real).replace(
@@ -89,23 +91,26 @@ def slow(name, task):
 
 
 SAME = [
-    ("bert", "tagging"),
-    ("llama", "tagging"),
+    ("bert", "token_classification"),
+    ("llama", "token_classification"),
     ("gpt2", "classification"),
     ("bert", "classification"),
-    ("albert", "answering"),
-    ("qwen2", "answering"),
-    *(slow(name, "tagging") for name in ("roberta", "distilbert", "albert", "electra", "gpt2")),
+    ("albert", "extractive_qa"),
+    ("qwen2", "extractive_qa"),
+    *(
+        slow(name, "token_classification")
+        for name in ("roberta", "distilbert", "albert", "electra", "gpt2")
+    ),
     *(slow(name, "classification") for name in ("llama", "qwen2", *POOLINGS) if name != "bert"),
-    *(slow(name, "answering") for name in ("bert", "roberta", "distilbert", "electra", "gpt2")),
-    slow("llama", "answering"),
+    *(slow(name, "extractive_qa") for name in ("bert", "roberta", "distilbert", "electra", "gpt2")),
+    slow("llama", "extractive_qa"),
 ]
 
 
 @pytest.mark.parametrize(("name", "task"), SAME)
 def test_transformers_computes_the_same_logits_from_a_tasks_head(name, task, tmp_path):
-    bias = {"output.bias": True} if task == "tagging" or name in POOLINGS else {}
-    if task == "answering":
+    bias = {"output.bias": True} if task == "token_classification" or name in POOLINGS else {}
+    if task == "extractive_qa":
         bias = {}
     pooling = POOLINGS.get(name, "last") if task == "classification" else "last"
     config, layout, family = run_of(name, task, **bias, **{"task.pooling": pooling})
@@ -113,7 +118,7 @@ def test_transformers_computes_the_same_logits_from_a_tasks_head(name, task, tmp
     model = build_model(config, V, layout=layout)
     params = random_params(model, batch)
     ours = np.asarray(model.apply({"params": params}, batch, method="predictions")["log_probs"])
-    labels = () if task == "answering" else LABELS
+    labels = () if task == "extractive_qa" else LABELS
     kind = export(config, params, _Words(), tmp_path / "out", family, labels=labels, layout=layout)
     model, told = getattr(transformers, kind).from_pretrained(
         tmp_path / "out", output_loading_info=True
@@ -124,7 +129,7 @@ def test_transformers_computes_the_same_logits_from_a_tasks_head(name, task, tmp
         if task == "classification":  # a row at a time, as these tokens have no padding
             rows = [model(ids[i : i + 1, : int(real[i].sum())]).logits for i in range(2)]
             theirs = log_softmax(torch.stack(rows))
-        elif task == "tagging":
+        elif task == "token_classification":
             found = model.eval()(input_ids=ids, attention_mask=real).logits
             theirs = np.take_along_axis(log_softmax(found), places[:, :, None], 1)
         else:
@@ -133,7 +138,7 @@ def test_transformers_computes_the_same_logits_from_a_tasks_head(name, task, tmp
             theirs = log_softmax(both.masked_fill(real[:, None] == 0, -1e4))
     seen = theirs > -1e3
     np.testing.assert_allclose(ours[seen], theirs[seen], rtol=0, atol=2e-5)
-    if task != "answering":
+    if task != "extractive_qa":
         assert model.config.id2label == dict(enumerate(LABELS))
         assert model.config.label2id["I-PER"] == 2
 
@@ -157,9 +162,19 @@ REFUSED = {
         {"task.pooling": "last", "output.bias": True},
         "GPT2ForSequenceClassification has no bias; train with config.output.bias=False",
     ),
-    "choice": ("bert", "choice", {}, "config.task.name = 'choice': transformers' classes for"),
-    "crf": ("bert", "tagging", {"output.head": "crf"}, "has no config.output.head = 'crf'"),
-    "cap": ("bert", "tagging", {"output.cap": 3.0}, r"has no config.output.cap = 3.0"),
+    "multiple_choice": (
+        "bert",
+        "multiple_choice",
+        {},
+        "config.task.name = 'multiple_choice': transformers' classes for",
+    ),
+    "crf": (
+        "bert",
+        "token_classification",
+        {"output.head": "crf"},
+        "has no config.output.head = 'crf'",
+    ),
+    "cap": ("bert", "token_classification", {"output.cap": 3.0}, r"has no config.output.cap = 3.0"),
 }
 
 

@@ -54,7 +54,7 @@ def adopted(family, theirs, folder):
     config.objective = kinds.get(FAMILIES[family].fixed["model.architecture"], "causal")
     config.data.source = "docstrings" if config.objective == "seq2seq" else "stdlib"
     config = Checkpoint(folder, FAMILIES[family], theirs, _Whole()).adopt(config)
-    config.data.tokenizer, config.data.length = "bytes", 8
+    config.data.tokenizer, config.data.seq_len = "bytes", 8
     check(config)
     return config
 

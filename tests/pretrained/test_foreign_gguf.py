@@ -71,7 +71,7 @@ TOKENS |= {"tokenizer.ggml.scores": [0.0, -1.0, -2.0, -3.0, -4.0], "tokenizer.gg
 )
 def test_odd_metadata_of_a_gguf_file_is_one_line(odd, tmp_path, cache):
     config = default.get_config()
-    config.cache = str(cache)
+    config.cache_dir = str(cache)
     with pytest.raises(UserError) as error:
         open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **odd)}").adopt(config)
     assert "x.gguf" in str(error.value) and "\n" not in str(error.value)
@@ -79,10 +79,10 @@ def test_odd_metadata_of_a_gguf_file_is_one_line(odd, tmp_path, cache):
 
 def test_the_same_file_with_plain_metadata_is_read(tmp_path, cache):
     config = default.get_config()
-    config.cache = str(cache)
+    config.cache_dir = str(cache)
     plain = TOKENS | {"tokenizer.ggml.token_type": [1, 1, 3, 1, 1]}
     found = open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **plain)}").adopt(config)
-    assert (found.model.layers, found.data.vocab_size) == (2, 5)
+    assert (found.model.num_layers, found.data.vocab_size) == (2, 5)
 
 
 @pytest.mark.parametrize("kind", [0, 8], ids=["numbers", "texts"])

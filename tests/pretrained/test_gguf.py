@@ -100,7 +100,7 @@ def test_states_and_logits_are_those_that_transformers_computes_of_the_file(
         tmp_path, gguf_file=file.name, dtype=torch.float32
     ).eval()
     ours = load(file)
-    assert ours.config.model.kv_heads == 2 and ours.config.output.tied == tied
+    assert ours.config.model.num_kv_heads == 2 and ours.config.output.tied == tied
     inputs, real = tokens(), padding()
     states, log_probs = ours.states(batch_of(inputs, real))
     with torch.inference_mode():
@@ -275,7 +275,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(change, more, line, tmp_pa
         change(file)
     with pytest.raises(UserError) as error:
         config = default.get_config()
-        config.cache = str(tmp_path)
+        config.cache_dir = str(tmp_path)
         open_checkpoint(f"hf:{file}").adopt(config)
     assert line in str(error.value) and "\n" not in str(error.value)
 

@@ -117,7 +117,7 @@ def test_a_checkpoint_without_its_head_is_said_to_answer_at_random(name, tmp_pat
     rewritten(folder, lambda tensor: None if tensor.startswith(missing) else tensor)
     config = adopt(override(default.get_config(), {"init_from": f"hf:{folder}"}))
     checkpoint = open_checkpoint(config.init_from)
-    names = sources(checkpoint.family.views(config), config.model.layers)
+    names = sources(checkpoint.family.views(config), config.model.num_layers)
     top = "head/table" if name == "llama" else "transform/"
     shapes = {path: () for path in names if path.startswith(top)}
     with pytest.raises(UserError, match=line) as error:
@@ -130,7 +130,7 @@ def headless(tmp_path):
     """The config of a Llama whose table of words for the head is missing."""
     folder, _ = save("llama", tmp_path)
     rewritten(folder, lambda tensor: None if tensor == "lm_head.weight" else tensor)
-    own = {"init_from": f"hf:{folder}", "data.tokenizer": "characters", "data.length": 8}
+    own = {"init_from": f"hf:{folder}", "data.tokenizer": "characters", "data.seq_len": 8}
     return adopt(override(default.get_config(), own | {"mesh.data": 1}))
 
 

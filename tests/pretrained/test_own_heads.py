@@ -31,8 +31,8 @@ from tests.backends import byte_level, folder_of
 
 KINDS = {
     "classification": "ForSequenceClassification",
-    "tagging": "ForTokenClassification",
-    "answering": "ForQuestionAnswering",
+    "token_classification": "ForTokenClassification",
+    "extractive_qa": "ForQuestionAnswering",
 }
 
 
@@ -41,7 +41,7 @@ def saved(name, task, folder, labels=LABELS):
     base, settings = CASES[name]
     head = base.replace("LMHeadModel", "").partition("For")[0].removesuffix("Model") + KINDS[task]
     kind = getattr(transformers, head)
-    names = {} if task == "answering" else {"id2label": dict(enumerate(labels))}
+    names = {} if task == "extractive_qa" else {"id2label": dict(enumerate(labels))}
     torch.manual_seed(0)
     model = kind(kind.config_class(**settings | {"vocab_size": 256, "pad_token_id": 1}, **names))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def config_of(folder, task, cache, **settings):
     own = {
         "task.name": task,
         "output.tied": False,
-        "data.length": 16,
+        "data.seq_len": 16,
         "init_from": f"hf:{folder}",
         "cache": str(cache),
         "mesh.data": 1,
@@ -65,9 +65,9 @@ def config_of(folder, task, cache, **settings):
 
 
 def settings_of(name, task):
-    if task == "answering":
-        return {"task.text": ("question", "context"), "task.stride": 2}
-    if task == "tagging":
+    if task == "extractive_qa":
+        return {"task.text": ("question", "context"), "task.doc_stride": 2}
+    if task == "token_classification":
         return {"output.bias": True}
     biased = {"output.bias": True} if name in POOLINGS else {}
     return {"task.pooling": POOLINGS.get(name, "last")} | biased
@@ -75,12 +75,12 @@ def settings_of(name, task):
 
 SAME = [
     ("bert", "classification"),
-    ("bert", "tagging"),
-    ("bert", "answering"),
+    ("bert", "token_classification"),
+    ("bert", "extractive_qa"),
     ("gpt2", "classification"),
     *(slow(name, "classification") for name in (*POOLINGS, "llama") if name != "bert"),
-    *(slow(name, "tagging") for name in ("distilbert", "roberta", "llama")),
-    *(slow(name, "answering") for name in ("distilbert", "electra", "llama")),
+    *(slow(name, "token_classification") for name in ("distilbert", "roberta", "llama")),
+    *(slow(name, "extractive_qa") for name in ("distilbert", "electra", "llama")),
 ]
 
 
@@ -93,11 +93,11 @@ def test_what_transformers_fine_tuned_says_the_same_here(name, task, tmp_path, c
     ours = np.asarray(outputs["log_probs"])
     ids, real = (torch.as_tensor(np.asarray(x, np.int64)) for x in (batch.inputs, batch.segments))
     with torch.no_grad():
-        if task == "answering":
+        if task == "extractive_qa":
             found = theirs(input_ids=ids, attention_mask=real)
             both = torch.stack([found.start_logits, found.end_logits], 1)
             wanted = log_softmax(both.masked_fill(real[:, None] == 0, -1e4))
-        elif task == "tagging":
+        elif task == "token_classification":
             found = theirs(input_ids=ids, attention_mask=real).logits
             wanted = np.take_along_axis(log_softmax(found), places[:, :, None], 1)
         else:  # a row at a time, as these tokens have no padding
@@ -105,7 +105,7 @@ def test_what_transformers_fine_tuned_says_the_same_here(name, task, tmp_path, c
             wanted = log_softmax(torch.stack(rows))
     seen = wanted > -1e3
     np.testing.assert_allclose(ours[seen], wanted[seen], rtol=0, atol=2e-5)
-    assert run.task_layout[1] == (() if task == "answering" else LABELS)
+    assert run.task_layout[1] == (() if task == "extractive_qa" else LABELS)
 
 
 @pytest.fixture(scope="module")

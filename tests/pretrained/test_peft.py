@@ -38,10 +38,10 @@ OURS = ("query", "value", "in")
 
 def tuned(folder, method, **settings):
     """Our model of a folder with additions that matter, and its parameters."""
-    tune = {"tune.virtual_tokens": 3} if method in ("prompt", "prefix") else {}
+    tune = {"finetuning.num_virtual_tokens": 3} if method in ("prompt", "prefix") else {}
     if "lora" in method:
-        tune = {"tune.rank": 4, "tune.alpha": 6.0, "tune.targets": OURS}
-    base = load(folder, **{"tune.method": method}, **tune, **settings)
+        tune = {"finetuning.rank": 4, "finetuning.alpha": 6.0, "finetuning.target_modules": OURS}
+    base = load(folder, **{"finetuning.method": method}, **tune, **settings)
     keys = iter(jax.random.split(jax.random.key(7), 99))
     added = ("lora", "ia3", "prompt", "prefix_key", "prefix_value")
     flat = {
@@ -82,7 +82,7 @@ def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tm
     # And back: the joint matrices of GPT-2 come back with the ranks of all their parts.
     if name != "gpt2":
         config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
-        assert config.tune.method == method and config.tune.rank == 4
+        assert config.finetuning.method == method and config.finetuning.rank == 4
         trained, _ = split(ours.params, tuning(ours.config).kept)
         jax.tree.map(np.testing.assert_array_equal, added, trained)
 
@@ -165,7 +165,7 @@ def test_scales_words_and_prefixes_travel_to_peft_and_back(name, method, tmp_pat
     actual = ours.apply(batch_of(inputs, memory=both), "log_probs")
     np.testing.assert_allclose(actual, logits_of(theirs, inputs), **CLOSE)
     config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
-    assert config.tune.method == method
+    assert config.finetuning.method == method
     trained, _ = split(ours.params, tuning(ours.config).kept)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), added, trained)
 
@@ -200,7 +200,7 @@ def test_scales_words_and_prefixes_of_peft_compute_the_same_here(name, method, t
     wrapped.save_pretrained(tmp_path / "adapter")
     base = load(folder)
     config, added = load_adapter(tmp_path / "adapter", base.config, FAMILIES[name])
-    assert config.tune.method == method
+    assert config.finetuning.method == method
     model, params = build_model(config, V), join(added, base.params)
     inputs = tokens()
     batch = batch_of(inputs, memory=name == "t5")
@@ -217,7 +217,7 @@ DIFFERENT = {
 @pytest.mark.parametrize(("name", "method"), DIFFERENT)
 def test_what_peft_places_differently_is_refused(name, method, tmp_path):
     base = load(save(name, tmp_path / "base")[0])
-    base.config.tune.method = method
+    base.config.finetuning.method = method
     with pytest.raises(UserError, match=DIFFERENT[name, method]):
         save_adapter(tmp_path / "adapter", base.config, base.params, FAMILIES[name])
 
@@ -261,11 +261,11 @@ UNREAD = {
     ),
     "scales of the other side": (
         peft.IA3Config(target_modules=["down_proj"], feedforward_modules=[]),
-        r"it scales what model.layers.0.mlp.down_proj gives, and here that is what it reads",
+        r"it scales what model.num_layers.0.mlp.down_proj gives, and here that is what it reads",
     ),
     "scales of the other side of keys": (
         peft.IA3Config(target_modules=["k_proj"], feedforward_modules=["k_proj"]),
-        r"it scales what model.layers.0.self_attn.k_proj reads, and here",
+        r"it scales what model.num_layers.0.self_attn.k_proj reads, and here",
     ),
     "scales of one scanned layer": (
         peft.IA3Config(target_modules=r".*0.self_attn.v_proj", feedforward_modules=[]),
@@ -321,7 +321,7 @@ DAMAGE = {
 def test_what_began_without_changing_the_base_is_read(beginning, written, tmp_path):
     options = peft.LoraConfig(**LORA | {"r": 4}, init_lora_weights=beginning)
     config, params = load_adapter(*written(tmp_path, options), FAMILIES["llama"])
-    assert config.tune.rank == 4 and params
+    assert config.finetuning.rank == 4 and params
 
 
 @pytest.mark.parametrize("message", DAMAGE)

@@ -25,13 +25,15 @@ def test_keys_of_alpha_pattern_match_names_as_pefts_do():
         {"q_proj": 1, ".*_proj": 2},
         {".*_proj": 2, "q_proj": 1},
         {"proj": 3},
-        {r"layers\.1\.self_attn\.[kv]_proj": 4, r"model.layers.\d.mlp.*": 5},
+        {r"layers\.1\.self_attn\.[kv]_proj": 4, r"model.num_layers.\d.mlp.*": 5},
         {"q_proj|v_proj": 6},
         {"1.self_attn.q_proj": 7, "^model": 8},
         {},
     ]
-    names = [f"model.layers.{n}.{part}" for n in (0, 1, 11) for part in ("mlp.up_proj", "q_proj")]
-    names += [f"model.layers.{n}.self_attn.{x}_proj" for n in (0, 1, 11) for x in "qkvo"]
+    names = [
+        f"model.num_layers.{n}.{part}" for n in (0, 1, 11) for part in ("mlp.up_proj", "q_proj")
+    ]
+    names += [f"model.num_layers.{n}.self_attn.{x}_proj" for n in (0, 1, 11) for x in "qkvo"]
     for pattern in patterns:
         for name in names:
             expected = pattern.get(get_pattern_key(pattern.keys(), name), 8)
@@ -48,7 +50,7 @@ def test_an_alpha_by_a_regular_expression_computes_what_peft_computes(tmp_path):
     wrapped.save_pretrained(tmp_path / "adapter")
     base = load(folder)
     config, added = load_adapter(tmp_path / "adapter", base.config, FAMILIES["llama"])
-    assert config.tune.alpha == 32
+    assert config.finetuning.alpha == 32
     model, params = build_model(config, V), join(added, base.params)
     actual = model.apply({"params": params}, batch_of(tokens()), method="log_probs")
     with torch.no_grad():

@@ -34,12 +34,17 @@ def run_of(architecture="decoder", **settings):
 def config_of(architecture="decoder", **settings):
     config = default.get_config()
     config.batch_size = 8
-    config.data.length = 64
+    config.data.seq_len = 64
     config.mesh.data = 1
     config.objective = ARCHITECTURES[architecture]
-    config.corruption.span_length = 20.0 if architecture == "encoder_decoder" else None
+    config.corruption.mean_span_length = 20.0 if architecture == "encoder_decoder" else None
     config.model.update(
-        architecture=architecture, layers=1, features=16, heads=2, max_length=64, init_scale=0.5
+        architecture=architecture,
+        num_layers=1,
+        d_model=16,
+        num_heads=2,
+        max_seq_len=64,
+        init_std=0.5,
     )
     config.update_from_flattened_dict(settings)
     return config
@@ -103,10 +108,10 @@ def source(tmp_path):
 
 
 def test_few_shot_answers_are_calibrated_judged_and_reported(source, tmp_path):
-    words = {"prompt.words": WORDS, "task.labels": ("a", "b")}
+    words = {"prompt.verbalizers": WORDS, "task.labels": ("a", "b")}
     settings = {"prompt.source": source, "prompt.template": "{text}:{answer}.", **words}
-    settings |= {"prompt.shots": 2, "prompt.balanced": True, "prompt.separator": "|"}
-    settings |= {"prompt.normalise": "bytes", "prompt.content_free": ("N/A",)}
+    settings |= {"prompt.num_shots": 2, "prompt.balanced": True, "prompt.shots_separator": "|"}
+    settings |= {"prompt.length_normalization": "bytes", "prompt.content_free": ("N/A",)}
     run = run_of(**settings)
     found = ask(run, epath.Path(tmp_path / "report"))
     lines = (tmp_path / "report" / "predictions.jsonl").read_text().splitlines()
@@ -141,27 +146,29 @@ def test_every_question_may_have_answers_of_its_own(source, tmp_path):
         '{"text": "t", "options": ["1", "0"], "label": "0"}\n'
     )
     settings = {"prompt.source": source, "prompt.template": "{text}{answer}"}
-    run = run_of("encoder", **settings, **{"task.choices": ("options",), "prompt.hidden": "token"})
+    run = run_of(
+        "encoder", **settings, **{"task.choices": ("options",), "prompt.mlm_scoring": "token"}
+    )
     assert [each.label for each in read_examples(run.config).questions] == [1, 1, 0, 1]
     assert ask(run)["eval/examples"] == 4
 
 
 MISTAKES = {
-    "config.prompt.words has 3 texts for the 2 of config.task.labels": {
-        "prompt.words": ("x", "y", "z")
+    "config.prompt.verbalizers has 3 texts for the 2 of config.task.labels": {
+        "prompt.verbalizers": ("x", "y", "z")
     },
-    "must be two or more texts, all different": {"prompt.words": ("x", "x")},
+    "must be two or more texts, all different": {"prompt.verbalizers": ("x", "x")},
     "head entmax may give all of them a probability of 0": {"output.head": "entmax"},
     "config.task.metric = 'bleu' is not one of": {"task.metric": "bleu"},
-    "evens out labels": {"prompt.words": (), "prompt.balanced": True},
-    "did you mean bytes": {"prompt.normalise": "byte"},
-    "config.prompt.shots = -1: must be at least 0": {"prompt.shots": -1},
+    "evens out labels": {"prompt.verbalizers": (), "prompt.balanced": True},
+    "did you mean bytes": {"prompt.length_normalization": "byte"},
+    "config.prompt.num_shots = -1: must be at least 0": {"prompt.num_shots": -1},
     "must hold {answer} once": {"prompt.template": "{text}"},
     "has no column 'txt', only text, label, options": {"prompt.template": "{txt}{answer}"},
     "has the label 'b', which is none": {"task.labels": ("a", "c")},
-    "there are 7 other examples to show before q.jsonl line 1": {"prompt.shots": 8},
+    "there are 7 other examples to show before q.jsonl line 1": {"prompt.num_shots": 8},
     "matches no file": {"prompt.source": "files:/nowhere/*.jsonl"},
-    "has the choices": {"prompt.words": (), "task.choices": ("text",)},
+    "has the choices": {"prompt.verbalizers": (), "task.choices": ("text",)},
 }
 
 
@@ -170,7 +177,7 @@ def test_a_mistake_is_one_clear_line(line, source):
     settings = {"prompt.source": source, "prompt.template": "{text}{answer}"}
     settings |= {
         "task.labels": ("a", "b"),
-        "prompt.words": ("x", "y"),
+        "prompt.verbalizers": ("x", "y"),
         "task.choices": ("options",),
     }
     config = config_of(**settings | MISTAKES[line])

@@ -57,8 +57,8 @@ def both(request, tmp_path_factory):
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, device="cpu", dtype="float32")
     ours = default.get_config()
     ours.init_from = f"hf:{folder}"
-    ours.batch_size, ours.mesh.data, ours.data.length = 4, 1, 32
-    ours.cache = str(folder / "cache")
+    ours.batch_size, ours.mesh.data, ours.data.seq_len = 4, 1, 32
+    ours.cache_dir = str(folder / "cache")
     return Laboratory(open_pretrained(adopt(ours))), theirs
 
 

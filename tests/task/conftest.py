@@ -53,20 +53,20 @@ def labelled(tmp_path_factory):
 def task_config(labelled, cache):
     """An encoder that learns its task within a few steps."""
     config = default.get_config()
-    config.cache = str(cache)
+    config.cache_dir = str(cache)
     config.steps = 12
     config.batch_size = 16
-    config.data.update(source=f"files:{labelled}/reviews.csv", length=40, validation=0.3)
+    config.data.update(source=f"files:{labelled}/reviews.csv", seq_len=40, validation_fraction=0.3)
     config.task.name = "classification"
     config.task.pooling = "mean"
     config.model.update(
-        architecture="encoder", layers=1, features=32, heads=2, max_length=64, init_scale=0.1
+        architecture="encoder", num_layers=1, d_model=32, num_heads=2, max_seq_len=64, init_std=0.1
     )
     config.output.tied = False
     config.optimizer.learning_rate = 2e-2
-    config.schedule.warmup = 2
+    config.schedule.warmup_steps = 2
     config.checkpoint.every = 5
-    config.evaluation.update(every=6, rows=0)
+    config.evaluation.update(every=6, num_examples=0)
     config.log.update(every=1, tensorboard=False)
     config.mesh.update(data=1)
     return config

@@ -22,7 +22,9 @@ L = 64
 
 def task(**options):
     config = default.get_config()
-    config.task.update(name="answering", text=("question", "context"), label="answers", **options)
+    config.task.update(
+        name="extractive_qa", text=("question", "context"), label="answers", **options
+    )
     return build_task(config)
 
 
@@ -83,12 +85,18 @@ def test_the_longest_answer_is_that_of_training_or_the_one_of_the_config():
 def test_training_answers_are_measured_and_those_that_fit_nowhere_are_said(
     task_config, labelled, cache, capsys
 ):
-    settings = {"data.source": f"files:{labelled}/rows.jsonl", "task.name": "answering"}
-    settings |= {"task.text": ("question", "context"), "task.label": "answers", "task.stride": 1}
-    data = prepare_task(override(task_config, settings | {"data.length": 30}), cache)
-    assert data.manifest["answers"]["longest"] == len("lovely") and data.task.longest_answer == 30
+    settings = {"data.source": f"files:{labelled}/rows.jsonl", "task.name": "extractive_qa"}
+    settings |= {
+        "task.text": ("question", "context"),
+        "task.label": "answers",
+        "task.doc_stride": 1,
+    }
+    data = prepare_task(override(task_config, settings | {"data.seq_len": 30}), cache)
+    assert (
+        data.manifest["answers"]["longest"] == len("lovely") and data.task.max_answer_length == 30
+    )
     assert data.manifest["answers"]["lost"] == 0
-    settings |= {"data.length": 10, "task.longest_answer": 2}
+    settings |= {"data.seq_len": 10, "task.max_answer_length": 2}
     data = prepare_task(override(task_config, settings), cache)
     assert 0 < data.manifest["answers"]["lost"] < data.manifest["answers"]["number"]
     told = capsys.readouterr().err
@@ -162,6 +170,6 @@ def test_the_report_names_the_best_thresholds():
     ],
 )
 def test_options_of_answers_have_bounds(task_config, key, value, message):
-    settings = {"task.name": "answering", "task.text": ("q", "c"), f"task.{key}": value}
+    settings = {"task.name": "extractive_qa", "task.text": ("q", "c"), f"task.{key}": value}
     with pytest.raises(UserError, match=message):
         check_task(override(task_config, settings))

@@ -38,14 +38,14 @@ def chain(task_config, tmp_path, monkeypatch):
         (tmp_path / f"{name}.csv").write_text("\n".join(rows))
     monkeypatch.setattr(train_module, "write_report", lambda *_: {})
     sources = tuple(f"files:{tmp_path}/{name}.csv" for name in WORDS)
-    settings = {"continual.sources": sources, "data.source": sources[1], "model.features": 16}
-    settings |= {"data.length": 24, "steps": 8, "evaluation.every": 0, "mesh.data": 1}
+    settings = {"continual.sources": sources, "data.source": sources[1], "model.d_model": 16}
+    settings |= {"data.seq_len": 24, "steps": 8, "evaluation.every": 0, "mesh.data": 1}
     return override(task_config, settings)
 
 
-REPLAY = {"continual.replay": 0.25, "continual.memory": 10}
+REPLAY = {"continual.replay_fraction": 0.25, "continual.memory_size": 10}
 # On two devices, as its penalty's weights are shared out.
-EWC = {"regularise.ewc": 5.0, "mesh.data": 2}
+EWC = {"regularization.ewc": 5.0, "mesh.data": 2}
 
 
 def of_clock(result):
@@ -103,7 +103,7 @@ def test_without_what_holds_on_a_run_of_a_chain_is_an_ordinary_run_from_the_one_
 
 @pytest.mark.slow
 def test_all_at_once_takes_the_steps_of_all_tasks_and_no_task_comes_before_another(chain, tmp_path):
-    config = override(chain, {"continual.jointly": True, "epochs": 1.5})
+    config = override(chain, {"continual.joint": True, "epochs": 1.5})
     result = learn(config, tmp_path / "run")
     sizes = [
         each["splits"]["train"]["rows"]
@@ -136,7 +136,7 @@ def test_importance_is_the_mean_over_rows_of_every_earlier_task(chain, tmp_path)
 
 
 def test_replayed_rows_are_training_rows_of_earlier_tasks_by_seed_and_step_alone(chain, tmp_path):
-    config = override(chain, {"continual.stage": 2, "continual.replay": 0.25})
+    config = override(chain, {"continual.stage": 2, "continual.replay_fraction": 0.25})
     data = prepare_task(config, tmp_path / "cache")
     assert {each["texts"][0].split()[1] for each in data.examples()} == {"films"}
     assert data.manifest["splits"]["train"]["rows"] == len(data.trained(1))
@@ -154,7 +154,7 @@ def test_replayed_rows_are_training_rows_of_earlier_tasks_by_seed_and_step_alone
     assert all(len(earlier.intersection(batch)) == 4 for batch in whole)
     assert {row for batch in whole for row in batch} == earlier | own
     assert batches(3, start=5) == whole[5:8]
-    few = {row for batch in batches(15, **{"continual.memory": 10}) for row in batch}
+    few = {row for batch in batches(15, **{"continual.memory_size": 10}) for row in batch}
     assert len(few & earlier) == 10 and few >= own
     for batch in batches(3, **{"task.balanced": True}):
         assert data.classes()[batch].sum() == 8 and len(earlier.intersection(batch)) == 4

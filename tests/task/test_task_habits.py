@@ -18,22 +18,24 @@ from lm.training.validate import check
 
 HABITS = {
     "model.dropout": 0.1,
-    "regularise.rdrop": 0.5,
-    "regularise.freelb": 2,
-    "regularise.delete": 0.1,
-    "regularise.swap": 0.1,
-    "regularise.hide_spans": 0.1,
-    "regularise.prune": 0.5,
-    "regularise.distil": 0.5,
+    "regularization.rdrop": 0.5,
+    "regularization.freelb": 2,
+    "regularization.token_deletion": 0.1,
+    "regularization.token_swap": 0.1,
+    "regularization.mask_spans": 0.1,
+    "regularization.sparsity": 0.5,
+    "regularization.distillation": 0.5,
     "task.balanced": True,
 }
 
 
 # All that a step can have at once without a teacher.
-TOGETHER = {name: value for name, value in HABITS.items() if name != "regularise.distil"} | {
-    "regularise.l2_start": 1e-3,
-    "regularise.adapt": 1.0,
-    "regularise.mixout": 0.1,
+TOGETHER = {
+    name: value for name, value in HABITS.items() if name != "regularization.distillation"
+} | {
+    "regularization.l2_sp": 1e-3,
+    "regularization.penalty_adaptation": 1.0,
+    "regularization.mixout": 0.1,
 }
 
 
@@ -41,12 +43,12 @@ TOGETHER = {name: value for name, value in HABITS.items() if name != "regularise
     ("habits", "told"),
     [
         (TOGETHER, {"train/penalty", "train/sparsity"}),
-        ({"regularise.mixup": 0.3}, set()),
+        ({"regularization.mixup": 0.3}, set()),
     ],
     ids=["together", "mixup"],
 )
 def test_a_step_with_habits_has_a_finite_loss_and_tells_of_them(task_config, habits, told):
-    sizes = {"model.features": 8, "data.length": 8, "batch_size": 2, "optimizer.name": "sgd"}
+    sizes = {"model.d_model": 8, "data.seq_len": 8, "batch_size": 2, "optimizer.name": "sgd"}
     config = override(task_config, sizes | habits)
     check(config)
     program = build_program(config, 256, layout=Layout(8, start=255, end=255, outcomes=2))
@@ -63,8 +65,8 @@ def test_a_step_with_habits_has_a_finite_loss_and_tells_of_them(task_config, hab
 @pytest.mark.slow
 def test_all_habits_together_bring_a_teachers_student_to_its_end(task_config, tmp_path):
     train(task_config, tmp_path / "teacher")
-    taught = override(task_config, HABITS | {"regularise.teacher": str(tmp_path / "teacher")})
-    student = override(taught, {"model.features": 16, "steps": 20})
+    taught = override(task_config, HABITS | {"regularization.teacher": str(tmp_path / "teacher")})
+    student = override(taught, {"model.d_model": 16, "steps": 20})
     result = train(student, tmp_path / "student")
     assert result["eval/accuracy"] > 0.8
     *_, last = (r for r in read_metrics(tmp_path / "student/metrics.jsonl") if "train/loss" in r)
@@ -82,7 +84,11 @@ def test_all_habits_together_bring_a_teachers_student_to_its_end(task_config, tm
 
 @pytest.mark.slow
 def test_penalties_follow_the_gap_of_every_evaluation(task_config, tmp_path):
-    knobs = {"regularise.l2": 1e-3, "regularise.adapt": 2.0, "evaluation.every": 4}
+    knobs = {
+        "regularization.l2": 1e-3,
+        "regularization.penalty_adaptation": 2.0,
+        "evaluation.every": 4,
+    }
     train(override(task_config, knobs), tmp_path / "run")
     records = [r for r in read_metrics(tmp_path / "run/metrics.jsonl") if "eval/gap" in r]
     strength = 1.0

@@ -83,7 +83,7 @@ def test_truth_values_and_numbers_in_one_column_are_refused_and_case_alone_is_sa
 
 def chosen(labels, choices, **options):
     """The numbers of the choices that labels mean, all read together."""
-    judge = task("choice", **options)
+    judge = task("multiple_choice", **options)
     fields = {"text": "q", "choices": choices}
     examples = [judge.example(Record(f"line {n}", fields | {"label": x})) for n, x in labels]
     settled, _ = judge.settle(examples)

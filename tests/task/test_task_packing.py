@@ -33,8 +33,8 @@ def rows():
     """The config, the task's objective, each conversation's row, and the row of all of them."""
     config = default.get_config()
     config.task.update(name="instruction", text=("messages",))
-    config.data.length = L
-    config.model.update(layers=1, features=16, heads=2, max_length=L)
+    config.data.seq_len = L
+    config.model.update(num_layers=1, d_model=16, num_heads=2, max_seq_len=L)
     task, tokenizer = build_task(config), ByteTokenizer()
     layout = Layout(length=L, start=tokenizer.start, end=tokenizer.end)
     alone = []

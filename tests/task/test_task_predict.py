@@ -30,15 +30,15 @@ KINDS = {
         {"task.label": "rating", "output.head": "squared", "output.bias": True},
         "reviews.csv", "rating",
     ),
-    "tagging": ({"task.text": ("tokens",), "task.label": "tags"}, "names.conll", "tags"),
-    "answering": (
-        {"task.text": ("question", "context"), "task.label": "answers", "task.stride": 4,
-         "data.length": 48},
+    "token_classification": ({"task.text": ("tokens",), "task.label": "tags"}, "names.conll",
+    "tags"), "extractive_qa": (
+        {"task.text": ("question", "context"), "task.label": "answers", "task.doc_stride": 4,
+         "data.seq_len": 48},
         "rows.jsonl", "answers",
     ),
-    "choice": ({"task.text": ("question",), "task.label": "choice"}, "rows.jsonl", "choice"),
-    "seq2seq": (
-        {"task.text": ("context",), "task.label": "target", "task.answer_tokens": 5,
+    "multiple_choice": ({"task.text": ("question",), "task.label": "choice"}, "rows.jsonl",
+    "choice"), "seq2seq": (
+        {"task.text": ("context",), "task.label": "target", "task.max_new_tokens": 5,
          "model.architecture": "encoder_decoder", "output.tied": True},
         "rows.jsonl", "target",
     ),
@@ -165,7 +165,7 @@ def test_nothing_is_written_where_something_is(opened, labelled, tmp_path):
 
 
 def test_more_choices_than_a_run_has_learned_are_named(opened, tmp_path):
-    run = opened("choice")
+    run = opened("multiple_choice")
     row = {"question": "which?", "choices": ["a", "b", "c"], "choice": 1}
     (tmp_path / "test.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=r"test.jsonl line 1 has 3 choices, but .* among 2 at most"):
@@ -174,7 +174,7 @@ def test_more_choices_than_a_run_has_learned_are_named(opened, tmp_path):
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_choices_without_a_label_are_read_however_labels_are_written(reading, task_config):
-    task = build_task(override(task_config, {"task.name": "choice"}))
+    task = build_task(override(task_config, {"task.name": "multiple_choice"}))
     task = dataclasses.replace(task, choice_labels=reading)
     record = Record("a.jsonl line 1", {"text": "which?", "choices": ["x", "y"]})
     assert not task.has_label(record)

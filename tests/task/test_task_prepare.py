@@ -20,7 +20,7 @@ def prepared(task_config, tmp_path):
         settings = {"data.source": f"files:{tmp_path}/a.csv"}
         if held_out is not None:
             (tmp_path / "b.csv").write_text("\n".join(["text,label", *held_out]))
-            settings["task.validation"] = f"files:{tmp_path}/b.csv"
+            settings["task.validation_source"] = f"files:{tmp_path}/b.csv"
         return prepare_task(override(task_config, settings), tmp_path / "cache")
 
     return prepare
@@ -69,15 +69,15 @@ def test_what_is_written_is_counted_for_heads_that_order_words(prepared):
 
 
 def test_the_hash_names_examples_and_not_the_rows_that_they_became(task_config, labelled, cache):
-    base = {"data.source": f"files:{labelled}/rows.jsonl", "task.name": "answering"}
-    base |= {"task.text": ("question", "context"), "task.label": "answers", "task.stride": 4}
+    base = {"data.source": f"files:{labelled}/rows.jsonl", "task.name": "extractive_qa"}
+    base |= {"task.text": ("question", "context"), "task.label": "answers", "task.doc_stride": 4}
     made = [
-        prepare_task(override(task_config, base | {"data.length": length}), cache).manifest
+        prepare_task(override(task_config, base | {"data.seq_len": length}), cache).manifest
         for length in (40, 64)
     ]
     assert made[0]["splits"] != made[1]["splits"]
     assert made[0]["hash"] == made[1]["hash"]
-    other = override(task_config, base | {"data.validation": 0.4})
+    other = override(task_config, base | {"data.validation_fraction": 0.4})
     assert prepare_task(other, cache).manifest["hash"] != made[0]["hash"]
 
 

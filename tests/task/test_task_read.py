@@ -100,18 +100,24 @@ LABELS = {
     "an infinite target": ("regression", {"text": "x", "label": "inf"}, "no finite number"),
     "a target that is no number": ("regression", {"text": "x", "label": "high"}, "no finite"),
     "fewer tags than words": (
-        "tagging", {"text": ["a", "b"], "label": ["O"]}, "has 2 words and 1 tags",
+        "token_classification", {"text": ["a", "b"], "label": ["O"]}, "has 2 words and 1 tags",
     ),
-    "an empty tag": ("tagging", {"text": ["a", "b"], "label": ["O", ""]}, "word 2 has no tag"),
-    "tags in a string": ("tagging", {"text": ["a"], "label": "O"}, "is no list of words"),
+    "an empty "
+    "tag": ("token_classification", {"text": ["a", "b"], "label": ["O", ""]}, "word 2 has no tag"),
+    "tags in a "
+    "string": ("token_classification", {"text": ["a"], "label": "O"}, "is no list of words"),
     "a choice too few": (
-        "choice", {"text": "q", "choices": ["a"], "label": 0}, "give two or more texts",
+        "multiple_choice", {"text": "q", "choices": ["a"], "label": 0}, "give two or more texts",
     ),
     "a choice that is not there": (
-        "choice", {"text": "q", "choices": ["a", "b"], "label": 2}, "neither a choice nor a number",
+        "multiple_choice",
+        {"text": "q", "choices": ["a", "b"], "label": 2},
+        "neither a choice nor a number",
     ),
     "a choice that is no digit of ours": (
-        "choice", {"text": "q", "choices": ["a", "b"], "label": "²"}, "neither a choice nor a numb",
+        "multiple_choice",
+        {"text": "q", "choices": ["a", "b"], "label": "²"},
+        "neither a choice nor a numb",
     ),
     "an unknown role": (
         "instruction", {"text": [{"role": "robot", "content": "x"}]}, "has the role 'robot'",
@@ -141,7 +147,7 @@ def test_an_answer_that_is_not_where_it_is_said_to_be_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(values))
     (record,) = records(f"files:{tmp_path}/a.jsonl")
     with pytest.raises(UserError, match="does not stand in the context at character 6"):
-        task("answering", text=("q", "c"), label="a").example(record)
+        task("extractive_qa", text=("q", "c"), label="a").example(record)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_an_answer_that_is_not_where_it_is_said_to_be_is_named(tmp_path):
 def test_answers_that_are_no_lists_of_texts_and_places_are_named(texts, starts):
     values = {"q": "who?", "c": "It was Ada.", "a": {"text": texts, "answer_start": starts}}
     with pytest.raises(UserError, match=r"here: column 'a' is not .*as many numbers"):
-        task("answering", text=("q", "c"), label="a").example(Record("here", values))
+        task("extractive_qa", text=("q", "c"), label="a").example(Record("here", values))
 
 
 def test_labels_are_ordered_as_numbers_where_all_of_them_are():

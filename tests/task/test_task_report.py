@@ -58,7 +58,7 @@ def test_the_report_names_the_file_that_was_held_out(tmp_path, monkeypatch, mani
 def test_the_diagram_of_tagging_is_of_words_and_says_so(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(task_report, "_reliability", lambda axes, *values: drawn.append(values))
-    data = judged("tagging", ("O", "B-X", "I-X"))
+    data = judged("token_classification", ("O", "B-X", "I-X"))
     write_report(tmp_path, data, list(tagged(40)))
     ((confidences, right, what),) = drawn
     found = task_report.calibration(np.array(confidences), np.array(right), task_report.BINS)

@@ -51,7 +51,7 @@ def test_tags_that_mark_no_entities_have_no_scheme(tags):
     [
         ("B-PER M-PER E-PER", "", "the tags E-PER, M-PER, B-PER .*scheme.*write M- as I-"),
         ("B-PER L-PER S-PER", "", "of no one scheme"),
-        ("B-PER I-PER MISC", "", "of no one scheme.*config.task.scheme='none'"),
+        ("B-PER I-PER MISC", "", "of no one scheme.*config.task.tag_scheme='none'"),
         ("B-PER E-PER", "iob2", "the tag 'E-PER' is none of the scheme iob2"),
     ],
 )
@@ -85,7 +85,7 @@ def test_bilou_scores_equal_seqevals_strict_ones():
 
 def tagger(**options):
     config = default.get_config()
-    config.task.update(name="tagging", text=("tokens",), label="tags", **options)
+    config.task.update(name="token_classification", text=("tokens",), label="tags", **options)
     return config, build_task(config)
 
 
@@ -125,7 +125,7 @@ def test_parts_of_speech_are_judged_by_word_accuracy_alone():
 def test_a_model_that_learned_its_tags_elsewhere_is_judged_by_their_scheme(name):
     tags = ["NN", "DT", "O"] if name == "none" else ["O", *(f"{m}-PER" for m in MARKS[name])]
     task = tagger()[1].labelled_by(tags)
-    assert isinstance(task, Tagging) and task.scheme == name
+    assert isinstance(task, Tagging) and task.tag_scheme == name
     said = {"label": ["U-PER", "O"], "predicted": ["U-PER", "U-PER"]}
     if name == "bilou":
         assert task.score([said], tags)["entity_precision"] == 0.5

@@ -23,20 +23,29 @@ from tests.models import init
 L = 40
 TEXTS = ["a few words", "one", "and some more of them here", "two words", "x", "the last of these"]
 KINDS = {
-    "tagging": {"task.name": "tagging"},
+    "token_classification": {"task.name": "token_classification"},
     "pairs by their means": {"task.name": "classification", "task.pooling": "mean"},
     "pooled": {"task.name": "classification", "task.pooling": "pooler_tanh"},
-    "first": {"task.name": "classification", "model.positions": "relative"},
+    "first": {"task.name": "classification", "model.position_embedding": "relative"},
     "last, decoded": {"task.pooling": "last", "model.architecture": "decoder"},
-    "numbers": {"task.name": "regression", "output.head": "squared", "model.positions": "alibi"},
+    "numbers": {
+        "task.name": "regression",
+        "output.head": "squared",
+        "model.position_embedding": "alibi",
+    },
 }
 
 
 def alone(name):
     """A config, its objective, and the row of each text."""
     settings = {"task.name": "classification", "task.packing": True, "output.tied": False}
-    settings |= {"model.architecture": "encoder", "model.layers": 1, "model.features": 16}
-    settings |= {"model.heads": 2, "model.max_length": L, "model.token_types": 2, "data.length": L}
+    settings |= {"model.architecture": "encoder", "model.num_layers": 1, "model.d_model": 16}
+    settings |= {
+        "model.num_heads": 2,
+        "model.max_seq_len": L,
+        "model.num_token_types": 2,
+        "data.seq_len": L,
+    }
     config = override(default.get_config(), settings | KINDS[name])
     pairs = "pairs" in name
     config.task.text = ("text", "text") if pairs else ("text",)
@@ -48,7 +57,9 @@ def alone(name):
         words = text.split()
         example = {"place": "here", "texts": [text, "?"][: 1 + pairs], "words": words}
         tags = ["012"[len(word) % 3] for word in words]
-        label = {"tagging": tags, "regression": number / 2}.get(config.task.name, str(number % 3))
+        label = {"token_classification": tags, "regression": number / 2}.get(
+            config.task.name, str(number % 3)
+        )
         (encoded,) = task.encoded([example | {"label": label}], tokenizer)
         rows += task.rows(example | {"label": label}, encoded, layout, {"0": 0, "1": 1, "2": 2})
     return config, Labelled(tokenizer, L, task, layout), rows
@@ -68,7 +79,7 @@ def test_every_text_stands_whole_in_a_shared_row_with_its_targets(name):
         counted = row["weights"] > 0
         for text in range(1, row["segments"].max() + 1):
             own = np.flatnonzero(row["segments"] == text)
-            if name == "tagging":
+            if name == "token_classification":
                 read = counted & np.isin(row["places"], own)
             else:
                 read = np.arange(len(counted)) == text - 1
@@ -124,12 +135,12 @@ def test_a_shared_row_has_the_loss_and_the_gradient_of_its_texts_alone(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classification", "tagging"])
+@pytest.mark.parametrize("name", ["classification", "token_classification"])
 def test_shared_rows_change_no_prediction_no_metric_and_no_loss_of_training(
     task_config, labelled, cache, name
 ):
-    settings = {"task.name": name, "data.length": 64}
-    if name == "tagging":
+    settings = {"task.name": name, "data.seq_len": 64}
+    if name == "token_classification":
         settings |= {"task.text": ("tokens",), "task.label": "tags"}
         settings |= {"data.source": f"files:{labelled}/names.conll"}
     said, scores, losses, rows = [], [], [], []
@@ -155,9 +166,9 @@ def test_shared_rows_change_no_prediction_no_metric_and_no_loss_of_training(
 def test_held_out_texts_keep_rows_of_their_own_and_every_row_of_training_is_full(
     task_config, labelled, cache
 ):
-    settings = {"task.name": "tagging", "task.text": ("tokens",), "task.label": "tags"}
+    settings = {"task.name": "token_classification", "task.text": ("tokens",), "task.label": "tags"}
     settings |= {"data.source": f"files:{labelled}/names.conll", "task.packing": True}
-    data = prepare_task(override(task_config, settings | {"data.length": 64}), cache)
+    data = prepare_task(override(task_config, settings | {"data.seq_len": 64}), cache)
     train, held_out = data.rows("train"), data.rows("validation")
     assert {int(held_out[i]["segments"].max()) for i in range(len(held_out))} == {1}
     assert len(held_out) == len(data.examples())
@@ -168,14 +179,15 @@ def test_held_out_texts_keep_rows_of_their_own_and_every_row_of_training_is_full
 
 BARRED = {
     "task.packing is of tasks classification, regression, tagging, not of answering": {
-        "task.name": "answering", "task.text": ("q", "c"),
+        "task.name": "extractive_qa", "task.text": ("q", "c"),
     },
     "config.task.balanced goes by rows of one text each": {"task.balanced": True},
-    "config.regularise.mixup goes by rows": {"regularise.mixup": 0.3},
-    "config.regularise.delete goes by rows": {"regularise.delete": 0.1},
-    "config.regularise.smart goes by rows": {"regularise.smart": 1.0},
-    "config.regularise.freelb goes by rows": {"regularise.freelb": 2},
-    "config.output.head = 'crf' goes by rows": {"task.name": "tagging", "output.head": "crf"},
+    "config.regularization.mixup goes by rows": {"regularization.mixup": 0.3},
+    "config.regularization.token_deletion goes by rows": {"regularization.token_deletion": 0.1},
+    "config.regularization.smart goes by rows": {"regularization.smart": 1.0},
+    "config.regularization.freelb goes by rows": {"regularization.freelb": 2},
+    "config.output.head = 'crf' goes by "
+    "rows": {"task.name": "token_classification", "output.head": "crf"},
     "packs examples into shared rows": {"continual.sources": ("files:a.csv", "files:b.csv")},
 }  # fmt: skip
 

@@ -33,12 +33,12 @@ def rows_of(tokenizer, name, record, length=24, **options):
     config = default.get_config()
     config.task.update(name=name, **options)
     task = build_task(config)
-    choices = 2 if name == "choice" else 0
+    choices = 2 if name == "multiple_choice" else 0
     layout = Layout(
         length, tokenizer.start, tokenizer.end, choices=choices, specials=tokenizer.specials
     )
     example = task.example(Record("a.jsonl line 1", record))
-    if name == "choice":
+    if name == "multiple_choice":
         example["label"] = 0  # as all examples together settle it
     (encoded,) = task.encoded([example], tokenizer)
     return task.rows(example, encoded, layout, {"x": 0})
@@ -55,7 +55,7 @@ def test_two_texts_are_put_together_as_their_tokenizer_does_it(name, tmp_path):
     assert row["places"].tolist() == [len(ids) - 1]
     assert row["types"].any() == (tokenizer.specials.second_type == 1)
     record |= {"choices": ["the it", "in"], "label": 0}
-    (row,) = rows_of(tokenizer, "choice", record, text=("a",), pooling="last")
+    (row,) = rows_of(tokenizer, "multiple_choice", record, text=("a",), pooling="last")
     ids = row["inputs"][0][row["segments"][0] > 0]
     assert "".join(names_of(tokenizer, ids)) == wanted and row["places"][0] == len(ids) - 1
 
@@ -68,7 +68,7 @@ def test_an_answer_is_found_behind_any_number_of_special_tokens(name, tmp_path):
     record = {"question": "in it?", "context": context, "label": answer}
     options = {"text": ("question", "context"), "stride": 2}
     for length in (24, 14):
-        found = rows_of(tokenizer, "answering", record, length=length, **options)
+        found = rows_of(tokenizer, "extractive_qa", record, length=length, **options)
         pointed = [row for row in found if row["targets"].any()]
         assert pointed
         for row in pointed:

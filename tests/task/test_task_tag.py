@@ -28,7 +28,9 @@ def made(kind, folder):
 
 def tagged(tokenizer, words, decoder, length=64, separator=" ", specials=None):
     config = default.get_config()
-    config.task.update(name="tagging", text=("tokens",), label="tags", separator=separator)
+    config.task.update(
+        name="token_classification", text=("tokens",), label="tags", word_separator=separator
+    )
     task = build_task(config)
     labels = {str(i): i for i in range(len(words))}
     example = {"place": "here", "words": words, "label": list(labels)}
@@ -125,7 +127,7 @@ def test_words_without_a_space_between_them_share_a_piece_that_holds_both(tmp_pa
 
 def test_a_tag_of_spaces_is_none():
     config = default.get_config()
-    config.task.update(name="tagging", text=("tokens",), label="tags")
+    config.task.update(name="token_classification", text=("tokens",), label="tags")
     record = Record("here", {"tokens": ["a", "b"], "tags": ["O", " "]})
     with pytest.raises(UserError, match="here: word 2 has no tag"):
         build_task(config).example(record)

@@ -38,29 +38,29 @@ def test_classification_goes_from_a_table_to_metrics_and_predictions(task_config
 
 TASKS = {
     "regression": ({"task.label": "rating", "output.head": "squared", "output.bias": True}, {}),
-    "tagging": (  # over all devices, as any task may be
+    "token_classification": (  # over all devices, as any task may be
         {"data.source": "names.conll", "task.text": ("tokens",), "task.label": "tags",
          "mesh.data": -1},
         {"eval/entity_f1": 0.5},
     ),
-    "answering": (
+    "extractive_qa": (
         {"data.source": "rows.jsonl", "task.text": ("question", "context"),
-         "task.label": "answers", "task.stride": 4, "data.length": 48},
+         "task.label": "answers", "task.doc_stride": 4, "data.seq_len": 48},
         {},
     ),
-    "choice": (
+    "multiple_choice": (
         {"data.source": "rows.jsonl", "task.text": ("question",), "task.label": "choice",
-         "data.length": 64},
+         "data.seq_len": 64},
         {"eval/accuracy": 0.9},
     ),
     "seq2seq": (
         {"data.source": "rows.jsonl", "task.text": ("context",), "task.label": "target",
-         "model.architecture": "encoder_decoder", "output.tied": True, "task.answer_tokens": 5,
+         "model.architecture": "encoder_decoder", "output.tied": True, "task.max_new_tokens": 5,
          "task.metric": "chrf"},
         {"eval/chrf": 50.0, "eval/rouge1": 0.5},
     ),
     "instruction": (
-        {"data.source": "rows.jsonl", "task.text": ("messages",), "data.length": 64,
+        {"data.source": "rows.jsonl", "task.text": ("messages",), "data.seq_len": 64,
          "model.architecture": "decoder", "output.tied": True},
         {},
     ),
@@ -69,7 +69,7 @@ TASKS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n == "tagging" else pytest.mark.slow) for n in TASKS],
+    [pytest.param(n, marks=() if n == "token_classification" else pytest.mark.slow) for n in TASKS],
 )
 def test_every_task_trains_and_reports(task_config, labelled, tmp_path, name):
     settings, least = TASKS[name]
@@ -87,7 +87,7 @@ def test_every_task_trains_and_reports(task_config, labelled, tmp_path, name):
     ("name", "prediction", "told"),
     [
         (
-            "tagging",
+            "token_classification",
             {"words": ["in", "New", "York"], "predicted": ["O", "O", "I-LOC"],
              "label": ["O", "B-LOC", "I-LOC"], "confidence": 0.5},
             "New: O, not B-LOC (confidence 0.500)",
@@ -109,7 +109,7 @@ def test_the_softmax_over_classes_is_any_head(task_config, tmp_path, head):
 @pytest.mark.slow
 def test_a_crf_tags(task_config, labelled, tmp_path):
     settings = {
-        "task.name": "tagging",
+        "task.name": "token_classification",
         "task.text": ("tokens",),
         "task.label": "tags",
         "output.head": "crf",

@@ -25,7 +25,7 @@ MOST = {("decoder", 64): 30, ("decoder", 200): 166, ("encoder_decoder", 64): 63}
 def test_a_source_of_any_size_leaves_room_for_the_answer(
     architecture, positions, size, monkeypatch
 ):
-    settings = {"task.name": "seq2seq", "data.length": 64, "model.max_length": positions}
+    settings = {"task.name": "seq2seq", "data.seq_len": 64, "model.max_seq_len": positions}
     config = override(default.get_config(), settings | {"model.architecture": architecture})
     most = MOST[architecture, positions]
     model = build_model(config, 257)
@@ -36,7 +36,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
 
     monkeypatch.setattr(answer_generation, "generate", generate)
     for longest in (1, 10, most):
-        asking = override(config, {"task.answer_tokens": longest})
+        asking = override(config, {"task.max_new_tokens": longest})
         check(asking)
         task, layout = build_task(asking), Layout(64, 255, 255, architecture != "decoder")
         data = types.SimpleNamespace(task=task, tokenizer=ByteTokenizer(), layout=layout)
@@ -45,7 +45,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         (said,) = answer_generation.written(program, {}, data, asking, [example])
         assert len(said) == longest
     with pytest.raises(UserError, match=f"use at most {most}"):
-        check(override(config, {"task.answer_tokens": most + 1}))
+        check(override(config, {"task.max_new_tokens": most + 1}))
 
 
 def test_an_encoder_decoder_learns_between_the_tokens_of_its_checkpoint():

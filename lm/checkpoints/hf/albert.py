@@ -37,7 +37,7 @@ ALBERT = Family(
     "albert",
     "AlbertForMaskedLM",
     POST_NORM | {"model.share_layers": True},
-    (*SETTINGS, LENGTH, Setting("model.embedding_features", "embedding_size", 128)),
+    (*SETTINGS, LENGTH, Setting("model.embedding_dim", "embedding_size", 128)),
     _views,
     prefix="albert.",
     outside=("predictions.",),

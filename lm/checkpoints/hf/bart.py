@@ -61,9 +61,9 @@ def _more_ours(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _more_theirs(config: Config) -> dict[str, Any]:
     model = config.model
     return {
-        "decoder_layers": model.layers,
-        "decoder_attention_heads": model.heads,
-        "decoder_ffn_dim": model.hidden or 4 * model.features,
+        "decoder_layers": model.num_layers,
+        "decoder_attention_heads": model.num_heads,
+        "decoder_ffn_dim": model.mlp_dim or 4 * model.d_model,
         "scale_embedding": model.embedding_scale != 1.0,
     }
 
@@ -80,17 +80,17 @@ BART = Family(
     {
         "model.architecture": "encoder_decoder",
         "model.norm_position": "post",
-        "model.norm_epsilon": 1e-5,
+        "model.norm_eps": 1e-5,
         "model.embedding_norm": True,
         "output.bias": True,
     },
     (
-        Setting("model.layers", "encoder_layers", 12),
-        Setting("model.features", "d_model", 1024),
-        Setting("model.heads", "encoder_attention_heads", 16),
-        Setting("model.hidden", "encoder_ffn_dim", 4096),
+        Setting("model.num_layers", "encoder_layers", 12),
+        Setting("model.d_model", "d_model", 1024),
+        Setting("model.num_heads", "encoder_attention_heads", 16),
+        Setting("model.mlp_dim", "encoder_ffn_dim", 4096),
         Setting("model.activation", "activation_function", "gelu", ACTIVATIONS),
-        Setting("model.max_length", "max_position_embeddings", 1024),
+        Setting("model.max_seq_len", "max_position_embeddings", 1024),
         Setting("output.tied", "tie_word_embeddings", True),
     ),
     _views,

@@ -17,16 +17,16 @@ POST_NORM = {
     "output.bias": True,
 }
 SETTINGS = (
-    Setting("model.layers", "num_hidden_layers", 12),
-    Setting("model.features", "hidden_size", 768),
-    Setting("model.heads", "num_attention_heads", 12),
-    Setting("model.hidden", "intermediate_size", 3072),
+    Setting("model.num_layers", "num_hidden_layers", 12),
+    Setting("model.d_model", "hidden_size", 768),
+    Setting("model.num_heads", "num_attention_heads", 12),
+    Setting("model.mlp_dim", "intermediate_size", 3072),
     Setting("model.activation", "hidden_act", "gelu", ACTIVATIONS),
-    Setting("model.norm_epsilon", "layer_norm_eps", 1e-12),
-    Setting("model.token_types", "type_vocab_size", 2),
+    Setting("model.norm_eps", "layer_norm_eps", 1e-12),
+    Setting("model.num_token_types", "type_vocab_size", 2),
     Setting("output.tied", "tie_word_embeddings", True),
 )
-LENGTH = Setting("model.max_length", "max_position_embeddings", 512)
+LENGTH = Setting("model.max_seq_len", "max_position_embeddings", 512)
 DEMANDS = {"position_embedding_type": "absolute", "is_decoder": False}
 
 
@@ -97,11 +97,11 @@ def _electra_views(_: Config) -> tuple[View, ...]:
 
 
 def _less_two(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model.max_length": theirs.get("max_position_embeddings", 514) - 2}
+    return {"model.max_seq_len": theirs.get("max_position_embeddings", 514) - 2}
 
 
 def _and_two(config: Config) -> dict[str, Any]:
-    return {"max_position_embeddings": config.model.max_length + 2}
+    return {"max_position_embeddings": config.model.max_seq_len + 2}
 
 
 BERT = Family(
@@ -140,7 +140,7 @@ ELECTRA = Family(
     (
         *SETTINGS,
         LENGTH,
-        Setting("model.embedding_features", "embedding_size", 128),
+        Setting("model.embedding_dim", "embedding_size", 128),
     ),
     _electra_views,
     prefix="electra.",

@@ -146,18 +146,19 @@ class Checkpoint:
 
     def _check_layers(self, config: Config) -> None:
         """Raises UserError where the last layer has no tensor, before so many layers are made."""
-        last = str(config.model.layers - 1)
+        last = str(config.model.num_layers - 1)
         views = [view.theirs for view in self.family.views(config) if LAYER in view.theirs]
         if views and not any(name.replace(LAYER, last) in self.tensors for name in views):
             raise UserError(
-                f"{self.folder} is said to have {config.model.layers} layers, and has no tensor of "
+                f"{self.folder} is said to have {config.model.num_layers} layers, and has no "
+                f"tensor of "
                 f"the last, such as {views[0].replace(LAYER, last)}; its config.json belongs to "
                 "another checkpoint, or it is damaged"
             )
 
     def _known(self, config: Config, labels: Sequence[str] = ()) -> dict[str, Source]:
         """Where the checkpoint has each of our parameters; its head, where it is a task's own."""
-        known = sources(self.family.views(config), config.model.layers)
+        known = sources(self.family.views(config), config.model.num_layers)
         if predicts_words(config):
             return known
         body = {name: source for name, source in known.items() if not name.startswith("head/")}
@@ -165,7 +166,7 @@ class Checkpoint:
             own = own_views(config, self.family, self.theirs, self.tensors, labels)
         except Refused:
             own = ()
-        return body | sources(own, config.model.layers)
+        return body | sources(own, config.model.num_layers)
 
     def _holds(self, name: str, source: Source) -> bool:
         missing = [tensor for tensor in source.names if tensor not in self.tensors]

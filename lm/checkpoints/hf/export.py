@@ -116,7 +116,7 @@ def tensors(
     if head is not None:
         views = [*(v for v in views if not v.ours.startswith(family.fresh)), *head.views]
         prefix, outside = head.prefix, head.outside
-    known = sources(views, config.model.layers)
+    known = sources(views, config.model.num_layers)
     parts: dict[str, list[tuple[View, Any]]] = collections.defaultdict(list)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)

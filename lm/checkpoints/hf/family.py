@@ -15,20 +15,20 @@ from lm.tasks import predicts_words
 
 # What shapes the function of a model, where a family does not say otherwise.
 PLAIN: Mapping[str, Any] = {
-    "model.embedding_features": None,
+    "model.embedding_dim": None,
     "model.embedding_norm": False,
     "model.embedding_scale": 1.0,
-    "model.token_types": 0,
-    "model.kv_heads": None,
-    "model.head_size": None,
+    "model.num_token_types": 0,
+    "model.num_kv_heads": None,
+    "model.head_dim": None,
     "model.bias": True,
     "model.qkv_bias": None,
     "model.norm": "layernorm",
     "model.norm_position": "pre",
-    "model.positions": "learned",
-    "model.rotary_base": 10000.0,
-    "model.relative_buckets": 32,
-    "model.relative_distance": 128,
+    "model.position_embedding": "learned",
+    "model.rope_theta": 10000.0,
+    "model.relative_num_buckets": 32,
+    "model.relative_max_distance": 128,
     "model.score_scale": None,
     "model.qk_norm": False,
     "model.share_layers": False,
@@ -172,10 +172,10 @@ def explicit(config: Config) -> dict[str, Any]:
     model = config.model
     ours = {f"model.{key}": value for key, value in model.items()}
     ours |= {f"output.{key}": value for key, value in config.output.items()}
-    ours["model.hidden"] = model.hidden or 4 * model.features
-    ours["model.kv_heads"] = model.kv_heads or model.heads
-    ours["model.head_size"] = model.head_size or model.features // model.heads
-    ours["model.embedding_features"] = model.embedding_features or model.features
+    ours["model.mlp_dim"] = model.mlp_dim or 4 * model.d_model
+    ours["model.num_kv_heads"] = model.num_kv_heads or model.num_heads
+    ours["model.head_dim"] = model.head_dim or model.d_model // model.num_heads
+    ours["model.embedding_dim"] = model.embedding_dim or model.d_model
     ours["model.qkv_bias"] = model.bias if model.qkv_bias is None else model.qkv_bias
     return ours
 

@@ -13,18 +13,18 @@ from lm.errors import UserError
 _FIXED = {
     "model.architecture": "decoder",
     "model.norm": "rmsnorm",
-    "model.positions": "rotary",
+    "model.position_embedding": "rotary",
     "model.bias": False,
 }
 _SETTINGS = (
-    Setting("model.layers", "num_hidden_layers", 32),
-    Setting("model.features", "hidden_size", 4096),
-    Setting("model.heads", "num_attention_heads", 32),
-    Setting("model.kv_heads", "num_key_value_heads", None),
-    Setting("model.hidden", "intermediate_size", 11008),
+    Setting("model.num_layers", "num_hidden_layers", 32),
+    Setting("model.d_model", "hidden_size", 4096),
+    Setting("model.num_heads", "num_attention_heads", 32),
+    Setting("model.num_kv_heads", "num_key_value_heads", None),
+    Setting("model.mlp_dim", "intermediate_size", 11008),
     Setting("model.activation", "hidden_act", "silu", {"silu": "swiglu"}),
-    Setting("model.norm_epsilon", "rms_norm_eps", 1e-6),
-    Setting("model.max_length", "max_position_embeddings", 2048),
+    Setting("model.norm_eps", "rms_norm_eps", 1e-6),
+    Setting("model.max_seq_len", "max_position_embeddings", 2048),
     Setting("output.tied", "tie_word_embeddings", False),
 )
 
@@ -60,11 +60,11 @@ def _rotation(theirs: Mapping[str, Any]) -> dict[str, Any]:
             "ones are supported; use a checkpoint without rope_scaling"
         )
     base = rotation.get("rope_theta", theirs.get("rope_theta", 10000.0))
-    return {"model.rotary_base": float(base)}
+    return {"model.rope_theta": float(base)}
 
 
 def _their_rotation(config: Config) -> dict[str, Any]:
-    base = config.model.rotary_base
+    base = config.model.rope_theta
     return {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
 
 
@@ -72,7 +72,7 @@ LLAMA = Family(
     "llama",
     "LlamaForCausalLM",
     _FIXED,
-    (*_SETTINGS, Setting("model.head_size", "head_dim", None)),
+    (*_SETTINGS, Setting("model.head_dim", "head_dim", None)),
     _views,
     prefix="model.",
     outside=("lm_head.",),

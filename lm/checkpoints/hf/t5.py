@@ -75,7 +75,7 @@ def _more_ours(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _more_theirs(config: Config) -> dict[str, Any]:
     scaled = config.output.temperature is not None
     return {
-        "num_decoder_layers": config.model.layers,
+        "num_decoder_layers": config.model.num_layers,
         # Older versions of transformers tell the one from the other.
         "tie_word_embeddings": scaled,
         "scale_decoder_outputs": scaled,
@@ -94,25 +94,25 @@ T5 = Family(
     {
         "model.architecture": "encoder_decoder",
         "model.norm": "rmsnorm",
-        "model.positions": "relative",
+        "model.position_embedding": "relative",
         "model.bias": False,
         "model.score_scale": 1.0,
     },
     (
-        Setting("model.layers", "num_layers", 6),
-        Setting("model.features", "d_model", 512),
-        Setting("model.heads", "num_heads", 8),
-        Setting("model.head_size", "d_kv", 64),
-        Setting("model.hidden", "d_ff", 2048),
+        Setting("model.num_layers", "num_layers", 6),
+        Setting("model.d_model", "d_model", 512),
+        Setting("model.num_heads", "num_heads", 8),
+        Setting("model.head_dim", "d_kv", 64),
+        Setting("model.mlp_dim", "d_ff", 2048),
         Setting(
             "model.activation",
             "feed_forward_proj",
             "relu",
             {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"},
         ),
-        Setting("model.norm_epsilon", "layer_norm_epsilon", 1e-6),
-        Setting("model.relative_buckets", "relative_attention_num_buckets", 32),
-        Setting("model.relative_distance", "relative_attention_max_distance", 128),
+        Setting("model.norm_eps", "layer_norm_epsilon", 1e-6),
+        Setting("model.relative_num_buckets", "relative_attention_num_buckets", 32),
+        Setting("model.relative_max_distance", "relative_attention_max_distance", 128),
     ),
     _views,
     more_ours=_more_ours,

@@ -15,8 +15,8 @@ from lm.tasks.label import class_name
 _CLASSES = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
-    "tagging": "ForTokenClassification",
-    "answering": "ForQuestionAnswering",
+    "token_classification": "ForTokenClassification",
+    "extractive_qa": "ForQuestionAnswering",
 }
 # Of each family's ...ForSequenceClassification the layer between the first hidden state and its
 # matrix, as a name of config.task.pooling and of its tensors, and that matrix.
@@ -75,17 +75,17 @@ def task_head(config: Config, family: Family, labels: Sequence[str]) -> TaskHead
     _check_same_function(config, family, name)
     settings: dict[str, Any] = {"architectures": [name]}
     numbers = labels if task != "regression" else ["LABEL_0"]
-    if task != "answering":
+    if task != "extractive_qa":
         settings["id2label"] = {str(i): label for i, label in enumerate(numbers)}
         settings["label2id"] = {label: i for i, label in enumerate(numbers)}
     if _CLASSES[task] == "ForSequenceClassification":
         kind = "regression" if task == "regression" else "single_label_classification"
         settings["problem_type"] = kind
-    if task == "answering":
+    if task == "extractive_qa":
         # Its bias would be the same at every position: none of the answers is likelier for it.
         views, bias = (View("qa_outputs.weight", "read/query"),), ("qa_outputs.bias", 2)
         return TaskHead(name, body_prefix(family, name), views, bias, settings)
-    if task != "tagging" and family.model_type in _POOLERS:
+    if task != "token_classification" and family.model_type in _POOLERS:
         _, dense, matrix = _POOLERS[family.model_type]
         views = (
             *linear(dense, "read/dense"),
@@ -94,10 +94,10 @@ def task_head(config: Config, family: Family, labels: Sequence[str]) -> TaskHead
         )
         bias = None if config.output.bias else (f"{matrix}.bias", len(numbers))
         return TaskHead(name, family.prefix, views, bias, settings)
-    scores = task != "tagging" or family.model_type in ("llama", "qwen2")
+    scores = task != "token_classification" or family.model_type in ("llama", "qwen2")
     layer = "score" if scores else "classifier"
     views = (View(f"{layer}.weight", "head/table"), View(f"{layer}.bias", "head/bias"))
-    lacks = task == "tagging" and not config.output.bias
+    lacks = task == "token_classification" and not config.output.bias
     bias = (f"{layer}.bias", len(labels)) if lacks else None
     return TaskHead(name, family.prefix, views, bias, settings)
 
@@ -108,7 +108,7 @@ def _check_same_function(config: Config, family: Family, name: str) -> None:
     for key, value in (("head", wanted), ("cap", None), ("temperature", None)):
         if (own := config.output[key]) != value:
             raise UserError(f"{name} has no config.output.{key} = {own!r}, only {value!r}")
-    if task in ("tagging", "answering"):
+    if task in ("token_classification", "extractive_qa"):
         return
     pooling = config.task.pooling
     if family.model_type in _POOLERS:
@@ -172,12 +172,12 @@ def own_views(
     if head.architecture != own:
         raise Refused(f"it is of {own}, and task {config.task.name} has a {head.architecture}")
     names = [view.theirs for view in head.views]
-    biased = bool(config.output.bias) or config.task.name == "answering"
+    biased = bool(config.output.bias) or config.task.name == "extractive_qa"
     if missing := [n for n in names if n not in tensors and (biased or not n.endswith("bias"))]:
         raise Refused(f"the checkpoint lacks {missing[0]}")
     if head.bias is not None and head.bias[0] in tensors and not biased:
         raise Refused(f"it has {head.bias[0]}; set config.output.bias=True to take it")
-    if config.task.name != "answering":
+    if config.task.name != "extractive_qa":
         table = next(view.theirs for view in head.views if view.ours == "head/table")
         _check_labels(theirs, table, tensors[table].shape[0], labels, config.task.name)
     return head.views

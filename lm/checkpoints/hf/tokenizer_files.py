@@ -160,11 +160,11 @@ def _settings(
     """tokenizer_config.json; without a base, END opens and closes texts, as in training."""
     end = backend.id_to_token(tokenizer.end)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    if config.model.token_types < 2:
+    if config.model.num_token_types < 2:
         inputs.remove("token_type_ids")
     # Whatever the base's own class would make of the files: this one reads tokenizer.json.
     own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
-    most = {"model_max_length": config.model.max_length}
+    most = {"model_max_length": config.model.max_seq_len}
     if base is None:
         named: dict[str, Any] = dict.fromkeys(_IN_CONFIG, end)
         if tokenizer.mask is not None:

@@ -28,8 +28,8 @@ class Format:
     Attributes:
       methods: of ours that are such.
       write: (config, params, family) -> its tensors and settings.
-      read: (settings, tensors, config, family) -> our knobs of config.tune and our additions by
-        their paths; raises UserError with what the folder has that ours cannot hold.
+      read: (settings, tensors, config, family) -> our knobs of config.finetuning and our additions
+        by their paths; raises UserError with what the folder has that ours cannot hold.
       demands: settings with the only values that are read; absent ones have them.
       known: the other settings that are read, or change nothing that is computed.
     """
@@ -77,12 +77,12 @@ def save(folder: pathlib.Path, config: Config, params: Any, family: Family) -> N
     """
     from safetensors.numpy import save_file
 
-    method = config.tune.method
+    method = config.finetuning.method
     form = next((form for form in FORMATS.values() if method in form.methods), None)
     if form is None:
         known = [name for form in FORMATS.values() for name in form.methods]
         raise UserError(
-            f"config.tune.method = {method!r} is not one of {', '.join(known)}, which can be "
+            f"config.finetuning.method = {method!r} is not one of {', '.join(known)}, which can be "
             "written for peft"
         )
     if folder.exists() and any(folder.iterdir()):
@@ -133,15 +133,16 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
             f"{folder} is damaged, or no adapter of this {family.model_type} ({plain(error)})"
         ) from None
     config = config.copy_and_resolve_references()
-    method = config.tune.method
+    method = config.finetuning.method
     if settings["method"] in method.split("+"):
         settings["method"] = method
     elif method != "full":
         raise UserError(
-            f"{folder} is of method {settings['method']}, which config.tune.method = {method!r} "
+            f"{folder} is of method {settings['method']}, which config.finetuning.method = "
+            f"{method!r} "
             "does not name; add it"
         )
-    config.tune.update(settings)
+    config.finetuning.update(settings)
     return config, unflatten_dict(flat)
 
 
@@ -178,17 +179,19 @@ def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def adopt(config: Config) -> Config:
-    """A config whose tune.adapter_from names a folder, with the method and options of the adapter
-    there; any other as it is. Methods that are set besides stay.
+    """A config whose finetuning.adapter_from names a folder, with the method and options of the
+    adapter there; any other as it is. Methods that are set besides stay.
     """
-    return _adapter(config)[0] if config.tune.adapter_from else config
+    return _adapter(config)[0] if config.finetuning.adapter_from else config
 
 
 def additions(config: Config) -> dict[str, Any]:
-    """The additions in the folder that an adopted config's tune.adapter_from names, by path."""
+    """The additions in the folder that an adopted config's finetuning.adapter_from names, by
+    path.
+    """
     return flatten_dict(_adapter(config)[1], sep="/")
 
 
 def _adapter(config: Config) -> tuple[Config, Any]:
-    folder = pathlib.Path(config.tune.adapter_from).expanduser()
+    folder = pathlib.Path(config.finetuning.adapter_from).expanduser()
     return load(folder, config, family_of(config))

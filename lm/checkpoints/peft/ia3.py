@@ -62,7 +62,7 @@ def read(
     known = matrices(config, family)
     scaled = {path: s for path, s in known.items() if ends_with(path, _SCALED)}
     queries = {path: s for path, s in known.items() if path[-1] == "query"}
-    turned = config.model.positions == "rotary" or config.model.qk_norm
+    turned = config.model.position_embedding == "rotary" or config.model.qk_norm
     flat = {}
     for path, source in scaled.items():
         _check_side(tensors, family, path, source)
@@ -118,6 +118,6 @@ def _names(family: Family, source: Source) -> list[str]:
 
 def _ones(path: tuple[str, ...], source: Source, config: Config) -> np.ndarray:
     ours = explicit(config)
-    size = ours["model.kv_heads"] * ours["model.head_size"]
-    size = ours["model.hidden"] if ends_with(path, _INNER) else size
+    size = ours["model.num_kv_heads"] * ours["model.head_dim"]
+    size = ours["model.mlp_dim"] if ends_with(path, _INNER) else size
     return np.ones((len(source.names), size) if source.stacked else size, np.float32)

@@ -69,8 +69,8 @@ def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], 
 
 
 def _settings(config: Config, family: Family, ranks: Mapping[str, int]) -> dict[str, Any]:
-    rank, alpha = config.tune.rank or Lora.rank, config.tune.alpha or Lora.alpha
-    stable = config.tune.method == "rslora"
+    rank, alpha = config.finetuning.rank or Lora.rank, config.finetuning.alpha or Lora.alpha
+    stable = config.finetuning.method == "rslora"
     patterns = {name: r for name, r in ranks.items() if r != rank}
     # alpha / r, or alpha / sqrt(r), stays what it is.
     scales = {n: alpha * (r / rank) ** (0.5 if stable else 1.0) for n, r in patterns.items()}
@@ -128,7 +128,7 @@ def read(
         "method": "rslora" if theirs.get("use_rslora") else "lora",
         "rank": rank,
         "alpha": scale * rank**power,
-        "targets": tuple(sorted(targets)),
+        "target_modules": tuple(sorted(targets)),
     }, flat
 
 

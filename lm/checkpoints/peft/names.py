@@ -16,7 +16,7 @@ OUTER = "base_model.model."  # begins the names of all tensors that stand in a m
 def matrices(config: Config, family: Family) -> dict[tuple[str, ...], Source]:
     """Where each kernel of this model stands in theirs, by the path of its layer."""
     found = {}
-    for name, source in sources(family.views(config), config.model.layers).items():
+    for name, source in sources(family.views(config), config.model.num_layers).items():
         *path, kind = name.split("/")
         if kind == "kernel" and _is_ours(path, config):
             found[tuple(path)] = source

@@ -39,7 +39,7 @@ def write_prompt(config: Config, params: Any, family: Family) -> tuple[dict, dic
     """The words' vectors [P, D], and settings."""
     _check_prompt(config, family)
     vectors = np.asarray(flatten_dict(params)[_PROMPT], np.float32)
-    heads = config.model.heads
+    heads = config.model.num_heads
     return {_TENSOR: vectors}, _settings("PROMPT_TUNING", config, vectors, heads, vectors.shape[1])
 
 
@@ -49,13 +49,13 @@ def read_prompt(
     """Our knobs, and our vectors by their path."""
     _check_prompt(config, family)
     check_all_read(tensors, [_TENSOR], family)
-    vectors, width = tensors[_TENSOR], explicit(config)["model.embedding_features"]
+    vectors, width = tensors[_TENSOR], explicit(config)["model.embedding_dim"]
     if vectors.shape != (theirs["num_virtual_tokens"], width):
         raise UserError(
             f"it has {_TENSOR} {list(vectors.shape)}, but this {family.model_type}'s words have "
             f"{width} features"
         )
-    settings = {"method": "prompt", "virtual_tokens": len(vectors)}
+    settings = {"method": "prompt", "num_virtual_tokens": len(vectors)}
     return settings, {_PROMPT: jnp.asarray(vectors)}
 
 
@@ -86,7 +86,7 @@ def read_prefix(
     _check_prefix(config, family)
     check_all_read(tensors, [_TENSOR], family)
     ours, number = explicit(config), theirs["num_virtual_tokens"]
-    shape = (number, config.model.layers, 2, ours["model.kv_heads"], ours["model.head_size"])
+    shape = (number, config.model.num_layers, 2, ours["model.num_kv_heads"], ours["model.head_dim"])
     vectors = tensors[_TENSOR]
     if vectors.size != np.prod(shape):
         raise UserError(
@@ -95,7 +95,7 @@ def read_prefix(
         )
     layers = np.moveaxis(vectors.reshape(shape), 0, 2)
     kinds = (_turned(layers[:, 0], config, -1), layers[:, 1])
-    return {"method": "prefix", "virtual_tokens": number}, {
+    return {"method": "prefix", "num_virtual_tokens": number}, {
         path: jnp.asarray(value)
         for paths, kind in zip(_prefix_paths(config), kinds, strict=True)
         for path, value in zip(paths, kind, strict=True)
@@ -106,7 +106,7 @@ def _prefix_paths(config: Config) -> list[list[tuple[str, ...]]]:
     return [
         [
             ("stack", f"layer_{layer}", "attention", "mechanism", kind, "vectors")
-            for layer in range(config.model.layers)
+            for layer in range(config.model.num_layers)
         ]
         for kind in _KINDS
     ]
@@ -121,7 +121,10 @@ def _check_prompt(config: Config, family: Family) -> None:
 
 
 def _check_prefix(config: Config, family: Family) -> None:
-    if config.model.architecture != "decoder" or config.model.positions not in ("rotary", "none"):
+    if config.model.architecture != "decoder" or config.model.position_embedding not in (
+        "rotary",
+        "none",
+    ):
         raise UserError(
             f"peft counts the positions of a {family.model_type}'s text from behind a prefix, and "
             "here they stay; only decoders with rotary positions exchange prefixes"
@@ -132,10 +135,10 @@ def _check_prefix(config: Config, family: Family) -> None:
 
 def _turned(keys: np.ndarray, config: Config, sign: int) -> np.ndarray:
     """Keys [layers, P, G, K] as they stand P places later, or (-1) earlier."""
-    if config.model.positions == "none":
+    if config.model.position_embedding == "none":
         return keys
     places = np.full(keys.shape[:2], sign * keys.shape[1])
-    return np.asarray(rotate(jnp.asarray(keys), jnp.asarray(places), config.model.rotary_base))
+    return np.asarray(rotate(jnp.asarray(keys), jnp.asarray(places), config.model.rope_theta))
 
 
 def _settings(
@@ -148,5 +151,5 @@ def _settings(
         "token_dim": width,
         "num_transformer_submodules": 1,
         "num_attention_heads": heads,
-        "num_layers": config.model.layers,
+        "num_layers": config.model.num_layers,
     }

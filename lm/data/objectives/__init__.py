@@ -31,7 +31,7 @@ def build_objective(config: Config, tokenizer: Tokenizer) -> Objective:
       UserError: where the tokenizer lacks a token that the objective writes.
     """
     options: dict[str, Any] = chosen_options(config.corruption, ())
-    return OBJECTIVES[config.objective](tokenizer, config.data.length, **options)
+    return OBJECTIVES[config.objective](tokenizer, config.data.seq_len, **options)
 
 
 __all__ = [

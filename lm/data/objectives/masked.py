@@ -20,18 +20,18 @@ _HIDDEN, _REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 class Masked(Objective):
     """Masked language modelling by an encoder (BERT, 1810.04805), drawn anew at every step.
 
-    Each token is chosen with probability `rate`. Of the chosen, 80 % become the mask token, 10 % a
-    random word and 10 % stay; their originals are the targets. Special tokens and padding are never
-    chosen, and no random word is special. Nats are per chosen token, so they compare with those of
-    masked models with the same tokenizer and rate, and not with bits per byte.
+    Each token is chosen with probability `mask_rate`. Of the chosen, 80 % become the mask token,
+    10 % a random word and 10 % stay; their originals are the targets. Special tokens and padding
+    are never chosen, and no random word is special. Nats are per chosen token, so they compare
+    with those of masked models with the same tokenizer and rate, and not with bits per byte.
 
     Attributes:
-      rate: above 0, below 1.
+      mask_rate: above 0, below 1.
       whole_word: the tokens of a word are chosen together; `tokenizer.word_starts` says where words
         begin. Each of them is then hidden, replaced or kept by itself.
     """
 
-    rate: float = 0.15
+    mask_rate: float = 0.15
     whole_word: bool = False
 
     architecture = "encoder"
@@ -40,7 +40,7 @@ class Masked(Objective):
     @classmethod
     def share(cls, options: Mapping[str, Any]) -> float:
         """See `Objective`: the rate."""
-        return options.get("rate", cls.rate)
+        return options.get("mask_rate", cls.mask_rate)
 
     def __post_init__(self):
         """UserError where there is no mask token."""
@@ -77,7 +77,7 @@ class Masked(Objective):
     ) -> tuple[jax.Array, jax.Array]:
         """Of one row [L]: what is read, and which tokens are to be told."""
         keys = [jax.random.fold_in(key, i) for i in range(3)]
-        chosen = ordinary & (jax.random.uniform(keys[0], tokens.shape)[words] < self.rate)
+        chosen = ordinary & (jax.random.uniform(keys[0], tokens.shape)[words] < self.mask_rate)
         fate = jax.random.uniform(keys[1], tokens.shape)
         candidates = np.flatnonzero(self.tokenizer.ordinary).astype(np.int32)
         replaced = jax.random.choice(keys[2], candidates, tokens.shape)

@@ -18,22 +18,23 @@ from lm.model.transformer import Batch
 class Span(Objective):
     """Span corruption by an encoder-decoder (T5, 1910.10683), drawn anew at every step.
 
-    Of the n words of a row, round(n * rate) are cut out in round(n * rate / span_length) spans
-    that do not touch, all ways of doing so being equally likely. (T5's own code never cuts a row's
-    first word out, and always its last.) The encoder reads the rest, with a sentinel
-    in the place of each span; the decoder writes, after END, each sentinel and its span, and END.
-    Every packed document is so treated for itself, with sentinels counted from its own beginning;
-    a span that would go on into the next document ends with its own. Special tokens and padding are
-    never cut out. Nats are per target token, sentinels and END among them, so they compare with
-    those of other models of the same tokenizer, rate and span length, and not with bits per byte.
+    Of the n words of a row, round(n * mask_rate) are cut out in round(n * mask_rate /
+    mean_span_length) spans that do not touch, all ways of doing so being equally likely. (T5's own
+    code never cuts a row's first word out, and always its last.) The encoder reads the rest, with
+    a sentinel in the place of each span; the decoder writes, after END, each sentinel and its
+    span, and END. Every packed document is so treated for itself, with sentinels counted from its
+    own beginning; a span that would go on into the next document ends with its own. Special tokens
+    and padding are never cut out. Nats are per target token, sentinels and END among them, so they
+    compare with those of other models of the same tokenizer, rate and span length, and not with
+    bits per byte.
 
     Attributes:
-      rate: above 0, below 1.
-      span_length: mean length of a span, at least 1.
+      mask_rate: above 0, below 1.
+      mean_span_length: mean length of a span, at least 1.
     """
 
-    rate: float = 0.15
-    span_length: float = 3.0
+    mask_rate: float = 0.15
+    mean_span_length: float = 3.0
 
     architecture = "encoder_decoder"
 
@@ -42,7 +43,7 @@ class Span(Objective):
         sentinels = len(self.tokenizer.sentinels)
         if self.spans > sentinels:
             remedy = (
-                f"set config.corruption.span_length to {-(-self.cut // sentinels)} or more"
+                f"set config.corruption.mean_span_length to {-(-self.cut // sentinels)} or more"
                 if sentinels
                 else "use bytes, bpe, wordpiece or unigram, which have them"
             )
@@ -54,12 +55,12 @@ class Span(Objective):
     @property
     def cut(self) -> int:
         """Tokens that are cut out of a full row."""
-        return max(1, round(self.length * self.rate))
+        return max(1, round(self.length * self.mask_rate))
 
     @property
     def spans(self) -> int:
         """Spans in a full row."""
-        return max(1, round(self.cut / self.span_length))
+        return max(1, round(self.cut / self.mean_span_length))
 
     @property
     def target_length(self) -> int:
@@ -125,9 +126,9 @@ class Span(Objective):
     def _spans(self, key: jax.Array, segments: jax.Array, words: jax.Array) -> jax.Array:
         """The span of each position of a row [L], counted from 0; -1 where nothing is cut out."""
         number = jnp.sum(words)
-        cut = jnp.round(number * self.rate).astype(jnp.int32)
+        cut = jnp.round(number * self.mask_rate).astype(jnp.int32)
         cut = jnp.clip(cut, 1, jnp.clip(number - 1, 0, self.cut))
-        spans = jnp.round(cut / self.span_length).astype(jnp.int32)
+        spans = jnp.round(cut / self.mean_span_length).astype(jnp.int32)
         spans = jnp.minimum(jnp.clip(spans, 1, self.spans), jnp.minimum(cut, number - cut))
         keys = [jax.random.fold_in(key, i) for i in range(2)]
         # Words alternate between a stretch that stays and a span that goes. Only the first and the

@@ -53,7 +53,7 @@ def held_out(run: Restored, sample: int) -> Contexts:
         return *judged, hidden, inputs, targets, batch.weights.ravel() > 0
 
     rows = run.corpus.rows("validation")
-    limit = config.evaluation.rows or len(rows)
+    limit = config.evaluation.num_examples or len(rows)
     batches = -(-min(limit, len(rows)) // config.batch_size)
     chance, found = np.random.default_rng(0), []
     for index, batch in enumerate(eval_batches(rows, batch_size=config.batch_size, limit=limit)):

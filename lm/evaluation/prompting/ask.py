@@ -49,7 +49,7 @@ def ask(run: Restored, folder: epath.Path | None = None) -> dict[str, float]:
     rows = [row for reading in readings for row in reading.rows]
     totals, _ = likelihoods(run.program, run.params, rows, run.config.batch_size)
     first = np.cumsum([0, *(len(reading.rows) for reading in readings)])[:-1]
-    normaliser = NORMALISERS[prompt.normalise]
+    normaliser = NORMALISERS[prompt.length_normalization]
     sizes = [normaliser(*each) for each in zip(queries, readings, strict=True)]
     scores = np.add.reduceat(totals, first) / sizes
     ends = np.cumsum([len(question.queries) for question in questions])
@@ -115,21 +115,22 @@ def _questions(config: Config, examples: Examples) -> list[Question]:
     """All questions, each behind examples of its own."""
     prompt, template = config.prompt, parse(config.prompt.template)
     labels = [each.label for each in examples.shown]
-    written = [_written(template, each) for each in examples.shown] if prompt.shots else []
+    written = [_written(template, each) for each in examples.shown] if prompt.num_shots else []
     same: dict[Query, set[int]] = {}
     for number, each in enumerate(written):
         same.setdefault(each, set()).add(number)
     questions = []
     for number, example in enumerate(examples.questions):
         barred = same.get(_written(template, example), set())
-        shots = draw(labels, prompt.shots, config.seed, number, prompt.balanced, barred)
-        if len(shots) < prompt.shots:
+        shots = draw(labels, prompt.num_shots, config.seed, number, prompt.balanced, barred)
+        if len(shots) < prompt.num_shots:
             raise UserError(
-                f"config.prompt.shots = {prompt.shots}, but there are {len(shots)} other examples "
+                f"config.prompt.num_shots = {prompt.num_shots}, but there are {len(shots)} other "
+                f"examples "
                 f"to show before {example.record.place}; show fewer, or name more in "
-                "config.prompt.examples"
+                "config.prompt.shots_source"
             )
-        shown = "".join(written[shot].text + prompt.separator for shot in shots)
+        shown = "".join(written[shot].text + prompt.shots_separator for shot in shots)
         asked = [template.fill(example.record, answer) for answer in example.answers]
         for content in prompt.content_free:
             asked += [template.empty(content, answer) for answer in example.answers]

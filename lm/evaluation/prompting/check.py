@@ -16,24 +16,26 @@ from lm.tasks.multiple_choice import READINGS
 def check_prompt(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
     prompt, labels = config.prompt, config.task.labels
-    one_of("prompt.normalise", prompt.normalise, NORMALISERS)
-    one_of("prompt.hidden", prompt.hidden, HIDDEN)
+    one_of("prompt.length_normalization", prompt.length_normalization, NORMALISERS)
+    one_of("prompt.mlm_scoring", prompt.mlm_scoring, HIDDEN)
     one_of("task.metric", config.task.metric, ("", *CLASSIFICATION))
     one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     parse(prompt.template)
     check_labels(config)
-    words = tuple(prompt.words)
+    words = tuple(prompt.verbalizers)
     if len(set(words)) < len(words) or len(words) == 1 or "" in words:
-        raise UserError(f"config.prompt.words = {words} must be two or more texts, all different")
+        raise UserError(
+            f"config.prompt.verbalizers = {words} must be two or more texts, all different"
+        )
     if words and labels and len(words) != len(labels):
         raise UserError(
-            f"config.prompt.words has {len(words)} texts for the {len(labels)} of "
+            f"config.prompt.verbalizers has {len(words)} texts for the {len(labels)} of "
             "config.task.labels; give one for each, in their order"
         )
     if prompt.balanced and not words:
         raise UserError(
             "config.prompt.balanced evens out labels, and where every question has its own answers "
-            "there are none; leave it out, or set config.prompt.words"
+            "there are none; leave it out, or set config.prompt.verbalizers"
         )
     if not predicts_words(config) or OUTPUTS[config.output.head].whole_rows:
         raise UserError(

@@ -57,14 +57,14 @@ def read_examples(config: Config) -> Examples:
     """The examples of config.prompt.
 
     Questions are the source's own held-out examples, or all where it holds none out. What is shown
-    comes from config.prompt.examples, or else from the source's training examples, or else from the
-    questions.
+    comes from config.prompt.shots_source, or else from the source's training examples, or else from
+    the questions.
 
     Raises:
       UserError: there are none, or one lacks a column or has no such label.
     """
     prompt, task = config.prompt, _task(config)
-    words = tuple(prompt.words)
+    words = tuple(prompt.verbalizers)
     labels = tuple(config.task.labels) or words
     numbers = {class_name(label): number for number, label in enumerate(labels)}
 
@@ -75,8 +75,10 @@ def read_examples(config: Config) -> Examples:
     splits: dict[str, list[_Read]] = {"validation": [], "train": []}
     for each in read(prompt.source):
         splits[each[0].split or "validation"].append(each)
-    if prompt.examples:
-        splits["train"] = [each for each in read(prompt.examples) if each[0].split != "validation"]
+    if prompt.shots_source:
+        splits["train"] = [
+            each for each in read(prompt.shots_source) if each[0].split != "validation"
+        ]
     if not splits["validation"]:
         raise UserError(f"config.prompt.source = {prompt.source!r} holds no questions")
     if not words:
@@ -91,7 +93,7 @@ def read_examples(config: Config) -> Examples:
         ]
         for split, each in splits.items()
     }
-    questions = sample(answered["validation"], config.evaluation.rows)
+    questions = sample(answered["validation"], config.evaluation.num_examples)
     most = max(len(each.answers) for each in questions)
     labels = labels if words else tuple(map(str, range(most)))
     shown = answered["train"] or answered["validation"]
@@ -101,5 +103,5 @@ def read_examples(config: Config) -> Examples:
 def _task(config: Config) -> Task:
     """What judges the answers, by config.task's columns; it asks for no text: the template does."""
     judging = config.copy_and_resolve_references()
-    judging.task.name = "classification" if config.prompt.words else "choice"
+    judging.task.name = "classification" if config.prompt.verbalizers else "multiple_choice"
     return dataclasses.replace(build_task(judging), text=())

@@ -171,7 +171,7 @@ class Reader:
         if excess > places[0]:
             raise UserError(
                 f"the answer {query.answer[:40]!r} has {len(places)} tokens, more than fit into "
-                f"the {self.length} positions that a text has here (config.model.max_length)"
+                f"the {self.length} positions that a text has here (config.model.max_seq_len)"
             )
         return max(excess, 0)
 
@@ -193,4 +193,4 @@ def reader(config: Config, tokenizer: Tokenizer, frame: Frame, opens: tuple[int,
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture
     objective = config.objective if suits else _PLAIN[architecture]
-    return Reader(tokenizer, room(config), objective, frame, opens, config.prompt.hidden)
+    return Reader(tokenizer, room(config), objective, frame, opens, config.prompt.mlm_scoring)

@@ -75,11 +75,15 @@ def runs(config: Config, workdir: epath.Path, corpus: Any) -> list[Config]:
     """The configs of a chain's runs, in order."""
     count = len(config.continual.sources)
     alone = [override(config, {"continual.stage": place}) for place in range(1, count + 1)]
-    if config.continual.jointly:
+    if config.continual.joint:
         steps = [total_steps(run, corpus.only(number)) for number, run in enumerate(alone)]
         return [override(alone[0], {"epochs": None, "steps": sum(steps)})]
     first, *later = alone
-    nothing = {"continual.replay": 0.0, "continual.memory": 0, "regularise.ewc": 0.0}
+    nothing = {
+        "continual.replay_fraction": 0.0,
+        "continual.memory_size": 0,
+        "regularization.ewc": 0.0,
+    }
     return [override(first, nothing)] + [
         override(run, {"init_from": str(workdir / str(place))})
         for place, run in enumerate(later, start=1)

@@ -30,7 +30,7 @@ def check_memory(program: Program, trains: bool = True) -> None:
         return
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.whole))
     what = "parameters, gradients and optimizer state take" if trains else "parameters take"
-    part = ", train a part of them by config.tune.method = 'lora'" if trains else ""
+    part = ", train a part of them by config.finetuning.method = 'lora'" if trains else ""
     raise UserError(
         f"config.model has {count:,} parameters: {what} at least {least / _GIB:,.1f} GiB on each "
         f"device, which has {most / _GIB:,.1f} GiB; make config.model smaller{part}, or share them "

@@ -20,15 +20,19 @@ def attention_path(config: Config, program: Program) -> str:
     if ATTENTIONS[attention.mechanism].weighs:
         return attention.mechanism
     batch = _batch(config, program)
-    length, heads = batch.inputs.shape[-1], model.heads
-    size = model.head_size or model.features // heads
+    length, heads = batch.inputs.shape[-1], model.num_heads
+    size = model.head_dim or model.d_model // heads
     array = jax.ShapeDtypeStruct((1, length, heads, size), jnp.dtype(model.dtype))
     causal = model.architecture != "encoder" and batch.prefix is None
     mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
     plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
-    plain = plain and model.positions not in ("alibi", "relative") and attention.block is None
+    plain = (
+        plain
+        and model.position_embedding not in ("alibi", "relative")
+        and attention.query_chunk_size is None
+    )
     kernel = plain and has_kernel(array, array, array, mask)
-    return describe(length, causal, attention.block, kernel)
+    return describe(length, causal, attention.query_chunk_size, kernel)
 
 
 def output_path(config: Config, program: Program) -> str:
@@ -39,5 +43,5 @@ def output_path(config: Config, program: Program) -> str:
 
 def _batch(config: Config, program: Program) -> Any:
     """Shapes and types of what is computed at once in a step."""
-    rows = program.objective.abstract_rows(config.batch_size // config.accumulation)
+    rows = program.objective.abstract_rows(config.batch_size // config.grad_accum_steps)
     return jax.eval_shape(program.objective, rows, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What keeps a model from fitting too closely? The knobs of `config.regularise`, each off at 0:
+"""What keeps a model from fitting too closely? The knobs of `config.regularization`, each off at 0:
 penalties on parameters, parameters mixed with those of the start, noise within the model, and
 habits of the loss, each of which makes one `Forward` (`lm.training.regularization.passes`) of
 another.
@@ -32,13 +32,13 @@ def habitual(settings: Config, model: Transformer, said: Pass | None = None) -> 
     """
     found = forward(model)
     if settings.smart:
-        found = smart(found, model, settings.smart, settings.radius)
+        found = smart(found, model, settings.smart, settings.adversarial_radius)
     if settings.rdrop:
         found = rdrop(found, settings.rdrop)
-    if settings.distil and said is not None:
-        found = distilled(found, said, settings.distil, settings.temperature)
+    if settings.distillation and said is not None:
+        found = distilled(found, said, settings.distillation, settings.distillation_temperature)
     if settings.mixup:
-        last = model.layers
+        last = model.num_layers
         layer = last if settings.mixup_layer is None else settings.mixup_layer
         found = mixup(found, settings.mixup, layer, last)
     return found
@@ -46,12 +46,12 @@ def habitual(settings: Config, model: Transformer, said: Pass | None = None) -> 
 
 def penalises(settings: Config) -> bool:
     """Whether the loss has a term of the parameters alone."""
-    return any(settings[name] for name in ("l1", "l2", "l2_start", "ewc"))
+    return any(settings[name] for name in ("l1", "l2", "l2_sp", "ewc"))
 
 
 def needs_start(settings: Config) -> bool:
     """Whether the parameters are needed with which training began."""
-    return any(settings[name] for name in ("l2_start", "ewc", "mixout"))
+    return any(settings[name] for name in ("l2_sp", "ewc", "mixout"))
 
 
 __all__ = [

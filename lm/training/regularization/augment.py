@@ -55,7 +55,7 @@ class Augmentation:
         """UserError where there is no mask token."""
         if self.hide and self.tokenizer.mask is None:
             raise UserError(
-                f"config.regularise.hide_spans = {self.hide} needs a mask token, and "
+                f"config.regularization.mask_spans = {self.hide} needs a mask token, and "
                 f"{self.tokenizer.name} has none; add [MASK] to its added_tokens, or set it to 0"
             )
 
@@ -137,5 +137,7 @@ class Augmentation:
 
 
 def augmentation(settings: Config, tokenizer: Tokenizer) -> Augmentation:
-    """What `config.regularise` does to the rows that a tokenizer wrote."""
-    return Augmentation(tokenizer, settings.delete, settings.swap, settings.hide_spans)
+    """What `config.regularization` does to the rows that a tokenizer wrote."""
+    return Augmentation(
+        tokenizer, settings.token_deletion, settings.token_swap, settings.mask_spans
+    )

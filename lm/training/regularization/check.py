@@ -14,7 +14,7 @@ WHOLE = ("classification", "regression")  # tasks with one target for a row
 
 
 def check_habits(config: Config) -> None:
-    """Raises UserError for the first impossible setting of config.regularise."""
+    """Raises UserError for the first impossible setting of config.regularization."""
     _check_adaptation(config)
     _check_passes(config)
     _check_mixup(config)
@@ -24,116 +24,129 @@ def check_habits(config: Config) -> None:
 
 
 def _check_adaptation(config: Config) -> None:
-    settings = config.regularise
-    if settings.adapt and not (settings.l1 or settings.l2 or settings.l2_start):
+    settings = config.regularization
+    if settings.penalty_adaptation and not (settings.l1 or settings.l2 or settings.l2_sp):
         raise UserError(
-            f"config.regularise.adapt = {settings.adapt} multiplies penalties, and all are 0; set "
+            f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} "
+            f"multiplies penalties, "
+            f"and all are 0; set "
             "l1, l2 or l2_start"
         )
-    if settings.adapt and not config.evaluation.every:
+    if settings.penalty_adaptation and not config.evaluation.every:
         raise UserError(
-            f"config.regularise.adapt = {settings.adapt} follows evaluations, of which "
+            f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} follows "
+            f"evaluations, "
+            f"of which "
             "config.evaluation.every = 0 makes none before the end; set it"
         )
 
 
 def _check_passes(config: Config) -> None:
-    settings, head = config.regularise, config.output.head
-    for name in ("rdrop", "smart", "distil"):
+    settings, head = config.regularization, config.output.head
+    for name in ("rdrop", "smart", "distillation"):
         if settings[name] and not OUTPUTS[head].full_support:
             raise UserError(
-                f"config.regularise.{name} = {settings[name]} compares log-probabilities, which "
+                f"config.regularization.{name} = {settings[name]} compares log-probabilities, "
+                f"which "
                 f"head {head} has none of outside its support; use another head, or 0"
             )
     if settings.smart and settings.freelb:
         raise UserError(
-            "config.regularise.smart and freelb both move the words' vectors; set one of them to 0"
+            "config.regularization.smart and freelb both move the words' vectors; set one of "
+            "them to 0"
         )
     random = (config.model.dropout, settings.stochastic_depth, settings.word_dropout)
     if settings.rdrop and not any(random):
         raise UserError(
-            f"config.regularise.rdrop = {settings.rdrop} compares two draws of dropout, and "
+            f"config.regularization.rdrop = {settings.rdrop} compares two draws of dropout, and "
             "config.model.dropout = 0.0 draws none; set it, or stochastic_depth or word_dropout"
         )
 
 
 def _check_mixup(config: Config) -> None:
-    settings, model, layer = config.regularise, config.model, config.regularise.mixup_layer
+    settings, model, layer = config.regularization, config.model, config.regularization.mixup_layer
     if not settings.mixup:
         return
-    knob = f"config.regularise.mixup = {settings.mixup}"
+    knob = f"config.regularization.mixup = {settings.mixup}"
     if config.task.name not in WHOLE:
         raise UserError(
             f"{knob} mixes rows that have one target each; set config.task.name to one of "
             f"{' or '.join(WHOLE)}"
         )
-    if settings.distil:
+    if settings.distillation:
         raise UserError(f"{knob} makes rows that no teacher has seen; set distil or mixup to 0")
-    if layer is not None and layer > model.layers:
+    if layer is not None and layer > model.num_layers:
         raise UserError(
-            f"config.regularise.mixup_layer = {layer} is more than config.model.layers = "
-            f"{model.layers}; use at most as many"
+            f"config.regularization.mixup_layer = {layer} is more than config.model.num_layers = "
+            f"{model.num_layers}; use at most as many"
         )
-    if layer and layer < model.layers and (model.scan or model.share_layers or model.remat):
+    if layer and layer < model.num_layers and (model.scan or model.share_layers or model.remat):
         raise UserError(
-            f"config.regularise.mixup_layer = {layer} is between blocks that are scanned or "
-            f"recomputed; use 0 or {model.layers}, or config.model.scan=False and remat=False"
+            f"config.regularization.mixup_layer = {layer} is between blocks that are scanned or "
+            f"recomputed; use 0 or {model.num_layers}, or config.model.scan=False and remat=False"
         )
 
 
 def _check_augmentation(config: Config) -> None:
-    settings, task = config.regularise, config.task.name
-    for name in ("delete", "swap"):
+    settings, task = config.regularization, config.task.name
+    for name in ("token_deletion", "token_swap"):
         if settings[name] and task not in WHOLE:
             raise UserError(
-                f"config.regularise.{name} = {settings[name]} moves words, and "
+                f"config.regularization.{name} = {settings[name]} moves words, and "
                 f"{f'task {task}' if task else 'a language model'} has targets at their places; it "
                 f"suits {' and '.join(WHOLE)}"
             )
-    if settings.hide_spans and not task and config.objective in ("masked", "span"):
+    if settings.mask_spans and not task and config.objective in ("masked", "span"):
         raise UserError(
-            f"config.regularise.hide_spans = {settings.hide_spans}: objective {config.objective} "
-            "hides words already; set config.corruption.rate"
+            f"config.regularization.mask_spans = {settings.mask_spans}: objective "
+            f"{config.objective} "
+            "hides words already; set config.corruption.mask_rate"
         )
 
 
 def _check_distillation(config: Config) -> None:
-    settings = config.regularise
-    if not 0 <= settings.distil <= 1:
-        raise UserError(f"config.regularise.distil = {settings.distil}: must be from 0 to 1")
-    if bool(settings.teacher) != (settings.distil > 0):
+    settings = config.regularization
+    if not 0 <= settings.distillation <= 1:
         raise UserError(
-            f"config.regularise.teacher = {settings.teacher!r} and distil = {settings.distil} go "
+            f"config.regularization.distillation = {settings.distillation}: must be from 0 to 1"
+        )
+    if bool(settings.teacher) != (settings.distillation > 0):
+        raise UserError(
+            f"config.regularization.teacher = {settings.teacher!r} and distil = "
+            f"{settings.distillation} go "
             "together: the folder of a run, and its share in the loss"
         )
     labels = config.task.name and not build_task(config).words
     if labels and is_checkpoint(settings.teacher):
         raise UserError(
-            f"config.regularise.teacher = {settings.teacher!r} has no head for task "
+            f"config.regularization.teacher = {settings.teacher!r} has no head for task "
             f"{config.task.name}; give the folder of a run that was trained from it"
         )
 
 
 def _check_pruning(config: Config) -> None:
-    settings, method = config.regularise, config.tune.method
-    one_of("regularise.prune_by", settings.prune_by, SCORES)
-    if not settings.prune_from < settings.prune_until <= 1:
+    settings, method = config.regularization, config.finetuning.method
+    one_of("regularization.pruning_criterion", settings.pruning_criterion, SCORES)
+    if not settings.pruning_start < settings.pruning_end <= 1:
         raise UserError(
-            f"config.regularise.prune_until = {settings.prune_until}: must be above prune_from = "
-            f"{settings.prune_from} and at most 1"
+            f"config.regularization.pruning_end = {settings.pruning_end}: must be above "
+            f"prune_from = "
+            f"{settings.pruning_start} and at most 1"
         )
-    if settings.prune and not {"full", "layers"} & set(method_names(config)):
+    if settings.sparsity and not {"full", "layers"} & set(method_names(config)):
         raise UserError(
-            f"config.regularise.prune = {settings.prune} prunes kernels, of which "
-            f"config.tune.method = {method!r} trains none; use full or layers"
+            f"config.regularization.sparsity = {settings.sparsity} prunes kernels, of which "
+            f"config.finetuning.method = {method!r} trains none; use full or layers"
         )
-    if settings.prune and config.optimizer.ema:
+    if settings.sparsity and config.optimizer.ema_decay:
         raise UserError(
-            f"config.optimizer.ema = {config.optimizer.ema} averages parameters, and an average of "
-            "what is pruned is not 0; set it to 0, or regularise.prune"
+            f"config.optimizer.ema_decay = {config.optimizer.ema_decay} averages parameters, and "
+            f"an average of "
+            "what is pruned is not 0; set it to 0, or regularization.sparsity"
         )
-    if settings.prune and config.evaluation.patience:
+    if settings.sparsity and config.evaluation.patience:
         raise UserError(
             f"config.evaluation.patience = {config.evaluation.patience} goes back to the best "
-            "evaluation, which may be one before regularise.prune was reached; set one of them to 0"
+            "evaluation, which may be one before regularization.sparsity was reached; set one of "
+            "them to 0"
         )

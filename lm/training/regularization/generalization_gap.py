@@ -20,10 +20,10 @@ from lm.training.train_step import Program
 def loss_gap(program: Program, params: object, corpus: Corpus | TaskData, config: Config) -> float:
     """The loss on held-out rows minus that on as many training rows, without dropout, per token.
 
-    The rows are the same at every evaluation, at most config.evaluation.rows of each split.
+    The rows are the same at every evaluation, at most config.evaluation.num_examples of each split.
     """
     number = min(len(corpus.rows(split)) for split in ("train", "validation"))
-    number = min(number, config.evaluation.rows or number)
+    number = min(number, config.evaluation.num_examples or number)
 
     def mean(split: str) -> float:
         batches = eval_batches(
@@ -45,13 +45,13 @@ def follow_gap(
     """The state with its penalties as strong as the gap asks for, and both for the log; where they
     do not adapt, the state as it is, and nothing. A gap that is not finite moves nothing.
     """
-    settings = config.regularise
+    settings = config.regularization
     if state.strength is None:
         return state, {}
     gap = loss_gap(program, state.evaluated, corpus, config)
     strength = float(state.strength)
     if math.isfinite(gap):
-        strength = adapted(strength, gap, settings.adapt, settings.gap)
+        strength = adapted(strength, gap, settings.penalty_adaptation, settings.target_gap)
     moved = jax.device_put(jnp.asarray(strength, jnp.float32), state.strength.sharding)
     found = {"eval/gap": gap, "train/strength": strength}
     return dataclasses.replace(state, strength=moved), found

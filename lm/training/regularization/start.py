@@ -19,7 +19,7 @@ def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -
     consolidation (1612.00796) over all that is trained.
 
     Args:
-      settings: `config.regularise`.
+      settings: `config.regularization`.
       params: w, those trained.
       start: w0, of the same shapes; looked at only where l2_start or ewc is above 0.
       importance: F, likewise; looked at only where ewc is above 0.
@@ -30,9 +30,9 @@ def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -
         total += settings.l1 * _sum(lambda w, d: jnp.sum(jnp.abs(w)) * d, params, mask)
     if settings.l2:
         total += settings.l2 / 2 * _sum(lambda w, d: jnp.sum(jnp.square(w)) * d, params, mask)
-    if settings.l2_start:
+    if settings.l2_sp:
         moved = _sum(lambda w, w0: jnp.sum(jnp.square(w - w0)), params, start)
-        total += settings.l2_start / 2 * moved
+        total += settings.l2_sp / 2 * moved
     if settings.ewc:
         weighed = _sum(lambda w, w0, f: jnp.sum(f * jnp.square(w - w0)), params, start, importance)
         total += settings.ewc / 2 * weighed
@@ -68,10 +68,12 @@ def check_acts(config: Config, params: Any) -> None:
         ("l2", "kernels and word tables", decays),
         ("mixout", "kernels", any(kernels)),
     ):
-        if config.regularise[name] and not found:
+        if config.regularization[name] and not found:
             raise UserError(
-                f"config.regularise.{name} = {config.regularise[name]} acts on {kind}, of which "
-                f"config.tune.method = {config.tune.method!r} trains none; use l2_start, or method "
+                f"config.regularization.{name} = {config.regularization[name]} acts on {kind}, "
+                f"of which "
+                f"config.finetuning.method = {config.finetuning.method!r} trains none; use "
+                f"l2_start, or method "
                 "full or layers"
             )
 

@@ -23,29 +23,32 @@ _PLAIN = {
 
 def without_teacher(config: Config) -> Config:
     """A config of the same model that needs no teacher."""
-    return override(config, {"regularise.teacher": "", "regularise.distil": 0.0})
+    return override(config, {"regularization.teacher": "", "regularization.distillation": 0.0})
 
 
 def teacher_config(config: Config) -> Config | None:
-    """The config of the teacher that `config.regularise.teacher` names; None where there is none.
+    """The config of the teacher that `config.regularization.teacher` names; None where there is
+    none.
 
     Raises:
       UserError: it is no run's folder, or its architecture, task, pooling or positions do not fit.
     """
-    source = config.regularise.teacher
+    source = config.regularization.teacher
     if not source:
         return None
     if is_checkpoint(source):
-        own = {"init_from": source, "tune.method": "full", "tune.adapter_from": ""}
+        own = {"init_from": source, "finetuning.method": "full", "finetuning.adapter_from": ""}
         theirs = adopt(override(_plain(without_teacher(config)), own))
     else:
         recorded = epath.Path(source) / "config.json"
         if not recorded.exists():
-            raise UserError(f"config.regularise.teacher = {source!r}: there is no {recorded}")
-        same = {name: config[name] for name in ("mesh", "batch_size", "accumulation", "cache")}
+            raise UserError(f"config.regularization.teacher = {source!r}: there is no {recorded}")
+        same = {
+            name: config[name] for name in ("mesh", "batch_size", "grad_accum_steps", "cache_dir")
+        }
         # What it learned at does not matter any more.
         theirs = without_teacher(recorded_config(recorded))
-        theirs = override(theirs, {"schedule.warmup": 0})
+        theirs = override(theirs, {"schedule.warmup_steps": 0})
         theirs.unlock().update(same)
     for name, own, other in (
         ("model.architecture", config.model.architecture, theirs.model.architecture),
@@ -55,18 +58,20 @@ def teacher_config(config: Config) -> Config | None:
     ):
         if own != other:
             raise UserError(
-                f"config.regularise.teacher = {source!r} has config.{name} = {other!r}, and its "
+                f"config.regularization.teacher = {source!r} has config.{name} = {other!r}, and "
+                f"its "
                 f"student {own!r}; take a teacher of the same kind"
             )
     if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
         raise UserError(
-            f"config.regularise.teacher = {source!r} has the head {theirs.output.head}, which asks "
+            f"config.regularization.teacher = {source!r} has the head {theirs.output.head}, "
+            f"which asks "
             f"for counts of words that {config.output.head} does not; take another teacher"
         )
-    if theirs.model.max_length < config.data.length:
+    if theirs.model.max_seq_len < config.data.seq_len:
         raise UserError(
-            f"config.regularise.teacher = {source!r} has {theirs.model.max_length} positions, "
-            f"fewer than config.data.length = {config.data.length}; shorten the rows"
+            f"config.regularization.teacher = {source!r} has {theirs.model.max_seq_len} positions, "
+            f"fewer than config.data.seq_len = {config.data.seq_len}; shorten the rows"
         )
     if not is_checkpoint(source):
         check_recorded(theirs, epath.Path(source) / "config.json")
@@ -79,6 +84,6 @@ def _plain(config: Config) -> Config:
     changed = [
         f"{group}.{key}"
         for group in groups
-        for key in chosen_options(config[group], ("block", "tied"))
+        for key in chosen_options(config[group], ("query_chunk_size", "token_chunk_size", "tied"))
     ]
     return override(config, {key: _PLAIN.get(key) for key in changed})

@@ -8,62 +8,63 @@ from ml_collections.config_dict import placeholder
 
 def knobs() -> ConfigDict:
     """All of them off."""
-    regularise = ConfigDict()
+    regularization = ConfigDict()
     # What else the loss minimises, over the parameters that are trained. 0 is off. l1 and l2 pull
     # kernels and word tables to zero, in nats per token: l1 * sum|w|, l2 / 2 * sum w^2; unlike the
     # optimizer's weight_decay, they pass through its moments.
-    regularise.l1 = 0.0
-    regularise.l2 = 0.0
+    regularization.l1 = 0.0
+    regularization.l2 = 0.0
     # l2_start / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
-    regularise.l2_start = 0.0
+    regularization.l2_sp = 0.0
     # Elastic weight consolidation, in a chain of tasks: ewc / 2 * sum F (w - w0)^2, F how much each
     # parameter matters to earlier tasks, by squared gradients. 1 weighs their examples like those
     # of this task (Laplace); 10 to 10,000 is usual.
-    regularise.ewc = 0.0
-    # Multiplies l1, l2 and l2_start, from 1 on, by exp(adapt * (gap - regularise.gap)) at every
-    # evaluation; the gap is the held-out loss less that of as many training rows, in nats. 1 to 10.
-    regularise.adapt = 0.0
+    regularization.ewc = 0.0
+    # Multiplies l1, l2 and l2_start, from 1 on, by exp(adapt * (gap - regularization.target_gap))
+    # at every evaluation; the gap is the held-out loss less that of as many training rows, in nats.
+    # 1 to 10.
+    regularization.penalty_adaptation = 0.0
     # The gap at which they rest. At least 0.
-    regularise.gap = 0.0
+    regularization.target_gap = 0.0
     # Share of the trained kernels' elements that every step puts back to where training began.
-    regularise.mixout = 0.0
+    regularization.mixout = 0.0
     # Share of the rows for which a residual branch is left out, in training.
-    regularise.stochastic_depth = 0.0
+    regularization.stochastic_depth = 0.0
     # Share of the words whose vectors are zero, in training.
-    regularise.word_dropout = 0.0
+    regularization.word_dropout = 0.0
     # R-Drop: how much two draws of dropout are to agree, in two passes. 0.5 to 5.
-    regularise.rdrop = 0.0
+    regularization.rdrop = 0.0
     # SMART: how much the prediction is to stay when the words' vectors move, in three passes. 1 to
     # 10.
-    regularise.smart = 0.0
+    regularization.smart = 0.0
     # FreeLB: passes of every step, in each of which the words' vectors move up the loss. 2 to 5.
-    regularise.freelb = 0
+    regularization.freelb = 0
     # How far smart and freelb move the vectors of a row's words: the root of the sum of squares
     # over all of them, above 0.
-    regularise.radius = 0.1
+    regularization.adversarial_radius = 0.1
     # Mixup: a of Beta(a, a), from which the share of a second row in each row is drawn; of
     # classification and regression. 0.1 to 1; large mixes evenly.
-    regularise.mixup = 0.0
+    regularization.mixup = 0.0
     # Blocks before the mixture. None: all; what the head sees is mixed.
-    regularise.mixup_layer = placeholder(int)
+    regularization.mixup_layer = placeholder(int)
     # Augmentation, drawn anew at every step. Share of the words that are left out, or that trade
     # places within their text (classification and regression), 0 .. 1 (1 excluded).
-    regularise.delete = 0.0
-    regularise.swap = 0.0
+    regularization.token_deletion = 0.0
+    regularization.token_swap = 0.0
     # Share of the words that are read as mask tokens, in spans of three, 0 .. 1 (1 excluded).
-    regularise.hide_spans = 0.0
+    regularization.mask_spans = 0.0
     # Distillation: the folder of a run, or "hf:FOLDER", whose predictions are a target too; "":
     # none. It has the student's architecture, tokenizer and labels, and may be larger.
-    regularise.teacher = ""
+    regularization.teacher = ""
     # Share of the teacher's target in the loss, 0 .. 1; the rest is the rows' own.
-    regularise.distil = 0.0
+    regularization.distillation = 0.0
     # Flattens the predictions of both, above 0; 2 to 4 shows more of what is unlikely.
-    regularise.temperature = 2.0
+    regularization.distillation_temperature = 2.0
     # Share of the trained kernels' elements that are 0 in the end, 0 .. 1 (1 excluded).
-    regularise.prune = 0.0
+    regularization.sparsity = 0.0
     # Which ones: "magnitude", the smallest, or "movement", those that training takes to zero.
-    regularise.prune_by = "magnitude"
+    regularization.pruning_criterion = "magnitude"
     # When pruning begins and when it has reached that share, as shares of the steps, 0 .. 1.
-    regularise.prune_from = 0.1
-    regularise.prune_until = 0.7
-    return regularise
+    regularization.pruning_start = 0.1
+    regularization.pruning_end = 0.7
+    return regularization
