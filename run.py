@@ -82,9 +82,9 @@ _SHARE = flags.DEFINE_bool(
 
 def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
+    from lm.checkpoints.run_files import read_result
     from lm.experiment.continual.chain import learn
     from lm.experiment.primary_metric import summary
-    from lm.experiment.run_dir import read_result
 
     config, workdir = _config(), _workdir()
     before = read_result(workdir)

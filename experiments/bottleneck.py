@@ -24,11 +24,11 @@ from scipy.optimize import minimize
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from configs import bottleneck
 from lm.checkpoints.restore import restore
+from lm.checkpoints.run_files import read_run_json
 from lm.data.synthetic import Language
 from lm.evaluation.diagnostics import diagnose
 from lm.evaluation.diagnostics.spectrum import NOISE
 from lm.experiment.plot import MUTED
-from lm.experiment.run_dir import read_json
 from lm.experiment.sweep import points
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -61,7 +61,7 @@ def measured(workdir: epath.Path) -> list[dict]:
         run = restore(group[0].workdir)
         with jax.set_mesh(run.program.mesh):
             found = diagnose(run, CONTEXTS)
-        gaps = [read_json(point.workdir / "result.json")[bottleneck.METRIC] for point in group]
+        gaps = [read_run_json(point.workdir / "result.json")[bottleneck.METRIC] for point in group]
         cap = overrides.get("output.cap")
         records.append(
             {

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from configs import default
 from lm.checkpoints.resolve import adopted
 from lm.checkpoints.restore import restore
+from lm.checkpoints.run_files import recorded_config
 from lm.config import declared, override, to_dict
 from lm.errors import UserError, nearest
 from lm.experiment.continuation import total_steps
-from lm.experiment.run_dir import open_workdir, recorded_config
+from lm.experiment.run_dir import open_workdir
 from lm.model.factory import build_model
 from lm.tasks.encode import Layout
 from lm.training.regularization.teacher import teacher_config
@@ -220,7 +221,7 @@ RECORDED = {
     "has no model.activation: an older version of this code": {"model": []},
 }
 DAMAGED = {
-    "holds no JSON object": "[1]",
+    "is no JSON object": "[1]",
     "is not JSON": "{",
     "holds no config": '{"": {"a.b.": 1}}',
 }
@@ -263,7 +264,7 @@ def test_the_config_of_a_workdir_is_checked_wherever_one_is_opened(message, tmp_
 
 def test_a_run_of_an_older_version_may_be_started_from(tmp_path):
     workdir = recorded(tmp_path / "run", changed({"grad_accum_steps": ...}))
-    assert recorded_config(workdir / "config.json", whole=False).finetuning.method == "full"
+    assert recorded_config(workdir / "config.json", complete=False).finetuning.method == "full"
     other = recorded(tmp_path / "other", changed({"grad_accum_steps": ..., "finetuning.method": 3}))
     with pytest.raises(UserError, match=r"config\.finetuning\.method = 3: must be a text"):
-        recorded_config(other / "config.json", whole=False)
+        recorded_config(other / "config.json", complete=False)

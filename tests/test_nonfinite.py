@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lm.config import override
+from lm.data.files import to_json, write_json
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.evaluation import likelihood
@@ -17,7 +18,7 @@ from lm.evaluation.task_report import write_predictions
 from lm.experiment.comparison import tabulate
 from lm.experiment.primary_metric import check_finite, headline
 from lm.experiment.run_dir import open_workdir
-from lm.training.metric_writer import Writer, read_metrics, to_json, write_json
+from lm.training.metric_writer import Writer, read_metrics
 from lm.training.regularization import generalization_gap
 
 METRIC = "eval/bits_per_byte"

@@ -17,11 +17,11 @@ from lm.checkpoints.initialize import _evaluated_params
 from lm.checkpoints.layer_layout import lies_otherwise, relaid
 from lm.checkpoints.resume import FREE, changed, check_changes, check_length, record_changes
 from lm.config import override, to_dict
+from lm.data.files import write_json
 from lm.devices.sharding import path_name
 from lm.errors import UserError, of_memory
 from lm.experiment.run_dir import open_workdir
 from lm.experiment.train import _Run, train
-from lm.training.metric_writer import write_json
 from lm.training.train_step import build_program
 
 EVERY = {

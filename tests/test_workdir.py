@@ -6,10 +6,11 @@ import pytest
 from etils import epath
 
 from configs import default
-from lm.data.atomic_file import replacing
+from lm.checkpoints.run_files import read_result, read_run_json
+from lm.data.files import replacing, write_json
 from lm.errors import UserError
-from lm.experiment.run_dir import claimed, open_workdir, read_json, read_result
-from lm.training.metric_writer import read_metrics, write_json
+from lm.experiment.run_dir import claimed, open_workdir
+from lm.training.metric_writer import read_metrics
 
 CORPUS = types.SimpleNamespace(manifest={"hash": "0" * 64, "tokenizer": {"hash": "1" * 64}})
 
@@ -64,7 +65,7 @@ def test_a_result_that_is_not_whole_is_none(tmp_path, content):
         ('{"hash": "12', "is not JSON"),
         ("\udcff", "is not JSON"),
         ("[" * 10_000, "is not JSON"),
-        ("[1, 2]", "holds no JSON object"),
+        ("[1, 2]", "is no JSON object"),
         ("{}", "has no text 'hash'"),
         ('{"hash": 3}', "has no text 'hash'"),
         ('{"hash": "1", "tokenizer": []}', "has no text 'tokenizer.hash'"),
@@ -74,7 +75,7 @@ def test_a_record_of_another_shape_is_one_line(tmp_path, content, message):
     path = epath.Path(tmp_path / "data.json")
     (tmp_path / "data.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=message) as error:
-        read_json(path, "hash", "tokenizer.hash")
+        read_run_json(path, "hash", "tokenizer.hash")
     assert "\n" not in str(error.value)
 
 

@@ -9,9 +9,9 @@ from lm.checkpoints.hf import FAMILIES, Checkpoint, fitting_family, is_checkpoin
 from lm.checkpoints.hf import export as write_checkpoint
 from lm.checkpoints.peft import save
 from lm.checkpoints.restore import Restored
+from lm.checkpoints.run_files import read_run_json
 from lm.config import Config
 from lm.errors import UserError
-from lm.experiment.run_dir import read_json
 from lm.finetuning.merge import merge
 
 
@@ -47,7 +47,7 @@ def _first_base(config: Config) -> Checkpoint | None:
     while source and not is_checkpoint(source) and source not in seen:
         seen.add(source)
         recorded = epath.Path(source) / "config.json"
-        source = str(read_json(recorded).get("init_from", "")) if recorded.exists() else ""
+        source = str(read_run_json(recorded).get("init_from", "")) if recorded.exists() else ""
     try:
         return open_checkpoint(source) if is_checkpoint(source) else None
     except UserError as error:

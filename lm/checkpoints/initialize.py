@@ -14,11 +14,11 @@ from lm.checkpoints.hf import is_checkpoint, open_checkpoint
 from lm.checkpoints.layer_layout import found_in, lies_otherwise
 from lm.checkpoints.origin import check_origin, record_origin
 from lm.checkpoints.peft import additions
+from lm.checkpoints.run_files import recorded_config
 from lm.config import Config
 from lm.devices import sharding
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.experiment.run_dir import recorded_config
 from lm.finetuning import method_names, split
 from lm.finetuning.choice import HEADS
 from lm.training.train_state import State
@@ -115,7 +115,7 @@ def open_donor(source: str) -> Checkpoints:
     donor = Checkpoints(source) if folder.exists() else None
     if donor is None or donor.latest is None:
         raise UserError(f"config.init_from = {source!r}: there is no checkpoint in {folder}")
-    theirs = recorded_config(folder.parent / "config.json", whole=False)
+    theirs = recorded_config(folder.parent / "config.json", complete=False)
     if "full" not in method_names(theirs):
         raise UserError(
             f"config.init_from = {source!r} keeps only what {theirs.finetuning.method} trained of "

@@ -8,9 +8,9 @@ import jax
 from etils import epath
 
 from lm.checkpoints.fingerprint import fingerprint
+from lm.checkpoints.run_files import read_run_json
+from lm.data.files import write_json
 from lm.errors import UserError
-from lm.experiment.run_dir import read_json
-from lm.training.metric_writer import write_json
 
 
 def record_origin(file: epath.Path, origin: str, arrays: Mapping[str, jax.Array]) -> None:
@@ -28,7 +28,7 @@ def check_origin(file: epath.Path, origin: str, arrays: Mapping[str, jax.Array])
             f"{file.parent} has no {file.name}, by which to tell whether {origin} is still the "
             "same; restore that file, or train again in another --workdir"
         )
-    recorded = read_json(file, "origin", "hash")
+    recorded = read_run_json(file, "origin", "hash")
     if (found := fingerprint(arrays)) != recorded["hash"]:
         raise UserError(
             f"{file.parent} was trained on {recorded['origin']} (hash {recorded['hash']}), which "

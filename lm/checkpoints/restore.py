@@ -13,6 +13,7 @@ from etils import epath
 from lm.checkpoints.hf import is_checkpoint, open_checkpoint
 from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_state
 from lm.checkpoints.resume import FREE, LENGTH
+from lm.checkpoints.run_files import check_same_config, check_same_text, recorded_config
 from lm.config import CACHE, Config, override
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.data.chat import Chat
@@ -20,7 +21,6 @@ from lm.data.special_tokens import Specials
 from lm.data.text_frame import Frame, framed
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.experiment.run_dir import check_same_config, check_same_text, recorded_config
 from lm.model.linear import turned
 from lm.output import OUTPUTS
 from lm.tasks import build_task, predicts_words
@@ -140,7 +140,7 @@ def restore(
         raise UserError(f"{workdir} is a chain of runs; name one of them, such as {workdir / '1'}")
     if given is not None:
         check(given)
-        check_same_config(given, config, workdir, besides=(*_BESIDES, *LENGTH))
+        check_same_config(given, config, workdir, ignored=(*_BESIDES, *LENGTH))
         config = given
     else:
         check_recorded(config, recorded)

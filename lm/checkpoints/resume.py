@@ -10,10 +10,10 @@ import numpy as np
 from etils import epath
 
 from lm.config import Config, identity, to_dict
-from lm.data.atomic_file import write_text
+from lm.data.files import to_json, write_json, write_text
 from lm.errors import UserError
 from lm.finetuning import method_names
-from lm.training.metric_writer import read_metrics, to_json, write_json
+from lm.training.metric_writer import read_metrics
 from lm.training.optimizer import schedule
 from lm.training.regularization import needs_start
 

@@ -11,11 +11,11 @@ from etils import epath
 from lm.checkpoints.hf import is_checkpoint, open_checkpoint
 from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_state
 from lm.checkpoints.origin import check_origin, record_origin
+from lm.checkpoints.run_files import read_run_json
 from lm.config import Config
 from lm.data import Corpus, make_tokenizer
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.experiment.run_dir import read_json
 from lm.tasks.prepare import TaskData
 from lm.training.regularization.teacher import teacher_config
 from lm.training.train_state import State
@@ -74,7 +74,7 @@ def _check_same_words(source: str, theirs: Config, corpus: Corpus | TaskData) ->
     if is_checkpoint(source):
         words = make_tokenizer(theirs.data.tokenizer, theirs.data.vocab_size, ()).hash
     else:
-        manifest = read_json(epath.Path(source) / "data.json", "tokenizer.hash")
+        manifest = read_run_json(epath.Path(source) / "data.json", "tokenizer.hash")
         words, labels = manifest["tokenizer"]["hash"], manifest.get("labels")
     if words != corpus.tokenizer.hash:
         raise UserError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.data.json_file import read_object_if_there, read_text
+from lm.data.files import read_json_if_exists, read_text
 from lm.errors import UserError
 
 # Files beside a tokenizer.json that are read here.
@@ -60,7 +60,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: a file is no JSON object.
     """
-    found, names = (read_object_if_there(folder / name) for name in FILES[:2])
+    found, names = (read_json_if_exists(folder / name) for name in FILES[:2])
     settings: dict[str, Any] = {
         name: _content(found.get(name, names.get(name)))
         for name in _NAMES
@@ -82,7 +82,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     roles = (*settings.values(), *more)
     added = [
         (number, {"content": content, "special": content in roles})
-        for content, number in read_object_if_there(folder / FILES[2]).items()
+        for content, number in read_json_if_exists(folder / FILES[2]).items()
     ]
     decoder = found.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):

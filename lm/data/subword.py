@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.decoding import Decoder
-from lm.data.json_file import read_text
+from lm.data.files import read_text
 from lm.data.special_tokens import Specials, post_processed, read_settings, specials, with_added
 from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
 from lm.data.tokenizer_json import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.json_file import parse_object
+from lm.data.files import parse_json
 from lm.data.tokenizer import begins_word
 from lm.errors import UserError
 
@@ -23,7 +23,7 @@ def parse_tokenizer(text: str, name: str) -> dict[str, Any]:
     Raises:
       UserError: with its `name`, where it is none, or its tokens are not texts with numbers.
     """
-    config = parse_object(text, name)
+    config = parse_json(text, name)
     model, added = config.get("model"), config.get("added_tokens") or []
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict | list):

@@ -11,6 +11,7 @@ from etils import epath
 from lm.checkpoints.restore import Restored
 from lm.config import Config
 from lm.data import eval_batches, sources
+from lm.data.files import to_json
 from lm.data.lines import lines_of
 from lm.devices import sharding
 from lm.errors import UserError
@@ -20,7 +21,6 @@ from lm.model.pooling import mean
 from lm.model.transformer import Batch
 from lm.tasks.in_memory import source_of
 from lm.tasks.read import format_of, records
-from lm.training.metric_writer import to_json
 
 _LEAST = 16  # positions of the shortest rows
 ENDINGS = (".npy", ".jsonl")

@@ -8,6 +8,7 @@ import jax
 from etils import epath
 
 from lm.checkpoints.restore import Restored
+from lm.data.files import write_json
 from lm.errors import UserError
 from lm.evaluation import perplexity
 from lm.evaluation.likelihood import evaluate
@@ -16,7 +17,6 @@ from lm.evaluation.prompting.ask import ask
 from lm.evaluation.task_report import write_report
 from lm.finetuning.tuned import room_of
 from lm.tasks.prepare import TaskData
-from lm.training.metric_writer import write_json
 
 
 def evaluate_on(

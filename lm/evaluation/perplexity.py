@@ -11,13 +11,13 @@ from etils import epath
 
 from lm.checkpoints.restore import Restored
 from lm.data import sources
+from lm.data.files import to_json, write_json
 from lm.errors import UserError
 from lm.evaluation.prompting.row import Row
 from lm.evaluation.prompting.score import likelihoods
 from lm.finetuning.tuned import room_of
 from lm.tasks import predicts_words
 from lm.tasks.in_memory import source_of
-from lm.training.metric_writer import to_json, write_json
 
 _TOGETHER = 1 << 20  # tokens of windows that are held at once
 _SHOWN = 20  # documents that are printed

@@ -11,13 +11,13 @@ from etils import epath
 
 from lm.checkpoints.restore import Restored
 from lm.config import Config, override
+from lm.data.files import write_json
 from lm.errors import UserError
 from lm.evaluation.task_evaluation import metrics, predictions
 from lm.evaluation.task_report import write_predictions, write_report
 from lm.tasks.base import Prediction, Task
 from lm.tasks.check import most_written
 from lm.tasks.in_memory import UNLABELLED, InMemory, encoded_in_parts, read_examples
-from lm.training.metric_writer import write_json
 
 _TOGETHER = 2000  # examples whose rows are held at once
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lm.data.atomic_file import replacing, write_text
+from lm.data.files import replacing, to_json, write_text
 from lm.errors import counted
 from lm.evaluation.calibration import calibration
 from lm.tasks import metrics
 from lm.tasks.base import Judged, Task
-from lm.training.metric_writer import to_json
 
 MISTAKES = 20  # shown on the page
 BINS = 10  # of confidence

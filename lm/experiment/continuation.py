@@ -5,10 +5,10 @@ from etils import epath
 
 from lm.checkpoints.initialize import Checkpoints
 from lm.checkpoints.resume import check_length, record_changes
+from lm.checkpoints.run_files import check_same_text, recorded_config
 from lm.config import Config
 from lm.data import Corpus
 from lm.errors import UserError
-from lm.experiment.run_dir import check_same_text, recorded_config
 from lm.tasks.prepare import TaskData
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lm.data.atomic_file import replacing
+from lm.data.files import replacing
 from lm.training.metric_writer import read_metrics
 
 # What is measured on held-out text or examples in the units of the training loss.

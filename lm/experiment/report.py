@@ -5,12 +5,12 @@ from typing import Any
 
 from etils import epath
 
+from lm.checkpoints.run_files import read_result
 from lm.config import Config
-from lm.data.atomic_file import replacing
+from lm.data.files import replacing
 from lm.experiment import plot
 from lm.experiment.comparison import Table, tabulate, to_csv, to_markdown
 from lm.experiment.primary_metric import headline
-from lm.experiment.run_dir import read_result
 
 
 def tables(points: Sequence[Any], config: Config, metrics: Sequence[str | None]) -> list[Table]:

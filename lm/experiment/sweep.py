@@ -13,13 +13,14 @@ import jax
 from etils import epath
 
 from lm.checkpoints.resolve import adopted
+from lm.checkpoints.run_files import read_result
 from lm.config import Config, content_hash, override, plain
-from lm.data.atomic_file import write_text
+from lm.data.files import write_text
 from lm.errors import Interrupted, UserError, explain, of_storage
 from lm.experiment.claim import POLL, Held, holder
 from lm.experiment.continual.chain import learn
 from lm.experiment.primary_metric import headline
-from lm.experiment.run_dir import held, open_workdir, read_result
+from lm.experiment.run_dir import held, open_workdir
 from lm.training.program import prepare_corpus
 from lm.training.train_step import check_devices
 from lm.training.validate import check

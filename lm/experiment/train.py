@@ -13,6 +13,7 @@ from lm.checkpoints.initialize import Checkpoints, check_donor, restored_state
 from lm.checkpoints.resume import asked_alike_since
 from lm.config import Config
 from lm.data import Corpus, train_batches
+from lm.data.files import write_json
 from lm.devices import sharding
 from lm.errors import Interrupted, UserError
 from lm.evaluation.likelihood import evaluate
@@ -28,7 +29,7 @@ from lm.tasks.sampling import drawn
 from lm.training.announce import announced
 from lm.training.early_stopping import Stopping
 from lm.training.layerwise_lr import shared_layer_rate
-from lm.training.metric_writer import Progress, Writer, read_metrics, write_json
+from lm.training.metric_writer import Progress, Writer, read_metrics
 from lm.training.nan_check import first_nonfinite
 from lm.training.preemption import Signals
 from lm.training.profiling.flops import flops_per_token, peak_flops

@@ -10,7 +10,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from lm.data.atomic_file import write_text
+from lm.data.files import to_json, write_text
 from lm.errors import UserError
 
 
@@ -47,33 +47,12 @@ def _is_record(line: Any) -> bool:
     )
 
 
-def to_json(content: Any, **layout: Any) -> str:
-    """JSON as its standard has it (RFC 8259): null for a NaN or an infinity, at any depth.
-
-    `layout` is of `json.dumps`.
-    """
-    return json.dumps(_finite(content), allow_nan=False, **layout)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def with_nan(found: Mapping[str, Any]) -> dict[str, Any]:
     """A line of metrics.jsonl, or a result.json, as it was before `to_json`: metrics are NaN where
     they are null there. What else is null in a result is not known.
     """
     kinds = ("eval/", "train/")
     return {k: math.nan if v is None and k.startswith(kinds) else v for k, v in found.items()}
-
-
-def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, to_json(content, indent=2) + "\n")
 
 
 _LINE_EVERY = 60.0  # seconds between lines of a run without a terminal, at most

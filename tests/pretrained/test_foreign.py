@@ -18,7 +18,7 @@ from lm.checkpoints.hf.checkpoint import Checkpoint
 from lm.checkpoints.hf.hf_config import KINDS
 from lm.checkpoints.hf.pickled import read_pickled
 from lm.checkpoints.hf.tensors import open_tensors
-from lm.data.json_file import read_object
+from lm.data.files import read_json
 from lm.errors import UserError
 from lm.training.validate import check
 
@@ -131,7 +131,7 @@ def test_more_layers_than_there_are_tensors_are_named_before_they_are_built(tmp_
 def test_a_json_file_that_is_deep_or_no_text_is_one_line(content, line, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=line) as error:
-        read_object(tmp_path / "config.json")
+        read_json(tmp_path / "config.json")
     assert "\n" not in str(error.value)
 
 

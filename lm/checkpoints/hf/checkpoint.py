@@ -25,7 +25,7 @@ from lm.checkpoints.hf.tensors import open_tensors
 from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.checkpoints.hf.view import LAYER, Source, Tensor, sources
 from lm.config import Config, cache_folder
-from lm.data.json_file import read_object
+from lm.data.files import read_json
 from lm.errors import UserError
 from lm.tasks import predicts_words
 
@@ -209,7 +209,7 @@ def open_checkpoint(source: str, families: Mapping[str, Family]) -> Checkpoint:
         files = sorted(str(file) for file in folder.glob("*.gguf"))
         wanted = " or ".join(files) or "a folder that transformers saved"
         raise UserError(f"{folder} has no config.json; give {wanted}")
-    theirs = read_object(path)
+    theirs = read_json(path)
     kind = theirs.get("model_type")
     if kind is None:
         line = _model_type_line(theirs, open_tensors(folder), families)

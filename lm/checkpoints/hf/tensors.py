@@ -11,7 +11,7 @@ import numpy as np
 
 from lm.checkpoints.hf.pickled import read_pickled
 from lm.checkpoints.hf.view import Tensor
-from lm.data.json_file import read_object
+from lm.data.files import read_json
 from lm.errors import UserError
 
 SAFE, LEGACY = "model.safetensors", "pytorch_model.bin"
@@ -61,7 +61,7 @@ def _shards(index: Path) -> list[Path]:
     """The files that an index names, which lie in its folder; what a link there leads to is the
     user's own doing.
     """
-    places = read_object(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
         raise UserError(f"{index} is no index of shards; fetch it again")
     shards = sorted(set(places.values()))

@@ -16,7 +16,7 @@ from lm.checkpoints.hf.gguf import is_gguf, tokens_of
 from lm.checkpoints.hf.gguf_tokenizer import WORDS, from_gguf, settings_of
 from lm.checkpoints.hf.pieces import from_pieces
 from lm.data.cache import built
-from lm.data.json_file import read_object_if_there, read_text
+from lm.data.files import read_json_if_exists, read_text
 from lm.data.special_tokens import read_settings
 from lm.errors import UserError
 
@@ -49,7 +49,7 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
       UserError: where it has one that cannot be read here.
     """
     beside = (folder.parent if is_gguf(folder) else folder) / "tokenizer.json"
-    if read_object_if_there(beside.with_name("tokenizer_config.json")).get(MADE_OF) == "bytes":
+    if read_json_if_exists(beside.with_name("tokenizer_config.json")).get(MADE_OF) == "bytes":
         return None
     if beside.exists():
         return beside
@@ -61,8 +61,8 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
     for names, make in _MAKERS.items():
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
-            settings = read_object_if_there(folder / "tokenizer_config.json")
-            kind = settings["model_type"] = read_object_if_there(folder / "config.json").get(
+            settings = read_json_if_exists(folder / "tokenizer_config.json")
+            kind = settings["model_type"] = read_json_if_exists(folder / "config.json").get(
                 "model_type"
             )
             said = _DEFAULTS.get(kind, {}) | read_settings(folder)

@@ -15,7 +15,7 @@ from lm.checkpoints.hf.gguf import is_gguf, tokens_of
 from lm.checkpoints.hf.tokenizer import MADE_OF
 from lm.config import Config
 from lm.data import ByteTokenizer, Tokenizer
-from lm.data.json_file import read_object_if_there, read_text
+from lm.data.files import read_json_if_exists, read_text
 from lm.data.make_tokenizer import SPECIALS
 from lm.data.tokenizer_json import byte_characters
 from lm.tasks import predicts_words
@@ -54,8 +54,8 @@ def base_settings(folder: Path) -> dict[str, Any]:
         named = {name: found.get(key, -1) for name, key in _IN_GGUF.items()}
         settings = {k: tokens[i] for k, i in named.items() if 0 <= i < len(tokens)}
         return settings | {k: found[k] for k in _AS_IN_GGUF if k in found}
-    settings = read_object_if_there(folder / "special_tokens_map.json")
-    settings |= read_object_if_there(folder / "tokenizer_config.json")
+    settings = read_json_if_exists(folder / "special_tokens_map.json")
+    settings |= read_json_if_exists(folder / "tokenizer_config.json")
     if (folder / _TEMPLATE).exists():
         settings["chat_template"] = read_text(folder / _TEMPLATE)
     odd = [k for k in (*_KNOWN, "eos_token") if not isinstance(content(settings.get(k)), str)]
@@ -124,7 +124,7 @@ def write_generation(
     """Writes generation_config.json of a model that writes: its base's, or what ends a text."""
     if config.model.architecture == "encoder" or not predicts_words(config):
         return
-    kept = {} if base is None or is_gguf(base) else read_object_if_there(base / _GENERATION)
+    kept = {} if base is None or is_gguf(base) else read_json_if_exists(base / _GENERATION)
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     own = {name: theirs[name] for name in names if theirs.get(name) is not None}
     _write(folder / _GENERATION, kept or own)

@@ -15,7 +15,7 @@ from lm.checkpoints.hf import family_of
 from lm.checkpoints.hf.family import Family
 from lm.checkpoints.peft import ia3, lora, virtual
 from lm.config import Config, plain
-from lm.data.json_file import read_object
+from lm.data.files import read_json
 from lm.errors import UserError
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -171,7 +171,7 @@ def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
             raise UserError(
                 f"{folder} has no {name}; give a folder that peft saved with safe_serialization"
             )
-    theirs = read_object(folder / CONFIG)
+    theirs = read_json(folder / CONFIG)
     try:
         return theirs, load_file(folder / TENSORS)
     except (AttributeError, ValueError, TypeError, safetensors.SafetensorError) as error:

@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from lm.data.files import write_json
 from lm.evaluation.diagnostics import figure
-from lm.training.metric_writer import write_json
 
 
 def write(found: Mapping[str, Any], title: str, workdir: epath.Path) -> None:

@@ -12,15 +12,16 @@ from etils import epath
 from lm.checkpoints.initialize import check_donor
 from lm.checkpoints.restore import restore
 from lm.checkpoints.resume import FREE, record_changes
+from lm.checkpoints.run_files import recorded_config
 from lm.config import Config, content_hash, override
-from lm.data.atomic_file import write_text
+from lm.data.files import write_json, write_text
 from lm.evaluation.likelihood import evaluate
 from lm.experiment.continual.forgetting import measures, to_markdown
 from lm.experiment.continuation import total_steps
 from lm.experiment.primary_metric import check_finite, headline
-from lm.experiment.run_dir import claimed, held, open_workdir, recorded_config
+from lm.experiment.run_dir import claimed, held, open_workdir
 from lm.experiment.train import train
-from lm.training.metric_writer import Writer, read_metrics, write_json
+from lm.training.metric_writer import Writer, read_metrics
 from lm.training.program import corpus_program, prepare_corpus
 from lm.training.train_step import check_devices
 from lm.training.validate import check

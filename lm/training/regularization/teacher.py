@@ -5,9 +5,9 @@ distillation asks for, made fit for the devices and rows of its student.
 from etils import epath
 
 from lm.checkpoints.hf import adopt, is_checkpoint
+from lm.checkpoints.run_files import recorded_config
 from lm.config import Config, chosen_options, override
 from lm.errors import UserError
-from lm.experiment.run_dir import recorded_config
 from lm.output import OUTPUTS
 from lm.training.validate import check_recorded
 

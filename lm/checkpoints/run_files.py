@@ -1,0 +1,101 @@
+"""Reads the files of a workdir (config.json, data.json, result.json) and checks that a config and a
+text are those of its run.
+"""
+
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from lm.checkpoints.resume import changed
+from lm.config import Config, check_types, declared, flatten, plain
+from lm.data import Corpus
+from lm.data.files import parse_json
+from lm.errors import UserError
+from lm.tasks.prepare import TaskData
+from lm.training.metric_writer import with_nan
+
+
+def read_run_json(path: epath.Path, *keys: str) -> dict[str, Any]:
+    """The content of a JSON file of a workdir, an object with texts under these dotted keys.
+
+    Raises:
+      UserError: where it is damaged, or something else.
+    """
+    remedy = "restore it, or use another folder"
+    found = parse_json(path.read_bytes(), path, remedy)
+    flat = flatten(found)
+    if lacking := [key for key in keys if not isinstance(flat.get(key), str)]:
+        raise UserError(f"{path} has no text {lacking[0]!r}; {remedy}")
+    return found
+
+
+def recorded_config(file: epath.Path, complete: bool = True) -> Config:
+    """The config that a run's config.json holds.
+
+    Args:
+      file: the config.json.
+      complete: every key is required; else an older version of this code may have written it, and
+        the config lacks what that lacked.
+
+    Raises:
+      UserError: where it is damaged, or lacks a key, or a value has another type than its key.
+    """
+    try:
+        config = ConfigDict(read_run_json(file))
+        lacking = sorted(declared().keys() - flatten(config.to_dict()).keys())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} holds no config ({plain(error)}); restore it") from None
+    try:
+        check_types(config, besides=lacking)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; restore that file") from None
+    if lacking and complete:
+        raise UserError(
+            f"{file} has no {lacking[0]}: an older version of this code wrote it; use that "
+            "version, or train again in another --workdir"
+        )
+    return config
+
+
+def read_result(workdir: epath.Path) -> dict[str, Any] | None:
+    """The result of a finished run; None where there is none, or an incomplete one, which is then
+    derived again from the last checkpoint.
+    """
+    path = workdir / "result.json"
+    if not path.exists():
+        return None
+    try:
+        found = read_run_json(path, "config_hash")
+    except UserError:
+        return None
+    return with_nan(found) if {"steps", "seconds"} <= found.keys() else None
+
+
+def check_same_config(
+    config: Config, recorded: Config, workdir: epath.Path, ignored: tuple[str, ...] = ()
+) -> None:
+    """Raises UserError where a config would change the numbers of the run in a workdir.
+
+    Keys and groups named in `ignored` may differ, and so may where it runs and what it prints.
+    """
+    for key, (before, now) in changed(config, recorded).items():
+        if key not in ignored and key.split(".")[0] not in ignored:
+            raise UserError(
+                f"{workdir} belongs to another config: config.{key} is {before!r} there "
+                f"and {now!r} here; use another --workdir, or that value"
+            )
+
+
+def check_same_text(workdir: epath.Path, corpus: Corpus | TaskData) -> None:
+    """Raises UserError where text or tokenizer are no longer those that a run began with."""
+    before, now = read_run_json(workdir / "data.json", "hash", "tokenizer.hash"), corpus.manifest
+    for name, current, recorded in (
+        ("text", now["hash"], before["hash"]),
+        ("tokenizer", now["tokenizer"]["hash"], before["tokenizer"]["hash"]),
+    ):
+        if current != recorded:
+            raise UserError(
+                f"{workdir} began with another {name} (hash {recorded[:12]}, now {current[:12]}); "
+                f"restore that {name}, or use another --workdir"
+            )

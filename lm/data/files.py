@@ -1,0 +1,101 @@
+"""Reads and writes files of text and JSON. A file is written whole or not at all; whatever is wrong
+with one that is read is a single line that names it.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from lm.errors import UserError
+
+_MAX_BYTES = 1 << 28  # the largest tokenizer.json in use has some 30 MB
+
+
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Gives the path to write to; the file takes its place when the block ends without error."""
+    path = epath.Path(path)
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Writes a file of UTF-8 whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all; see `to_json`."""
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def to_json(content: object, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """JSON as its standard has it (RFC 8259): null for a NaN or an infinity, at any depth."""
+    content = _finite(content)
+    return json.dumps(content, allow_nan=False, indent=indent, ensure_ascii=ensure_ascii)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_text(file: Path) -> str:
+    """The content of a file of text.
+
+    Raises:
+      UserError: it cannot be read, is larger than any such file, or is not UTF-8.
+    """
+    try:
+        if (size := file.stat().st_size) > _MAX_BYTES:
+            raise UserError(f"{file} has {size:,} bytes, more than any such file; fetch it again")
+        return file.read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start}); fetch "
+            "it again"
+        ) from None
+
+
+def parse_json(
+    text: str | bytes, file: os.PathLike[str] | str, remedy: str = "fetch it again"
+) -> dict[str, Any]:
+    """The JSON object that the text of a file is.
+
+    Raises:
+      UserError: it is not JSON, or something other than an object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        cause = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"{file} is not JSON ({cause}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is no JSON object, {{...}}; {remedy}")
+    return value
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; see `read_text` and `parse_json`."""
+    return parse_json(read_text(file), file)
+
+
+def read_json_if_exists(file: Path) -> dict[str, Any]:
+    """The same; {} where there is no such file."""
+    return read_json(file) if file.exists() else {}
