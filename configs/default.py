@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Token ids around the texts of an encoder_decoder, in tasks, prompts and `generate`: what opens
     # and what closes a text that its encoder reads, and what opens one that its decoder writes,
     # such as ((), (1,), (0,)). None: END opens both. A checkpoint of T5 or BART sets its own.
-    config.frame = placeholder(tuple)
+    config.special_tokens = placeholder(tuple)
 
     config.data = data = ConfigDict()
     # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .bz2, .xz, .zst;

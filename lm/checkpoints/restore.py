@@ -55,11 +55,11 @@ class Restored:
 
     @property
     def frame(self) -> Frame:
-        """What stands around the texts of an encoder-decoder: config.frame's, but END where an
-        objective has trained it, which packs texts so.
+        """What stands around the texts of an encoder-decoder: config.special_tokens, but END where
+        an objective has trained it, which packs texts so.
         """
         packed = self.step > 0 and not self.config.task.name
-        return framed(None if packed else self.config.frame, self.tokenizer.end)
+        return framed(None if packed else self.config.special_tokens, self.tokenizer.end)
 
     @property
     def opens(self) -> tuple[int, ...]:
@@ -227,7 +227,7 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
         "length": config.data.seq_len,
         "memory": architecture == "encoder_decoder",
         "decoder": architecture == "decoder",
-        "frame": config.frame,
+        "frame": config.special_tokens,
     }
     labels = build_task(config).labels_of(())
     layout = layout_of(build_task(config), wanted, tokenizer, labels)

@@ -35,20 +35,20 @@ class Frame(NamedTuple):
 
 
 def framed(ids: Sequence[Sequence[int]] | None, end: int) -> Frame:
-    """The frame that config.frame describes; None: END opens both texts."""
+    """The frame that config.special_tokens describes; None: END opens both texts."""
     return Frame((end,), (), (end,)) if ids is None else Frame(*map(tuple, ids))
 
 
 def check_frame(config: Config) -> None:
-    """Raises UserError where config.frame is no frame."""
-    if config.frame is None:
+    """Raises UserError where config.special_tokens is no frame."""
+    if config.special_tokens is None:
         return
-    parts = [part for part in config.frame if isinstance(part, list | tuple)]
+    parts = [part for part in config.special_tokens if isinstance(part, list | tuple)]
     ids = [number for part in parts for number in part]
-    if not (len(parts) == len(config.frame) == 3 and parts[2]) or not all(
+    if not (len(parts) == len(config.special_tokens) == 3 and parts[2]) or not all(
         isinstance(number, int) and number >= 0 for number in ids
     ):
         raise UserError(
-            f"config.frame = {config.frame}: must be three tuples of token ids, the last not empty,"
-            " such as ((), (1,), (0,))"
+            f"config.special_tokens = {config.special_tokens}: must be three tuples of token ids, "
+            "the last not empty, such as ((), (1,), (0,))"
         )

@@ -45,7 +45,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
 
     A text stands between the tokens of `Restored.around`, for a checkpoint those that its tokenizer
     puts there, which are pooled too, as in sentence-transformers; an encoder-decoder's encoder
-    reads it between those of config.frame.
+    reads it between those of config.special_tokens.
     Hidden states are those behind the last layer and its norm, in float32.
 
     Args:

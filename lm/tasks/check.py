@@ -111,7 +111,7 @@ def _check_text(config: Config) -> None:
 def most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
     if config.model.architecture == "encoder_decoder":
-        return room(config) - len(framed(config.frame, 0).opens)
+        return room(config) - len(framed(config.special_tokens, 0).opens)
     return room(config) - config.data.seq_len // 2 - 2
 
 

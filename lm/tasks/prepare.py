@@ -128,7 +128,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         "held_out": config.task.validation_source,
         "decoder": config.model.architecture == "decoder",
         "memory": config.model.architecture == "encoder_decoder",
-        "frame": to_dict(config)["frame"],
+        "frame": to_dict(config)["special_tokens"],
         "options": dataclasses.asdict(dataclasses.replace(task, **_LATE)),
     }
     names = list(config.continual.sources) or [wanted["source"]]
@@ -148,7 +148,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     task, notes = task.bounded(manifest["answers"])
     for note in (*manifest["notes"], *notes):
         _say(f"{manifest['source']}: {note}")
-    kept = {"frame": framed(config.frame, made.end), "specials": made.specials}
+    kept = {"frame": framed(config.special_tokens, made.end), "specials": made.specials}
     kept["labels"] = tuple(manifest["labels"])
     layout = Layout(**manifest["layout"] | kept)
     data = TaskData(folder, manifest, made, task, layout)

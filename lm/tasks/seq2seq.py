@@ -98,8 +98,8 @@ class Writing(Task):
 class Seq2Seq(Writing):
     """A text from a text: summaries, translation.
 
-    An encoder-decoder reads the source in its encoder, as config.frame says. A decoder reads `END
-    source END target END` and is trained on the target and the END that closes it.
+    An encoder-decoder reads the source in its encoder, as config.special_tokens says. A decoder
+    reads `END source END target END` and is trained on the target and the END that closes it.
     """
 
     def example(self, record: Record) -> Example:

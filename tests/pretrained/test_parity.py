@@ -213,7 +213,7 @@ def test_texts_begin_as_transformers_shifts_labels_and_close_with_its_end(name, 
     if name != "bart":
         model.config.decoder_start_token_id = model.config.pad_token_id  # as T5's checkpoints do
     config = open_checkpoint(f"hf:{folder}").adopt(default.get_config())
-    frame, end = framed(config.frame, 99), model.config.eos_token_id
+    frame, end = framed(config.special_tokens, 99), model.config.eos_token_id
     labels = torch.tensor([[*frame.opens[1:], 7, 8, end]])
     begun = model.prepare_decoder_input_ids_from_labels(labels)
     assert begun[0].tolist() == [*frame.opens, 7, 8]

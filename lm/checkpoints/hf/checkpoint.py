@@ -66,7 +66,7 @@ class Checkpoint:
             ours[knob] = tensor not in self.tensors
         config = adopted(config, ours)
         self._check_layers(config)
-        config.frame = self.family.frame(self.theirs)
+        config.special_tokens = self.family.frame(self.theirs)
         tokenizer = find_tokenizer(self.folder, Path(cache_folder(config, "tokenizers")))
         if tokenizer is not None:
             config.data.tokenizer = str(tokenizer)

@@ -93,7 +93,7 @@ def export(
     kept = {key: value for key, value in own.items() if key.endswith("_token_id")}
     theirs = {**ids, **kept, **family.to_theirs(config, tokenizer.vocab_size)}
     if config.model.architecture == "encoder_decoder":
-        theirs["decoder_start_token_id"] = framed(config.frame, tokenizer.end).opens[0]
+        theirs["decoder_start_token_id"] = framed(config.special_tokens, tokenizer.end).opens[0]
     if head is not None:
         theirs |= head.settings
         if "pad_token_id" not in family.demands:

@@ -91,7 +91,7 @@ class Family:
       ignored: a pattern of tensors that are no parameters, or another's copy.
       twins: names of one tensor, of which a checkpoint may have either.
       fresh: how the paths of those of our parameters begin that a checkpoint may lack.
-      frame: config.frame, given their config.json; None: END, as ours have it.
+      frame: config.special_tokens, given their config.json; None: END, as ours have it.
     """
 
     model_type: str
