@@ -12,7 +12,6 @@ from lm.attention.forgetting import ForgettingAttention
 from lm.attention.gated import GatedAttention
 from lm.attention.linear import CosformerAttention, FavorAttention, LinearAttention
 from lm.attention.mask import Mask
-from lm.attention.multihead import MultiHeadAttention
 from lm.attention.scores import ScoreAttention
 from lm.attention.stick_breaking import StickBreakingAttention
 from lm.attention.talking_heads import TalkingHeadsAttention
@@ -29,4 +28,4 @@ ATTENTIONS: dict[str, type[Mechanism]] = {
     "cosformer": CosformerAttention,
 }
 
-__all__ = ["ATTENTIONS", "Mask", "Mechanism", "MultiHeadAttention", "ScoreAttention", "attend"]
+__all__ = ["ATTENTIONS", "Mask", "Mechanism", "ScoreAttention", "attend"]

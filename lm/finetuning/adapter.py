@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from lm.attention import MultiHeadAttention
 from lm.model.layers import FeedForward
 from lm.model.linear import Dense
+from lm.model.multihead import MultiHeadAttention
 
 PLACEMENTS = {
     "houlsby": (MultiHeadAttention, FeedForward),

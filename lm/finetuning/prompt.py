@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention import MultiHeadAttention
 from lm.attention.mask import EVERYONE, Mask
 from lm.model.embedding import Embedding
 from lm.model.layers import Stack
+from lm.model.multihead import MultiHeadAttention
 from lm.model.transformer import Transformer
 
 

@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention import Mask, MultiHeadAttention
+from lm.attention import Mask
 from lm.attention.positions import Buckets, Slopes, alibi_slopes
 from lm.devices.cpu_fusion import materialise
 from lm.model.linear import Dense
+from lm.model.multihead import MultiHeadAttention
 from lm.model.norms import NORMS
 
 
