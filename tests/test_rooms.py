@@ -40,15 +40,14 @@ UPWARD = {
 }
 CIRCLES = {
     ("lm.attention", "lm.model"),
-    ("lm.checkpoints", "lm.experiment"),
     ("lm.checkpoints", "lm.experiment.continual"),
+    ("lm.checkpoints", "lm.training.regularization"),
     ("lm.data.objectives", "lm.model"),
     ("lm.devices", "lm.output"),
     ("lm.evaluation", "lm.evaluation.prompting"),
     ("lm.evaluation.prompting", "lm.training"),
     ("lm.experiment", "lm.experiment.continual"),
     ("lm.experiment", "lm.training"),
-    ("lm.experiment", "lm.training.regularization"),
     ("lm.experiment.continual", "lm.training"),
     ("lm.finetuning", "lm.model"),
     ("lm.model", "lm.output"),
@@ -58,6 +57,7 @@ CIRCLES = {
 }
 MANY_IMPORTS = {
     "lm.checkpoints.restore",
+    "lm.experiment.continual.chain",
     "lm.experiment.train",
     "lm.output",
     "lm.training.train_step",
