@@ -38,7 +38,7 @@ def batch_of(pairs):
         segments=jnp.array(np.arange(LENGTH) < size, jnp.int32),
         positions=jnp.broadcast_to(jnp.arange(LENGTH), shape),
         token_types=jnp.array(np.stack(types)),
-        places=jnp.array(size - 1),
+        target_positions=jnp.array(size - 1),
     )
 
 
@@ -78,7 +78,7 @@ def test_deletion_moves_segments_types_and_places_along():
     found = augment(delete=0.5)(BATCH, KEYS[0])
     size = np.asarray(found.segments).sum(1)
     assert (size < np.asarray(BATCH.segments).sum(1)).any()
-    np.testing.assert_array_equal(found.places[:, 0], size - 1)
+    np.testing.assert_array_equal(found.target_positions[:, 0], size - 1)
     np.testing.assert_array_equal(found.segments, np.arange(LENGTH) < size[:, None])
     inputs, types = np.asarray(found.inputs), np.asarray(found.token_types)
     assert (inputs[np.arange(LENGTH) >= size[:, None]] == 255).all()

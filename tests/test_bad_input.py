@@ -155,7 +155,7 @@ def test_a_head_of_a_task_has_no_more_clusters_than_labels():
     config.task.update(name="classification", pooling="mean")
     config.output.cutoffs = (2, 5)
     with pytest.raises(UserError, match="begin below the 5 labels"):
-        build_model(config, 256, layout=Layout(length=8, start=0, end=0, outcomes=5))
+        build_model(config, 256, layout=Layout(length=8, start=0, end=0, num_classes=5))
 
 
 class Rows:

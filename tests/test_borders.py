@@ -88,7 +88,7 @@ def batch_of(model, rows, memories):
     batch = Batch(tokens, tokens, jnp.ones_like(tokens), segments, positions)
     if model.architecture != "encoder_decoder":
         return batch
-    names = ("memory_inputs", "memory_segments", "memory_positions")
+    names = ("encoder_inputs", "encoder_segments", "encoder_positions")
     return batch.replace(**dict(zip(names, memories, strict=True)))
 
 

@@ -256,11 +256,11 @@ def test_an_impossible_setting_is_named_with_its_limit_and_remedy(settings, mess
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("outcomes", "kind"), [(0, "5 words"), (3, "3 labels")])
-def test_class_weights_are_one_for_each_outcome(outcomes, kind):
+@pytest.mark.parametrize(("num_classes", "kind"), [(0, "5 words"), (3, "3 labels")])
+def test_class_weights_are_one_for_each_outcome(num_classes, kind):
     config = override(default.get_config(), {"output.class_weights": (1.0, 2.0)})
     config.task.update(name="classification", pooling="mean")
-    layout = Layout(length=8, start=0, end=0, outcomes=outcomes)
+    layout = Layout(length=8, start=0, end=0, num_classes=num_classes)
     with pytest.raises(UserError, match=f"class_weights has 2 numbers for {kind}"):
         build_model(config, 5, layout=layout)
 

@@ -39,8 +39,8 @@ def model_and_params(words=V, **settings):
     model = build_model(config, words)
     batch = prompt_batch(jnp.zeros((1, 4), int), jnp.arange(4)[None])
     if model.architecture == "encoder_decoder":
-        memory = {"memory_inputs": batch.inputs, "memory_segments": batch.segments}
-        batch = batch.replace(**memory, memory_positions=batch.positions)
+        memory = {"encoder_inputs": batch.inputs, "encoder_segments": batch.segments}
+        batch = batch.replace(**memory, encoder_positions=batch.positions)
     init = jax.jit(lambda key: model.init(key, batch, False, method="loss")["params"])
     return model, jax.tree.map(lambda p: p * 5, init(jax.random.key(0)))
 
@@ -50,7 +50,7 @@ def log_probs(model, params, texts, sources=None, prefixes=None):
     inputs, _, places = padded(texts)
     batch = prompt_batch(inputs, places)
     if sources is not None:
-        names = ("memory_inputs", "memory_segments", "memory_positions")
+        names = ("encoder_inputs", "encoder_segments", "encoder_positions")
         batch = batch.replace(**dict(zip(names, padded(sources), strict=True)))
     if prefixes is not None:
         batch = batch.replace(prefix=places < jnp.asarray(prefixes)[:, None])

@@ -74,8 +74,8 @@ def gradients(weighting, batch, **settings):
     # Each position reads a word of its own, so that their gradients are told apart.
     words = V + np.arange(4 * L).reshape(2, 2, L)
     batch = batch.replace(inputs=jnp.asarray(words[1]))
-    if batch.memory_inputs is not None:
-        batch = batch.replace(memory_inputs=jnp.asarray(words[0]))
+    if batch.encoder_inputs is not None:
+        batch = batch.replace(encoder_inputs=jnp.asarray(words[0]))
 
     @jax.jit
     @jax.grad
@@ -95,9 +95,9 @@ def batch_of(memory=False, prefix=None):
         return batch
     of_memory = jnp.asarray(MEMORY)
     return batch.replace(
-        memory_inputs=tokens,
-        memory_segments=of_memory,
-        memory_positions=positions_within(of_memory),
+        encoder_inputs=tokens,
+        encoder_segments=of_memory,
+        encoder_positions=positions_within(of_memory),
     )
 
 

@@ -161,9 +161,9 @@ def model_and_params(name, **settings):
     batch = causal({"tokens": jnp.zeros((1, 5), jnp.int32), "segments": jnp.ones((1, 4), int)})
     if config.model.architecture == "encoder_decoder":
         batch = batch.replace(
-            memory_inputs=batch.inputs,
-            memory_segments=batch.segments,
-            memory_positions=batch.positions,
+            encoder_inputs=batch.inputs,
+            encoder_segments=batch.segments,
+            encoder_positions=batch.positions,
         )
     rngs = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
     init = jax.jit(lambda: model.init(rngs, batch, False, method="loss")["params"])
@@ -229,11 +229,11 @@ def test_encoders_and_memories_are_seen_whole_and_by_their_own_document_only(nam
         changed = batch.replace(inputs=batch.inputs.at[0, 6].add(1) % 256)
     else:
         batch = batch.replace(
-            memory_inputs=batch.inputs[:, ::-1],
-            memory_segments=batch.segments,
-            memory_positions=batch.positions,
+            encoder_inputs=batch.inputs[:, ::-1],
+            encoder_segments=batch.segments,
+            encoder_positions=batch.positions,
         )
-        changed = batch.replace(memory_inputs=batch.memory_inputs.at[0, 6].add(1) % 256)
+        changed = batch.replace(encoder_inputs=batch.encoder_inputs.at[0, 6].add(1) % 256)
     run = jax.jit(model.apply)
     before, after = (run({"params": params}, x) for x in (batch, changed))
     np.testing.assert_array_equal((before != after).any(-1)[0], SEGMENTS[0] == 2)

@@ -36,7 +36,7 @@ def tiny():
     )
     config.model.init_std = 0.3
     config.output.tied = False
-    model = build_model(config, 11, layout=Layout(LENGTH, 0, 1, outcomes=3))
+    model = build_model(config, 11, layout=Layout(LENGTH, 0, 1, num_classes=3))
     params = model.init(jax.random.key(0), BATCH, method="loss")["params"]
     return model, params, forward(model)
 

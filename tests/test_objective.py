@@ -110,10 +110,10 @@ def test_whole_words_are_hidden_together():
 def restored(batch, row):
     """A row's documents, put together again from what is read and what is asked."""
     sentinels, texts = list(BYTES.sentinels), {}
-    for number in np.unique(batch.memory_segments[row]):
+    for number in np.unique(batch.encoder_segments[row]):
         if number == 0:
             continue
-        read = batch.memory_inputs[row][batch.memory_segments[row] == number]
+        read = batch.encoder_inputs[row][batch.encoder_segments[row] == number]
         here = batch.segments[row] == number
         asked, given = batch.targets[row][here], batch.inputs[row][here]
         gaps, order = {}, []
@@ -133,7 +133,9 @@ def restored(batch, row):
     return texts
 
 
-@pytest.mark.parametrize("options", [{}, {"rate": 0.5, "span_length": 6.0}, {"span_length": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"mask_rate": 0.5, "mean_span_length": 6.0}, {"mean_span_length": 1.0}]
+)
 def test_what_is_read_and_what_is_asked_make_every_document_whole(options):
     objective = Span(BYTES, L, **options)
     some = rows(size=30)

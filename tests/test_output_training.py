@@ -53,7 +53,7 @@ def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_c
     program: Any = SimpleNamespace(objective=build_objective(pairs, ByteTokenizer()))
     assert "over 8 to 32 keys" in attention_path(pairs, program)
     labels = override(small_config, {"task.name": "classification", "output.tied": False})
-    task, layout = build_task(labels), Layout(length=32, start=0, end=0, outcomes=3)
+    task, layout = build_task(labels), Layout(length=32, start=0, end=0, num_classes=3)
     program.objective = Labelled(ByteTokenizer(), 32, task, layout)
     program.model = build_model(labels, 256, layout=layout)
     # One for each of 8 rows.

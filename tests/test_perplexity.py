@@ -56,9 +56,9 @@ def test_every_token_is_predicted_once_and_has_the_context_that_was_promised(siz
     tokens, predicted = np.arange(size), []
     for row in windows(tokens, given, 16, stride):
         assert len(row.inputs) <= 16
-        np.testing.assert_array_equal(row.inputs[row.places] + 1, row.targets)
+        np.testing.assert_array_equal(row.inputs[row.target_positions] + 1, row.targets)
         np.testing.assert_array_equal(np.diff(row.inputs), 1)
-        for place, target in zip(row.places, row.targets, strict=True):
+        for place, target in zip(row.target_positions, row.targets, strict=True):
             assert place + 1 >= min(target, 16 - stride + 1)
         predicted += row.targets.tolist()
     assert predicted == list(range(max(given, 1), size))

@@ -39,7 +39,7 @@ CASES = [
 
 def tuned(config, model, method):
     """The program of a method, and rows for it."""
-    layout = Layout(length=6, start=1, end=0, outcomes=3) if model == "classifier" else None
+    layout = Layout(length=6, start=1, end=0, num_classes=3) if model == "classifier" else None
     config = override(config, {**SIZES, **MODELS[model], "finetuning.method": method})
     program = build_program(config, 11, layout=layout)
     draw = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def test_merged_additions_compute_the_same(small_config, model, method):
     state = program.init(jax.random.key(0))
     params = noisy(join(state.params, state.frozen))
     batch = program.objective(rows, jax.random.key(0))
-    layout = Layout(length=6, start=1, end=0, outcomes=3) if model == "classifier" else None
+    layout = Layout(length=6, start=1, end=0, num_classes=3) if model == "classifier" else None
     plain = build_model(override(config, {"finetuning.method": "full"}), 11, layout=layout)
 
     def nats(model, params):

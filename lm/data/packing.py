@@ -24,8 +24,8 @@ class PairRows(NamedTuple):
     tokens: np.ndarray
     segments: np.ndarray
     bytes: np.ndarray
-    memory_tokens: np.ndarray  # int32 [N, L]
-    memory_segments: np.ndarray  # int32 [N, L]
+    encoder_tokens: np.ndarray  # int32 [N, L]
+    encoder_segments: np.ndarray  # int32 [N, L]
 
 
 class Packer:

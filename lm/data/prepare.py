@@ -19,7 +19,7 @@ from lm.data.synthetic import Language, language_of
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
 
-FORMAT = 4  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 5  # raise it when what is stored changes, so that nothing old is opened as new
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Corpus:
 
         Each is {tokens [L + 1], segments [L], bytes []}: inputs are `tokens[:-1]`, targets
         `tokens[1:]`; segments number the documents within the row from 1, and 0 is padding; bytes
-        is how many bytes of text the targets stand for. Of pairs, {memory_tokens [L],
-        memory_segments [L]} are the texts that the segments answer.
+        is how many bytes of text the targets stand for. Of pairs, {encoder_tokens [L],
+        encoder_segments [L]} are the texts that the segments answer.
 
         Raises:
             UserError: there is no such split.

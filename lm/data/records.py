@@ -26,8 +26,8 @@ Fields = Mapping[str, np.ndarray]  # of one row: an array of each name's shape a
 
 
 def text_fields(length: int, vocab_size: int, pairs: bool = False) -> Fields:
-    """Of a row of text: tokens [L + 1], segments [L], bytes []; of pairs also memory_tokens and
-    memory_segments, [L].
+    """Of a row of text: tokens [L + 1], segments [L], bytes []; of pairs also encoder_tokens and
+    encoder_segments, [L].
     """
     tokens, segments = smallest_dtype(vocab_size - 1), smallest_dtype(length)
     fields = {
@@ -36,8 +36,8 @@ def text_fields(length: int, vocab_size: int, pairs: bool = False) -> Fields:
         "bytes": np.zeros((), np.int32),
     }
     memory = {
-        "memory_tokens": np.zeros(length, tokens),
-        "memory_segments": np.zeros(length, segments),
+        "encoder_tokens": np.zeros(length, tokens),
+        "encoder_segments": np.zeros(length, segments),
     }
     return fields | memory if pairs else fields
 

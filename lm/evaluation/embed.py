@@ -195,7 +195,9 @@ def _encoder_states(same: Same, params: Any, batch: Batch) -> jax.Array:
     first = batch.inputs[:, :1]
     asked: Any = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
     asked = asked.replace(
-        memory_inputs=batch.inputs, memory_segments=batch.segments, memory_positions=batch.positions
+        encoder_inputs=batch.inputs,
+        encoder_segments=batch.segments,
+        encoder_positions=batch.positions,
     )
     outputs: Any = same.model.apply(
         {"params": params},

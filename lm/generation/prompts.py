@@ -24,26 +24,26 @@ class Prompts:
       starts: [B], where each prompt begins.
       padding: [B, S] boolean, the places of the cache that hold tokens, now or later.
       prefix: [B, S] boolean, places that those before them see too; None: none.
-      memory_inputs, memory_segments, memory_positions: [B, M], what the encoder reads, aligned at
-        the beginnings; None without an encoder.
+      encoder_inputs, encoder_segments, encoder_positions: [B, M], what the encoder reads, aligned
+        at the beginnings; None without an encoder.
     """
 
     inputs: Any
     starts: Any
     padding: Any
     prefix: Any = None
-    memory_inputs: Any = None
-    memory_segments: Any = None
-    memory_positions: Any = None
+    encoder_inputs: Any = None
+    encoder_segments: Any = None
+    encoder_positions: Any = None
 
     def batch(self, inputs: jax.Array, offset: Any, fresh: bool) -> Batch:
         """Tokens [B, n] that stand at `offset`; with the memory where no cache holds its keys."""
         places = offset + jnp.arange(inputs.shape[1]) - self.starts[:, None]
         batch: Any = prompt_batch(inputs, jnp.maximum(places, 0))
         return batch.replace(
-            memory_inputs=self.memory_inputs if fresh else None,
-            memory_segments=self.memory_segments,
-            memory_positions=self.memory_positions,
+            encoder_inputs=self.encoder_inputs if fresh else None,
+            encoder_segments=self.encoder_segments,
+            encoder_positions=self.encoder_positions,
             prefix=self.prefix,
         )
 
@@ -96,9 +96,9 @@ def arrange(
         segments[row, : len(source)] = 1
     places = np.broadcast_to(np.arange(memory.shape[1]), memory.shape)
     return arranged.replace(
-        memory_inputs=jnp.asarray(memory),
-        memory_segments=jnp.asarray(segments),
-        memory_positions=jnp.asarray(places),
+        encoder_inputs=jnp.asarray(memory),
+        encoder_segments=jnp.asarray(segments),
+        encoder_positions=jnp.asarray(places),
     )
 
 

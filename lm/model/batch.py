@@ -13,14 +13,15 @@ class Batch:
       targets: [B, L] token ids to predict at each position.
       weights: [B, L], how much each position counts in the loss; 0 at padding.
       segments: [B, L], the document of each position, 0 at padding.
-      positions: [B, L], places within the documents.
-      memory_inputs, memory_segments, memory_positions: [B, S], the same of the encoder's side of
+      positions: [B, L], counted from 0 within the documents.
+      encoder_inputs, encoder_segments, encoder_positions: [B, S], the same of the encoder's side of
         an encoder-decoder; document i there belongs to document i here.
       token_types: [B, L], the type of each position, such as 0 in a first and 1 in a second
         sentence; None: all 0.
       prefix: [B, L] boolean, positions that a decoder's earlier ones see too (prefix language
         models).
-      places: [B, T], the positions that a task reads out, where targets and weights are [B, T].
+      target_positions: [B, T], the positions that a task reads out, where targets and weights are
+      [B, T].
     """
 
     inputs: jax.Array
@@ -28,9 +29,9 @@ class Batch:
     weights: jax.Array
     segments: jax.Array
     positions: jax.Array
-    memory_inputs: jax.Array | None = None
-    memory_segments: jax.Array | None = None
-    memory_positions: jax.Array | None = None
+    encoder_inputs: jax.Array | None = None
+    encoder_segments: jax.Array | None = None
+    encoder_positions: jax.Array | None = None
     token_types: jax.Array | None = None
     prefix: jax.Array | None = None
-    places: jax.Array | None = None
+    target_positions: jax.Array | None = None

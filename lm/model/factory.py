@@ -38,23 +38,23 @@ def build_model(
         output[name] = tuple(value) if isinstance(value, list) else value
     if OUTPUTS[config.output.head].needs_counts:
         output["counts"] = counts
-    _check_outcomes(output, layout.outcomes if layout else 0, vocab_size)
+    _check_num_classes(output, layout.num_classes if layout else 0, vocab_size)
     share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
     output |= {"share": share} if share < 1.0 else {}
     output["shards"] = None if mesh is None else sharding.output_shards(mesh)
     groups |= {"output": output, **config.model}
     if layout is not None:
-        groups |= {"readout": build_task(config).readout, "outcomes": layout.outcomes}
+        groups |= {"readout": build_task(config).readout, "num_classes": layout.num_classes}
     if additions := noises(config.regularization) + tuning(config).additions:
         return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
 
 
-def _check_outcomes(output: dict[str, Any], outcomes: int, vocab_size: int) -> None:
+def _check_num_classes(output: dict[str, Any], num_classes: int, vocab_size: int) -> None:
     """Raises UserError where options of the head name more words or labels than there are, or
     weights are not one for each; gathering would not.
     """
-    number, kind = outcomes or vocab_size, "labels" if outcomes else "words"
+    number, kind = num_classes or vocab_size, "labels" if num_classes else "words"
     weights, cutoffs = output.get("class_weights"), output.get("cutoffs") or ()
     if weights is not None and len(weights) != number:
         raise UserError(

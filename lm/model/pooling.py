@@ -15,7 +15,7 @@ Seen = tuple[jax.Array, jax.Array | None]
 FAR = -1e4  # the logit of what cannot be chosen: its probability is 0 in float32
 
 
-class All(nn.Module):
+class AllPositions(nn.Module):
     """Every position, [B, L, D]: language modelling."""
 
     d_model: int
@@ -34,15 +34,15 @@ class All(nn.Module):
         return hidden, None
 
 
-class Places(All):
-    """The positions `batch.places`, [B, T], such as a text's first or a word's first piece."""
+class TargetPositions(AllPositions):
+    """The positions `batch.target_positions`, [B, T], such as the first token of a text or word."""
 
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
-        """See `All`."""
-        return jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1), None
+        """See `AllPositions`."""
+        return jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1), None
 
 
-class Pooled(All):
+class Pooled(AllPositions):
     """act(h W + b) of the first state h of each of a row's T texts, [B, T, D]: what the classifiers
     of BERT and its kin put before their matrix of labels (1810.04805).
     """
@@ -51,7 +51,7 @@ class Pooled(All):
 
     @nn.compact
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
-        """See `All`; several texts have their first positions in `batch.places`."""
+        """See `AllPositions`; several texts begin at `batch.target_positions`."""
         dense = nn.Dense(
             self.d_model,
             kernel_init=self.query_init,
@@ -61,7 +61,7 @@ class Pooled(All):
         )
         firsts = hidden[:, :1]
         if batch.targets.shape[1] > 1:
-            firsts = jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1)
+            firsts = jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1)
         return type(self).activation(dense(firsts)), None
 
 
@@ -83,11 +83,11 @@ class PooledGelu(Pooled):
     activation = staticmethod(functools.partial(nn.gelu, approximate=False))
 
 
-class Mean(All):
+class Mean(AllPositions):
     """The mean over the positions of each of a row's T texts, [B, T, D]."""
 
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
-        """See `All`; text t is segment t + 1, and one that a row does not have is 0."""
+        """See `AllPositions`; text t is segment t + 1, and one that a row does not have is 0."""
         texts = batch.targets.shape[1]
         if texts == 1:
             return mean(hidden, batch.segments)[:, None], None
@@ -96,7 +96,7 @@ class Mean(All):
         return each(hidden, jnp.stack(own)), None
 
 
-class Span(All):
+class SpanPointer(AllPositions):
     """Points at a row's positions: one learned query for where an answer starts, one for its end.
 
     The head chooses among the L positions as it would among words whose vectors are the hidden
@@ -122,16 +122,16 @@ class Span(All):
         return queries, jnp.concatenate([table, barred], axis=-1)
 
 
-class Choice(Span):
+class ChoicePointer(SpanPointer):
     """Points at one of C texts, of a batch with inputs [B, C, L]: at the hidden states in
-    `batch.places`, [B, C, 1], or, without these, at the means.
+    `batch.target_positions`, [B, C, 1], or, without these, at the means.
     """
 
     queries = 1
 
     def flat(self, batch: Any) -> Any:
         """The batch with inputs [B C, L]."""
-        names = ("inputs", "segments", "positions", "token_types", "places")
+        names = ("inputs", "segments", "positions", "token_types", "target_positions")
         arrays = {name: getattr(batch, name) for name in names}
         merged = {k: x.reshape(-1, x.shape[-1]) for k, x in arrays.items() if x is not None}
         return batch.replace(**merged)
@@ -139,10 +139,10 @@ class Choice(Span):
     @nn.compact
     def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
         """Query [B, 1, D + 1] and table [B, C, D + 1]."""
-        if batch.places is None:
+        if batch.target_positions is None:
             pooled = mean(hidden, batch.segments)
         else:
-            pooled = jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1)[:, 0]
+            pooled = jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1)[:, 0]
         rows = batch.targets.shape[0]
         real = jnp.any(batch.segments > 0, axis=1).reshape(rows, -1)
         return self.point(pooled.reshape(rows, real.shape[1], -1), real)
@@ -157,12 +157,12 @@ def mean(hidden: jax.Array, segments: jax.Array) -> jax.Array:
 
 
 READOUTS = {
-    "all": All,
-    "places": Places,
+    "all_positions": AllPositions,
+    "target_positions": TargetPositions,
     "mean": Mean,
     "pooler_tanh": PooledTanh,
     "pooler_relu": PooledRelu,
     "pooler_gelu": PooledGelu,
-    "span": Span,
-    "choice": Choice,
+    "span": SpanPointer,
+    "choice": ChoicePointer,
 }

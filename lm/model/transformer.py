@@ -32,7 +32,7 @@ class Transformer(nn.Module):
         decoder's attention to it; None: as `attention`.
       output: the config's group: head, tied, and the head's options.
       readout: which hidden states the head sees: a name of `lm.model.pooling.READOUTS`.
-      outcomes: how many things it chooses among; 0: the words.
+      num_classes: how many things it chooses among; 0: the words.
       The others are the config's group `model`, documented in configs/default.py.
     """
 
@@ -75,8 +75,8 @@ class Transformer(nn.Module):
     scan: bool
     encoder_attention: Mapping[str, Any] | None = None
     cross_attention: Mapping[str, Any] | None = None
-    readout: str = "all"
-    outcomes: int = 0
+    readout: str = "all_positions"
+    num_classes: int = 0
 
     def setup(self) -> None:
         """Makes the parts: word table, embeddings, stacks and head."""
@@ -137,9 +137,9 @@ class Transformer(nn.Module):
     def output_head(self) -> Any:
         """The head that the config's group describes."""
         options = {k: v for k, v in self.output.items() if k not in ("head", "tied")}
-        features = self._head_features if self.readout == "all" else self.d_model
+        features = self._head_features if self.readout == "all_positions" else self.d_model
         return OUTPUTS[self.output["head"]](
-            self.outcomes or self.vocab_size,
+            self.num_classes or self.vocab_size,
             features + READOUTS[self.readout].extra,
             table_init=nn.initializers.normal(self.init_std),
             dtype=jnp.dtype(self.dtype),
@@ -209,23 +209,23 @@ class Transformer(nn.Module):
 
         Args:
           batch: the tokens; its targets are not looked at. Decoding with a cache that holds an
-            encoder's keys, its `memory_inputs` are None.
+            encoder's keys, its `encoder_inputs` are None.
           train: dropout is on (needs an rng named "dropout").
           offset, padding, cache_length: for decoding with a cache: where these tokens stand among
             the cache's keys, which keys are real ([B, cache_length]), and how many it holds.
         """
         memory, memory_mask = None, Mask()
         if self.architecture == "encoder_decoder":
-            places: Any = {"positions": batch.positions, "key_positions": batch.memory_positions}
+            places: Any = {"positions": batch.positions, "key_positions": batch.encoder_positions}
             memory_mask = Mask(
-                segments=batch.segments, key_segments=batch.memory_segments, **places
+                segments=batch.segments, key_segments=batch.encoder_segments, **places
             )
-        if batch.memory_inputs is not None:
-            words, positions = self.embedding[batch.memory_inputs], batch.memory_positions
+        if batch.encoder_inputs is not None:
+            words, positions = self.embedding[batch.encoder_inputs], batch.encoder_positions
             assert positions is not None
             inputs = self.encoder_inputs(words, positions, None, train)
             memory = self.encoder(
-                inputs, positions, Mask(segments=batch.memory_segments), train=train
+                inputs, positions, Mask(segments=batch.encoder_segments), train=train
             )
         causal = self.architecture != "encoder"
         mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
@@ -244,7 +244,7 @@ class Transformer(nn.Module):
         hidden = self(batch, train, **decoding)
         if self.pooler and self.is_initializing():
             self.pool(hidden)
-        transforms = self.head_transform and self.readout == "all"
+        transforms = self.head_transform and self.readout == "all_positions"
         return self.transform(hidden) if transforms else hidden
 
     def loss(self, batch: Batch, train: bool = True, step: jax.Array | None = None) -> jax.Array:
@@ -284,15 +284,15 @@ class Transformer(nn.Module):
         seen = self.states(batch)
         found = {"nats": self._each("negative_log_likelihood", seen, batch)}
         real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
-        if real or self.outcomes:
-            found["values" if real else "log_probs"] = self.outcomes_of(seen, batch)
+        if real or self.num_classes:
+            found["values" if real else "log_probs"] = self.head_outputs(seen, batch)
         else:
             found["hits"] = self._each("hits", seen, batch, whole=True)
         if self.head.whole_rows:
             found["best"] = self.head.best(seen[0], self._tied_table(), **self._where(batch))
         return found
 
-    def outcomes_of(self, seen: Seen, batch: Batch) -> jax.Array:
+    def head_outputs(self, seen: Seen, batch: Batch) -> jax.Array:
         """Log-probabilities [B, T, V] of what the head sees; of real targets, values [B, T]."""
         states, table = seen
         if jnp.issubdtype(batch.targets.dtype, jnp.floating):

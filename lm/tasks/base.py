@@ -146,7 +146,7 @@ class Task:
         """
         return ()
 
-    def outcomes(self, labels: Labels, layout: Layout) -> int:
+    def num_classes(self, labels: Labels, layout: Layout) -> int:
         """V, how many things the head chooses among; 0: words."""
         return len(labels)
 

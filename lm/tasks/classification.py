@@ -39,7 +39,7 @@ class _Whole(Task):
     @property
     def readout(self) -> str:
         """See `Task`."""
-        return self.pooling if self.pooling in ("mean", *POOLERS) else "places"
+        return self.pooling if self.pooling in ("mean", *POOLERS) else "target_positions"
 
     def texts(self, example: Example) -> list[str]:
         """See `Task`."""
@@ -51,7 +51,9 @@ class _Whole(Task):
         last = int(row["segments"].sum()) - 1
         others = (0, layout.texts - 1)
         return row | {
-            "places": np.pad([last if self.pooling == "last" else 0], others).astype(np.int32),
+            "target_positions": np.pad([last if self.pooling == "last" else 0], others).astype(
+                np.int32
+            ),
             "targets": np.pad([target], others).astype(np.float32 if self.real else np.int32),
             "weights": np.pad(np.ones(1, np.float32), others),
         }
@@ -162,7 +164,7 @@ class Regression(_Whole):
             )
         return {"place": record.place, "texts": self.strings(record), "label": label}
 
-    def outcomes(self, labels: Labels, layout: Layout) -> int:
+    def num_classes(self, labels: Labels, layout: Layout) -> int:
         """One number."""
         return 1
 

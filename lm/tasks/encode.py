@@ -27,7 +27,7 @@ class Layout:
       memory: rows have an encoder's side and a decoder's.
       choices: C, texts to choose from; 0 where there are none.
       texts: T, texts with one target each that share a row at most.
-      outcomes: V, what the head chooses among; 0: words.
+      num_classes: V, what the head chooses among; 0: words.
       labels: the names of these, in order; (): they are no fixed set.
       frame: what stands around texts where there is memory; None: END opens them.
       specials: what stands around the texts of a row; None: `start a end`, `start a end b end`.
@@ -39,7 +39,7 @@ class Layout:
     memory: bool = False
     choices: int = 0
     texts: int = 1
-    outcomes: int = 0
+    num_classes: int = 0
     frame: Frame | None = None
     specials: Specials | None = None
     decoder: bool = False

@@ -75,7 +75,7 @@ class Answering(Task):
             )
         return answers, starts
 
-    def outcomes(self, labels: Labels, layout: Layout) -> int:
+    def num_classes(self, labels: Labels, layout: Layout) -> int:
         """The positions of a row."""
         return layout.length
 

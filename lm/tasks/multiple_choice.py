@@ -150,7 +150,7 @@ class Choice(Task):
         """The numbers of the choices."""
         return tuple(str(i) for i in range(max(map(self.choices_of, examples))))
 
-    def outcomes(self, labels: Labels, layout: Layout) -> int:
+    def num_classes(self, labels: Labels, layout: Layout) -> int:
         """C."""
         return layout.choices
 
@@ -168,7 +168,7 @@ class Choice(Task):
         row = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in row.items()}
         if self.pooling != "mean":
             places = last if self.pooling == "last" else [0] * len(last)
-            row["places"] = np.pad(places, (0, missing))[:, None].astype(np.int32)
+            row["target_positions"] = np.pad(places, (0, missing))[:, None].astype(np.int32)
         target = np.array([example["label"]], np.int32)
         return [row | {"targets": target, "weights": np.ones(1, np.float32)}]
 

@@ -41,7 +41,7 @@ class Labelled(Objective):
             segments=segments,
             positions=positions_within(segments) if self.task.packs else alone,
             token_types=rows["types"],
-            places=rows.get("places"),
+            target_positions=rows.get("target_positions"),
         )
 
     def _written(self, rows: Mapping[str, jax.Array]) -> Batch:
@@ -49,11 +49,11 @@ class Labelled(Objective):
         batch = batch.replace(weights=rows["weights"])
         if not self.layout.memory:
             return batch
-        segments = rows["memory_segments"]
+        segments = rows["encoder_segments"]
         return batch.replace(
-            memory_inputs=rows["memory_tokens"],
-            memory_segments=segments,
-            memory_positions=positions_within(segments),
+            encoder_inputs=rows["encoder_tokens"],
+            encoder_segments=segments,
+            encoder_positions=positions_within(segments),
         )
 
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -19,9 +19,9 @@ def most_texts(length: int) -> int:
 def share_rows(rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
     """Rows of several texts, in their order, as many as fit.
 
-    A row has "inputs", "segments" and "types" [L], and "places", "targets" and "weights" [T], of
-    which those that count come first. Texts are numbered from 1 in `segments`, and do not see each
-    other.
+    A row has "inputs", "segments" and "types" [L], and "target_positions", "targets" and "weights"
+    [T], of which those that count come first. Texts are numbered from 1 in `segments`, and do not
+    see each other.
     """
     waiting: list[Row] = []
     used = targets = 0
@@ -55,7 +55,9 @@ def _shared(rows: Sequence[Row], layout: Layout) -> Row:
         for name in ("inputs", "types"):
             merged[name][used : used + size] = row[name][:size]
         merged["segments"][used : used + size] = number
-        merged["places"][targets : targets + counted] = row["places"][:counted] + used
+        merged["target_positions"][targets : targets + counted] = (
+            row["target_positions"][:counted] + used
+        )
         for name in ("targets", "weights"):
             merged[name][targets : targets + counted] = row[name][:counted]
         used += size

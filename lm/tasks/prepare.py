@@ -27,7 +27,7 @@ from lm.tasks.encode import Layout, Row
 from lm.tasks.packing import most_texts
 from lm.tasks.read import records
 
-FORMAT = 11  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 12  # raise it when what is stored changes, so that nothing old is opened as new
 # Options that no row depends on.
 _LATE: Any = {
     "metric": "",
@@ -93,7 +93,7 @@ class TaskData:
         return found[span.start : span.stop]
 
     def counts(self) -> np.ndarray:
-        """How often each of the V outcomes is a target in train: int64 [V]."""
+        """How often each of the V classes is a target in train: int64 [V]."""
         return _load(self.folder / "counts.npy")
 
     def classes(self) -> np.ndarray:
@@ -133,7 +133,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     }
     names = list(config.continual.sources) or [wanted["source"]]
     wanted["source"] = " + ".join(names)
-    held_out, tokenizer, length = (wanted[k] for k in ("held_out", "tokenizer", "length"))
+    held_out, tokenizer, length = (wanted[k] for k in ("held_out", "tokenizer", "seq_len"))
     check_tokenizer(tokenizer, wanted["vocab_size"])
     prints = [sources.fingerprint(each) for each in (*names, held_out) if each]
     key = json.dumps([FORMAT, wanted, prints, tokenizer_fingerprint(tokenizer)], sort_keys=True)
@@ -166,7 +166,7 @@ def _fill(folder: epath.Path, task: Task, names: Sequence[str], wanted: dict[str
     manifest |= {"settled": settled, "notes": notes}
     if len(names) > 1:
         manifest["tasks"] = [
-            {"source": name, "splits": {s: _counted(s, each[s], wanted["length"]) for s in SPLITS}}
+            {"source": name, "splits": {s: _counted(s, each[s], wanted["seq_len"]) for s in SPLITS}}
             for name, each in zip(names, found, strict=True)
         ]
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
@@ -174,7 +174,7 @@ def _fill(folder: epath.Path, task: Task, names: Sequence[str], wanted: dict[str
 
 def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list[Example]]:
     """The examples of each split, in the order of their source."""
-    held_out, validation = wanted["held_out"], wanted["validation"]
+    held_out, validation = wanted["held_out"], wanted["validation_fraction"]
     form, columns = wanted["format"], wanted["columns"]
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for record in records(source, form, columns):
@@ -218,7 +218,7 @@ def _build(
     choices = max(task.choices_of(example) for each in examples.values() for example in each)
     layout = layout_of(task, wanted, tokenizer, labels, choices)
     fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
-    counts = np.zeros(layout.outcomes or tokenizer.vocab_size, np.int64)
+    counts = np.zeros(layout.num_classes or tokenizer.vocab_size, np.int64)
     writers, summaries, classes, sizes = [], {}, [], []
     for split in SPLITS:
         writer = SplitWriter(folder, split, fields)
@@ -272,18 +272,18 @@ def layout_of(
 ) -> Layout:
     """What a task's rows are made of, for a wanted `length`, `memory`, `decoder` and `frame`."""
     layout = Layout(
-        length=wanted["length"],
+        length=wanted["seq_len"],
         start=tokenizer.start,
         end=tokenizer.end,
         specials=tokenizer.specials,
         memory=wanted["memory"],
         decoder=wanted["decoder"],
         frame=framed(wanted["frame"], tokenizer.end),
-        texts=most_texts(wanted["length"]) if task.packing else 1,
+        texts=most_texts(wanted["seq_len"]) if task.packing else 1,
         choices=choices,
         labels=labels,
     )
-    return dataclasses.replace(layout, outcomes=task.outcomes(labels, layout))
+    return dataclasses.replace(layout, num_classes=task.num_classes(labels, layout))
 
 
 def _load(file: epath.Path) -> np.ndarray:

@@ -43,9 +43,9 @@ class Writing(Task):
     @property
     def readout(self) -> str:
         """All positions."""
-        return "all"
+        return "all_positions"
 
-    def outcomes(self, labels: Labels, layout: Layout) -> int:
+    def num_classes(self, labels: Labels, layout: Layout) -> int:
         """Words."""
         return 0
 
@@ -129,8 +129,8 @@ class Seq2Seq(Writing):
         return [
             row
             | {
-                "memory_tokens": layout.padded(memory, layout.end),
-                "memory_segments": layout.padded(np.ones(len(memory), int), 0),
+                "encoder_tokens": layout.padded(memory, layout.end),
+                "encoder_segments": layout.padded(np.ones(len(memory), int), 0),
             }
         ]
 

@@ -48,7 +48,7 @@ class Tagging(Task):
     @property
     def readout(self) -> str:
         """A piece of every word."""
-        return "places"
+        return "target_positions"
 
     def example(self, record: Record) -> Example:
         """See `Task`."""
@@ -154,7 +154,7 @@ class Tagging(Task):
         # Where nothing closes the row, what is behind its last piece may be another text's.
         last = max(int(row["segments"].sum()) - 1, 0)
         return row | {
-            "places": layout.padded(np.minimum(places + before, last), 0),
+            "target_positions": layout.padded(np.minimum(places + before, last), 0),
             "targets": layout.padded(numbers, 0),
             "weights": layout.padded(np.ones(len(numbers), int), 0).astype(np.float32),
         }

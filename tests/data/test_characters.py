@@ -40,7 +40,7 @@ def test_every_token_of_an_answer_is_scored(name, answer):
     ids = made(name).encode_batch(["the" + answer])[0].ids
     before = len(made(name).encode_batch(["the"])[0].ids)
     assert row.targets.tolist() == ids[before:].tolist()
-    assert row.places.tolist() == list(range(before, len(ids)))
+    assert row.target_positions.tolist() == list(range(before, len(ids)))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -67,7 +67,7 @@ def test_an_encoder_decoder_has_a_place_for_each_target(name, objective, answer)
     row = read(name, objective, Query("the", answer, " net"))
     opens = len(row.inputs) - len(row.targets) + 1
     assert row.targets.tolist() == made(name).encode_batch([answer])[0].ids.tolist()
-    assert row.places.tolist() == list(range(opens - 1, len(row.inputs)))
+    assert row.target_positions.tolist() == list(range(opens - 1, len(row.inputs)))
 
 
 def test_the_gap_of_a_span_is_cut_from_the_whole_text():

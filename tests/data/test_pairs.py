@@ -34,7 +34,7 @@ def test_rows_hold_whole_pairs_on_both_sides_and_leave_out_only_the_long(tmp_pat
         for row in corpus.rows(split):
             targets, size = row["tokens"][1:], size + int(row["bytes"])
             for number in sorted(set(row["segments"]) - {0}):
-                ids = row["memory_tokens"][row["memory_segments"] == number]
+                ids = row["encoder_tokens"][row["encoder_segments"] == number]
                 answer = targets[row["segments"] == number]
                 assert ids[0] == end and answer[-1] == end
                 found.append((corpus.tokenizer.decode(ids), corpus.tokenizer.decode(answer)))

@@ -112,7 +112,7 @@ def test_an_answer_is_predicted_behind_what_opens_texts_and_nothing_else(objecti
     ((row,), _, cut), ((alone,), *_) = read([Query("ab", "cd"), Query("", "cd")])
     assert row.inputs.tolist() == [*opens, *b"abc"] and not cut
     assert row.targets.tolist() == [*b"cd"]
-    assert row.places.tolist() == [len(opens) + 1, len(opens) + 2]
+    assert row.target_positions.tolist() == [len(opens) + 1, len(opens) + 2]
     # Nothing stands before the first token of this one, so it is asked of what predicts one.
     assert alone.inputs.tolist() == [*(opens or (tokenizer.start,)), ord("c")]
     assert alone.targets.tolist() == [*b"cd"]

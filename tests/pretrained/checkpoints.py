@@ -195,5 +195,7 @@ def batch_of(inputs, real=None, types=None, memory=False) -> Batch:
     inputs = jnp.asarray(inputs)
     batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places, token_types=types)
     if memory:
-        batch = batch.replace(memory_inputs=inputs, memory_segments=real, memory_positions=places)
+        batch = batch.replace(
+            encoder_inputs=inputs, encoder_segments=real, encoder_positions=places
+        )
     return batch

@@ -50,7 +50,7 @@ def run_of(name, task, **settings):
     own = {"task.name": task, "output.tied": False, "init_from": ""} | settings
     config = adopted(override(default.get_config(), own), family.to_ours(theirs, "config.json"))
     layout = Layout(
-        length=9, start=1, end=2, outcomes=9 if task == "extractive_qa" else len(LABELS)
+        length=9, start=1, end=2, num_classes=9 if task == "extractive_qa" else len(LABELS)
     )
     return config, layout, family
 
@@ -65,7 +65,9 @@ def rows_of(task):
         places = np.zeros((2, 2), int)
     ones = jnp.ones(places.shape, jnp.float32)
     batch = batch_of(inputs, real).replace(
-        places=jnp.asarray(places, jnp.int32), targets=ones.astype(jnp.int32), weights=ones
+        target_positions=jnp.asarray(places, jnp.int32),
+        targets=ones.astype(jnp.int32),
+        weights=ones,
     )
     return batch, places
 

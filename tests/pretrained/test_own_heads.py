@@ -117,7 +117,7 @@ def bert(tmp_path_factory):
 
 def origin_of(config, labels):
     """The line that says where a run begins, of one with these labels, and its parameters."""
-    layout = Layout(length=16, start=255, end=255, outcomes=len(labels), labels=labels)
+    layout = Layout(length=16, start=255, end=255, num_classes=len(labels), labels=labels)
     program = build_program(config, 256, layout=layout)
     return pretrained_params(program, config, jax.random.key(0))
 

@@ -75,8 +75,8 @@ def check(folder, model, name, **settings):
     asked = inputs, real, types, decoder = question(name, model)
     batch = batch_of(inputs, real, types)
     if decoder is not None:
-        memory = {"memory_inputs": batch.inputs, "memory_segments": batch.segments}
-        memory["memory_positions"] = batch.positions
+        memory = {"encoder_inputs": batch.inputs, "encoder_segments": batch.segments}
+        memory["encoder_positions"] = batch.positions
         batch = batch_of(decoder).replace(**memory)
     same(ours.states(batch), expected(model, *asked), real, decoder)
     return ours
@@ -199,9 +199,9 @@ def test_encoder_decoders_answer_token_for_token(name, checked):
     # Every token of theirs is our likeliest after those before it: ours would be the same.
     written = np.pad(expected[:, :-1], ((0, 0), (1, 0)), constant_values=start)
     batch = batch_of(written).replace(
-        memory_inputs=memory.inputs,
-        memory_segments=memory.segments,
-        memory_positions=memory.positions,
+        encoder_inputs=memory.inputs,
+        encoder_segments=memory.segments,
+        encoder_positions=memory.positions,
     )
     likeliest = np.asarray(ours.apply(batch, "log_probs")).argmax(-1)
     np.testing.assert_array_equal(likeliest, expected)

@@ -65,11 +65,11 @@ def plainly(run, rows):
         batch = batch.replace(prefix=places < np.array([[row.prefix] for row in rows]))
     if rows[0].memory is not None:
         memory = padded([row.memory for row in rows])
-        names = ("memory_inputs", "memory_segments", "memory_positions")
+        names = ("encoder_inputs", "encoder_segments", "encoder_positions")
         batch = batch.replace(**dict(zip(names, memory, strict=True)))
     apply = jax.jit(lambda params: run.program.model.apply(params, batch, method="log_probs"))
     found = np.asarray(apply({"params": run.params}), np.float64)
-    return [each[row.places] for each, row in zip(found, rows, strict=True)]
+    return [each[row.target_positions] for each, row in zip(found, rows, strict=True)]
 
 
 def totals(log_probs, rows):

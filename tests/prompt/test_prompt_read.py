@@ -80,15 +80,15 @@ def test_a_decoder_predicts_each_token_of_the_answer_from_those_before():
     reading = read("causal", Query("ab", "cd", "e"))
     (row,) = reading.rows
     assert row.inputs.tolist() == [END, *ids("abc")]
-    assert row.places.tolist() == [2, 3] and row.targets.tolist() == ids("cd")
+    assert row.target_positions.tolist() == [2, 3] and row.targets.tolist() == ids("cd")
     assert read("prefix", Query("ab", "cd")).rows[0].prefix == 3
-    assert read("causal", Query("", "cd")).rows[0].places.tolist() == [0, 1]
+    assert read("causal", Query("", "cd")).rows[0].target_positions.tolist() == [0, 1]
 
 
 def test_an_encoder_hides_the_answer_at_once_or_token_by_token():
     (row,) = read("masked", Query("a", "bc", "d")).rows
     assert row.inputs.tolist() == [END, *ids("a"), MASK, MASK, *ids("d"), END]
-    assert row.places.tolist() == [2, 3] and row.targets.tolist() == ids("bc")
+    assert row.target_positions.tolist() == [2, 3] and row.targets.tolist() == ids("bc")
     rows = read("masked", Query("a", "bc", "d"), hidden="token").rows
     assert [row.inputs.tolist() for row in rows] == [
         [END, *ids("a"), MASK, *ids("cd"), END],
@@ -101,10 +101,10 @@ def test_an_encoder_decoder_answers_or_fills_a_gap():
     gap = ByteTokenizer.sentinels[0]
     (row,) = read("seq2seq", Query("ab", "cd", "e")).rows
     assert row.memory.tolist() == [END, *ids("ab")]
-    assert (row.inputs.tolist(), row.places.tolist()) == ([END, *ids("c")], [0, 1])
+    assert (row.inputs.tolist(), row.target_positions.tolist()) == ([END, *ids("c")], [0, 1])
     (row,) = read("span", Query("ab", "cd", "e")).rows
     assert row.memory.tolist() == [END, *ids("ab"), gap, *ids("e")]
-    assert (row.inputs.tolist(), row.places.tolist()) == ([END, gap, *ids("c")], [1, 2])
+    assert (row.inputs.tolist(), row.target_positions.tolist()) == ([END, gap, *ids("c")], [1, 2])
     assert row.targets.tolist() == ids("cd")
 
 
@@ -112,11 +112,11 @@ def test_an_encoder_decoder_is_asked_as_its_checkpoint_reads_and_writes():
     gap, t5, bart = ByteTokenizer.sentinels[0], ((), (1,), (0,)), ((0,), (2,), (2, 0))
     (row,) = read("span", Query("ab", "cd", "e"), frame=framed(t5, END)).rows
     assert row.memory.tolist() == [*ids("ab"), gap, *ids("e"), 1]
-    assert (row.inputs.tolist(), row.places.tolist()) == ([0, gap, *ids("c")], [1, 2])
+    assert (row.inputs.tolist(), row.target_positions.tolist()) == ([0, gap, *ids("c")], [1, 2])
     for length, seen in ((9, "ab"), (3, "b")):
         (row,) = read("seq2seq", Query("ab", "cd"), length, framed(bart, END)).rows
         assert row.memory.tolist() == [0, *ids(seen), 2]
-        assert (row.inputs.tolist(), row.places.tolist()) == ([2, 0, *ids("c")], [1, 2])
+        assert (row.inputs.tolist(), row.target_positions.tolist()) == ([2, 0, *ids("c")], [1, 2])
 
 
 @pytest.mark.parametrize("objective", READERS)
@@ -126,8 +126,8 @@ def test_what_is_too_long_loses_its_first_tokens(objective):
     side = (lambda row: row.inputs) if cut.rows[0].memory is None else (lambda row: row.memory)
     assert len(side(cut.rows[0])) == 9 and side(cut.rows[0])[0] == END
     assert cut.rows[0].targets.tolist() == whole.rows[0].targets.tolist() == ids("yz")
-    hidden = cut.rows[0].inputs[cut.rows[0].places]
-    assert hidden.tolist() == whole.rows[0].inputs[whole.rows[0].places].tolist()
+    hidden = cut.rows[0].inputs[cut.rows[0].target_positions]
+    assert hidden.tolist() == whole.rows[0].inputs[whole.rows[0].target_positions].tolist()
     with pytest.raises(UserError, match="the answer 'yzyzyzyzyz' has 10 tokens, more than fit"):
         read(objective, Query("a", "yz" * 5), length=9)
     with pytest.raises(UserError, match="the answer '' has no token"):

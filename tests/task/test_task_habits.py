@@ -51,7 +51,7 @@ def test_a_step_with_habits_has_a_finite_loss_and_tells_of_them(task_config, hab
     sizes = {"model.d_model": 8, "data.seq_len": 8, "batch_size": 2, "optimizer.name": "sgd"}
     config = override(task_config, sizes | habits)
     check(config)
-    program = build_program(config, 256, layout=Layout(8, start=255, end=255, outcomes=2))
+    program = build_program(config, 256, layout=Layout(8, start=255, end=255, num_classes=2))
     rows = {
         name: np.ones(x.shape, x.dtype) for name, x in program.objective.abstract_rows(2).items()
     }

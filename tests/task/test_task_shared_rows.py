@@ -51,7 +51,9 @@ def alone(name):
     config.task.text = ("text", "text") if pairs else ("text",)
     task, tokenizer = build_task(config), ByteTokenizer()
     decoder = config.model.architecture == "decoder"
-    layout = Layout(length=L, start=255, end=255, outcomes=3, texts=most_texts(L), decoder=decoder)
+    layout = Layout(
+        length=L, start=255, end=255, num_classes=3, texts=most_texts(L), decoder=decoder
+    )
     rows = []
     for number, text in enumerate(TEXTS):
         words = text.split()
@@ -80,17 +82,17 @@ def test_every_text_stands_whole_in_a_shared_row_with_its_targets(name):
         for text in range(1, row["segments"].max() + 1):
             own = np.flatnonzero(row["segments"] == text)
             if name == "token_classification":
-                read = counted & np.isin(row["places"], own)
+                read = counted & np.isin(row["target_positions"], own)
             else:
                 read = np.arange(len(counted)) == text - 1
             found.append([row["inputs"][own], row["types"][own], row["targets"][read]])
-            found[-1].append(row["places"][read] - own[0])
+            found[-1].append(row["target_positions"][read] - own[0])
     for (inputs, types, targets, places), row in zip(found, rows, strict=True):
         real, counted = row["segments"] > 0, row["weights"] > 0
         np.testing.assert_array_equal(inputs, row["inputs"][real])
         np.testing.assert_array_equal(types, row["types"][real])
         np.testing.assert_array_equal(targets, row["targets"][counted])
-        np.testing.assert_array_equal(places, row["places"][counted])
+        np.testing.assert_array_equal(places, row["target_positions"][counted])
 
 
 @pytest.mark.parametrize(

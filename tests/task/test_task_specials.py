@@ -52,12 +52,14 @@ def test_two_texts_are_put_together_as_their_tokenizer_does_it(name, tmp_path):
     (row,) = rows_of(tokenizer, "classification", record, **options)
     ids = row["inputs"][row["segments"] > 0]
     assert "".join(names_of(tokenizer, ids)) == wanted
-    assert row["places"].tolist() == [len(ids) - 1]
+    assert row["target_positions"].tolist() == [len(ids) - 1]
     assert row["types"].any() == (tokenizer.specials.second_type == 1)
     record |= {"choices": ["the it", "in"], "label": 0}
     (row,) = rows_of(tokenizer, "multiple_choice", record, text=("a",), pooling="last")
     ids = row["inputs"][0][row["segments"][0] > 0]
-    assert "".join(names_of(tokenizer, ids)) == wanted and row["places"][0] == len(ids) - 1
+    assert (
+        "".join(names_of(tokenizer, ids)) == wanted and row["target_positions"][0] == len(ids) - 1
+    )
 
 
 @pytest.mark.parametrize("name", AROUND)

@@ -40,7 +40,7 @@ def tagged(tokenizer, words, decoder, length=64, separator=" ", specials=None):
         tokenizer.end,
         specials=specials or tokenizer.specials,
         decoder=decoder,
-        outcomes=len(words),
+        num_classes=len(words),
     )
     (encoded,) = task.encoded([example], tokenizer)
     return task.rows(example, encoded, layout, labels)
@@ -49,7 +49,7 @@ def tagged(tokenizer, words, decoder, length=64, separator=" ", specials=None):
 def read(row):
     """The tokens of a row, and of its words the places and the numbers."""
     words = row["weights"] > 0
-    return row["inputs"][row["segments"] > 0], row["places"][words], row["targets"][words]
+    return row["inputs"][row["segments"] > 0], row["target_positions"][words], row["targets"][words]
 
 
 @pytest.mark.parametrize("kind", ["bytes", *KINDS])

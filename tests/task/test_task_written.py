@@ -54,6 +54,6 @@ def test_an_encoder_decoder_learns_between_the_tokens_of_its_checkpoint():
     layout = Layout(6, 255, 255, memory=True, frame=frame)
     encoded = ByteTokenizer().encode_batch(["abcdefgh", "xy"])
     (row,) = task.rows({}, encoded, layout, {})
-    assert row["memory_tokens"].tolist() == [0, *b"abcd", 2]
+    assert row["encoder_tokens"].tolist() == [0, *b"abcd", 2]
     assert row["tokens"].tolist() == [2, 0, *b"xy", 255, 255, 255]
     assert row["weights"].tolist() == [0, 1, 1, 1, 0, 0]

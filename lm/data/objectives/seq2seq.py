@@ -24,16 +24,16 @@ class Seq2seq(Objective):
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `Objective`; draws nothing."""
         del key
-        segments = rows["memory_segments"]
+        segments = rows["encoder_segments"]
         return dataclasses.replace(
             causal(rows),
-            memory_inputs=rows["memory_tokens"],
-            memory_segments=segments,
-            memory_positions=positions_within(segments),
+            encoder_inputs=rows["encoder_tokens"],
+            encoder_segments=segments,
+            encoder_positions=positions_within(segments),
         )
 
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Also "memory_tokens" and "memory_segments" [B, L]: what the encoder reads."""
+        """Also "encoder_tokens" and "encoder_segments" [B, L]: what the encoder reads."""
         memory = jax.ShapeDtypeStruct((size, self.length), jnp.int32)
-        names = ("memory_tokens", "memory_segments")
+        names = ("encoder_tokens", "encoder_segments")
         return super().abstract_rows(size) | dict.fromkeys(names, memory)

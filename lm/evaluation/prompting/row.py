@@ -14,14 +14,14 @@ class Row(NamedTuple):
 
     Attributes:
       inputs: [L], what the model reads; of an encoder-decoder, its decoder.
-      places: [T], the positions at which the targets are predicted.
+      target_positions: [T], the positions at which the targets are predicted.
       targets: [T].
       prefix: how many of the first positions see each other, in a prefix language model.
       memory: [S], what the encoder of an encoder-decoder reads.
     """
 
     inputs: np.ndarray
-    places: np.ndarray
+    target_positions: np.ndarray
     targets: np.ndarray
     prefix: int = 0
     memory: np.ndarray | None = None
@@ -43,7 +43,7 @@ class Row(NamedTuple):
         row = {
             "inputs": _filled(self.inputs, length),
             "segments": _filled(np.ones(len(self.inputs)), length),
-            "places": _filled(self.places, asked),
+            "target_positions": _filled(self.target_positions, asked),
             "targets": _filled(self.targets, asked),
             "asked": _filled(np.ones(len(self.targets)), asked),
         }
@@ -51,7 +51,7 @@ class Row(NamedTuple):
             row["prefix"] = _filled(np.ones(self.prefix), length)
         if self.memory is not None:
             row["memory"] = _filled(self.memory, memory)
-            row["memory_segments"] = _filled(np.ones(len(self.memory)), memory)
+            row["encoder_segments"] = _filled(np.ones(len(self.memory)), memory)
         return row
 
 

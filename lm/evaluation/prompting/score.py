@@ -71,13 +71,13 @@ def _score(same: Same, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.
         weights=rows["segments"].astype(jnp.float32),
         segments=rows["segments"],
         positions=_places(inputs),
-        memory_inputs=memory,
-        memory_segments=rows.get("memory_segments"),
-        memory_positions=None if memory is None else _places(memory),
+        encoder_inputs=memory,
+        encoder_segments=rows.get("encoder_segments"),
+        encoder_positions=None if memory is None else _places(memory),
         prefix=rows["prefix"] > 0 if "prefix" in rows else None,
     )
     hidden: Any = same.model.apply({"params": params}, batch, method="head_inputs")
-    hidden = jnp.take_along_axis(hidden, rows["places"][:, :, None], axis=1)
+    hidden = jnp.take_along_axis(hidden, rows["target_positions"][:, :, None], axis=1)
     missing = -rows["targets"].size % _TOGETHER
 
     def some(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

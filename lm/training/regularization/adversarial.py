@@ -45,8 +45,8 @@ def drawn(model: Transformer, batch: Batch, radius: float, key: jax.Array) -> Mo
     Each number is from -r / sqrt(n) to r / sqrt(n), n of them in a row that are not padding.
     """
     real = {"inputs": batch.segments.reshape(-1, batch.segments.shape[-1]) > 0}
-    if batch.memory_segments is not None:
-        real["encoder_inputs"] = batch.memory_segments > 0
+    if batch.encoder_segments is not None:
+        real["encoder_inputs"] = batch.encoder_segments > 0
     size = model.embedding_dim or model.d_model
     moves = {}
     for number, (name, where) in enumerate(real.items()):

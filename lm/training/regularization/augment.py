@@ -70,14 +70,14 @@ class Augmentation:
             "token_types": batch.token_types,
         }
         flat = {k: x.reshape(-1, shape[-1]) for k, x in flat.items() if x is not None}
-        if self.delete and batch.places is not None:
-            flat["places"] = batch.places
+        if self.delete and batch.target_positions is not None:
+            flat["target_positions"] = batch.target_positions
         rows = jax.vmap(self.row)(row_keys(key, flat["inputs"]), flat)
-        read: Any = {k: x if k == "places" else x.reshape(shape) for k, x in rows.items()}
+        read: Any = {k: x if k == "target_positions" else x.reshape(shape) for k, x in rows.items()}
         return dataclasses.replace(batch, **read)
 
     def row(self, key: jax.Array, row: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Of one row: "inputs", "segments" and what else there is of "token_types" and "places"."""
+        """Of one row: "inputs", "segments" and, where given, "token_types", "target_positions"."""
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         if self.swap:
             row = self.swapped(keys[0], row)
@@ -113,8 +113,8 @@ class Augmentation:
         real = jnp.arange(size) < jnp.sum(kept)
         fill = {"inputs": self.tokenizer.end, "segments": 0, "token_types": 0}
         moved = {k: jnp.where(real, row[k][order], fill[k]) for k in fill.keys() & row.keys()}
-        if "places" in row:
-            moved["places"] = (jnp.cumsum(kept) - 1)[row["places"]]
+        if "target_positions" in row:
+            moved["target_positions"] = (jnp.cumsum(kept) - 1)[row["target_positions"]]
         return moved
 
     def hidden(self, key: jax.Array, row: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention import Mask
 from lm.model.layers import Block, Stack
-from lm.model.pooling import All
+from lm.model.pooling import AllPositions
 from lm.model.transformer import Batch
 from lm.training.regularization.passes import Forward, Pass
 
@@ -37,10 +37,12 @@ class Mixed:
     def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         """Watches the stack, its blocks and the readout."""
         module = context.module
-        if context.method_name != "__call__" or not isinstance(module, (Stack, Block, All)):
+        if context.method_name != "__call__" or not isinstance(
+            module, (Stack, Block, AllPositions)
+        ):
             return call(*arguments, **keywords)
         given = inspect.signature(call).bind(*arguments, **keywords).arguments
-        if isinstance(module, All):
+        if isinstance(module, AllPositions):
             # A readout counts a row's texts by its targets, of which half are the other's.
             targets = given["batch"].targets
             own = given["batch"].replace(targets=targets[:, : targets.shape[1] // 2])

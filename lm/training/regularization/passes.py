@@ -62,7 +62,7 @@ def forward(model: Transformer, train: bool = True) -> Forward:
         if real or table is not None or head.whole_rows:
 
             def told(params: Any, seen: Any) -> Any:
-                found: Any = model.apply({"params": params}, seen, batch, method="outcomes_of")
+                found: Any = model.apply({"params": params}, seen, batch, method="head_outputs")
                 return found.reshape(len(weights), *found.shape[2:])
 
             return Pass(nats, weights, params, seen, told)
