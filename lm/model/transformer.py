@@ -278,7 +278,7 @@ class Transformer(nn.Module):
 
     def predictions(self, batch: Batch) -> dict[str, jax.Array]:
         """What a task is judged by, [B, T, ...]: "nats" of the targets and "log_probs" of all
-        outcomes, or "hits" where these are words; of real targets, "values"; and "best" where the
+        classes, or "hits" where these are words; of real targets, "values"; and "best" where the
         likeliest row of targets is not that of the likeliest targets.
         """
         seen = self.states(batch)

@@ -32,7 +32,7 @@ class Tagging(Task):
     """A tag for each word: of entities, in a scheme of `lm.tasks.tag_scheme`, or of any other kind,
     such as parts of speech, which are judged as a whole.
 
-    Words are read as one text, with `separator` between them. `pooling` is not used.
+    Words are read as one text, with `word_separator` between them. `pooling` is not used.
     """
 
     columns = (1, 1)
@@ -69,13 +69,13 @@ class Tagging(Task):
         """The scheme of all tags; see `Task`."""
         scheme = scheme_of([example["label"] for example in examples], self.tag_scheme)
         if scheme != "none":
-            return {"scheme": scheme}, [f"tags mark entities by the scheme {scheme}"]
+            return {"tag_scheme": scheme}, [f"tags mark entities by the scheme {scheme}"]
         if self.metric not in ("", *metrics.WORDS):
             raise UserError(
                 f"config.task.metric = {self.metric!r}, but the tags mark no entities: use "
                 f"{', '.join(metrics.WORDS)}, or say their scheme in config.task.tag_scheme"
             )
-        return {"scheme": scheme}, ["tags mark no entities; each word's is judged as a whole"]
+        return {"tag_scheme": scheme}, ["tags mark no entities; each word's is judged as a whole"]
 
     def stand_in(self, record: Record, labels: Labels) -> list[str]:
         """A tag for each word."""

@@ -68,7 +68,7 @@ def test_an_answer_is_found_behind_any_number_of_special_tokens(name, tmp_path):
     context = "the xyz in it"
     answer = {"text": ["xyz in"], "answer_start": [4]}
     record = {"question": "in it?", "context": context, "label": answer}
-    options = {"text": ("question", "context"), "stride": 2}
+    options = {"text": ("question", "context"), "doc_stride": 2}
     for length in (24, 14):
         found = rows_of(tokenizer, "extractive_qa", record, length=length, **options)
         pointed = [row for row in found if row["targets"].any()]
