@@ -52,22 +52,28 @@ _POOLING = flags.DEFINE_string(
 _NORMALIZE = flags.DEFINE_bool("normalize", False, "make each vector's length 1")
 _STEP = flags.DEFINE_integer("step", None, "which checkpoint; the newest", 0)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
-_TOKENS = flags.DEFINE_integer("tokens", 256, "how many tokens", 1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token", 0.0)
-_TOP_K = flags.DEFINE_integer("top_k", 0, "keep the k likeliest; 0 keeps all", 0)
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "keep the likeliest that sum to p", 0.0, 1.0)
-_MIN_P = flags.DEFINE_float("min_p", 0.0, "keep p times the likeliest", 0.0, 1.0)
-_CHOICE = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P)
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "tokens to generate, at most", 1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", 0.0)
+_TOP_K = flags.DEFINE_integer("top_k", 0, "sample among the k likeliest tokens; 0 among all", 0)
+_TOP_P = flags.DEFINE_float(
+    "top_p", 1.0, "sample among the likeliest tokens that sum to p", 0.0, 1.0
+)
+_MIN_P = flags.DEFINE_float(
+    "min_p", 0.0, "sample among tokens p times as likely as the likeliest", 0.0, 1.0
+)
 _CONTEXTS = flags.DEFINE_integer("contexts", 512, "rows of the log-probabilities", 2)
-_CHAT = flags.DEFINE_bool(
-    "chat", False, "prompts are what a user says, written out as config.task.template has it"
+_APPLY_CHAT_TEMPLATE = flags.DEFINE_bool(
+    "apply_chat_template", False, "prompts are user messages, formatted by config.task.template"
 )
-_STOP = flags.DEFINE_multi_string("stop", [], "ends a text before this; may be repeated")
-_BEAMS = flags.DEFINE_integer("beams", 1, "above 1, search this wide and draw nothing", 1)
+_STOP_STRINGS = flags.DEFINE_multi_string(
+    "stop_strings", [], "text before which generation stops; may be repeated"
+)
+_NUM_BEAMS = flags.DEFINE_integer("num_beams", 1, "above 1, beam search instead of sampling", 1)
 _LENGTH_PENALTY = flags.DEFINE_float(
-    "length_penalty", 0.0, "of the search; more prefers longer texts", 0.0
+    "length_penalty", 0.0, "of beam search; higher values prefer longer texts", 0.0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "of the draws", 0, 2**31 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "of sampling", 0, 2**31 - 1)
+_SAMPLING = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 _SEEDS = flags.DEFINE_integer("seeds", None, "the ablation's first N; all", 1)
 _CACHE = flags.DEFINE_string(
@@ -122,7 +128,7 @@ def predict() -> int:
     if not _DATA.value or folder is None:
         raise UserError("predict needs --data=FILE and --output=DIR, a new folder for predictions")
     check_new(folder)
-    tokens = _TOKENS.value if flags.FLAGS["tokens"].present else None
+    tokens = _MAX_NEW_TOKENS.value if _MAX_NEW_TOKENS.present else None
     print("\n".join(predict_files(_restored(), _DATA.value, folder, tokens)))
     return 0
 
@@ -141,18 +147,28 @@ def generate() -> int:
     """Continues every prompt, or answers it; the first is streamed, the others follow."""
     import jax
 
-    from lm.generation.continuation import Search, check_request, continue_texts
+    from lm.generation.beam import BeamSearchParams
+    from lm.generation.generate_command import check_request, generate_texts
+    from lm.generation.sample import SamplingParams
 
-    search, drawing = Search(_BEAMS.value, _LENGTH_PENALTY.value), (*_CHOICE, _SEED)
-    draws, stops = {flag.name: flag.value for flag in drawing}, _STOP.value
-    check_request(_PROMPT.value, _TOKENS.value, search, draws, stops)
-    given = [flag.name for flag in drawing if flag.present]
-    if search.width > 1 and given:
-        raise UserError(f"--beams={search.width} draws nothing; leave out --{given[0]}")
+    beams = BeamSearchParams(_NUM_BEAMS.value, _LENGTH_PENALTY.value)
+    sampling = SamplingParams(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value, _MIN_P.value)
+    check_request(_PROMPT.value, _MAX_NEW_TOKENS.value, beams, _STOP_STRINGS.value)
+    given = [flag.name for flag in _SAMPLING if flag.present]
+    if beams.num_beams > 1 and given:
+        raise UserError(f"--num_beams={beams.num_beams} does not sample; leave out --{given[0]}")
     run = _restored().decoding()
-    asked = {"tokens": _TOKENS.value, "search": search, "draws": draws}
     with jax.set_mesh(run.program.mesh):
-        pieces, speed = continue_texts(run, _PROMPT.value, **asked, stops=stops, chat=_CHAT.value)
+        pieces, speed = generate_texts(
+            run,
+            _PROMPT.value,
+            max_new_tokens=_MAX_NEW_TOKENS.value,
+            beams=beams,
+            sampling=sampling,
+            seed=_SEED.value,
+            stop_strings=_STOP_STRINGS.value,
+            chat=_APPLY_CHAT_TEMPLATE.value,
+        )
         for piece in pieces:
             print(piece, end="", flush=True)
     print(speed, file=sys.stderr)
@@ -278,14 +294,16 @@ def _points(ablation: Ablation):
 COMMANDS = {
     "train": Command(train, "config workdir share print_config"),
     "eval": Command(evaluate, "config workdir cache step data text stride output print_config"),
-    "predict": Command(predict, "config workdir cache step data output tokens print_config"),
+    "predict": Command(
+        predict, "config workdir cache step data output max_new_tokens print_config"
+    ),
     "embed": Command(
         embed, "config workdir cache step data text output pooling normalize print_config"
     ),
     "generate": Command(
         generate,
-        "config workdir cache step prompt chat tokens temperature top_k top_p min_p stop beams "
-        "length_penalty seed print_config",
+        "config workdir cache step prompt apply_chat_template max_new_tokens temperature top_k "
+        "top_p min_p stop_strings num_beams length_penalty seed print_config",
     ),
     "diagnose": Command(diagnose, "config workdir cache step contexts"),
     "sweep": Command(sweep, "config workdir seeds share print_config"),

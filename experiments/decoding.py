@@ -85,7 +85,7 @@ def main() -> None:
     params = turned(params)  # as every command has it that decodes
 
     def ours(prompts: np.ndarray) -> np.ndarray:
-        words = generate(model, params, list(prompts), tokens=WORDS, temperature=0.0)
+        words = generate(model, params, list(prompts), max_new_tokens=WORDS, temperature=0.0)
         return np.stack(list(words), axis=1)
 
     def theirs(prompts: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.generation import generate, prompt_batch, search
+from lm.generation import beam_search, generate, prompt_batch
 from lm.generation.decode import forward
-from lm.generation.prompts import arrange
+from lm.generation.prompts import pad_prompts
 from tests.test_generate import log_probs, model_and_params
 
 
@@ -49,8 +49,13 @@ def test_wide_beams_find_the_best_continuations_of_all(
 ):
     model, params = model_and_params(words, **settings)
     prompts = [np.array([1, 2, 1]), np.array([2])]
-    options = {"tokens": tokens, "width": width, "end": 0, "length_penalty": penalty}
-    found = search(model, params, prompts, **options)
+    options = {
+        "max_new_tokens": tokens,
+        "num_beams": width,
+        "eos_token_id": 0,
+        "length_penalty": penalty,
+    }
+    found = beam_search(model, params, prompts, **options)
     for row, prompt in enumerate(prompts):
         scores = continuations(model, params, prompt, words, tokens, 0, penalty)
         best = sorted(scores, key=scores.get, reverse=True)
@@ -63,17 +68,17 @@ def test_wide_beams_find_the_best_continuations_of_all(
 def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
     model, params = model_and_params(7, **{"model.num_layers": 1, "model.scan": True})
     prompts = [np.random.default_rng(5).integers(0, 7, length) for length in (2, 5, 3)]
-    greedy = np.stack(list(generate(model, params, prompts, tokens=8, temperature=0.0)), 1)
-    one = search(model, params, prompts, tokens=8, width=1, end=6)
+    greedy = np.stack(list(generate(model, params, prompts, max_new_tokens=8, temperature=0.0)), 1)
+    one = beam_search(model, params, prompts, max_new_tokens=8, num_beams=1, eos_token_id=6)
     for row in range(3):
         size = one.lengths[row, 0]
         np.testing.assert_array_equal(one.tokens[row, 0, :size], greedy[row, :size])
         assert size == 8 or one.tokens[row, 0, size - 1] == 6
         assert 6 not in one.tokens[row, 0, : size - 1]
-    wide = search(model, params, prompts, tokens=8, width=4, end=6)
+    wide = beam_search(model, params, prompts, max_new_tokens=8, num_beams=4, eos_token_id=6)
     assert (wide.scores[:, 0] >= one.scores[:, 0] - 1e-5).all()
     with pytest.raises(UserError, match="use at least 1 and at least 0"):
-        search(model, params, prompts, tokens=8, width=0, end=6)
+        beam_search(model, params, prompts, max_new_tokens=8, num_beams=0, eos_token_id=6)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -85,13 +90,15 @@ def test_a_cache_with_rows_and_heads_apart_as_on_an_accelerator_gives_the_same_b
 
     def found():
         model, params = model_and_params.__wrapped__(7, **settings)  # a model of its own: compiled
-        beams = search(model, params, texts, tokens=4, width=3, end=0, sources=texts[::-1])
+        beams = beam_search(
+            model, params, texts, max_new_tokens=4, num_beams=3, eos_token_id=0, sources=texts[::-1]
+        )
         shapes = jax.eval_shape(lambda: first_cache(model, params, texts))
         return beams, {leaf.ndim for leaf in jax.tree.leaves(shapes)}
 
     (joined, dimensions), layers = found(), int(scan)
     assert dimensions == {3 + layers}
-    for module in ("cache", "attend"):
+    for module in ("kv_cache", "attend"):
         monkeypatch.setattr(sys.modules[f"lm.attention.{module}"], "rows_are_heads", lambda: False)
     apart, dimensions = found()
     assert dimensions == {4 + layers}
@@ -100,7 +107,7 @@ def test_a_cache_with_rows_and_heads_apart_as_on_an_accelerator_gives_the_same_b
 
 
 def first_cache(model, params, texts):
-    prompts = arrange(model, texts, texts[::-1], 4, 4, False)
+    prompts = pad_prompts(model, texts, texts[::-1], 4, 4, False)
     return forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))[1]
 
 
@@ -111,10 +118,10 @@ def test_beams_of_an_encoder_decoder_keep_to_their_own_source():
     )
     rng = np.random.default_rng(6)
     sources, start = [rng.integers(0, 7, length) for length in (4, 6)], np.array([0])
-    options = {"tokens": 5, "width": 3, "end": 0}
-    together = search(model, params, [start] * 2, sources=sources, **options)
+    options = {"max_new_tokens": 5, "num_beams": 3, "eos_token_id": 0}
+    together = beam_search(model, params, [start] * 2, sources=sources, **options)
     for row, source in enumerate(sources):
-        alone = search(model, params, [start], sources=[source], **options)
+        alone = beam_search(model, params, [start], sources=[source], **options)
         np.testing.assert_array_equal(alone.tokens[0, 0], together.tokens[row, 0])
         ids = together.tokens[row, 0, : together.lengths[row, 0]]
         (whole,) = log_probs(model, params, [np.concatenate([start, ids])], [source])

@@ -15,8 +15,8 @@ from lm.attention import ATTENTIONS, Mask, Mechanism, attend
 from lm.attention.positions import Buckets, Slopes, alibi_slopes
 from lm.config import override
 from lm.errors import UserError
-from lm.generation.decode import forward, log_probs_of
-from lm.generation.prompts import arrange
+from lm.generation.decode import forward, next_token_log_probs
+from lm.generation.prompts import pad_prompts
 from lm.model.transformer import ARCHITECTURES, POSITIONS, Batch
 from lm.training.program import prepare_corpus
 from lm.training.validate import check
@@ -135,12 +135,12 @@ def test_a_text_decoded_beside_a_longer_one_is_the_text_alone(case):
     sources = None
     if model.architecture == "encoder_decoder":
         sources = [words(SOURCE, 1), words(6, 3)]
-    prompts = arrange(model, [text[:begun], longer], sources, TEXT - begun, TEXT - begun, False)
+    prompts = pad_prompts(model, [text[:begun], longer], sources, TEXT - begun, TEXT - begun, False)
 
     @jax.jit
     def step(cache, inputs, offset):
         hidden, cache = forward(model, params, cache, prompts, inputs, offset)
-        return log_probs_of(model, params, hidden)[0], cache
+        return next_token_log_probs(model, params, hidden)[0], cache
 
     following, cache = step(None, prompts.inputs, 0)
     found = [following]

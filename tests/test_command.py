@@ -54,12 +54,12 @@ MISTAKES = {
     ),
     "no prompt": (["generate", "--workdir=W"], "generate needs --prompt=TEXT"),
     "a search that draws": (
-        ["generate", "--workdir=W", "--prompt=x", "--beams=4", "--top_k=3"],
-        "--beams=4 draws nothing; leave out --top_k",
+        ["generate", "--workdir=W", "--prompt=x", "--num_beams=4", "--top_k=3"],
+        "--num_beams=4 does not sample; leave out --top_k",
     ),
     "a penalty without a search": (
         ["generate", "--workdir=W", "--prompt=x", "--length_penalty=1"],
-        "--length_penalty is of a search; give --beams=4 or so",
+        "--length_penalty needs beam search; add --num_beams=4",
     ),
     "a temperature that is no number": (
         ["generate", "--temperature=nan", "--prompt=x", "--workdir=W"],
@@ -70,7 +70,7 @@ MISTAKES = {
         "min_p = nan must be a number from 0 to 1",
     ),
     "a penalty that is no number": (
-        ["generate", "--length_penalty=nan", "--beams=2", "--prompt=x", "--workdir=W"],
+        ["generate", "--length_penalty=nan", "--num_beams=2", "--prompt=x", "--workdir=W"],
         "2 beams with length penalty nan: use at least 1 and at least 0",
     ),
     "an ablation without rows": (["table", CLM, "--workdir=W"], "has no sweep"),
@@ -91,8 +91,8 @@ MISTAKES = {
         "--seed=12345678901234567890: 12345678901234567890 is not an integer in the range",
     ),
     "a flag of another command": (
-        ["train", CLM, "--beams=3", "--workdir=W"],
-        "train does not read --beams, which is a flag of generate; leave it out",
+        ["train", CLM, "--num_beams=3", "--workdir=W"],
+        "train does not read --num_beams, which is a flag of generate; leave it out",
     ),
     "a config's key without a config": (
         ["eval", "--config.seed=3", "--workdir=W"],
@@ -191,7 +191,7 @@ def test_help_names_every_command_and_flag():
 def test_help_of_a_command_names_its_own_flags_and_defaults():
     finished = run("generate", "-h")
     assert finished.returncode == 0
-    assert "--tokens          how many tokens; default 256" in finished.stdout
+    assert "--max_new_tokens  tokens to generate, at most; default 256" in finished.stdout
     assert "--contexts" not in finished.stdout
 
 

@@ -21,8 +21,8 @@ from lm.evaluation.prompting.template import Query
 from lm.finetuning import room
 from lm.finetuning.tuned import room_of
 from lm.generation import generate, prompt_batch, prompt_ids, sample, stream
-from lm.generation.decode import Choice, Same, _begin, _go_on
-from lm.generation.prompts import arrange
+from lm.generation.decode import SamplingParams, StaticModel, _decode, _prefill
+from lm.generation.prompts import pad_prompts
 from lm.model.factory import build_model
 from lm.model.linear import turned
 
@@ -123,7 +123,7 @@ def test_greedy_tokens_are_the_uncached_models_for_prompts_of_different_lengths(
     )
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, V, length) for length in (3, 9)]
-    drawn = list(generate(model, params, prompts, tokens=6, temperature=0.0))
+    drawn = list(generate(model, params, prompts, max_new_tokens=6, temperature=0.0))
     assert_greedy(drawn, model, params, prompts)
 
 
@@ -132,7 +132,7 @@ def test_a_seed_draws_the_same_tokens_again_and_prompts_draw_apart():
     prompts = [np.array([1, 2, 3])] * 2
 
     def draw(seed):
-        return np.stack(list(generate(model, params, prompts, tokens=8, seed=seed)))
+        return np.stack(list(generate(model, params, prompts, max_new_tokens=8, seed=seed)))
 
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(0) != draw(1)).any()
@@ -175,18 +175,18 @@ def test_temperature_flattens_and_zero_takes_the_likeliest():
 def test_too_many_tokens_are_refused():
     model, params = model_and_params()
     with pytest.raises(UserError, match=r"need 41 positions, but the model has .* = 40"):
-        list(generate(model, params, [np.array([1])], tokens=40))
+        list(generate(model, params, [np.array([1])], max_new_tokens=40))
 
 
 def test_learned_words_leave_fewer_positions_for_a_text():
     config = default.get_config()
     config.model.update(num_layers=1, d_model=16, num_heads=2, max_seq_len=40)
     config.data.seq_len = 36
-    config.finetuning.update(method="prompt", virtual_tokens=4)
+    config.finetuning.update(method="prompt", num_virtual_tokens=4)
     model = build_model(config, 5)
     assert room(config) == room_of(model) == 36
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for learned"):
-        list(generate(model, None, [np.array([1])], tokens=36))
+        list(generate(model, None, [np.array([1])], max_new_tokens=36))
     assert (
         reader(config, ByteTokenizer(), framed(None, 255), (255,))([Query("x" * 50, "y")])[0]
         .rows[0]
@@ -231,23 +231,29 @@ def test_an_encoder_decoder_answers_as_it_does_uncached_from_sources_of_differen
     rng = np.random.default_rng(2)
     sources = [rng.integers(0, V, length) for length in (3, 9)]
     prompts = [rng.integers(0, V, length) for length in (1, 2)]
-    drawn = list(generate(model, params, prompts, tokens=5, temperature=0.0, sources=sources))
+    drawn = list(
+        generate(model, params, prompts, max_new_tokens=5, temperature=0.0, sources=sources)
+    )
     assert_greedy(drawn, model, params, prompts, sources=sources)
 
 
 def test_a_prefix_language_model_sees_its_prompt_whole():
     model, params = model_and_params(**{"model.num_layers": 2})
     prompts = [np.random.default_rng(3).integers(0, V, length) for length in (4, 7)]
-    drawn = list(generate(model, params, prompts, tokens=5, temperature=0.0, prefix=True))
+    drawn = list(generate(model, params, prompts, max_new_tokens=5, temperature=0.0, prefix=True))
     assert_greedy(drawn, model, params, prompts, prefixes=[4, 7])
 
 
 def test_prompts_together_are_each_alone():
     model, params = model_and_params(**{"model.num_layers": 1})
     prompts = [np.random.default_rng(4).integers(0, V, length) for length in (2, 8)]
-    together = np.stack(list(generate(model, params, prompts, tokens=4, temperature=0.0)), 1)
+    together = np.stack(
+        list(generate(model, params, prompts, max_new_tokens=4, temperature=0.0)), 1
+    )
     for prompt, expected in zip(prompts, together, strict=True):
-        alone = np.stack(list(generate(model, params, [prompt], tokens=4, temperature=0.0)), 1)
+        alone = np.stack(
+            list(generate(model, params, [prompt], max_new_tokens=4, temperature=0.0)), 1
+        )
         np.testing.assert_array_equal(alone[0], expected)
 
 
@@ -256,8 +262,8 @@ def test_the_same_shapes_compile_once():
     counts = []
     for seed in range(3):
         prompts = [np.random.default_rng(seed).integers(0, V, 3)]
-        list(generate(model, params, prompts, tokens=4, seed=seed))
-        counts.append((_begin._cache_size(), _go_on._cache_size()))
+        list(generate(model, params, prompts, max_new_tokens=4, seed=seed))
+        counts.append((_prefill._cache_size(), _decode._cache_size()))
     assert counts[0] == counts[1] == counts[2]
 
 
@@ -271,11 +277,14 @@ def moved(function, *arguments):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_no_word_copies_or_turns_the_cache(rows):
     model, params = model_and_params(**{"model.num_layers": 1})
-    prompts = arrange(model, [np.arange(9)] * rows, None, 5, 5, False)
-    static, keys = (Same(model), Choice(temperature=0.0)), jax.random.split(jax.random.key(0), rows)
-    drawn, cache = jax.eval_shape(functools.partial(_begin, *static), params, prompts, keys)
+    prompts = pad_prompts(model, [np.arange(9)] * rows, None, 5, 5, False)
+    static, keys = (
+        (StaticModel(model), SamplingParams(temperature=0.0)),
+        jax.random.split(jax.random.key(0), rows),
+    )
+    drawn, cache = jax.eval_shape(functools.partial(_prefill, *static), params, prompts, keys)
     sizes = {leaf.size for leaf in jax.tree.leaves(cache)}
-    assert sizes.isdisjoint(moved(_go_on, *static, 4, params, cache, prompts, drawn, 9, keys))
+    assert sizes.isdisjoint(moved(_decode, *static, 4, params, cache, prompts, drawn, 9, keys))
     # What does turn it is found.
     turning = jax.jit(lambda cache: jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), cache))
     assert sizes <= moved(turning, cache)
@@ -290,15 +299,15 @@ def test_heads_that_draw_by_themselves_draw_from_their_distribution(head):
         11, **{"model.num_layers": 1, "output.head": head, "output.tied": False}
     )
     prompts = [np.array([1, 2, 3])] * 500
-    drawn = np.stack(list(generate(model, params, prompts, tokens=1)))[0]
+    drawn = np.stack(list(generate(model, params, prompts, max_new_tokens=1)))[0]
     expected = np.exp(log_probs(model, params, prompts[:1])[0][-1])
     np.testing.assert_allclose(np.bincount(drawn, minlength=11) / 500, expected, atol=0.08)
 
 
 def test_what_cannot_generate_says_so():
     model, params = model_and_params(**{"model.architecture": "encoder"})
-    with pytest.raises(UserError, match="an encoder tells hidden words"):
-        list(generate(model, params, [np.array([1])], tokens=4))
+    with pytest.raises(UserError, match="an encoder predicts masked tokens"):
+        list(generate(model, params, [np.array([1])], max_new_tokens=4))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +335,9 @@ def test_turned_parameters_say_the_same_words(settings):
     texts = [np.arange(5), np.arange(3)]
     sources = texts[::-1] if model.architecture == "encoder_decoder" else None
     own, other = (
-        np.stack(list(generate(model, p, texts, tokens=6, temperature=0.0, sources=sources)))
+        np.stack(
+            list(generate(model, p, texts, max_new_tokens=6, temperature=0.0, sources=sources))
+        )
         for p in (params, turned(params))
     )
     np.testing.assert_array_equal(own, other)

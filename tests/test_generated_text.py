@@ -10,7 +10,7 @@ import tokenizers
 from configs import default
 from lm.config import override
 from lm.evaluation import answer_generation
-from lm.generation import Continuation, Speed, generate, search_steps, stream
+from lm.generation import Continuation, Speed, beam_search_steps, generate, stream
 from lm.tasks import build_task
 from lm.tasks.encode import Layout
 from tests.multibyte import KINDS, made
@@ -134,19 +134,19 @@ def test_the_speed_leaves_out_what_compiles_where_there_is_more(monkeypatch):
     monkeypatch.setattr("lm.generation.speed.time.perf_counter", lambda: next(clock))
     speed = Speed(iter(np.zeros((4, 3), int)), compiling=2)
     assert len(list(speed)) == 4
-    assert str(speed) == "12 tokens in 9.00 s; once compiled 6.0 tokens/s"
+    assert str(speed) == "12 tokens in 9.00 s; 6.0 tokens/s after compilation"
     clock = iter([0.0, 2.0])
     speed = Speed(iter(np.zeros((1, 3), int)))
     assert len(list(speed)) == 1
-    assert str(speed) == "3 tokens in 2.00 s, with the time to compile 1.5 tokens/s"
+    assert str(speed) == "3 tokens in 2.00 s; 1.5 tokens/s including compilation"
 
 
 def test_a_search_gives_the_best_continuation_step_by_step():
     model, params = model_and_params(7, **{"model.num_layers": 1, "model.scan": True})
     prompts = [np.array([1, 2]), np.array([3])]
-    options = {"tokens": 3, "width": 1, "end": 6}
-    found = np.stack(list(search_steps(model, params, prompts=prompts, **options)))
-    greedy = np.stack(list(generate(model, params, prompts, tokens=3, temperature=0.0)))
+    options = {"max_new_tokens": 3, "num_beams": 1, "eos_token_id": 6}
+    found = np.stack(list(beam_search_steps(model, params, prompts=prompts, **options)))
+    greedy = np.stack(list(generate(model, params, prompts, max_new_tokens=3, temperature=0.0)))
     for row in range(2):
         size = next((i for i in range(3) if found[i, row] == 6), 3)
         np.testing.assert_array_equal(found[:size, row], greedy[:size, row])

@@ -208,7 +208,9 @@ def test_prompts_of_different_lengths_continue_as_each_would_alone(name):
     model, params = model_and_params(name)
     log_probs = jax.jit(lambda params, x: model.apply({"params": params}, x, method="log_probs"))
     prompts = [np.arange(3), np.arange(50, 59)]
-    together = np.stack(list(generate(model, params, prompts, tokens=3, temperature=0.0)), axis=1)
+    together = np.stack(
+        list(generate(model, params, prompts, max_new_tokens=3, temperature=0.0)), axis=1
+    )
     for prompt, continuation in zip(prompts, together, strict=True):
         ids = np.concatenate([prompt, continuation])
         batch = prompt_batch(jnp.asarray(ids)[None], jnp.arange(len(ids))[None])

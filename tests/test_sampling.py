@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.generation import generate, sample, search
-from lm.generation.sample import Choice, request_keys
+from lm.generation import beam_search, generate, sample
+from lm.generation.sample import SamplingParams, request_keys
 from tests.test_generate import model_and_params
 
 EQUAL = np.full(10, 0.1)
@@ -56,7 +56,7 @@ def test_the_largest_temperatures_draw_all_possible_tokens_alike():
 @pytest.mark.parametrize(
     "options",
     [
-        *({name: value} for name in vars(Choice()) for value in (float("nan"), -1)),
+        *({name: value} for name in vars(SamplingParams()) for value in (float("nan"), -1)),
         *({name: float("inf")} for name in ("temperature", "top_p", "min_p")),
         {"temperature": 1e39},
         {"top_p": 1.5},
@@ -65,24 +65,24 @@ def test_the_largest_temperatures_draw_all_possible_tokens_alike():
 )
 def test_a_number_that_is_out_of_range_is_one_line(options):
     with pytest.raises(UserError, match=f"{next(iter(options))} = .* must be") as error:
-        Choice(**options)
+        SamplingParams(**options)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"width": 2, "length_penalty": float("nan")},
-        {"width": 2, "length_penalty": float("inf")},
-        {"width": 2, "length_penalty": 1e30},
-        {"width": 2**40},
-        {"width": 2**24},
+        {"num_beams": 2, "length_penalty": float("nan")},
+        {"num_beams": 2, "length_penalty": float("inf")},
+        {"num_beams": 2, "length_penalty": 1e30},
+        {"num_beams": 2**40},
+        {"num_beams": 2**24},
     ],
 )
 def test_a_search_beyond_what_can_be_computed_is_one_line(options):
     model, params = model_and_params(**{"model.num_layers": 1})
     with pytest.raises(UserError, match=r"use at (most|least)") as error:
-        search(model, params, [np.array([1])], tokens=4, end=0, **options)
+        beam_search(model, params, [np.array([1])], max_new_tokens=4, eos_token_id=0, **options)
     assert "\n" not in str(error.value)
 
 
@@ -91,10 +91,10 @@ def test_a_model_whose_probabilities_are_no_numbers_writes_nothing():
     assert {int(sample(nothing, KEYS[0], temperature=t)) for t in (0.0, 1.0)} == {-1}
     model, params = model_and_params(**{"model.num_layers": 1})
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
-    with pytest.raises(UserError, match="are no numbers"):
-        list(generate(model, broken, [np.array([1])], tokens=1))
-    with pytest.raises(UserError, match="are no numbers"):
-        search(model, broken, [np.array([1])], tokens=1, width=2, end=0)
+    with pytest.raises(UserError, match="probabilities are NaN"):
+        list(generate(model, broken, [np.array([1])], max_new_tokens=1))
+    with pytest.raises(UserError, match="probabilities are NaN"):
+        beam_search(model, broken, [np.array([1])], max_new_tokens=1, num_beams=2, eos_token_id=0)
 
 
 THE, OTHER, LONG = np.array([1, 2, 3]), np.array([9]), np.arange(20)
@@ -103,7 +103,7 @@ THE, OTHER, LONG = np.array([1, 2, 3]), np.array([9]), np.arange(20)
 def continued(prompts, tokens=6, **options):
     """The continuation of each prompt."""
     model, params = model_and_params(**{"model.num_layers": 1})
-    return np.stack(list(generate(model, params, prompts, tokens=tokens, **options)), 1)
+    return np.stack(list(generate(model, params, prompts, max_new_tokens=tokens, **options)), 1)
 
 
 def test_a_seeded_continuation_is_the_same_whatever_stands_beside_it():

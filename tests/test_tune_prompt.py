@@ -96,7 +96,9 @@ def test_cached_decoding_continues_as_the_whole_text_says(method):
     model = prompted(method)
     prompts = [np.asarray(words(4, seed=1)), np.asarray(words(2, seed=2))]
     params = init(model, batch_of(words(1, L)))
-    drawn = np.stack(list(generate(model, params, prompts, tokens=3, temperature=0.0)), axis=1)
+    drawn = np.stack(
+        list(generate(model, params, prompts, max_new_tokens=3, temperature=0.0)), axis=1
+    )
     for prompt, found in zip(prompts, drawn, strict=True):
         text = np.concatenate([prompt, found])[None]
         log_probs = model.apply({"params": params}, batch_of(jnp.asarray(text)), method="log_probs")

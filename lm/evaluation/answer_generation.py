@@ -30,7 +30,7 @@ def written(
             program.model,
             params,
             prompts,
-            tokens=task.max_new_tokens,
+            max_new_tokens=task.max_new_tokens,
             temperature=0.0,
             sources=memories if data.layout.memory else None,
         )

@@ -16,7 +16,7 @@ from lm.data.lines import lines_of
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.finetuning.tuned import room_of
-from lm.generation.decode import Same
+from lm.generation.decode import StaticModel
 from lm.model.pooling import mean
 from lm.model.transformer import Batch
 from lm.tasks.in_memory import source_of
@@ -78,7 +78,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
         with jax.set_mesh(run.program.mesh):
             for batch in batches:
                 arrays = sharding.global_batch(run.program.mesh, batch)
-                found, number = pooled(Same(run.program.model), run.params, arrays, pooling)
+                found, number = pooled(StaticModel(run.program.model), run.params, arrays, pooling)
                 number = np.asarray(number)
                 vectors[number[number > 0] - 1] = np.asarray(found)[number > 0]
     if normalize:
@@ -175,7 +175,7 @@ def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
     return {name: np.pad(x, (0, length - len(x))) for name, x in (("inputs", row), ("real", real))}
 
 
-def _pooled(same: Same, params: Any, rows: Any, pooling: str) -> tuple[jax.Array, jax.Array]:
+def _pooled(same: StaticModel, params: Any, rows: Any, pooling: str) -> tuple[jax.Array, jax.Array]:
     """Vectors [B, D] in float32, and the numbers of their texts."""
     inputs, real = rows["inputs"], rows["real"]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
@@ -190,7 +190,7 @@ def _pooled(same: Same, params: Any, rows: Any, pooling: str) -> tuple[jax.Array
     return vectors.astype(jnp.float32), rows["number"]
 
 
-def _encoder_states(same: Same, params: Any, batch: Batch) -> jax.Array:
+def _encoder_states(same: StaticModel, params: Any, batch: Batch) -> jax.Array:
     """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
     first = batch.inputs[:, :1]
     asked: Any = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)

@@ -45,7 +45,11 @@ class Predicted(NamedTuple):
 
 
 def predict(
-    run: Restored, sources: Sequence[str], *, need_labels: bool = False, tokens: int | None = None
+    run: Restored,
+    sources: Sequence[str],
+    *,
+    need_labels: bool = False,
+    max_new_tokens: int | None = None,
 ) -> Predicted:
     """What a run says of all examples of some files.
 
@@ -53,8 +57,8 @@ def predict(
       run: of a task.
       sources: files, patterns of files, or other sources of labelled examples.
       need_labels: an example without a label is an error.
-      tokens: where the task writes answers, how many tokens of one at most; None: as in training,
-        or 256 where training wrote none, or as many as fit.
+      max_new_tokens: the longest answer of a task that generates answers; None: as in training,
+        or 256 where training generated none, or as many as fit.
 
     Raises:
       UserError: the run is of no task; an example cannot be read, or has a label that the run does
@@ -68,7 +72,7 @@ def predict(
         )
     config = override(config, {"evaluation.num_examples": 0})
     task, labels, layout = run.task_layout
-    task = _writing(task, config, need_labels, tokens)
+    task = _generating(task, config, need_labels, max_new_tokens)
     examples = read_examples(config, task, labels, layout, sources)
     settled, _ = task.settle(examples)  # by a run already, but not by a checkpoint of elsewhere
     task = dataclasses.replace(task, **settled)
@@ -120,10 +124,10 @@ def write(predicted: Predicted, folder: epath.Path) -> None:
 
 
 def predict_files(
-    run: Restored, sources: Sequence[str], folder: epath.Path, tokens: int | None
+    run: Restored, sources: Sequence[str], folder: epath.Path, max_new_tokens: int | None
 ) -> list[str]:
     """Predicts the examples of files and writes what `write` has; says so in lines."""
-    predicted = predict(run, sources, tokens=tokens)
+    predicted = predict(run, sources, max_new_tokens=max_new_tokens)
     write(predicted, folder)
     return told(predicted, folder)
 
@@ -141,20 +145,24 @@ def told(predicted: Predicted, folder: epath.Path) -> list[str]:
     return lines
 
 
-def _writing(task: Task, config: Config, need_labels: bool, tokens: int | None) -> Task:
-    """The task, where it can write answers with as many tokens as are asked for."""
+def _generating(task: Task, config: Config, need_labels: bool, max_new_tokens: int | None) -> Task:
+    """The task, set to generate answers of as many tokens as requested, where it generates."""
     if config.task.name != "seq2seq":
-        if tokens is not None:
+        if max_new_tokens is not None:
             raise UserError(
-                f"--tokens={tokens} is of task seq2seq, which writes answers, and task "
-                f"{config.task.name} does not; leave it out"
+                f"--max_new_tokens={max_new_tokens} is of task seq2seq, which generates answers, "
+                f"and task {config.task.name} does not; leave it out"
             )
         return task
-    most = most_written(config)
-    if tokens is not None and tokens > most:
-        raise UserError(f"--tokens={tokens} leaves a source too few positions; use at most {most}")
-    unasked = task.max_new_tokens or (0 if need_labels else min(256, most))
-    return dataclasses.replace(task, max_new_tokens=unasked if tokens is None else tokens)
+    limit = most_written(config)
+    if max_new_tokens is None:
+        max_new_tokens = task.max_new_tokens or (0 if need_labels else min(256, limit))
+    elif max_new_tokens > limit:
+        raise UserError(
+            f"--max_new_tokens={max_new_tokens} leaves a source too few positions; "
+            f"use at most {limit}"
+        )
+    return dataclasses.replace(task, max_new_tokens=max_new_tokens)
 
 
 def _check_labelled(task: Task, examples: Sequence[Any]) -> None:

@@ -1,23 +1,22 @@
-"""How does a model go on with a text? `generate` draws token by token, `search` finds likely
-continuations by beams, both over cached keys; `stream` turns tokens into text.
-"""
+"""Generates text: sampling or beam search over cached keys, and tokens streamed as text."""
 
-from lm.generation.beam import search, search_steps
+from lm.generation.beam import beam_search, beam_search_steps
 from lm.generation.decode import generate
-from lm.generation.prompts import prompt_batch
-from lm.generation.sample import sample
+from lm.generation.prompts import prompt_batch, prompt_ids
+from lm.generation.sample import SamplingParams, sample
 from lm.generation.speed import Speed
-from lm.generation.text import Continuation, cut, prompt_ids, stream
+from lm.generation.streaming import Continuation, cut_at_stop, stream
 
 __all__ = [
     "Continuation",
+    "SamplingParams",
     "Speed",
-    "cut",
+    "beam_search",
+    "beam_search_steps",
+    "cut_at_stop",
     "generate",
     "prompt_batch",
     "prompt_ids",
     "sample",
-    "search",
-    "search_steps",
     "stream",
 ]

@@ -1,6 +1,4 @@
-"""How does a model continue prompts word by word? Keys and values are cached; several words are
-decoded in one call of the device, in place in the same cache.
-"""
+"""Generates tokens by sampling, with cached keys and values, several in one call of the device."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -11,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import UserError
-from lm.generation.prompts import Prompts, arrange
-from lm.generation.sample import Choice, request_keys, sample
+from lm.generation.prompts import Prompts, pad_prompts
+from lm.generation.sample import SamplingParams, request_keys, sample
 from lm.model.transformer import Transformer
 from lm.output.base import Head
 
@@ -24,7 +22,7 @@ def generate(
     params: Any,
     prompts: Sequence[np.ndarray],
     *,
-    tokens: int,
+    max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -34,81 +32,81 @@ def generate(
     sources: Sequence[np.ndarray] | None = None,
     prefix: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Yields the next token of every prompt, [B], `tokens` times.
+    """Yields the next token of every prompt, [B], `max_new_tokens` times.
 
-    Calls for the same model with the same shapes compile once. Heads that draw without all words'
-    probabilities (adaptive, hierarchical, class_factored) do so where `temperature` is 1 and
-    nothing is left out.
+    Calls for the same model with the same shapes compile once. Heads that sample without the
+    probabilities of all tokens (adaptive, hierarchical, class_factored) do so where `temperature`
+    is 1 and no token is excluded.
 
     Args:
       model, params: a decoder or an encoder-decoder, and its parameters.
       prompts: B arrays of token ids, not empty; lengths may differ.
-      tokens: how many to generate.
+      max_new_tokens: how many tokens to generate.
       temperature, top_k, top_p, min_p: see `sample`.
-      seed: of the draws. The n-th token of a prompt is drawn by a key of (seed, the prompt's and
-        its source's tokens, how many equal prompts came before, n), whatever stands beside it.
-      repeats: how many equal prompts came before each; None: among these.
+      seed: the n-th token of a prompt is sampled with a key that is a function of (seed, the
+        tokens of the prompt and its source, the number of equal prompts before it, n) alone.
+      repeats: the number of equal prompts before each; None: counted among `prompts`.
       sources: of an encoder-decoder, B arrays of token ids that the encoder reads.
-      prefix: the prompt's places see each other, as a prefix language model learned it.
+      prefix: prompt positions attend to each other, as in a prefix language model.
 
     Raises:
       UserError: where the longest prompt and its continuation need more positions than there are,
         model or head generate nothing, an option is out of range, or the model's probabilities are
         no numbers.
     """
-    choice = Choice(temperature, top_k, top_p, min_p)
-    steps = min(TOKENS_PER_CALL, max(tokens - 1, 1))
-    room = 1 + steps * -(-(tokens - 1) // steps)
-    arranged = arrange(model, prompts, sources, tokens, room, prefix)
-    given = [prompts] if sources is None else [prompts, sources]
-    keys = request_keys(seed, list(zip(*given, strict=True)), repeats)
-    static = (Same(model), choice)
-    drawn, cache = _begin(*static, params, arranged, keys)
-    yield _numbers(drawn)
-    longest = arranged.inputs.shape[1]
-    for offset in range(longest, longest + room - 1, steps):
-        words, drawn, cache = _go_on(*static, steps, params, cache, arranged, drawn, offset, keys)
-        yield from _numbers(words)[: longest + tokens - 1 - offset]
+    sampling = SamplingParams(temperature, top_k, top_p, min_p)
+    steps = min(TOKENS_PER_CALL, max(max_new_tokens - 1, 1))
+    capacity = 1 + steps * -(-(max_new_tokens - 1) // steps)
+    padded = pad_prompts(model, prompts, sources, max_new_tokens, capacity, prefix)
+    requests = [prompts] if sources is None else [prompts, sources]
+    keys = request_keys(seed, list(zip(*requests, strict=True)), repeats)
+    static = (StaticModel(model), sampling)
+    last, cache = _prefill(*static, params, padded, keys)
+    yield _checked(last)
+    longest = padded.inputs.shape[1]
+    for offset in range(longest, longest + capacity - 1, steps):
+        tokens, last, cache = _decode(*static, steps, params, cache, padded, last, offset, keys)
+        yield from _checked(tokens)[: longest + max_new_tokens - 1 - offset]
 
 
-def _numbers(words: jax.Array) -> np.ndarray:
-    numbers = np.asarray(words)
-    check_finite(not (numbers < 0).any())
-    return numbers
+def _checked(tokens: jax.Array) -> np.ndarray:
+    ids = np.asarray(tokens)
+    check_finite(not (ids < 0).any())
+    return ids
 
 
 def check_finite(finite: bool) -> None:
-    """Raises UserError where the model's probabilities of the next word are not all `finite`."""
+    """Raises UserError where the model's next-token probabilities are not all `finite`."""
     if not finite:
         raise UserError(
-            "the model's probabilities of the next word are no numbers (NaN): its training went "
-            "wrong before this checkpoint; choose an earlier one with --step"
+            "the model's next-token probabilities are NaN: its training diverged before this "
+            "checkpoint; choose an earlier one with --step"
         )
 
 
-class Same:
-    """A model as a static argument of `jax.jit`: equal to another where the object is the same."""
+class StaticModel:
+    """A model as a static argument of `jax.jit`, compared by identity."""
 
     def __init__(self, model: Transformer):
         """Holds the model."""
         self.model = model
 
     def __eq__(self, other: object) -> bool:
-        """Whether the models are one."""
-        return isinstance(other, Same) and self.model is other.model
+        """Whether both hold the same object."""
+        return isinstance(other, StaticModel) and self.model is other.model
 
     def __hash__(self) -> int:
-        """As `__eq__` asks."""
+        """Consistent with `__eq__`."""
         return id(self.model)
 
 
 def forward(
     model: Transformer, params: Any, cache: Any, prompts: Prompts, inputs: jax.Array, offset: Any
 ) -> tuple[jax.Array, Any]:
-    """Runs tokens [B, n] that stand at `offset`.
+    """Runs the model on tokens [B, n] at positions from `offset` of the cache.
 
     Returns:
-      What the head reads at the last of them, [B, D], and the cache that now holds them.
+      The inputs of the head at the last of them, [B, D], and the updated cache.
     """
     hidden, updated = model.apply(
         {"params": params} | ({} if cache is None else {"cache": cache}),
@@ -122,47 +120,67 @@ def forward(
     return hidden[:, -1], updated["cache"]
 
 
-def log_probs_of(model: Transformer, params: Any, hidden: jax.Array) -> jax.Array:
-    """Log-probabilities [B, V] in nats of what the head reads."""
-    found: Any = model.apply({"params": params}, hidden, method="word_log_probs")
-    return found
+def next_token_log_probs(model: Transformer, params: Any, hidden: jax.Array) -> jax.Array:
+    """Log-probabilities [B, V] in nats, from inputs of the head [B, D]."""
+    log_probs: Any = model.apply({"params": params}, hidden, method="word_log_probs")
+    return log_probs
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(same: Same, choice: Choice, params: Any, prompts: Prompts, keys: jax.Array):
-    """The first words [B] and the cache."""
+def _prefill(
+    static: StaticModel, sampling: SamplingParams, params: Any, prompts: Prompts, keys: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The first new tokens [B] and the cache."""
     offset = jnp.zeros((), jnp.int32)
-    hidden, cache = forward(same.model, params, None, prompts, prompts.inputs, offset)
-    return _draw(same.model, choice, params, hidden, keys, 0), cache
+    hidden, cache = forward(static.model, params, None, prompts, prompts.inputs, offset)
+    return _sample(static.model, sampling, params, hidden, keys, 0), cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
-def _go_on(same, choice, steps, params, cache, prompts, drawn, offset, keys):
-    """The words [steps, B] that follow those drawn last, which stand at `offset`."""
+def _decode(
+    static: StaticModel,
+    sampling: SamplingParams,
+    steps: int,
+    params: Any,
+    cache: Any,
+    prompts: Prompts,
+    last: jax.Array,
+    offset: jax.Array,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """The next tokens [steps, B] after `last`, which stand at `offset`; the last, and the cache."""
     longest = prompts.inputs.shape[1]
 
-    def one(carry, offset):
-        drawn, cache = carry
-        hidden, cache = forward(same.model, params, cache, prompts, drawn[:, None], offset)
-        drawn = _draw(same.model, choice, params, hidden, keys, offset - longest + 1)
-        return (drawn, cache), drawn
+    def step(carry: tuple[jax.Array, Any], offset: jax.Array) -> Any:
+        last, cache = carry
+        hidden, cache = forward(static.model, params, cache, prompts, last[:, None], offset)
+        last = _sample(static.model, sampling, params, hidden, keys, offset - longest + 1)
+        return (last, cache), last
 
-    (drawn, cache), words = jax.lax.scan(one, (drawn, cache), offset + jnp.arange(steps))
-    return words, drawn, cache
+    (last, cache), tokens = jax.lax.scan(step, (last, cache), offset + jnp.arange(steps))
+    return tokens, last, cache
 
 
-def _draw(model, choice: Choice, params, hidden, keys, number) -> jax.Array:
-    """The words [B] with this number among those that are generated."""
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+def _sample(
+    model: Transformer,
+    sampling: SamplingParams,
+    params: Any,
+    hidden: jax.Array,
+    keys: jax.Array,
+    index: jax.Array | int,
+) -> jax.Array:
+    """The new tokens [B] with this index among those that are generated."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
     head = type(model.output_head())
-    if choice.plain and head.sample is not Head.sample:
+    if sampling.unmodified and head.sample is not Head.sample:
 
-        def one(pair: Any) -> jax.Array:
+        def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
             hidden, key = pair
-            return model.apply({"params": params}, hidden[None], key, method="draw_words")[0]
+            tokens: Any = model.apply({"params": params}, hidden[None], key, method="draw_words")
+            return tokens[0]
 
-        # One after the other: side by side, every branch of such a draw would be computed.
+        # One after the other: vmap would compute every branch of such a draw.
         return jax.lax.map(one, (hidden, keys))
-    log_probs = log_probs_of(model, params, hidden)
-    draw = functools.partial(sample, **vars(choice))
+    log_probs = next_token_log_probs(model, params, hidden)
+    draw = functools.partial(sample, **vars(sampling))
     return jax.vmap(draw)(log_probs, keys).astype(jnp.int32)

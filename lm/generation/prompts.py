@@ -1,6 +1,4 @@
-"""What stands before what is generated? Prompts of different lengths in one array, and what the
-encoder reads.
-"""
+"""Encodes prompts and pads them, and the inputs of an encoder, to arrays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.data import Tokenizer
 from lm.errors import UserError
 from lm.finetuning.tuned import room_of
 from lm.model.transformer import Batch, Transformer
@@ -17,15 +16,15 @@ from lm.model.transformer import Batch, Transformer
 
 @flax.struct.dataclass
 class Prompts:
-    """B prompts, aligned at their ends, with room for what follows.
+    """B left-padded prompts, with space in the cache for new tokens.
 
     Attributes:
       inputs: [B, P] token ids; P is the longest prompt's length.
       starts: [B], where each prompt begins.
-      padding: [B, S] boolean, the places of the cache that hold tokens, now or later.
-      prefix: [B, S] boolean, places that those before them see too; None: none.
-      encoder_inputs, encoder_segments, encoder_positions: [B, M], what the encoder reads, aligned
-        at the beginnings; None without an encoder.
+      padding: [B, S] boolean, cache positions that hold tokens, now or later.
+      prefix: [B, S] boolean, positions that earlier ones attend to as well; None: none.
+      encoder_inputs, encoder_segments, encoder_positions: [B, M], right-padded; None without an
+        encoder.
     """
 
     inputs: Any
@@ -37,9 +36,9 @@ class Prompts:
     encoder_positions: Any = None
 
     def batch(self, inputs: jax.Array, offset: Any, fresh: bool) -> Batch:
-        """Tokens [B, n] that stand at `offset`; with the memory where no cache holds its keys."""
-        places = offset + jnp.arange(inputs.shape[1]) - self.starts[:, None]
-        batch: Any = prompt_batch(inputs, jnp.maximum(places, 0))
+        """Tokens [B, n] at `offset`; with the encoder's inputs where no cache holds its keys."""
+        positions = offset + jnp.arange(inputs.shape[1]) - self.starts[:, None]
+        batch: Any = prompt_batch(inputs, jnp.maximum(positions, 0))
         return batch.replace(
             encoder_inputs=self.encoder_inputs if fresh else None,
             encoder_segments=self.encoder_segments,
@@ -48,67 +47,67 @@ class Prompts:
         )
 
 
-def arrange(
+def pad_prompts(
     model: Transformer,
     prompts: Sequence[np.ndarray],
     sources: Sequence[np.ndarray] | None,
-    tokens: int,
-    room: int,
+    max_new_tokens: int,
+    capacity: int,
     prefix: bool,
 ) -> Prompts:
-    """Puts prompts, and what the encoder reads, into arrays.
+    """Pads prompts, and the inputs of an encoder, to arrays.
 
     Args:
-      model: says how many positions there are.
+      model: the model that continues them.
       prompts: B arrays of token ids, not empty.
       sources: B arrays of token ids for the encoder; None for a decoder.
-      tokens: how many are asked for.
-      room: places of the cache behind the prompts.
-      prefix: the prompts' places all see each other.
+      max_new_tokens: how many tokens are generated.
+      capacity: positions of the cache after the prompts.
+      prefix: prompt positions attend to each other.
 
     Raises:
-      UserError: where the model generates nothing, or has too few positions.
+      UserError: where the model cannot generate, or has too few positions.
     """
     if model.architecture == "encoder":
-        raise UserError("an encoder tells hidden words, and generates none")
+        raise UserError("an encoder predicts masked tokens and cannot generate; use a decoder")
     if model.output_head().whole_rows:
-        raise UserError("the head sees a row's later words, and generates none")
+        raise UserError("the output head reads whole sequences and cannot generate")
     longest = max(len(prompt) for prompt in prompts)
-    _check_length(model, "a prompt", longest, tokens)
-    size, length = len(prompts), longest + room
+    _check_length(model, "a prompt", longest, max_new_tokens)
+    size, length = len(prompts), longest + capacity
     inputs, padding = np.zeros((size, longest), np.int32), np.ones((size, length), bool)
     for row, prompt in enumerate(prompts):
         inputs[row, longest - len(prompt) :] = prompt
         padding[row, : longest - len(prompt)] = False
-    arranged: Any = Prompts(
+    padded: Any = Prompts(
         inputs=jnp.asarray(inputs),
         starts=jnp.asarray([longest - len(prompt) for prompt in prompts]),
         padding=jnp.asarray(padding),
         prefix=jnp.asarray(padding & (np.arange(length) < longest)) if prefix else None,
     )
     if sources is None:
-        return arranged
+        return padded
     _check_length(model, "a source", max(map(len, sources)), 0)
-    memory = np.zeros((size, max(map(len, sources))), np.int32)
-    segments = np.zeros_like(memory)
+    encoder_inputs = np.zeros((size, max(map(len, sources))), np.int32)
+    segments = np.zeros_like(encoder_inputs)
     for row, source in enumerate(sources):
-        memory[row, : len(source)] = source
+        encoder_inputs[row, : len(source)] = source
         segments[row, : len(source)] = 1
-    places = np.broadcast_to(np.arange(memory.shape[1]), memory.shape)
-    return arranged.replace(
-        encoder_inputs=jnp.asarray(memory),
+    positions = np.broadcast_to(np.arange(encoder_inputs.shape[1]), encoder_inputs.shape)
+    return padded.replace(
+        encoder_inputs=jnp.asarray(encoder_inputs),
         encoder_segments=jnp.asarray(segments),
-        encoder_positions=jnp.asarray(places),
+        encoder_positions=jnp.asarray(positions),
     )
 
 
-def _check_length(model: Transformer, what: str, longest: int, tokens: int) -> None:
-    if longest + tokens > (room := room_of(model)):
-        learned = model.max_seq_len - room
-        less = f", {learned} of them for learned words" if learned else ""
+def _check_length(model: Transformer, name: str, longest: int, new: int) -> None:
+    if longest + new > (available := room_of(model)):
+        virtual = model.max_seq_len - available
+        taken = f", {virtual} of them for virtual tokens" if virtual else ""
         raise UserError(
-            f"{what} of {longest} tokens and {tokens} more need {longest + tokens} positions, but "
-            f"the model has config.model.max_seq_len = {model.max_seq_len}{less}; ask for fewer"
+            f"{name} of {longest} tokens and {new} more need {longest + new} positions, but the "
+            f"model has config.model.max_seq_len = {model.max_seq_len}{taken}; use fewer tokens"
         )
 
 
@@ -116,3 +115,19 @@ def prompt_batch(inputs: jax.Array, positions: jax.Array) -> Batch:
     """A batch [B, L] of one document a row, without targets."""
     ones = jnp.ones_like(inputs)
     return Batch(inputs=inputs, targets=inputs, weights=ones, segments=ones, positions=positions)
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, prompts: Sequence[str], opens: Sequence[int]
+) -> list[np.ndarray]:
+    """Token ids of prompts, each after the tokens that open a text."""
+    encoded = tokenizer.encode_batch(list(prompts))
+    return [add_opening_tokens(tokenizer, each.ids, opens) for each in encoded]
+
+
+def add_opening_tokens(tokenizer: Tokenizer, ids: np.ndarray, opens: Sequence[int]) -> np.ndarray:
+    """A text after the tokens that open it. An empty one becomes the start token, as generation
+    needs a position to continue from.
+    """
+    opened = np.concatenate([opens, ids]).astype(np.int32)
+    return opened if len(opened) else np.array([tokenizer.start], np.int32)

@@ -1,4 +1,4 @@
-"""Which word comes next? A draw from the model's distribution, or from its likely part."""
+"""Samples the next token with temperature, top-k, top-p and min-p."""
 
 import collections
 import dataclasses
@@ -13,16 +13,18 @@ import numpy as np
 from lm.devices.cpu_fusion import materialise
 from lm.errors import UserError
 
-_LARGEST, _LEAST = (float(getattr(np.finfo(np.float32), name)) for name in ("max", "tiny"))
-_ROUNDING = 1e-6  # by which sums of float32 probabilities may miss what they should be
+_FLOAT32_MAX, _FLOAT32_TINY = (
+    float(getattr(np.finfo(np.float32), name)) for name in ("max", "tiny")
+)
+_ROUNDING = 1e-6  # error of sums of float32 probabilities
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """How the next word is chosen; see `sample`.
+class SamplingParams:
+    """Options of sampling; see `sample`.
 
     Raises:
-      UserError: for a number that is out of range, infinite or none at all.
+      UserError: for a number that is out of range, infinite or NaN.
     """
 
     temperature: float = 1.0
@@ -32,7 +34,7 @@ class Choice:
 
     def __post_init__(self):
         """Checks the numbers."""
-        for name, largest in (("temperature", _LARGEST), ("top_p", 1.0), ("min_p", 1.0)):
+        for name, largest in (("temperature", _FLOAT32_MAX), ("top_p", 1.0), ("min_p", 1.0)):
             if not 0.0 <= getattr(self, name) <= largest:
                 raise UserError(
                     f"{name} = {getattr(self, name)} must be a number from 0 to {largest:.3g}"
@@ -43,9 +45,9 @@ class Choice:
             )
 
     @property
-    def plain(self) -> bool:
-        """Whether it is a draw from the model's own distribution."""
-        return self == Choice()
+    def unmodified(self) -> bool:
+        """Whether tokens come from the model's own distribution."""
+        return self == SamplingParams()
 
 
 def sample(
@@ -56,24 +58,24 @@ def sample(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> jax.Array:
-    """Draws one token from log-probabilities [V]. The likeliest is always kept.
+    """Samples one token from log-probabilities [V]. The likeliest is always kept.
 
-    What is left out is left out in this order: temperature, top_k, top_p, min_p, as transformers
-    has it; the probabilities of top_p are those among the tokens that top_k keeps. Of equally
-    likely tokens the first are kept, so that exactly k are, and no more than p asks for.
-    NaN among the log-probabilities gives -1.
+    The filters apply in the order of transformers: temperature, top_k, top_p, min_p; top_p uses
+    the probabilities among the tokens that top_k keeps. Of equally likely tokens the first are
+    kept, so that exactly k are, and no more than p asks for. NaN among the log-probabilities
+    gives -1.
 
     Args:
       log_probs: [V].
-      key: of the draw.
-      temperature: divides the log-probabilities; 0, or what float32 takes for 0, takes the
+      key: the random key of this token.
+      temperature: divides the log-probabilities; 0, or what float32 rounds to 0, takes the
         likeliest token.
       top_k: keeps the k likeliest tokens; 0: all.
       top_p: keeps the likeliest tokens whose probabilities first sum to p (1904.09751); 1: all.
-      min_p: keeps tokens at least this share as likely as the likeliest (2407.01082).
+      min_p: keeps tokens at least min_p times as likely as the likeliest (2407.01082).
     """
     most = jnp.max(log_probs)
-    if temperature < _LEAST:
+    if temperature < _FLOAT32_TINY:
         return jnp.where(jnp.isnan(most), -1, jnp.argmax(log_probs))
     # What is divided is 0 for the likeliest, and never infinite.
     logits = jnp.where(log_probs == -jnp.inf, -jnp.inf, (log_probs - most) / temperature)
@@ -102,19 +104,19 @@ def _first(logits: jax.Array, least: jax.Array, count: jax.Array | int) -> jax.A
 def request_keys(
     seed: int, requests: Sequence[Sequence[np.ndarray]], repeats: Sequence[int] | None = None
 ) -> jax.Array:
-    """A random key for each request, [B]: a function of the seed, of the tokens that the request
-    consists of, and of its repeat. What else is asked, and beside it, plays no part.
+    """A random key for each request, [B]: a function of the seed, of the tokens of the request, and
+    of its repeat, whatever the options and the other requests are.
 
     Args:
-      seed: of all.
+      seed: shared by all requests.
       requests: B times the arrays of token ids that a continuation depends on.
-      repeats: how many equal requests came before each; None: among these.
+      repeats: the number of equal requests before each; None: counted among `requests`.
     """
-    written = [b"|".join(np.asarray(ids, np.int32).tobytes() for ids in each) for each in requests]
-    prints = np.array([zlib.crc32(each) for each in written], np.uint32)
-    numbers = np.array(count_repeats(written) if repeats is None else repeats, np.uint32)
+    contents = [b"|".join(np.asarray(ids, np.int32).tobytes() for ids in each) for each in requests]
+    hashes = np.array([zlib.crc32(each) for each in contents], np.uint32)
+    numbers = np.array(count_repeats(contents) if repeats is None else repeats, np.uint32)
     fold = jax.vmap(jax.random.fold_in)
-    seeded = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), prints)
+    seeded = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
     return fold(seeded, numbers)
 
 

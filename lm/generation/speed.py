@@ -1,4 +1,4 @@
-"""Measures how fast tokens are generated."""
+"""Measures generation speed in tokens per second."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,23 +10,23 @@ from lm.generation.decode import TOKENS_PER_CALL
 
 
 class Speed:
-    """Steps of generated tokens, and the time that they take.
+    """Iterates over steps of generated tokens and measures their time.
 
     Attributes:
-      steps: how many were taken.
-      seconds: until the last of them.
+      steps: how many steps were generated.
+      seconds: time up to the last of them.
     """
 
     def __init__(self, tokens: Iterable[np.ndarray], compiling: int = 1 + TOKENS_PER_CALL):
-        """Measures the steps of `tokens`, the next token of every prompt, [B] each; those of the
-        calls that compile a program are the first ones, `compiling` of them.
+        """Measures `tokens`, steps of the next token of every prompt, [B] each; the first
+        `compiling` steps include the compilation of the program.
         """
         self.steps, self.seconds = 0, 0.0
         self._tokens, self._prompts = tokens, 0
         self._compiling, self._compiled = compiling, 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The steps."""
+        """Yields the steps."""
         begin = time.perf_counter()
         for step in self._tokens:
             self.steps, self.seconds = self.steps + 1, time.perf_counter() - begin
@@ -36,14 +36,14 @@ class Speed:
             yield step
 
     def __str__(self) -> str:
-        """How many tokens in how many seconds, and the rate: without the time to compile, where
-        there are enough tokens to tell.
+        """The number of tokens, the time, and the rate, without compilation where there are
+        enough tokens.
         """
         count = self.steps * self._prompts
-        told = f"{counted(count, 'token')} in {self.seconds:.2f} s"
+        total = f"{counted(count, 'token')} in {self.seconds:.2f} s"
         later = self.steps - self._compiling
         if later > 0:
             rate = later * self._prompts / max(self.seconds - self._compiled, 1e-9)
-            return f"{told}; once compiled {rate:,.1f} tokens/s"
+            return f"{total}; {rate:,.1f} tokens/s after compilation"
         rate = count / max(self.seconds, 1e-9)
-        return f"{told}, with the time to compile {rate:,.1f} tokens/s"
+        return f"{total}; {rate:,.1f} tokens/s including compilation"

@@ -344,14 +344,14 @@ def evaluated(run):
 
 def test_a_command_generates_from_a_checkpoint_without_a_workdir(written):
     start = f"--config.init_from=hf:{written[0]}"
-    rest = ["--config.data.seq_len=16", "--prompt=ab", "--tokens=3"]
+    rest = ["--config.data.seq_len=16", "--prompt=ab", "--max_new_tokens=3"]
     finished = run("generate", "--config=configs/clm.py:tiny", start, *rest)
     assert finished.returncode == 0, finished.stderr
     assert "ab" in finished.stdout
     assert re.search(r"\n3 tokens in [\d.]+ s, .*tokens/s\n$", f"\n{finished.stderr}")
-    refused = run("generate", "--config=configs/clm.py:tiny", start, *rest, "--beams=999999")
+    refused = run("generate", "--config=configs/clm.py:tiny", start, *rest, "--num_beams=999999")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "--beams=999999 is more than the " in refused.stderr
+    assert "--num_beams=999999 is more than the " in refused.stderr
     refused = run("eval", "--config=configs/clm.py:tiny", start, "--step=3")
     assert refused.returncode == 2
     assert "--step is of a run's checkpoints" in refused.stderr

@@ -139,7 +139,7 @@ def test_a_text_goes_on_as_here_from_a_run_that_began_from_scratch(tmp_path):
     export(config, params, tokenizer, folder, fitting_family(config, FAMILIES, None))
     prompt = "def f(x):"
     (ids,) = prompt_ids(tokenizer, [prompt], (tokenizer.end,))
-    ours = np.concatenate(list(generate(model, params, [ids], tokens=6, temperature=0.0)))
+    ours = np.concatenate(list(generate(model, params, [ids], max_new_tokens=6, temperature=0.0)))
     write = transformers.pipeline("text-generation", model=str(folder))
     options = {"max_new_tokens": 6, "do_sample": False, "return_tensors": True}
     (theirs,) = write(prompt, **options)

@@ -183,7 +183,7 @@ def test_decoders_continue_prompts_of_any_length_token_for_token(name, tmp_path)
     folder, model = save(name, tmp_path, noise=0.4)
     ours, inputs, real = load(folder), tokens(), padding()[:, ::-1]
     prompts = [row[there > 0] for row, there in zip(inputs, real, strict=True)]
-    steps = generate(ours.model, ours.params, prompts, tokens=8, temperature=0.0)
+    steps = generate(ours.model, ours.params, prompts, max_new_tokens=8, temperature=0.0)
     expected = continued(model, inputs, real, 8)
     assert len(set(expected.ravel().tolist())) > 3
     np.testing.assert_array_equal(np.stack(list(steps), axis=1), expected)

@@ -17,7 +17,7 @@ from lm.errors import UserError
 from lm.evaluation.prompting.ask import ask
 from lm.evaluation.prompting.gen_kwargs import read_gen_kwargs
 from lm.evaluation.prompting.harness import Laboratory
-from lm.generation.sample import Choice
+from lm.generation.sample import SamplingParams
 from lm.model.transformer import Batch
 
 
@@ -139,24 +139,28 @@ def test_contexts_of_one_length_are_continued_together_and_answered_in_their_ord
 
 
 @pytest.mark.parametrize(
-    ("given", "choice"),
+    ("given", "sampling"),
     [
-        ({}, Choice(0.0)),
-        ({"do_sample": False, "temperature": 0.7, "top_p": 0.5}, Choice(0.0)),
-        ({"temperature": 0.7, "top_k": 3, "top_p": 0.5, "min_p": 0.1}, Choice(0.7, 3, 0.5, 0.1)),
-        ({"do_sample": True, "top_k": 3.0}, Choice(1.0, 3)),
-        ({"do_sample": True, "temperature": 0.0}, Choice(0.0)),
-        ({"do_sample": None, "temperature": None, "num_beams": 1}, Choice(0.0)),
+        ({}, SamplingParams(0.0)),
+        ({"do_sample": False, "temperature": 0.7, "top_p": 0.5}, SamplingParams(0.0)),
+        (
+            {"temperature": 0.7, "top_k": 3, "top_p": 0.5, "min_p": 0.1},
+            SamplingParams(0.7, 3, 0.5, 0.1),
+        ),
+        ({"do_sample": True, "top_k": 3.0}, SamplingParams(1.0, 3)),
+        ({"do_sample": True, "temperature": 0.0}, SamplingParams(0.0)),
+        ({"do_sample": None, "temperature": None, "num_beams": 1}, SamplingParams(0.0)),
     ],
 )
-def test_draws_are_as_the_harness_reads_its_settings(given, choice):
-    assert read_gen_kwargs(given, 64).choice == choice
+def test_draws_are_as_the_harness_reads_its_settings(given, sampling):
+    assert read_gen_kwargs(given, 64).sampling == sampling
 
 
 def test_lengths_and_stops_have_the_names_that_the_harness_knows():
     for name in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"):
-        assert read_gen_kwargs({name: 7}, 64).tokens == 7
-    assert [read_gen_kwargs({}, positions).tokens for positions in (9, 64, 4096)] == [4, 32, 256]
+        assert read_gen_kwargs({name: 7}, 64).max_new_tokens == 7
+    defaults = [read_gen_kwargs({}, positions).max_new_tokens for positions in (9, 64, 4096)]
+    assert defaults == [4, 32, 256]
     for until, stops in (("x", ("x",)), (["x", "", "yy"], ("x", "yy")), ([""], ()), (None, ())):
         assert read_gen_kwargs({"until": until}, 64).stops == stops
 

@@ -153,8 +153,8 @@ def test_a_file_that_cannot_be_measured_is_named(mistake, opened, tmp_path):
 
 
 def test_tokens_are_of_tasks_that_write(opened, labelled):
-    with pytest.raises(UserError, match="--tokens=9 is of task seq2seq"):
-        predict(opened("classification"), [str(labelled / "reviews.csv")], tokens=9)
+    with pytest.raises(UserError, match="--max_new_tokens=9 is of task seq2seq"):
+        predict(opened("classification"), [str(labelled / "reviews.csv")], max_new_tokens=9)
 
 
 def test_nothing_is_written_where_something_is(opened, labelled, tmp_path):

@@ -11,7 +11,7 @@ from lm.data import ByteTokenizer
 from lm.data.text_frame import framed
 from lm.errors import UserError
 from lm.evaluation import answer_generation
-from lm.generation.prompts import arrange
+from lm.generation.prompts import pad_prompts
 from lm.model.factory import build_model
 from lm.tasks import build_task
 from lm.tasks.encode import Layout
@@ -31,7 +31,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
     model = build_model(config, 257)
 
     def generate(model, params, prompts, *, tokens, temperature, sources):
-        arrange(model, prompts, sources, tokens, tokens, False)
+        pad_prompts(model, prompts, sources, tokens, tokens, False)
         return iter([np.zeros(len(prompts), int)] * tokens)
 
     monkeypatch.setattr(answer_generation, "generate", generate)

@@ -6,51 +6,52 @@ from typing import Any, NamedTuple
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
 
 from lm.errors import UserError
-from lm.generation.sample import Choice
+from lm.generation.sample import SamplingParams
 
-_TOKENS = 256  # of a continuation, where the harness does not say how many
-_CHOICE = ("temperature", "top_k", "top_p", "min_p")
-_KNOWN = ("until", "max_gen_toks", "do_sample", *_CHOICE, "seed")
-# What is not known here, but changes nothing at this value.
+_MAX_NEW_TOKENS = 256  # where the harness does not say how many
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_KNOWN = ("until", "max_gen_toks", "do_sample", *_SAMPLING, "seed")
+# Settings that are not supported, but have no effect at this value.
 _NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0}
 
 
 class GenKwargs(NamedTuple):
-    """How continuations are asked for.
+    """Settings of generation.
 
     Attributes:
-      tokens: of a continuation, at most.
-      stops: it ends before the first of these texts.
-      choice: of each token; temperature 0 where nothing is drawn.
-      seed: of the draws.
+      max_new_tokens: the longest continuation.
+      stops: texts before which a continuation ends.
+      sampling: temperature 0 for greedy decoding.
+      seed: of sampling.
     """
 
-    tokens: int
+    max_new_tokens: int
     stops: tuple[str, ...]
-    choice: Choice
+    sampling: SamplingParams
     seed: int
 
 
 def read_gen_kwargs(given: Mapping[str, Any], positions: int) -> GenKwargs:
-    """What the harness's settings ask for, as its own `normalize_gen_kwargs` reads them: the other
-    names of "max_gen_toks", and "do_sample".
+    """Parses the settings of one request with the harness's own `normalize_gen_kwargs`, which reads
+    the synonyms of "max_gen_toks", and "do_sample".
 
-    Without "do_sample" a temperature above 0 draws; with it, and without a temperature, that is 1.
-    Where the harness does not say how many tokens, there are 256, or as many as half of the
-    positions. Empty stop strings are left out.
+    Without "do_sample" a temperature above 0 samples; with it the default temperature is 1. The
+    default length is 256 tokens, or half of the positions. Empty stop strings are left out.
 
     Args:
-      given: of one request.
-      positions: of the model, for a context and its continuation.
+      given: the settings.
+      positions: positions of the model, for a context and its continuation.
 
     Raises:
-      UserError: a setting is not known here, or its value is out of range.
+      UserError: a setting is unknown, or its value is out of range.
     """
     named = {name: value for name, value in given.items() if value is not None}
     try:
-        found: dict[str, Any] = dict(normalize_gen_kwargs(named, min(_TOKENS, positions // 2)))
-        numbers = {name: float(found[name]) for name in _CHOICE if name in found}
-        drawn, seed, tokens = found["do_sample"], int(found.get("seed", 0)), found["max_gen_toks"]
+        found: dict[str, Any] = dict(
+            normalize_gen_kwargs(named, min(_MAX_NEW_TOKENS, positions // 2))
+        )
+        numbers = {name: float(found[name]) for name in _SAMPLING if name in found}
+        samples, seed, tokens = found["do_sample"], int(found.get("seed", 0)), found["max_gen_toks"]
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the generation settings {dict(given)} cannot be read: {error}") from None
     for name, value in found.items():
@@ -60,10 +61,10 @@ def read_gen_kwargs(given: Mapping[str, Any], positions: int) -> GenKwargs:
                 f"{', '.join(_KNOWN)}"
             )
     stops = found["until"]
-    if not all(isinstance(stop, str) for stop in stops) or drawn not in (False, True):
+    if not all(isinstance(stop, str) for stop in stops) or samples not in (False, True):
         raise UserError(
-            f"of the generation settings, until = {stops} must be texts, and do_sample = {drawn!r} "
-            "true or false"
+            f"of the generation settings, until = {stops} must be texts, and do_sample = "
+            f"{samples!r} true or false"
         )
     if not 1 <= tokens < positions:
         raise UserError(
@@ -75,6 +76,6 @@ def read_gen_kwargs(given: Mapping[str, Any], positions: int) -> GenKwargs:
     if (top_k := numbers.get("top_k", 0.0)).is_integer():
         numbers["top_k"] = int(top_k)
     options: Any = numbers
-    choice = Choice(**options)
-    greedy = Choice(temperature=0.0)
-    return GenKwargs(tokens, tuple(filter(None, stops)), choice if drawn else greedy, seed)
+    sampling = SamplingParams(**options)
+    greedy = SamplingParams(temperature=0.0)
+    return GenKwargs(tokens, tuple(filter(None, stops)), sampling if samples else greedy, seed)

@@ -30,8 +30,9 @@ from lm.evaluation.prompting.score import likelihoods
 from lm.evaluation.prompting.template import Query
 from lm.finetuning.tuned import room_of
 from lm.generation import generate
+from lm.generation.prompts import add_opening_tokens
 from lm.generation.sample import count_repeats
-from lm.generation.text import Continuation, opened
+from lm.generation.streaming import Continuation
 
 
 @register_model("softmax-laboratory")
@@ -137,7 +138,9 @@ class Laboratory(LM):
         for number, (_, settings) in enumerate(arguments):
             groups.setdefault(read_gen_kwargs(settings, positions), []).append(number)
         for settings, numbers in groups.items():
-            prompts = self._prompts([arguments[i][0] for i in numbers], positions - settings.tokens)
+            prompts = self._prompts(
+                [arguments[i][0] for i in numbers], positions - settings.max_new_tokens
+            )
             repeats = count_repeats(prompt.tobytes() for prompt in prompts)
             # Contexts of one length together: little padding, and few shapes to compile.
             order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -171,7 +174,7 @@ class Laboratory(LM):
         else:
             encoded = encode_marked(tokenizer, contexts)
         kept = [each.ids[max(len(each.ids) - length, 0) :] for each in encoded]
-        return [opened(tokenizer, ids, self._opens) for ids in kept]
+        return [add_opening_tokens(tokenizer, ids, self._opens) for ids in kept]
 
     @property
     def _opens(self) -> tuple[int, ...]:
@@ -188,11 +191,11 @@ class Laboratory(LM):
                 run.program.model,
                 run.params,
                 prompts,
-                tokens=settings.tokens,
+                max_new_tokens=settings.max_new_tokens,
                 seed=settings.seed,
                 repeats=repeats,
                 prefix=run.config.objective == "prefix",
-                **vars(settings.choice),
+                **vars(settings.sampling),
             )
             for step in steps:
                 for text, token in zip(texts, step.tolist(), strict=True):

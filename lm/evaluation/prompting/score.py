@@ -13,7 +13,7 @@ from lm.data import eval_batches
 from lm.devices import sharding
 from lm.evaluation.prompting.row import Row
 from lm.finetuning.tuned import room_of
-from lm.generation.decode import Same, log_probs_of
+from lm.generation.decode import StaticModel, next_token_log_probs
 from lm.model.transformer import Batch
 from lm.training.train_step import Program
 
@@ -53,7 +53,7 @@ def likelihoods(
         for batch in batches:
             with jax.set_mesh(program.mesh):
                 arrays = score(
-                    Same(program.model), params, sharding.global_batch(program.mesh, batch)
+                    StaticModel(program.model), params, sharding.global_batch(program.mesh, batch)
                 )
             for number, total, likeliest in zip(*map(np.asarray, arrays), strict=True):
                 if number:
@@ -62,7 +62,7 @@ def likelihoods(
     return np.array(totals, np.float64), np.array(likeliest, bool)
 
 
-def _score(same: Same, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+def _score(same: StaticModel, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Of B rows their numbers, sums of log-probabilities, and whether all targets are hits."""
     inputs, memory = rows["inputs"], rows.get("memory")
     batch = Batch(
@@ -81,7 +81,7 @@ def _score(same: Same, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.
     missing = -rows["targets"].size % _TOGETHER
 
     def some(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        log_probs = log_probs_of(same.model, params, part[0])
+        log_probs = next_token_log_probs(same.model, params, part[0])
         found = jnp.take_along_axis(log_probs, part[1][:, None], axis=1)[:, 0]
         return found, log_probs.argmax(axis=1) == part[1]
 

@@ -1,0 +1,81 @@
+"""Runs `run.py generate`: continues texts by sampling or beam search and streams them."""
+
+from collections.abc import Iterator, Sequence
+
+from lm.checkpoints.restore import Restored
+from lm.errors import UserError
+from lm.generation.beam import BeamSearchParams, beam_search_steps, check_beam_search
+from lm.generation.decode import generate
+from lm.generation.prompts import prompt_ids
+from lm.generation.sample import SamplingParams
+from lm.generation.speed import Speed
+from lm.generation.streaming import stream
+
+
+def check_request(
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    beams: BeamSearchParams,
+    stop_strings: Sequence[str],
+) -> None:
+    """Raises UserError for a request that no model can serve; arguments as in `generate_texts`."""
+    check_beam_search(beams, max_new_tokens)
+    if not prompts:
+        raise UserError("generate needs --prompt=TEXT; it may be given several times")
+    if "" in stop_strings:
+        raise UserError("--stop_strings= is empty; give it a text, or leave it out")
+    if beams.num_beams == 1 and beams.length_penalty:
+        raise UserError("--length_penalty needs beam search; add --num_beams=4, for example")
+
+
+def generate_texts(
+    run: Restored,
+    texts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    beams: BeamSearchParams,
+    sampling: SamplingParams,
+    seed: int = 0,
+    stop_strings: Sequence[str] = (),
+    chat: bool = False,
+) -> tuple[Iterator[str], Speed]:
+    """Printable pieces of every text and its continuation, the first as it grows; and their speed.
+
+    Args:
+      run: as `Restored.decoding` returns it.
+      texts: the prompts; for an encoder-decoder, the inputs of the encoder.
+      max_new_tokens: the longest continuation.
+      beams: options of beam search, which is used where there is more than one beam.
+      sampling: options of sampling otherwise.
+      seed: of sampling.
+      stop_strings: texts before which a continuation ends.
+      chat: the texts are user messages, formatted by the run's chat template.
+
+    Raises:
+      UserError: more beams than the vocabulary has tokens, or a text that does not fit.
+    """
+    tokenizer = run.tokenizer
+    if beams.num_beams > tokenizer.vocab_size:
+        raise UserError(
+            f"--num_beams={beams.num_beams} is more than the {tokenizer.vocab_size} tokens of the "
+            "vocabulary; use fewer, such as --num_beams=4"
+        )
+    ids, sources = prompt_ids(tokenizer, texts, run.opens), None
+    shown, stops, end = list(texts), list(stop_strings), tokenizer.end
+    if chat:
+        ids = [run.chat.asked([{"role": "user", "content": text}]) for text in texts]
+        stops, end = [*stops, *run.chat.stops], run.chat.closes
+    if run.config.model.architecture == "encoder_decoder":
+        sources = [run.frame.read(each.ids) for each in tokenizer.encode_batch(texts)]
+        ids = [run.frame.begun()] * len(texts)
+    if chat or sources is not None:  # an answer starts on a new line
+        shown = [f"{text}\n" for text in texts]
+    request = {"prompts": ids, "sources": sources, "max_new_tokens": max_new_tokens}
+    request["prefix"] = run.config.objective == "prefix"
+    model, params = run.program.model, run.params
+    if beams.num_beams > 1:
+        steps = beam_search_steps(model, params, eos_token_id=end, **request, **beams._asdict())
+        speed = Speed(steps, compiling=max_new_tokens)
+    else:
+        speed = Speed(generate(model, params, **request, **vars(sampling), seed=seed))
+    return stream(tokenizer, shown, ids, speed, stops), speed
