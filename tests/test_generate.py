@@ -185,7 +185,7 @@ def test_learned_words_leave_fewer_positions_for_a_text():
     config.finetuning.update(method="prompt", num_virtual_tokens=4)
     model = build_model(config, 5)
     assert room(config) == room_of(model) == 36
-    with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for learned"):
+    with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for virtual"):
         list(generate(model, None, [np.array([1])], max_new_tokens=36))
     assert (
         reader(config, ByteTokenizer(), framed(None, 255), (255,))([Query("x" * 50, "y")])[0]
