@@ -45,7 +45,7 @@ def blocked(name: str, block: int | None = None):
     rng = jax.random.key(0) if WEIGHTINGS[name].random else None
 
     def function(query, key, value):
-        own = {"weighting": name, "learned": learned, "rng": rng, "block": block}
+        own = {"weighting": name, "learned": learned, "rng": rng, "query_chunk_size": block}
         return attend(query, key, value, mask=Mask(causal=True), **own)
 
     return function

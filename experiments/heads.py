@@ -163,7 +163,9 @@ def crossover() -> dict:
     rows = []
     for tokens in (256, 512, 1024, 2048):
         blocks = [block for block in (128, 256, 512, 1024) if block < tokens]
-        cases = {"at once": {"block": 0}} | {f"{n}": {"block": n} for n in blocks}
+        cases = {"at once": {"token_chunk_size": 0}} | {
+            f"{n}": {"token_chunk_size": n} for n in blocks
+        }
         functions = {name: case(options, VOCABULARY, tokens)[0] for name, options in cases.items()}
         for function in functions.values():
             function()

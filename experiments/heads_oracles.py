@@ -240,7 +240,7 @@ def cases():
 def errors(name: str, options: dict, oracle, dtype) -> list[float]:
     """Of loss, parameters' gradients and hidden states' gradients."""
     words, tokens = (TAGS, LENGTH) if name == "crf" else (V, N)
-    head = OUTPUTS[name](words, D, param_dtype=dtype, block=16, **options)
+    head = OUTPUTS[name](words, D, param_dtype=dtype, token_chunk_size=16, **options)
     rng = np.random.default_rng(0)
     hidden, targets = rng.normal(size=(tokens, D)).astype(dtype), rng.integers(0, words, tokens)
     shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), hidden, targets, method="loss"))

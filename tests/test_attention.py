@@ -15,7 +15,7 @@ from lm.softmax import WEIGHTINGS
 from tests.mechanisms import SEGMENTS, temporaries
 
 EVERY = pytest.mark.parametrize("weighting", WEIGHTINGS)
-# Random weightings draw anew for each block.
+# Random weightings draw anew for each query_chunk_size.
 FIXED = pytest.mark.parametrize("weighting", [n for n, w in WEIGHTINGS.items() if not w.random])
 
 
@@ -35,12 +35,12 @@ def parameters(weighting, heads=4):
     }
 
 
-@functools.partial(jax.jit, static_argnames=("weighting", "block"))
-def context_and_gradient(arrays, mask, bias=None, weighting="softmax", block=None):
+@functools.partial(jax.jit, static_argnames=("weighting", "query_chunk_size"))
+def context_and_gradient(arrays, mask, bias=None, weighting="softmax", query_chunk_size=None):
     """The context, and the gradient of a function of it."""
 
     def total(arrays):
-        own = parameters(weighting) | {"position_bias": bias, "block": block}
+        own = parameters(weighting) | {"position_bias": bias, "query_chunk_size": query_chunk_size}
         context = attend(*arrays, mask=mask, **own)
         return jnp.sum(jnp.sin(context)), context
 
@@ -106,16 +106,23 @@ def test_every_kind_of_mask_hides_what_it_says(kind):
 @FIXED
 def test_blocks_of_queries_agree_with_the_plain_path_forward_and_backward(weighting):
     mask = Mask(causal=True, segments=SEGMENTS)
-    plain = context_and_gradient(tensors(), mask, weighting=weighting, block=0)
-    check_same(context_and_gradient(tensors(), mask, weighting=weighting, block=5), plain)
+    plain = context_and_gradient(tensors(), mask, weighting=weighting, query_chunk_size=0)
+    check_same(
+        context_and_gradient(tensors(), mask, weighting=weighting, query_chunk_size=5), plain
+    )
 
 
-@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 5, 64])
+@pytest.mark.parametrize("query_chunk_size", [pytest.param(1, marks=pytest.mark.slow), 5, 64])
 @pytest.mark.parametrize("kind", masks())
-def test_every_size_of_block_agrees_with_the_plain_path(kind, block):
+def test_every_size_of_block_agrees_with_the_plain_path(kind, query_chunk_size):
     mask = masks()[kind]
-    plain = context_and_gradient(tensors(), mask, weighting="entmax15", block=0)
-    check_same(context_and_gradient(tensors(), mask, weighting="entmax15", block=block), plain)
+    plain = context_and_gradient(tensors(), mask, weighting="entmax15", query_chunk_size=0)
+    check_same(
+        context_and_gradient(
+            tensors(), mask, weighting="entmax15", query_chunk_size=query_chunk_size
+        ),
+        plain,
+    )
 
 
 @pytest.mark.parametrize("weighting", ["softmax", "log_length", "sink", "sigmoid", "entmax15"])
@@ -124,7 +131,7 @@ def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(we
     segments = np.cumsum(np.random.default_rng(3).random((2, 45)) < 0.1, axis=1)
     mask, slopes = Mask(causal=True, segments=segments.astype(np.int32)), Slopes(alibi_slopes(4))
     assert len(plan(45, 45, mask, None)) == 4
-    plain = context_and_gradient(arrays, mask, slopes, weighting=weighting, block=0)
+    plain = context_and_gradient(arrays, mask, slopes, weighting=weighting, query_chunk_size=0)
     check_same(context_and_gradient(arrays, mask, slopes, weighting=weighting), plain)
 
 
@@ -145,7 +152,7 @@ def test_the_arguments_of_the_kernel_say_what_the_mask_says(mask, documents):
         mask = Mask(causal=mask.causal, window=mask.window, segments=SEGMENTS)
     assert serves(arrays[0], mask)
     actual = fused(*arrays, mask, implementation="xla")
-    np.testing.assert_allclose(actual, attend(*arrays, mask=mask, block=0), atol=2e-6)
+    np.testing.assert_allclose(actual, attend(*arrays, mask=mask, query_chunk_size=0), atol=2e-6)
 
 
 def test_what_the_kernel_cannot_say_is_left_to_the_other_paths():
@@ -167,13 +174,15 @@ def test_blocks_over_a_window_of_keys_agree_with_the_plain_path(weighting, causa
     gates = jnp.asarray(np.resize(gates, (2, 45, 4)))
     mixing = jnp.eye(4) + 0.1, jnp.eye(4) - 0.1
 
-    @functools.partial(jax.jit, static_argnames="block")
-    def run(operands, block):
+    @functools.partial(jax.jit, static_argnames="query_chunk_size")
+    def run(operands, query_chunk_size):
         def total(operands):
             arrays, learned, bias, gates, mixing = operands
             own = {"learned": learned, "gates": (gates, gates), "mixing": mixing}
             own["position_bias"] = bias
-            out = attend(*arrays, mask=mask, weighting=weighting, block=block, **own)
+            out = attend(
+                *arrays, mask=mask, weighting=weighting, query_chunk_size=query_chunk_size, **own
+            )
             return jnp.sum(jnp.sin(out)), out
 
         (_, out), gradient = jax.value_and_grad(total, has_aux=True)(operands)
@@ -233,7 +242,7 @@ def test_attention_from_an_offset_is_the_end_of_the_whole(weighting):
     ],
 )
 def test_blocks_need_memory_linear_in_length(weighting):
-    own = parameters(weighting, heads=2) | {"mask": Mask(causal=True), "block": 64}
+    own = parameters(weighting, heads=2) | {"mask": Mask(causal=True), "query_chunk_size": 64}
     context = functools.partial(attend, **own)
     assert temporaries(context, 2048) < 2.5 * temporaries(context, 1024)
 

@@ -174,12 +174,16 @@ def test_epochs_that_no_counter_counts_are_named(epochs):
     [
         ("config.attention.foo", ["config.attention.tau", "config.attention.cap"], None),
         (
-            "config.model.feature",
+            "config.model.d_modle",
             ["config.model.d_model", "config.model.num_heads"],
             "config.model.d_model",
         ),
-        ("config.modle.layers", ["config.model.num_layers"], "config.model.num_layers"),
-        ("config.layers", ["config.model.num_layers", "config.steps"], "config.model.num_layers"),
+        ("config.modle.num_layers", ["config.model.num_layers"], "config.model.num_layers"),
+        (
+            "config.num_layers",
+            ["config.model.num_layers", "config.steps"],
+            "config.model.num_layers",
+        ),
         (
             "config.block",
             ["config.attention.query_chunk_size", "config.output.token_chunk_size"],
@@ -217,7 +221,7 @@ RECORDED = {
         "attention.weighting": ["softmax"]
     },
     "config.data.source = None: must be a text": {"data.source": None},
-    "has no accumulation: an older version of this code": {"grad_accum_steps": ...},
+    "has no grad_accum_steps: an older version of this code": {"grad_accum_steps": ...},
     "has no model.activation: an older version of this code": {"model": []},
 }
 DAMAGED = {

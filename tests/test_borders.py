@@ -160,8 +160,10 @@ def test_blocks_of_queries_count_distances_by_positions_as_all_at_once(bias):
     positions, key_positions = (jnp.asarray(rng.integers(0, 20, (3, n))) for n in (5, 7))
     mask = Mask(positions=positions, key_positions=key_positions)
 
-    def contexts(mask, block):
-        return attend(query, key, value, mask=mask, position_bias=bias, block=block)
+    def contexts(mask, query_chunk_size):
+        return attend(
+            query, key, value, mask=mask, position_bias=bias, query_chunk_size=query_chunk_size
+        )
 
     plain = contexts(mask, 0)
     np.testing.assert_allclose(contexts(mask, 2), plain, atol=1e-6)

@@ -177,7 +177,7 @@ def test_the_run_of_an_older_version_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": 3}')
     finished = run("eval", f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    assert "has no accumulation: an older version of this code wrote it" in finished.stderr
+    assert "has no grad_accum_steps: an older version of this code wrote it" in finished.stderr
     assert finished.stderr.count("\n") == 1
 
 

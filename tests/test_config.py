@@ -166,11 +166,11 @@ IMPOSSIBLE = [
         "task classification reads 1 to 2 columns",
     ),
     ({"task.name": "regression", "task.text": ()}, "task regression reads 1 to 2 columns"),
-    ({"task.name": "extractive_qa"}, "= ('text',): task answering reads 2 columns"),
+    ({"task.name": "extractive_qa"}, "= ('text',): task extractive_qa reads 2 columns"),
     ({"task.name": "seq2seq", "task.text": ()}, "task seq2seq reads 1 or more columns"),
     (
         {"task.name": "token_classification", "task.text": ("a", "b")},
-        "task tagging reads 1 column;",
+        "task token_classification reads 1 column;",
     ),
     (
         {"task.name": "classification", "task.labels": ("a", "a")},
@@ -266,8 +266,8 @@ def test_class_weights_are_one_for_each_outcome(num_classes, kind):
 
 
 def test_a_misspelt_override_suggests_the_knob():
-    with pytest.raises(UserError, match="features"):
-        override(default.get_config(), {"model.feature": 64})
+    with pytest.raises(UserError, match="d_model"):
+        override(default.get_config(), {"model.d_modl": 64})
 
 
 def test_an_override_of_the_wrong_type_is_refused():

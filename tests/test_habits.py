@@ -33,12 +33,12 @@ KEY = jax.random.key(1)
 
 
 @functools.cache
-def tiny(dropout=0.0, block=None):
+def tiny(dropout=0.0, token_chunk_size=None):
     """A model, its parameters, and its plain pass."""
     config = default.get_config()
     config.model.update(num_layers=1, d_model=8, num_heads=2, max_seq_len=8, dropout=dropout)
     config.model.init_std = 0.3
-    config.output.token_chunk_size = block
+    config.output.token_chunk_size = token_chunk_size
     model = build_model(config, 5)
     params = model.init(jax.random.key(0), BATCH, method="loss")["params"]
     return model, params, forward(model)
@@ -73,11 +73,11 @@ def test_a_comparison_in_chunks_is_that_of_the_whole():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), *found)
 
 
-@pytest.mark.parametrize("block", [None, 5])
-def test_rdrop_is_its_formula(block):
-    _, params, plain = tiny(0.5, block)
+@pytest.mark.parametrize("token_chunk_size", [None, 5])
+def test_rdrop_is_its_formula(token_chunk_size):
+    _, params, plain = tiny(0.5, token_chunk_size)
     passes = [plain(params, BATCH, key) for key in (KEY, jax.random.fold_in(KEY, 3))]
-    assert [each.chunks for each in passes] == [3 if block else 1] * 2
+    assert [each.chunks for each in passes] == [3 if token_chunk_size else 1] * 2
     p, q = (np.float64(each.told(params, each.seen)) for each in passes)
     apart = (rel_entr(np.exp(p), np.exp(q)) + rel_entr(np.exp(q), np.exp(p))).sum(-1)
     expected = np.mean([each.nats for each in passes]) + 0.5 * apart @ BATCH.weights.reshape(-1)

@@ -53,7 +53,7 @@ def test_hidden_keys_get_exactly_zero_gradient_in_every_situation(weighting):
         "weighting": weighting,
         "learned": {name: jnp.linspace(0.5, 1.5, 2) for name in record.learned},
         "rng": jax.random.key(3) if record.random else None,
-        "block": 0,
+        "query_chunk_size": 0,
     }
 
     def total(key, value):

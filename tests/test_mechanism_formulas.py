@@ -79,14 +79,14 @@ def test_forgetting_nothing_is_plain_attention():
     np.testing.assert_array_equal(apply("forgetting", arrays, mask, params), plain(arrays, mask))
 
 
-@pytest.mark.parametrize("block", [None, 0, 5])
-def test_forgetting_adds_the_logarithms_of_the_gates_between(block):
+@pytest.mark.parametrize("query_chunk_size", [None, 0, 5])
+def test_forgetting_adds_the_logarithms_of_the_gates_between(query_chunk_size):
     arrays = tensors()
     rng = np.random.default_rng(0)
     kernel, bias = rng.normal(size=(D, H)), rng.normal(size=H)
     params = {"gate": {"kernel": kernel, "bias": bias}}
     mask = Mask(causal=True, segments=jnp.asarray(SEGMENTS))
-    context = apply("forgetting", arrays, mask, params, block=block)
+    context = apply("forgetting", arrays, mask, params, query_chunk_size=query_chunk_size)
     query, key, value, inputs = (np.asarray(x, np.float64) for x in arrays)
     key, value = np.repeat(key, 2, axis=2), np.repeat(value, 2, axis=2)
     kept = -np.log1p(np.exp(-(inputs @ kernel + bias)))
@@ -174,13 +174,13 @@ def test_stick_breaking_looks_at_earlier_positions_only():
 
 @pytest.mark.parametrize("sided", ["causal", "both"])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("block", [None, 0, 1, 4, 5, 64])
-def test_sums_of_features_are_their_quadratic_formula(sided, packed, block):
+@pytest.mark.parametrize("query_chunk_size", [None, 0, 1, 4, 5, 64])
+def test_sums_of_features_are_their_quadratic_formula(sided, packed, query_chunk_size):
     query, key, value, _ = tensors()
     query, key = elu_features(query), elu_features(key)
     segments = jnp.asarray(SEGMENTS) if packed else None
     mask = Mask(causal=sided == "causal", segments=segments)
-    context = feature_attend(query, key, value, mask, block)
+    context = feature_attend(query, key, value, mask, query_chunk_size)
     q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
     k, v = np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2)
     weights = np.einsum("bqhk,bshk->bhqs", q, k) * dense(mask)[:, None]

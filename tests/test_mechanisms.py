@@ -62,8 +62,8 @@ def test_what_stands_in_later_positions_and_other_documents_changes_not_one_bit(
 
 
 @EVERY
-@pytest.mark.parametrize("block", [0, 5])
-def test_padded_keys_are_not_felt(name, block):
+@pytest.mark.parametrize("query_chunk_size", [0, 5])
+def test_padded_keys_are_not_felt(name, query_chunk_size):
     arrays, others = tensors(), tensors(seed=1)
     padding = np.ones((B, L), bool)
     padding[:, 9:] = False
@@ -73,10 +73,12 @@ def test_padded_keys_are_not_felt(name, block):
         for a, b in zip(arrays[:3], others[:3], strict=True)
     ]
     mixed.append(jnp.where(padding[..., None], arrays[3], others[3]))
-    expected = apply(name, arrays, mask, block=block)[:, :9]
-    np.testing.assert_array_equal(apply(name, mixed, mask, block=block)[:, :9], expected)
+    expected = apply(name, arrays, mask, query_chunk_size=query_chunk_size)[:, :9]
+    np.testing.assert_array_equal(
+        apply(name, mixed, mask, query_chunk_size=query_chunk_size)[:, :9], expected
+    )
     short = [x[:, :9] for x in arrays]
-    alone = apply(name, short, Mask(causal=name in CAUSAL), block=block)
+    alone = apply(name, short, Mask(causal=name in CAUSAL), query_chunk_size=query_chunk_size)
     np.testing.assert_allclose(expected, alone, atol=2e-6)
 
 
@@ -90,8 +92,8 @@ def test_grouped_queries_are_repeated_keys(name):
 
 
 @EVERY
-@pytest.mark.parametrize("block", [0, 5])
-def test_rows_that_see_nothing_are_zeros_with_zero_gradient(name, block):
+@pytest.mark.parametrize("query_chunk_size", [0, 5])
+def test_rows_that_see_nothing_are_zeros_with_zero_gradient(name, query_chunk_size):
     arrays = tensors()
     padding = np.ones((B, L), bool)
     padding[0, :4] = False
@@ -99,7 +101,7 @@ def test_rows_that_see_nothing_are_zeros_with_zero_gradient(name, block):
     mask = Mask(causal=True, padding=jnp.asarray(padding))
 
     def outputs(arrays):
-        context = apply(name, arrays, mask, block=block)
+        context = apply(name, arrays, mask, query_chunk_size=query_chunk_size)
         return jnp.sum(jnp.sin(context[0, :4])) + jnp.sum(jnp.sin(context[1])), context
 
     gradient, context = jax.grad(outputs, has_aux=True)(arrays)
@@ -127,8 +129,8 @@ def test_blocks_of_queries_agree_with_all_at_once_forward_and_backward(name):
     arrays = tensors()
     mask = Mask(causal=True, segments=jnp.asarray(SEGMENTS))
 
-    def total(arrays, block):
-        context = apply(name, arrays, mask, block=block)
+    def total(arrays, query_chunk_size):
+        context = apply(name, arrays, mask, query_chunk_size=query_chunk_size)
         return jnp.sum(jnp.sin(context)), context
 
     both = jax.value_and_grad(total, has_aux=True)

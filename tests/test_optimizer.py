@@ -52,7 +52,12 @@ def test_the_last_update_has_the_last_share_of_the_peak(name, end):
 @pytest.mark.parametrize("name", ["cosine", "linear", "warmup_stable_decay"])
 @pytest.mark.parametrize(("warmup", "decay"), [(0, 0.2), (0, 0.99), (7, 0.5), (8, 0.9), (3, 0.01)])
 def test_however_long_warmup_and_decay_the_rate_falls_to_its_end(name, warmup, decay):
-    settings = {"name": name, "warmup": warmup, "decay": decay, "final": 0.0}
+    settings = {
+        "name": name,
+        "warmup_steps": warmup,
+        "decay_fraction": decay,
+        "final_lr_ratio": 0.0,
+    }
     config = config_of(**{f"schedule.{key}": value for key, value in settings.items()})
     rates = np.asarray(jax.vmap(schedule(config, 10))(jnp.arange(10)))
     np.testing.assert_allclose([rates[warmup], rates[-1]], [2e-3, 0.0], atol=1e-9)
@@ -60,7 +65,12 @@ def test_however_long_warmup_and_decay_the_rate_falls_to_its_end(name, warmup, d
 
 
 def test_a_decay_that_warmup_leaves_no_room_for_takes_what_is_left():
-    settings = {"name": "warmup_stable_decay", "warmup": 80, "decay": 0.5, "final": 0.0}
+    settings = {
+        "name": "warmup_stable_decay",
+        "warmup_steps": 80,
+        "decay_fraction": 0.5,
+        "final_lr_ratio": 0.0,
+    }
     rate = schedule(config_of(**{f"schedule.{k}": v for k, v in settings.items()}), 100)
     np.testing.assert_allclose([rate(79), rate(80)], [2e-3 * 79 / 80, 2e-3], rtol=1e-5)
     np.testing.assert_allclose(rate(90), 2e-3 * 9 / 19, rtol=1e-5)

@@ -128,10 +128,10 @@ def test_large_logits_keep_gradients_finite(name):
 
 
 @EVERY
-@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, block):
+@pytest.mark.parametrize("token_chunk_size", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, token_chunk_size):
     whole = computed(name, with_options=True)
-    head, variables = head_of(name, **OPTIONS.get(name, {}), block=block)
+    head, variables = head_of(name, **OPTIONS.get(name, {}), token_chunk_size=token_chunk_size)
     hidden, targets = inputs()
     total = jax.value_and_grad(total_of(head, targets), argnums=(0, 1))
     value, gradients = jax.jit(total)(variables, hidden)
@@ -139,7 +139,7 @@ def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, block):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradients, whole["gradients"]
     )
-    if block == 4:
+    if token_chunk_size == 4:
         arguments = ("negative_log_likelihood", hidden, targets)
         nats = jax.jit(lambda: head.apply(variables, *arguments, method="per_token"))()
         np.testing.assert_allclose(nats, whole["in parts"], rtol=1e-5)
@@ -148,7 +148,7 @@ def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, block):
 @pytest.mark.parametrize("name", ["softmax", "mixture", "sampled", "adaptive"])
 def test_leaving_out_tokens_of_weight_zero_changes_nothing(name):
     whole = computed(name, with_options=True)
-    head, variables = head_of(name, **OPTIONS.get(name, {}), share=0.5, block=2)
+    head, variables = head_of(name, **OPTIONS.get(name, {}), share=0.5, token_chunk_size=2)
     hidden, targets = inputs()
     total = jax.value_and_grad(total_of(head, targets), argnums=(0, 1))
     value, gradients = jax.jit(total)(variables, hidden)

@@ -68,7 +68,7 @@ def assert_equal(found, expected, tolerance):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_gives_the_loss_and_gradients_of_one_device(mesh):
     head, arguments, expected = problem("softmax")
-    found = computed(head.clone(shards=shards_of(mesh), block=2), *arguments)
+    found = computed(head.clone(shards=shards_of(mesh), token_chunk_size=2), *arguments)
     assert_equal(found, expected, 1e-6)
 
 
@@ -77,7 +77,7 @@ def test_every_head_that_splits_gives_the_same_with_its_words_split(name):
     # In float64: sums of plif's slopes cancel, and their order moves a float32 by 1e-6.
     with jax.enable_x64(True):
         head, arguments, expected = problem(name, np.float64)
-        found = computed(head.clone(shards=shards_of((2, 2, 2)), block=3), *arguments)
+        found = computed(head.clone(shards=shards_of((2, 2, 2)), token_chunk_size=3), *arguments)
         assert_equal(found, expected, 1e-12)
 
 
@@ -85,22 +85,24 @@ def test_devices_with_different_numbers_of_tokens_that_count_find_the_same():
     head, (params, hidden, targets, weights), _ = problem("softmax")
     weights = weights * (np.arange(N) < 14)
     expected = computed(head, params, hidden, targets, weights)
-    found = head.clone(shards=shards_of((2, 2, 2)), share=0.3, block=2)
+    found = head.clone(shards=shards_of((2, 2, 2)), share=0.3, token_chunk_size=2)
     assert_equal(computed(found, params, hidden, targets, weights), expected, 1e-6)
 
 
 def test_split_words_lose_no_digit_in_float64():
     with jax.enable_x64(True):
         head, arguments, expected = problem("softmax", np.float64)
-        found = computed(head.clone(shards=shards_of((1, 2, 4)), block=4), *arguments)
+        found = computed(head.clone(shards=shards_of((1, 2, 4)), token_chunk_size=4), *arguments)
         assert_equal(found, expected, 1e-12)
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbers_a_token(parts):
-    tokens, features, words, block = 256, 16, 1040, 16
+    tokens, features, words, token_chunk_size = 256, 16, 1040, 16
     mesh = sharding.make_mesh(8 // parts, 1, parts)
-    head = OUTPUTS["softmax"](words, features, shards=sharding.output_shards(mesh), block=block)
+    head = OUTPUTS["softmax"](
+        words, features, shards=sharding.output_shards(mesh), token_chunk_size=token_chunk_size
+    )
 
     def total(table, hidden, targets, weights):
         return head.apply({}, hidden, targets, weights, table, method="total")
@@ -121,12 +123,12 @@ def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbe
     shapes = [tuple(map(int, s.split(","))) for s in re.findall(r"\w\d+\[(\d[\d,]*)\]", text)]
     own = tokens * parts // 8
     assert max(max(shape) for shape in shapes) < words
-    largest = max(block * words // parts, words * features // parts, own * features)
+    largest = max(token_chunk_size * words // parts, words * features // parts, own * features)
     assert max(math.prod(shape) for shape in shapes) == largest < own * words // parts
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     found = re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\(", text)
     moved = [shape for result in found for shape in re.findall(r"f32\[[\d,]*\]", result)]
     # Three for every chunk; and once the gradients of table and hidden states, and the loss.
-    assert moved.count(f"f32[{block}]") == 3
+    assert moved.count(f"f32[{token_chunk_size}]") == 3
     once = ["f32[]", f"f32[{own},{features}]", f"f32[{words // parts},{features}]"]
-    assert set(moved) <= {f"f32[{block}]", *once} and len(moved) <= 6
+    assert set(moved) <= {f"f32[{token_chunk_size}]", *once} and len(moved) <= 6

@@ -148,7 +148,7 @@ def test_what_is_changed_is_recorded_and_said_and_the_run_is_not_finished_any_mo
     longer = override(config, {"steps": 20, "grad_accum_steps": 2})
     assert open_workdir(longer, workdir) is None
     said = record_changes(longer, config, workdir, 12)
-    assert said == "changed at step 12: accumulation 1 -> 2, steps 12 -> 20"
+    assert said == "changed at step 12: grad_accum_steps 1 -> 2, steps 12 -> 20"
     assert not (workdir / "result.json").exists()
     assert json.loads((workdir / "config.json").read_text()) == to_dict(longer)
     record_changes(config, longer, workdir, 15)
@@ -285,7 +285,7 @@ def test_a_run_goes_on_longer_in_parts_with_stacked_layers_to_the_same_numbers(
     train(config, tmp_path / "parts")
     changes = {"steps": 20, "grad_accum_steps": 2, "model.scan": True, "model.remat": True}
     found = train(override(config, changes), tmp_path / "parts")
-    assert "changed at step 12: accumulation 1 -> 2, model.remat" in capsys.readouterr().out
+    assert "changed at step 12: grad_accum_steps 1 -> 2, model.remat" in capsys.readouterr().out
     for name in ("eval/nats_per_token", "steps"):
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
     assert Checkpoints(tmp_path / "parts").latest == 20

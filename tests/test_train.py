@@ -265,9 +265,13 @@ def test_the_cache_that_a_workdir_names_is_not_read_and_what_it_reads_is_said(
     monkeypatch.setattr(jax.config, "update", update)
     assert restore(workdir).config.cache_dir == str(cache)
     assert restore(workdir, cache=str(tmp_path / "own")).config.cache_dir == str(tmp_path / "own")
-    assert restore(workdir, given=small_config).config.cache_dir == small_config.cache
+    assert restore(workdir, given=small_config).config.cache_dir == small_config.cache_dir
     folders = [value for name, value in asked if name == "jax_compilation_cache_dir"]
-    assert folders == [str(cache / "jax"), str(tmp_path / "own/jax"), f"{small_config.cache}/jax"]
+    assert folders == [
+        str(cache / "jax"),
+        str(tmp_path / "own/jax"),
+        f"{small_config.cache_dir}/jax",
+    ]
     assert not foreign.exists()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and f"data.source = {small_config.data.source!r}" in said[0]

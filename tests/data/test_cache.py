@@ -64,7 +64,7 @@ def corpus_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     for number in range(60):
         (folder / f"{number}.txt").write_text(f"text {number} " * (number % 7 + 3))
-    options = {"length": 16, "validation": 0.3, "cache": tmp_path_factory.mktemp("cache")}
+    options = {"seq_len": 16, "validation_fraction": 0.3, "cache": tmp_path_factory.mktemp("cache")}
     return functools.partial(prepare, source=f"files:{folder}/*.txt", **options)
 
 

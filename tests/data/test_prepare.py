@@ -36,7 +36,7 @@ def write_texts(folder, number=40, seed=0):
 def prepared(tmp_path, **changes):
     if "source" not in changes:
         changes["source"] = write_texts(tmp_path / "texts")
-    options = {"length": 32, "validation": 0.3, "cache": tmp_path / "cache"}
+    options = {"seq_len": 32, "validation_fraction": 0.3, "cache": tmp_path / "cache"}
     return prepare(**(options | changes))
 
 
@@ -298,7 +298,12 @@ def test_the_folder_of_a_living_or_foreign_process_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"length": 0}, {"validation": 0.0}, {"validation": 1.0}, {"tokenizer": "morse"}],
+    [
+        {"seq_len": 0},
+        {"validation_fraction": 0.0},
+        {"validation_fraction": 1.0},
+        {"tokenizer": "morse"},
+    ],
 )
 def test_arguments_out_of_range_are_errors(changes, tmp_path):
     with pytest.raises(UserError):
@@ -339,7 +344,7 @@ def test_a_single_document_cannot_be_split(tmp_path):
 
 
 def test_a_train_split_shorter_than_a_row_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="fewer than a row of length=100000"):
+    with pytest.raises(UserError, match="fewer than a row of seq_len=100000"):
         prepared(tmp_path, seq_len=100_000)
 
 

@@ -7,7 +7,7 @@ from lm.data import eval_batches, prepare
 from lm.data.synthetic import Language, language
 from lm.errors import UserError
 
-SMALL = {"tokenizer": "characters", "vocab_size": 60, "length": 64, "validation": 0.2}
+SMALL = {"tokenizer": "characters", "vocab_size": 60, "seq_len": 64, "validation_fraction": 0.2}
 
 
 @pytest.mark.parametrize(("rank", "words"), [(3, 40), (8, 64), (20, 500)])
