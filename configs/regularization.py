@@ -14,15 +14,15 @@ def knobs() -> ConfigDict:
     # optimizer's weight_decay, they pass through its moments.
     regularization.l1 = 0.0
     regularization.l2 = 0.0
-    # l2_start / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
+    # l2_sp / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
     regularization.l2_sp = 0.0
     # Elastic weight consolidation, in a chain of tasks: ewc / 2 * sum F (w - w0)^2, F how much each
     # parameter matters to earlier tasks, by squared gradients. 1 weighs their examples like those
     # of this task (Laplace); 10 to 10,000 is usual.
     regularization.ewc = 0.0
-    # Multiplies l1, l2 and l2_start, from 1 on, by exp(adapt * (gap - regularization.target_gap))
-    # at every evaluation; the gap is the held-out loss less that of as many training rows, in nats.
-    # 1 to 10.
+    # Multiplies l1, l2 and l2_sp, from 1 on, by exp(penalty_adaptation * (gap -
+    # regularization.target_gap)) at every evaluation; the gap is the held-out loss less that of as
+    # many training rows, in nats. 1 to 10.
     regularization.penalty_adaptation = 0.0
     # The gap at which they rest. At least 0.
     regularization.target_gap = 0.0

@@ -256,7 +256,7 @@ def test_the_config_of_a_workdir_is_checked_wherever_one_is_opened(message, tmp_
     content = DAMAGED.get(message) or changed(RECORDED[message])
     workdir = recorded(tmp_path / "run", content)
     config = default.get_config()
-    config.regularization.update(teacher=str(workdir), distil=0.5)
+    config.regularization.update(teacher=str(workdir), distillation=0.5)
     openings = [lambda: restore(workdir), lambda: teacher_config(config)]
     if "at least 1" not in message:  # else it belongs to another config than the one that is given
         openings += [lambda: restore(workdir, given=config), lambda: open_workdir(config, workdir)]

@@ -11,8 +11,8 @@ CLM = "--config=configs/clm.py:tiny"
 
 MISTAKES = {
     "a typo in a knob": (
-        ["train", CLM, "--config.model.feature=64", "--workdir=W"],
-        "--config.model.feature is no knob; did you mean config.model.d_model?",
+        ["train", CLM, "--config.model.d_modl=64", "--workdir=W"],
+        "--config.model.d_modl is no knob; did you mean config.model.d_model?",
     ),
     "a typo in a command": (["trian", CLM], "did you mean train?"),
     "a typo in a flag": (["train", CLM, "--wrkdir=W"], "Did you mean: workdir"),

@@ -199,7 +199,7 @@ def test_a_teacher_that_pools_elsewhere_is_refused(tmp_path):
     config = default.get_config()
     config.task.update(name="classification", pooling="last")
     config.output.tied = False
-    config.regularization.update(teacher=str(tmp_path), distil=0.5)
+    config.regularization.update(teacher=str(tmp_path), distillation=0.5)
     for pooling in ("last", "mean", "first"):
         theirs = {
             "task.pooling": pooling,

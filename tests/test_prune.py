@@ -125,7 +125,7 @@ def test_a_long_schedule_sorts_at_a_hundred_steps_and_ends_on_time():
 @pytest.mark.parametrize("between", [(0.9, 1.0), (0.1, 0.7), (0.0, 0.01)])
 def test_every_run_however_short_ends_with_what_it_was_to_prune(between):
     settings = default.get_config().regularization
-    settings.update(prune=0.5, prune_from=between[0], prune_until=between[1])
+    settings.update(sparsity=0.5, pruning_start=between[0], pruning_end=between[1])
     for steps in range(1, 8):
         schedule = sparsity_schedule(settings, steps)
         assert any(schedule.due(t) and schedule(t) == 0.5 for t in np.arange(1, steps + 1))

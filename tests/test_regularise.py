@@ -30,8 +30,8 @@ def test_penalties_are_their_formulas():
     weights = np.array([1.0, -2.0, 0.5, 3.0, 2.0, 0.0])
     np.testing.assert_allclose(penalty(settings(l1=0.1), PARAMS, None), 0.1 * abs(weights).sum())
     np.testing.assert_allclose(penalty(settings(l2=0.2), PARAMS, None), 0.1 * (weights**2).sum())
-    np.testing.assert_allclose(penalty(settings(l2_start=0.4), PARAMS, START), 0.2 * 8 * 0.25)
-    gradient = jax.grad(penalty, argnums=1)(settings(l2_start=0.4), PARAMS, START)
+    np.testing.assert_allclose(penalty(settings(l2_sp=0.4), PARAMS, START), 0.2 * 8 * 0.25)
+    gradient = jax.grad(penalty, argnums=1)(settings(l2_sp=0.4), PARAMS, START)
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0.4 * 0.5, rtol=1e-6), gradient)
 
 

@@ -110,7 +110,7 @@ def test_sizes_that_do_not_divide_are_refused_by_name(small_config, settings, me
 
 @pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_draw_of_a_step_has_a_key_of_its_own(small_config, monkeypatch, parts):
-    habits = {"mixout": 0.1, "rdrop": 1.0, "hide_spans": 0.1}
+    habits = {"mixout": 0.1, "rdrop": 1.0, "mask_spans": 0.1}
     settings = {"grad_accum_steps": parts, **{f"regularization.{k}": v for k, v in habits.items()}}
     program = build_program(override(small_config, settings), 256)
     fold_in, places = jax.random.fold_in, {}

@@ -115,8 +115,8 @@ def pruning(
 
 def sparsity_schedule(settings: Config, steps: int) -> Sparsity:
     """That of `config.regularization`, in a run of so many updates, the last of which ends it."""
-    start = min(round(settings.prune_from * steps), steps - 1)
-    return Sparsity(settings.prune, start, max(round(settings.prune_until * steps), start + 1))
+    start = min(round(settings.pruning_start * steps), steps - 1)
+    return Sparsity(settings.sparsity, start, max(round(settings.pruning_end * steps), start + 1))
 
 
 def pruned_share(params: Any) -> jax.Array:

@@ -30,7 +30,7 @@ def _check_adaptation(config: Config) -> None:
             f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} "
             f"multiplies penalties, "
             f"and all are 0; set "
-            "l1, l2 or l2_start"
+            "l1, l2 or l2_sp"
         )
     if settings.penalty_adaptation and not config.evaluation.every:
         raise UserError(
@@ -130,7 +130,7 @@ def _check_pruning(config: Config) -> None:
     if not settings.pruning_start < settings.pruning_end <= 1:
         raise UserError(
             f"config.regularization.pruning_end = {settings.pruning_end}: must be above "
-            f"prune_from = "
+            f"pruning_start = "
             f"{settings.pruning_start} and at most 1"
         )
     if settings.sparsity and not {"full", "layers"} & set(method_names(config)):

@@ -12,7 +12,7 @@ from lm.training.optimizer import decayed
 
 
 def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -> jax.Array:
-    """l1 sum|w| + l2/2 sum w^2 + l2_start/2 sum (w - w0)^2 + ewc/2 sum F (w - w0)^2, a scalar in
+    """l1 sum|w| + l2/2 sum w^2 + l2_sp/2 sum (w - w0)^2 + ewc/2 sum F (w - w0)^2, a scalar in
     nats per token.
 
     The first two are over kernels and word tables, L2-SP (1802.01483) and elastic weight
@@ -21,7 +21,7 @@ def penalty(settings: Config, params: Any, start: Any, importance: Any = None) -
     Args:
       settings: `config.regularization`.
       params: w, those trained.
-      start: w0, of the same shapes; looked at only where l2_start or ewc is above 0.
+      start: w0, of the same shapes; looked at only where l2_sp or ewc is above 0.
       importance: F, likewise; looked at only where ewc is above 0.
     """
     mask = decayed(params)
@@ -73,7 +73,7 @@ def check_acts(config: Config, params: Any) -> None:
                 f"config.regularization.{name} = {config.regularization[name]} acts on {kind}, "
                 f"of which "
                 f"config.finetuning.method = {config.finetuning.method!r} trains none; use "
-                f"l2_start, or method "
+                f"l2_sp, or method "
                 "full or layers"
             )
 
