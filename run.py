@@ -29,7 +29,7 @@ from ml_collections import config_flags
 from lm.config import flatten, to_dict
 from lm.devices.cpu_allocator import keep_freed_memory
 from lm.errors import Interrupted, UserError, explain
-from lm.experiment.ablation import Ablation, load_ablation
+from lm.experiment.ablation.definition import Ablation, load_ablation
 from lm.experiment.command_line import Command, check_flags, find_command, help_text, parse
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
@@ -105,8 +105,8 @@ def evaluate() -> int:
     """Evaluates a checkpoint on its held-out rows, on other labelled examples (--data) or texts
     (--text, --data), or asks it config.prompt.
     """
-    from lm.evaluation.evaluate import evaluate_on
     from lm.evaluation.predict import check_new
+    from lm.experiment.eval_command import evaluate_on
     from lm.training.announce import announced
 
     check_new(folder := _folder(_OUTPUT.value))
@@ -194,7 +194,7 @@ def diagnose() -> int:
 
 def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
-    from lm.experiment.sweep import sweep
+    from lm.experiment.ablation.sweep import sweep
 
     broken = sweep(_points(_ablation()), _SHARE.value)
     return 1 if broken else 0
@@ -202,9 +202,9 @@ def sweep() -> int:
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
-    from lm.experiment.comparison import to_markdown
-    from lm.experiment.report import tables, write
-    from lm.experiment.sweep import sweep
+    from lm.experiment.ablation.comparison import to_markdown
+    from lm.experiment.ablation.sweep import sweep
+    from lm.experiment.ablation.table import tables, write
 
     ablation = _ablation()
     points = _points(ablation)
@@ -285,7 +285,7 @@ def _ablation() -> Ablation:
 
 
 def _points(ablation: Ablation):
-    from lm.experiment.sweep import points
+    from lm.experiment.ablation.sweep import points
 
     return points(_config(), ablation.rows, ablation.seeds, _workdir())
 

@@ -28,8 +28,8 @@ from lm.checkpoints.run_files import read_run_json
 from lm.data.synthetic import Language
 from lm.evaluation.diagnostics import diagnose
 from lm.evaluation.diagnostics.spectrum import NOISE
-from lm.experiment.plot import MUTED
-from lm.experiment.sweep import points
+from lm.experiment.ablation.plot import MUTED
+from lm.experiment.ablation.sweep import points
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512

@@ -16,9 +16,9 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "run",
-        "lm.experiment.report",
+        "lm.experiment.ablation.table",
         "lm.checkpoints.restore",
-        "lm.experiment.sweep",
+        "lm.experiment.ablation.sweep",
         "lm.experiment.train",
     ]
 )

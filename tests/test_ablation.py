@@ -4,8 +4,8 @@ import pytest
 
 from configs import default
 from lm.errors import UserError
-from lm.experiment.ablation import load_ablation
-from lm.experiment.sweep import points
+from lm.experiment.ablation.definition import load_ablation
+from lm.experiment.ablation.sweep import points
 
 SWEEP = "def sweep(arg=None):\n    {}\n\nSEEDS = (0, 1)\n"
 MISTAKES = {

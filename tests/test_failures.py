@@ -9,8 +9,8 @@ import pytest
 import run
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.errors import UserError, explain
-from lm.experiment import sweep as sweep_module
-from lm.experiment.sweep import points, sweep
+from lm.experiment.ablation import sweep as sweep_module
+from lm.experiment.ablation.sweep import points, sweep
 from lm.training.metric_writer import Writer, read_metrics
 from tests.test_checkpointer import assert_same, shapes, state_at
 

@@ -16,7 +16,7 @@ from lm.data import ByteTokenizer
 from lm.data.special_tokens import Specials
 from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.evaluation.prompting.read import reader
+from lm.evaluation.prompting.query_encoder import reader
 from lm.evaluation.prompting.template import Query
 from lm.finetuning import room
 from lm.finetuning.tuned import room_of

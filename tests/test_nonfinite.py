@@ -12,10 +12,10 @@ from lm.config import override
 from lm.data.files import to_json, write_json
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.evaluation import likelihood
+from lm.evaluation import held_out
 from lm.evaluation.diagnostics import report
 from lm.evaluation.task_report import write_predictions
-from lm.experiment.comparison import tabulate
+from lm.experiment.ablation.comparison import tabulate
 from lm.experiment.primary_metric import check_finite, headline
 from lm.experiment.run_dir import open_workdir
 from lm.training.metric_writer import Writer, read_metrics
@@ -79,12 +79,12 @@ def test_what_cannot_be_judged_is_refused_by_name(small_config, value):
 def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, monkeypatch):
     sums = {"tokens": 0.0, "nats": 0.0, "bytes": 9.0, "words": np.zeros(4)}
     program = SimpleNamespace(evaluate=lambda *_: sums, mesh=None)
-    monkeypatch.setattr(likelihood, "eval_batches", lambda *_, **__: [{}])
+    monkeypatch.setattr(held_out, "eval_batches", lambda *_, **__: [{}])
     monkeypatch.setattr(sharding, "global_batch", lambda *_: {})
     corpus = SimpleNamespace(rows=lambda _: [], language=None)
     config = override(small_config, {"objective": "masked"})
     with pytest.raises(UserError, match="objective masked asks for no token of the held-out rows"):
-        likelihood.likelihood(program, {}, corpus, config)
+        held_out.likelihood(program, {}, corpus, config)
 
 
 def test_a_gap_that_is_not_finite_moves_no_penalty(small_config, monkeypatch):

@@ -5,9 +5,9 @@ import struct
 import pytest
 from etils import epath
 
-from lm.experiment import plot
-from lm.experiment.comparison import tabulate, to_markdown
-from lm.experiment.report import tables, write
+from lm.experiment.ablation import plot
+from lm.experiment.ablation.comparison import tabulate, to_markdown
+from lm.experiment.ablation.table import tables, write
 from tests.points import start
 
 

@@ -11,7 +11,7 @@ from lm.checkpoints.initialize import Checkpoints
 from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import Interrupted, UserError
-from lm.evaluation.likelihood import Evaluation
+from lm.evaluation.held_out import Evaluation
 from lm.experiment import train as train_module
 from lm.experiment.train import train
 from lm.training.early_stopping import Stopping

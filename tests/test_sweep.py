@@ -12,11 +12,11 @@ import pytest
 
 from lm.config import override, to_dict
 from lm.errors import UserError
-from lm.experiment import sweep as sweep_module
+from lm.experiment.ablation import sweep as sweep_module
+from lm.experiment.ablation.comparison import tabulate, to_markdown
+from lm.experiment.ablation.sweep import label, points, sweep
+from lm.experiment.ablation.table import write
 from lm.experiment.claim import Held, claim
-from lm.experiment.comparison import tabulate, to_markdown
-from lm.experiment.report import write
-from lm.experiment.sweep import label, points, sweep
 from tests.claims import held_elsewhere
 
 ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sparsemax"}]

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lm.errors import UserError
-from lm.experiment.comparison import Table, holm, judge, paired, tabulate, to_csv, to_markdown
+from lm.experiment.ablation.comparison import (
+    Table,
+    holm,
+    judge,
+    paired,
+    tabulate,
+    to_csv,
+    to_markdown,
+)
 from tests.points import start
 
 

@@ -13,8 +13,8 @@ from lm.checkpoints.restore import Restored
 from lm.data import sources
 from lm.data.files import to_json, write_json
 from lm.errors import UserError
-from lm.evaluation.prompting.row import Row
-from lm.evaluation.prompting.score import likelihoods
+from lm.evaluation.scored_row import Row
+from lm.evaluation.scoring import likelihoods
 from lm.finetuning.tuned import room_of
 from lm.tasks import predicts_words
 from lm.tasks.in_memory import source_of

@@ -16,7 +16,7 @@ from lm.data import Corpus, train_batches
 from lm.data.files import write_json
 from lm.devices import sharding
 from lm.errors import Interrupted, UserError
-from lm.evaluation.likelihood import evaluate
+from lm.evaluation.held_out import evaluate
 from lm.evaluation.task_report import write_report
 from lm.experiment.continuation import go_on, total_steps
 from lm.experiment.learning_curve import draw_curve

@@ -13,7 +13,7 @@ from lm.data.packing import Packer
 from lm.data.text_frame import framed
 from lm.data.tokenizer import CharacterTokenizer
 from lm.errors import UserError
-from lm.evaluation.prompting.read import Reader
+from lm.evaluation.prompting.query_encoder import Reader
 from lm.evaluation.prompting.template import Query
 from lm.tasks import build_task
 from lm.tasks.encode import Layout

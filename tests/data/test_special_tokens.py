@@ -14,7 +14,7 @@ from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.objectives import OBJECTIVES
 from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.evaluation.prompting.read import Reader
+from lm.evaluation.prompting.query_encoder import Reader
 from lm.evaluation.prompting.template import Query
 from lm.generation import prompt_ids
 from lm.tasks.encode import Layout

@@ -21,7 +21,7 @@ from lm.checkpoints.restore import open_pretrained, restore
 from lm.config import attention_groups, override, to_dict
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.evaluation.likelihood import evaluate
+from lm.evaluation.held_out import evaluate
 from lm.experiment.train import train
 from lm.generation import prompt_batch
 from lm.training.regularization.teacher import teacher_config

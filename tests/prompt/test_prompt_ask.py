@@ -11,11 +11,11 @@ from configs import default
 from lm.checkpoints.restore import Restored
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.evaluation.prompting.ask import ask
+from lm.evaluation.prompting.evaluate_prompts import ask
 from lm.evaluation.prompting.examples import read_examples
-from lm.evaluation.prompting.read import reader
-from lm.evaluation.prompting.score import likelihoods
+from lm.evaluation.prompting.query_encoder import reader
 from lm.evaluation.prompting.template import Query
+from lm.evaluation.scoring import likelihoods
 from lm.model.transformer import Batch
 from lm.training.train_step import build_program
 from lm.training.validate import check

@@ -14,7 +14,7 @@ from test_prompt_ask import run_of
 
 from lm.config import override
 from lm.errors import UserError
-from lm.evaluation.prompting.ask import ask
+from lm.evaluation.prompting.evaluate_prompts import ask
 from lm.evaluation.prompting.gen_kwargs import read_gen_kwargs
 from lm.evaluation.prompting.harness import Laboratory
 from lm.generation.sample import SamplingParams

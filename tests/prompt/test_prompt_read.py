@@ -6,9 +6,9 @@ import pytest
 from lm.data import ByteTokenizer
 from lm.data.text_frame import framed
 from lm.errors import UserError
-from lm.evaluation.prompting.ask import calibrated
-from lm.evaluation.prompting.read import READERS, Reader
-from lm.evaluation.prompting.shots import draw
+from lm.evaluation.prompting.evaluate_prompts import calibrated
+from lm.evaluation.prompting.examples import draw_shots
+from lm.evaluation.prompting.query_encoder import READERS, Reader
 from lm.evaluation.prompting.template import Query, parse
 from lm.tasks.read import Record
 
@@ -41,22 +41,22 @@ def test_a_template_without_one_answer_is_refused(template):
 
 def test_draws_depend_on_the_seed_and_the_question_alone():
     labels = [0, 1] * 10
-    first = draw(labels, 4, seed=0, question=7, balanced=False, barred=set())
-    assert first == draw(labels, 4, seed=0, question=7, balanced=False, barred=set())
+    first = draw_shots(labels, 4, seed=0, question=7, balanced=False, barred=set())
+    assert first == draw_shots(labels, 4, seed=0, question=7, balanced=False, barred=set())
     assert len(set(first)) == 4
-    others = [draw(labels, 4, seed, q, False, set()) for seed, q in ((1, 7), (0, 8))]
+    others = [draw_shots(labels, 4, seed, q, False, set()) for seed, q in ((1, 7), (0, 8))]
     assert first not in others
-    assert draw(labels, 0, seed=0, question=7, balanced=False, barred=set()) == []
+    assert draw_shots(labels, 0, seed=0, question=7, balanced=False, barred=set()) == []
     barred = set(first)
-    assert not barred & set(draw(labels, 16, 0, 7, False, barred))
+    assert not barred & set(draw_shots(labels, 16, 0, 7, False, barred))
 
 
 def test_balanced_draws_hold_as_many_of_each_label():
     labels = [0] * 30 + [1] * 3 + [2] * 2
     for question in range(20):
-        drawn = draw(labels, 6, 0, question, balanced=True, barred=set())
+        drawn = draw_shots(labels, 6, 0, question, balanced=True, barred=set())
         assert sorted(labels[i] for i in drawn) == [0, 0, 1, 1, 2, 2]
-    orders = {tuple(labels[i] for i in draw(labels, 6, 0, q, True, set())) for q in range(20)}
+    orders = {tuple(labels[i] for i in draw_shots(labels, 6, 0, q, True, set())) for q in range(20)}
     assert len(orders) > 10
 
 

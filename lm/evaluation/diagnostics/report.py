@@ -6,13 +6,13 @@ from typing import Any
 from etils import epath
 
 from lm.data.files import write_json
-from lm.evaluation.diagnostics import figure
+from lm.evaluation.diagnostics import plot
 
 
 def write(found: Mapping[str, Any], title: str, workdir: epath.Path) -> None:
     """Writes diagnose.json and diagnose.png."""
     write_json(workdir / "diagnose.json", found)
-    figure.draw(found, title, workdir / "diagnose.png")
+    plot.draw(found, title, workdir / "diagnose.png")
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ each failure names the value, the limit and the remedy, before any work.
 
 from lm.config import Config
 from lm.errors import UserError, one_of
-from lm.evaluation.prompting.read import HIDDEN, NORMALISERS
+from lm.evaluation.prompting.query_encoder import HIDDEN, NORMALISERS
 from lm.evaluation.prompting.template import parse
 from lm.output import OUTPUTS
 from lm.tasks import predicts_words

@@ -2,10 +2,13 @@
 answers among which to choose, and which of them is right.
 """
 
+import collections
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from lm.config import Config
 from lm.errors import UserError
@@ -105,3 +108,33 @@ def _task(config: Config) -> Task:
     judging = config.copy_and_resolve_references()
     judging.task.name = "classification" if config.prompt.verbalizers else "multiple_choice"
     return dataclasses.replace(build_task(judging), text=())
+
+
+def draw_shots(
+    labels: Sequence[int], count: int, seed: int, question: int, balanced: bool, barred: set[int]
+) -> list[int]:
+    """Numbers of examples, in the order in which they are shown.
+
+    Args:
+      labels: of the examples to draw from.
+      count: how many to draw, without replacement.
+      seed, question: what the draw is a pure function of.
+      balanced: labels come equally often, but for a remainder; which has more is random.
+      barred: numbers of examples that are the question itself.
+
+    Returns:
+      `count` numbers, fewer where there are not as many.
+    """
+    if not count:
+        return []
+    random = np.random.default_rng([seed, question])
+    order = [int(i) for i in random.permutation(len(labels)) if int(i) not in barred]
+    if not balanced:
+        return order[:count]
+    seen: collections.Counter[int] = collections.Counter()
+    turn = {}
+    for number in order:
+        turn[number] = seen[labels[number]]
+        seen[labels[number]] += 1
+    chosen = sorted(order, key=turn.__getitem__)[:count]
+    return [chosen[i] for i in random.permutation(len(chosen))]

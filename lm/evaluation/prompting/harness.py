@@ -24,10 +24,10 @@ from lm.data.chat_template import TEMPLATES
 from lm.data.marked import encode_marked, quoted
 from lm.errors import UserError
 from lm.evaluation.prompting.gen_kwargs import GenKwargs, read_gen_kwargs
-from lm.evaluation.prompting.read import reader
-from lm.evaluation.prompting.row import Row
-from lm.evaluation.prompting.score import likelihoods
+from lm.evaluation.prompting.query_encoder import reader
 from lm.evaluation.prompting.template import Query
+from lm.evaluation.scored_row import Row
+from lm.evaluation.scoring import likelihoods
 from lm.finetuning.tuned import room_of
 from lm.generation import generate
 from lm.generation.prompts import add_opening_tokens
@@ -39,8 +39,8 @@ from lm.generation.streaming import Continuation
 class Laboratory(LM):
     """A run as a model of the harness.
 
-    Texts are read as `lm.evaluation.prompting.read` has it, so that an encoder answers too, by its
-    masks; rolling likelihoods and continuations need a decoder.
+    Texts are encoded by `lm.evaluation.prompting.query_encoder`, so that an encoder answers too, by
+    its masks; rolling likelihoods and continuations need a decoder.
     """
 
     def __init__(

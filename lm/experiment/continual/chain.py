@@ -15,7 +15,7 @@ from lm.checkpoints.resume import FREE, record_changes
 from lm.checkpoints.run_files import recorded_config
 from lm.config import Config, content_hash, override
 from lm.data.files import write_json, write_text
-from lm.evaluation.likelihood import evaluate
+from lm.evaluation.held_out import evaluate
 from lm.experiment.continual.forgetting import measures, to_markdown
 from lm.experiment.continuation import total_steps
 from lm.experiment.primary_metric import check_finite, headline

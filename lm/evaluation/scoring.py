@@ -11,7 +11,7 @@ import numpy as np
 
 from lm.data import eval_batches
 from lm.devices import sharding
-from lm.evaluation.prompting.row import Row
+from lm.evaluation.scored_row import Row
 from lm.finetuning.tuned import room_of
 from lm.generation.decode import StaticModel, next_token_log_probs
 from lm.model.transformer import Batch

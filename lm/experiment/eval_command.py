@@ -11,9 +11,9 @@ from lm.checkpoints.restore import Restored
 from lm.data.files import write_json
 from lm.errors import UserError
 from lm.evaluation import perplexity
-from lm.evaluation.likelihood import evaluate
+from lm.evaluation.held_out import evaluate
 from lm.evaluation.predict import measure
-from lm.evaluation.prompting.ask import ask
+from lm.evaluation.prompting.evaluate_prompts import ask
 from lm.evaluation.task_report import write_report
 from lm.finetuning.tuned import room_of
 from lm.tasks.prepare import TaskData

@@ -8,8 +8,8 @@ from etils import epath
 from lm.checkpoints.run_files import read_result
 from lm.config import Config
 from lm.data.files import replacing
-from lm.experiment import plot
-from lm.experiment.comparison import Table, tabulate, to_csv, to_markdown
+from lm.experiment.ablation import plot
+from lm.experiment.ablation.comparison import Table, tabulate, to_csv, to_markdown
 from lm.experiment.primary_metric import headline
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lm.experiment.comparison import Row, Table
+from lm.experiment.ablation.comparison import Row, Table
 from lm.training.metric_writer import read_metrics
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps [T], values [seeds, T]

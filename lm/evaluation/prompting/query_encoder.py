@@ -15,8 +15,8 @@ from lm.data.marked import encode_marked
 from lm.data.objectives import OBJECTIVES
 from lm.data.text_frame import Frame
 from lm.errors import UserError
-from lm.evaluation.prompting.row import Row
 from lm.evaluation.prompting.template import Query
+from lm.evaluation.scored_row import Row
 from lm.finetuning import room
 
 

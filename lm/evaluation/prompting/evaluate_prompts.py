@@ -12,11 +12,10 @@ from scipy.special import log_softmax, logsumexp
 from lm.checkpoints.restore import Restored
 from lm.config import Config
 from lm.errors import UserError
-from lm.evaluation.prompting.examples import Example, Examples, read_examples
-from lm.evaluation.prompting.read import NORMALISERS, reader
-from lm.evaluation.prompting.score import likelihoods
-from lm.evaluation.prompting.shots import draw
+from lm.evaluation.prompting.examples import Example, Examples, draw_shots, read_examples
+from lm.evaluation.prompting.query_encoder import NORMALISERS, reader
 from lm.evaluation.prompting.template import Query, Template, parse
+from lm.evaluation.scoring import likelihoods
 from lm.evaluation.task_report import write_report
 from lm.tasks import metrics
 
@@ -122,7 +121,7 @@ def _questions(config: Config, examples: Examples) -> list[Question]:
     questions = []
     for number, example in enumerate(examples.questions):
         barred = same.get(_written(template, example), set())
-        shots = draw(labels, prompt.num_shots, config.seed, number, prompt.balanced, barred)
+        shots = draw_shots(labels, prompt.num_shots, config.seed, number, prompt.balanced, barred)
         if len(shots) < prompt.num_shots:
             raise UserError(
                 f"config.prompt.num_shots = {prompt.num_shots}, but there are {len(shots)} other "

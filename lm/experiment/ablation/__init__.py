@@ -1,0 +1,1 @@
+"""Ablations: sweeps over rows and seeds, and the table that compares them."""
