@@ -29,7 +29,7 @@ from ml_collections import config_flags
 from lm.config import flatten, to_dict
 from lm.devices.cpu_allocator import keep_freed_memory
 from lm.errors import Interrupted, UserError, explain
-from lm.experiment.ablation.definition import Ablation, load_ablation
+from lm.experiment.ablation.points import Ablation, load_ablation
 from lm.experiment.command_line import Command, check_flags, find_command, help_text, parse
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
@@ -89,12 +89,12 @@ _SHARE = flags.DEFINE_bool(
 def train() -> int:
     """Trains the config in the workdir and prints the held-out result."""
     from lm.checkpoints.run_files import read_result
-    from lm.experiment.continual.chain import learn
+    from lm.experiment.continual.chain import run_experiment
     from lm.experiment.primary_metric import summary
 
     config, workdir = _config(), _workdir()
     before = read_result(workdir)
-    result = learn(config, workdir, wait=_SHARE.value)
+    result = run_experiment(config, workdir, wait=_SHARE.value)
     if result == before:  # and not a run that went on to more steps
         print(f"{workdir} is finished already; its result:")
     print(f"eval: {summary(result, config)}")
@@ -196,24 +196,23 @@ def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
     from lm.experiment.ablation.sweep import sweep
 
-    broken = sweep(_points(_ablation()), _SHARE.value)
-    return 1 if broken else 0
+    failed = sweep(_points(_ablation()), _SHARE.value)
+    return 1 if failed else 0
 
 
 def table() -> int:
     """Trains what is missing, then prints the table and writes table.md, .csv and .png."""
-    from lm.experiment.ablation.comparison import to_markdown
     from lm.experiment.ablation.sweep import sweep
-    from lm.experiment.ablation.table import tables, write
+    from lm.experiment.ablation.table import make_tables, to_markdown, write_tables
 
     ablation = _ablation()
     points = _points(ablation)
-    broken = sweep(points, _SHARE.value)
-    result = tables(points, _config(), ablation.metrics)
-    write(result[0], _workdir(), result[1:])
-    print("\n".join(map(to_markdown, result)))
+    failed = sweep(points, _SHARE.value)
+    tables = make_tables(points, _config(), ablation.metrics)
+    write_tables(tables, _workdir())
+    print("\n".join(map(to_markdown, tables)))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png beside it")
-    return 1 if broken else 0
+    return 1 if failed else 0
 
 
 def export() -> int:
@@ -285,9 +284,9 @@ def _ablation() -> Ablation:
 
 
 def _points(ablation: Ablation):
-    from lm.experiment.ablation.sweep import points
+    from lm.experiment.ablation.points import make_points
 
-    return points(_config(), ablation.rows, ablation.seeds, _workdir())
+    return make_points(_config(), ablation.rows, ablation.seeds, _workdir())
 
 
 # What each command runs, and the flags that it reads.

@@ -29,7 +29,7 @@ from lm.data.synthetic import Language
 from lm.evaluation.diagnostics import diagnose
 from lm.evaluation.diagnostics.spectrum import NOISE
 from lm.experiment.ablation.plot import MUTED
-from lm.experiment.ablation.sweep import points
+from lm.experiment.ablation.points import make_points
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512
@@ -54,7 +54,7 @@ def measured(workdir: epath.Path) -> list[dict]:
     config = bottleneck.get_config("tiny")
     rows = list(bottleneck.sweep("tiny"))
     groups: dict[str, list] = {}
-    for point in points(config, rows, bottleneck.SEEDS, workdir):
+    for point in make_points(config, rows, bottleneck.SEEDS, workdir):
         groups.setdefault(point.row, []).append(point)
     records = []
     for overrides, group in zip(rows, groups.values(), strict=True):

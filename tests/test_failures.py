@@ -10,7 +10,8 @@ import run
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.errors import UserError, explain
 from lm.experiment.ablation import sweep as sweep_module
-from lm.experiment.ablation.sweep import points, sweep
+from lm.experiment.ablation.points import make_points
+from lm.experiment.ablation.sweep import sweep
 from lm.training.metric_writer import Writer, read_metrics
 from tests.test_checkpointer import assert_same, shapes, state_at
 
@@ -137,8 +138,8 @@ def test_a_full_disk_stops_a_sweep_and_too_little_memory_one_point(
         tried.append(name)
         raise error
 
-    monkeypatch.setattr(sweep_module, "learn", learn)
-    found = points(small_config, [{}], (0, 1), tmp_path)
+    monkeypatch.setattr(sweep_module, "run_experiment", learn)
+    found = make_points(small_config, [{}], (0, 1), tmp_path)
     if error is FULL:
         with pytest.raises(OSError):
             sweep(found)

@@ -4,7 +4,7 @@ import pytest
 
 from configs import default
 from lm.config import override
-from lm.experiment.primary_metric import headline
+from lm.experiment.primary_metric import primary_metric
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from lm.experiment.primary_metric import headline
 )
 def test_an_ablations_own_metric_has_its_own_direction(task, metric, name, lower):
     config = override(default.get_config(), {"task.name": task})
-    assert headline(config, metric) == (name, lower)
+    assert primary_metric(config, metric) == (name, lower)

@@ -16,7 +16,7 @@ from lm.evaluation import held_out
 from lm.evaluation.diagnostics import report
 from lm.evaluation.task_report import write_predictions
 from lm.experiment.ablation.comparison import tabulate
-from lm.experiment.primary_metric import check_finite, headline
+from lm.experiment.primary_metric import check_finite, primary_metric
 from lm.experiment.run_dir import open_workdir
 from lm.training.metric_writer import Writer, read_metrics
 from lm.training.regularization import generalization_gap
@@ -73,7 +73,7 @@ def test_predictions_and_diagnoses_are_json(tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_cannot_be_judged_is_refused_by_name(small_config, value):
     with pytest.raises(UserError, match=f"eval/bits_per_byte is {value} after training"):
-        check_finite(headline(small_config), {METRIC: value})
+        check_finite(primary_metric(small_config), {METRIC: value})
 
 
 def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, monkeypatch):

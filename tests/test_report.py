@@ -6,8 +6,8 @@ import pytest
 from etils import epath
 
 from lm.experiment.ablation import plot
-from lm.experiment.ablation.comparison import tabulate, to_markdown
-from lm.experiment.ablation.table import tables, write
+from lm.experiment.ablation.comparison import tabulate
+from lm.experiment.ablation.table import make_tables, to_markdown, write_tables
 from tests.points import start
 
 
@@ -21,12 +21,12 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
     finish, tmp_path, monkeypatch
 ):
     table = tabulate([finish("softmax", 0, 2.0), finish("x", 0, 1.9)])
-    write(table, tmp_path / "out")
+    write_tables([table], tmp_path / "out")
     folder = epath.Path(tmp_path / "out")
     names = ["table.csv", "table.md", "table.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert (folder / "table.md").read_text() == to_markdown(table)
-    write(table, tmp_path / "both", also=[table])
+    write_tables([table, table], tmp_path / "both")
     both = (tmp_path / "both" / "table.md").read_text()
     assert both == f"{to_markdown(table)}\n{to_markdown(table)}"
     size = size_of(folder / "table.png")
@@ -37,7 +37,7 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
 
     monkeypatch.setattr(plot, "draw", fail)
     with pytest.raises(OSError, match="disk full"):
-        write(table, folder)
+        write_tables([table], folder)
     assert sorted(path.name for path in folder.iterdir()) == names
     assert size_of(folder / "table.png") == size
 
@@ -45,7 +45,7 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
 def test_a_table_is_made_beside_a_point_whose_result_is_torn(finish, small_config):
     torn, whole = finish("softmax", 0, 2.0), finish("x", 0, 1.9)
     (torn.workdir / "result.json").write_text('{"eval/')
-    (table,) = tables([torn, whole], small_config, [None])
+    (table,) = make_tables([torn, whole], small_config, [None])
     assert [row.n for row in table.rows] == [0, 1]
 
 

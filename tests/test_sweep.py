@@ -13,9 +13,10 @@ import pytest
 from lm.config import override, to_dict
 from lm.errors import UserError
 from lm.experiment.ablation import sweep as sweep_module
-from lm.experiment.ablation.comparison import tabulate, to_markdown
-from lm.experiment.ablation.sweep import label, points, sweep
-from lm.experiment.ablation.table import write
+from lm.experiment.ablation.comparison import tabulate
+from lm.experiment.ablation.points import make_points, row_label
+from lm.experiment.ablation.sweep import sweep
+from lm.experiment.ablation.table import to_markdown, write_tables
 from lm.experiment.claim import Held, claim
 from tests.claims import held_elsewhere
 
@@ -36,21 +37,21 @@ def results(found):
 def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same_numbers(
     ablation, tmp_path, monkeypatch
 ):
-    found = points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, ROWS, (0, 1), tmp_path)
     assert sweep(found) == []
     before = results(found)
-    write(tabulate(found), tmp_path)
+    write_tables([tabulate(found)], tmp_path)
     assert {"table.md", "table.csv", "table.png"} <= {path.name for path in tmp_path.iterdir()}
     assert "weighting=sparsemax" in to_markdown(tabulate(found))
 
     trained = []
-    original = sweep_module.learn
+    original = sweep_module.run_experiment
 
     def counting(config, workdir, name):
         trained.append(workdir)
         return original(config, workdir, name)
 
-    monkeypatch.setattr(sweep_module, "learn", counting)
+    monkeypatch.setattr(sweep_module, "run_experiment", counting)
     sweep(found)
     assert trained == []
     shutil.rmtree(found[2].workdir)
@@ -60,8 +61,8 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
 
 
 def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, monkeypatch, capsys):
-    found = points(ablation, ROWS, (0,), tmp_path)
-    original = sweep_module.learn
+    found = make_points(ablation, ROWS, (0,), tmp_path)
+    original = sweep_module.run_experiment
 
     def breaking(config, workdir, name):
         if config.attention.weighting == "softmax":
@@ -69,9 +70,9 @@ def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, mon
         return original(config, workdir, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "learn", breaking)
+        patch.setattr(sweep_module, "run_experiment", breaking)
         assert sweep(found) == [found[0]]
-    assert "broke: no luck" in capsys.readouterr().err
+    assert "failed: no luck" in capsys.readouterr().err
     assert "no luck" in (found[0].workdir / "error.txt").read_text()
     assert (found[1].workdir / "result.json").exists()
     assert "no luck" in to_markdown(tabulate(found))
@@ -97,14 +98,14 @@ def quick(monkeypatch):
                 (workdir / "result.json").write_text(json.dumps(result))
         return {"eval/bits_per_byte": 1.0, "seconds": 1.0}
 
-    monkeypatch.setattr(sweep_module, "learn", learn)
+    monkeypatch.setattr(sweep_module, "run_experiment", learn)
     return trained
 
 
 def test_sweeps_that_share_train_every_point_once_and_all_know_what_broke(
     ablation, tmp_path, quick
 ):
-    found, broken = points(ablation, ROWS, (0, 1, 2, 3), tmp_path), []
+    found, broken = make_points(ablation, ROWS, (0, 1, 2, 3), tmp_path), []
     workers = [
         threading.Thread(target=lambda: broken.append(sweep(found, share=True))) for _ in range(3)
     ]
@@ -117,19 +118,19 @@ def test_sweeps_that_share_train_every_point_once_and_all_know_what_broke(
 
 
 def test_a_sweep_that_shares_waits_for_the_points_of_others(ablation, tmp_path, quick, capsys):
-    found = points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, ROWS, (0, 1), tmp_path)
     with contextlib.ExitStack() as theirs:
         theirs.enter_context(held_elsewhere(found[0].workdir))
         threading.Timer(0.2, theirs.pop_all().close).start()
         assert sweep(found, share=True) == []
     assert list(quick) == [*(point.workdir for point in found[1:]), found[0].workdir]
-    assert capsys.readouterr().out.count("waits: ") == 1
+    assert capsys.readouterr().out.count("waiting: ") == 1
 
 
 def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
     ablation, tmp_path, quick
 ):
-    found = points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, ROWS, (0, 1), tmp_path)
     with held_elsewhere(found[1].workdir), pytest.raises(Held, match="is held by process"):
         sweep(found)
     with held_elsewhere(tmp_path):
@@ -142,7 +143,7 @@ def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
 def test_of_several_processes_the_first_holds_the_sweep_and_the_others_train_beside_it(
     ablation, tmp_path, quick, monkeypatch
 ):
-    found = points(ablation, ROWS, (0,), tmp_path)
+    found = make_points(ablation, ROWS, (0,), tmp_path)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with held_elsewhere(tmp_path):
         assert sweep(found) == []
@@ -153,21 +154,21 @@ def test_of_several_processes_the_first_holds_the_sweep_and_the_others_train_bes
 
 
 def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):
-    found = points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, ROWS, (0, 1), tmp_path)
     assert len({point.workdir for point in found}) == 4
     assert [point.seed for point in found] == [0, 1, 0, 1]
-    again = points(ablation, ROWS, (0, 1), tmp_path)
+    again = make_points(ablation, ROWS, (0, 1), tmp_path)
     assert [p.workdir for p in again] == [p.workdir for p in found]
-    longer = points(override(ablation, {"steps": 5}), ROWS, (0, 1), tmp_path)
+    longer = make_points(override(ablation, {"steps": 5}), ROWS, (0, 1), tmp_path)
     assert {p.workdir for p in longer}.isdisjoint(p.workdir for p in found)
 
 
 def test_labels_say_what_is_set():
     assert (
-        label({"attention.weighting": "softcap", "attention.cap": 2.0})
+        row_label({"attention.weighting": "softcap", "attention.cap": 2.0})
         == "weighting=softcap,cap=2.0"
     )
-    assert label({}) == "as is"
+    assert row_label({}) == "default"
 
 
 def test_keys_that_end_alike_are_told_apart_in_every_row_of_the_ablation(ablation, tmp_path):
@@ -177,17 +178,17 @@ def test_keys_that_end_alike_are_told_apart_in_every_row_of_the_ablation(ablatio
         {"output.cap": 20.0},
         {"steps": 5},
     ]
-    found = points(ablation, rows, (0,), tmp_path)
-    labels = ["as is", "weighting=softcap,attention.cap=20.0", "output.cap=20.0", "steps=5"]
+    found = make_points(ablation, rows, (0,), tmp_path)
+    labels = ["default", "weighting=softcap,attention.cap=20.0", "output.cap=20.0", "steps=5"]
     assert [point.row for point in found] == labels
-    assert label({"a.b.c": 1, "d.b.c": 2, "c": 3}) == "a.b.c=1,d.b.c=2,c=3"
+    assert row_label({"a.b.c": 1, "d.b.c": 2, "c": 3}) == "a.b.c=1,d.b.c=2,c=3"
 
 
 def test_two_rows_of_one_name_are_refused_before_any_work(ablation, tmp_path):
     plain = ablation.data.source
     rows = [{"data.source": plain, "steps": 5}, {"data.source": f"{plain},steps=5"}]
     with pytest.raises(UserError, match=r"two rows that are both called source=.*,steps=5"):
-        points(ablation, rows, (0,), tmp_path)
+        make_points(ablation, rows, (0,), tmp_path)
 
 
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
@@ -195,11 +196,14 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
         "lm.checkpoints.resolve.adopt", lambda c: override(c, {"model.num_layers": 3})
     )
     rows = [{}, {"init_from": "hf:B"}]
-    assert [p.config.model.num_layers for p in points(ablation, rows, (0,), tmp_path)] == [1, 3]
+    assert [p.config.model.num_layers for p in make_points(ablation, rows, (0,), tmp_path)] == [
+        1,
+        3,
+    ]
     with pytest.raises(
         UserError, match=r"layers=2: config.model.num_layers = 2 contradicts .* has 3"
     ):
-        points(ablation, [rows[1] | {"model.num_layers": 2}], (0,), tmp_path)
+        make_points(ablation, [rows[1] | {"model.num_layers": 2}], (0,), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -216,4 +220,4 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
 )
 def test_an_impossible_row_stops_the_ablation_before_any_work(ablation, tmp_path, rows, message):
     with pytest.raises(UserError, match=message):
-        points(ablation, rows, (0,), tmp_path)
+        make_points(ablation, rows, (0,), tmp_path)

@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lm.errors import UserError
-from lm.experiment.ablation.comparison import (
-    Table,
-    holm,
-    judge,
-    paired,
-    tabulate,
-    to_csv,
-    to_markdown,
-)
+from lm.experiment.ablation.comparison import Table, tabulate
+from lm.experiment.ablation.significance import holm, paired_t_test, verdict
+from lm.experiment.ablation.table import to_csv, to_markdown
 from tests.points import start
 
 
@@ -40,7 +34,7 @@ def seeds_of(*values: float) -> dict[int, float]:
 @pytest.mark.parametrize("n", [2, 3, 5, 12])
 def test_the_comparison_is_the_paired_t_test_of_scipy(n):
     row, base = np.random.default_rng(n).normal(size=(2, n))
-    found = paired(seeds_of(*row), seeds_of(*base))
+    found = paired_t_test(seeds_of(*row), seeds_of(*base))
     oracle = stats.ttest_rel(row, base)
     assert found.difference == pytest.approx(np.mean(row - base))
     assert found.interval == pytest.approx(tuple(oracle.confidence_interval(0.95)))
@@ -49,7 +43,7 @@ def test_the_comparison_is_the_paired_t_test_of_scipy(n):
 
 def test_the_interval_is_that_of_a_hand_calculation():
     # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t(0.975, 2) = 4.302653
-    found = paired(seeds_of(2.0, 4.0, 6.0), seeds_of(1.0, 2.0, 3.0))
+    found = paired_t_test(seeds_of(2.0, 4.0, 6.0), seeds_of(1.0, 2.0, 3.0))
     assert found.difference == 2.0
     assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
 
@@ -65,8 +59,8 @@ def test_holm_adjusts_as_in_a_hand_made_example():
 @given(st.lists(st.tuples(*[st.floats(-5, 5)] * 3), min_size=2, max_size=6))
 def test_an_effect_of_the_seed_that_all_rows_share_changes_no_difference(drawn):
     row, base, effect = (seeds_of(*values) for values in zip(*drawn, strict=True))
-    plain = paired(row, base)
-    moved = paired(*({s: v[s] + effect[s] for s in v} for v in (row, base)))
+    plain = paired_t_test(row, base)
+    moved = paired_t_test(*({s: v[s] + effect[s] for s in v} for v in (row, base)))
     assert moved.difference == pytest.approx(plain.difference, abs=1e-12)
     if plain.interval and moved.interval:
         assert moved.interval == pytest.approx(plain.interval, abs=1e-10)
@@ -80,9 +74,9 @@ def null_verdicts(seed: int, tables: int, rows: int) -> int:
         noise = random.uniform(0.2, 2, size=(rows, 1))  # variants differ in their spread
         values = 2 + random.normal(size=n) + noise * random.normal(size=(rows, n))
         base, *others = (seeds_of(*row) for row in values)
-        pairs = [paired(other, base) for other in others]
+        pairs = [paired_t_test(other, base) for other in others]
         adjusted = holm([pair.p for pair in pairs])
-        words = [judge(*each) for each in zip(pairs, adjusted, strict=True)]
+        words = [verdict(*each) for each in zip(pairs, adjusted, strict=True)]
         false += any(word in ("better", "worse") for word in words)
     return false
 
@@ -284,15 +278,15 @@ def test_trained_parameters_are_a_column_where_a_row_leaves_some_alone(finish):
     whole = finish("full", 0, 2.0, trained_parameters=831_232)
     lora = finish("lora", 0, 2.1, trained_parameters=8_312)
     head, _, *body = to_markdown(tabulate([whole, lora])).split("\n\n")[0].splitlines()
-    trained = cells_of(head).index("trained")
+    trained = cells_of(head).index("trainable")
     assert [cells_of(line)[trained] for line in body] == ["831 k", "8 k"]
-    assert "trained" not in to_markdown(tabulate([whole]))
+    assert "trainable" not in to_markdown(tabulate([whole]))
 
 
 def test_the_memory_of_a_step_is_a_column_where_it_is_known(finish):
     points = [finish("full", 0, 2.0, memory=61_000_000), finish("lora", 0, 2.1)]
     head, _, *body = to_markdown(tabulate(points)).splitlines()[:4]
-    place = cells_of(head).index("bytes/step")
+    place = cells_of(head).index("step memory")
     assert [cells_of(line)[place] for line in body] == ["61.0 M", ""]
 
 

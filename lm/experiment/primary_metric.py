@@ -1,5 +1,5 @@
-"""By which number is a run judged? The one that tables rank by, early stopping watches and run.py
-prints: of a task its metric, else what its objective compares.
+"""The primary metric of a run, by which tables rank, early stopping decides and run.py reports: the
+metric of its task, or else of its objective.
 """
 
 import math
@@ -11,20 +11,19 @@ from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError
 from lm.tasks import build_task
 
-# Of what is said of held-out text.
-_MORE_IS_BETTER = ("eval/accuracy", "eval/sparsemax_score")
+_HIGHER_IS_BETTER = ("eval/accuracy", "eval/sparsemax_score")  # of language models
 
 
-class Headline(NamedTuple):
+class PrimaryMetric(NamedTuple):
     """A metric of the evaluation.
 
     Attributes:
       name: such as "eval/accuracy".
-      lower: whether less is better.
+      lower_is_better: whether smaller values are better.
     """
 
     name: str
-    lower: bool
+    lower_is_better: bool
 
     @property
     def unit(self) -> str:
@@ -37,43 +36,46 @@ def unit(metric: str) -> str:
     return metric.removeprefix("eval/").replace("_", " ")
 
 
-def check_finite(judged: Headline, metrics: Mapping[str, Any]) -> None:
-    """Raises UserError where a run cannot be judged: by a NaN or an infinity."""
-    if not math.isfinite(value := metrics[judged.name]):
+def check_finite(metric: PrimaryMetric, metrics: Mapping[str, Any]) -> None:
+    """Raises UserError where the primary metric of a run is NaN or infinite."""
+    if not math.isfinite(value := metrics[metric.name]):
         raise UserError(
-            f"{judged.name} is {value} after training, so the run does not count as finished; its "
-            "state is saved. Begin again in another --workdir with a lower "
+            f"{metric.name} is {value} after training, so the run does not count as finished; its "
+            "state is saved. Start again in another --workdir with a lower "
             "config.optimizer.learning_rate or a clip_norm"
         )
 
 
-def headline(config: Config, metric: str | None = None, scored: Collection[str] = ()) -> Headline:
-    """The metric by which runs of a config are judged, or `metric` in its place.
+def primary_metric(
+    config: Config, metric: str | None = None, available: Collection[str] = ()
+) -> PrimaryMetric:
+    """The primary metric of runs of a config, or `metric` in its place.
 
-    `scored` are the names of what was measured, where that is known: of a task's metrics the first
-    that was, as tags that mark no entities have no entity F1.
+    `available` are the names of the metrics that were computed, where they are known: the primary
+    metric of a task is the first of its metrics that was, as token classification without entities
+    has no entity F1.
     """
     if not config.task.name:
         name = metric or OBJECTIVES[config.objective].metric
-        return Headline(name, lower=name not in _MORE_IS_BETTER)
+        return PrimaryMetric(name, lower_is_better=name not in _HIGHER_IS_BETTER)
     task = build_task(config)
     name = metric or f"eval/{task.main}"
     if metric is None and not task.metric:
-        name = next((f"eval/{each}" for each in task.measures if f"eval/{each}" in scored), name)
+        name = next((f"eval/{each}" for each in task.measures if f"eval/{each}" in available), name)
     lower = ("forgetting", *task.lower)  # the former is of a chain of tasks
-    return Headline(name, lower=name.removeprefix("eval/") in lower)
+    return PrimaryMetric(name, lower_is_better=name.removeprefix("eval/") in lower)
 
 
 def summary(result: Mapping[str, Any], config: Config) -> str:
-    """The metrics of a run's result by which it is judged and usually compared, in a line."""
-    shown = told(result, config)
+    """The main metrics of a run's result and its time, in one line."""
+    shown = describe_metrics(result, config)
     if "interval" in result:
         shown[0] += " [{:.4f}, {:.4f}]".format(*result["interval"])
     return f"{', '.join(shown)}, {result['seconds']:.0f} s"
 
 
-def told(metrics: Mapping[str, Any], config: Config) -> list[str]:
-    """Those metrics in words, such as "2.1034 bits per byte"; the one that judges comes first."""
-    judged = headline(config, scored=metrics)
+def describe_metrics(metrics: Mapping[str, Any], config: Config) -> list[str]:
+    """The main metrics in words, such as "2.1034 bits per byte"; the primary one comes first."""
+    primary = primary_metric(config, available=metrics)
     others = [name for name in ("eval/nats_per_token", "eval/accuracy") if name in metrics]
-    return [f"{metrics[name]:.4f} {unit(name)}" for name in dict.fromkeys([judged.name, *others])]
+    return [f"{metrics[name]:.4f} {unit(name)}" for name in dict.fromkeys([primary.name, *others])]

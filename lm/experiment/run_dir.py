@@ -66,7 +66,7 @@ def _is_free(workdir: epath.Path) -> bool:
 
 
 def _is_remark(child: epath.Path) -> bool:
-    """Whether a file says nothing of a run but, in a sweep's words, why it broke."""
+    """Whether a file tells nothing of a run but the traceback with which it failed in a sweep."""
     return child.name == "error.txt" or child.name.startswith(".")
 
 

@@ -20,7 +20,7 @@ from lm.evaluation.held_out import evaluate
 from lm.evaluation.task_report import write_report
 from lm.experiment.continuation import go_on, total_steps
 from lm.experiment.learning_curve import draw_curve
-from lm.experiment.primary_metric import check_finite, headline, told
+from lm.experiment.primary_metric import check_finite, describe_metrics, primary_metric
 from lm.experiment.provenance import commit
 from lm.experiment.result import describe
 from lm.experiment.run_dir import claimed, held, open_workdir
@@ -169,7 +169,7 @@ class _Run:
                 self.checkpoints.save(self.state)
                 self.checkpoints.wait()
             try:
-                check_finite(headline(config, scored=metrics), metrics)
+                check_finite(primary_metric(config, available=metrics), metrics)
                 result = self.result(metrics)
             finally:
                 self.close()
@@ -229,7 +229,7 @@ class _Run:
         self.state, gap = follow_gap(self.state, self.program, self.corpus, self.config)
         if self.main:
             self.writer.write(step, metrics | gap)
-            self.progress.evaluated(", ".join(told(metrics, self.config)))
+            self.progress.evaluated(", ".join(describe_metrics(metrics, self.config)))
         if self.stopping and self.stopping.see(step, metrics[self.stopping.metric]):
             self.checkpoints.protect(step)
         return metrics
@@ -239,15 +239,15 @@ class _Run:
         if not self.config.evaluation.patience:
             return None
         measured = self.corpus.task.measures if isinstance(self.corpus, TaskData) else ()
-        metric = headline(self.config, scored=[f"eval/{name}" for name in measured])
-        stopping = Stopping(metric.name, metric.lower, self.config.evaluation.patience)
+        metric = primary_metric(self.config, available=[f"eval/{name}" for name in measured])
+        stopping = Stopping(metric.name, metric.lower_is_better, self.config.evaluation.patience)
         records = read_metrics(self.workdir / "metrics.jsonl")
         since = asked_alike_since(self.workdir)
         stopping.recall(record for record in records if since < record["step"] <= self.start)
         if stopping.best is None:
             return stopping
         if stopping.best not in self.checkpoints.steps:  # patience came after it
-            return Stopping(metric.name, metric.lower, self.config.evaluation.patience)
+            return Stopping(metric.name, metric.lower_is_better, self.config.evaluation.patience)
         self.checkpoints.protect(stopping.best)
         return stopping
 
@@ -288,7 +288,7 @@ class _Run:
         )
         if self.main:
             write_json(self.workdir / "result.json", result)
-            draw_curve(self.workdir, headline(self.config, scored=metrics).name)
+            draw_curve(self.workdir, primary_metric(self.config, available=metrics).name)
         return result
 
     def close(self) -> None:

@@ -13,10 +13,10 @@ from lm.config import override
 from lm.data import train_batches
 from lm.errors import Interrupted, UserError
 from lm.experiment import train as train_module
-from lm.experiment.continual.chain import learn
-from lm.experiment.continual.forgetting import forgotten, measures, to_markdown
+from lm.experiment.continual.chain import run_experiment
+from lm.experiment.continual.forgetting import forgetting, forgetting_metrics, to_markdown
 from lm.experiment.continual.importance import squares, with_importance
-from lm.experiment.primary_metric import Headline
+from lm.experiment.primary_metric import PrimaryMetric
 from lm.experiment.train import train
 from lm.tasks.prepare import prepare_task
 from lm.tasks.sampling import drawn
@@ -57,7 +57,7 @@ def test_a_chain_asks_every_task_after_each_and_resumes_to_the_same_numbers(
     chain, held, tmp_path, monkeypatch, losses, capsys
 ):
     config = override(chain, held)
-    result = learn(config, tmp_path / "whole")
+    result = run_experiment(config, tmp_path / "whole")
     matrix = np.array(result["matrix"])
     assert matrix.shape == (2, 2) and result["steps"] == 16
     np.testing.assert_allclose(result["eval/accuracy"], matrix[1].mean())
@@ -65,21 +65,21 @@ def test_a_chain_asks_every_task_after_each_and_resumes_to_the_same_numbers(
     np.testing.assert_allclose(np.diag(matrix), [each["eval/accuracy"] for each in own])
     table = (tmp_path / "whole/continual.md").read_text()
     assert table in capsys.readouterr().out and "food.csv" in table
-    assert learn(config, tmp_path / "whole") == result
+    assert run_experiment(config, tmp_path / "whole") == result
 
     broken = tmp_path / "broken"
     with monkeypatch.context() as patch:
         interrupt_at(5, patch)
         for reached in (1, 2):
             with pytest.raises(Interrupted):
-                learn(config, broken)
+                run_experiment(config, broken)
             assert (broken / str(reached)).exists() and not (broken / str(reached + 1)).exists()
-    learn(config, broken)
+    run_experiment(config, broken)
     # As if killed while the tasks were asked for the last time.
     (broken / "result.json").unlink()
     first, second = (broken / "metrics.jsonl").read_text().splitlines(keepends=True)
     (broken / "metrics.jsonl").write_text(first + second[:9])
-    assert of_clock(learn(config, broken)) == of_clock(result)
+    assert of_clock(run_experiment(config, broken)) == of_clock(result)
     for folder in (".", "1", "2"):
         assert losses(broken / folder) == losses(tmp_path / "whole" / folder)
     with pytest.raises(UserError, match="is a chain of runs; name one"):
@@ -91,7 +91,7 @@ def test_a_chain_asks_every_task_after_each_and_resumes_to_the_same_numbers(
 def test_without_what_holds_on_a_run_of_a_chain_is_an_ordinary_run_from_the_one_before(
     chain, tmp_path
 ):
-    result = learn(chain, tmp_path / "chain")
+    result = run_experiment(chain, tmp_path / "chain")
     alone = override(chain, {"continual.sources": (), "init_from": str(tmp_path / "chain/1")})
     assert train(alone, tmp_path / "alone")["eval/accuracy"] == result["matrix"][1][1]
     jax.tree.map(
@@ -104,7 +104,7 @@ def test_without_what_holds_on_a_run_of_a_chain_is_an_ordinary_run_from_the_one_
 @pytest.mark.slow
 def test_all_at_once_takes_the_steps_of_all_tasks_and_no_task_comes_before_another(chain, tmp_path):
     config = override(chain, {"continual.joint": True, "epochs": 1.5})
-    result = learn(config, tmp_path / "run")
+    result = run_experiment(config, tmp_path / "run")
     sizes = [
         each["splits"]["train"]["rows"]
         for each in json.loads((tmp_path / "run/data.json").read_text())["tasks"]
@@ -117,7 +117,7 @@ def test_all_at_once_takes_the_steps_of_all_tasks_and_no_task_comes_before_anoth
 @pytest.mark.slow
 def test_importance_is_the_mean_over_rows_of_every_earlier_task(chain, tmp_path):
     config = override(chain, EWC)
-    learn(config, tmp_path / "chain")
+    run_experiment(config, tmp_path / "chain")
     last = restore(tmp_path / "chain/2")
     config, data = last.config, last.corpus
     state = last.program.init(jax.random.key(0))
@@ -186,14 +186,16 @@ def test_the_fisher_information_of_linear_models_is_their_closed_form(name, toge
 
 def test_forgetting_is_what_the_best_before_had_more():
     matrix = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.7, 0.5, 0.6]])
-    np.testing.assert_allclose(forgotten(matrix), [0.2, 0.3])
-    found = measures(matrix)
+    np.testing.assert_allclose(forgetting(matrix), [0.2, 0.3])
+    found = forgetting_metrics(matrix)
     np.testing.assert_allclose(found["eval/forgetting"], 0.25)
     np.testing.assert_allclose(found["eval/backward_transfer"], (0.7 - 0.9 + 0.5 - 0.8) / 2)
-    errors = measures(1 - matrix, lower=True)
+    errors = forgetting_metrics(1 - matrix, lower_is_better=True)
     assert errors == pytest.approx(found)
-    assert measures(matrix[:1]) == {}
+    assert forgetting_metrics(matrix[:1]) == {}
     sources = ("files:a/one.csv", "files:a/two.csv", "tfds:glue/rte")
-    table = to_markdown(matrix, sources, Headline("eval/accuracy", lower=False)).splitlines()
+    table = to_markdown(
+        matrix, sources, PrimaryMetric("eval/accuracy", lower_is_better=False)
+    ).splitlines()
     assert table[0] == "| after | 1 one.csv | 2 two.csv | 3 rte |"
-    assert table[5] == "| forgotten | +0.2000 | +0.3000 |  |"
+    assert table[5] == "| forgetting | +0.2000 | +0.3000 |  |"

@@ -9,7 +9,7 @@ from seqeval.scheme import BILOU
 
 from configs import default
 from lm.errors import UserError
-from lm.experiment.primary_metric import headline
+from lm.experiment.primary_metric import primary_metric
 from lm.tasks import build_task, metrics
 from lm.tasks.read import Record
 from lm.tasks.tag_scheme import MARKS, entities, entity_report, scheme_of
@@ -115,8 +115,8 @@ def test_parts_of_speech_are_judged_by_word_accuracy_alone():
     assert task.main == "word_accuracy" and "no entities" in notes[0]
     assert "CB" in task.report([prediction], labels)
     config, _ = tagger()
-    assert headline(config, scored=["eval/word_accuracy"]).name == "eval/word_accuracy"
-    assert headline(config).name == "eval/entity_f1"
+    assert primary_metric(config, available=["eval/word_accuracy"]).name == "eval/word_accuracy"
+    assert primary_metric(config).name == "eval/entity_f1"
     with pytest.raises(UserError, match="'entity_f1', but the tags mark no entities"):
         tagger(metric="entity_f1")[1].settle([{"label": ["NN", "DT"]}])
 

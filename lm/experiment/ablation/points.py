@@ -1,0 +1,157 @@
+"""Reads an ablation from its config file and makes its points, rows times seeds, each with the name
+of its folder.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from lm.checkpoints.resolve import adopted
+from lm.config import Config, content_hash, load, override, reading
+from lm.errors import UserError
+from lm.training.validate import check
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """The ablation of a config file.
+
+    Attributes:
+      rows: dotted overrides, one dictionary for each row, the baseline first.
+      seeds: the seeds with which each row is trained.
+      metrics: a table for each; None: the primary metric of the config.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    seeds: Sequence[int]
+    metrics: Sequence[str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run of an ablation.
+
+    Attributes:
+      row: the label of its variant.
+      seed: of parameters, batches and dropout.
+      config: its whole config.
+      workdir: its folder; see `folder_name`.
+    """
+
+    row: str
+    seed: int
+    config: Config
+    workdir: epath.Path
+
+
+def load_ablation(
+    path: str, arg: str | None = None, seeds: int | None = None, given: Iterable[str] = ()
+) -> Ablation:
+    """The ablation of a config file, with the first `seeds` of its seeds; None takes all.
+
+    Raises:
+      UserError: where the file has no sweep(arg) or SEEDS, or one of them, METRIC or ALSO is of
+        another kind than `Ablation` says; where it varies a dotted key that was `given`.
+    """
+    module = load(path)
+    for name in ("sweep", "SEEDS"):
+        if not hasattr(module, name):
+            raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
+    metric, also = getattr(module, "METRIC", None), getattr(module, "ALSO", ())
+    if not (metric is None or isinstance(metric, str)):
+        raise UserError(f"{path}: METRIC = {metric!r} is no name of a metric, 'eval/accuracy' say")
+    if not (isinstance(also, list | tuple) and all(isinstance(name, str) for name in also)):
+        raise UserError(f"{path}: ALSO = {also!r} is no list of metrics; write ('eval/accuracy',)")
+    rows = _rows(module, path, arg)
+    for key in sorted({key for row in rows for key in row} | {"seed"}):
+        if key in given:
+            raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
+    return Ablation(rows, _seeds(module, path, seeds), (metric, *also))
+
+
+def _rows(module: Any, path: str, arg: str | None) -> list[Mapping[str, Any]]:
+    with reading(path):
+        found = module.sweep(arg)
+        rows = None if found is None or isinstance(found, str | Mapping) else list(found)
+    if rows is None:
+        raise UserError(
+            f"{path}: sweep() returns {found!r}; let it yield one dictionary of dotted overrides "
+            "for each row"
+        )
+    for row in rows:
+        if not (isinstance(row, Mapping) and all(isinstance(key, str) for key in row)):
+            raise UserError(
+                f"{path}: sweep() yields {row!r}, which is no dictionary of dotted overrides such "
+                "as {'attention.weighting': 'softmax'}"
+            )
+    return rows
+
+
+def _seeds(module: Any, path: str, first: int | None) -> Sequence[int]:
+    seeds = module.SEEDS
+    whole = isinstance(seeds, list | tuple | range)
+    if not (whole and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)):
+        raise UserError(f"{path}: SEEDS = {seeds!r} is no list of whole numbers; write (0, 1, 2)")
+    if (first or 0) > len(seeds):
+        raise UserError(f"--seeds={first} is more than the SEEDS of {path}: {seeds}")
+    return seeds[:first]
+
+
+def make_points(
+    config: Config,
+    rows: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int],
+    workdir: epath.PathLike,
+) -> list[Point]:
+    """All points, row by row, with the config of each checked.
+
+    Raises:
+      UserError: where a row sets an unknown config key or is invalid, or two rows are the same.
+    """
+    found, seen = [], {}
+    keys = {key for overrides in rows for key in overrides}
+    for overrides in rows:
+        row = row_label(overrides, keys)
+        for seed in seeds:
+            varied = override(config, {**overrides, "seed": seed})
+            try:
+                if {"init_from", "finetuning.adapter_from"} & overrides.keys():
+                    varied = adopted(varied, overrides)
+                check(varied)
+            except UserError as error:
+                raise UserError(f"row {row}: {error}") from None
+            name = folder_name(row, seed, varied)
+            if seen.get((row, seed)) == name:
+                raise UserError(f"sweep() gives {row} with seed {seed} twice; remove one")
+            if (row, seed) in seen:
+                raise UserError(f"sweep() gives two rows that are both called {row}; remove one")
+            seen[row, seed] = name
+            found.append(Point(row, seed, varied, epath.Path(workdir) / name))
+    if not found:
+        raise UserError("sweep() and SEEDS give no point; give at least one row and one seed")
+    return found
+
+
+def folder_name(row: str, seed: int, config: Config) -> str:
+    """The name of a point's folder: the row, the seed and the hash of the config."""
+    return f"{re.sub(r'[^A-Za-z0-9.=,+-]+', '-', row)}-seed{seed}-{content_hash(config)}"
+
+
+def row_label(overrides: Mapping[str, Any], keys: Collection[str] = ()) -> str:
+    """{"attention.weighting": "softcap", "attention.cap": 20.0} to "weighting=softcap,cap=20.0".
+
+    A key is shortened to its last part, or to as many parts as tell it apart from the other `keys`,
+    those of all rows. The row without overrides is "default".
+    """
+    named = (f"{_short(key, {*keys, *overrides})}={value}" for key, value in overrides.items())
+    return ",".join(named) or "default"
+
+
+def _short(key: str, keys: Collection[str]) -> str:
+    parts = key.split(".")
+    ends = (".".join(parts[-number:]) for number in range(1, len(parts)))
+    alone = (end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1)
+    return next(alone, key)

@@ -1,0 +1,72 @@
+"""Significance of differences between rows: paired t-tests within seeds, corrected by Holm."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.05  # of the intervals (each alone) and of the verdicts (all rows together)
+
+
+class PairedTest(NamedTuple):
+    """The comparison of a row with the baseline within the seeds that both have finished.
+
+    Attributes:
+      pairs: the seeds of both.
+      difference: row minus baseline, mean over pairs; None without a test.
+      interval: 95 % Student-t interval of the difference; None where there is none.
+      p: two-sided p-value of the paired t-test; 1 where there is none.
+    """
+
+    pairs: tuple[int, ...] = ()
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    p: float = 1.0
+
+
+def paired_t_test(values: Mapping[int, float], baseline: Mapping[int, float]) -> PairedTest:
+    """Compares within seeds: `d_s = values[s] - baseline[s]` over the n seeds s that both have.
+
+    difference = mean(d); interval = mean(d) +- t(0.975, n - 1) sd(d) / sqrt(n); p is two-sided, of
+    the paired Student t-test. n = 0 gives no difference; n = 1 gives no interval and p = 1. So do
+    differences without spread (beyond rounding): seeds that change nothing are one run repeated n
+    times.
+    """
+    seeds = tuple(sorted(values.keys() & baseline.keys()))
+    if not seeds:
+        return PairedTest()
+    row, base = np.array([[each[seed] for seed in seeds] for each in (values, baseline)])
+    difference, n = float(np.mean(row - base)), len(seeds)
+    error = float(np.std(row - base, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    if error <= 8 * np.finfo(float).eps * max(np.abs(row).max(), np.abs(base).max()):
+        return PairedTest(seeds, difference, None, 1.0)
+    from scipy import stats  # slow to import
+
+    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
+    p = 2 * float(stats.t.sf(abs(difference) / error, n - 1))
+    return PairedTest(seeds, difference, (difference - half, difference + half), p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusts p-values for m tests: reject where the adjusted one is <= the level.
+
+    With p ascending, `adjusted_i = max over j <= i of min(1, (m - j + 1) p_j)`. The probability of
+    any false rejection is then at most the level, for any dependence between the tests.
+    (Holm 1979, A simple sequentially rejective multiple test procedure.)
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values, float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.minimum(1, np.maximum.accumulate(scaled))
+    return adjusted[np.argsort(order)].tolist()
+
+
+def verdict(test: PairedTest, p_holm: float, better: str = "lower") -> str:
+    """The verdict of a comparison in a few words, given its Holm-adjusted p-value."""
+    if test.difference is None or len(test.pairs) < 2:
+        return "one seed" if test.pairs else "no shared seed"
+    if test.interval is None and test.difference == 0:
+        return "identical"
+    if test.interval is None or p_holm > LEVEL:
+        return "not separable"
+    return "better" if (test.difference < 0) == (better == "lower") else "worse"
