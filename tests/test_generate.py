@@ -18,8 +18,8 @@ from lm.data.text_frame import framed
 from lm.errors import UserError
 from lm.evaluation.prompting.query_encoder import reader
 from lm.evaluation.prompting.template import Query
-from lm.finetuning import room
-from lm.finetuning.tuned import room_of
+from lm.finetuning import max_text_len
+from lm.finetuning.adapted import max_text_len_of
 from lm.generation import generate, prompt_batch, prompt_ids, sample, stream
 from lm.generation.decode import SamplingParams, StaticModel, _decode, _prefill
 from lm.generation.prompts import pad_prompts
@@ -184,7 +184,7 @@ def test_learned_words_leave_fewer_positions_for_a_text():
     config.data.seq_len = 36
     config.finetuning.update(method="prompt", num_virtual_tokens=4)
     model = build_model(config, 5)
-    assert room(config) == room_of(model) == 36
+    assert max_text_len(config) == max_text_len_of(model) == 36
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for virtual"):
         list(generate(model, None, [np.array([1])], max_new_tokens=36))
     assert (

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from lm.config import override
 from lm.data.objectives import causal
 from lm.errors import UserError
-from lm.finetuning import METHODS, count, join, split, tuning
+from lm.finetuning import METHODS, build_finetuning, combine, param_count, partition
 from lm.finetuning.lora import Dora, Lora, RankStableLora
 from lm.finetuning.merge import merge, unmerge
 from lm.model.factory import build_model
@@ -21,7 +21,7 @@ from lm.training.train_step import build_program
 from tests.models import init, noisy
 
 PROMPTING = ("prompt", "prefix")
-ADDING = [name for name, method in METHODS.items() if method.adds]
+ADDING = [name for name, method in METHODS.items() if method.adapter]
 # What a method needs of the model, to find something to train there.
 NEEDS = {"head": {"output.tied": False}, "softmax": {"attention.weighting": "sink"}}
 
@@ -49,10 +49,10 @@ def test_a_target_that_is_no_matrix_is_named(tiny):
 def test_split_and_join_are_inverse_also_within_an_array():
     params = {"a": {"kernel": jnp.arange(6.0).reshape(3, 2)}, "b": jnp.ones(2), "c": jnp.zeros(1)}
     kept = {("a", "kernel"): 2, ("b",): 0, ("c",): None}
-    trained, frozen = split(params, kept.get)
+    trained, frozen = partition(params, kept.get)
     assert set(flatten_dict(trained)) == {("a", "kernel"), ("b",)}
     assert trained["a"]["kernel"].shape == (1, 2) and frozen["a"]["kernel"].shape == (2, 2)
-    jax.tree.map(np.testing.assert_array_equal, join(trained, frozen), params)
+    jax.tree.map(np.testing.assert_array_equal, combine(trained, frozen), params)
 
 
 EXPECTED = {
@@ -92,7 +92,9 @@ def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, sca
     assert bool(names(whole) - names(base)) == (method in ADDING)
     assert (names(whole) - names(base)) <= wanted
     # Frozen parameters have no moments: the two of AdamW are as large as what is trained.
-    assert sum(x.size for x in jax.tree.leaves(state.moments) if x.ndim) == 2 * count(state.params)
+    assert sum(x.size for x in jax.tree.leaves(state.moments) if x.ndim) == 2 * param_count(
+        state.params
+    )
     if (method, scan) == ("layers", True):
         kernel = ("stack", "layers", "feed_forward", "in", "kernel")
         assert flatten_dict(state.params)[kernel].shape == (1, 16, 64)
@@ -144,7 +146,7 @@ def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
     merged = merge(config, params)
     hidden = tuned.apply({"params": params}, batch)
     np.testing.assert_allclose(plain.apply({"params": merged}, batch), hidden, atol=2e-4)
-    trained, _ = split(params, tuning(config).kept)
+    trained, _ = partition(params, build_finetuning(config).frozen_layers)
     if method == "dora":
         with pytest.raises(UserError, match="cannot be taken out"):
             unmerge(config, merged, trained)

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from lm.config import override
-from lm.finetuning import METHODS, count, join
+from lm.finetuning import METHODS, combine, param_count
 from lm.finetuning.merge import merge
 from lm.model.factory import build_model
 from lm.tasks.encode import Layout
@@ -111,8 +111,10 @@ def test_a_step_moves_what_is_trained_and_keeps_state_and_checkpoint_of_that_alo
         shared = path[-2:] == ("key", "bias")
         assert shared or (np.asarray(leaf) != flatten_dict(before[0])[path]).any(), path
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.moments) if leaf.ndim)
-    assert moments == 2 * count(state.params)
-    assert count(state.saved.params) == count(state.params) and state.saved.frozen is None
+    assert moments == 2 * param_count(state.params)
+    assert (
+        param_count(state.saved.params) == param_count(state.params) and state.saved.frozen is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_step_moves_what_is_trained_and_keeps_state_and_checkpoint_of_that_alo
 def test_merged_additions_compute_the_same(small_config, model, method):
     config, program, rows = tuned(small_config, model, method)
     state = program.init(jax.random.key(0))
-    params = noisy(join(state.params, state.frozen))
+    params = noisy(combine(state.params, state.frozen))
     batch = program.objective(rows, jax.random.key(0))
     layout = Layout(length=6, start=1, end=0, num_classes=3) if model == "classifier" else None
     plain = build_model(override(config, {"finetuning.method": "full"}), 11, layout=layout)

@@ -15,7 +15,7 @@ from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import UserError
 from lm.experiment.train import train
-from lm.finetuning import count
+from lm.finetuning import param_count
 from lm.finetuning.merge import merge
 from lm.training.train_step import build_program
 from tests.commands import run
@@ -52,7 +52,7 @@ def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
     before, after = restore(base), restore(workdir)
     assert result["trained_parameters"] == 2 * (2 * 16 * 8) < result["parameters"]
     frozen = after.program.init(jax.random.key(0)).frozen
-    assert count(frozen) == count(before.params)
+    assert param_count(frozen) == param_count(before.params)
     for path, leaf in flatten_dict(before.params).items():
         np.testing.assert_array_equal(flatten_dict(after.params)[path], leaf)
     moved = after.params["stack"]["layer_0"]["attention"]["query"]["lora"]["b_kernel"]

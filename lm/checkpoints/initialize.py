@@ -19,8 +19,8 @@ from lm.config import Config
 from lm.devices import sharding
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.finetuning import method_names, split
-from lm.finetuning.choice import HEADS
+from lm.finetuning import method_names, partition
+from lm.finetuning.method import HEADS
 from lm.training.train_state import State
 from lm.training.train_step import Program
 
@@ -146,7 +146,7 @@ def _initialise_from(
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), whole
     )
-    params, frozen = split(params, program.tuning.kept)
+    params, frozen = partition(params, program.finetuning.frozen_layers)
     average, start = (
         None if tree is None else jax.tree.map(lambda x, t: x.copy().astype(t.dtype), params, tree)
         for tree in (state.average, state.start)
@@ -228,8 +228,8 @@ def _named(leaves: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
 def _check_frozen(program: Program, source: str, fresh: list[tuple[str, ...]]) -> None:
     """Raises UserError where a parameter would keep its random start: not given, not trained."""
     for path in fresh:
-        if program.tuning.kept(path) != 0:
-            method = "+".join(program.tuning.names)
+        if program.finetuning.frozen_layers(path) != 0:
+            method = "+".join(program.finetuning.methods)
             remedy = f"; use {method}+head" if path[0] in HEADS else ""
             raise UserError(
                 f"config.init_from = {source!r} has no {'/'.join(path)} of this shape, and "

@@ -15,7 +15,7 @@ from lm.data.files import to_json
 from lm.data.lines import lines_of
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.finetuning.tuned import room_of
+from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel
 from lm.model.pooling import mean
 from lm.model.transformer import Batch
@@ -63,7 +63,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
         raise UserError(f"--pooling={pooling} is none of {', '.join(POOLINGS)}")
     if pooling == "pooler" and not run.config.model.pooler:
         raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
-    room = room_of(run.program.model)
+    room = max_text_len_of(run.program.model)
     rows, cut = _rows(run, texts, room)
     vectors = np.zeros((len(texts), run.config.model.d_model), np.float32)
     pooled = jax.jit(_pooled, static_argnums=(0, 3), out_shardings=sharding.whole(run.program.mesh))

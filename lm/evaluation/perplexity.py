@@ -15,7 +15,7 @@ from lm.data.files import to_json, write_json
 from lm.errors import UserError
 from lm.evaluation.scored_row import Row
 from lm.evaluation.scoring import likelihoods
-from lm.finetuning.tuned import room_of
+from lm.finetuning.adapted import max_text_len_of
 from lm.tasks import predicts_words
 from lm.tasks.in_memory import source_of
 
@@ -76,7 +76,7 @@ def measure(
         to predict.
     """
     _check_model(run)
-    length = room_of(run.program.model)
+    length = max_text_len_of(run.program.model)
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
         raise UserError(f"--stride={stride} must be from 1 to the model's {length} positions")

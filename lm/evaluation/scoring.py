@@ -12,7 +12,7 @@ import numpy as np
 from lm.data import eval_batches
 from lm.devices import sharding
 from lm.evaluation.scored_row import Row
-from lm.finetuning.tuned import room_of
+from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel, next_token_log_probs
 from lm.model.transformer import Batch
 from lm.training.train_step import Program
@@ -36,7 +36,7 @@ def likelihoods(
     """
     kinds: dict[tuple[int, int, int], dict[Any, Row]] = {}
     for row in rows:
-        kinds.setdefault(row.sizes(room_of(program.model)), {})[row.key] = row
+        kinds.setdefault(row.sizes(max_text_len_of(program.model)), {})[row.key] = row
     score = jax.jit(_score, static_argnums=0, out_shardings=sharding.whole(program.mesh))
     found: dict[Any, tuple[float, bool]] = {}
     for sizes, unique in kinds.items():

@@ -15,7 +15,7 @@ from lm.evaluation.held_out import evaluate
 from lm.evaluation.predict import measure
 from lm.evaluation.prompting.evaluate_prompts import ask
 from lm.evaluation.task_report import write_report
-from lm.finetuning.tuned import room_of
+from lm.finetuning.adapted import max_text_len_of
 from lm.tasks.prepare import TaskData
 
 
@@ -41,7 +41,7 @@ def evaluate_on(
     """
     if texts or (data and not run.config.task.name):
         found = perplexity.measure(run, perplexity.documents(texts, data), stride)
-        length = room_of(run.program.model)
+        length = max_text_len_of(run.program.model)
         print(f"texts of more than {length} tokens: windows that move by {stride or length}")
         for line in perplexity.lines(found):
             print(line)

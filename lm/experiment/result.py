@@ -9,7 +9,7 @@ from etils import epath
 
 from lm.config import Config, content_hash
 from lm.experiment.provenance import versions
-from lm.finetuning import count
+from lm.finetuning import param_count
 from lm.training.metric_writer import read_metrics
 from lm.training.train_step import Program
 
@@ -34,8 +34,8 @@ def describe(
         **own,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "parameters": count(program.params),
-        "trained_parameters": count(program.abstract.params),
+        "parameters": param_count(program.params),
+        "trained_parameters": param_count(program.abstract.params),
         "tokens_per_second": statistics.median(rates) if rates else None,
         "config_hash": content_hash(config),
         "device": jax.devices()[0].device_kind,

@@ -1,8 +1,8 @@
-"""What does fine-tuning add to a model, and which parameters does it train? `METHODS` maps every
-method's name to both; names joined by "+" are methods used together.
+"""Says what fine-tuning adds to a model and which parameters it trains. `METHODS` maps the name of
+every method to both; names joined by "+" are methods used together.
 
-Adding a method is a predicate over parameters, a class that intercepts modules if it adds any, and
-an entry in the table below.
+Adding a method is a function that selects its parameters, a class that intercepts modules if it
+adds any, and an entry in the table below.
 """
 
 import dataclasses
@@ -12,77 +12,74 @@ from flax.traverse_util import flatten_dict
 
 from lm.attention.scores import ANNEALED
 from lm.config import Config, chosen_options
-from lm.finetuning import choice
-from lm.finetuning.adapter import Adapter
+from lm.finetuning import method
+from lm.finetuning.bottleneck import BottleneckAdapter
 from lm.finetuning.ia3 import Ia3
 from lm.finetuning.lora import Dora, Lora, RankStableLora
-from lm.finetuning.method import Method
+from lm.finetuning.method import Adapter, Method, Path
+from lm.finetuning.partition import combine, param_count, partition
 from lm.finetuning.prompt import Prefix, Prompt
-from lm.finetuning.subset import count, join, split
 
 METHODS: dict[str, Method] = {
-    "full": Method(choice.everything),
-    "head": Method(choice.head),
-    "layers": Method(choice.top_layers, others=("num_layers",)),
-    "bitfit": Method(choice.biases),
-    "norms": Method(choice.norms),
-    "softmax": Method(choice.softmaxes),
-    "lora": Method(choice.under(Lora.name), Lora),
-    "rslora": Method(choice.under(Lora.name), RankStableLora),
-    "dora": Method(choice.under(Lora.name), Dora),
-    "adapter": Method(choice.under(Adapter.name), Adapter),
-    "prompt": Method(choice.under(Prompt.name), Prompt),
-    "prefix": Method(choice.under(Prefix.name), Prefix),
-    "ia3": Method(choice.under(Ia3.name), Ia3),
+    "full": Method(method.everything),
+    "head": Method(method.head),
+    "layers": Method(method.top_layers, other_options=("num_layers",)),
+    "bitfit": Method(method.biases),
+    "norms": Method(method.norms),
+    "softmax": Method(method.softmaxes),
+    "lora": Method(method.under(Lora.name), Lora),
+    "rslora": Method(method.under(Lora.name), RankStableLora),
+    "dora": Method(method.under(Lora.name), Dora),
+    "adapter": Method(method.under(BottleneckAdapter.name), BottleneckAdapter),
+    "prompt": Method(method.under(Prompt.name), Prompt),
+    "prefix": Method(method.under(Prefix.name), Prefix),
+    "ia3": Method(method.under(Ia3.name), Ia3),
 }
-
-
-FIXED = ("method", "adapter_from")  # knobs of config.finetuning that are no method's options
+NO_OPTIONS = ("method", "adapter_from")  # keys of config.finetuning that are no method's options
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
+class FineTuning:
     """The methods of a config.
 
     Attributes:
       config: the whole config.
-      names: of the methods.
-      additions: what they add, for `TunedTransformer`.
+      methods: their names.
+      adapters: what they add, for `AdaptedTransformer`.
     """
 
     config: Config
-    names: tuple[str, ...]
-    additions: tuple[Any, ...]
+    methods: tuple[str, ...]
+    adapters: tuple[Adapter, ...]
 
-    def kept(self, path: tuple[str, ...]) -> int | None:
+    def frozen_layers(self, path: Path) -> int | None:
         """How many leading layers of a parameter are frozen; 0: none, None: all of it.
 
-        What a schedule moves is none of a method's, and never frozen.
+        What a schedule moves belongs to no method, and is never frozen.
         """
         if path[-1].startswith(ANNEALED):
             return 0
-        found = [METHODS[name].trains(path, self.config) for name in self.names]
-        return min((first for first in found if first is not None), default=None)
+        found = [METHODS[name].frozen_layers(path, self.config) for name in self.methods]
+        return min((layers for layers in found if layers is not None), default=None)
 
-    def trained(self, params: Any) -> dict[str, list[str]]:
+    def trained_names(self, params: Any) -> dict[str, list[str]]:
         """Of every method, the names of the parameters that it trains in a tree of them."""
-        paths = list(flatten_dict(params))
+        selected = {name: METHODS[name].frozen_layers for name in self.methods}
         return {
-            name: ["/".join(p) for p in paths if METHODS[name].trains(p, self.config) is not None]
-            for name in self.names
+            name: ["/".join(p) for p in flatten_dict(params) if frozen(p, self.config) is not None]
+            for name, frozen in selected.items()
         }
 
 
-def tuning(config: Config) -> Tuning:
+def build_finetuning(config: Config) -> FineTuning:
     """The methods that a config names, built with its options."""
     names = method_names(config)
-    chosen, additions = chosen_options(config.finetuning, FIXED), []
-    for method in (METHODS[name] for name in names):
-        if method.adds is not None:
-            own = {field.name for field in dataclasses.fields(method.adds)} & set(chosen)
-            options = {key: _frozen(chosen[key]) for key in own}
-            additions.append(method.adds(**options))
-    return Tuning(config, names, tuple(additions))
+    chosen, adapters = chosen_options(config.finetuning, NO_OPTIONS), []
+    for adapter in (METHODS[name].adapter for name in names):
+        if adapter is not None:
+            own = {field.name for field in dataclasses.fields(adapter)} & set(chosen)
+            adapters.append(adapter(**{key: _hashable(chosen[key]) for key in own}))
+    return FineTuning(config, names, tuple(adapters))
 
 
 def method_names(config: Config) -> tuple[str, ...]:
@@ -90,25 +87,25 @@ def method_names(config: Config) -> tuple[str, ...]:
     return tuple(config.finetuning.method.split("+"))
 
 
-def room(config: Config) -> int:
-    """Positions that are left for a text; see `lm.finetuning.tuned.room_of`."""
+def max_text_len(config: Config) -> int:
+    """Positions that are left for a text; see `lm.finetuning.adapted.max_text_len_of`."""
     own = config.finetuning.num_virtual_tokens or Prompt.num_virtual_tokens
     return config.model.max_seq_len - (own if "prompt" in method_names(config) else 0)
 
 
-def _frozen(value: Any) -> Any:
+def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
 __all__ = [
-    "FIXED",
     "METHODS",
+    "NO_OPTIONS",
+    "FineTuning",
     "Method",
-    "Tuning",
-    "count",
-    "join",
+    "build_finetuning",
+    "combine",
+    "max_text_len",
     "method_names",
-    "room",
-    "split",
-    "tuning",
+    "param_count",
+    "partition",
 ]

@@ -1,19 +1,21 @@
-"""What if activations are only made larger or smaller? Learned scales inside every block."""
+"""IA3: learned scales of activations inside every block."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+from flax.linen.module import InterceptorContext
+from jax.typing import DTypeLike
 
-from lm.finetuning.method import ends_with
+from lm.finetuning.method import Path, ends_with
 
 
 class Scale(nn.Module):
     """l * x over the last axis; l from ones."""
 
-    param_dtype: Any
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -30,27 +32,35 @@ class Ia3:
 
     name: ClassVar[str] = "ia3"
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self,
+        call: Callable[..., jax.Array],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> jax.Array:
         """Scales what goes into or out of the dense layers; an interceptor of `flax.linen`."""
         layer = context.module
         if not isinstance(layer, nn.Dense):
-            return call(*arguments, **keywords)
+            return call(*args, **kwargs)
         if ends_with(layer.path, ("feed_forward/out",)):
-            return call(Scale(layer.param_dtype, name=self.name)(*arguments), **keywords)
-        y = call(*arguments, **keywords)
+            return call(Scale(layer.param_dtype, name=self.name)(*args), **kwargs)
+        y = call(*args, **kwargs)
         if ends_with(layer.path, ("key", "value")):
             y = Scale(layer.param_dtype, name=self.name)(y)
         return y
 
-    def merged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+    def merged(self, path: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of a layer that alone does what this one and its scale do."""
         return self._scaled(path, layer, layer[self.name]["scale"], kept=False)
 
-    def unmerged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+    def unmerged(self, path: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
         """The layer and its scale again, of the merged layer and the scale."""
         return self._scaled(path, layer, 1.0 / layer[self.name]["scale"], kept=True)
 
-    def _scaled(self, path: Any, layer: Mapping[str, Any], scale: Any, kept: bool) -> Any:
+    def _scaled(
+        self, path: Path, layer: Mapping[str, Any], scale: jax.Array, kept: bool
+    ) -> dict[str, Any]:
         new = {name: leaf for name, leaf in layer.items() if kept or name != self.name}
         if path[-2:] == ("feed_forward", "out"):
             return new | {"kernel": layer["kernel"] * scale[..., :, None]}

@@ -1,16 +1,18 @@
-"""What if a matrix moves only within a low rank? LoRA, its rank-stable and its decomposed form."""
+"""LoRA, an update of low rank to a matrix, in its plain, rank-stable and decomposed (DoRA) form."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
 from flax.traverse_util import flatten_dict
+from jax.typing import DTypeLike
 
 from lm.errors import UserError, nearest
-from lm.finetuning.method import ends_with
+from lm.finetuning.method import Path, ends_with
 from lm.model.linear import flat_product
 
 
@@ -24,8 +26,8 @@ class LowRank(nn.Module):
 
     rank: int
     scale: float
-    dtype: Any
-    param_dtype: Any
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array, layer: Mapping[str, jax.Array]) -> jax.Array:
@@ -69,8 +71,7 @@ def check_targets(targets: Iterable[str], *trees: Any) -> None:
             names = sorted({path[-2] for path in paths if path[-1] == "kernel"})
             raise UserError(
                 f"config.finetuning.target_modules has {target!r}, which is no matrix of this "
-                f"model; it has "
-                f"{', '.join(names)}{nearest(target, names)}"
+                f"model; it has {', '.join(names)}{nearest(target, names)}"
             )
 
 
@@ -89,8 +90,8 @@ class Lora:
     Attributes:
       rank: r, at least 1.
       alpha: scales the update.
-      target_modules: names of the matrices, such as "query", or "attention/out" where "out" is of
-      several.
+      target_modules: names of the matrices, such as "query", or "attention/out" where several are
+        named "out".
     """
 
     rank: int = 8
@@ -105,21 +106,27 @@ class Lora:
         """What the product of A and B is multiplied by."""
         return self.alpha / self.rank
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self,
+        call: Callable[..., jax.Array],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> jax.Array:
         """Adds to the dense layers that are targets; an interceptor of `flax.linen`."""
-        y, layer = call(*arguments, **keywords), context.module
+        y, layer = call(*args, **kwargs), context.module
         if not isinstance(layer, nn.Dense) or not ends_with(layer.path, self.target_modules):
             return y
         options: Any = {"dtype": layer.dtype, "param_dtype": layer.param_dtype, "name": self.name}
         added: Any = self.module(rank=self.rank, scale=self.scale, **options)
-        return added(*arguments, y, layer.variables["params"])
+        return added(*args, y, layer.variables["params"])
 
-    def merged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+    def merged(self, path: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of a layer that alone does what this one and its addition do."""
         plain = {name: leaf for name, leaf in layer.items() if name != self.name}
         return plain | {"kernel": self.kernel(layer["kernel"], layer[self.name])}
 
-    def unmerged(self, path: tuple[str, ...], layer: Mapping[str, Any]) -> dict[str, Any]:
+    def unmerged(self, path: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
         """The layer and its addition again, of the merged layer and the addition."""
         return {**layer, "kernel": layer["kernel"] - self.update(layer[self.name])}
 
@@ -152,7 +159,7 @@ class Dora(Lora):
 
     module: ClassVar[type[LowRank]] = Decomposed
 
-    unmerged = None  # type: ignore[assignment]  # The base's lengths are lost.
+    unmerged: ClassVar[None] = None  # pyright: ignore  # the base's lengths are lost
 
     def kernel(self, kernel: jax.Array, added: Mapping[str, jax.Array]) -> jax.Array:
         """See `Lora.kernel`."""

@@ -1,54 +1,51 @@
-"""Can what was learned become part of the base? Additions that are matrices or scales can, and be
-taken out again.
-"""
+"""Merges adapters that are matrices or scales into their base, and takes them out again."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lm.config import Config
 from lm.errors import UserError
-from lm.finetuning import METHODS, method_names, tuning
+from lm.finetuning import METHODS, build_finetuning, method_names
+from lm.finetuning.method import Path
 
 
 def merge(config: Config, params: Any) -> Any:
-    """The parameters of a plain model that does what the tuned one does.
+    """The parameters of a plain model that computes what the adapted one does.
 
     Raises:
-      UserError: where a method adds what no matrix of the base can hold.
+      UserError: where no matrix of the base can hold what a method adds.
     """
     return _change(config, params, "merged")
 
 
-def unmerge(config: Config, merged: Any, trained: Any) -> Any:
-    """The tuned model's parameters again, base and additions, up to rounding.
+def unmerge(config: Config, merged: Any, adapters: Any) -> Any:
+    """The parameters of base and adapters again, up to rounding.
 
     Args:
-      config: of the tuned run.
+      config: of the run with adapters.
       merged: what `merge` gave.
-      trained: the additions (`State.params`).
+      adapters: their parameters (`State.params`).
 
     Raises:
       UserError: where a method's merging has no inverse.
     """
-    return _change(config, _overlaid(merged, trained), "unmerged")
+    return _change(config, _overlaid(merged, adapters), "unmerged")
 
 
 def _change(config: Config, params: Any, method: str) -> Any:
-    pairs = list(zip(_adding(config), tuning(config).additions, strict=True))
+    names = [name for name in method_names(config) if METHODS[name].adapter is not None]
+    pairs = list(zip(names, build_finetuning(config).adapters, strict=True))
     # The last is the innermost, next to the matrix.
-    for name, addition in pairs[::-1] if method == "merged" else pairs:
-        change = getattr(addition, method, None)
+    for name, adapter in pairs[::-1] if method == "merged" else pairs:
+        change = getattr(adapter, method, None)
         if change is None:
             done = "merged into its base" if method == "merged" else "taken out of its base again"
-            raise UserError(f"what method {name} adds cannot be {done}; keep base and addition")
-        params = _walk(params, (), addition.name, change)
+            raise UserError(f"what method {name} adds cannot be {done}; keep base and adapter")
+        params = _walk(params, (), adapter.name, change)
     return params
 
 
-def _adding(config: Config) -> list[str]:
-    return [name for name in method_names(config) if METHODS[name].adds is not None]
-
-
-def _walk(node: Any, path: tuple[str, ...], name: str, change: Any) -> Any:
+def _walk(node: Any, path: Path, name: str, change: Callable[[Path, Any], Any]) -> Any:
     if not isinstance(node, dict):
         return node
     if name in node:

@@ -1,14 +1,39 @@
-"""What is a fine-tuning method? What it adds to a model, and which of the parameters it trains."""
+"""Defines what a fine-tuning method is: the adapter that it adds to a model, and the parameters
+that it trains, selected by their paths.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol
+
+from flax.linen.module import InterceptorContext
 
 from lm.config import Config
 
-# (names of a parameter's path, config) -> how many of its leading layers stay as they are: 0 trains
-# all of it, None nothing. Only parameters of scanned layers have layers to count.
-Trains = Callable[[tuple[str, ...], Config], int | None]
+Path = tuple[str, ...]  # the names on the way to a parameter or a module
+# (path of a parameter, config) -> how many of its leading layers are frozen: 0 trains all of it,
+# None freezes all of it. Only parameters of scanned layers have layers to count.
+FrozenLayers = Callable[[Path, Config], int | None]
+
+
+class Adapter(Protocol):
+    """Intercepts the calls of modules (`flax.linen.intercept_methods`) and adds modules to them.
+
+    Attributes:
+      name: that of all modules that it adds.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        """The output of a module's method, with what the adapter adds."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,23 +41,75 @@ class Method:
     """A row of `METHODS`.
 
     Attributes:
-      trains: which parameters; see `Trains`.
-      adds: a class built with the method's options, whose instances intercept the calls of modules
-        (`flax.linen.intercept_methods`) and add modules, all of one `name`, to them; None: nothing.
-      others: options that the method has besides those of `adds`.
+      frozen_layers: which parameters are trained; see `FrozenLayers`.
+      adapter: the dataclass of what the method adds, built with its options; None: nothing.
+      other_options: options that the method has besides those of its adapter.
     """
 
-    trains: Trains
-    adds: Any = None
-    others: tuple[str, ...] = ()
+    frozen_layers: FrozenLayers
+    adapter: Any = None
+    other_options: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of the method's options, knobs of `config.finetuning`."""
-        own = () if self.adds is None else tuple(f.name for f in dataclasses.fields(self.adds))
-        return own + self.others
+        """The names of the method's options, keys of `config.finetuning`."""
+        own = () if self.adapter is None else dataclasses.fields(self.adapter)
+        return tuple(field.name for field in own) + self.other_options
 
 
-def ends_with(path: tuple[str, ...], endings: tuple[str, ...]) -> bool:
+def ends_with(path: Path, endings: tuple[str, ...]) -> bool:
     """Whether a module's path ends in one of the names, such as "query" or "attention/out"."""
     return any(path[-len(e.split("/")) :] == tuple(e.split("/")) for e in endings)
+
+
+HEADS = ("head", "transform", "pool", "read")
+
+
+def everything(path: Path, config: Config) -> int | None:
+    """All parameters: plain fine-tuning."""
+    return 0
+
+
+def head(path: Path, config: Config) -> int | None:
+    """What reads the stack's hidden states: output head, transform, pooler, task's readout.
+
+    A table that is tied to the embedding belongs to the model and is not trained.
+    """
+    return 0 if path[0] in HEADS else None
+
+
+def top_layers(path: Path, config: Config) -> int | None:
+    """The last `finetuning.num_layers` blocks of every stack, its final norm, and the head
+    (1911.03090).
+
+    Scanned layers are stacked in one array, of which the last are trained; its gradient is computed
+    whole and the first part dropped.
+    """
+    if path[0] not in ("stack", "encoder"):
+        return head(path, config)
+    frozen = config.model.num_layers - (config.finetuning.num_layers or 1)
+    if path[1] == "layers":
+        return frozen
+    if path[1].startswith("layer_"):
+        return 0 if int(path[1].removeprefix("layer_")) >= frozen else None
+    return 0
+
+
+def biases(path: Path, config: Config) -> int | None:
+    """Every bias, of matrices, norms and head (BitFit, 2106.10199)."""
+    return 0 if path[-1] == "bias" and softmaxes(path, config) is None else None
+
+
+def norms(path: Path, config: Config) -> int | None:
+    """Scales and biases of the norms (2003.00152, for Transformers 2103.05247)."""
+    return 0 if len(path) > 1 and path[-2].endswith("norm") else None
+
+
+def softmaxes(path: Path, config: Config) -> int | None:
+    """The parameters of attention's weighting: alpha, scale, cap, sink, lambda."""
+    return 0 if len(path) > 1 and path[-2] in ("mechanism", "scores") else None
+
+
+def under(name: str) -> FrozenLayers:
+    """The parameters of the modules of this name, which a method has added."""
+    return lambda path, config: 0 if any(x.startswith(name) for x in path[:-1]) else None

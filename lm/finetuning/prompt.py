@@ -1,13 +1,16 @@
-"""What if only words that no one wrote are learned? Prompts before the text, prefixes of keys."""
+"""Learned virtual tokens: prompts of word vectors before the text, prefixes of keys and values."""
 
 import dataclasses
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
+from jax.typing import DTypeLike
 
 from lm.attention.mask import EVERYONE, Mask
 from lm.model.embedding import Embedding
@@ -25,8 +28,8 @@ class Vectors(nn.Module):
     """
 
     number: int
-    vectors_init: Any
-    param_dtype: Any
+    vectors_init: nn.initializers.Initializer
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -40,7 +43,7 @@ class Vectors(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """P learned word vectors before every row, at positions 0 to P - 1 (2104.08691).
+    """P learned token vectors before every row, at positions 0 to P - 1 (2104.08691).
 
     Every document of a packed row sees them, at positions P on: distances to them are those of the
     document alone. In an encoder they see the row's text as well, unless that is of several
@@ -56,43 +59,57 @@ class Prompt:
 
     name: ClassVar[str] = "prompt"
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self,
+        call: Callable[..., jax.Array],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> jax.Array:
         """Watches the calls of the whole model; an interceptor of `flax.linen`."""
         model = context.module
         if not isinstance(model, Transformer) or context.method_name != "__call__":
-            return call(*arguments, **keywords)
+            return call(*args, **kwargs)
         # A cache that exists holds the prompt's keys.
         fresh = "cache" not in model.variables
-        side = ("encoder_inputs", "encoder")
+        modules = ("encoder_inputs", "encoder")
         if model.architecture != "encoder_decoder":
-            side = ("inputs", "stack")
-        with nn.intercept_methods(functools.partial(self._inside, side, fresh)):
-            return call(*arguments, **keywords)
+            modules = ("inputs", "stack")
+        with nn.intercept_methods(functools.partial(self._in_stack, modules, fresh)):
+            return call(*args, **kwargs)
 
-    def _inside(self, side, fresh, call, arguments, keywords, context) -> Any:
+    def _in_stack(
+        self,
+        modules: tuple[str, str],
+        fresh: bool,
+        call: Callable[..., jax.Array],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> jax.Array:
         module, number = context.module, self.num_virtual_tokens
-        if module.name not in side or context.method_name != "__call__":
-            return call(*arguments, **keywords)
-        given = inspect.signature(call).bind(*arguments, **keywords).arguments
-        given["positions"] = self._places(given["positions"], fresh)
+        if module.name not in modules or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        given = inspect.signature(call).bind(*args, **kwargs).arguments
+        given["positions"] = self._positions(given["positions"], fresh)
         if isinstance(module, Embedding):
             options: Any = {"param_dtype": module.param_dtype, "name": self.name}
             vectors: Any = Vectors(number, module.table_init, **options)
             words = vectors(given["words"])
             given["words"] = words if fresh else given["words"]
             if fresh and given["types"] is not None:
-                given["types"] = _before(given["types"], number, 0)
+                given["types"] = _pad_before(given["types"], number, 0)
             return call(**given)
         assert isinstance(module, Stack)
         if given.get("cache_length") is not None:
             given["cache_length"] += number
             given["mask"] = self._decoding(given["mask"], given["positions"], fresh)
         else:
-            given["mask"] = self._seen(given["mask"], given["positions"])
+            given["mask"] = self._visible(given["mask"], given["positions"])
         y = call(**given)
         return y[:, number:] if fresh else y
 
-    def _places(self, positions: jax.Array, fresh: bool) -> jax.Array:
+    def _positions(self, positions: jax.Array, fresh: bool) -> jax.Array:
         number = self.num_virtual_tokens
         later = positions + number
         if not fresh:
@@ -100,7 +117,7 @@ class Prompt:
         own = jnp.broadcast_to(jnp.arange(number), (positions.shape[0], number))
         return jnp.concatenate([own, later], axis=1)
 
-    def _seen(self, mask: Mask, positions: jax.Array) -> Mask:
+    def _visible(self, mask: Mask, positions: jax.Array) -> Mask:
         """The mask of a text, for prompt and text."""
         segments, number = mask.segments, self.num_virtual_tokens
         assert segments is not None and mask.padding is None
@@ -110,20 +127,21 @@ class Prompt:
         return dataclasses.replace(
             mask,
             segments=jnp.concatenate([own, segments], axis=1),
-            key_segments=_before(segments, number, EVERYONE),
-            prefix=None if mask.prefix is None else _before(mask.prefix, number, True),
+            key_segments=_pad_before(segments, number, EVERYONE),
+            prefix=None if mask.prefix is None else _pad_before(mask.prefix, number, True),
             positions=positions,
         )
 
     def _decoding(self, mask: Mask, positions: jax.Array, fresh: bool) -> Mask:
         offset: Any = mask.offset
         number, prefix = self.num_virtual_tokens, mask.prefix
-        padding = _before(mask.padding, number, True)
+        assert mask.padding is not None
+        padding = _pad_before(mask.padding, number, True)
         mask = dataclasses.replace(
             mask,
             offset=offset if fresh else offset + number,
             padding=padding,
-            prefix=None if prefix is None else _before(prefix, number, True),
+            prefix=None if prefix is None else _pad_before(prefix, number, True),
             positions=positions,
         )
         places = jnp.arange(padding.shape[1])
@@ -147,40 +165,46 @@ class Prefix:
 
     name: ClassVar[str] = "prefix"
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self,
+        call: Callable[..., jax.Array],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> jax.Array:
         """Adds to what self-attention attends to; an interceptor of `flax.linen`."""
         module = context.module
         if context.method_name != "__call__":
-            return call(*arguments, **keywords)
+            return call(*args, **kwargs)
         if isinstance(module, MultiHeadAttention) and not module.cross:
-            given = inspect.signature(call).bind(*arguments, **keywords).arguments
+            given = inspect.signature(call).bind(*args, **kwargs).arguments
             given["mask"] = _positioned(
                 given["mask"], given["positions"], given.get("cache_length")
             )
             return call(**given)
         if module.path[-2:] != ("attention", "mechanism"):
-            return call(*arguments, **keywords)
-        query, key, value, mask, *rest = arguments
+            return call(*args, **kwargs)
+        query, key, value, mask, *rest = args
         options: Any = {"vectors_init": nn.initializers.normal(0.02), "param_dtype": jnp.float32}
         more: Any = [
             Vectors(self.num_virtual_tokens, **options, name=f"{self.name}_{kind}")
             for kind in ("key", "value")
         ]
         key, value = more[0](key), more[1](value)
-        return call(query, key, value, self._seen(mask), *rest, **keywords)
+        return call(query, key, value, self._visible(mask), *rest, **kwargs)
 
-    def _seen(self, mask: Mask) -> Mask:
+    def _visible(self, mask: Mask) -> Mask:
         number, segments, positions = self.num_virtual_tokens, mask.segments, mask.positions
         assert positions is not None
-        of_keys = positions if mask.key_positions is None else mask.key_positions
-        own = jnp.broadcast_to(jnp.arange(-number, 0), (len(of_keys), number))
+        key_positions = positions if mask.key_positions is None else mask.key_positions
+        own = jnp.broadcast_to(jnp.arange(-number, 0), (len(key_positions), number))
         return dataclasses.replace(
             mask,
             offset=number + (0 if mask.offset is None else mask.offset),
-            key_segments=None if segments is None else _before(segments, number, EVERYONE),
-            padding=None if mask.padding is None else _before(mask.padding, number, True),
-            prefix=None if mask.prefix is None else _before(mask.prefix, number, True),
-            key_positions=jnp.concatenate([own, of_keys], axis=1),
+            key_segments=None if segments is None else _pad_before(segments, number, EVERYONE),
+            padding=None if mask.padding is None else _pad_before(mask.padding, number, True),
+            prefix=None if mask.prefix is None else _pad_before(mask.prefix, number, True),
+            key_positions=jnp.concatenate([own, key_positions], axis=1),
         )
 
 
@@ -203,6 +227,6 @@ def _cached_positions(mask: Mask, places: jax.Array) -> jax.Array:
     return positions[:, -1:] + places - (offset + positions.shape[1] - 1)
 
 
-def _before(x: Any, number: int, value: Any) -> jax.Array:
-    """[B, L] to [B, P + L], with a value in the first P places."""
+def _pad_before(x: jax.Array, number: int, value: int | bool) -> jax.Array:
+    """[B, L] to [B, P + L], with a value at the first P positions."""
     return jnp.pad(x, ((0, 0), (number, 0)), constant_values=value)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm.data import Tokenizer
 from lm.errors import UserError
-from lm.finetuning.tuned import room_of
+from lm.finetuning.adapted import max_text_len_of
 from lm.model.transformer import Batch, Transformer
 
 
@@ -102,7 +102,7 @@ def pad_prompts(
 
 
 def _check_length(model: Transformer, name: str, longest: int, new: int) -> None:
-    if longest + new > (available := room_of(model)):
+    if longest + new > (available := max_text_len_of(model)):
         virtual = model.max_seq_len - available
         taken = f", {virtual} of them for virtual tokens" if virtual else ""
         raise UserError(

@@ -9,8 +9,8 @@ from lm.config import Config, attention_groups, chosen_options
 from lm.data.objectives import OBJECTIVES
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.finetuning import tuning
-from lm.finetuning.tuned import TunedTransformer
+from lm.finetuning import build_finetuning
+from lm.finetuning.adapted import AdaptedTransformer
 from lm.model.transformer import Transformer
 from lm.output import OUTPUTS
 from lm.tasks import build_task
@@ -45,8 +45,8 @@ def build_model(
     groups |= {"output": output, **config.model}
     if layout is not None:
         groups |= {"readout": build_task(config).readout, "num_classes": layout.num_classes}
-    if additions := noises(config.regularization) + tuning(config).additions:
-        return TunedTransformer(vocab_size=vocab_size, additions=additions, **groups)
+    if interceptors := noises(config.regularization) + build_finetuning(config).adapters:
+        return AdaptedTransformer(vocab_size=vocab_size, interceptors=interceptors, **groups)
     return Transformer(vocab_size=vocab_size, **groups)
 
 

@@ -8,7 +8,7 @@ from lm.config import Config
 from lm.data.chat_template import TEMPLATES
 from lm.data.text_frame import framed
 from lm.errors import UserError, one_of
-from lm.finetuning import method_names, room
+from lm.finetuning import max_text_len, method_names
 from lm.output import OUTPUTS
 from lm.tasks import TASKS, build_task
 from lm.tasks.classification import POOLERS, POOLINGS
@@ -111,8 +111,8 @@ def _check_text(config: Config) -> None:
 def most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
     if config.model.architecture == "encoder_decoder":
-        return room(config) - len(framed(config.special_tokens, 0).opens)
-    return room(config) - config.data.seq_len // 2 - 2
+        return max_text_len(config) - len(framed(config.special_tokens, 0).opens)
+    return max_text_len(config) - config.data.seq_len // 2 - 2
 
 
 def _check_architecture(config: Config) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Config
-from lm.finetuning import join
+from lm.finetuning import combine
 from lm.model.batch import Batch
 from lm.model.transformer import Transformer
 from lm.training.float32_state import in_float32, plus, wide_zeros
@@ -40,7 +40,7 @@ def gradients(
                 params = mixout(
                     regularization.mixout, params, state.start, jax.random.fold_in(key, 8)
                 )
-            found = passed(join(params, state.frozen), batch, key, step)
+            found = passed(combine(params, state.frozen), batch, key, step)
             return found.nats, jnp.sum(batch.weights)
 
         learn = jax.value_and_grad(loss, has_aux=True)

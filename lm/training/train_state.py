@@ -6,7 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 
-from lm.finetuning import join
+from lm.finetuning import combine
 
 
 @flax.struct.dataclass
@@ -41,12 +41,12 @@ class State:
     @property
     def whole(self) -> Any:
         """All parameters of the model as training has them."""
-        return join(self.params, self.frozen)
+        return combine(self.params, self.frozen)
 
     @property
     def evaluated(self) -> Any:
         """The parameters that evaluation and generation use, all of the model."""
-        return join(self.params if self.average is None else self.average, self.frozen)
+        return combine(self.params if self.average is None else self.average, self.frozen)
 
     @property
     def saved(self) -> Any:

@@ -13,7 +13,7 @@ from lm.data import ByteTokenizer, Tokenizer
 from lm.data.objectives import Objective, build_objective
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.finetuning import Tuning, split, tuning
+from lm.finetuning import FineTuning, build_finetuning, partition
 from lm.finetuning.lora import check_targets
 from lm.model.factory import build_model
 from lm.model.transformer import Batch, Transformer
@@ -37,7 +37,7 @@ class Program:
 
     Attributes:
       model: the Transformer.
-      tuning: the methods by which it is trained.
+      finetuning: the methods by which it is trained.
       mesh: the devices.
       abstract: the state's shapes, types and shardings.
       init: `init(key) -> State`, sharded from the start; without a teacher.
@@ -60,7 +60,7 @@ class Program:
     """
 
     model: Transformer
-    tuning: Tuning
+    finetuning: FineTuning
     mesh: Mesh
     abstract: State
     init: Any
@@ -122,7 +122,7 @@ def build_program(
         method trains nothing.
     """
     mesh = check_devices(config)
-    model, methods = build_model(config, vocab_size, counts, mesh, layout), tuning(config)
+    model, methods = build_model(config, vocab_size, counts, mesh, layout), build_finetuning(config)
     objective = build_objective(config, tokenizer)
     if layout is not None:
         objective = Labelled(tokenizer, layout.length, build_task(config), layout)
@@ -140,7 +140,7 @@ def build_program(
         batch = objective(rows, key)
         rngs = {"params": key, "softmax": key}
         params = model.init(rngs, batch, train=False, method="loss")["params"]
-        params, frozen = split(params, methods.kept)
+        params, frozen = partition(params, methods.frozen_layers)
         average = jax.tree.map(jnp.copy, in_float32(params)) if ema else None
         start = jax.tree.map(jnp.copy, params) if needs_start(regularization) else None
         none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
@@ -214,7 +214,7 @@ def build_program(
     )
     return Program(
         model=model,
-        tuning=methods,
+        finetuning=methods,
         mesh=mesh,
         abstract=abstract,
         init=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
@@ -231,10 +231,10 @@ def build_program(
     )
 
 
-def _check_trained(methods: Tuning, abstract: State) -> None:
+def _check_trained(methods: FineTuning, abstract: State) -> None:
     """Raises UserError where a method, or a target of one, finds nothing in the model to train."""
     check_targets(methods.config.finetuning.target_modules or (), abstract.params, abstract.frozen)
-    for name, trained in methods.trained(abstract.params).items():
+    for name, trained in methods.trained_names(abstract.params).items():
         if not trained:
             raise UserError(
                 f"config.finetuning.method {name!r} finds no parameter of its kind in this "

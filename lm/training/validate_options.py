@@ -12,8 +12,8 @@ from lm.attention.gated import GATES
 from lm.config import Config, attention_groups, chosen_options
 from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError, one_of
-from lm.finetuning import FIXED, METHODS, method_names, room
-from lm.finetuning.adapter import PLACEMENTS
+from lm.finetuning import METHODS, NO_OPTIONS, max_text_len, method_names
+from lm.finetuning.bottleneck import PLACEMENTS
 from lm.model.transformer import POSITIONS
 from lm.output import OUTPUTS
 from lm.output.base import Head
@@ -195,7 +195,7 @@ def _check_tune(config: Config) -> None:
     method, names = config.finetuning.method, method_names(config)
     for name in names:
         one_of("finetuning.method", name, METHODS)
-    added = [METHODS[name].adds.name for name in names if METHODS[name].adds is not None]
+    added = [METHODS[name].adapter.name for name in names if METHODS[name].adapter is not None]
     if len(set(names)) < len(names) or len(set(added)) < len(added):
         raise UserError(
             f"config.finetuning.method = {method!r} adds the same twice; take one of them"
@@ -207,7 +207,7 @@ def _check_tune(config: Config) -> None:
             "already; name ia3 before dora"
         )
     own = {option for name in names for option in METHODS[name].options}
-    _belong(chosen_options(config.finetuning, FIXED), own, "finetuning", f"method {method}")
+    _belong(chosen_options(config.finetuning, NO_OPTIONS), own, "finetuning", f"method {method}")
     if config.finetuning.adapter_placement is not None:
         one_of("finetuning.adapter_placement", config.finetuning.adapter_placement, PLACEMENTS)
     if (
@@ -225,7 +225,7 @@ def _check_tune(config: Config) -> None:
             f"method prefix adds keys and values only, but mechanism {config.attention.mechanism} "
             "needs more of a position; use prompt or lora, or mechanism scores"
         )
-    if "prompt" in names and config.data.seq_len > (most := room(config)):
+    if "prompt" in names and config.data.seq_len > (most := max_text_len(config)):
         raise UserError(
             f"config.data.seq_len = {config.data.seq_len} is longer than the {most} positions that "
             f"the prompt leaves of config.model.max_seq_len = {config.model.max_seq_len}; "

@@ -24,7 +24,7 @@ from lm.checkpoints.peft import load as load_adapter
 from lm.checkpoints.peft import save as save_adapter
 from lm.config import override
 from lm.errors import UserError
-from lm.finetuning import join, split, tuning
+from lm.finetuning import build_finetuning, combine, partition
 from lm.model.factory import build_model
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -83,7 +83,7 @@ def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tm
     if name != "gpt2":
         config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
         assert config.finetuning.method == method and config.finetuning.rank == 4
-        trained, _ = split(ours.params, tuning(ours.config).kept)
+        trained, _ = partition(ours.params, build_finetuning(ours.config).frozen_layers)
         jax.tree.map(np.testing.assert_array_equal, added, trained)
 
 
@@ -103,10 +103,10 @@ def test_what_peft_writes_computes_the_same_here_with_the_same_gradients(name, t
     batch = batch_of(inputs)
 
     def loss(added):
-        params = join(added, base.params)
+        params = combine(added, base.params)
         return jnp.sum(tuned.apply({"params": params}, batch, method="negative_log_likelihood"))
 
-    actual = tuned.apply({"params": join(added, base.params)}, batch, method="log_probs")
+    actual = tuned.apply({"params": combine(added, base.params)}, batch, method="log_probs")
     np.testing.assert_allclose(actual, logits_of(wrapped, inputs), **CLOSE)
     out = wrapped(input_ids=torch.as_tensor(inputs.astype(np.int64))).logits
     targets = torch.as_tensor(np.asarray(batch.targets, np.int64))
@@ -166,7 +166,7 @@ def test_scales_words_and_prefixes_travel_to_peft_and_back(name, method, tmp_pat
     np.testing.assert_allclose(actual, logits_of(theirs, inputs), **CLOSE)
     config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
     assert config.finetuning.method == method
-    trained, _ = split(ours.params, tuning(ours.config).kept)
+    trained, _ = partition(ours.params, build_finetuning(ours.config).frozen_layers)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), added, trained)
 
 
@@ -201,7 +201,7 @@ def test_scales_words_and_prefixes_of_peft_compute_the_same_here(name, method, t
     base = load(folder)
     config, added = load_adapter(tmp_path / "adapter", base.config, FAMILIES[name])
     assert config.finetuning.method == method
-    model, params = build_model(config, V), join(added, base.params)
+    model, params = build_model(config, V), combine(added, base.params)
     inputs = tokens()
     batch = batch_of(inputs, memory=name == "t5")
     actual = model.apply({"params": params}, batch, method="log_probs")

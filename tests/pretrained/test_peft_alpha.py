@@ -15,7 +15,7 @@ from peft.utils.other import get_pattern_key
 from lm.checkpoints.hf import FAMILIES
 from lm.checkpoints.peft import load as load_adapter
 from lm.checkpoints.peft.lora import _alpha
-from lm.finetuning import join
+from lm.finetuning import combine
 from lm.model.factory import build_model
 
 
@@ -51,7 +51,7 @@ def test_an_alpha_by_a_regular_expression_computes_what_peft_computes(tmp_path):
     base = load(folder)
     config, added = load_adapter(tmp_path / "adapter", base.config, FAMILIES["llama"])
     assert config.finetuning.alpha == 32
-    model, params = build_model(config, V), join(added, base.params)
+    model, params = build_model(config, V), combine(added, base.params)
     actual = model.apply({"params": params}, batch_of(tokens()), method="log_probs")
     with torch.no_grad():
         logits = wrapped(torch.as_tensor(tokens().astype(np.int64))).logits

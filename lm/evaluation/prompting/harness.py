@@ -28,7 +28,7 @@ from lm.evaluation.prompting.query_encoder import reader
 from lm.evaluation.prompting.template import Query
 from lm.evaluation.scored_row import Row
 from lm.evaluation.scoring import likelihoods
-from lm.finetuning.tuned import room_of
+from lm.finetuning.adapted import max_text_len_of
 from lm.generation import generate
 from lm.generation.prompts import add_opening_tokens
 from lm.generation.sample import count_repeats
@@ -114,7 +114,7 @@ class Laboratory(LM):
         positions; every token is predicted once. That of an empty text is 0.
         """
         self._check_decoder()
-        tokenizer, length = self.run.tokenizer, room_of(self.run.program.model)
+        tokenizer, length = self.run.tokenizer, max_text_len_of(self.run.program.model)
         encoded = tokenizer.encode_batch([request.args[0] for request in requests])
         documents = []
         for ids, *_ in encoded:
@@ -134,7 +134,7 @@ class Laboratory(LM):
         texts = dict.fromkeys(range(len(requests)), "")
         groups: dict[GenKwargs, list[int]] = {}
         arguments: list[Any] = [request.args for request in requests]
-        positions = room_of(self.run.program.model) - max(len(self._opens), 1)
+        positions = max_text_len_of(self.run.program.model) - max(len(self._opens), 1)
         for number, (_, settings) in enumerate(arguments):
             groups.setdefault(read_gen_kwargs(settings, positions), []).append(number)
         for settings, numbers in groups.items():

@@ -17,7 +17,7 @@ from lm.data.text_frame import Frame
 from lm.errors import UserError
 from lm.evaluation.prompting.template import Query
 from lm.evaluation.scored_row import Row
-from lm.finetuning import room
+from lm.finetuning import max_text_len
 
 
 class Reading(NamedTuple):
@@ -193,4 +193,6 @@ def reader(config: Config, tokenizer: Tokenizer, frame: Frame, opens: tuple[int,
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture
     objective = config.objective if suits else _PLAIN[architecture]
-    return Reader(tokenizer, room(config), objective, frame, opens, config.prompt.mlm_scoring)
+    return Reader(
+        tokenizer, max_text_len(config), objective, frame, opens, config.prompt.mlm_scoring
+    )

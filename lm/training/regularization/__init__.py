@@ -21,7 +21,7 @@ NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 
 
 def noises(settings: Config) -> tuple[Any, ...]:
-    """What intercepts the model's modules in training (`lm.finetuning.tuned`)."""
+    """What intercepts the model's modules in training (`lm.finetuning.adapted`)."""
     return tuple(noise(settings[name]) for name, noise in NOISES.items() if settings[name])
 
 

@@ -1,10 +1,13 @@
-"""What if each block gets a small layer of its own to learn? Bottleneck adapters."""
+"""Bottleneck adapters: a small feed-forward layer of its own in each block."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+from flax.linen.module import InterceptorContext
+from jax.typing import DTypeLike
 
 from lm.model.layers import FeedForward
 from lm.model.linear import Dense
@@ -25,20 +28,20 @@ class Bottleneck(nn.Module):
     """
 
     size: int
-    dtype: Any
-    param_dtype: Any
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options: Any = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inner = jax.nn.gelu(Dense(self.size, name="down", **options)(x))
         zeros = nn.initializers.zeros
         return Dense(x.shape[-1], kernel_init=zeros, name="up", **options)(inner)
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter:
+class BottleneckAdapter:
     """y + f(y) or y + f(x), with x and y a branch's inputs and outputs and f a bottleneck.
 
     Attributes:
@@ -53,12 +56,18 @@ class Adapter:
 
     name: ClassVar[str] = "adapter"
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self,
+        call: Callable[..., jax.Array],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> jax.Array:
         """Adds to the branches of the placement; an interceptor of `flax.linen`."""
-        y, branch = call(*arguments, **keywords), context.module
+        y, branch = call(*args, **kwargs), context.module
         if context.method_name != "__call__" or not isinstance(
             branch, PLACEMENTS[self.adapter_placement]
         ):
             return y
         added = Bottleneck(self.adapter_dim, branch.dtype, branch.param_dtype, name=self.name)
-        return y + added(arguments[0] if self.adapter_placement == "parallel" else y)
+        return y + added(args[0] if self.adapter_placement == "parallel" else y)
