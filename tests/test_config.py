@@ -8,7 +8,7 @@ from configs import default, finetune
 from lm.config import content_hash, identity, override
 from lm.errors import UserError
 from lm.model.factory import build_model
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.validate import check
 from tests.test_golden import SHIPPED
 

@@ -91,7 +91,7 @@ def test_an_encoder_decoders_vectors_are_its_encoders(base_config):
     np.testing.assert_allclose(found[1], alone[0], atol=2e-5)
 
     def encoded(model):
-        words = model.embedding[np.array([run.frame.read(list(TEXTS[1].encode()))])]
+        words = model.embedding[np.array([run.frame.encoder_input(list(TEXTS[1].encode()))])]
         places = np.arange(words.shape[1])[None]
         return model.encoder(
             model.encoder_inputs(words, places, None, False),

@@ -13,8 +13,7 @@ from configs import default
 from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
-from lm.data.special_tokens import Specials
-from lm.data.text_frame import framed
+from lm.data.special_tokens import SpecialTokens, encoder_decoder_tokens
 from lm.errors import UserError
 from lm.evaluation.prompting.query_encoder import reader
 from lm.evaluation.prompting.template import Query
@@ -188,7 +187,9 @@ def test_learned_words_leave_fewer_positions_for_a_text():
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for virtual"):
         list(generate(model, None, [np.array([1])], max_new_tokens=36))
     assert (
-        reader(config, ByteTokenizer(), framed(None, 255), (255,))([Query("x" * 50, "y")])[0]
+        reader(config, ByteTokenizer(), encoder_decoder_tokens(None, 255), (255,))(
+            [Query("x" * 50, "y")]
+        )[0]
         .rows[0]
         .inputs.size
         == 36
@@ -207,7 +208,7 @@ def test_texts_stream_whole_characters_and_end_with_their_document():
 
 def test_prompts_open_as_their_checkpoint_has_it_and_after_training_on_texts_as_these_did():
     tokenizer = ByteTokenizer()
-    tokenizer.start, tokenizer.specials = 7, Specials.closed_by((), 255)
+    tokenizer.start, tokenizer.specials = 7, SpecialTokens.closed_by((), 255)
     config = default.get_config()
     chats = default.get_config()
     chats.task.name = "instruction"

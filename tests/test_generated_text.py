@@ -12,7 +12,7 @@ from lm.config import override
 from lm.evaluation import answer_generation
 from lm.generation import Continuation, Speed, beam_search_steps, generate, stream
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from tests.multibyte import KINDS, made
 from tests.test_generate import model_and_params
 

@@ -10,7 +10,7 @@ import pytest
 from configs import default
 from lm.model.factory import build_model
 from lm.model.transformer import Batch
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.regularization.mixup import mixture, mixup
 from lm.training.regularization.passes import forward
 

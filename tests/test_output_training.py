@@ -11,7 +11,7 @@ from lm.data.objectives import build_objective
 from lm.experiment.train import train
 from lm.model.factory import build_model
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.tasks.objective import Labelled
 from lm.training.profiling.paths import attention_path, output_path
 from lm.training.train_step import build_program

@@ -11,7 +11,7 @@ from lm.config import override
 from lm.finetuning import METHODS, combine, param_count
 from lm.finetuning.merge import merge
 from lm.model.factory import build_model
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.train_step import build_program
 from tests.models import noisy
 

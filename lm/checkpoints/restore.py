@@ -17,15 +17,14 @@ from lm.checkpoints.run_files import check_same_config, check_same_text, recorde
 from lm.config import CACHE, Config, override
 from lm.data import Corpus, Tokenizer, make_tokenizer
 from lm.data.chat import Chat
-from lm.data.special_tokens import Specials
-from lm.data.text_frame import Frame, framed
+from lm.data.special_tokens import EncoderDecoderTokens, SpecialTokens, encoder_decoder_tokens
 from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.model.linear import turned
 from lm.output import OUTPUTS
 from lm.tasks import build_task, predicts_words
 from lm.tasks.base import Labels, Task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.tasks.objective import Labelled
 from lm.tasks.prepare import TaskData, layout_of
 from lm.training.profiling.memory import check_memory
@@ -54,12 +53,14 @@ class Restored:
     step: int
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> EncoderDecoderTokens:
         """What stands around the texts of an encoder-decoder: config.special_tokens, but END where
         an objective has trained it, which packs texts so.
         """
         packed = self.step > 0 and not self.config.task.name
-        return framed(None if packed else self.config.special_tokens, self.tokenizer.end)
+        return encoder_decoder_tokens(
+            None if packed else self.config.special_tokens, self.tokenizer.end
+        )
 
     @property
     def opens(self) -> tuple[int, ...]:
@@ -70,14 +71,14 @@ class Restored:
         return (self.tokenizer.start,) if packed else self.tokenizer.specials.before
 
     @property
-    def around(self) -> Specials:
+    def around(self) -> SpecialTokens:
         """What stands around a text of a decoder or encoder that is read as a whole: what it was
         trained with here; else, of a decoder, what its tokenizer puts there itself.
         """
         if self.config.model.architecture == "decoder" and not self.step:
             return self.tokenizer.own_specials
         packed = self.config.model.architecture == "decoder" and not self.config.task.name
-        return Specials.opened_by(self.opens) if packed else self.tokenizer.specials
+        return SpecialTokens.opened_by(self.opens) if packed else self.tokenizer.specials
 
     @property
     def chat(self) -> Chat:

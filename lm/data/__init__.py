@@ -9,7 +9,7 @@ from lm.data.batches import Batch, Groups, RowSource, eval_batches, train_batche
 from lm.data.make_tokenizer import check_tokenizer, make_tokenizer
 from lm.data.prepare import Corpus, open_corpus, prepare
 from lm.data.sources import Document, documents, holds_pairs
-from lm.data.subword import SubwordTokenizer, load_subword
+from lm.data.subword_tokenizer import SubwordTokenizer, load_subword
 from lm.data.tokenizer import ByteTokenizer, Encoded, Tokenizer
 
 __all__ = [

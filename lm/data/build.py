@@ -11,10 +11,10 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from lm.data.array_record import SplitWriter, text_fields, write_metadata
 from lm.data.deduplicate import SPLITS, Tally, distinct
 from lm.data.make_tokenizer import make_tokenizer, watched
 from lm.data.packing import Packer, PairPacker, PairRows, Rows
-from lm.data.records import SplitWriter, text_fields, write_metadata
 from lm.data.sources import Document, holds_pairs
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm.data.chat_template import Messages, template_of
-from lm.data.marked import BEGINS, END, ENDS, encode_marked, quoted
+from lm.data.inline_special_tokens import BEGINS, END, ENDS, encode_marked, quoted
 from lm.data.tokenizer import Encoded, Tokenizer
 from lm.errors import UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, ClassVar
 
-from lm.data.marked import BEGINS, END, ENDS
+from lm.data.inline_special_tokens import BEGINS, END, ENDS
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
 
@@ -17,8 +17,8 @@ _SAFE = (3, 1, 6)  # of jinja2: templates could leave the sandbox of those befor
 
 
 def template_of(name: str, tokenizer: Tokenizer) -> Callable[[Messages, bool], str]:
-    """Writes messages as a marked text (see `lm.data.marked`), and, asked to, what stands before
-    the assistant's next answer.
+    """Writes messages as a marked text (see `lm.data.inline_special_tokens`), and, asked to, what
+    stands before the assistant's next answer.
 
     Args:
       name: of `TEMPLATES`; "": the one that comes with the tokenizer, or else "plain".

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from etils import epath
 
 from lm.errors import UserError
 
+# str.splitlines also cuts at U+2028, form feeds and others, which stand inside of texts and JSON.
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _MAX_BYTES = 1 << 28  # the largest tokenizer.json in use has some 30 MB
 
 
@@ -99,3 +102,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_json_if_exists(file: Path) -> dict[str, Any]:
     """The same; {} where there is no such file."""
     return read_json(file) if file.exists() else {}
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text and their numbers from 1, without what ends them: CR LF, LF or CR."""
+    return enumerate(_LINE_END.split(text), start=1)

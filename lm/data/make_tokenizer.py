@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lm.data.special_tokens import FILES
-from lm.data.subword import SubwordTokenizer, load_subword
+from lm.data.subword_tokenizer import SubwordTokenizer, load_subword
 from lm.data.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
+from lm.data.tokenizer_config import FILES
 from lm.data.tokenizer_json import byte_characters
 from lm.errors import UserError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lm.data import records, sources
+from lm.data import array_record, sources
 from lm.data.build import build
 from lm.data.cache import built, damage_of
 from lm.data.deduplicate import SPLITS
@@ -48,7 +48,7 @@ class Corpus:
         """
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}; use train or validation")
-        return records.read_rows(self.folder, split)
+        return array_record.read_rows(self.folder, split)
 
     def counts(self) -> np.ndarray:
         """How often each token is a target in train: int64 [V]."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.data import pairs, public, synthetic
+from lm.data import synthetic, text_pairs, tfds_source
 from lm.errors import UserError
 
 
@@ -239,7 +239,7 @@ DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _tfds_documents(name: str) -> Iterator[Document]:
-    for split, index, text in public.texts(name):
+    for split, index, text in tfds_source.texts(name):
         yield Document(f"{split}/{index}", text, split)
 
 
@@ -260,20 +260,20 @@ def _synthetic_fingerprint(options: str) -> Any:
 
 def _docstring_pairs(_: str) -> Iterator[Document]:
     for module in _stdlib_documents(""):
-        for place, (signature, summary) in enumerate(pairs.of_module(module.text)):
+        for place, (signature, summary) in enumerate(text_pairs.of_module(module.text)):
             yield Document(f"{module.name}#{place}", summary, memory=signature)
 
 
 def _file_pairs(pattern: str) -> Iterator[Document]:
     for file in _files_documents(pattern):
-        for number, (memory, text) in pairs.of_lines(file.name, file.text):
+        for number, (memory, text) in text_pairs.of_lines(file.name, file.text):
             yield Document(f"{file.name}:{number}", text, memory=memory)
 
 
 SOURCES: dict[str, Source] = {
     "stdlib": Source(_stdlib_documents, _stdlib_fingerprint),
     "files": Source(_files_documents, _files_fingerprint),
-    "tfds": Source(_tfds_documents, public.fingerprint),
+    "tfds": Source(_tfds_documents, tfds_source.fingerprint),
     "synthetic": Source(_synthetic_documents, _synthetic_fingerprint),
     "docstrings": Source(_docstring_pairs, _stdlib_fingerprint, pairs=True),
     "pairs": Source(_file_pairs, _files_fingerprint, pairs=True),

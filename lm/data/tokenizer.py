@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lm.data.special_tokens import Specials
+from lm.data.special_tokens import SpecialTokens
 from lm.errors import UserError
 
 # Thirteen byte values never occur in UTF-8 (RFC 3629). Using them for special tokens keeps the
@@ -66,8 +66,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     end: int  # closes every document; no text is ever encoded to it
     start: int  # what a text's first token is predicted from: beginning-of-text, or else `end`
-    specials: Specials  # what it puts around texts; `end` closes those that it does not close
-    own_specials: Specials  # what it puts around texts, and nothing else
+    specials: SpecialTokens  # what it puts around texts; `end` closes those that it does not close
+    own_specials: SpecialTokens  # what it puts around texts, and nothing else
     mask: int | None  # None where a ready-made tokenizer has none
     sentinels: tuple[int, ...]
     json: str | None  # the content of its tokenizer.json; None for bytes and characters
@@ -118,7 +118,7 @@ class ByteTokenizer:
     vocab_size = 256
     end = END_BYTE
     start = END_BYTE
-    specials = own_specials = Specials.closed_by((END_BYTE,), END_BYTE)
+    specials = own_specials = SpecialTokens.closed_by((END_BYTE,), END_BYTE)
     settings: Mapping[str, Any] = types.MappingProxyType({})
     markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = MASK_BYTE
@@ -188,7 +188,7 @@ class CharacterTokenizer:
     name = "characters"
     end = 0
     start = 0
-    specials = own_specials = Specials.closed_by((0,), 0)
+    specials = own_specials = SpecialTokens.closed_by((0,), 0)
     settings: Mapping[str, Any] = types.MappingProxyType({})
     markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = None

@@ -11,16 +11,15 @@ from etils import epath
 from lm.checkpoints.restore import Restored
 from lm.config import Config
 from lm.data import eval_batches, sources
-from lm.data.files import to_json
-from lm.data.lines import lines_of
+from lm.data.files import lines_of, to_json
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel
 from lm.model.pooling import mean
 from lm.model.transformer import Batch
-from lm.tasks.in_memory import source_of
-from lm.tasks.read import format_of, records
+from lm.tasks.load_examples import source_of
+from lm.tasks.records import format_of, records
 
 _LEAST = 16  # positions of the shortest rows
 ENDINGS = (".npy", ".jsonl")
@@ -152,7 +151,7 @@ def _rows(run: Restored, texts: Sequence[str], room: int) -> tuple[list[np.ndarr
     encoded = [each.ids for each in run.tokenizer.encode_batch(list(texts))]
     if run.config.model.architecture == "encoder_decoder":
         around = len(run.frame.before) + len(run.frame.after)
-        rows = [run.frame.read(ids, room) for ids in encoded]
+        rows = [run.frame.encoder_input(ids, room) for ids in encoded]
     else:
         before, after = run.around[:2]
         around = len(before) + len(after)

@@ -17,7 +17,7 @@ from lm.evaluation.scored_row import Row
 from lm.evaluation.scoring import likelihoods
 from lm.finetuning.adapted import max_text_len_of
 from lm.tasks import predicts_words
-from lm.tasks.in_memory import source_of
+from lm.tasks.load_examples import source_of
 
 _TOGETHER = 1 << 20  # tokens of windows that are held at once
 _SHOWN = 20  # documents that are printed

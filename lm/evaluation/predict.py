@@ -17,7 +17,7 @@ from lm.evaluation.task_evaluation import metrics, predictions
 from lm.evaluation.task_report import write_predictions, write_report
 from lm.tasks.base import Prediction, Task
 from lm.tasks.check import most_written
-from lm.tasks.in_memory import UNLABELLED, InMemory, encoded_in_parts, read_examples
+from lm.tasks.load_examples import UNLABELLED, InMemory, encoded_in_parts, read_examples
 
 _TOGETHER = 2000  # examples whose rows are held at once
 

@@ -66,8 +66,8 @@ def generate_texts(
         ids = [run.chat.asked([{"role": "user", "content": text}]) for text in texts]
         stops, end = [*stops, *run.chat.stops], run.chat.closes
     if run.config.model.architecture == "encoder_decoder":
-        sources = [run.frame.read(each.ids) for each in tokenizer.encode_batch(texts)]
-        ids = [run.frame.begun()] * len(texts)
+        sources = [run.frame.encoder_input(each.ids) for each in tokenizer.encode_batch(texts)]
+        ids = [run.frame.decoder_start()] * len(texts)
     if chat or sources is not None:  # an answer starts on a new line
         shown = [f"{text}\n" for text in texts]
     request = {"prompts": ids, "sources": sources, "max_new_tokens": max_new_tokens}

@@ -14,7 +14,7 @@ from lm.finetuning.adapted import AdaptedTransformer
 from lm.model.transformer import Transformer
 from lm.output import OUTPUTS
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.regularization import noises
 
 

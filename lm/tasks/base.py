@@ -11,11 +11,10 @@ import numpy as np
 
 from lm.data import Encoded, Tokenizer
 from lm.errors import UserError
-from lm.tasks.columns import no_column
-from lm.tasks.encode import Layout, Row
-from lm.tasks.label import is_missing
+from lm.tasks.labels import is_missing
+from lm.tasks.layout import Layout, Row
 from lm.tasks.packing import share_rows
-from lm.tasks.read import Record
+from lm.tasks.records import Record, no_column
 
 Example = dict[str, Any]  # plain values, as JSON has them; "place" says where it came from
 Measure = Callable[[np.ndarray, int], float]

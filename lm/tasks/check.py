@@ -6,15 +6,15 @@ import math
 
 from lm.config import Config
 from lm.data.chat_template import TEMPLATES
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError, one_of
 from lm.finetuning import max_text_len, method_names
 from lm.output import OUTPUTS
 from lm.tasks import TASKS, build_task
 from lm.tasks.classification import POOLERS, POOLINGS
-from lm.tasks.label import class_name
+from lm.tasks.labels import class_name
 from lm.tasks.multiple_choice import READINGS
-from lm.tasks.read import FORMATS
+from lm.tasks.records import FORMATS
 from lm.tasks.tag_scheme import MARKS
 
 # Heads whose logits are products with a table that may be lent to them, row by row.
@@ -111,7 +111,7 @@ def _check_text(config: Config) -> None:
 def most_written(config: Config) -> int:
     """How many tokens fit behind any source; see `Seq2Seq.asked`."""
     if config.model.architecture == "encoder_decoder":
-        return max_text_len(config) - len(framed(config.special_tokens, 0).opens)
+        return max_text_len(config) - len(encoder_decoder_tokens(config.special_tokens, 0).opens)
     return max_text_len(config) - config.data.seq_len // 2 - 2
 
 

@@ -22,9 +22,9 @@ from lm.tasks.base import (
     likeliest,
     number_of,
 )
-from lm.tasks.encode import Layout, Row
-from lm.tasks.label import class_name, is_no_value, ordered, same_but_for_case, truth_and_numbers
-from lm.tasks.read import Record
+from lm.tasks.labels import class_name, is_no_value, ordered, same_but_for_case, truth_and_numbers
+from lm.tasks.layout import Layout, Row
+from lm.tasks.records import Record
 
 POOLERS = ("pooler_tanh", "pooler_relu", "pooler_gelu")  # layers of `lm.model.pooling`
 POOLINGS = ("first", "last", "mean", *POOLERS)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lm.data.lines import lines_of
+from lm.data.files import lines_of
 from lm.errors import UserError
 
 Sentence = tuple[int, dict[str, Any]]  # the number of its first line, and its columns

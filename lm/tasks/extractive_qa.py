@@ -12,8 +12,8 @@ from lm.data import Encoded
 from lm.errors import UserError
 from lm.tasks import metrics
 from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
-from lm.tasks.encode import Layout, Row
-from lm.tasks.read import Record
+from lm.tasks.layout import Layout, Row
+from lm.tasks.records import Record
 
 LONGEST = 30  # tokens of an answer, where those of training are no longer
 CANDIDATES = 20  # likeliest starts, and ends, that are combined

@@ -23,9 +23,9 @@ from lm.tasks.base import (
     Texts,
     likeliest,
 )
-from lm.tasks.encode import Layout, Row
-from lm.tasks.label import class_name
-from lm.tasks.read import Record
+from lm.tasks.labels import class_name
+from lm.tasks.layout import Layout, Row
+from lm.tasks.records import Record
 
 
 def _index(given: Any, choices: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lm.data.objectives import Objective, causal, positions_within
 from lm.model.transformer import Batch
 from lm.tasks.base import Task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 
 
 @dataclasses.dataclass(frozen=True)

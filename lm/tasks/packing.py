@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lm.tasks.encode import Layout, Row
+from lm.tasks.layout import Layout, Row
 
 _SHORTEST = 8  # tokens of a text, in the mean, for which a row has places
 

@@ -15,17 +15,17 @@ from etils import epath
 
 from lm.config import Config, to_dict
 from lm.data import Tokenizer, check_tokenizer, make_tokenizer, sources
+from lm.data.array_record import SplitWriter, read_rows, write_metadata
 from lm.data.cache import built
 from lm.data.deduplicate import SPLITS, place
 from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint, watched
-from lm.data.records import SplitWriter, read_rows, write_metadata
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError, counted
 from lm.tasks import build_task
 from lm.tasks.base import Example, Task
-from lm.tasks.encode import Layout, Row
+from lm.tasks.layout import Layout, Row
 from lm.tasks.packing import most_texts
-from lm.tasks.read import records
+from lm.tasks.records import records
 
 FORMAT = 12  # raise it when what is stored changes, so that nothing old is opened as new
 # Options that no row depends on.
@@ -148,7 +148,10 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     task, notes = task.bounded(manifest["answers"])
     for note in (*manifest["notes"], *notes):
         _say(f"{manifest['source']}: {note}")
-    kept = {"frame": framed(config.special_tokens, made.end), "specials": made.specials}
+    kept = {
+        "frame": encoder_decoder_tokens(config.special_tokens, made.end),
+        "specials": made.specials,
+    }
     kept["labels"] = tuple(manifest["labels"])
     layout = Layout(**manifest["layout"] | kept)
     data = TaskData(folder, manifest, made, task, layout)
@@ -278,7 +281,7 @@ def layout_of(
         specials=tokenizer.specials,
         memory=wanted["memory"],
         decoder=wanted["decoder"],
-        frame=framed(wanted["frame"], tokenizer.end),
+        frame=encoder_decoder_tokens(wanted["frame"], tokenizer.end),
         texts=most_texts(wanted["seq_len"]) if task.packing else 1,
         choices=choices,
         labels=labels,

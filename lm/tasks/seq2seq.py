@@ -10,8 +10,8 @@ import numpy as np
 from lm.data import ByteTokenizer, Encoded, Tokenizer
 from lm.data.chat import Chat
 from lm.data.chat_template import template_of
-from lm.data.marked import plain
-from lm.data.text_frame import framed
+from lm.data.inline_special_tokens import plain
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.tasks import metrics
 from lm.tasks.base import (
@@ -25,9 +25,9 @@ from lm.tasks.base import (
     Task,
     Texts,
 )
-from lm.tasks.encode import Layout, Row, pack
-from lm.tasks.overlap import OVERLAP, overlaps
-from lm.tasks.read import Record
+from lm.tasks.bleu_rouge import OVERLAP, overlaps
+from lm.tasks.layout import Layout, Row, pack
+from lm.tasks.records import Record
 
 ROLES = ("system", "user", "assistant")
 
@@ -139,8 +139,8 @@ class Seq2Seq(Writing):
         is none).
         """
         if layout.memory:
-            frame = layout.frame or framed(None, layout.end)
-            return frame.begun(), frame.read(source, layout.length)
+            frame = layout.frame or encoder_decoder_tokens(None, layout.end)
+            return frame.decoder_start(), frame.encoder_input(source, layout.length)
         before = layout.known.before
         room = max(layout.length - answer - len(before), layout.length // 2)
         return np.concatenate([before, source[:room], [layout.end]]).astype(np.int32), None

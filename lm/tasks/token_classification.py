@@ -23,8 +23,8 @@ from lm.tasks.base import (
     Texts,
     number_of,
 )
-from lm.tasks.encode import Layout, Row
-from lm.tasks.read import Record
+from lm.tasks.layout import Layout, Row
+from lm.tasks.records import Record
 from lm.tasks.tag_scheme import MARKS, entity_report, scheme_of
 
 

@@ -11,7 +11,7 @@ from lm.config import Config, cache_folder, override, to_dict
 from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare
 from lm.experiment.continuation import total_steps
 from lm.output import OUTPUTS
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.tasks.prepare import TaskData, prepare_task
 from lm.training.announce import announced
 from lm.training.train_step import Program, build_program

@@ -18,7 +18,7 @@ from lm.finetuning.lora import check_targets
 from lm.model.factory import build_model
 from lm.model.transformer import Batch, Transformer
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.tasks.objective import Labelled
 from lm.training.annealing import anneal
 from lm.training.eval_step import Measures, Rows

@@ -12,7 +12,7 @@ from lm.attention import ATTENTIONS
 from lm.config import Config, cache_folder, check_types
 from lm.data import holds_pairs
 from lm.data.objectives import OBJECTIVES
-from lm.data.text_frame import check_frame
+from lm.data.special_tokens import check_special_tokens
 from lm.errors import UserError, one_of
 from lm.evaluation.prompting.check import check_prompt
 from lm.experiment.continual.check import check_continual
@@ -168,7 +168,7 @@ def check(config: Config) -> None:
         value = _get(config, key)
         if value is not None and not value >= _SMALLEST:
             raise UserError(f"config.{key} = {value}: must be above 0, at least {_SMALLEST}")
-    check_frame(config)
+    check_special_tokens(config)
     cache_folder(config, "data")  # raises where there is none
     if config.data.validation_fraction >= 1:
         raise UserError(

@@ -10,13 +10,13 @@ from configs import default
 from lm.data import ByteTokenizer, Encoded, SubwordTokenizer
 from lm.data.deduplicate import Tally, distinct
 from lm.data.packing import Packer
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.data.tokenizer import CharacterTokenizer
 from lm.errors import UserError
 from lm.evaluation.prompting.query_encoder import Reader
 from lm.evaluation.prompting.template import Query
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from tests.multibyte import KINDS, byte_fallback, made
 
 MARK = "\u0301"  # a combining acute accent
@@ -27,7 +27,7 @@ ANSWERS = [" 🙂", " 😀", "né", f"ne{MARK}", "the ﬁ", "½", "né🙂🙃"]
 
 def read(name, objective, query):
     tokenizer = made(name)
-    frame = framed(None, tokenizer.end)
+    frame = encoder_decoder_tokens(None, tokenizer.end)
     reader = Reader(tokenizer, 99, objective, frame, (tokenizer.start,))
     (reading,) = reader([query])
     return reading.rows[0]
@@ -75,7 +75,7 @@ def test_the_gap_of_a_span_is_cut_from_the_whole_text():
     spaced.add_special_tokens(["<extra_id_0>"])
     tokenizer = SubwordTokenizer(spaced.to_str(), name="x")
     whole = tokenizer.encode_batch(["the the net"])[0].ids.tolist()
-    reader = Reader(tokenizer, 99, "span", framed(((), (), (0,)), tokenizer.end))
+    reader = Reader(tokenizer, 99, "span", encoder_decoder_tokens(((), (), (0,)), tokenizer.end))
     (row,) = reader([Query("the", " the", " net")])[0].rows
     assert row.targets.tolist() == whole[1:2]
     assert row.memory.tolist() == [whole[0], *tokenizer.sentinels, *whole[2:]]
@@ -83,7 +83,7 @@ def test_the_gap_of_a_span_is_cut_from_the_whole_text():
 
 def test_what_stands_behind_a_gap_loses_its_end_where_it_is_too_long():
     tokenizer = ByteTokenizer()
-    reader = Reader(tokenizer, 9, "span", framed(None, tokenizer.end))
+    reader = Reader(tokenizer, 9, "span", encoder_decoder_tokens(None, tokenizer.end))
     (row,) = reader([Query("ab", "c", "0123456789")])[0].rows
     assert row.memory.tolist() == [tokenizer.end, tokenizer.sentinels[0], *b"0123456"]
 

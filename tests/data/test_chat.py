@@ -8,7 +8,7 @@ from configs import default
 from lm.checkpoints.restore import Restored
 from lm.data import ByteTokenizer
 from lm.data.chat import Chat
-from lm.data.marked import encode_marked, plain, quoted
+from lm.data.inline_special_tokens import encode_marked, plain, quoted
 from lm.errors import UserError
 from lm.generation import Continuation
 from tests.backends import byte_fallback, byte_level, folder_of, names_of, template

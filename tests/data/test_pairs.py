@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.data import documents, holds_pairs, prepare
-from lm.data.pairs import of_module
+from lm.data.text_pairs import of_module
 from lm.errors import UserError
 
 PAIRS = [(f"source {i} {'s' * (i % 7)}", f"target {i} {'t' * (i % 5)}") for i in range(60)]

@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lm.data import Document, documents, open_corpus, prepare, records, sources
+from lm.data import Document, array_record, documents, open_corpus, prepare, sources
 from lm.data import build as build_module
 from lm.data.packing import Packer
 from lm.errors import UserError
@@ -141,13 +141,13 @@ def test_any_user_of_tfds_can_read_it(tmp_path):
 
 
 def test_records_are_those_that_tfds_would_write():
-    features = records.features(records.text_fields(4, 300))
+    features = array_record.features(array_record.text_fields(4, 300))
     row = {
         "tokens": np.array([0, 299, 2, 3, 4], np.uint16),
         "segments": np.array([1, 1, 2, 0], np.uint8),
         "bytes": np.int32(7),
     }
-    (ours,) = records._serialized({name: np.array(value)[None] for name, value in row.items()})
+    (ours,) = array_record._serialized({name: np.array(value)[None] for name, value in row.items()})
     theirs = features.serialize_example(row)
     for key, value in features.deserialize_example_np(theirs).items():
         mine = features.deserialize_example_np(ours)[key]
@@ -160,17 +160,17 @@ def test_a_split_of_many_files_reads_as_one(tmp_path):
     rows = corpus.rows("train")
     folder = epath.Path(tmp_path / "shards")
     folder.mkdir()
-    fields = records.text_fields(32, 256)
-    writer = records.SplitWriter(folder, "train", fields, shard_bytes=500)
+    fields = array_record.text_fields(32, 256)
+    writer = array_record.SplitWriter(folder, "train", fields, shard_bytes=500)
     packer = Packer(32, corpus.tokenizer.end)
     for document in corpus.tokenizer.encode_batch(texts_of(corpus, "train")):
         packer.add(document)
     for part in (packer.take(), packer.finish()):
         writer.write(part._asdict())
     writer.close()
-    records.write_metadata(folder, [writer], fields)
+    array_record.write_metadata(folder, [writer], fields)
     assert len(writer.shard_lengths) > 3
-    again = records.read_rows(folder, "train")
+    again = array_record.read_rows(folder, "train")
     assert len(again) == len(rows)
     for i in range(len(rows)):
         np.testing.assert_array_equal(again[i]["tokens"], rows[i]["tokens"])

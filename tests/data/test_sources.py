@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from lm.data import documents, public, sources
+from lm.data import documents, sources, tfds_source
 from lm.errors import UserError
-from lm.tasks.read import records
+from lm.tasks.records import records
 
 COMPRESS = {
     ".gz": gzip.compress,
@@ -215,11 +215,11 @@ def test_a_tfds_dataset_with_only_train_leaves_the_split_to_us(tmp_path, monkeyp
 
 
 def test_the_text_is_the_feature_of_that_name_or_the_only_one():
-    assert public.text_feature("x", _features("title", "text")) == "text"
-    assert public.text_feature("x", _features("url", "content")) == "content"
-    assert public.text_feature("x", _features("book_text")) == "book_text"
+    assert tfds_source.text_feature("x", _features("title", "text")) == "text"
+    assert tfds_source.text_feature("x", _features("url", "content")) == "content"
+    assert tfds_source.text_feature("x", _features("book_text")) == "book_text"
     with pytest.raises(UserError, match="2 features of text"):
-        public.text_feature("x", _features("question", "answer"))
+        tfds_source.text_feature("x", _features("question", "answer"))
 
 
 def test_an_unknown_tfds_dataset_is_one_line():
@@ -248,7 +248,7 @@ def test_a_tfds_dataset_that_cannot_be_fetched_is_one_line_with_a_remedy(monkeyp
 def test_builders_of_public_corpora_open_without_tensorflow():
     code = (
         "import sys\n"
-        "from lm.data.public import load_builder, text_feature\n"
+        "from lm.data.tfds_source import load_builder, text_feature\n"
         "for name in ('lm1b', 'wiki40b/en', 'pg19', 'c4/en'):\n"
         "    print(text_feature(name, load_builder(name).info.features))\n"
         "print('tensorflow' in sys.modules)"

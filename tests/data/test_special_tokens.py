@@ -12,14 +12,14 @@ from lm.checkpoints.hf.gguf_tokenizer import settings_of
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.objectives import OBJECTIVES
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.evaluation.prompting.query_encoder import Reader
 from lm.evaluation.prompting.template import Query
 from lm.generation import prompt_ids
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 
-FRAME = framed(None, 0)
+FRAME = encoder_decoder_tokens(None, 0)
 
 
 def byte_level(*special, around=None):

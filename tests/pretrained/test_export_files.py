@@ -24,7 +24,7 @@ from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.tokenizer import CharacterTokenizer
 from lm.generation import generate, prompt_ids
 from lm.model.factory import build_model
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 
 TEMPLATE = "{% for m in messages %}<|u|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
 GENERATION = {"eos_token_id": [2, 4], "temperature": 0.6, "do_sample": True}

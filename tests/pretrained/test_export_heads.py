@@ -23,7 +23,7 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.model.factory import build_model
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 
 LABELS = ("O", "B-PER", "I-PER")
 DECODERS = ("gpt2", "llama", "qwen2")

@@ -14,8 +14,8 @@ import transformers
 
 from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.data import load_subword
-from lm.data.marked import encode_marked
-from lm.tasks.encode import Layout
+from lm.data.inline_special_tokens import encode_marked
+from lm.tasks.layout import Layout
 from tests.backends import byte_level
 
 TEXTS = ["the end, isn't it?", "in 2024 they're\n\n x", "the <think>it</think>the", "nai\u0308ve"]

@@ -25,7 +25,7 @@ from lm.config import override
 from lm.data.objectives import Objective
 from lm.errors import UserError
 from lm.evaluation.predict import predict
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.train_step import build_program
 from tests.backends import byte_level, folder_of
 

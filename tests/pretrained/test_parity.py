@@ -18,7 +18,7 @@ from lm.attention.positions import Buckets
 from lm.checkpoints.hf import FAMILIES, export, fitting_family, open_checkpoint
 from lm.checkpoints.hf.pickled import read_pickled
 from lm.data import ByteTokenizer
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.generation import generate
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -213,7 +213,7 @@ def test_texts_begin_as_transformers_shifts_labels_and_close_with_its_end(name, 
     if name != "bart":
         model.config.decoder_start_token_id = model.config.pad_token_id  # as T5's checkpoints do
     config = open_checkpoint(f"hf:{folder}").adopt(default.get_config())
-    frame, end = framed(config.special_tokens, 99), model.config.eos_token_id
+    frame, end = encoder_decoder_tokens(config.special_tokens, 99), model.config.eos_token_id
     labels = torch.tensor([[*frame.opens[1:], 7, 8, end]])
     begun = model.prepare_decoder_input_ids_from_labels(labels)
     assert begun[0].tolist() == [*frame.opens, 7, 8]

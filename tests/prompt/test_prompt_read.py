@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from lm.data import ByteTokenizer
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.evaluation.prompting.evaluate_prompts import calibrated
 from lm.evaluation.prompting.examples import draw_shots
 from lm.evaluation.prompting.query_encoder import READERS, Reader
 from lm.evaluation.prompting.template import Query, parse
-from lm.tasks.read import Record
+from lm.tasks.records import Record
 
 RECORD = Record("a.jsonl line 1", {"text": "It {was} fun.", "stars": 4})
 END = ByteTokenizer.end
 MASK = ByteTokenizer.mask
-FRAME = framed(None, END)
+FRAME = encoder_decoder_tokens(None, END)
 
 
 def ids(text):
@@ -110,11 +110,11 @@ def test_an_encoder_decoder_answers_or_fills_a_gap():
 
 def test_an_encoder_decoder_is_asked_as_its_checkpoint_reads_and_writes():
     gap, t5, bart = ByteTokenizer.sentinels[0], ((), (1,), (0,)), ((0,), (2,), (2, 0))
-    (row,) = read("span", Query("ab", "cd", "e"), frame=framed(t5, END)).rows
+    (row,) = read("span", Query("ab", "cd", "e"), frame=encoder_decoder_tokens(t5, END)).rows
     assert row.memory.tolist() == [*ids("ab"), gap, *ids("e"), 1]
     assert (row.inputs.tolist(), row.target_positions.tolist()) == ([0, gap, *ids("c")], [1, 2])
     for length, seen in ((9, "ab"), (3, "b")):
-        (row,) = read("seq2seq", Query("ab", "cd"), length, framed(bart, END)).rows
+        (row,) = read("seq2seq", Query("ab", "cd"), length, encoder_decoder_tokens(bart, END)).rows
         assert row.memory.tolist() == [0, *ids(seen), 2]
         assert (row.inputs.tolist(), row.target_positions.tolist()) == ([2, 0, *ids("c")], [1, 2])
 

@@ -12,9 +12,9 @@ from lm.data.tokenizer import Encoded
 from lm.errors import UserError
 from lm.tasks import build_task, metrics
 from lm.tasks.check import check_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.tasks.prepare import prepare_task
-from lm.tasks.read import Record
+from lm.tasks.records import Record
 
 CONTEXT = "It was Ada Lovelace of London."
 L = 64

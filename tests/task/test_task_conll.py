@@ -3,10 +3,10 @@
 import pytest
 
 from lm.config import override
-from lm.data.pairs import of_lines
+from lm.data.text_pairs import of_lines
 from lm.errors import UserError
 from lm.tasks import build_task
-from lm.tasks.read import records
+from lm.tasks.records import records
 
 
 def read(tmp_path, text, name="a.conll", **options):

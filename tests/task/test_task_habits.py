@@ -10,7 +10,7 @@ from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import UserError
 from lm.experiment.train import train
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.metric_writer import read_metrics
 from lm.training.regularization.adapt import adapted
 from lm.training.train_step import build_program

@@ -7,8 +7,8 @@ import pytest
 from configs import default
 from lm.errors import UserError
 from lm.tasks import build_task
-from lm.tasks.label import class_name, ordered
-from lm.tasks.read import Record
+from lm.tasks.labels import class_name, ordered
+from lm.tasks.records import Record
 
 
 def task(name, **options):

@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 
 from lm.tasks import metrics
-from lm.tasks.overlap import OVERLAP, overlaps
+from lm.tasks.bleu_rouge import OVERLAP, overlaps
 
 # Right, said and true entities of these columns, by hand, by the rules of conlleval, the scorer of
 # CoNLL-2000 (Tjong Kim Sang and Buchholz 2000): entities may begin with I-, B- closes another.

@@ -10,7 +10,7 @@ from configs import default
 from lm.data import ByteTokenizer
 from lm.model.factory import build_model
 from lm.tasks import build_task
-from lm.tasks.encode import Layout, pack
+from lm.tasks.layout import Layout, pack
 from lm.tasks.objective import Labelled
 from tests.models import init
 

@@ -15,7 +15,7 @@ from lm.evaluation.predict import measure, predict, told, write
 from lm.evaluation.task_evaluation import predictions
 from lm.tasks import build_task, in_memory
 from lm.tasks.multiple_choice import READINGS
-from lm.tasks.read import Record
+from lm.tasks.records import Record
 from lm.training.program import corpus_program, prepare_corpus
 
 # Per task: its settings, the run's file, and what stands in the column of labels.

@@ -8,7 +8,7 @@ import pytest
 from configs import default
 from lm.errors import UserError
 from lm.tasks import build_task
-from lm.tasks.read import Record, records
+from lm.tasks.records import Record, records
 
 SENTENCES = [["EU", "rejects", "calls"], ["Peter", "Blackburn"]]
 TAGS = [["B-ORG", "O", "O"], ["B-PER", "I-PER"]]

@@ -11,7 +11,7 @@ from configs import default
 from lm.errors import UserError
 from lm.experiment.primary_metric import primary_metric
 from lm.tasks import build_task, metrics
-from lm.tasks.read import Record
+from lm.tasks.records import Record
 from lm.tasks.tag_scheme import MARKS, entities, entity_report, scheme_of
 from lm.tasks.token_classification import Tagging
 

@@ -12,7 +12,7 @@ from lm.evaluation.task_evaluation import metrics, predictions
 from lm.model.factory import build_model
 from lm.model.pooling import Mean, PooledTanh
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.tasks.objective import Labelled
 from lm.tasks.packing import most_texts, share_rows
 from lm.tasks.prepare import prepare_task

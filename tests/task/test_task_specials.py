@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.data.special_tokens import Specials
+from lm.data.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
-from lm.tasks.read import Record
+from lm.tasks.layout import Layout
+from lm.tasks.records import Record
 from tests.backends import byte_level, folder_of, names_of, template
 
 AROUND = {  # what stands around texts, and the row of "in" and "the it"
@@ -103,4 +103,4 @@ def test_a_conversation_that_a_template_refuses_is_named(tmp_path):
 def test_rows_of_a_stored_layout_are_those_of_the_tokenizer(tmp_path):
     tokenizer, _ = made("roberta", tmp_path)
     stored = json.loads(json.dumps(tokenizer.specials))
-    assert Specials(*map(tuple, stored[:4]), stored[4]) == tokenizer.specials
+    assert SpecialTokens(*map(tuple, stored[:4]), stored[4]) == tokenizer.specials

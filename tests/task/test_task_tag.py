@@ -5,11 +5,11 @@ import pytest
 
 from configs import default
 from lm.data import ByteTokenizer
-from lm.data.special_tokens import Specials
+from lm.data.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
-from lm.tasks.read import Record
+from lm.tasks.layout import Layout
+from lm.tasks.records import Record
 from tests.backends import byte_fallback, byte_level, folder_of, names_of
 
 SENTENCE = ["the", "Käse", "it's", "🙂", "in"]
@@ -112,7 +112,7 @@ def test_a_word_without_pieces_is_tagged_at_the_piece_behind_it(decoder, tmp_pat
 
 @pytest.mark.parametrize("length", [4, 9])
 def test_a_last_word_without_pieces_is_tagged_within_a_row_that_nothing_closes(length):
-    opened = Specials((255,), (), (), ())  # as Llama's texts
+    opened = SpecialTokens((255,), (), (), ())  # as Llama's texts
     (row,) = tagged(ByteTokenizer(), ["abc", ""], True, length, "", opened)
     assert row["segments"].sum() == 4 and read(row)[1].tolist() == [3, 3]
 

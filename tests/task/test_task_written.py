@@ -8,13 +8,13 @@ import pytest
 from configs import default
 from lm.config import override
 from lm.data import ByteTokenizer
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.evaluation import answer_generation
 from lm.generation.prompts import pad_prompts
 from lm.model.factory import build_model
 from lm.tasks import build_task
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 from lm.training.validate import check
 
 MOST = {("decoder", 64): 30, ("decoder", 200): 166, ("encoder_decoder", 64): 63}
@@ -50,7 +50,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
 
 def test_an_encoder_decoder_learns_between_the_tokens_of_its_checkpoint():
     config = override(default.get_config(), {"task.name": "seq2seq"})
-    task, frame = build_task(config), framed(((0,), (2,), (2, 0)), 255)
+    task, frame = build_task(config), encoder_decoder_tokens(((0,), (2,), (2, 0)), 255)
     layout = Layout(6, 255, 255, memory=True, frame=frame)
     encoded = ByteTokenizer().encode_batch(["abcdefgh", "xy"])
     (row,) = task.rows({}, encoded, layout, {})

@@ -19,11 +19,11 @@ from lm.checkpoints.hf.tokenizer_files import base_settings, write_generation, w
 from lm.checkpoints.hf.view import View, sources
 from lm.config import Config, attention_groups
 from lm.data import Tokenizer
-from lm.data.text_frame import framed
+from lm.data.special_tokens import encoder_decoder_tokens
 from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.tasks import predicts_words
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 
 _SHARD = 5 * 10**9  # bytes; what transformers itself puts in one file
 
@@ -93,7 +93,9 @@ def export(
     kept = {key: value for key, value in own.items() if key.endswith("_token_id")}
     theirs = {**ids, **kept, **family.to_theirs(config, tokenizer.vocab_size)}
     if config.model.architecture == "encoder_decoder":
-        theirs["decoder_start_token_id"] = framed(config.special_tokens, tokenizer.end).opens[0]
+        theirs["decoder_start_token_id"] = encoder_decoder_tokens(
+            config.special_tokens, tokenizer.end
+        ).opens[0]
     if head is not None:
         theirs |= head.settings
         if "pad_token_id" not in family.demands:

@@ -10,7 +10,7 @@ from lm.checkpoints.hf.family import Family
 from lm.checkpoints.hf.view import Tensor, View, linear
 from lm.config import Config
 from lm.errors import UserError
-from lm.tasks.label import class_name
+from lm.tasks.labels import class_name
 
 _CLASSES = {
     "classification": "ForSequenceClassification",

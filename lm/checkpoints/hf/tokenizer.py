@@ -17,7 +17,7 @@ from lm.checkpoints.hf.gguf_tokenizer import WORDS, from_gguf, settings_of
 from lm.checkpoints.hf.pieces import from_pieces
 from lm.data.cache import built
 from lm.data.files import read_json_if_exists, read_text
-from lm.data.special_tokens import read_settings
+from lm.data.tokenizer_config import read_settings
 from lm.errors import UserError
 
 # In a tokenizer_config.json that was written here: which tokenizer the file beside it stands for.

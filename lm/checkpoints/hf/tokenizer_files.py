@@ -19,7 +19,7 @@ from lm.data.files import read_json_if_exists, read_text
 from lm.data.make_tokenizer import SPECIALS
 from lm.data.tokenizer_json import byte_characters
 from lm.tasks import predicts_words
-from lm.tasks.encode import Layout
+from lm.tasks.layout import Layout
 
 # Names of special tokens in tokenizer_config.json, and the first that a tokenizer has of these.
 _KNOWN = {

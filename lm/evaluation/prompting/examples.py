@@ -15,8 +15,8 @@ from lm.errors import UserError
 from lm.evaluation.task_evaluation import sample
 from lm.tasks import build_task
 from lm.tasks.base import Task, number_of
-from lm.tasks.label import class_name
-from lm.tasks.read import Record, records
+from lm.tasks.labels import class_name
+from lm.tasks.records import Record, records
 
 
 class Example(NamedTuple):

@@ -21,7 +21,7 @@ from lm_eval.utils import get_rolling_token_windows  # pyright: ignore[reportMis
 from lm.checkpoints.restore import Restored, restore
 from lm.data.chat import Chat
 from lm.data.chat_template import TEMPLATES
-from lm.data.marked import encode_marked, quoted
+from lm.data.inline_special_tokens import encode_marked, quoted
 from lm.errors import UserError
 from lm.evaluation.prompting.gen_kwargs import GenKwargs, read_gen_kwargs
 from lm.evaluation.prompting.query_encoder import reader

@@ -11,9 +11,9 @@ import numpy as np
 
 from lm.config import Config
 from lm.data import Tokenizer
-from lm.data.marked import encode_marked
+from lm.data.inline_special_tokens import encode_marked
 from lm.data.objectives import OBJECTIVES
-from lm.data.text_frame import Frame
+from lm.data.special_tokens import EncoderDecoderTokens
 from lm.errors import UserError
 from lm.evaluation.prompting.template import Query
 from lm.evaluation.scored_row import Row
@@ -54,7 +54,7 @@ class Reader:
       objective: what it learned: a name of `READERS`.
       frame: of an encoder-decoder, what stands around its texts.
       opens: of a decoder, what opens its texts.
-      marked: texts are those of a template of conversations; see `lm.data.marked`.
+      marked: texts are those of a template of conversations; see `lm.data.inline_special_tokens`.
       hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
         other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
     """
@@ -62,7 +62,7 @@ class Reader:
     tokenizer: Tokenizer
     length: int
     objective: str
-    frame: Frame
+    frame: EncoderDecoderTokens
     opens: tuple[int, ...] = ()
     hidden: str = "answer"
     marked: bool = False
@@ -143,9 +143,9 @@ class Reader:
         """
         places = np.arange(len(answer)) + len(opens) - 1
         self._cut(query, places[-1] + 1 - self.length, np.arange(len(answer)))
-        cut = max(len(self.frame.read(before)) + len(behind) - self.length, 0)
+        cut = max(len(self.frame.encoder_input(before)) + len(behind) - self.length, 0)
         behind = behind[: len(behind) - max(cut - len(before), 0)]
-        memory = self.frame.read(np.concatenate([before[cut:], behind]))
+        memory = self.frame.encoder_input(np.concatenate([before[cut:], behind]))
         inputs = np.concatenate([opens, answer[:-1]])
         return Reading([Row(inputs, places, answer, memory=memory)], len(answer), cut > 0)
 
@@ -188,7 +188,9 @@ READERS: dict[str, Callable[[Reader, Sequence[Query]], Iterator[Reading]]] = {
 _PLAIN = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "seq2seq"}
 
 
-def reader(config: Config, tokenizer: Tokenizer, frame: Frame, opens: tuple[int, ...]) -> Reader:
+def reader(
+    config: Config, tokenizer: Tokenizer, frame: EncoderDecoderTokens, opens: tuple[int, ...]
+) -> Reader:
     """How the model of a config reads; `frame` and `opens` are those of its run."""
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lm.errors import UserError
-from lm.tasks.columns import no_column
-from lm.tasks.read import Record
+from lm.tasks.records import Record, no_column
 
 ANSWER = "answer"
 

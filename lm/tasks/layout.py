@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lm.data.special_tokens import Specials
-from lm.data.text_frame import Frame
+from lm.data.special_tokens import EncoderDecoderTokens, SpecialTokens
 from lm.errors import UserError
 
 Row = dict[str, np.ndarray]
@@ -40,8 +39,8 @@ class Layout:
     choices: int = 0
     texts: int = 1
     num_classes: int = 0
-    frame: Frame | None = None
-    specials: Specials | None = None
+    frame: EncoderDecoderTokens | None = None
+    specials: SpecialTokens | None = None
     decoder: bool = False
     labels: tuple[str, ...] = ()
 
@@ -79,9 +78,9 @@ class Layout:
         return known.before, known.between, known.last
 
     @property
-    def known(self) -> Specials:
+    def known(self) -> SpecialTokens:
         """`specials`, or what stands in for them."""
-        return self.specials or Specials.closed_by((self.start,), self.end)
+        return self.specials or SpecialTokens.closed_by((self.start,), self.end)
 
     def padded(self, values: Sequence[int] | np.ndarray, fill: int) -> np.ndarray:
         """Int32 [L]."""

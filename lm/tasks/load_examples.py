@@ -15,9 +15,9 @@ from lm.data import Tokenizer
 from lm.data.sources import SOURCES
 from lm.errors import UserError
 from lm.tasks.base import Example, Labels, Task
-from lm.tasks.encode import Layout, Row
+from lm.tasks.layout import Layout, Row
 from lm.tasks.prepare import has_rows, rows_of
-from lm.tasks.read import Record, format_of, records
+from lm.tasks.records import Record, format_of, records
 
 UNLABELLED = "unlabelled"  # a key of an example
 _SHOWN = 5  # labels that a message names

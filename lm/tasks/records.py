@@ -7,15 +7,16 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.data import public, sources
-from lm.data.lines import lines_of
+from lm.data import sources, tfds_source
+from lm.data.files import lines_of
 from lm.errors import UserError
-from lm.tasks.columns import separator_hint, shown_columns
 from lm.tasks.conll import conll, conllu
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
 class Record(NamedTuple):
@@ -125,7 +126,7 @@ def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int
 
 
 def _public(name: str) -> Iterator[Record]:
-    builder = public.prepared(name)
+    builder = tfds_source.prepared(name)
     if "train" not in builder.info.splits:
         raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
     # MNLI has two; the one of the genres that it trains on comes first in the literature.
@@ -158,6 +159,34 @@ def _plain(feature: Any, value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8")
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def shown_columns(names: Iterable[str]) -> str:
+    """The names of columns, those in quotes that could be misread: with spaces around, or empty."""
+    return ", ".join(
+        name if name == name.strip() and name.isprintable() and name else repr(name)
+        for name in names
+    )
+
+
+def separator_hint(names: Sequence[str]) -> str:
+    """A sentence where one column's name, or cell, looks like several; "" where it does not."""
+    if len(names) == 1:
+        for mark, name in _SEPARATORS.items():
+            if mark in names[0]:
+                return (
+                    f"columns seem to be parted by {name}: write commas in a .csv and tabs in a "
+                    ".tsv"
+                )
+    return ""
+
+
+def no_column(place: str, name: str, names: Sequence[str], remedy: str) -> str:
+    """The message for a column that a record lacks."""
+    alike = [each for each in names if each.strip().lower() == name.strip().lower()]
+    hint = f"the name is {alike[0]!r} there" if alike else separator_hint(names)
+    hint = f"; {hint}" if hint else ""
+    return f"{place} has no column {name!r}, only {shown_columns(names)}{hint}; {remedy}"
 
 
 FORMATS: dict[str, Callable[..., Iterator[tuple[int, dict[str, Any]]]]] = {

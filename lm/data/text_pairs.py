@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 
-from lm.data.lines import lines_of
+from lm.data.files import lines_of
 from lm.errors import UserError
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.decoding import Decoder
+from lm.data.detokenizer import Decoder
 from lm.data.files import read_text
-from lm.data.special_tokens import Specials, post_processed, read_settings, specials, with_added
+from lm.data.special_tokens import SpecialTokens, post_processed, specials
 from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
+from lm.data.tokenizer_config import read_settings, with_added
 from lm.data.tokenizer_json import (
     added_tokens,
     bytes_of_pieces,
@@ -86,7 +87,9 @@ class SubwordTokenizer:
         post = post_processed(self._backend)
         self.specials = specials(post, self.settings, bos, self.end)
         closes = post is not None and post.after
-        self.own_specials = self.specials if closes else Specials.opened_by(self.specials.before)
+        self.own_specials = (
+            self.specials if closes else SpecialTokens.opened_by(self.specials.before)
+        )
         self.start: int = [self.end if bos is None else bos, *self.specials.before][-1]
         size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size = vocab_size or size
