@@ -30,9 +30,9 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
     most = MOST[architecture, positions]
     model = build_model(config, 257)
 
-    def generate(model, params, prompts, *, tokens, temperature, sources):
-        pad_prompts(model, prompts, sources, tokens, tokens, False)
-        return iter([np.zeros(len(prompts), int)] * tokens)
+    def generate(model, params, prompts, *, max_new_tokens, temperature, sources):
+        pad_prompts(model, prompts, sources, max_new_tokens, max_new_tokens, False)
+        return iter([np.zeros(len(prompts), int)] * max_new_tokens)
 
     monkeypatch.setattr(answer_generation, "generate", generate)
     for longest in (1, 10, most):
