@@ -30,7 +30,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """The longest test first, so that the others fill the time beside it."""
-    items.sort(key=lambda item: "test_readme" not in item.nodeid)
+    items.sort(key=lambda item: "test_docs" not in item.nodeid)
 
 
 @pytest.fixture(scope="session", autouse=True)
