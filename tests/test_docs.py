@@ -80,10 +80,10 @@ def test_names_of_files_modules_keys_and_flags_exist(page):
             assert resolve(span), span
         elif found := re.fullmatch(r"(?:--)?config\.(?!json)([a-z][\w.]*\w)(=.*)?", span):
             assert found[1] in declared() or found[1] in GROUPS, span
-        elif found := re.fullmatch(r"--(\w+)(=.*)?", span):
-            assert found[1] in ("strict", "version", "h") or any(
-                command.reads(found[1]) for command in program.COMMANDS.values()
-            ), span
+        for flag in re.findall(r"(?:^|\s)--(\w+)(?![\w-])", span):
+            known = ("config", "strict", "version", "help")
+            readers = [each for each in program.COMMANDS.values() if each.reads(flag)]
+            assert readers or flag in known, span
 
 
 def resolve(name):

@@ -37,7 +37,7 @@ def test_the_map_of_the_readme_names_every_room_and_only_files_that_exist():
             folder = ROOT / found[1]
         elif re.match(r"    \w", line):
             folder = ROOT
-        for name in re.findall(r"[\w/]+\.(?:py|md|txt)\b|\b[\w/]+/(?=[ :;,])", line):
+        for name in re.findall(r"[\w/]+\.py\b|\b[\w/]+/(?=[ :;,])", line):
             assert (folder / name).exists() or (ROOT / name).exists() or hidden(folder, name), name
 
 

@@ -146,7 +146,7 @@ def restore(
     else:
         check_recorded(config, recorded)
         _distrust(config, workdir)
-    config.cache_dir = cache or (CACHE if given is None else given.cache)
+    config.cache_dir = cache or (CACHE if given is None else given.cache_dir)
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
     program = corpus_program(without_teacher(config), corpus)
