@@ -27,7 +27,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from lm.config import flatten, to_dict
-from lm.devices.cpu_allocator import keep_freed_memory
 from lm.errors import Interrupted, UserError, explain
 from lm.experiment.ablation.points import Ablation, load_ablation
 from lm.experiment.command_line import Command, check_flags, find_command, help_text, parse
@@ -320,7 +319,6 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(help_text(__doc__, own, COMMANDS))
         return 0
-    keep_freed_memory()
     try:
         if argv[1] == "--version":
             from lm.experiment.provenance import version_lines
@@ -333,7 +331,12 @@ def main(argv: list[str]) -> int:
             return 0
         parse(argv[:1] + argv[2:])
         check_flags(argv[1], own, COMMANDS)
-        return _print_config() if _PRINT_CONFIG.value else command.run()
+        if _PRINT_CONFIG.value:
+            return _print_config()
+        from lm.devices.cpu import keep_freed_memory
+
+        keep_freed_memory()
+        return command.run()
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from experiments.timing import interleaved, median_ratio
-from lm.devices.cpu_allocator import keep_freed_memory
+from lm.devices.cpu import keep_freed_memory
 
 PROMPT, WORDS, ROUNDS = 32, 128, 3
 PASSES = 16  # over the weights, to time one

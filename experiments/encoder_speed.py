@@ -21,7 +21,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from experiments.timing import interleaved, median_ratio, medians
-from lm.devices.cpu_allocator import keep_freed_memory
+from lm.devices.cpu import keep_freed_memory
 
 SENTENCES, LENGTH, BATCH, ROUNDS = 256, 64, 32, 9
 

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from experiments.timing import interleaved, median_ratio, medians, seconds
-from lm.devices.cpu_allocator import keep_freed_memory
+from lm.devices.cpu import keep_freed_memory
 
 TOKENS, FEATURES = 4096, 256
 VOCABULARY = 32_768  # of the crossover

@@ -22,7 +22,7 @@ import jax
 from configs import default
 from experiments.timing import interleaved, medians
 from lm.config import override
-from lm.devices.cpu_allocator import keep_freed_memory
+from lm.devices.cpu import keep_freed_memory
 from lm.experiment.provenance import commit, versions
 from lm.training.train_step import build_program
 

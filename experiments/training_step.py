@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from experiments.timing import interleaved, medians, seconds
-from lm.devices.cpu_allocator import keep_freed_memory
+from lm.devices.cpu import keep_freed_memory
 
 BATCH, LENGTH, LAYERS, FEATURES, HEADS = 8, 256, 4, 256, 4
 VOCABULARIES = (256, 32_000)

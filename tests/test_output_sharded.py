@@ -11,6 +11,7 @@ import pytest
 
 from lm.devices import sharding
 from lm.output import OUTPUTS
+from lm.output.sharded import output_shards
 
 N, D, V = 32, 8, 48
 EVERYTHING = {
@@ -27,7 +28,7 @@ SPLITTING = [name for name in OUTPUTS if OUTPUTS[name].splits]
 
 
 def shards_of(mesh):
-    return sharding.output_shards(sharding.make_mesh(*mesh))
+    return output_shards(sharding.make_mesh(*mesh))
 
 
 @functools.cache
@@ -101,7 +102,7 @@ def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbe
     tokens, features, words, token_chunk_size = 256, 16, 1040, 16
     mesh = sharding.make_mesh(8 // parts, 1, parts)
     head = OUTPUTS["softmax"](
-        words, features, shards=sharding.output_shards(mesh), token_chunk_size=token_chunk_size
+        words, features, shards=output_shards(mesh), token_chunk_size=token_chunk_size
     )
 
     def total(table, hidden, targets, weights):

@@ -14,7 +14,7 @@ from lm.attention.chunking import plan
 from lm.attention.fused import fused, has_kernel
 from lm.attention.kv_cache import rows_are_heads
 from lm.attention.mask import Mask
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.softmax import WEIGHTINGS
 
 
@@ -75,10 +75,10 @@ def attend(
 
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
     query = query.reshape(query.shape[0], length, groups, -1, query.shape[3])
-    query = materialise((query * query.shape[4] ** -0.5).transpose(0, 2, 3, 1, 4))
+    query = fusion_barrier((query * query.shape[4] ** -0.5).transpose(0, 2, 3, 1, 4))
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     if mask.offset is None:
-        key, value = materialise((key, value))
+        key, value = fusion_barrier((key, value))
     of_queries, of_keys = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
     queries, keys = (query, of_queries), (key, value, of_keys)
     shared = (

@@ -2,10 +2,9 @@
 
 import itertools
 
-import jax
-
 from lm.attention.blockwise import Part
 from lm.attention.mask import Mask
+from lm.devices.platform import platform
 
 # Above this many scores per head, `query_chunk_size=None` computes blocks of queries.
 _PLAIN_LIMIT = 1024 * 1024
@@ -30,7 +29,7 @@ def plan(queries: int, keys: int, mask: Mask, query_chunk_size: int | None) -> t
     early = isinstance(mask.offset, int) and mask.offset <= 0
     triangular = causal and queries == keys and (mask.offset is None or early)
     if query_chunk_size is None and queries * keys <= _PLAIN_LIMIT:
-        if triangular and queries >= 32 and jax.default_backend() == "cpu":
+        if triangular and queries >= 32 and platform() == "cpu":
             ends = [queries * part // _SHORT_PARTS for part in range(_SHORT_PARTS + 1)]
             return tuple(Part(a, b - a, 1, b) for a, b in itertools.pairwise(ends))
         return ()

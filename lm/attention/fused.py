@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.mask import Mask
+from lm.devices.platform import platform, target_device
 
 # Above this many places, the boolean mask that documents need would cost more than it saves.
 _MASK_LIMIT = 1024 * 1024
@@ -18,7 +19,7 @@ def has_kernel(query: Any, key: Any, value: Any, mask: Mask) -> bool:
 
     Shapes and types are all that is looked at.
     """
-    if jax.default_backend() != "gpu" or "nvidia" not in jax.devices()[0].device_kind.lower():
+    if platform() != "gpu" or "nvidia" not in target_device().device_kind.lower():
         return False
     half = query.dtype == key.dtype == value.dtype and query.dtype in (jnp.bfloat16, jnp.float16)
     size = query.shape[3]

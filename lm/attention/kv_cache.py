@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.devices.platform import platform
+
 
 def remember(module: nn.Module, name: str, new: jax.Array, offset: Any, length: int) -> jax.Array:
     """Writes [B, Q, ..., K] into the cache of `module` at `offset` and returns all of it.
@@ -62,4 +64,4 @@ def take_rows(cache: Any, rows: jax.Array, size: int, axis: int) -> Any:
 
 def rows_are_heads() -> bool:
     """Whether the rows of a batch and their heads are one axis where a model decodes."""
-    return jax.default_backend() == "cpu"
+    return platform() == "cpu"

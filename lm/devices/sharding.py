@@ -16,10 +16,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
-from lm.output.sharded import Shards
 
 AXES = ("data", "fsdp", "tensor")
-_BATCH = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp")  # over which the tokens of a batch are split
+VOCAB_AXIS = "tensor"  # over which the vocabulary is split
 
 # The first rule whose pattern is found in a parameter's path gives the axes of its last dimensions;
 # dimensions before them (stacked layers) are whole. A parameter without a rule is whole everywhere.
@@ -70,7 +70,7 @@ def make_mesh(
 
 def batch_parts(mesh: Mesh) -> int:
     """Over how many devices the rows of a batch are split."""
-    return math.prod(mesh.shape[axis] for axis in _BATCH)
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch(mesh: Mesh, batch_size: int, grad_accum_steps: int) -> None:
@@ -97,14 +97,9 @@ def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
             )
 
 
-def output_shards(mesh: Mesh) -> Shards | None:
-    """How devices share the output head: its tokens as the batch, its words as the word table."""
-    return None if mesh.size == 1 else Shards(mesh, tokens=_BATCH, words="tensor")
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over data and fsdp, everything behind the first axis whole."""
-    return NamedSharding(mesh, PartitionSpec(_BATCH))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def whole(mesh: Mesh) -> NamedSharding:

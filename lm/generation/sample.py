@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.errors import UserError
 
 _FLOAT32_MAX, _FLOAT32_TINY = (
@@ -82,7 +82,7 @@ def sample(
     kept = jnp.ones(logits.shape, bool)
     if 0 < top_k < logits.size:
         # Without the barrier, XLA's CPU backend sorts all of them.
-        likeliest = materialise(jax.lax.top_k(logits, top_k)[0])
+        likeliest = fusion_barrier(jax.lax.top_k(logits, top_k)[0])
         kept &= _first(logits, likeliest[-1], top_k)
     if top_p < 1.0:
         order = jnp.sort(jnp.where(kept, logits, -jnp.inf), descending=True)

@@ -7,12 +7,12 @@ from jax.sharding import Mesh
 from lm.attention import ATTENTIONS
 from lm.config import Config, attention_groups, chosen_options
 from lm.data.objectives import OBJECTIVES
-from lm.devices import sharding
 from lm.errors import UserError
 from lm.finetuning import build_finetuning
 from lm.finetuning.adapted import AdaptedTransformer
 from lm.model.transformer import Transformer
 from lm.output import OUTPUTS
+from lm.output.sharded import output_shards
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.training.regularization import noises
@@ -41,7 +41,7 @@ def build_model(
     _check_num_classes(output, layout.num_classes if layout else 0, vocab_size)
     share = OBJECTIVES[config.objective].share(chosen_options(config.corruption, ()))
     output |= {"share": share} if share < 1.0 else {}
-    output["shards"] = None if mesh is None else sharding.output_shards(mesh)
+    output["shards"] = None if mesh is None else output_shards(mesh)
     groups |= {"output": output, **config.model}
     if layout is not None:
         groups |= {"readout": build_task(config).readout, "num_classes": layout.num_classes}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention import Mask
 from lm.attention.positions import Buckets, Slopes, alibi_slopes
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.model.linear import Dense
 from lm.model.multihead import MultiHeadAttention
 from lm.model.norms import NORMS
@@ -57,14 +57,14 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, D]."""
         act = ACTIVATIONS[self.activation]
-        inner = materialise(self._dense("in", self.mlp_dim, self.kernel_init)(x))
+        inner = fusion_barrier(self._dense("in", self.mlp_dim, self.kernel_init)(x))
         # Only the inputs of the activation are kept for the backward pass.
         if self.activation in GATED:
-            gate = materialise(self._dense("gate", self.mlp_dim, self.kernel_init)(x))
+            gate = fusion_barrier(self._dense("gate", self.mlp_dim, self.kernel_init)(x))
             inner = jax.checkpoint(lambda gate, inner: act(gate) * inner)(gate, inner)
         else:
             inner = jax.checkpoint(act)(inner)
-        inner = materialise(inner)
+        inner = fusion_barrier(inner)
         return self._dense("out", x.shape[-1], self.out_init)(inner)
 
     def _dense(self, name: str, features: int, kernel_init: Any) -> Dense:
@@ -142,7 +142,7 @@ class Block(nn.Module):
         y = branch(y)
         if self.norm_position == "sandwich":
             y = self._norm(f"{name}_out_norm")(y)
-        y = materialise(x + nn.Dropout(self.dropout, deterministic=not train)(y))
+        y = fusion_barrier(x + nn.Dropout(self.dropout, deterministic=not train)(y))
         return self._norm(f"{name}_norm")(y) if self.norm_position == "post" else y
 
     def _norm(self, name: str) -> nn.Module:

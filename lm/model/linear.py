@@ -11,7 +11,8 @@ from flax.linen.dtypes import promote_dtype
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.custom_derivatives import SymbolicZero
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
+from lm.devices.platform import platform
 
 _TURNED = "turned_kernel"  # [..., out, in], in the place of "kernel" [..., in, out]
 _FEW = 64
@@ -59,7 +60,7 @@ def turned(params: Any) -> Any:
     XLA's products with few rows take three quarters of the time. What something is added to while
     the model runs (an adapter) stays as it is. `Dense` reads either; nothing else reads these.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return params
     flat: dict[Any, Any] = flatten_dict(params)
     layers: dict[Any, set[str]] = {}
@@ -79,14 +80,14 @@ def are_few(rows: jax.Array) -> bool:
     On a CPU up to 64 do; one row takes a quarter of the time in JAX 0.12. XLA turns such a product
     round again unless it is materialised.
     """
-    return len(rows) <= _FEW and jax.default_backend() == "cpu"
+    return len(rows) <= _FEW and platform() == "cpu"
 
 
 def _turned_product(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     flat = inputs.reshape(-1, inputs.shape[-1])
     if not are_few(flat):
         return flat_product(inputs, kernel)
-    return materialise(kernel.T @ flat.T).T.reshape(*inputs.shape[:-1], kernel.shape[1])
+    return fusion_barrier(kernel.T @ flat.T).T.reshape(*inputs.shape[:-1], kernel.shape[1])
 
 
 @jax.custom_vjp
@@ -108,7 +109,7 @@ def _backward(saved, gradient):
         return of_inputs, None
     if inputs.shape[1] > gradient.shape[1]:
         # A tall result is a third slower there than its transpose and a copy.
-        return of_inputs, materialise(gradient.T @ inputs).T
+        return of_inputs, fusion_barrier(gradient.T @ inputs).T
     return of_inputs, inputs.T @ gradient
 
 

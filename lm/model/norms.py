@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 
 
 class LayerNorm(nn.Module):
@@ -22,10 +22,11 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = materialise(jnp.mean(y, axis=-1, keepdims=True))
+        mean = fusion_barrier(jnp.mean(y, axis=-1, keepdims=True))
         y = y - mean
-        inverse = materialise(jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon))
-        return materialise((y * inverse * scale + bias).astype(self.dtype or x.dtype))
+        mean_square = jnp.mean(y * y, axis=-1, keepdims=True)
+        inverse = fusion_barrier(jax.lax.rsqrt(mean_square + self.epsilon))
+        return fusion_barrier((y * inverse * scale + bias).astype(self.dtype or x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -40,8 +41,9 @@ class RMSNorm(nn.Module):
         """[..., D] -> [..., D]."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        inverse = materialise(jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon))
-        return materialise((y * inverse * scale).astype(self.dtype or x.dtype))
+        mean_square = jnp.mean(y * y, axis=-1, keepdims=True)
+        inverse = fusion_barrier(jax.lax.rsqrt(mean_square + self.epsilon))
+        return fusion_barrier((y * inverse * scale).astype(self.dtype or x.dtype))
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

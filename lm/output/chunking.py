@@ -2,12 +2,12 @@
 
 import math
 
-import jax
+from lm.devices.platform import platform
 
 
 def limit() -> int:
     """Logits held at once by one device: 64 MB of them on a CPU, 1 GB elsewhere."""
-    return (16 if jax.default_backend() == "cpu" else 256) * 1024 * 1024
+    return (16 if platform() == "cpu" else 256) * 1024 * 1024
 
 
 def chunk_count(tokens: int, per_token: int, token_chunk_size: int | None, devices: int = 1) -> int:

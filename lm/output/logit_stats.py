@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.output.logit_transform import Phi
 
 
@@ -58,10 +58,10 @@ def _forward(z, theta, targets, mean, entropy, axis, phi):
     if axis is not None:
         targets = targets - jax.lax.axis_index(axis) * z.shape[-1]
     is_target = _is_target(z, targets)
-    top = materialise(phi.value(_over(jax.lax.pmax, jnp.max(z, axis=-1), axis), theta))
+    top = fusion_barrier(phi.value(_over(jax.lax.pmax, jnp.max(z, axis=-1), axis), theta))
     of_target = phi.value(_over(jax.lax.psum, _own(z, targets, axis), axis), theta)
     exponentials = jnp.where(is_target, 0.0, phi.exponential(z, top[:, None], theta))
-    exponentials = materialise(exponentials)
+    exponentials = fusion_barrier(exponentials)
     others = _over(jax.lax.psum, jnp.sum(exponentials, axis=-1), axis)
     own = jnp.exp(of_target - top)
     total = others + own

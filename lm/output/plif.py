@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.devices.platform import platform
 from lm.output.logit_transform import Phi
 from lm.output.pointwise import PointwiseHead
 
@@ -90,7 +91,7 @@ def _sums(terms: list[jax.Array]) -> list[jax.Array]:
     On a CPU sums over `_ROWS` rows come first: so short a loop is unrolled, and then vectorised.
     """
     rows, words = terms[0].shape
-    if rows % _ROWS == 0 and jax.default_backend() == "cpu":
+    if rows % _ROWS == 0 and platform() == "cpu":
         terms = [term.reshape(-1, _ROWS, words) for term in terms]
     zeros = [jnp.zeros((), term.dtype) for term in terms]
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.model.linear import are_few
 
 
@@ -24,7 +24,7 @@ def product(hidden: jax.Array, table: jax.Array, dtype: Any) -> jax.Array:
 def _product(hidden, table, dtype):
     hidden, table = hidden.astype(dtype), table.astype(dtype)
     if table.dtype.itemsize >= 4 and are_few(hidden):  # a CPU has no mixed product of that form
-        return materialise(_dot("vd,nd->vn", table, hidden)).T
+        return fusion_barrier(_dot("vd,nd->vn", table, hidden)).T
     return _dot("nd,vd->nv", hidden, table)
 
 
@@ -44,7 +44,7 @@ def _backward(dtype, saved, gradient):
     if jnp.dtype(dtype).itemsize < 4:
         of_table = _dot("nv,nd->vd", gradient, hidden.astype(dtype))
     else:  # features x words, with its operands as they lie in memory: a fifth faster on a CPU
-        of_table = _dot("dn,nv->dv", materialise(hidden.astype(dtype).T), gradient).T
+        of_table = _dot("dn,nv->dv", fusion_barrier(hidden.astype(dtype).T), gradient).T
     return of_hidden.astype(hidden.dtype), of_table.astype(table.dtype)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from lm.devices.sharding import BATCH_AXES, VOCAB_AXIS
 from lm.output.chunked import PerToken
 from lm.output.loss_and_grad import Compute
 
@@ -54,6 +55,11 @@ class Shards:
 
         of_embedding = None if embedding is None else PartitionSpec(self.words)
         return {name: spec(name, value) for name, value in own.items()}, of_embedding
+
+
+def output_shards(mesh: Mesh) -> Shards | None:
+    """How the devices of a mesh share the output head; None: there is one device."""
+    return None if mesh.size == 1 else Shards(mesh, tokens=BATCH_AXES, words=VOCAB_AXIS)
 
 
 def sharded(compute: Compute, shards: Shards, by_words: Mapping[str, int]) -> Compute:

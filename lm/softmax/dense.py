@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.softmax.weighting import (
     divide_by_sum,
     row_length,
@@ -26,9 +26,9 @@ def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
 @jax.custom_jvp
 def _softmax(z: jax.Array) -> jax.Array:
-    exponentials = materialise(jnp.exp(z - materialise(row_maximum(z))))
+    exponentials = fusion_barrier(jnp.exp(z - fusion_barrier(row_maximum(z))))
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
-    return materialise(divide_by_sum(exponentials, total))
+    return fusion_barrier(divide_by_sum(exponentials, total))
 
 
 @_softmax.defjvp
@@ -37,7 +37,7 @@ def _softmax_jvp(primals, tangents):
     weights = _softmax(*primals)
     (direction,) = tangents
     mean = jnp.sum(weights * direction, axis=-1, keepdims=True)
-    return weights, weights * (direction - materialise(mean))
+    return weights, weights * (direction - fusion_barrier(mean))
 
 
 def temperature(

@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu_fusion import materialise
+from lm.devices.cpu import fusion_barrier
 from lm.softmax.dense import softmax
 from lm.softmax.entmax_threshold import threshold_weights
 from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
@@ -89,7 +89,7 @@ def top_k(scores: jax.Array, where: jax.Array | None = None, *, k: int = 32) -> 
     if k >= z.shape[-1]:
         return softmax(scores, where)
     # Without the barrier, XLA's CPU backend takes the slices below for those of a full sort.
-    values, indices = materialise(jax.lax.top_k(jax.lax.stop_gradient(z), k))
+    values, indices = fusion_barrier(jax.lax.top_k(jax.lax.stop_gradient(z), k))
     # top_k ranks equal values by place, so the last one chosen tells of all others.
     least, last = values[..., -1:], indices[..., -1:]
     chosen = (z > least) | ((z == least) & (jnp.arange(z.shape[-1]) <= last))
@@ -141,14 +141,14 @@ def _sensitivity(weights: jax.Array, alpha: float | jax.Array) -> jax.Array:
     inner = jnp.where(support, weights, 1.0)
     if isinstance(alpha, float) and alpha == 1.5:
         return jnp.where(support, jnp.sqrt(inner), 0.0)
-    return materialise(jnp.where(support, jnp.exp((2.0 - alpha) * jnp.log(inner)), 0.0))
+    return fusion_barrier(jnp.where(support, jnp.exp((2.0 - alpha) * jnp.log(inner)), 0.0))
 
 
 def _along_scores(sensitivity: jax.Array, direction: jax.Array) -> jax.Array:
     """Gives sens * (d - <sens, d> / sum sens), the derivative of the weights along d."""
     total = jnp.sum(sensitivity, axis=-1, keepdims=True)
     mean = divide_by_sum(jnp.sum(sensitivity * direction, axis=-1, keepdims=True), total)
-    return sensitivity * (direction - materialise(mean))
+    return sensitivity * (direction - fusion_barrier(mean))
 
 
 def _centred(change: jax.Array, sensitivity: jax.Array) -> jax.Array:

@@ -1,10 +1,27 @@
-"""Who gives memory back to the system between steps? On a CPU under glibc, nobody should."""
+"""Holds what is there for CPUs alone; each piece gives the benchmark figure that it is kept for."""
 
 import ctypes
 import importlib.util
 import sys
+from typing import TypeVar
+
+import jax
+
+from lm.devices.platform import platform
+
+T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+def fusion_barrier(x: T) -> T:
+    """The same value, computed once and stored, on a CPU; nothing elsewhere.
+
+    XLA's CPU backend fuses a cheap-looking producer into each of its consumers, and so computes
+    exponentials, tanh and norms several times over. A barrier, which also stands in the backward
+    pass, stops that. GPU and TPU compilers fuse well and lose by it.
+    """
+    return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
 
 
 def keep_freed_memory() -> None:
