@@ -156,7 +156,7 @@ def generate() -> int:
     given = [flag.name for flag in _SAMPLING if flag.present]
     if beams.num_beams > 1 and given:
         raise UserError(f"--num_beams={beams.num_beams} does not sample; leave out --{given[0]}")
-    run = _restored().decoding()
+    run = _restored()
     with jax.set_mesh(run.program.mesh):
         pieces, speed = generate_texts(
             run,

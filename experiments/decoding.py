@@ -7,7 +7,6 @@ Writes   experiments/results/decoding.json
 (124 M parameters, seeded random weights, float32) on a CPU. Both have the same weights and run in
 turns, so that a noisy machine is noisy for both; the ratio is the median over rounds. A word reads
 every weight once, so that a pass over them that only adds them up bounds how fast it can be.
-Turning the weights, 0.15 to 0.3 s once for a model that is opened, lies outside the times.
 """
 
 import json
@@ -75,14 +74,12 @@ def main() -> None:
     from experiments.real_checkpoints import load
     from lm.experiment.provenance import commit, versions
     from lm.generation import generate
-    from lm.model.linear import turned
 
     torch.manual_seed(0)
     gpt2: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
     with tempfile.TemporaryDirectory() as folder:
         gpt2.save_pretrained(folder)
         _, model, params = load(pathlib.Path(folder))
-    params = turned(params)  # as every command has it that decodes
 
     def ours(prompts: np.ndarray) -> np.ndarray:
         words = generate(model, params, list(prompts), max_new_tokens=WORDS, temperature=0.0)

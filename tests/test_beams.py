@@ -1,7 +1,6 @@
 """Beams find the continuations that score best, by the model's own distribution."""
 
 import itertools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,6 @@ import pytest
 
 from lm.errors import UserError
 from lm.generation import beam_search, generate, prompt_batch
-from lm.generation.decode import forward
-from lm.generation.prompts import pad_prompts
 from tests.test_generate import log_probs, model_and_params
 
 
@@ -79,36 +76,6 @@ def test_one_beam_is_the_greedy_choice_and_more_are_no_worse():
     assert (wide.scores[:, 0] >= one.scores[:, 0] - 1e-5).all()
     with pytest.raises(UserError, match="use at least 1 and at least 0"):
         beam_search(model, params, prompts, max_new_tokens=8, num_beams=0, eos_token_id=6)
-
-
-@pytest.mark.parametrize("scan", [False, True])
-def test_a_cache_with_rows_and_heads_apart_as_on_an_accelerator_gives_the_same_beams(
-    monkeypatch, scan
-):
-    settings = {"model.num_layers": 1, "model.scan": scan, "model.architecture": "encoder_decoder"}
-    texts = [np.array([1, 2, 1]), np.array([2])]
-
-    def found():
-        model, params = model_and_params.__wrapped__(7, **settings)  # a model of its own: compiled
-        beams = beam_search(
-            model, params, texts, max_new_tokens=4, num_beams=3, eos_token_id=0, sources=texts[::-1]
-        )
-        shapes = jax.eval_shape(lambda: first_cache(model, params, texts))
-        return beams, {leaf.ndim for leaf in jax.tree.leaves(shapes)}
-
-    (joined, dimensions), layers = found(), int(scan)
-    assert dimensions == {3 + layers}
-    for module in ("kv_cache", "attend"):
-        monkeypatch.setattr(sys.modules[f"lm.attention.{module}"], "rows_are_heads", lambda: False)
-    apart, dimensions = found()
-    assert dimensions == {4 + layers}
-    np.testing.assert_array_equal(joined.tokens, apart.tokens)
-    np.testing.assert_allclose(joined.scores, apart.scores, atol=1e-6)
-
-
-def first_cache(model, params, texts):
-    prompts = pad_prompts(model, texts, texts[::-1], 4, 4, False)
-    return forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))[1]
 
 
 @pytest.mark.slow

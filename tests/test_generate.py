@@ -23,7 +23,6 @@ from lm.generation import generate, prompt_batch, prompt_ids, sample, stream
 from lm.generation.decode import SamplingParams, StaticModel, _decode, _prefill
 from lm.generation.prompts import pad_prompts
 from lm.model.factory import build_model
-from lm.model.linear import turned
 
 V = 256
 
@@ -321,26 +320,3 @@ def test_a_stop_string_ends_its_text_and_is_never_shown(stops, expected):
     steps = (np.array([encoded[0][i], encoded[1][i]]) for i in range(8))
     pieces = list(stream(tokenizer, ["", "> "], [[], []], steps, stops))
     assert "".join(pieces) == f"{expected}\n--------\n> x\n"
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"model.scan": True, "model.activation": "swiglu", "model.num_kv_heads": 2},
-        {"model.architecture": "encoder_decoder"},
-    ],
-)
-def test_turned_parameters_say_the_same_words(settings):
-    model, params = model_and_params(**settings)
-    texts = [np.arange(5), np.arange(3)]
-    sources = texts[::-1] if model.architecture == "encoder_decoder" else None
-    own, other = (
-        np.stack(
-            list(generate(model, p, texts, max_new_tokens=6, temperature=0.0, sources=sources))
-        )
-        for p in (params, turned(params))
-    )
-    np.testing.assert_array_equal(own, other)
-    names = {path[-1].key for path, _ in jax.tree.leaves_with_path(turned(params))}
-    assert "turned_kernel" in names

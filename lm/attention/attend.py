@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from lm.attention.blockwise import in_parts
 from lm.attention.chunking import plan
 from lm.attention.fused import fused, has_kernel
-from lm.attention.kv_cache import rows_are_heads
 from lm.attention.mask import Mask
 from lm.devices.cpu import fusion_barrier
 from lm.softmax import WEIGHTINGS
@@ -108,8 +107,7 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
     block = (start, query.shape[3], first_key, key.shape[2])
 
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    joined = mask.offset is not None and rows_are_heads()
-    scores = _product("qk,sk->qs", query, key, joined, dtype)
+    scores = jnp.einsum("bgrqk,bgsk->bgrqs", query, key, preferred_element_type=dtype)
     scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
     if position_bias is not None:
         scores += position_bias(mask.relative_positions(*block)).astype(dtype)
@@ -123,24 +121,7 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
     if mixing is not None:
         weights = jnp.einsum("bgqs,gh->bhqs", weights, mixing[1])
     weights = weights.astype(value.dtype).reshape(*query.shape[:4], -1)
-    return _product("qs,sk->qk", weights, value, joined, value.dtype)
-
-
-def _product(equation: str, left: jax.Array, right: jax.Array, joined: bool, dtype: Any):
-    """Of [B, G, R, q, _] and [B, G, S, _], group by group: [B, G, R, q, _].
-
-    `joined`: rows and groups become one axis first, as the cache has them.
-    """
-    first, second, result = equation.replace("->", ",").split(",")
-    if not joined:
-        equation = f"bgr{first},bg{second}->bgr{result}"
-        return jnp.einsum(equation, left, right, preferred_element_type=dtype)
-    batch, groups, repeats, queries, _ = left.shape
-    flat = left.reshape(batch * groups, repeats * queries, -1)
-    right = right.reshape(batch * groups, *right.shape[2:])
-    equation = f"n{first},n{second}->n{result}"
-    found = jnp.einsum(equation, flat, right, preferred_element_type=dtype)
-    return found.reshape(batch, groups, repeats, queries, -1)
+    return jnp.einsum("bgrqs,bgsk->bgrqk", weights, value, preferred_element_type=value.dtype)
 
 
 def _pad(x: jax.Array, length: int) -> jax.Array:

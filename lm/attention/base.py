@@ -18,7 +18,7 @@ class Layer:
       position_bias: what distances add to scores, `Slopes` or `Buckets`; None: nothing.
       inputs: [B, Q, D], what the layer attends from.
       cache_length: S where it decodes with a cache. Keys and values then come whole; what else a
-        mechanism needs of the past it keeps itself (`remember`).
+        mechanism needs of the past it keeps itself (`update_cache`).
     """
 
     position_bias: Any = None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.base import ALONE, Layer, Mechanism
-from lm.attention.kv_cache import remember
+from lm.attention.kv_cache import update_cache
 from lm.attention.mask import EVERYONE, Mask
 from lm.attention.scores import score_attention
 
@@ -49,7 +49,7 @@ class ForgettingAttention(Mechanism):
         if layer.cache_length is None or mask.offset is None:
             of_keys = of_queries = running_sum(kept, mask.segments)
         else:
-            past = remember(self, "past_gate", kept, mask.offset, layer.cache_length)
+            past = update_cache(self, "past_gate", kept, mask.offset, layer.cache_length)
             if mask.padding is not None:  # between what stands before a text, and the text
                 past = jnp.where(mask.padding[:, :, None], past, 0.0)
             of_keys = running_sum(past)

@@ -20,7 +20,6 @@ from lm.data.chat import Chat
 from lm.data.special_tokens import EncoderDecoderTokens, SpecialTokens, encoder_decoder_tokens
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.model.linear import turned
 from lm.output import OUTPUTS
 from lm.tasks import build_task, predicts_words
 from lm.tasks.base import Labels, Task
@@ -86,10 +85,6 @@ class Restored:
         if (architecture := self.config.model.architecture) != "decoder":
             raise UserError(f"conversations want a decoder, and {architecture} is none")
         return Chat(self.tokenizer, self.config.task.template)
-
-    def decoding(self) -> "Restored":
-        """The run with its parameters as a model that decodes reads them fastest; see `turned`."""
-        return dataclasses.replace(self, params=turned(self.params))
 
     @property
     def task_layout(self) -> tuple[Task, Labels, Layout]:

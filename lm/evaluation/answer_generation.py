@@ -9,7 +9,6 @@ import numpy as np
 
 from lm.config import Config
 from lm.generation import generate
-from lm.model.linear import turned
 from lm.tasks.base import Asked, Example
 from lm.training.train_step import Program
 
@@ -19,7 +18,6 @@ def written(
 ) -> list[str]:
     """An answer of at most config.task.max_new_tokens to each example, a batch at a time."""
     task: Any = data.task
-    params = turned(params)
     texts = data.tokenizer.encode_batch([task.texts(example)[0] for example in examples])
     longest = task.max_new_tokens + 1  # with what ends it, as in training
     asked = [task.asked(text.ids, longest, data.layout) for text in texts]

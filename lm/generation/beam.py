@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.attention.kv_cache import take_rows
 from lm.errors import UserError
 from lm.generation.decode import StaticModel, check_finite, forward, next_token_log_probs
 from lm.generation.prompts import Prompts, pad_prompts
@@ -143,7 +142,7 @@ def _search(
     hidden, cache = forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))
     # Layers that are scanned keep their caches behind an axis of layers.
     axis = 1 if model.scan or model.share_layers else 0
-    cache = take_rows(cache, jnp.repeat(jnp.arange(size), num_beams), size, axis)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=axis), cache)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), prompts)
 
     def score(log_p: jax.Array, length: jax.Array | float) -> jax.Array:
@@ -169,7 +168,7 @@ def _search(
         log_p, kept = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_p), num_beams)
         tokens = jnp.take_along_axis(tokens, kept[:, :, None], axis=1)
         parents = jnp.take_along_axis(beam, kept, axis=1) + num_beams * jnp.arange(size)[:, None]
-        cache = take_rows(state.cache, parents.ravel(), size * num_beams, axis)
+        cache = jax.tree.map(lambda x: jnp.take(x, parents.ravel(), axis=axis), state.cache)
         last = tokens[:, :, step].reshape(-1, 1)
         hidden, cache = forward(model, params, cache, repeated, last, longest + step)
         next_log_p = next_token_log_probs(model, params, hidden).reshape(size, num_beams, -1)

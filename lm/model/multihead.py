@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from lm.attention.base import Layer
-from lm.attention.kv_cache import remember, remembered
+from lm.attention.kv_cache import read_cache, update_cache
 from lm.attention.mask import Mask
 from lm.attention.positions import rotate
 from lm.model.linear import Dense
@@ -81,8 +81,8 @@ class MultiHeadAttention(nn.Module):
             if self.rope_theta is not None:
                 key = rotate(key, positions, self.rope_theta)
             if cache_length is not None:
-                key = remember(self, "past_key", key, mask.offset, cache_length)
-                value = remember(self, "past_value", value, mask.offset, cache_length)
+                key = update_cache(self, "past_key", key, mask.offset, cache_length)
+                value = update_cache(self, "past_value", value, mask.offset, cache_length)
         layer = Layer(position_bias, inputs, cache_length)
         context = self.mechanism(name="mechanism")(query, key, value, mask, layer)
         context = context.reshape(*inputs.shape[:2], self.num_heads * self.head_dim)
@@ -98,12 +98,12 @@ class MultiHeadAttention(nn.Module):
         """Keys and values of a memory, or of the one that the cache remembers."""
         if memory is None:
             names = "memory_key", "memory_value"
-            key, value = (remembered(self, name, self.num_kv_heads) for name in names)
+            key, value = (read_cache(self, name) for name in names)
             return key, value
         key, value = self._keys(memory)
         if cache_length is not None:
-            key = remember(self, "memory_key", key, 0, key.shape[1])
-            value = remember(self, "memory_value", value, 0, value.shape[1])
+            key = update_cache(self, "memory_key", key, 0, key.shape[1])
+            value = update_cache(self, "memory_value", value, 0, value.shape[1])
         return key, value
 
     def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:

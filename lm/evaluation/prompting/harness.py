@@ -52,7 +52,7 @@ class Laboratory(LM):
         harness's settings of other models, such as device and batch_size.
         """
         super().__init__()
-        self.run = (run or restore(epath.Path(workdir).expanduser(), cache=cache)).decoding()
+        self.run = run or restore(epath.Path(workdir).expanduser(), cache=cache)
         self._chat: Chat | None = None  # with which contexts are written
 
     @property
