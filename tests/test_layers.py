@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lm.devices.cpu import fusion_barrier
+from lm.attention.norms import RMSNorm
+from lm.devices.cpu import dense_product, fusion_barrier
 from lm.model.embedding import Embedding
 from lm.model.layers import gelu_exact
-from lm.model.linear import Dense, flat_product, turned
-from lm.model.norms import LayerNorm, RMSNorm
+from lm.model.norms import LayerNorm
 from lm.output.product import product
 
 
@@ -20,52 +20,20 @@ def some(*shape, seed=0):
 
 
 @pytest.mark.parametrize(("fan_in", "fan_out"), [(4, 12), (12, 4)])
-def test_flat_products_equal_dense_layers(fan_in, fan_out):
-    x, kernel, weight = some(2, 5, fan_in), some(fan_in, fan_out, seed=1), some(2, 5, fan_out)
+def test_dense_layers_on_a_cpu_equal_linens(fan_in, fan_out):
+    x, weight = some(2, 5, fan_in), some(2, 5, fan_out)
+    params = nn.Dense(fan_out).init(jax.random.key(0), x)
 
-    def ours(x, kernel):
-        return jnp.sum(flat_product(x, kernel) * weight)
+    def loss(params, x, **options):
+        return jnp.sum(nn.Dense(fan_out, **options).apply(params, x) * weight)
 
-    def plain(x, kernel):
-        return jnp.sum((x @ kernel) * weight)
-
-    value, gradient = jax.value_and_grad(ours, (0, 1))(x, kernel)
-    expected, expected_gradient = jax.value_and_grad(plain, (0, 1))(x, kernel)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for a, b in zip(gradient, expected_gradient, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_dense_layers_start_and_compute_as_linens(bias):
-    x, key = some(2, 5, 4), jax.random.key(0)
-    (ours, params), (linens, expected) = (
-        kind(12, use_bias=bias).init_with_output(key, x) for kind in (Dense, nn.Dense)
-    )
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
-    np.testing.assert_allclose(ours, linens, atol=1e-6)
+    expected = jax.value_and_grad(loss, (0, 1))(params, x)
+    found = jax.value_and_grad(lambda *a: loss(*a, dot_general=dense_product), (0, 1))(params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 65])
-@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
-def test_turned_kernels_lie_the_other_way_and_compute_the_same(rows, dtype):
-    layer, x = Dense(12, dtype=dtype), some(rows, 1, 4)
-    own = layer.init(jax.random.key(0), x)["params"]
-    found = turned({"attention": {"query": own}})["attention"]["query"]
-    assert {name: leaf.shape for name, leaf in found.items()} == {
-        "turned_kernel": (12, 4),
-        "bias": (12,),
-    }
-    expected = layer.apply({"params": own}, x)
-    np.testing.assert_allclose(
-        np.asarray(layer.apply({"params": found}, x), np.float32),
-        np.asarray(expected, np.float32),
-        atol=1e-6 if dtype is None else 0.02,
-    )
-
-
-@pytest.mark.parametrize("rows", [1, 64, 65])
-def test_few_hidden_states_meet_the_table_as_many_do(rows):
+def test_a_product_with_the_table_and_its_gradients_equal_plain_ones(rows):
     hidden, table, weight = some(rows, 8), some(12, 8, seed=1), some(rows, 12, seed=2)
 
     def ours(hidden, table):
@@ -77,20 +45,6 @@ def test_few_hidden_states_meet_the_table_as_many_do(rows):
     np.testing.assert_allclose(found, expected, atol=2e-6)
     np.testing.assert_allclose(gradients[0], weight @ table, atol=5e-6)
     np.testing.assert_allclose(gradients[1], weight.T @ hidden, atol=1e-5)
-
-
-def test_what_is_added_to_or_lies_elsewhere_is_not_turned():
-    kernel = {"kernel": jnp.ones((2, 3, 4))}
-    tree = {
-        "layers": {"feed_forward": {"in": kernel, "out": kernel | {"lora": {"a_kernel": 1.0}}}},
-        "layer_0": {"attention": {"mechanism": {"gate": kernel}}},
-        "head": {"prior": kernel},
-    }
-    found = turned(tree)
-    assert found["layers"]["feed_forward"]["in"]["turned_kernel"].shape == (2, 4, 3)
-    found["layers"]["feed_forward"]["in"] = kernel
-    assert jax.tree.structure(found) == jax.tree.structure(tree)
-    assert jax.tree.structure(turned(turned(tree))) == jax.tree.structure(turned(tree))
 
 
 @pytest.mark.parametrize(

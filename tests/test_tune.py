@@ -16,7 +16,6 @@ from lm.finetuning import METHODS, build_finetuning, combine, param_count, parti
 from lm.finetuning.lora import Dora, Lora, RankStableLora
 from lm.finetuning.merge import merge, unmerge
 from lm.model.factory import build_model
-from lm.model.linear import Dense
 from lm.training.train_step import build_program
 from tests.models import init, noisy
 
@@ -116,14 +115,14 @@ def test_what_is_added_changes_nothing_before_training(tiny, method):
 
 @pytest.mark.parametrize("addition", [Lora(4, 8.0), RankStableLora(4, 8.0), Dora(4, 8.0)])
 def test_merged_kernels_do_what_layer_and_addition_do(addition):
-    layer = Dense(6, name="query")
+    layer = nn.Dense(6, name="query")
     x = jax.random.normal(jax.random.key(0), (3, 5))
 
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
             with nn.intercept_methods(addition):
-                return Dense(6, name="query")(x)
+                return nn.Dense(6, name="query")(x)
 
     params = noisy(Model().init(jax.random.key(1), x)["params"])["query"]
     merged = addition.merged(("query",), params)

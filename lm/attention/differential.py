@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from lm.attention.base import ALONE, Layer, Mechanism
 from lm.attention.mask import Mask
+from lm.attention.norms import RMSNorm
 from lm.attention.scores import score_attention
-from lm.model.norms import RMSNorm
 
 
 class DifferentialAttention(Mechanism):

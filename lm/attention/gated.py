@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from lm.attention.base import ALONE, Layer, Mechanism
 from lm.attention.mask import Mask
 from lm.attention.scores import score_attention
-from lm.model.linear import Dense
+from lm.devices.cpu import dense_product
 
 GATES = ("elementwise", "head")
 
@@ -31,11 +31,12 @@ class GatedAttention(Mechanism):
         """See `Mechanism`; gates come from the queries' own inputs."""
         context = score_attention(self)(query, key, value, mask, layer)
         size = context.shape[3] if self.gate == "elementwise" else 1
-        logits = Dense(
+        logits = nn.Dense(
             context.shape[2] * size,
             use_bias=False,
             kernel_init=nn.initializers.normal(0.02),
             dtype=layer.inputs.dtype,
+            dot_general=dense_product,
             name="gate",
         )(layer.inputs)
         gates = jax.nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))

@@ -9,8 +9,8 @@ import jax
 from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 
+from lm.devices.cpu import dense_product
 from lm.model.layers import FeedForward
-from lm.model.linear import Dense
 from lm.model.multihead import MultiHeadAttention
 
 PLACEMENTS = {
@@ -35,9 +35,10 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
         options: Any = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        inner = jax.nn.gelu(Dense(self.size, name="down", **options)(x))
+        options["dot_general"] = dense_product
+        inner = jax.nn.gelu(nn.Dense(self.size, name="down", **options)(x))
         zeros = nn.initializers.zeros
-        return Dense(x.shape[-1], kernel_init=zeros, name="up", **options)(inner)
+        return nn.Dense(x.shape[-1], kernel_init=zeros, name="up", **options)(inner)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from flax.linen.module import InterceptorContext
 from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 
+from lm.devices.cpu import flat_product
 from lm.errors import UserError, nearest
 from lm.finetuning.method import Path, ends_with
-from lm.model.linear import flat_product
 
 
 class LowRank(nn.Module):

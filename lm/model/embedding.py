@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.positions import sinusoids
-from lm.model.linear import Dense
+from lm.devices.cpu import dense_product
 from lm.model.norms import NORMS
 
 
@@ -66,8 +66,8 @@ class Embedding(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if x.shape[-1] == self.d_model:
             return x
-        widen = Dense(self.d_model, kernel_init=self.table_init, name="projection", **dtypes)
-        return widen(x)
+        options = {"kernel_init": self.table_init, "dot_general": dense_product, **dtypes}
+        return nn.Dense(self.d_model, name="projection", **options)(x)
 
     def _table(self, name: str, rows: int, features: int) -> jax.Array:
         return self.param(name, self.table_init, (rows, features), self.param_dtype)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention import Mask
 from lm.attention.positions import Buckets, Slopes, alibi_slopes
-from lm.devices.cpu import fusion_barrier
-from lm.model.linear import Dense
+from lm.devices.cpu import dense_product, fusion_barrier
 from lm.model.multihead import MultiHeadAttention
 from lm.model.norms import NORMS
 
@@ -67,13 +66,14 @@ class FeedForward(nn.Module):
         inner = fusion_barrier(inner)
         return self._dense("out", x.shape[-1], self.out_init)(inner)
 
-    def _dense(self, name: str, features: int, kernel_init: Any) -> Dense:
-        return Dense(
+    def _dense(self, name: str, features: int, kernel_init: Any) -> nn.Dense:
+        return nn.Dense(
             features,
             use_bias=self.bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            dot_general=dense_product,
             name=name,
         )
 
@@ -245,7 +245,8 @@ class HeadTransform(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, E]."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = Dense(self.d_model, kernel_init=self.kernel_init, name="in", **dtypes)
+        inits = {"kernel_init": self.kernel_init, "dot_general": dense_product}
+        dense = nn.Dense(self.d_model, name="in", **inits, **dtypes)
         x = ACTIVATIONS[self.activation](dense(hidden))
         return NORMS[self.norm](epsilon=self.epsilon, name="norm", **dtypes)(x)
 

@@ -11,9 +11,9 @@ import jax
 from lm.attention.base import Layer
 from lm.attention.kv_cache import read_cache, update_cache
 from lm.attention.mask import Mask
+from lm.attention.norms import RMSNorm
 from lm.attention.positions import rotate
-from lm.model.linear import Dense
-from lm.model.norms import RMSNorm
+from lm.devices.cpu import dense_product
 
 
 class MultiHeadAttention(nn.Module):
@@ -110,12 +110,13 @@ class MultiHeadAttention(nn.Module):
         flat = self._dense(name, heads * self.head_dim, self.bias, self.kernel_init)(x)
         return flat.reshape(*x.shape[:2], heads, self.head_dim)
 
-    def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> Dense:
-        return Dense(
+    def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> nn.Dense:
+        return nn.Dense(
             features,
             use_bias=bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            dot_general=dense_product,
             name=name,
         )

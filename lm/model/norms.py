@@ -1,4 +1,4 @@
-"""How are hidden states normalised? In float32, by layer norm or by root mean square."""
+"""Normalises hidden states, in float32: layer norm here, and the table of norms by name."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.attention.norms import RMSNorm
 from lm.devices.cpu import fusion_barrier
 
 
@@ -27,23 +28,6 @@ class LayerNorm(nn.Module):
         mean_square = jnp.mean(y * y, axis=-1, keepdims=True)
         inverse = fusion_barrier(jax.lax.rsqrt(mean_square + self.epsilon))
         return fusion_barrier((y * inverse * scale + bias).astype(self.dtype or x.dtype))
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2 + epsilon) * scale over the last axis (1910.07467)."""
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D] -> [..., D]."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
-        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean_square = jnp.mean(y * y, axis=-1, keepdims=True)
-        inverse = fusion_barrier(jax.lax.rsqrt(mean_square + self.epsilon))
-        return fusion_barrier((y * inverse * scale).astype(self.dtype or x.dtype))
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

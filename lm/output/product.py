@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu import fusion_barrier
-from lm.model.linear import are_few
+from lm.devices.cpu import few_rows, fusion_barrier
 
 
 def product(hidden: jax.Array, table: jax.Array, dtype: Any) -> jax.Array:
@@ -23,7 +22,7 @@ def product(hidden: jax.Array, table: jax.Array, dtype: Any) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(hidden, table, dtype):
     hidden, table = hidden.astype(dtype), table.astype(dtype)
-    if table.dtype.itemsize >= 4 and are_few(hidden):  # a CPU has no mixed product of that form
+    if table.dtype.itemsize >= 4 and few_rows(hidden):  # a CPU has no mixed product of that form
         return fusion_barrier(_dot("vd,nd->vn", table, hidden)).T
     return _dot("nd,vd->nv", hidden, table)
 
