@@ -26,28 +26,22 @@ MOST_IMPORTS = 15
 
 # What is still to mend: each set must be exactly what the code does, so that it only shrinks.
 UPWARD = {
-    ("attention", "model"),
     ("checkpoints", "experiment"),
-    ("devices", "output"),
     ("model", "data"),
     ("model", "finetuning"),
     ("model", "tasks"),
     ("model", "training"),
-    ("output", "model"),
     ("training", "checkpoints"),
     ("training", "evaluation"),
     ("training", "experiment"),
 }
 CIRCLES = {
-    ("lm.attention", "lm.model"),
     ("lm.checkpoints", "lm.experiment.continual"),
     ("lm.checkpoints", "lm.training.regularization"),
     ("lm.data.objectives", "lm.model"),
-    ("lm.devices", "lm.output"),
     ("lm.experiment", "lm.training"),
     ("lm.experiment.continual", "lm.training"),
     ("lm.finetuning", "lm.model"),
-    ("lm.model", "lm.output"),
     ("lm.model", "lm.tasks"),
     ("lm.model", "lm.training.regularization"),
     ("lm.training", "lm.training.regularization"),
@@ -60,16 +54,6 @@ MANY_IMPORTS = {
     "lm.training.train_step",
     "lm.training.validate",
     "run",
-}
-ASK_FOR_THE_BACKEND = {
-    "lm.attention.chunking",
-    "lm.attention.fused",
-    "lm.attention.kv_cache",
-    "lm.devices.cpu_fusion",
-    "lm.model.linear",
-    "lm.output.chunking",
-    "lm.output.plif",
-    "lm.softmax.entmax_threshold",
 }
 
 
@@ -146,5 +130,4 @@ def test_no_file_imports_more_than_fifteen_of_ours():
 
 def test_what_is_chosen_by_device_follows_the_mesh():
     """A program can be compiled for devices that this process does not have."""
-    asks = {m for m, path in FILES.items() if "default_backend" in path.read_text()}
-    assert asks == ASK_FOR_THE_BACKEND
+    assert not {m for m, path in FILES.items() if "default_backend" in path.read_text()}
