@@ -19,7 +19,7 @@ Expect    The softmax is about 0.7, 0.3, 0.05 and 0.02 nats above the truth at 4
 from configs import default
 
 SEEDS = (0, 1, 2)
-METRIC = "eval/gap_nats"
+METRIC = "eval/excess_nats"
 
 
 def get_config(arg: str | None = None):

@@ -72,11 +72,11 @@ def prepare(model: str, method: str):
         else np.ones(x.shape, x.dtype)
         for name, x in program.objective.abstract_rows(BATCH).items()
     }
-    state = program.init(jax.random.key(0))
+    state = program.init_state(jax.random.key(0))
     key = jax.random.key(1)
-    compiled = program.step.lower(state, rows, key).compile()
+    compiled = program.train_step.lower(state, rows, key).compile()
     analysis = compiled.memory_analysis()
-    trained, moments = map(jax.tree.leaves, (state.params, state.moments))
+    trained, moments = map(jax.tree.leaves, (state.params, state.opt_state))
     memory = {
         "trained_parameters": sum(x.size for x in trained),
         "optimizer_and_gradient": sum(x.nbytes for x in trained + moments),

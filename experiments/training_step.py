@@ -61,12 +61,12 @@ def ours(vocab_size: int):
         "tokens": rng.integers(0, vocab_size, (BATCH, LENGTH + 1)).astype(np.int32),
         "segments": np.cumsum(rng.random((BATCH, LENGTH)) < 0.01, axis=1).astype(np.int32) + 1,
     }
-    state = program.init(jax.random.key(0))
+    state = program.init_state(jax.random.key(0))
     key = jax.random.key(1)
 
     def step() -> None:
         nonlocal state
-        state, metrics = program.step(state, rows, key)
+        state, metrics = program.train_step(state, rows, key)
         float(metrics["train/loss"])
 
     return step, flops_per_token(program) * BATCH * LENGTH

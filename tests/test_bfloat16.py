@@ -14,7 +14,7 @@ from lm.model.factory import build_model
 from lm.training.float32_state import apply_updates, in_float32, moving_average, stochastic_round
 from lm.training.gradients import gradients
 from lm.training.optimizer import OPTIMIZERS, optimizer
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import build_program
 
 PARAMS = {
@@ -36,49 +36,49 @@ def widest(tree):
     return {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} - {"int32", "bool"}
 
 
-def after(rule, params, slopes):
+def after(tx, params, slopes):
     """The update that the last of these slopes, the same for all elements, makes."""
 
     def one(carry, slope):
         grads = jax.tree.map(lambda p: jnp.full_like(p, slope), params)
-        updates, state = rule.update(grads, carry, params)
+        updates, state = tx.update(grads, carry, params)
         return state, updates
 
-    _, updates = jax.jit(lambda s: jax.lax.scan(one, rule.init(params), s))(jnp.asarray(slopes))
+    _, updates = jax.jit(lambda s: jax.lax.scan(one, tx.init(params), s))(jnp.asarray(slopes))
     return jax.tree.map(lambda u: u[-1], updates)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_keeps_what_it_averages_in_float32(name):
-    rule = optimizer(config_of(**{"optimizer.name": name, "regularization.sparsity": 0.5}), 100)
-    updates, state = jax.eval_shape(lambda p: rule.update(p, rule.init(p), p), PARAMS)
-    assert widest(jax.eval_shape(rule.init, PARAMS)) == widest(state) == {"float32"}
+    tx = optimizer(config_of(**{"optimizer.name": name, "regularization.sparsity": 0.5}), 100)
+    updates, state = jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), PARAMS)
+    assert widest(jax.eval_shape(tx.init, PARAMS)) == widest(state) == {"float32"}
     assert widest(updates) == {"float32"}
 
 
 # The second moment is b2^5000 (1 - b2^20) 100 + (1 - b2^5000) 1e-4, and the first 0.01.
 @pytest.mark.parametrize(("b2", "update"), [(0.999, 0.0861), (0.95, 1.0)])
 def test_the_second_moment_of_bfloat16_gradients_forgets_as_it_should(b2, update):
-    rule = optimizer(config_of(**{"optimizer.b2": b2}), 10_000)
-    found = after(rule, {"embedding": jnp.ones((2,), jnp.bfloat16)}, [10.0] * 20 + [0.01] * 5_000)
+    tx = optimizer(config_of(**{"optimizer.b2": b2}), 10_000)
+    found = after(tx, {"embedding": jnp.ones((2,), jnp.bfloat16)}, [10.0] * 20 + [0.01] * 5_000)
     np.testing.assert_allclose(found["embedding"], -update, rtol=5e-3)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bfloat16_parameters_are_moved_as_those_in_float32(name):
-    rule = optimizer(config_of(**{"optimizer.name": name}), 1_000)
+    tx = optimizer(config_of(**{"optimizer.name": name}), 1_000)
     slopes = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, 300), jnp.bfloat16)
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), PARAMS)
-    one, other = after(rule, PARAMS, slopes), after(rule, wide, slopes.astype(jnp.float32))
+    one, other = after(tx, PARAMS, slopes), after(tx, wide, slopes.astype(jnp.float32))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
 
 
 def test_the_state_of_a_run_in_bfloat16_averages_in_float32(small_config):
     changes = {"model.param_dtype": "bfloat16", "optimizer.ema_decay": 0.99}
-    state = build_program(override(small_config, changes), 256).abstract
+    state = build_program(override(small_config, changes), 256).abstract_state
     assert widest(state.params) == {"bfloat16"}
-    assert widest(state.average) == widest(state.moments) == {"float32"}
-    assert widest(state.evaluated) == {"float32"}
+    assert widest(state.ema_params) == widest(state.opt_state) == {"float32"}
+    assert widest(state.eval_params) == {"float32"}
 
 
 def test_steps_below_the_spacing_of_bfloat16_add_up():
@@ -124,14 +124,14 @@ def test_the_gradient_of_a_frequent_word_is_summed_in_float32(small_config):
     config = override(small_config, {"grad_accum_steps": 2, "model.d_model": 8})
     tokens = jnp.zeros((8, 33), jnp.int32).at[:, ::5].set(3)
     batch = causal({"tokens": tokens, "segments": jnp.ones((8, 32), jnp.int32)})
-    shapes = build_program(config, 256).abstract.params
+    shapes = build_program(config, 256).abstract_state.params
     draw = np.random.default_rng(0)
     narrow = jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), jnp.bfloat16), shapes)
 
     def slopes(dtype):
         model = build_model(override(config, {"model.param_dtype": dtype}), 256)
         own = jax.tree.map(lambda p: p.astype(dtype), narrow)
-        state = State(jnp.zeros((), int), own, None, None, jnp.array(True))
+        state = TrainState(jnp.zeros((), int), own, None, None, jnp.array(True))
         return gradients(config, model, None)(state, batch, jax.random.key(0))[1]["embedding"]
 
     one, other = jax.jit(lambda: (slopes("bfloat16"), slopes("float32")))()

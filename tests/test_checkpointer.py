@@ -16,22 +16,22 @@ from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.fingerprint import fingerprint
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-def state_at(step: int) -> State:
+def state_at(step: int) -> TrainState:
     """With random bits, which are stored as they are: no compression makes them fewer."""
     bits = jax.random.bits(jax.random.key(step), (40, 30), jnp.uint32)
     kernel = jax.random.normal(jax.random.key(step), (2, 4, 30), jnp.bfloat16)
     table = jax.lax.bitcast_convert_type(bits, jnp.float32)
     params = {"table": table, "stack": {"kernel": kernel}}
-    moments = optax.adamw(1e-3).init(params)
-    return State(jnp.int32(step), params, moments, None, jnp.array(True))
+    opt_state = optax.adamw(1e-3).init(params)
+    return TrainState(jnp.int32(step), params, opt_state, None, jnp.array(True))
 
 
-def shapes(state: State):
+def shapes(state: TrainState):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=ONE), state.saved)
 
 

@@ -185,7 +185,7 @@ def test_a_diagnosed_run_finds_the_ranks_of_its_head_and_of_its_language(small_c
     result = train(override(small_config, settings), tmp_path)
     # Two steps learn nothing; the gap is then that of a flat prediction.
     entropy = json.loads((tmp_path / "data.json").read_text())["entropy"]
-    assert abs(result["eval/gap_nats"] - (np.log(64) - entropy)) < 0.3
+    assert abs(result["eval/excess_nats"] - (np.log(64) - entropy)) < 0.3
     run = restore(tmp_path)
     with jax.set_mesh(run.program.mesh):
         found = room.diagnose(run, 100)

@@ -27,7 +27,7 @@ def opened(base_config, **settings):
     config = override(base_config, small | settings)
     program = shared_program(config, 256, tokenizer=ByteTokenizer())
     with jax.set_mesh(program.mesh):
-        params = program.init(jax.random.key(1)).whole
+        params = program.init_state(jax.random.key(1)).all_params
     return Restored(config, ByteTokenizer(), program, params, 1)
 
 

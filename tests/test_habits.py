@@ -24,7 +24,7 @@ from lm.training.regularization.distil import distilled, divergence
 from lm.training.regularization.passes import Pass, compared, forward, symmetric
 from lm.training.regularization.rdrop import rdrop
 from lm.training.regularization.teacher import teacher_config
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.validate import check
 
 SEGMENTS = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 0, 0]], np.int32)
@@ -232,7 +232,7 @@ def test_a_teacher_that_changed_since_its_student_began_is_refused(monkeypatch, 
     def at(step, knows):
         monkeypatch.setattr(teacher, "_params", lambda *_: {"w": jnp.full(3, knows)})
         student = SimpleNamespace(teacher="a program")
-        state = State(step, {}, {}, None, True)
+        state = TrainState(step, {}, {}, None, True)
         return teacher.with_teacher(state, student, config, None, epath.Path(tmp_path)).teacher
 
     assert at(0, 1.0)["w"][0] == at(7, 1.0)["w"][0] == 1

@@ -11,7 +11,7 @@ from lm.experiment.primary_metric import primary_metric
     ("task", "metric", "name", "lower"),
     [
         ("", None, "eval/bits_per_byte", True),
-        ("", "eval/gap_nats", "eval/gap_nats", True),
+        ("", "eval/excess_nats", "eval/excess_nats", True),
         ("", "eval/accuracy", "eval/accuracy", False),
         ("classification", None, "eval/accuracy", False),
         ("classification", "eval/f1", "eval/f1", False),

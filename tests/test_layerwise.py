@@ -45,8 +45,8 @@ def test_depth_counts_from_the_words_to_the_head():
 
 @pytest.mark.parametrize("tree", [UNROLLED, SCANNED])
 def test_updates_decay_from_the_head_to_the_words(tree):
-    rule = layer_decay(optax.sgd(1.0), 0.5, L)
-    updates, _ = rule.update(tree, rule.init(tree), tree)
+    tx = layer_decay(optax.sgd(1.0), 0.5, L)
+    updates, _ = tx.update(tree, tx.init(tree), tree)
     expected = jax.tree.map(
         lambda x, d: np.broadcast_to(-(0.5 ** (L + 1 - np.asarray(d, float))), x.shape),
         tree,
@@ -57,8 +57,8 @@ def test_updates_decay_from_the_head_to_the_words(tree):
 
 def test_the_one_layer_of_all_learns_as_the_first_and_a_run_says_so():
     shared = {"stack": {"shared_layer": {"in": {"kernel": KERNEL}}}}
-    rule = layer_decay(optax.sgd(1.0), 0.5, L)
-    updates, _ = rule.update(shared, rule.init(shared), shared)
+    tx = layer_decay(optax.sgd(1.0), 0.5, L)
+    updates, _ = tx.update(shared, tx.init(shared), shared)
     np.testing.assert_array_equal(updates["stack"]["shared_layer"]["in"]["kernel"], -(0.5**L))
     config = default.get_config()
     assert shared_layer_rate(config) == ""
@@ -70,10 +70,10 @@ def test_the_one_layer_of_all_learns_as_the_first_and_a_run_says_so():
 
 @pytest.mark.parametrize("tree", [UNROLLED, SCANNED])
 def test_layers_begin_to_learn_one_by_one_from_the_head(tree):
-    rule = unfreezing(optax.adamw(0.1), 2, L)
-    params, state = tree, rule.init(tree)
+    tx = unfreezing(optax.adamw(0.1), 2, L)
+    params, state = tree, tx.init(tree)
     for step in range(2 * (L + 2)):
-        updates, state = rule.update(jax.tree.map(jnp.ones_like, params), state, params)
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
         jax.tree.map(
             lambda u, d: np.testing.assert_array_equal(
                 u != 0,

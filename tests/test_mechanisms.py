@@ -253,9 +253,9 @@ def test_a_few_steps_lower_the_loss(name, small_config):
     tokens = np.frombuffer(b"the cat sat on the mat. " * 11, np.uint8)[: 8 * 33].reshape(8, 33)
     rows = {"tokens": tokens.astype(np.int32), "segments": np.ones((8, 32), np.int32)}
     rows = sharding.global_batch(program.mesh, rows)
-    state, losses = program.init(jax.random.key(0)), []
+    state, losses = program.init_state(jax.random.key(0)), []
     for _ in range(12):
-        state, metrics = program.step(state, rows, jax.random.key(1))
+        state, metrics = program.train_step(state, rows, jax.random.key(1))
         losses.append(float(metrics["train/loss"]))
     assert losses[-1] < losses[0] - 0.5
 

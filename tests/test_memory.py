@@ -31,10 +31,10 @@ def test_the_least_memory_is_that_of_state_and_gradients(
     small_config, settings, trains, bytes_per_parameter, monkeypatch
 ):
     program = build_program(override(small_config, {"model.d_model": 64, **settings}), 256)
-    count = sum(x.size for x in jax.tree.leaves(program.params))
+    count = sum(x.size for x in jax.tree.leaves(program.abstract_params))
     if bytes_per_parameter is None:
         bytes_per_parameter = (
-            4 + 12 * sum(x.size for x in jax.tree.leaves(program.abstract.params)) / count
+            4 + 12 * sum(x.size for x in jax.tree.leaves(program.abstract_state.params)) / count
         )
     for factor, enough in ((0.95, False), (1.05, True)):
         most = int(factor * bytes_per_parameter * count)

@@ -78,7 +78,7 @@ def test_what_cannot_be_judged_is_refused_by_name(small_config, value):
 
 def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, monkeypatch):
     sums = {"tokens": 0.0, "nats": 0.0, "bytes": 9.0, "words": np.zeros(4)}
-    program = SimpleNamespace(evaluate=lambda *_: sums, mesh=None)
+    program = SimpleNamespace(eval_step=lambda *_: sums, mesh=None)
     monkeypatch.setattr(held_out, "eval_batches", lambda *_, **__: [{}])
     monkeypatch.setattr(sharding, "global_batch", lambda *_: {})
     corpus = SimpleNamespace(rows=lambda _: [], language=None)
@@ -88,9 +88,11 @@ def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, mon
 
 
 def test_a_gap_that_is_not_finite_moves_no_penalty(small_config, monkeypatch):
-    state = SimpleNamespace(strength=jnp.float32(3.0), evaluated={})
+    state = SimpleNamespace(penalty_scale=jnp.float32(3.0), eval_params={})
     monkeypatch.setattr(generalization_gap, "loss_gap", lambda *_: math.nan)
-    monkeypatch.setattr(generalization_gap.dataclasses, "replace", lambda state, strength: strength)
+    monkeypatch.setattr(
+        generalization_gap.dataclasses, "replace", lambda state, penalty_scale: penalty_scale
+    )
     settings = {"regularization.penalty_adaptation": 1.0, "regularization.l2": 0.1}
     strength, _ = generalization_gap.follow_gap(state, None, None, override(small_config, settings))
     assert float(strength) == 3.0

@@ -227,9 +227,9 @@ def test_accumulation_and_devices_change_no_mask(module, small_config):
     for settings in ({"mesh.data": 8}, {"grad_accum_steps": 2, "mesh.data": 2, "mesh.tensor": 4}):
         program = build_program(override(config, settings), 256)
         with jax.set_mesh(program.mesh):
-            state = program.init(jax.random.key(0))
+            state = program.init_state(jax.random.key(0))
             batch = sharding.global_batch(program.mesh, rows(size=8))
-            _, metrics = program.step(state, batch, jax.random.key(1))
+            _, metrics = program.train_step(state, batch, jax.random.key(1))
             found.append((float(metrics["train/loss"]), float(metrics["tokens"])))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 

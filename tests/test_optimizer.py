@@ -107,7 +107,7 @@ def test_every_optimizer_descends_a_quadratic(name):
             "schedule.warmup_steps": 0,
         }
     )
-    rule = optimizer(config, 100)
+    tx = optimizer(config, 100)
     target = jax.tree.map(lambda p: p + jnp.linspace(-1, 1, p.size).reshape(p.shape), PARAMS)
 
     def loss(params):
@@ -118,10 +118,10 @@ def test_every_optimizer_descends_a_quadratic(name):
 
     @jax.jit
     def update(params, state):
-        updates, state = rule.update(jax.grad(loss)(params), state, params)
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    params, state = PARAMS, rule.init(PARAMS)
+    params, state = PARAMS, tx.init(PARAMS)
     for _ in range(100):
         params, state = update(params, state)
     assert loss(params) < 0.3 * loss(PARAMS)
@@ -129,9 +129,9 @@ def test_every_optimizer_descends_a_quadratic(name):
 
 def test_weight_decay_shrinks_kernels_and_leaves_biases():
     config = config_of(**{"optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0})
-    rule = optimizer(config, 100)
+    tx = optimizer(config, 100)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    updates, _ = rule.update(zero, rule.init(PARAMS), PARAMS)
+    updates, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
     assert (updates["stack"]["layers"]["in"]["kernel"] < 0).all()
     assert (updates["stack"]["layers"]["in"]["bias"] == 0).all()
 
@@ -163,10 +163,10 @@ def test_muon_takes_the_matrices_of_blocks_and_leaves_the_rest_to_adamw_with_its
 
     def updates(name, decay):
         more = {"optimizer.name": name, "optimizer.weight_decay": decay}
-        rule = optimizer(config_of(**settings, **more), 10)
-        state = rule.init(shaped)
+        tx = optimizer(config_of(**settings, **more), 10)
+        state = tx.init(shaped)
         for _ in range(2):
-            found, state = rule.update(jax.tree.map(jnp.sin, shaped), state, shaped)
+            found, state = tx.update(jax.tree.map(jnp.sin, shaped), state, shaped)
         return flatten_dict(found, sep="/")
 
     muon, adamw, plain = updates("muon", 0.1), updates("adamw", 0.1), updates("muon", 0.0)
@@ -184,8 +184,8 @@ def test_muon_treats_stacked_layers_one_by_one():
     kernels = jax.random.normal(jax.random.key(0), (2, 4, 6))
 
     def step(params):
-        rule = optimizer(config, 10)
-        updates, _ = rule.update(params, rule.init(params), params)
+        tx = optimizer(config, 10)
+        updates, _ = tx.update(params, tx.init(params), params)
         return updates
 
     stacked = step({"stack": {"kernel": kernels}})["stack"]["kernel"]
@@ -200,7 +200,7 @@ def test_rows_without_gradient_are_finite_with_the_least_eps(name):
         **{"optimizer.name": name, "optimizer.eps": 1e-30, "schedule.warmup_steps": 0}
     )
     check(config)
-    rule = optimizer(config, 10)
+    tx = optimizer(config, 10)
     grads = {"embedding": jnp.zeros((8, 4)).at[0].set(1.0)}
-    updates, _ = rule.update(grads, rule.init(grads), grads)
+    updates, _ = tx.update(grads, tx.init(grads), grads)
     assert jnp.isfinite(updates["embedding"]).all()

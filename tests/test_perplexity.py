@@ -36,7 +36,7 @@ def run(base_config):
     config = override(base_config, settings)
     program = shared_program(config, 256)
     with jax.set_mesh(program.mesh):
-        params = program.init(jax.random.key(1)).whole
+        params = program.init_state(jax.random.key(1)).all_params
     return Opened(config, ByteTokenizer(), program, params, 0)
 
 

@@ -28,15 +28,15 @@ def tree(kernel):
 
 def trained(by, kernel=KERNEL, grads=GRADS):
     """The kernel after each of the updates."""
-    rule = pruning(optax.sgd(RATE), SCHEDULE, SCORES[by])
+    tx = pruning(optax.sgd(RATE), SCHEDULE, SCORES[by])
     params = tree(jnp.array(kernel))
 
     @jax.jit
     def update(params, state, grad):
-        updates, state = rule.update(tree(grad), state, params)
+        updates, state = tx.update(tree(grad), state, params)
         return optax.apply_updates(params, updates), state
 
-    state = rule.init(params)
+    state = tx.init(params)
     for grad in grads:
         params, state = update(params, state, jnp.array(grad))
         yield params["stack"]["layer_0"]["in"]
@@ -80,9 +80,9 @@ def test_the_share_is_reached_exactly_and_what_is_pruned_then_stays_zero(by):
 def test_movement_scores_descend_behind_a_straight_through_mask():
     """Scores are learned like weights, by -dL/dS, as the paper defines them (2005.07683)."""
     inputs, wanted = DRAW.normal(size=(3, 5)), DRAW.normal(size=(3, 8))
-    rule = pruning(optax.sgd(RATE), Sparsity(0.5, 1, 9), SCORES["movement"])
+    tx = pruning(optax.sgd(RATE), Sparsity(0.5, 1, 9), SCORES["movement"])
     params = tree(jnp.array(KERNEL))
-    state = rule.init(params)
+    state = tx.init(params)
 
     def loss(weight, scores, mask):
         through = scores + jax.lax.stop_gradient(mask - scores)
@@ -95,7 +95,7 @@ def test_movement_scores_descend_behind_a_straight_through_mask():
         weight, scores = weight - RATE * slopes[0], scores - slopes[1]
         left = params["stack"]["layer_0"]["in"]["kernel"]
         seen = jax.grad(loss)(left, jnp.zeros_like(left), jnp.ones_like(left))
-        updates, state = rule.update(tree(seen), state, params)
+        updates, state = tx.update(tree(seen), state, params)
         params = optax.apply_updates(params, updates)
         found = state.scores["stack"]["layer_0"]["in"]["kernel"]
         np.testing.assert_allclose(found, scores, atol=1e-5)
@@ -108,9 +108,9 @@ def test_equal_scores_do_not_prune_more():
 
 def test_stacked_layers_are_pruned_one_by_one():
     kernel = np.stack([KERNEL, 100 * KERNEL])
-    rule = pruning(optax.sgd(0.0), Sparsity(0.5, 0, 1), SCORES["magnitude"])
+    tx = pruning(optax.sgd(0.0), Sparsity(0.5, 0, 1), SCORES["magnitude"])
     params = {"stack": {"layers": {"in": {"kernel": jnp.array(kernel)}}}}
-    updates, _ = rule.update(params, rule.init(params), params)
+    updates, _ = tx.update(params, tx.init(params), params)
     found = optax.apply_updates(params, updates)["stack"]["layers"]["in"]["kernel"]
     np.testing.assert_array_equal((found == 0).sum((1, 2)), [20, 20])
 

@@ -138,7 +138,7 @@ def test_off_is_absent():
     config = override(
         default.get_config(), {"model.num_layers": 1, "model.d_model": 8, "model.num_heads": 2}
     )
-    assert build_program(override(config, {"mesh.data": 1}), 11).abstract.start is None
+    assert build_program(override(config, {"mesh.data": 1}), 11).abstract_state.init_params is None
 
 
 @pytest.mark.slow
@@ -162,10 +162,10 @@ def test_a_strong_pull_to_the_start_keeps_what_training_would_move():
     ways = []
     for pull in (0.0, 10.0):
         program = build_program(override(config, {"regularization.l2_sp": pull}), 11)
-        state = program.init(jax.random.key(0))
-        start = jax.tree.map(jnp.copy, state.start)
+        state = program.init_state(jax.random.key(0))
+        start = jax.tree.map(jnp.copy, state.init_params)
         for _ in range(5):
-            state, metrics = program.step(state, ROWS, jax.random.key(1))
+            state, metrics = program.train_step(state, ROWS, jax.random.key(1))
         assert ("train/penalty" in metrics) == (pull > 0)
         way = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state.params, start)
         ways.append(float(sum(jax.tree.leaves(way))))

@@ -200,7 +200,7 @@ def named(tree):
 def test_stacked_layers_are_unstacked_and_the_reverse_without_a_changed_bit(small_config, settings):
     config = override(small_config, {"model.num_layers": 3, **settings})
     single, stacked = (
-        build_program(override(config, {"model.scan": scan}), 300).abstract.saved
+        build_program(override(config, {"model.scan": scan}), 300).abstract_state.saved
         for scan in (False, True)
     )
     state = filled(single)
@@ -238,11 +238,11 @@ def test_a_run_starts_from_another_whose_layers_lie_otherwise(small_config, scan
     config = override(small_config, {"model.num_layers": 3, "model.scan": scan})
     other = build_program(override(config, {"model.scan": not scan}), 256)
     program = build_program(config, 256)
-    params = filled(program.params)
-    found = _evaluated_params({"params": params, "average": None}, other)
-    names = {keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(other.params)}
+    params = filled(program.abstract_params)
+    found = _evaluated_params({"params": params, "ema_params": None}, other)
+    names = {keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(other.abstract_params)}
     assert found.keys() == names
-    back = _evaluated_params({"params": unflatten_named(found), "average": None}, program)
+    back = _evaluated_params({"params": unflatten_named(found), "ema_params": None}, program)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         np.testing.assert_array_equal(back[keystr(path)], leaf)
 

@@ -18,7 +18,7 @@ from lm.devices import sharding
 from lm.errors import UserError
 from lm.training.nan_check import first_nonfinite
 from lm.training.profiling.flops import flops_per_token
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import build_program
 
 STEPS = 10
@@ -38,10 +38,10 @@ def run(config, steps=STEPS):
     program = build_program(config, 256)
     losses = []
     with jax.set_mesh(program.mesh):
-        state = program.init(jax.random.key(0))
+        state = program.init_state(jax.random.key(0))
         for step in range(steps):
             rows = sharding.global_batch(program.mesh, some_rows(config, step))
-            state, metrics = program.step(state, rows, jax.random.key(1))
+            state, metrics = program.train_step(state, rows, jax.random.key(1))
             losses.append(float(metrics["train/loss"]))
     return losses, state, program
 
@@ -62,7 +62,7 @@ def test_a_mesh_of_all_three_axes_gives_the_losses_of_one_device(small_config):
     state = check_mesh(small_config, (2, 2, 2))
     table = state.params["embedding"]
     assert table.addressable_shards[0].data.size == table.size // (2 * 2)
-    moment = state.moments[1][0].mu["embedding"]
+    moment = state.opt_state[1][0].mu["embedding"]
     assert moment.sharding == table.sharding
 
 
@@ -125,7 +125,9 @@ def test_every_draw_of_a_step_has_a_key_of_its_own(small_config, monkeypatch, pa
         return fold_in(key, number)
 
     monkeypatch.setattr(jax.random, "fold_in", watched)
-    jax.eval_shape(program.step, program.abstract, some_rows(small_config), jax.random.key(1))
+    jax.eval_shape(
+        program.train_step, program.abstract_state, some_rows(small_config), jax.random.key(1)
+    )
     assert len(places) > 3
     for _, folds in places.values():
         for (one, here), (other, there) in itertools.combinations(folds, 2):
@@ -136,12 +138,14 @@ def test_the_moving_average_follows_the_parameters_and_those_of_a_mechanism(smal
     small_config.attention.mechanism = "gated"
     small_config.schedule.warmup_steps = 0  # whose first step would move nothing
     _, state, _ = run(override(small_config, {"optimizer.ema_decay": 0.5}), 1)
-    start = build_program(small_config, 256).init(jax.random.key(0)).params
+    start = build_program(small_config, 256).init_state(jax.random.key(0)).params
     expected = jax.tree.map(
         lambda a, b: 0.5 * np.asarray(a) + 0.5 * np.asarray(b), start, state.params
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.average, expected)
-    assert state.evaluated is state.average
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema_params, expected
+    )
+    assert state.eval_params is state.ema_params
     gate = ("stack", "layer_0", "attention", "mechanism", "gate", "kernel")
     before, after = (flatten_dict(tree)[gate] for tree in (start, state.params))
     assert (before != after).any()
@@ -151,14 +155,14 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(small_config):
     small_config.model.num_layers = 2
     program = build_program(small_config, 256)
     with jax.set_mesh(program.mesh):
-        state = program.init(jax.random.key(0))
+        state = program.init_state(jax.random.key(0))
         bad = state.params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"]
         bad = bad.at[0, 0].set(jnp.inf)
         rows = sharding.global_batch(program.mesh, some_rows(small_config))
         params = jax.tree.map(jnp.copy, state.params)
         params["stack"]["layer_1"]["feed_forward"]["out"]["kernel"] = bad
         state = state.replace(params=jax.tree.map(jnp.copy, params))
-        state, _ = program.step(state, rows, jax.random.key(1))
+        state, _ = program.train_step(state, rows, jax.random.key(1))
         assert not bool(state.finite) and int(state.step) == 0
         jax.tree.map(np.testing.assert_array_equal, state.params, params)
         name = first_nonfinite(program, state, rows, jax.random.key(1))
@@ -193,8 +197,10 @@ def test_what_goes_wrong_in_the_habits_of_a_step_alone_is_named(nats, slope, mes
 
     rows: Any = jnp.ones((1, 3))
     params = Fine().init(jax.random.key(0), rows, method="loss")["params"]
-    program: Any = SimpleNamespace(model=Fine(), read=lambda rows, key: rows, gradient=gradient)
-    state: Any = State(jnp.zeros(()), params, (), None, jnp.array(True))
+    program: Any = SimpleNamespace(
+        model=Fine(), make_batch=lambda rows, key: rows, loss_and_grad=gradient
+    )
+    state: Any = TrainState(jnp.zeros(()), params, (), None, jnp.array(True))
     assert first_nonfinite(program, state, rows, jax.random.key(1)).startswith(message)
 
 
@@ -212,7 +218,7 @@ def test_flops_are_per_token_of_all_the_texts_of_a_row():
     rows = {"segments": jax.ShapeDtypeStruct((1, 3, 4), jnp.float32)}
     program: Any = SimpleNamespace(
         objective=SimpleNamespace(abstract_rows=lambda size: rows, length=4),
-        likelihood=lambda table, rows: rows["segments"] @ table,
-        params=jax.ShapeDtypeStruct((4, 5), jnp.float32),
+        token_nll=lambda table, rows: rows["segments"] @ table,
+        abstract_params=jax.ShapeDtypeStruct((4, 5), jnp.float32),
     )
     assert flops_per_token(program) == 3 * (2 * 3 * 4 * 5) / (3 * 4)

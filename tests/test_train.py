@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         train(config, tmp_path / "run")
     kept = Checkpoints(tmp_path / "run")
     program = prepare_module.shared_program(config, 256)
-    state = kept.load(program.abstract.saved)
+    state = kept.load(program.abstract_state.saved)
     assert int(state.step) == kept.latest >= 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
@@ -202,9 +202,9 @@ def test_a_bad_batch_is_named_with_its_own_step_and_the_good_steps_are_kept(
             bad = state.step == 6
             params = dict(state.params)
             params["embedding"] = jnp.where(bad, jnp.nan, params["embedding"])
-            return program.step(state.replace(params=params), rows, key)
+            return program.train_step(state.replace(params=params), rows, key)
 
-        return dataclasses.replace(program, step=jax.jit(step))
+        return dataclasses.replace(program, train_step=jax.jit(step))
 
     monkeypatch.setattr(prepare_module, "shared_program", poisoned)
     with pytest.raises(UserError, match="step 7: the loss or its gradient is not finite"):

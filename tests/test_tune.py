@@ -81,7 +81,7 @@ def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, sca
     config = override(tiny, {"model.scan": scan, **NEEDS.get(method, {})})
     base = build_program(config, 256).params
     program = build_program(override(config, {"finetuning.method": method}), 256)
-    state, whole = program.abstract, program.params
+    state, whole = program.abstract_state, program.abstract_params
     wanted = {
         name for name in names(whole)
         if any(re.fullmatch(pattern, name) for pattern in EXPECTED[method])
@@ -91,13 +91,13 @@ def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, sca
     assert bool(names(whole) - names(base)) == (method in ADDING)
     assert (names(whole) - names(base)) <= wanted
     # Frozen parameters have no moments: the two of AdamW are as large as what is trained.
-    assert sum(x.size for x in jax.tree.leaves(state.moments) if x.ndim) == 2 * param_count(
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim) == 2 * param_count(
         state.params
     )
     if (method, scan) == ("layers", True):
         kernel = ("stack", "layers", "feed_forward", "in", "kernel")
         assert flatten_dict(state.params)[kernel].shape == (1, 16, 64)
-        assert flatten_dict(state.frozen)[kernel].shape == (1, 16, 64)
+        assert flatten_dict(state.frozen_params)[kernel].shape == (1, 16, 64)
 
 
 @pytest.mark.parametrize("method", [name for name in ADDING if name not in PROMPTING])

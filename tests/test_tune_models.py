@@ -73,17 +73,20 @@ def kernels(tree):
 @pytest.mark.parametrize(("model", "method"), CASES)
 def test_frozen_matrices_get_no_gradient(small_config, model, method):
     _, program, rows = tuned(small_config, model, method)
-    traced = jax.make_jaxpr(program.step)(program.abstract, rows, jax.random.key(0))
-    trained, frozen = kernels(program.abstract.params), kernels(program.abstract.frozen)
+    traced = jax.make_jaxpr(program.train_step)(program.abstract_state, rows, jax.random.key(0))
+    trained, frozen = (
+        kernels(program.abstract_state.params),
+        kernels(program.abstract_state.frozen_params),
+    )
     assert frozen - trained and not products(traced.jaxpr) & (frozen - trained)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_training_everything_computes_the_gradient_of_every_matrix(small_config, model):
     _, program, rows = tuned(small_config, model, "full")
-    traced = jax.make_jaxpr(program.step)(program.abstract, rows, jax.random.key(0))
+    traced = jax.make_jaxpr(program.train_step)(program.abstract_state, rows, jax.random.key(0))
     found = products(traced.jaxpr)
-    for shape in kernels(program.abstract.params):
+    for shape in kernels(program.abstract_state.params):
         assert {shape, shape[::-1]} & found
 
 
@@ -99,21 +102,22 @@ def test_a_step_moves_what_is_trained_and_keeps_state_and_checkpoint_of_that_alo
     small_config, model, method
 ):
     _, program, rows = tuned(small_config, model, method)
-    state = program.init(jax.random.key(0))
+    state = program.init_state(jax.random.key(0))
     # Additions begin at zero, where the gradient of what multiplies them is zero as well.
     state = state.replace(params=noisy(state.params))
-    before = jax.tree.map(np.asarray, (state.params, state.frozen))
-    state, metrics = program.step(state, rows, jax.random.key(1))
+    before = jax.tree.map(np.asarray, (state.params, state.frozen_params))
+    state, metrics = program.train_step(state, rows, jax.random.key(1))
     assert metrics["finite"]
-    jax.tree.map(np.testing.assert_array_equal, state.frozen, before[1])
+    jax.tree.map(np.testing.assert_array_equal, state.frozen_params, before[1])
     for path, leaf in flatten_dict(state.params).items():
         # A bias that all of a row's scores share moves no weight.
         shared = path[-2:] == ("key", "bias")
         assert shared or (np.asarray(leaf) != flatten_dict(before[0])[path]).any(), path
-    moments = sum(leaf.size for leaf in jax.tree.leaves(state.moments) if leaf.ndim)
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     assert moments == 2 * param_count(state.params)
     assert (
-        param_count(state.saved.params) == param_count(state.params) and state.saved.frozen is None
+        param_count(state.saved.params) == param_count(state.params)
+        and state.saved.frozen_params is None
     )
 
 
@@ -127,8 +131,8 @@ def test_a_step_moves_what_is_trained_and_keeps_state_and_checkpoint_of_that_alo
 )
 def test_merged_additions_compute_the_same(small_config, model, method):
     config, program, rows = tuned(small_config, model, method)
-    state = program.init(jax.random.key(0))
-    params = noisy(combine(state.params, state.frozen))
+    state = program.init_state(jax.random.key(0))
+    params = noisy(combine(state.params, state.frozen_params))
     batch = program.objective(rows, jax.random.key(0))
     layout = Layout(length=6, start=1, end=0, num_classes=3) if model == "classifier" else None
     plain = build_model(override(config, {"finetuning.method": "full"}), 11, layout=layout)

@@ -51,7 +51,7 @@ def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
     base = workdir.parent / "base"
     before, after = restore(base), restore(workdir)
     assert result["trained_parameters"] == 2 * (2 * 16 * 8) < result["parameters"]
-    frozen = after.program.init(jax.random.key(0)).frozen
+    frozen = after.program.init_state(jax.random.key(0)).frozen_params
     assert param_count(frozen) == param_count(before.params)
     for path, leaf in flatten_dict(before.params).items():
         np.testing.assert_array_equal(flatten_dict(after.params)[path], leaf)
@@ -88,7 +88,7 @@ def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned,
             program, Checkpoints(tmp_path / "new"), started, jax.random.key(0)
         )
     assert "at step 4 with" in origin
-    merged, expected = merge(started, state.whole), merge(config, restore(workdir).params)
+    merged, expected = merge(started, state.all_params), merge(config, restore(workdir).params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, expected)
 
 
@@ -129,7 +129,7 @@ def begun(tuned, tmp_path_factory):
 
 def test_pruning_ranks_the_weights_that_a_run_starts_from_and_not_its_random_ones(begun):
     *_, state = begun
-    params, ranked = flatten_dict(state.params), flatten_dict(state.moments.dense)
+    params, ranked = flatten_dict(state.params), flatten_dict(state.opt_state.dense)
     assert len(ranked) == 6
     for path, kernel in ranked.items():
         np.testing.assert_array_equal(kernel, params[path])
@@ -137,7 +137,7 @@ def test_pruning_ranks_the_weights_that_a_run_starts_from_and_not_its_random_one
 
 def test_a_run_that_looks_back_to_its_start_resumes_with_it_and_refuses_another(begun):
     start, checkpoints, state = begun
-    jax.tree.map(np.testing.assert_array_equal, start().start, state.start)
+    jax.tree.map(np.testing.assert_array_equal, start().init_params, state.init_params)
     file = checkpoints.folder.parent / "base.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hash": "0" * 12}))
     with pytest.raises(UserError, match=r"hash 0{12}.*restore that base"):

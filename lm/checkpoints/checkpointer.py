@@ -20,7 +20,7 @@ from lm.checkpoints.layer_layout import lies_otherwise, relaid
 from lm.checkpoints.quiet import cause, quiet
 from lm.devices.sharding import path_name, tree_shardings, whole
 from lm.errors import UserError, explain
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 
 # In a checkpoint's own metadata: the fingerprint of what it holds.
 FINGERPRINT = "fingerprint"
@@ -77,7 +77,7 @@ class Checkpoints:
             self.folder, preservation_policy=policy, cleanup_tmp_directories=self._owner
         )
 
-    def save(self, state: State) -> None:
+    def save(self, state: TrainState) -> None:
         """Begins to write a state in the background; waits for the save before it, if any."""
         self.wait()
         step = int(state.step)

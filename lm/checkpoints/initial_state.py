@@ -10,13 +10,13 @@ from lm.checkpoints.initialize import Checkpoints, starting_state
 from lm.checkpoints.teacher import with_teacher
 from lm.config import Config
 from lm.experiment.continual.importance import with_importance
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 
 def beginning(
     program: Program, checkpoints: Checkpoints, config: Config, corpus: Any, key: jax.Array
-) -> tuple[State, str]:
+) -> tuple[TrainState, str]:
     """The state, and a line that says where it came from; see `starting_state`."""
     state, origin = starting_state(program, checkpoints, config, key)
     state = with_teacher(state, program, config, corpus, checkpoints.folder.parent)

@@ -21,7 +21,7 @@ from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.finetuning import method_names, partition
 from lm.finetuning.method import HEADS
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 # In a workdir: the run whose parameters it began with, and their hash.
@@ -30,7 +30,7 @@ BASE = "base.json"
 
 def starting_state(
     program: Program, checkpoints: Checkpoints, config: Config, key: jax.Array
-) -> tuple[State, str]:
+) -> tuple[TrainState, str]:
     """The state from which a run starts, and a line that says where it came from.
 
     The order: the newest checkpoint of this run (resume), the parameters of the checkpoint of
@@ -39,18 +39,18 @@ def starting_state(
     file = checkpoints.folder.parent / BASE
     if checkpoints.latest is not None:
         state = restored_state(program, checkpoints, config)
-        if program.abstract.start is not None:
+        if program.abstract_state.init_params is not None:
             begun, _ = _begun(program, config, key, functools.partial(check_origin, file))
-            state = dataclasses.replace(state, start=begun.start)
+            state = dataclasses.replace(state, init_params=begun.init_params)
         return state, f"resumes at step {int(state.step)}"
     return _begun(program, config, key, functools.partial(record_origin, file))
 
 
 def _begun(
     program: Program, config: Config, key: jax.Array, hold: Callable[..., None]
-) -> tuple[State, str]:
+) -> tuple[TrainState, str]:
     """The state before the first step. `hold(origin, arrays)` records its base, or checks it."""
-    state = program.init(key)
+    state = program.init_state(key)
     if not config.init_from:
         return state, "starts from scratch"
     return _initialise_from(state, program, config, hold)
@@ -58,15 +58,15 @@ def _begun(
 
 def restored_state(
     program: Program, checkpoints: Checkpoints, config: Config, step: int | None = None
-) -> State:
+) -> TrainState:
     """The state of a step (None: the newest), with what it left alone taken from its base.
 
     Raises:
       UserError: where checkpoint or base cannot be read, or the base is not the same any more.
     """
-    state = checkpoints.load(program.abstract.saved, step)
-    if not jax.tree.leaves(program.abstract.frozen):
-        return state.replace(frozen={})
+    state = checkpoints.load(program.abstract_state.saved, step)
+    if not jax.tree.leaves(program.abstract_state.frozen_params):
+        return state.replace(frozen_params={})
     base, origin = _base_params(program, config)
     check_origin(checkpoints.folder.parent / BASE, origin, base)
 
@@ -74,8 +74,8 @@ def restored_state(
         value = base[jax.tree_util.keystr(path)][: leaf.shape[0] if leaf.shape else None]
         return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
 
-    frozen = jax.tree_util.tree_map_with_path(of_base, program.abstract.frozen)
-    return state.replace(frozen=frozen)
+    frozen = jax.tree_util.tree_map_with_path(of_base, program.abstract_state.frozen_params)
+    return state.replace(frozen_params=frozen)
 
 
 def pretrained_params(program: Program, config: Config, key: jax.Array) -> tuple[Any, str]:
@@ -88,7 +88,7 @@ def pretrained_params(program: Program, config: Config, key: jax.Array) -> tuple
     missing = {name: leaf.sharding for name, leaf in _named(leaves) if name not in base}
 
     def fresh() -> dict[str, jax.Array]:
-        leaves = jax.tree_util.tree_leaves_with_path(program.init(key).whole)
+        leaves = jax.tree_util.tree_leaves_with_path(program.init_state(key).all_params)
         return {name: leaf for name, leaf in _named(leaves) if name in missing}
 
     # The compiler leaves out all but these.
@@ -126,9 +126,9 @@ def open_donor(source: str) -> Checkpoints:
 
 
 def _initialise_from(
-    state: State, program: Program, config: Config, hold: Callable[..., None]
-) -> tuple[State, str]:
-    source, whole = config.init_from, state.whole
+    state: TrainState, program: Program, config: Config, hold: Callable[..., None]
+) -> tuple[TrainState, str]:
+    source, whole = config.init_from, state.all_params
     leaves = jax.tree_util.tree_leaves_with_path(whole)
     places = {name: leaf.sharding for name, leaf in _named(leaves)}
     base, origin = _base_params(program, config, dict(_named(leaves)))
@@ -147,14 +147,20 @@ def _initialise_from(
         lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), whole
     )
     params, frozen = partition(params, program.finetuning.frozen_layers)
-    average, start = (
+    ema_params, init_params = (
         None if tree is None else jax.tree.map(lambda x, t: x.copy().astype(t.dtype), params, tree)
-        for tree in (state.average, state.start)
+        for tree in (state.ema_params, state.init_params)
     )
     # Those of the initial weights leave first: pruning's are as large as the parameters.
-    jax.tree.map(lambda x: x.delete(), state.moments)
-    own = {"params": params, "average": average, "frozen": frozen, "start": start}
-    state = dataclasses.replace(state, moments=program.moments(params), **own)
+    jax.tree.map(lambda x: x.delete(), state.opt_state)
+    state = dataclasses.replace(
+        state,
+        params=params,
+        opt_state=program.init_opt_state(params),
+        ema_params=ema_params,
+        frozen_params=frozen,
+        init_params=init_params,
+    )
     hold(origin, base)
     return state, f"starts from {origin}{_told(fresh)}"
 
@@ -215,9 +221,13 @@ def _base(
 
 def _sharded(program: Program) -> Any:
     """Shapes, types and shardings of all parameters."""
-    shardings = sharding.tree_shardings(program.mesh, program.params, program.params)
+    shardings = sharding.tree_shardings(
+        program.mesh, program.abstract_params, program.abstract_params
+    )
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), program.params, shardings
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        program.abstract_params,
+        shardings,
     )
 
 
@@ -241,9 +251,9 @@ def _evaluated_params(raw: Any, program: Program) -> dict[str, Any]:
     """The evaluated parameters of another run's state by key path, their layers as the program's
     lie.
     """
-    params = raw["params"] if raw.get("average") is None else raw["average"]
+    params = raw["params"] if raw.get("ema_params") is None else raw["ema_params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    own = jax.tree_util.tree_leaves_with_path(program.params)
+    own = jax.tree_util.tree_leaves_with_path(program.abstract_params)
     names = {path_name(path): jax.tree_util.keystr(path) for path, _ in own}
     saved = {path_name(path): leaf for path, leaf in leaves}
     if lies_otherwise(set(saved), set(names)):

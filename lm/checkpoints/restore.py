@@ -154,7 +154,7 @@ def restore(
     with jax.set_mesh(program.mesh):
         state = restored_state(program, checkpoints, config, step)
     checkpoints.close()
-    return Restored(config, corpus.tokenizer, program, state.evaluated, int(state.step))
+    return Restored(config, corpus.tokenizer, program, state.eval_params, int(state.step))
 
 
 def _distrust(config: Config, workdir: epath.Path) -> None:
@@ -243,5 +243,5 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
 
 
 def _shapes(program: Program) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(program.params)
+    leaves = jax.tree_util.tree_leaves_with_path(program.abstract_params)
     return {path_name(path): leaf.shape for path, leaf in leaves}

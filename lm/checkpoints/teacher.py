@@ -18,7 +18,7 @@ from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.tasks.prepare import TaskData
 from lm.training.regularization.teacher import teacher_config
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 # In a workdir: the teacher that its run began with, and the hash of what it knows.
@@ -26,12 +26,12 @@ TEACHER = "teacher.json"
 
 
 def with_teacher(
-    state: State,
+    state: TrainState,
     program: Program,
     config: Config,
     corpus: Corpus | TaskData,
     workdir: epath.Path,
-) -> State:
+) -> TrainState:
     """The state with the parameters of the program's teacher, where it has one.
 
     Raises:
@@ -55,8 +55,8 @@ def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | Task
         checkpoints = Checkpoints(source)
         state = restored_state(teacher, checkpoints, theirs)
         checkpoints.close()
-        return state.evaluated
-    leaves = jax.tree_util.tree_leaves_with_path(teacher.params)
+        return state.eval_params
+    leaves = jax.tree_util.tree_leaves_with_path(teacher.abstract_params)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
     missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs, teacher.labels).keys()
     if missing:

@@ -47,8 +47,9 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
       the UTF-8 bytes that they stand for, so that tokenizers can be compared, and "eval/bytes".
       Where the objective counts hits, "eval/accuracy", the share of tokens that were the likeliest.
       Where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
-      "eval/jensen_shannon", means per token; of a synthetic language "eval/gap_nats", the nats per
-      token above those of the true distribution on the same tokens (see `true_nats_per_token`).
+      "eval/jensen_shannon", means per token; of a synthetic language "eval/excess_nats", the
+      nats per token above those of the true distribution on the same tokens (see
+      `true_nats_per_token`).
 
     Raises:
       UserError: no token of these rows is predicted.
@@ -62,7 +63,7 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
     )
     totals: dict[str, Any] = collections.defaultdict(float)
     for rows in batches:
-        sums = program.evaluate(params, sharding.global_batch(program.mesh, rows))
+        sums = program.eval_step(params, sharding.global_batch(program.mesh, rows))
         for name, value in sums.items():
             totals[name] += np.asarray(value, np.float64)
     tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
@@ -84,7 +85,7 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
     if not OUTPUTS[config.output.head].full_support:
         found["eval/epsilon_perplexity"] = math.exp(nats / tokens)
     if corpus.language is not None:
-        found["eval/gap_nats"] = nats / tokens - true_nats_per_token(corpus, config)
+        found["eval/excess_nats"] = nats / tokens - true_nats_per_token(corpus, config)
     return {name: float(value) for name, value in found.items()}
 
 

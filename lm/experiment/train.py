@@ -139,7 +139,7 @@ class _Run:
                     break
                 batch = sharding.global_batch(self.program.mesh, next(self.rows))
                 with announced("compiling a step") if step == self.start + 1 else nullcontext():
-                    self.state, metrics = self.program.step(self.state, batch, self.key)
+                    self.state, metrics = self.program.train_step(self.state, batch, self.key)
                 if pending is not None:
                     self.record(*pending)
                 pending = (step, metrics, batch)
@@ -212,7 +212,7 @@ class _Run:
 
     def measure(self) -> dict[str, float]:
         """Evaluates the current parameters."""
-        found = evaluate(self.program, self.state.evaluated, self.corpus, self.config)
+        found = evaluate(self.program, self.state.eval_params, self.corpus, self.config)
         self.predictions = found.predictions
         return found.metrics
 

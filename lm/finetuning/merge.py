@@ -24,7 +24,7 @@ def unmerge(config: Config, merged: Any, adapters: Any) -> Any:
     Args:
       config: of the run with adapters.
       merged: what `merge` gave.
-      adapters: their parameters (`State.params`).
+      adapters: their parameters (`TrainState.params`).
 
     Raises:
       UserError: where a method's merging has no inverse.

@@ -17,7 +17,7 @@ Rows = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What `Program` says of `evaluate`, `cost`, `predict` and `likelihood`, not jitted.
+    """What `Program` says of `eval_step`, `eval_loss`, `predict` and `token_nll`, not jitted.
 
     Attributes:
       model: the Transformer.
@@ -31,7 +31,7 @@ class Measures:
     groups: tuple[str, ...]
     vocab_size: int
 
-    def evaluate(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
+    def eval_step(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         # Without a key: random softmaxes and heads are what their draws stand for.
@@ -44,7 +44,7 @@ class Measures:
             "words": jnp.zeros(self.vocab_size).at[batch.targets].add(batch.weights),
         }
 
-    def cost(self, params: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    def eval_loss(self, params: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         nats: Any = self.model.apply({"params": params}, batch, train=False, method="loss")
@@ -56,7 +56,7 @@ class Measures:
         found: Any = self.model.apply({"params": params}, batch, method="predictions")
         return found | {name: rows[name] for name in ("row", "weights", "spans") if name in rows}
 
-    def likelihood(self, params: Any, rows: Rows) -> Any:
+    def token_nll(self, params: Any, rows: Rows) -> Any:
         """See `Program`."""
         whole: Any = {
             name: {**getattr(self.model, name), "query_chunk_size": 0} for name in self.groups

@@ -34,17 +34,17 @@ def moving_average(average: Any, params: Any, decay: float) -> Any:
     return optax.incremental_update(in_float32(params), average, 1.0 - decay)
 
 
-def float32_moments(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """A rule that keeps its moments, and makes its updates, in float32.
+def float32_moments(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation that keeps its moments, and makes its updates, in float32.
 
     A moving average m + (1 - b) (x - m) in bfloat16, which has 8 bits, stays where it is as soon as
     its step is below 1/512 of it.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return rule.update(in_float32(updates), state, in_float32(params))
+        return tx.update(in_float32(updates), state, in_float32(params))
 
-    return optax.GradientTransformation(lambda params: rule.init(in_float32(params)), update)
+    return optax.GradientTransformation(lambda params: tx.init(in_float32(params)), update)
 
 
 def apply_updates(params: Any, updates: Any, key: jax.Array) -> Any:

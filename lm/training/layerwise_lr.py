@@ -36,9 +36,9 @@ def depths(params: Any, layers: int) -> Any:
 
 
 def layer_decay(
-    rule: optax.GradientTransformation, decay: float, layers: int
+    tx: optax.GradientTransformation, decay: float, layers: int
 ) -> optax.GradientTransformation:
-    """Updates of a rule, times decay^(L + 1 - depth): what comes last learns at the full rate.
+    """Updates of a tx, times decay^(L + 1 - depth): what comes last learns at the full rate.
 
     Discriminative fine-tuning (1801.06146), with the rates of ELECTRA (2003.10555). Decoupled
     weight decay, a part of the update, is scaled too.
@@ -52,7 +52,7 @@ def layer_decay(
             depths(updates, layers),
         )
 
-    return optax.chain(rule, optax.stateless(scale))
+    return optax.chain(tx, optax.stateless(scale))
 
 
 def shared_layer_rate(config: Config) -> str:
@@ -66,16 +66,16 @@ def shared_layer_rate(config: Config) -> str:
 
 
 class Unfreezing(NamedTuple):
-    """Updates made, and the state of the rule within."""
+    """Updates made, and the state of the transformation within."""
 
     count: jax.Array
     inner: Any
 
 
 def unfreezing(
-    rule: optax.GradientTransformation, every: int, layers: int
+    tx: optax.GradientTransformation, every: int, layers: int
 ) -> optax.GradientTransformation:
-    """A rule that leaves alone what lies deeper than depth L + 1 - floor(updates / every).
+    """Applies `tx`, and no update to what lies deeper than depth L + 1 - floor(updates / every).
 
     Gradual unfreezing (1801.06146): first what comes after the blocks learns, then one block more
     after every so many updates, the embeddings last. Gradients are computed all the same.
@@ -88,10 +88,10 @@ def unfreezing(
         )
 
     def init(params: Any) -> Unfreezing:
-        return Unfreezing(jnp.zeros((), jnp.int32), rule.init(params))
+        return Unfreezing(jnp.zeros((), jnp.int32), tx.init(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Unfreezing]:
-        updates, inner = rule.update(awake(updates, state.count), state.inner, params)
+        updates, inner = tx.update(awake(updates, state.count), state.inner, params)
         return awake(updates, state.count), Unfreezing(state.count + 1, inner)
 
     return optax.GradientTransformation(init, update)

@@ -7,34 +7,34 @@ import jax
 import jax.numpy as jnp
 
 from lm.training.eval_step import Rows
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 
-def first_nonfinite(program: Program, state: State, rows: Rows, key: jax.Array) -> str:
+def first_nonfinite(program: Program, state: TrainState, rows: Rows, key: jax.Array) -> str:
     """Names the first tensor of a step with an infinity or a NaN, and how much of it is bad.
 
     Looks at parameters, then outputs of modules in the order in which they finish, in a plain pass
     over the batch of the step of this key, then at the step's own loss and gradients.
     """
-    batch = program.read(rows, key)
+    batch = program.make_batch(rows, key)
     rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
     capture: Any = {"capture_intermediates": True, "mutable": ["intermediates"]}
 
     def outputs(state, batch):
-        variables = {"params": state.whole}
+        variables = {"params": state.all_params}
         _, found = program.model.apply(variables, batch, method="loss", rngs=rngs, **capture)
         return found["intermediates"]
 
     def loss(state, batch):
-        (nats, _), _ = program.gradient(state, batch, key)
+        (nats, _), _ = program.loss_and_grad(state, batch, key)
         return {"loss": nats}
 
     def gradients(state, batch):
-        return program.gradient(state, batch, key)[1]
+        return program.loss_and_grad(state, batch, key)[1]
 
     return (
-        _first("parameter", lambda state, batch: state.whole, state, batch)
+        _first("parameter", lambda state, batch: state.all_params, state, batch)
         or _first("output of", outputs, state, batch)
         or _first("the step's", loss, state, batch)
         or _first("gradient of", gradients, state, batch)

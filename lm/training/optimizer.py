@@ -28,17 +28,17 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     the type of the parameters.
     """
     settings, layers = config.optimizer, config.model.num_layers
-    rule = OPTIMIZERS[settings.name](settings, schedule(config, steps))
+    tx = OPTIMIZERS[settings.name](settings, schedule(config, steps))
     if settings.clip_norm:
-        rule = optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
+        tx = optax.chain(optax.clip_by_global_norm(settings.clip_norm), tx)
     if settings.layerwise_lr_decay != 1.0:
-        rule = layer_decay(rule, settings.layerwise_lr_decay, layers)
+        tx = layer_decay(tx, settings.layerwise_lr_decay, layers)
     if config.schedule.unfreeze_every:
-        rule = unfreezing(rule, config.schedule.unfreeze_every, layers)
+        tx = unfreezing(tx, config.schedule.unfreeze_every, layers)
     if config.regularization.sparsity:
         score = SCORES[config.regularization.pruning_criterion]
-        rule = pruning(rule, sparsity_schedule(config.regularization, steps), score)
-    return float32_moments(rule)
+        tx = pruning(tx, sparsity_schedule(config.regularization, steps), score)
+    return float32_moments(tx)
 
 
 def decayed(params: Any) -> Any:
@@ -155,15 +155,15 @@ def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformatio
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_matrices,
     )
-    rules: dict[Hashable, optax.GradientTransformation] = {
+    by_label: dict[Hashable, optax.GradientTransformation] = {
         "muon": matrices,
         "adamw": _adamw(settings, rate),
     }
-    return optax.partition(rules, _labels)
+    return optax.partition(by_label, _labels)
 
 
 def _labels(params: Any) -> Any:
-    """Names of the two rules: the kernels of blocks are Muon's, and all else is AdamW's, such as
+    """The optimizer of each parameter: Muon for the kernels of blocks, and AdamW for all else: the
     embeddings and their projection, poolers, the head with its priors and gates, and vectors.
     """
 

@@ -1,5 +1,5 @@
-"""Which weights can be done without? Kernels that lose ever more of their elements while they are
-trained, by a schedule, as a rule for updates: what is pruned is exactly 0 among the parameters.
+"""Prunes kernels while they are trained: an optax transformation that sets the elements of lowest
+score to exactly 0, more and more of them by a schedule.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Pruned(NamedTuple):
       mask: where weights are kept.
       dense: weights, with what the pruned ones were.
       scores: their worth.
-      inner: the state of the rule within.
+      inner: the state of the transformation within.
     """
 
     count: jax.Array
@@ -63,16 +63,16 @@ class Pruned(NamedTuple):
 
 
 def pruning(
-    rule: optax.GradientTransformation, sparsity: Sparsity, score: Callable[..., Any]
+    tx: optax.GradientTransformation, sparsity: Sparsity, score: Callable[..., Any]
 ) -> optax.GradientTransformation:
-    """A rule that keeps the elements of the highest scores of each kernel, and the others at 0.
+    """Applies `tx`, and keeps all but the elements of the highest scores of each kernel at 0.
 
     Of n elements round(sparsity n) are 0, the first of equals, counted anew at every stage of the
     schedule up to its end. What is pruned does not learn; its last value is remembered, and should
     its score rise while the schedule lasts, it is back. Stacked layers are kernels of their own.
 
     Args:
-      rule: makes updates of gradients.
+      tx: makes updates of gradients.
       sparsity: by updates.
       score: one of `SCORES`.
     """
@@ -83,13 +83,13 @@ def pruning(
         dense = {path: jnp.copy(w) for path, w in kernels.items()}
         scores = {path: jnp.zeros_like(w) for path, w in kernels.items()}
         trees = map(unflatten_dict, (mask, dense, scores))
-        return Pruned(jnp.zeros((), jnp.int32), *trees, inner=rule.init(params))
+        return Pruned(jnp.zeros((), jnp.int32), *trees, inner=tx.init(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Pruned]:
         count, slopes, weights = state.count + 1, _kernels(updates), _kernels(params)
         mask, dense, scores = map(_kernels, (state.mask, state.dense, state.scores))
         learning = {path: jnp.where(mask[path], g, 0) for path, g in slopes.items()}
-        updates, inner = rule.update(_with(updates, learning), state.inner, params)
+        updates, inner = tx.update(_with(updates, learning), state.inner, params)
         steps = _kernels(updates)
         # What is kept is as it is among the parameters, which may have been rounded.
         before = {path: jnp.where(mask[path], weights[path], w) for path, w in dense.items()}

@@ -28,7 +28,7 @@ from lm.training.optimizer import optimizer, schedule
 from lm.training.pruning import pruned_share
 from lm.training.regularization import augmentation, check_acts, needs_start, penalises, penalty
 from lm.training.regularization.teacher import teacher_config
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,40 +39,43 @@ class Program:
       model: the Transformer.
       finetuning: the methods by which it is trained.
       mesh: the devices.
-      abstract: the state's shapes, types and shardings.
-      init: `init(key) -> State`, sharded from the start; without a teacher.
-      moments: `moments(params)`, the optimizer's state before the first update of these.
-      step: `step(state, rows, key) -> (state, metrics)`; donates the state.
-      evaluate: `evaluate(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
+      abstract_state: the state's shapes, types and shardings.
+      init_state: `init_state(key) -> TrainState`, sharded from the start; without a teacher.
+      init_opt_state: `init_opt_state(params)`, the optimizer's state before the first
+        update of these.
+      train_step: `train_step(state, rows, key) -> (state, metrics)`; donates the state.
+      eval_step: `eval_step(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
         rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
         hits, and the sums of `support_metrics` where the head has no full support.
       objective: `objective(rows, key) -> Batch`, of `lm.data.objectives`.
-      read: `read(rows, key) -> Batch`, what a step of this key learns from; not jitted.
-      gradient: `gradient(state, batch, key)`, of `lm.training.gradients`; not jitted.
-      cost: `cost(params, rows) -> (sum of nats, sum of weights)`, the loss without draws or habits.
+      make_batch: `make_batch(rows, key) -> Batch`, what a step of this key learns from; not
+        jitted.
+      loss_and_grad: `loss_and_grad(state, batch, key)`, of `lm.training.gradients`; not jitted.
+      eval_loss: `eval_loss(params, rows) -> (sum of nats, sum of weights)`, the loss without
+        draws or regularizers.
       predict: `predict(params, rows) -> {"row", ...}`, of a task's rows what `Task.predict` asks
         for, whole on every device.
-      likelihood: `likelihood(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
+      token_nll: `token_nll(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
         its arithmetic is what `flops_per_token` counts.
       teacher: the program of the model whose predictions this one learns from; None: no one's.
 
-    `params` are all of the model's, `State.whole` or `State.evaluated`.
+    `params` are all of the model's, `TrainState.all_params` or `TrainState.eval_params`.
     """
 
     model: Transformer
     finetuning: FineTuning
     mesh: Mesh
-    abstract: State
-    init: Any
-    moments: Any
-    step: Any
-    evaluate: Any
+    abstract_state: TrainState
+    init_state: Any
+    init_opt_state: Any
+    train_step: Any
+    eval_step: Any
     objective: Objective
-    read: Any
-    gradient: Any
-    cost: Any
+    make_batch: Any
+    loss_and_grad: Any
+    eval_loss: Any
     predict: Any
-    likelihood: Any
+    token_nll: Any
     teacher: "Program | None" = None
 
     @property
@@ -81,9 +84,9 @@ class Program:
         return self.objective.layout.labels if isinstance(self.objective, Labelled) else ()
 
     @property
-    def params(self) -> Any:
+    def abstract_params(self) -> Any:
         """Shapes and types of all parameters, those trained and those left alone."""
-        return jax.eval_shape(lambda state: state.whole, self.abstract)
+        return jax.eval_shape(lambda state: state.all_params, self.abstract_state)
 
 
 def check_devices(config: Config) -> Mesh:
@@ -126,16 +129,16 @@ def build_program(
     objective = build_objective(config, tokenizer)
     if layout is not None:
         objective = Labelled(tokenizer, layout.length, build_task(config), layout)
-    rule, rate = optimizer(config, config.steps), schedule(config, config.steps)
+    tx, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularization = config.optimizer.ema_decay, config.regularization
     augment = augmentation(regularization, tokenizer)
     theirs, teacher = teacher_config(config), None
     if theirs is not None:
         teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
-    gradient = gradients(config, model, None if teacher is None else teacher.model)
+    loss_and_grad = gradients(config, model, None if teacher is None else teacher.model)
     measures = Measures(model, objective, tuple(attention_groups(config)), vocab_size)
 
-    def init(key: jax.Array) -> State:
+    def init(key: jax.Array) -> TrainState:
         rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}
         batch = objective(rows, key)
         rngs = {"params": key, "softmax": key}
@@ -144,45 +147,49 @@ def build_program(
         average = jax.tree.map(jnp.copy, in_float32(params)) if ema else None
         start = jax.tree.map(jnp.copy, params) if needs_start(regularization) else None
         none = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        return State(
+        return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            moments=rule.init(params),
-            average=average,
+            opt_state=tx.init(params),
+            ema_params=average,
             finite=jnp.array(True),
-            frozen=frozen,
-            start=start,
-            strength=jnp.ones(()) if regularization.penalty_adaptation else None,
+            frozen_params=frozen,
+            init_params=start,
+            penalty_scale=jnp.ones(()) if regularization.penalty_adaptation else None,
             importance=none if regularization.ewc else None,
         )
 
-    def read(rows: Rows, key: jax.Array) -> Batch:
+    def make_batch(rows: Rows, key: jax.Array) -> Batch:
         batch = objective(rows, jax.random.fold_in(key, 2))
         return augment(batch, jax.random.fold_in(key, 7))
 
-    def step(state: State, rows: Rows, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+    def step(
+        state: TrainState, rows: Rows, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        batch = read(rows, key)
-        (total, weight), grads = gradient(state, batch, key)
+        batch = make_batch(rows, key)
+        (total, weight), grads = loss_and_grad(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         extra = {}
         if penalises(regularization):
             value_and_grad = jax.value_and_grad(penalty, argnums=1)
-            params, start = in_float32(state.params), in_float32(state.start)
+            params, start = in_float32(state.params), in_float32(state.init_params)
             pull = value_and_grad(regularization, params, start, state.importance)
             if regularization.penalty_adaptation:
-                pull = jax.tree.map(lambda x: x * state.strength.astype(x.dtype), pull)
+                pull = jax.tree.map(lambda x: x * state.penalty_scale.astype(x.dtype), pull)
             extra["train/penalty"], more = pull
             grads = jax.tree.map(jnp.add, grads, more)
         norm = optax.tree.norm(grads)
-        updates, moments = rule.update(grads, state.moments, state.params)
+        updates, moments = tx.update(grads, state.opt_state, state.params)
         params = apply_updates(state.params, updates, jax.random.fold_in(key, 10))
         params = anneal(config, params, state.step + 1)
-        average = moving_average(state.average, params, ema) if ema else None
+        average = moving_average(state.ema_params, params, ema) if ema else None
         average = anneal(config, average, state.step + 1)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(norm)
-        new = State(state.step + 1, params, moments, average, finite, strength=state.strength)
+        new = TrainState(
+            state.step + 1, params, moments, average, finite, penalty_scale=state.penalty_scale
+        )
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new.saved, state.saved)
         metrics = {
             "train/loss": total / weight,
@@ -193,19 +200,22 @@ def build_program(
         }
         if regularization.sparsity:
             extra["train/sparsity"] = pruned_share(new.params)
-        kept = {name: getattr(state, name) for name in ("frozen", "start", "teacher", "importance")}
+        kept = {
+            name: getattr(state, name)
+            for name in ("frozen_params", "init_params", "teacher", "importance")
+        }
         return dataclasses.replace(new, finite=finite, **kept), metrics | extra
 
     abstract = jax.eval_shape(init, jax.random.key(0))
     if teacher is not None:
-        abstract = dataclasses.replace(abstract, teacher=teacher.params)
+        abstract = dataclasses.replace(abstract, teacher=teacher.abstract_params)
     _check_trained(methods, abstract)
     check_acts(config, abstract.params)
     shardings = sharding.tree_shardings(mesh, abstract.params, abstract.saved)
     shardings = dataclasses.replace(
         shardings,
-        frozen=sharding.tree_shardings(mesh, abstract.frozen, abstract.frozen),
-        start=sharding.tree_shardings(mesh, abstract.params, abstract.start),
+        frozen_params=sharding.tree_shardings(mesh, abstract.frozen_params, abstract.frozen_params),
+        init_params=sharding.tree_shardings(mesh, abstract.params, abstract.init_params),
         teacher=sharding.tree_shardings(mesh, abstract.teacher, abstract.teacher),
         importance=sharding.tree_shardings(mesh, abstract.params, abstract.importance),
     )
@@ -216,24 +226,26 @@ def build_program(
         model=model,
         finetuning=methods,
         mesh=mesh,
-        abstract=abstract,
-        init=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
-        moments=jax.jit(rule.init, out_shardings=shardings.moments),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
-        evaluate=jax.jit(measures.evaluate, out_shardings=sharding.whole(mesh)),
+        abstract_state=abstract,
+        init_state=jax.jit(init, out_shardings=dataclasses.replace(shardings, teacher=None)),
+        init_opt_state=jax.jit(tx.init, out_shardings=shardings.opt_state),
+        train_step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        eval_step=jax.jit(measures.eval_step, out_shardings=sharding.whole(mesh)),
         objective=objective,
-        read=read,
-        gradient=gradient,
-        cost=jax.jit(measures.cost, out_shardings=sharding.whole(mesh)),
+        make_batch=make_batch,
+        loss_and_grad=loss_and_grad,
+        eval_loss=jax.jit(measures.eval_loss, out_shardings=sharding.whole(mesh)),
         predict=jax.jit(measures.predict, out_shardings=sharding.whole(mesh)),
-        likelihood=measures.likelihood,
+        token_nll=measures.token_nll,
         teacher=teacher,
     )
 
 
-def _check_trained(methods: FineTuning, abstract: State) -> None:
+def _check_trained(methods: FineTuning, abstract: TrainState) -> None:
     """Raises UserError where a method, or a target of one, finds nothing in the model to train."""
-    check_targets(methods.config.finetuning.target_modules or (), abstract.params, abstract.frozen)
+    check_targets(
+        methods.config.finetuning.target_modules or (), abstract.params, abstract.frozen_params
+    )
     for name, trained in methods.trained_names(abstract.params).items():
         if not trained:
             raise UserError(

@@ -43,7 +43,7 @@ def written(tmp_path_factory):
     """A folder with a GPT-2 of bytes, and the parameters that were written."""
     # Weights so large that attention is far from even.
     config = small(**{"model.init_std": 0.4})
-    params = build_program(config, 256).init(jax.random.key(3)).params
+    params = build_program(config, 256).init_state(jax.random.key(3)).params
     folder = tmp_path_factory.mktemp("written") / "gpt2"
     export(config, params, ByteTokenizer(), folder, fitting_family(config, FAMILIES, None))
     return folder, params
@@ -94,7 +94,7 @@ def test_every_device_of_a_mesh_reads_its_own_shards(written):
     kernel = again["stack"]["layers"]["attention"]["query"]["kernel"]
     assert (
         kernel.sharding
-        == program.abstract.params["stack"]["layers"]["attention"]["query"]["kernel"].sharding
+        == program.abstract_state.params["stack"]["layers"]["attention"]["query"]["kernel"].sharding
     )
     assert kernel.addressable_shards[0].data.shape == (2, 8, 8)
     for layer in range(2):
@@ -304,14 +304,14 @@ def test_an_annealed_alpha_follows_its_schedule_while_the_rest_learns(written):
     (params, _), program = loaded(
         written[0], **settings, **{"optimizer.ema_decay": 0.9, "schedule.warmup_steps": 0}
     )
-    state = program.init(jax.random.key(0)).replace(params=params)
+    state = program.init_state(jax.random.key(0)).replace(params=params)
     tokens = jax.random.randint(jax.random.key(1), (8, 17), 0, 256)
     rows = {"tokens": tokens, "segments": np.ones((8, 16), np.int32), "bytes": np.full(8, 16)}
     losses = []
     for _ in range(6):
-        state, metrics = program.step(state, rows, jax.random.key(2))
+        state, metrics = program.train_step(state, rows, jax.random.key(2))
         losses.append(float(metrics["train/loss"]))
-        for tree in (state.params, state.average):
+        for tree in (state.params, state.ema_params):
             alpha = tree["stack"]["layer_1"]["attention"]["mechanism"]["annealed_alpha"]
             expected = 1.0 + 0.125 * min(int(state.step), 4)
             np.testing.assert_allclose(alpha, np.full(2, expected))

@@ -28,7 +28,9 @@ def run_of(architecture="decoder", **settings):
     """A model with large random weights, as if it had been trained."""
     config = config_of(architecture, **settings)
     program = build_program(config, 256)
-    return Restored(config, ByteTokenizer(), program, program.init(jax.random.key(1)).params, 0)
+    return Restored(
+        config, ByteTokenizer(), program, program.init_state(jax.random.key(1)).params, 0
+    )
 
 
 def config_of(architecture="decoder", **settings):

@@ -120,14 +120,14 @@ def test_importance_is_the_mean_over_rows_of_every_earlier_task(chain, tmp_path)
     run_experiment(config, tmp_path / "chain")
     last = restore(tmp_path / "chain/2")
     config, data = last.config, last.corpus
-    state = last.program.init(jax.random.key(0))
+    state = last.program.init_state(jax.random.key(0))
     with jax.set_mesh(last.program.mesh):
         found = with_importance(state, last.program, config, data).importance
     params = restore(tmp_path / "chain/1").params
     rows, expected = data.rows("train"), None
     for number in data.trained(0):
         row = {name: np.asarray(x)[None] for name, x in rows[int(number)].items()}
-        slope = jax.grad(lambda p, row=row: jnp.sum(last.program.likelihood(p, row)))(params)
+        slope = jax.grad(lambda p, row=row: jnp.sum(last.program.token_nll(p, row)))(params)
         square = jax.tree.map(lambda g: np.square(g) / len(data.trained(0)), slope)
         expected = square if expected is None else jax.tree.map(np.add, expected, square)
     jax.tree.map(

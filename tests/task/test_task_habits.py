@@ -55,8 +55,8 @@ def test_a_step_with_habits_has_a_finite_loss_and_tells_of_them(task_config, hab
     rows = {
         name: np.ones(x.shape, x.dtype) for name, x in program.objective.abstract_rows(2).items()
     }
-    state = program.init(jax.random.key(0))
-    _, metrics = program.step(state, rows, jax.random.key(1))
+    state = program.init_state(jax.random.key(0))
+    _, metrics = program.train_step(state, rows, jax.random.key(1))
     always = {"train/loss", "train/gradient_norm", "train/learning_rate", "tokens", "finite"}
     assert metrics.keys() == always | told
     assert np.isfinite(metrics["train/loss"]) and metrics["finite"]
@@ -90,10 +90,12 @@ def test_penalties_follow_the_gap_of_every_evaluation(task_config, tmp_path):
         "evaluation.every": 4,
     }
     train(override(task_config, knobs), tmp_path / "run")
-    records = [r for r in read_metrics(tmp_path / "run/metrics.jsonl") if "eval/gap" in r]
+    records = [
+        r for r in read_metrics(tmp_path / "run/metrics.jsonl") if "eval/generalization_gap" in r
+    ]
     strength = 1.0
     for record in records:
-        strength = adapted(strength, record["eval/gap"], 2.0, 0.0)
-        assert record["train/strength"] == pytest.approx(strength, rel=1e-5)
+        strength = adapted(strength, record["eval/generalization_gap"], 2.0, 0.0)
+        assert record["train/penalty_scale"] == pytest.approx(strength, rel=1e-5)
     assert [record["step"] for record in records] == [4, 8, 12]
     assert float(restore(tmp_path / "run").step) == 12

@@ -56,7 +56,7 @@ def opened(task_config, labelled):
         corpus = prepare_corpus(config)
         program = corpus_program(config, corpus)
         with jax.set_mesh(program.mesh):
-            params = program.init(jax.random.key(3)).whole
+            params = program.init_state(jax.random.key(3)).all_params
         return Restored(config, corpus.tokenizer, program, params, 12)
 
     return opens

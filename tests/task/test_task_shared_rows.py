@@ -153,10 +153,10 @@ def test_shared_rows_change_no_prediction_no_metric_and_no_loss_of_training(
         train = data.rows("train")
         rows.append(len(train))
         with jax.set_mesh(program.mesh):
-            params = program.init(jax.random.key(0)).whole
+            params = program.init_state(jax.random.key(0)).all_params
             said.append(predictions(program, params, data, config))
             scores.append(metrics(data, said[-1]))
-            losses.append(program.cost(params, stacked([train[i] for i in range(len(train))])))
+            losses.append(program.eval_loss(params, stacked([train[i] for i in range(len(train))])))
     assert rows[1] < rows[0] / 2
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)

@@ -17,7 +17,7 @@ from lm.data import eval_batches
 from lm.devices import sharding
 from lm.evaluation.task_evaluation import Chosen
 from lm.training.float32_state import in_float32
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 ROWS = 1024  # of a task's training rows, the same ones for every run
@@ -48,7 +48,7 @@ def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def with_importance(state: State, program: Program, config: Config, corpus: Any) -> State:
+def with_importance(state: TrainState, program: Program, config: Config, corpus: Any) -> TrainState:
     """The state of a run in a chain with the weights F of its penalty, where it has one.
 
     F = sum_i F_i over the tasks before, each measured at the end of its own run. Their one penalty
@@ -58,25 +58,25 @@ def with_importance(state: State, program: Program, config: Config, corpus: Any)
     Raises:
       UserError: the run of an earlier task is gone.
     """
-    if program.abstract.importance is None:
+    if program.abstract_state.importance is None:
         return state
-    shardings = jax.tree.map(lambda x: x.sharding, program.abstract.importance)
+    shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.importance)
     together = sharding.batch_parts(program.mesh)
 
     def nats(params: Any, rows: Any) -> jax.Array:
         weights = program.objective(rows, jax.random.key(0)).weights
-        return jnp.sum(program.likelihood(params, rows) * weights)
+        return jnp.sum(program.token_nll(params, rows) * weights)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings)
     def add(total: Any, params: Any, rows: Any, size: jax.Array) -> Any:
         found = squares(nats, params, rows, together)
         return jax.tree.map(lambda t, f: t + f / size, total, found)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), program.abstract.importance)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), program.abstract_state.importance)
     total, chain = jax.device_put(zeros, shardings), epath.Path(config.init_from).parent
     for number in range(config.continual.stage - 1):
         donor = open_donor(str(chain / str(number + 1)))
-        params = restored_state(program, donor, config).evaluated
+        params = restored_state(program, donor, config).eval_params
         donor.close()
         rows = Chosen(corpus.rows("train"), corpus.trained(number).tolist())
         batches = eval_batches(

@@ -29,7 +29,7 @@ def flops_per_token(program: Program) -> float:
     device skips, so that figures compare. Elementwise work is left out.
     """
     rows = program.objective.abstract_rows(1)
-    traced = jax.make_jaxpr(program.likelihood)(program.params, rows)
+    traced = jax.make_jaxpr(program.token_nll)(program.abstract_params, rows)
     # A row of a choice holds several texts.
     return 3.0 * _products(traced.jaxpr) / rows["segments"].size
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from lm.errors import UserError
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 _GIB = 2**30
@@ -23,12 +23,12 @@ def check_memory(program: Program, trains: bool = True) -> None:
     That is the state and the gradients, in float32 at least, of what is trained; or the parameters
     alone, where nothing is trained. Activations come on top.
     """
-    state = program.abstract
-    least = _bytes(state) + _bytes(state.params, 4) if trains else _bytes(state.whole)
+    state = program.abstract_state
+    least = _bytes(state) + _bytes(state.params, 4) if trains else _bytes(state.all_params)
     most = device_memory(list(program.mesh.devices.flat))
     if most is None or least <= most:
         return
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.whole))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.all_params))
     what = "parameters, gradients and optimizer state take" if trains else "parameters take"
     part = ", train a part of them by config.finetuning.method = 'lora'" if trains else ""
     raise UserError(
@@ -65,12 +65,12 @@ def _bytes(tree: Any, each: int = 0) -> int:
     )
 
 
-def step_memory(program: Program, state: State, rows: Any, key: jax.Array) -> int | None:
+def step_memory(program: Program, state: TrainState, rows: Any, key: jax.Array) -> int | None:
     """Bytes of the compiled step on one device: its arguments and its temporaries.
 
     The arguments are parameters, optimizer state and rows, which the new state overwrites; the
     temporaries are gradients and activations. A step that has run with these arguments is not
     compiled again. None where the backend does not say.
     """
-    found = program.step.lower(state, rows, key).compile().memory_analysis()
+    found = program.train_step.lower(state, rows, key).compile().memory_analysis()
     return None if found is None else found.argument_size_in_bytes + found.temp_size_in_bytes

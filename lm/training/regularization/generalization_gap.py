@@ -13,7 +13,7 @@ from lm.data import Corpus, eval_batches
 from lm.devices import sharding
 from lm.tasks.prepare import TaskData
 from lm.training.regularization.adapt import adapted
-from lm.training.train_state import State
+from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 
@@ -33,25 +33,25 @@ def loss_gap(program: Program, params: object, corpus: Corpus | TaskData, config
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        sums = [program.cost(params, sharding.global_batch(program.mesh, b)) for b in batches]
+        sums = [program.eval_loss(params, sharding.global_batch(program.mesh, b)) for b in batches]
         return float(sum(nats for nats, _ in sums) / sum(weights for _, weights in sums))
 
     return mean("validation") - mean("train")
 
 
 def follow_gap(
-    state: State, program: Program, corpus: Corpus | TaskData, config: Config
-) -> tuple[State, dict[str, float]]:
+    state: TrainState, program: Program, corpus: Corpus | TaskData, config: Config
+) -> tuple[TrainState, dict[str, float]]:
     """The state with its penalties as strong as the gap asks for, and both for the log; where they
     do not adapt, the state as it is, and nothing. A gap that is not finite moves nothing.
     """
     settings = config.regularization
-    if state.strength is None:
+    if state.penalty_scale is None:
         return state, {}
-    gap = loss_gap(program, state.evaluated, corpus, config)
-    strength = float(state.strength)
+    gap = loss_gap(program, state.eval_params, corpus, config)
+    strength = float(state.penalty_scale)
     if math.isfinite(gap):
         strength = adapted(strength, gap, settings.penalty_adaptation, settings.target_gap)
-    moved = jax.device_put(jnp.asarray(strength, jnp.float32), state.strength.sharding)
-    found = {"eval/gap": gap, "train/strength": strength}
-    return dataclasses.replace(state, strength=moved), found
+    moved = jax.device_put(jnp.asarray(strength, jnp.float32), state.penalty_scale.sharding)
+    found = {"eval/generalization_gap": gap, "train/penalty_scale": strength}
+    return dataclasses.replace(state, penalty_scale=moved), found
