@@ -79,7 +79,7 @@ def names(tree):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_its_own_parameters_and_keeps_the_base(tiny, method, scan):
     config = override(tiny, {"model.scan": scan, **NEEDS.get(method, {})})
-    base = build_program(config, 256).params
+    base = build_program(config, 256).abstract_params
     program = build_program(override(config, {"finetuning.method": method}), 256)
     state, whole = program.abstract_state, program.abstract_params
     wanted = {
