@@ -104,11 +104,11 @@ def evaluate() -> int:
     """Evaluates a checkpoint on its held-out rows, on other labelled examples (--data) or texts
     (--text, --data), or asks it config.prompt.
     """
-    from lm.evaluation.predict import check_new
+    from lm.evaluation.predict import check_new_folder
     from lm.experiment.eval_command import evaluate_on
     from lm.training.announce import announced
 
-    check_new(folder := _folder(_OUTPUT.value))
+    check_new_folder(folder := _folder(_OUTPUT.value))
     run = _restored()
     texts, stride = _TEXT.value, _STRIDE.value
     with announced("compiling and evaluating"):
@@ -121,12 +121,12 @@ def evaluate() -> int:
 
 def predict() -> int:
     """Says what a task's run makes of every example of --data, whether it has a label or not."""
-    from lm.evaluation.predict import check_new, predict_files
+    from lm.evaluation.predict import check_new_folder, predict_files
 
     folder = _folder(_OUTPUT.value)
     if not _DATA.value or folder is None:
         raise UserError("predict needs --data=FILE and --output=DIR, a new folder for predictions")
-    check_new(folder)
+    check_new_folder(folder)
     tokens = _MAX_NEW_TOKENS.value if _MAX_NEW_TOKENS.present else None
     print("\n".join(predict_files(_restored(), _DATA.value, folder, tokens)))
     return 0

@@ -13,7 +13,7 @@ from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.evaluation.embed import check_output, embed, embed_files, read_texts, write
+from lm.evaluation.embed import check_output, embed, embed_files, read_texts, write_embeddings
 from lm.generation import prompt_batch
 from lm.training.program import shared_program
 
@@ -57,7 +57,7 @@ def test_every_pooling_is_of_the_texts_own_states_and_padding_has_no_part(encode
     for pooling, pool in POOLED.items():
         some = TEXTS if pooling == "mean" else TEXTS[:3]  # of one length, to compile less
         found = embed(encoder, some, pooling, normalize=False)
-        assert found.vectors.dtype == np.float32 and found.cut == 0
+        assert found.vectors.dtype == np.float32 and found.truncated == 0
         expected = np.stack([pool(each) for each in wanted[: len(some)]])
         np.testing.assert_allclose(found.vectors, expected, rtol=0, atol=2e-5)
     unit = embed(encoder, TEXTS, "mean", normalize=True).vectors
@@ -80,7 +80,7 @@ def test_what_a_decoder_learned_stands_around_its_texts(encoder):
 
 def test_a_text_that_is_too_long_loses_its_last_tokens_and_is_counted(encoder):
     found = embed(encoder, ["y" * 99, "a"], "mean", normalize=False)
-    assert found.cut == 1
+    assert found.truncated == 1
     np.testing.assert_allclose(found.vectors[0], states(encoder, "y" * 30).mean(0), atol=2e-5)
 
 
@@ -113,7 +113,9 @@ def test_texts_come_from_lines_and_columns_and_vectors_go_to_either_kind_of_file
     said = embed_files(encoder, epath.Path(tmp_path / "new" / "v.npy"), **options)
     assert said.endswith("vectors [3, 32]")
     vectors = np.load(tmp_path / "new" / "v.npy")
-    write(embed(encoder, texts, "mean", normalize=False), epath.Path(tmp_path / "v.jsonl"))
+    write_embeddings(
+        embed(encoder, texts, "mean", normalize=False), epath.Path(tmp_path / "v.jsonl")
+    )
     lines = [json.loads(line) for line in (tmp_path / "v.jsonl").open()]
     assert [line["text"] for line in lines] == texts
     np.testing.assert_array_equal(np.float32([line["embedding"] for line in lines]), vectors)

@@ -15,7 +15,7 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.data.special_tokens import SpecialTokens, encoder_decoder_tokens
 from lm.errors import UserError
-from lm.evaluation.prompting.query_encoder import reader
+from lm.evaluation.prompting.query_encoder import query_encoder
 from lm.evaluation.prompting.template import Query
 from lm.finetuning import max_text_len
 from lm.finetuning.adapted import max_text_len_of
@@ -186,7 +186,7 @@ def test_learned_words_leave_fewer_positions_for_a_text():
     with pytest.raises(UserError, match=r"need 37 positions, but .* = 40, 4 of them for virtual"):
         list(generate(model, None, [np.array([1])], max_new_tokens=36))
     assert (
-        reader(config, ByteTokenizer(), encoder_decoder_tokens(None, 255), (255,))(
+        query_encoder(config, ByteTokenizer(), encoder_decoder_tokens(None, 255), (255,))(
             [Query("x" * 50, "y")]
         )[0]
         .rows[0]

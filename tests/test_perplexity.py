@@ -12,7 +12,14 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation import perplexity
-from lm.evaluation.perplexity import documents, lines, measure, total, windows, write
+from lm.evaluation.perplexity import (
+    document_likelihoods,
+    format_table,
+    read_documents,
+    total,
+    windows,
+    write_likelihoods,
+)
 from lm.generation import prompt_batch
 from lm.training.program import shared_program
 
@@ -78,7 +85,7 @@ def test_windows_are_those_of_the_evaluation_harness(stride):
 def test_a_short_texts_figures_are_the_mean_over_its_tokens_and_its_bytes(run):
     text = TEXT[:12]
     nats = each_nats(run, [[255, *text.encode()]]).sum()
-    (found,) = measure(run, [("a", text)])
+    (found,) = document_likelihoods(run, [("a", text)])
     assert (found.tokens, found.bytes) == (12, 12)
     metrics = found.metrics
     assert metrics["nats_per_token"] == pytest.approx(nats / 12, rel=1e-5)
@@ -89,16 +96,16 @@ def test_a_short_texts_figures_are_the_mean_over_its_tokens_and_its_bytes(run):
 def test_a_text_that_nothing_opens_predicts_all_but_its_first_token(run):
     unopened = Unopened(run.config, run.tokenizer, run.program, run.params, 0)
     text = TEXT[:12]
-    (found,) = measure(unopened, [("a", text)])
+    (found,) = document_likelihoods(unopened, [("a", text)])
     assert (found.tokens, found.bytes) == (11, 11)
     assert found.nats == pytest.approx(each_nats(run, [list(text.encode())]).sum(), rel=1e-5)
 
 
 def test_a_long_texts_windows_move_by_the_stride(run):
     ids = [255, *TEXT.encode()]
-    (beside,) = measure(run, [("a", TEXT)])
+    (beside,) = document_likelihoods(run, [("a", TEXT)])
     assert (beside.tokens, beside.bytes) == (len(TEXT.encode()), len(TEXT.encode()))
-    (each,) = measure(run, [("a", TEXT)], stride=1)
+    (each,) = document_likelihoods(run, [("a", TEXT)], stride=1)
     rows = each_nats(run, [ids[n - 16 : n + 1] for n in range(16, len(ids))])
     wanted = rows[0].sum() + rows[1:, -1].sum()
     assert each.nats == pytest.approx(wanted, rel=1e-5)
@@ -110,17 +117,18 @@ def test_documents_are_told_apart_and_sum_up(run, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text(TEXT)
     (tmp_path / "b.txt").write_text("x = 1\n" * 9)
     (tmp_path / "c.txt").write_text(TEXT[:9])
-    found = measure(run, documents(["", TEXT], [f"{tmp_path}/*.txt"]))
+    found = document_likelihoods(run, read_documents(["", TEXT], [f"{tmp_path}/*.txt"]))
     alone = [
-        measure(run, [(each.name, (tmp_path / each.name).read_text())])[0] for each in found[2:]
+        document_likelihoods(run, [(each.name, (tmp_path / each.name).read_text())])[0]
+        for each in found[2:]
     ]
     assert [each.nats for each in found[2:]] == pytest.approx([each.nats for each in alone])
     assert [each.name for each in found[:2]] == ["--text 1", "--text 2"]
     assert found[1].nats == pytest.approx(found[2].nats)
     assert total(found).nats == pytest.approx(sum(each.nats for each in found))
     assert total(found).tokens == sum(each.tokens for each in found)
-    assert "nan" in lines(found)[1] and "b.txt" in lines(found)[4]
-    write(found, tmp_path / "out")
+    assert "nan" in format_table(found)[1] and "b.txt" in format_table(found)[4]
+    write_likelihoods(found, tmp_path / "out")
     objects = [json.loads(x) for x in (tmp_path / "out" / "documents.jsonl").open()]
     assert objects[0] == {"document": "--text 1", "tokens": 0, "bytes": 0}
     kept = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -129,14 +137,14 @@ def test_documents_are_told_apart_and_sum_up(run, tmp_path, monkeypatch):
 
 def test_what_has_no_perplexity_is_named(run, base_config):
     with pytest.raises(UserError, match="no token to predict; give a longer text"):
-        measure(run, [("a", "")])
+        document_likelihoods(run, [("a", "")])
     with pytest.raises(UserError, match=r"--stride=17 must be from 1 to the model's 16 positions"):
-        measure(run, [("a", TEXT)], stride=17)
+        document_likelihoods(run, [("a", TEXT)], stride=17)
     for settings, message in (
-        ({"task.name": "classification", "output.tied": False}, "chooses among labels"),
-        ({"model.architecture": "encoder", "objective": "masked"}, "encoder is none"),
+        ({"task.name": "classification", "output.tied": False}, "predicts labels"),
+        ({"model.architecture": "encoder", "objective": "masked"}, "perplexity needs a decoder"),
     ):
         config = override(base_config, settings)
         other = Opened(config, run.tokenizer, run.program, run.params, 0)
         with pytest.raises(UserError, match=message):
-            measure(other, [("a", TEXT)])
+            document_likelihoods(other, [("a", TEXT)])

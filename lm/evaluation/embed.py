@@ -1,4 +1,4 @@
-"""Embeddings of texts: the hidden states of a model's last layer, pooled to one vector a text."""
+"""Embeds texts: hidden states of the last layer, pooled to one vector for each text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,25 +21,25 @@ from lm.model.transformer import Batch
 from lm.tasks.load_examples import source_of
 from lm.tasks.records import format_of, records
 
-_LEAST = 16  # positions of the shortest rows
+_MIN_LENGTH = 16  # positions of the shortest rows
 ENDINGS = (".npy", ".jsonl")
 
 
-class Embedded(NamedTuple):
+class Embeddings(NamedTuple):
     """Vectors of texts.
 
     Attributes:
       texts: N of them.
       vectors: float32 [N, D].
-      cut: how many texts were too long for the model, and lost their last tokens.
+      truncated: how many texts lost their last tokens, as they were longer than the model.
     """
 
     texts: list[str]
     vectors: np.ndarray
-    cut: int
+    truncated: int
 
 
-def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) -> Embedded:
+def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) -> Embeddings:
     """A vector of each text.
 
     A text stands between the tokens of `Restored.around`, for a checkpoint those that its tokenizer
@@ -48,7 +48,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     Hidden states are those behind the last layer and its norm, in float32.
 
     Args:
-      run: a model; its head is not looked at.
+      run: a model; its head is not used.
       texts: N of them.
       pooling: a name of `POOLINGS`.
       normalize: divides each vector by its Euclidean length, so that products are cosines.
@@ -62,11 +62,11 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
         raise UserError(f"--pooling={pooling} is none of {', '.join(POOLINGS)}")
     if pooling == "pooler" and not run.config.model.pooler:
         raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
-    room = max_text_len_of(run.program.model)
-    rows, cut = _rows(run, texts, room)
+    limit = max_text_len_of(run.program.model)
+    rows, truncated = _rows(run, texts, limit)
     vectors = np.zeros((len(texts), run.config.model.d_model), np.float32)
     pooled = jax.jit(_pooled, static_argnums=(0, 3), out_shardings=sharding.whole(run.program.mesh))
-    for length, numbers in _by_length(rows, room).items():
+    for length, numbers in _by_length(rows, limit).items():
         table = [_padded(rows[i], length) | {"number": np.array(i + 1)} for i in numbers]
         batches = eval_batches(
             table,
@@ -82,7 +82,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
                 vectors[number[number > 0] - 1] = np.asarray(found)[number > 0]
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return Embedded(list(texts), vectors, cut)
+    return Embeddings(list(texts), vectors, truncated)
 
 
 def read_texts(config: Config, names: Sequence[str]) -> Iterator[str]:
@@ -108,10 +108,10 @@ def embed_files(
     normalize: bool,
 ) -> str:
     """Writes the vectors of texts, and of those of files, to a new file; says what was written."""
-    embedded = embed(run, [*texts, *read_texts(run.config, names)], pooling, normalize)
-    write(embedded, file)
-    cut = f"; {embedded.cut} were longer than the model reads, and cut" if embedded.cut else ""
-    return f"written: {file}, vectors {list(embedded.vectors.shape)}{cut}"
+    embeddings = embed(run, [*texts, *read_texts(run.config, names)], pooling, normalize)
+    write_embeddings(embeddings, file)
+    truncated = f"; {embeddings.truncated} were truncated" if embeddings.truncated else ""
+    return f"written: {file}, vectors {list(embeddings.vectors.shape)}{truncated}"
 
 
 def check_output(file: epath.Path | None) -> epath.Path:
@@ -123,15 +123,15 @@ def check_output(file: epath.Path | None) -> epath.Path:
     return file
 
 
-def write(embedded: Embedded, file: epath.Path) -> None:
+def write_embeddings(embeddings: Embeddings, file: epath.Path) -> None:
     """Writes [N, D] as .npy, or as .jsonl an object for each text: "text" and "embedding"."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix.lower() == ".npy":
         with file.open("wb") as out:
-            np.save(out, embedded.vectors)
+            np.save(out, embeddings.vectors)
         return
     with file.open("w") as out:
-        for text, vector in zip(embedded.texts, embedded.vectors, strict=True):
+        for text, vector in zip(embeddings.texts, embeddings.vectors, strict=True):
             line = {"text": text, "embedding": [float(x) for x in vector]}
             out.write(to_json(line, ensure_ascii=False) + "\n")
 
@@ -146,25 +146,25 @@ def _column(record: Any, name: str) -> str:
     return value
 
 
-def _rows(run: Restored, texts: Sequence[str], room: int) -> tuple[list[np.ndarray], int]:
-    """The tokens of each text, at most `room`, and how many texts were cut."""
+def _rows(run: Restored, texts: Sequence[str], limit: int) -> tuple[list[np.ndarray], int]:
+    """The tokens of each text, at most `limit`, and how many texts were truncated."""
     encoded = [each.ids for each in run.tokenizer.encode_batch(list(texts))]
     if run.config.model.architecture == "encoder_decoder":
         around = len(run.frame.before) + len(run.frame.after)
-        rows = [run.frame.encoder_input(ids, room) for ids in encoded]
+        rows = [run.frame.encoder_input(ids, limit) for ids in encoded]
     else:
         before, after = run.around[:2]
         around = len(before) + len(after)
-        kept = [ids[: max(room - around, 0)] for ids in encoded]
+        kept = [ids[: max(limit - around, 0)] for ids in encoded]
         rows = [np.concatenate([before, ids, after]).astype(np.int32) for ids in kept]
-    return rows, sum(len(ids) > room - around for ids in encoded)
+    return rows, sum(len(ids) > limit - around for ids in encoded)
 
 
-def _by_length(rows: Sequence[np.ndarray], room: int) -> Mapping[int, list[int]]:
-    """The numbers of rows by the power of two to which they are padded, or `room` below it."""
+def _by_length(rows: Sequence[np.ndarray], limit: int) -> Mapping[int, list[int]]:
+    """The numbers of rows by the power of two to which they are padded, or `limit` below it."""
     groups: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        length = min(max(_LEAST, 1 << max(len(row) - 1, 0).bit_length()), room)
+        length = min(max(_MIN_LENGTH, 1 << max(len(row) - 1, 0).bit_length()), limit)
         groups.setdefault(length, []).append(number)
     return groups
 
@@ -174,22 +174,24 @@ def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
     return {name: np.pad(x, (0, length - len(x))) for name, x in (("inputs", row), ("real", real))}
 
 
-def _pooled(same: StaticModel, params: Any, rows: Any, pooling: str) -> tuple[jax.Array, jax.Array]:
+def _pooled(
+    static: StaticModel, params: Any, rows: Any, pooling: str
+) -> tuple[jax.Array, jax.Array]:
     """Vectors [B, D] in float32, and the numbers of their texts."""
     inputs, real = rows["inputs"], rows["real"]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
     batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places)
     if pooling == "pooler":
-        vectors: Any = same.model.apply({"params": params}, batch, method="pooled")
-    elif same.model.architecture == "encoder_decoder":
-        vectors = POOLINGS[pooling](_encoder_states(same, params, batch), real)
+        vectors: Any = static.model.apply({"params": params}, batch, method="pooled")
+    elif static.model.architecture == "encoder_decoder":
+        vectors = POOLINGS[pooling](_encoder_states(static, params, batch), real)
     else:
-        states: Any = same.model.apply({"params": params}, batch)
+        states: Any = static.model.apply({"params": params}, batch)
         vectors = POOLINGS[pooling](states, real)
     return vectors.astype(jnp.float32), rows["number"]
 
 
-def _encoder_states(same: StaticModel, params: Any, batch: Batch) -> jax.Array:
+def _encoder_states(static: StaticModel, params: Any, batch: Batch) -> jax.Array:
     """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
     first = batch.inputs[:, :1]
     asked: Any = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
@@ -198,7 +200,7 @@ def _encoder_states(same: StaticModel, params: Any, batch: Batch) -> jax.Array:
         encoder_segments=batch.segments,
         encoder_positions=batch.positions,
     )
-    outputs: Any = same.model.apply(
+    outputs: Any = static.model.apply(
         {"params": params},
         asked,
         capture_intermediates=lambda module, _: module.name == "encoder",

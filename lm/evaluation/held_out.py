@@ -1,4 +1,4 @@
-"""How good is a model on held-out text? One pass over fixed rows of a split."""
+"""Evaluates a model on its held-out data: the likelihood of text, or the metrics of a task."""
 
 import collections
 import math
@@ -18,7 +18,7 @@ from lm.training.train_step import Program
 
 
 class Evaluation(NamedTuple):
-    """Metrics by name; of a task, also what the model says of every example."""
+    """Metrics by name; for a task, also the predictions of every example."""
 
     metrics: dict[str, float]
     predictions: Predictions = ()
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     program: Program, params: Any, corpus: Corpus | TaskData, config: Config
 ) -> Evaluation:
-    """Likelihood of the held-out rows, or a task's metrics on its held-out examples."""
+    """The likelihood of the held-out rows, or a task's metrics on its held-out examples."""
     if isinstance(corpus, TaskData):
         found = predictions(program, params, corpus, config)
         return Evaluation(metrics(corpus, found), found)
@@ -35,24 +35,23 @@ def evaluate(
 
 
 def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
-    """Likelihood of the held-out rows of text.
+    """The likelihood of the held-out rows of text.
 
-    Heads that give words no probability at all report the smoothed likelihood, whose nats per token
-    are the log of the epsilon-perplexity, and two measures that need no full support.
+    Heads that give tokens a probability of exactly zero report the smoothed likelihood, whose nats
+    per token are the log of the epsilon-perplexity, and two metrics that need no full support.
 
     Returns:
       "eval/nats_per_token", of the tokens that the objective predicts; "eval/tokens", their number;
-      "eval/unigram_nats", the entropy of their frequencies, below which no model comes that does
-      not look at the text. Where they are the whole text, "eval/bits_per_byte", nats / ln 2 over
-      the UTF-8 bytes that they stand for, so that tokenizers can be compared, and "eval/bytes".
-      Where the objective counts hits, "eval/accuracy", the share of tokens that were the likeliest.
-      Where the head has no full support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and
-      "eval/jensen_shannon", means per token; of a synthetic language "eval/excess_nats", the
-      nats per token above those of the true distribution on the same tokens (see
-      `true_nats_per_token`).
+      "eval/unigram_nats", the entropy of their frequencies, the best loss of a model that ignores
+      its input. Where they are the whole text, "eval/bits_per_byte", nats / ln 2 / UTF-8 bytes,
+      which does not depend on the tokenizer, and "eval/bytes". Where the objective counts hits,
+      "eval/accuracy", the share of tokens that were the likeliest. Where the head has no full
+      support, also "eval/epsilon_perplexity", "eval/sparsemax_score" and "eval/jensen_shannon",
+      means per token; for a synthetic language "eval/excess_nats", the nats per token above those
+      of the true distribution on the same tokens (see `true_nats_per_token`).
 
     Raises:
-      UserError: no token of these rows is predicted.
+      UserError: the objective predicts no token of these rows.
     """
     batches = eval_batches(
         corpus.rows("validation"),
@@ -69,7 +68,7 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
     tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
     if not tokens:
         raise UserError(
-            f"objective {config.objective} asks for no token of the held-out rows; hold out more "
+            f"objective {config.objective} predicts no token of the held-out rows; hold out more "
             "(config.data.validation_fraction, config.evaluation.num_examples), or raise "
             "config.corruption.mask_rate"
         )
@@ -93,8 +92,8 @@ def true_nats_per_token(corpus: Corpus, config: Config) -> float:
     """The loss of the true distribution of a synthetic language on the rows of an evaluation.
 
     Its mean over all text is the entropy. A model's loss minus this, on the same tokens, is an
-    unbiased estimate of the divergence KL(truth || model), with a far smaller error than the loss
-    minus the entropy: what makes these tokens likely or not cancels.
+    unbiased estimate of the divergence KL(truth || model), with a far smaller variance than the
+    loss minus the entropy.
     """
     assert corpus.language is not None
     nats = tokens = 0.0

@@ -1,5 +1,5 @@
-"""Perplexity of given texts: how likely a decoder finds every token of them, in nats per token,
-bits per byte and perplexity, for each document and for all together.
+"""Perplexity of given texts under a decoder: nats per token, bits per byte and perplexity of each
+document and of all together.
 """
 
 import math
@@ -13,8 +13,8 @@ from lm.checkpoints.restore import Restored
 from lm.data import sources
 from lm.data.files import to_json, write_json
 from lm.errors import UserError
-from lm.evaluation.scored_row import Row
-from lm.evaluation.scoring import likelihoods
+from lm.evaluation.scored_row import ScoredRow
+from lm.evaluation.scoring import score_rows
 from lm.finetuning.adapted import max_text_len_of
 from lm.tasks import predicts_words
 from lm.tasks.load_examples import source_of
@@ -23,14 +23,14 @@ _TOGETHER = 1 << 20  # tokens of windows that are held at once
 _SHOWN = 20  # documents that are printed
 
 
-class Measured(NamedTuple):
+class DocumentLikelihood(NamedTuple):
     """The likelihood of a document.
 
     Attributes:
       name: a file's path, or which of the given texts it is.
       nats: -log p of its predicted tokens.
-      tokens: how many were predicted: all, but the first where nothing opens a text.
-      bytes: of UTF-8 that they stand for.
+      tokens: how many were predicted: all, except the first where nothing opens a text.
+      bytes: the number of UTF-8 bytes that they encode.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By name; {} but for the counts where no token was predicted.
+        """Metrics by name; only the counts where no token was predicted.
 
         "nats_per_token" is nats / tokens, "perplexity" its exponential, and "bits_per_byte" is
         nats / ln 2 / bytes, which does not depend on the tokenizer.
@@ -55,25 +55,25 @@ class Measured(NamedTuple):
         return means | counts
 
 
-def measure(
+def document_likelihoods(
     run: Restored, documents: Iterable[tuple[str, str]], stride: int | None = None
-) -> list[Measured]:
+) -> list[DocumentLikelihood]:
     """The likelihood of each of some named texts.
 
-    A text is opened as its tokenizer has it, and its end is not predicted. Where it is longer than
-    the model's L positions, windows of L tokens move over it by `stride`, and each predicts the
-    tokens that the one before did not: every token is predicted once, and, but for the first L, has
-    at least L - stride tokens before it.
+    A text starts with the tokens by which its tokenizer opens one, and its end is not predicted.
+    Where it is longer than the model's L positions, windows of L tokens move over it by `stride`,
+    and each predicts the tokens that the one before did not: every token is predicted once, and,
+    except for the first L, has at least L - stride tokens of context.
 
     Args:
-      run: a decoder whose head predicts words.
+      run: a decoder language model.
       documents: names and texts.
-      stride: from 1 to L; None: L, so that windows lie side by side. Small ones cost L / stride
-        times as much, and are nearer to the model's best.
+      stride: from 1 to L; None: L, without overlap. Small ones cost L / stride times as much, and
+        give each token more context.
 
     Raises:
-      UserError: the model predicts no next words, `stride` is out of range, or no text has a token
-        to predict.
+      UserError: the model does not predict next tokens, `stride` is out of range, or no text has a
+        token to predict.
     """
     _check_model(run)
     length = max_text_len_of(run.program.model)
@@ -82,54 +82,56 @@ def measure(
         raise UserError(f"--stride={stride} must be from 1 to the model's {length} positions")
     opens = run.opens
     names, counts, nats = [], [], []
-    waiting: list[tuple[int, Row]] = []
+    pending: list[tuple[int, ScoredRow]] = []
 
     def score() -> None:
-        rows = [row for _, row in waiting]
-        totals, _ = likelihoods(run.program, run.params, rows, run.config.batch_size)
-        for (number, _), total in zip(waiting, totals, strict=True):
+        rows = [row for _, row in pending]
+        totals, _ = score_rows(run.program, run.params, rows, run.config.batch_size)
+        for (number, _), total in zip(pending, totals, strict=True):
             nats[number] -= float(total)
-        waiting.clear()
+        pending.clear()
 
     held = 0
     for name, text in documents:
         encoded = run.tokenizer.encode_batch([text])[0]
-        ids, begun = encoded.ids, int(not len(opens))
-        size = len(text.encode()) - int(encoded.byte_lengths[: min(begun, len(ids))].sum())
-        counts.append((max(len(ids) - begun, 0), size))
+        ids, skipped = encoded.ids, int(not len(opens))
+        size = len(text.encode()) - int(encoded.byte_lengths[: min(skipped, len(ids))].sum())
+        counts.append((max(len(ids) - skipped, 0), size))
         names.append(name)
         nats.append(0.0)
         for row in windows(np.concatenate([opens, ids]), len(opens), length, stride):
-            waiting.append((len(names) - 1, row))
+            pending.append((len(names) - 1, row))
             held += len(row.inputs)
             if held >= _TOGETHER:
                 score()
                 held = 0
-    if waiting:
+    if pending:
         score()
-    found = [Measured(name, n, *count) for name, n, count in zip(names, nats, counts, strict=True)]
+    found = [
+        DocumentLikelihood(*each)
+        for each in zip(names, nats, *zip(*counts, strict=True), strict=True)
+    ]
     if not sum(each.tokens for each in found):
-        raise UserError("there is no token to predict; give a longer text")
+        raise UserError("the texts have no token to predict; give a longer text")
     return found
 
 
-def windows(tokens: np.ndarray, given: int, length: int, stride: int) -> Iterator[Row]:
-    """Windows of at most `length` inputs over a text, which predict each of its tokens once.
-
-    The first `given` tokens are not predicted, nor is the first of all.
+def windows(tokens: np.ndarray, given: int, length: int, stride: int) -> Iterator[ScoredRow]:
+    """Windows of at most `length` inputs over a text, which predict each of its tokens once, except
+    the first `given` and the very first.
     """
     tokens = np.asarray(tokens, np.int32)
     begin = max(given, 1)
     end = min(max(length + 1, begin), len(tokens))
     while begin < len(tokens):
-        seen = max(end - 1 - length, 0)
-        places = np.arange(begin - 1 - seen, end - 1 - seen)
-        yield Row(tokens[seen : end - 1], places, tokens[begin:end])
+        start = max(end - 1 - length, 0)
+        positions = np.arange(begin - 1 - start, end - 1 - start)
+        yield ScoredRow(tokens[start : end - 1], positions, tokens[begin:end])
         begin, end = end, min(end + stride, len(tokens))
 
 
-def documents(texts: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and texts: those given themselves, then those of files and other sources."""
+def read_documents(texts: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and texts: `texts`, then those of the files and other sources in `names`."""
     for number, text in enumerate(texts, start=1):
         yield f"--text {number}", text
     for name in names:
@@ -137,46 +139,46 @@ def documents(texts: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str,
             yield document.name, document.text
 
 
-def total(measured: Sequence[Measured]) -> Measured:
-    """All documents together."""
+def total(documents: Sequence[DocumentLikelihood]) -> DocumentLikelihood:
+    """The sum over all documents."""
     nats, tokens, size = (
-        sum(getattr(each, name) for each in measured) for name in ("nats", "tokens", "bytes")
+        sum(getattr(each, name) for each in documents) for name in ("nats", "tokens", "bytes")
     )
-    return Measured("all", nats, tokens, size)
+    return DocumentLikelihood("all", nats, tokens, size)
 
 
-def lines(measured: Sequence[Measured]) -> list[str]:
-    """A table of the documents, or of the first of many; [] where there is one."""
-    if len(measured) < 2:
+def format_table(documents: Sequence[DocumentLikelihood]) -> list[str]:
+    """The lines of a table of the documents, or of the first of many; [] for one document."""
+    if len(documents) < 2:
         return []
     names = ("nats_per_token", "bits_per_byte", "perplexity")
     table = ["  " + "".join(f"{name:>16}" for name in (*names, "tokens", "bytes")) + "  document"]
-    for each in measured[:_SHOWN]:
+    for each in documents[:_SHOWN]:
         cells = "".join(f"{each.metrics.get(name, math.nan):16,.6g}" for name in names)
         table.append(f"  {cells}{each.tokens:16,}{each.bytes:16,}  {each.name}")
-    if len(measured) > _SHOWN:
-        table.append(f"  and {len(measured) - _SHOWN} more; --output=DIR keeps all of them")
+    if len(documents) > _SHOWN:
+        table.append(f"  and {len(documents) - _SHOWN} more; --output=DIR keeps all of them")
     return table
 
 
-def write(measured: Sequence[Measured], folder: epath.Path) -> None:
+def write_likelihoods(documents: Sequence[DocumentLikelihood], folder: epath.Path) -> None:
     """Writes documents.jsonl, an object for each document, and metrics.json, of all."""
     folder.mkdir(parents=True, exist_ok=True)
-    objects: list[Any] = [{"document": each.name, **each.metrics} for each in measured]
+    objects: list[Any] = [{"document": each.name, **each.metrics} for each in documents]
     text = "".join(to_json(each, ensure_ascii=False) + "\n" for each in objects)
     (folder / "documents.jsonl").write_text(text)
-    write_json(folder / "metrics.json", total(measured).metrics)
+    write_json(folder / "metrics.json", total(documents).metrics)
 
 
 def _check_model(run: Restored) -> None:
     config = run.config
     if not predicts_words(config):
         raise UserError(
-            f"a run of task {config.task.name} chooses among labels and gives no text a "
+            f"a run of task {config.task.name} predicts labels, so texts have no "
             "likelihood; give --data=FILE of labelled examples, without --text"
         )
     if config.model.architecture != "decoder":
         raise UserError(
-            f"perplexity is of a decoder, which predicts every next token, and "
-            f"{config.model.architecture} is none; ask it config.prompt instead"
+            f"perplexity needs a decoder, not model.architecture = {config.model.architecture}; "
+            "use config.prompt instead"
         )

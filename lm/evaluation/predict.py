@@ -1,5 +1,5 @@
-"""Predictions of a trained model for the examples of files that are not its own: with labels also
-its metrics and their report, so that what was chosen on validation is reported on test.
+"""Predicts the examples of further files with a run of a task; with labels also their metrics and
+report, such as on a test set.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from lm.tasks.load_examples import UNLABELLED, InMemory, encoded_in_parts, read_
 _TOGETHER = 2000  # examples whose rows are held at once
 
 
-class Predicted(NamedTuple):
-    """What a model says of examples.
+class PredictionResult(NamedTuple):
+    """Predictions of examples and their metrics.
 
     Attributes:
       data: the examples.
-      predictions: of each, in their order, a line of predictions.jsonl; of those without a label
-        only what does not depend on one.
-      labelled: the predictions of those with a label.
+      predictions: a line of predictions.jsonl for each, in order; without a label only the fields
+        that need none.
+      labelled: the predictions of examples with a label.
       metrics: of these, "eval/..." by name; {} where there are none.
     """
 
@@ -40,7 +40,7 @@ class Predicted(NamedTuple):
 
     @property
     def left_out(self) -> int:
-        """Examples of which the task makes no row, as their answer begins beyond it."""
+        """The number of examples without a row, as their answer begins beyond its end."""
         return len(self.data.kept) - len(self.predictions)
 
 
@@ -50,31 +50,31 @@ def predict(
     *,
     need_labels: bool = False,
     max_new_tokens: int | None = None,
-) -> Predicted:
-    """What a run says of all examples of some files.
+) -> PredictionResult:
+    """Predicts all examples of some files.
 
     Args:
-      run: of a task.
+      run: a run of a task.
       sources: files, patterns of files, or other sources of labelled examples.
-      need_labels: an example without a label is an error.
+      need_labels: whether an example without a label is an error.
       max_new_tokens: the longest answer of a task that generates answers; None: as in training,
         or 256 where training generated none, or as many as fit.
 
     Raises:
-      UserError: the run is of no task; an example cannot be read, or has a label that the run does
+      UserError: the run has no task; an example cannot be read, or has a label that the run does
         not know.
     """
     config = run.config
     if not config.task.name:
         raise UserError(
-            "examples with labels are of a run of config.task.name, and this one is a language "
-            "model; `run.py generate` continues texts"
+            "this run is a language model without config.task.name, and has no labels to predict; "
+            "`run.py generate` continues texts"
         )
     config = override(config, {"evaluation.num_examples": 0})
     task, labels, layout = run.task_layout
     task = _generating(task, config, need_labels, max_new_tokens)
     examples = read_examples(config, task, labels, layout, sources)
-    settled, _ = task.settle(examples)  # by a run already, but not by a checkpoint of elsewhere
+    settled, _ = task.settle(examples)  # a run has this done, an imported checkpoint has not
     task = dataclasses.replace(task, **settled)
     if need_labels:
         _check_labelled(task, examples)
@@ -84,27 +84,29 @@ def predict(
     labelled: list[Prediction] = []
     with jax.set_mesh(run.program.mesh):
         for part in encoded_in_parts(data, _TOGETHER):
-            said = predictions(run.program, run.params, part, config)
-            for example, each in zip(part.kept, said, strict=True):
+            predicted = predictions(run.program, run.params, part, config)
+            for example, each in zip(part.kept, predicted, strict=True):
                 if UNLABELLED in example:
                     found.append({k: v for k, v in each.items() if k not in task.from_label})
                 else:
                     found.append(each)
                     labelled.append(each)
-    return Predicted(data, found, labelled, metrics(data, labelled) if labelled else {})
+    return PredictionResult(data, found, labelled, metrics(data, labelled) if labelled else {})
 
 
-def measure(run: Restored, sources: Sequence[str], folder: epath.Path | None) -> dict[str, float]:
-    """The metrics of a run on the labelled examples of files; with a folder, written there too."""
-    check_new(folder)
+def evaluate_files(
+    run: Restored, sources: Sequence[str], folder: epath.Path | None
+) -> dict[str, float]:
+    """The metrics of a run on the labelled examples of files; `folder` gets the report."""
+    check_new_folder(folder)
     found = predict(run, sources, need_labels=True)
     if folder is not None:
-        write(found, folder)
+        write_result(found, folder)
     return found.metrics
 
 
-def check_new(folder: epath.Path | None) -> None:
-    """Raises UserError where a folder to write to holds something."""
+def check_new_folder(folder: epath.Path | None) -> None:
+    """Raises UserError where a folder to write to is not empty."""
     if (
         folder is not None
         and folder.exists()
@@ -113,7 +115,7 @@ def check_new(folder: epath.Path | None) -> None:
         raise UserError(f"{folder} is not empty; give a new folder to write to")
 
 
-def write(predicted: Predicted, folder: epath.Path) -> None:
+def write_result(predicted: PredictionResult, folder: epath.Path) -> None:
     """Writes predictions.jsonl; with labels also metrics.json, report.txt and report.png."""
     folder.mkdir(parents=True, exist_ok=True)
     if predicted.labelled:
@@ -126,22 +128,22 @@ def write(predicted: Predicted, folder: epath.Path) -> None:
 def predict_files(
     run: Restored, sources: Sequence[str], folder: epath.Path, max_new_tokens: int | None
 ) -> list[str]:
-    """Predicts the examples of files and writes what `write` has; says so in lines."""
+    """Predicts the examples of files, writes the result, and describes it in lines."""
     predicted = predict(run, sources, max_new_tokens=max_new_tokens)
-    write(predicted, folder)
-    return told(predicted, folder)
+    write_result(predicted, folder)
+    return describe(predicted, folder)
 
 
-def told(predicted: Predicted, folder: epath.Path) -> list[str]:
-    """What was done, in lines."""
+def describe(predicted: PredictionResult, folder: epath.Path) -> list[str]:
+    """The result in lines."""
     number, labelled = len(predicted.predictions), len(predicted.labelled)
     lines = [f"written: {folder}, {number} predictions"]
     if predicted.left_out:
-        lines[0] += f"; {predicted.left_out} examples do not fit into a row, and were left out"
+        lines[0] += f"; {predicted.left_out} examples do not fit into a row and were left out"
     if labelled:
         task = predicted.data.task
         shown = f"{predicted.metrics[f'eval/{task.main}']:.4f} {task.main.replace('_', ' ')}"
-        lines.append(f"eval: {shown} on the {labelled} that have a label")
+        lines.append(f"eval: {shown} on the {labelled} with a label")
     return lines
 
 

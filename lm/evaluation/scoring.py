@@ -1,5 +1,5 @@
-"""How likely does a model find the tokens that rows ask about? Rows of any lengths, in batches of a
-few shapes, so that little is compiled and little is padding; equal rows are computed once.
+"""Computes the log-likelihood of the targets of rows, in batches of a few shapes; equal rows are
+computed once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,30 +11,30 @@ import numpy as np
 
 from lm.data import eval_batches
 from lm.devices import sharding
-from lm.evaluation.scored_row import Row
+from lm.evaluation.scored_row import ScoredRow
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel, next_token_log_probs
 from lm.model.transformer import Batch
 from lm.training.train_step import Program
 
-_TOGETHER = 64  # places whose log-probabilities are computed at a time
+_TOGETHER = 64  # targets whose log-probabilities are computed at a time
 
 
-def likelihoods(
-    program: Program, params: Any, rows: Sequence[Row], batch_size: int
+def score_rows(
+    program: Program, params: Any, rows: Sequence[ScoredRow], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The log-likelihood of each row's targets in nats, and whether each of them is the likeliest.
 
     Args:
-      program: the model, and the devices that share its batches.
+      program: the model and its mesh.
       params: all of its parameters.
-      rows: N of them.
-      batch_size: of how many together; a multiple of data * fsdp devices.
+      rows: N rows.
+      batch_size: rows in a batch; a multiple of data * fsdp devices.
 
     Returns:
-      Float64 [N], sum_t log p(target_t | what is seen at place t), and boolean [N].
+      Float64 [N], sum_t log p(target_t | inputs up to its position), and boolean [N].
     """
-    kinds: dict[tuple[int, int, int], dict[Any, Row]] = {}
+    kinds: dict[tuple[int, int, int], dict[Any, ScoredRow]] = {}
     for row in rows:
         kinds.setdefault(row.sizes(max_text_len_of(program.model)), {})[row.key] = row
     score = jax.jit(_score, static_argnums=0, out_shardings=sharding.whole(program.mesh))
@@ -62,26 +62,28 @@ def likelihoods(
     return np.array(totals, np.float64), np.array(likeliest, bool)
 
 
-def _score(same: StaticModel, params: Any, rows: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """Of B rows their numbers, sums of log-probabilities, and whether all targets are hits."""
-    inputs, memory = rows["inputs"], rows.get("memory")
+def _score(
+    static: StaticModel, params: Any, rows: Mapping[str, jax.Array]
+) -> tuple[jax.Array, ...]:
+    """Numbers of B rows, sums of log-probabilities, and whether all targets are the likeliest."""
+    inputs, encoder_inputs = rows["inputs"], rows.get("encoder_inputs")
     batch = Batch(
         inputs=inputs,
         targets=inputs,
         weights=rows["segments"].astype(jnp.float32),
         segments=rows["segments"],
-        positions=_places(inputs),
-        encoder_inputs=memory,
+        positions=_positions(inputs),
+        encoder_inputs=encoder_inputs,
         encoder_segments=rows.get("encoder_segments"),
-        encoder_positions=None if memory is None else _places(memory),
+        encoder_positions=None if encoder_inputs is None else _positions(encoder_inputs),
         prefix=rows["prefix"] > 0 if "prefix" in rows else None,
     )
-    hidden: Any = same.model.apply({"params": params}, batch, method="head_inputs")
+    hidden: Any = static.model.apply({"params": params}, batch, method="head_inputs")
     hidden = jnp.take_along_axis(hidden, rows["target_positions"][:, :, None], axis=1)
     missing = -rows["targets"].size % _TOGETHER
 
     def some(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        log_probs = next_token_log_probs(same.model, params, part[0])
+        log_probs = next_token_log_probs(static.model, params, part[0])
         found = jnp.take_along_axis(log_probs, part[1][:, None], axis=1)[:, 0]
         return found, log_probs.argmax(axis=1) == part[1]
 
@@ -100,5 +102,5 @@ def _score(same: StaticModel, params: Any, rows: Mapping[str, jax.Array]) -> tup
     )
 
 
-def _places(tokens: jax.Array) -> jax.Array:
+def _positions(tokens: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)

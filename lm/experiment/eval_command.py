@@ -1,6 +1,4 @@
-"""Chooses what `run.py eval` measures of a model: its own held-out rows, other labelled examples,
-the perplexity of given texts, or its answers to the questions of config.prompt.
-"""
+"""Runs `run.py eval`: on held-out data, other labelled examples, texts, or prompts."""
 
 from collections.abc import Sequence
 
@@ -12,8 +10,8 @@ from lm.data.files import write_json
 from lm.errors import UserError
 from lm.evaluation import perplexity
 from lm.evaluation.held_out import evaluate
-from lm.evaluation.predict import measure
-from lm.evaluation.prompting.evaluate_prompts import ask
+from lm.evaluation.predict import evaluate_files
+from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts
 from lm.evaluation.task_report import write_report
 from lm.finetuning.adapted import max_text_len_of
 from lm.tasks.prepare import TaskData
@@ -27,38 +25,38 @@ def evaluate_on(
     stride: int | None = None,
     folder: epath.Path | None = None,
 ) -> dict[str, float]:
-    """The metrics of a run; prints those of each document where there are several.
+    """The metrics of a run; prints a table where there are several documents.
 
     Args:
       run: the model.
-      texts: whose perplexity is wanted.
-      data: files or sources: of a task's run labelled examples; of a language model texts.
-      stride: of perplexity; see `lm.evaluation.perplexity.measure`.
+      texts: texts whose perplexity is computed.
+      data: files or sources: labelled examples for a run of a task, texts for a language model.
+      stride: of perplexity; see `lm.evaluation.perplexity.document_likelihoods`.
       folder: where reports are written; None: nowhere.
 
     Raises:
-      UserError: the model cannot be measured so.
+      UserError: the model does not support the evaluation.
     """
     if texts or (data and not run.config.task.name):
-        found = perplexity.measure(run, perplexity.documents(texts, data), stride)
+        found = perplexity.document_likelihoods(run, perplexity.read_documents(texts, data), stride)
         length = max_text_len_of(run.program.model)
-        print(f"texts of more than {length} tokens: windows that move by {stride or length}")
-        for line in perplexity.lines(found):
+        print(f"texts of more than {length} tokens: windows with stride {stride or length}")
+        for line in perplexity.format_table(found):
             print(line)
         if folder is not None:
-            perplexity.write(found, folder)
+            perplexity.write_likelihoods(found, folder)
         return perplexity.total(found).metrics
     if stride is not None:
-        raise UserError("--stride is of the perplexity of --text or --data; leave it out")
+        raise UserError("--stride needs texts, --text or --data of a language model; leave it out")
     if data:
-        return measure(run, data, folder)
+        return evaluate_files(run, data, folder)
     if run.config.prompt.source:
-        return ask(run, folder)
+        return evaluate_prompts(run, folder)
     with jax.set_mesh(run.program.mesh):
-        metrics, said = evaluate(run.program, run.params, run.corpus, run.config)
+        metrics, predictions = evaluate(run.program, run.params, run.corpus, run.config)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "metrics.json", metrics)
         if isinstance(run.corpus, TaskData):
-            write_report(folder, run.corpus, said)
+            write_report(folder, run.corpus, predictions)
     return metrics

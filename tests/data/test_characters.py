@@ -13,7 +13,7 @@ from lm.data.packing import Packer
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.data.tokenizer import CharacterTokenizer
 from lm.errors import UserError
-from lm.evaluation.prompting.query_encoder import Reader
+from lm.evaluation.prompting.query_encoder import QueryEncoder
 from lm.evaluation.prompting.template import Query
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
@@ -28,7 +28,7 @@ ANSWERS = [" 🙂", " 😀", "né", f"ne{MARK}", "the ﬁ", "½", "né🙂🙃"]
 def read(name, objective, query):
     tokenizer = made(name)
     frame = encoder_decoder_tokens(None, tokenizer.end)
-    reader = Reader(tokenizer, 99, objective, frame, (tokenizer.start,))
+    reader = QueryEncoder(tokenizer, 99, objective, frame, (tokenizer.start,))
     (reading,) = reader([query])
     return reading.rows[0]
 
@@ -75,17 +75,19 @@ def test_the_gap_of_a_span_is_cut_from_the_whole_text():
     spaced.add_special_tokens(["<extra_id_0>"])
     tokenizer = SubwordTokenizer(spaced.to_str(), name="x")
     whole = tokenizer.encode_batch(["the the net"])[0].ids.tolist()
-    reader = Reader(tokenizer, 99, "span", encoder_decoder_tokens(((), (), (0,)), tokenizer.end))
+    reader = QueryEncoder(
+        tokenizer, 99, "span", encoder_decoder_tokens(((), (), (0,)), tokenizer.end)
+    )
     (row,) = reader([Query("the", " the", " net")])[0].rows
     assert row.targets.tolist() == whole[1:2]
-    assert row.memory.tolist() == [whole[0], *tokenizer.sentinels, *whole[2:]]
+    assert row.encoder_inputs.tolist() == [whole[0], *tokenizer.sentinels, *whole[2:]]
 
 
 def test_what_stands_behind_a_gap_loses_its_end_where_it_is_too_long():
     tokenizer = ByteTokenizer()
-    reader = Reader(tokenizer, 9, "span", encoder_decoder_tokens(None, tokenizer.end))
+    reader = QueryEncoder(tokenizer, 9, "span", encoder_decoder_tokens(None, tokenizer.end))
     (row,) = reader([Query("ab", "c", "0123456789")])[0].rows
-    assert row.memory.tolist() == [tokenizer.end, tokenizer.sentinels[0], *b"0123456"]
+    assert row.encoder_inputs.tolist() == [tokenizer.end, tokenizer.sentinels[0], *b"0123456"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
-from lm.evaluation.prompting.query_encoder import Reader
+from lm.evaluation.prompting.query_encoder import QueryEncoder
 from lm.evaluation.prompting.template import Query
 from lm.generation import prompt_ids
 from lm.tasks.layout import Layout
@@ -108,7 +108,7 @@ def test_an_empty_prompt_goes_on_from_what_predicts_a_first_token(tmp_path):
 @pytest.mark.parametrize("opens", [(), (7,), (7, 8)])
 def test_an_answer_is_predicted_behind_what_opens_texts_and_nothing_else(objective, opens):
     tokenizer = ByteTokenizer()
-    read = Reader(tokenizer, 8, objective, FRAME, opens)
+    read = QueryEncoder(tokenizer, 8, objective, FRAME, opens)
     ((row,), _, cut), ((alone,), *_) = read([Query("ab", "cd"), Query("", "cd")])
     assert row.inputs.tolist() == [*opens, *b"abc"] and not cut
     assert row.targets.tolist() == [*b"cd"]

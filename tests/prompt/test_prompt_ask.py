@@ -11,11 +11,11 @@ from configs import default
 from lm.checkpoints.restore import Restored
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.evaluation.prompting.evaluate_prompts import ask
+from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts
 from lm.evaluation.prompting.examples import read_examples
-from lm.evaluation.prompting.query_encoder import reader
+from lm.evaluation.prompting.query_encoder import query_encoder
 from lm.evaluation.prompting.template import Query
-from lm.evaluation.scoring import likelihoods
+from lm.evaluation.scoring import score_rows
 from lm.model.transformer import Batch
 from lm.training.train_step import build_program
 from lm.training.validate import check
@@ -65,8 +65,8 @@ def plainly(run, rows):
     batch = Batch(inputs, inputs, segments, segments, places)
     if rows[0].prefix:
         batch = batch.replace(prefix=places < np.array([[row.prefix] for row in rows]))
-    if rows[0].memory is not None:
-        memory = padded([row.memory for row in rows])
+    if rows[0].encoder_inputs is not None:
+        memory = padded([row.encoder_inputs for row in rows])
         names = ("encoder_inputs", "encoder_segments", "encoder_positions")
         batch = batch.replace(**dict(zip(names, memory, strict=True)))
     apply = jax.jit(lambda params: run.program.model.apply(params, batch, method="log_probs"))
@@ -87,13 +87,13 @@ def test_likelihoods_are_those_of_the_models_own_log_probabilities(architecture,
     queries = [Query("ab", "cd"), Query("a" * 9, "b", "c"), Query("ab", "cd"), Query("", "e" * 5)]
     rows = [
         row
-        for reading in reader(run.config, run.tokenizer, run.frame, run.opens)(queries)
+        for reading in query_encoder(run.config, run.tokenizer, run.frame, run.opens)(queries)
         for row in reading.rows
     ]
     expected = plainly(run, rows)
     # The same places again, with the targets that are the likeliest.
     rows += [r._replace(targets=p.argmax(axis=1)) for r, p in zip(rows, expected, strict=True)]
-    found, likeliest = likelihoods(run.program, run.params, rows, 8)
+    found, likeliest = score_rows(run.program, run.params, rows, 8)
     np.testing.assert_allclose(found, totals(expected * 2, rows), rtol=1e-5)
     np.testing.assert_array_equal(likeliest, [False] * 4 + [True] * 4)
 
@@ -115,10 +115,10 @@ def test_few_shot_answers_are_calibrated_judged_and_reported(source, tmp_path):
     settings |= {"prompt.num_shots": 2, "prompt.balanced": True, "prompt.shots_separator": "|"}
     settings |= {"prompt.length_normalization": "bytes", "prompt.content_free": ("N/A",)}
     run = run_of(**settings)
-    found = ask(run, epath.Path(tmp_path / "report"))
+    found = evaluate_prompts(run, epath.Path(tmp_path / "report"))
     lines = (tmp_path / "report" / "predictions.jsonl").read_text().splitlines()
     told = [json.loads(line) for line in lines]
-    assert len(told) == found["eval/examples"] == 8 and found["eval/cut"] == 0
+    assert len(told) == found["eval/examples"] == 8 and found["eval/truncated"] == 0
     right = np.mean([each["predicted"] == each["label"] for each in told])
     assert found["eval/accuracy"] == right
     assert 0 <= found["eval/accuracy_low"] <= right <= found["eval/accuracy_high"] <= 1
@@ -131,7 +131,8 @@ def test_few_shot_answers_are_calibrated_judged_and_reported(source, tmp_path):
     assert asked["text"] == f"{shown}word 2:."
     asks = [Query(f"{shown}{content}:", word) for content in ("word 2", "N/A") for word in WORDS]
     rows = [
-        reading.rows[0] for reading in reader(run.config, run.tokenizer, run.frame, run.opens)(asks)
+        reading.rows[0]
+        for reading in query_encoder(run.config, run.tokenizer, run.frame, run.opens)(asks)
     ]
     scores = np.reshape(totals(plainly(run, rows), rows), (2, 2)) / [len(word) for word in WORDS]
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -152,7 +153,7 @@ def test_every_question_may_have_answers_of_its_own(source, tmp_path):
         "encoder", **settings, **{"task.choices": ("options",), "prompt.mlm_scoring": "token"}
     )
     assert [each.label for each in read_examples(run.config).questions] == [1, 1, 0, 1]
-    assert ask(run)["eval/examples"] == 4
+    assert evaluate_prompts(run)["eval/examples"] == 4
 
 
 MISTAKES = {
@@ -162,7 +163,7 @@ MISTAKES = {
     "must be two or more texts, all different": {"prompt.verbalizers": ("x", "x")},
     "head entmax may give all of them a probability of 0": {"output.head": "entmax"},
     "config.task.metric = 'bleu' is not one of": {"task.metric": "bleu"},
-    "evens out labels": {"prompt.verbalizers": (), "prompt.balanced": True},
+    "config.prompt.balanced = True needs labels": {"prompt.verbalizers": (), "prompt.balanced": True},
     "did you mean bytes": {"prompt.length_normalization": "byte"},
     "config.prompt.num_shots = -1: must be at least 0": {"prompt.num_shots": -1},
     "must hold {answer} once": {"prompt.template": "{text}"},
@@ -185,5 +186,5 @@ def test_a_mistake_is_one_clear_line(line, source):
     config = config_of(**settings | MISTAKES[line])
     with pytest.raises(UserError) as error:
         check(config)
-        ask(Restored(config, ByteTokenizer(), None, None, 0))
+        evaluate_prompts(Restored(config, ByteTokenizer(), None, None, 0))
     assert line in str(error.value) and "\n" not in str(error.value)

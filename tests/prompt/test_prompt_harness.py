@@ -14,7 +14,7 @@ from test_prompt_ask import run_of
 
 from lm.config import override
 from lm.errors import UserError
-from lm.evaluation.prompting.evaluate_prompts import ask
+from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts
 from lm.evaluation.prompting.gen_kwargs import read_gen_kwargs
 from lm.evaluation.prompting.harness import Laboratory
 from lm.generation.sample import SamplingParams
@@ -245,4 +245,4 @@ def test_the_harness_finds_the_accuracy_that_we_find(tmp_path):
     )
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = simple_evaluate(Laboratory(run), tasks=["python_pairs"], task_manager=tasks)
-    assert found["results"]["python_pairs"]["acc,none"] == ask(run)["eval/accuracy"]
+    assert found["results"]["python_pairs"]["acc,none"] == evaluate_prompts(run)["eval/accuracy"]

@@ -6,9 +6,9 @@ import pytest
 from lm.data import ByteTokenizer
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
-from lm.evaluation.prompting.evaluate_prompts import calibrated
+from lm.evaluation.prompting.evaluate_prompts import calibrate
 from lm.evaluation.prompting.examples import draw_shots
-from lm.evaluation.prompting.query_encoder import READERS, Reader
+from lm.evaluation.prompting.query_encoder import QUERY_ENCODERS, QueryEncoder
 from lm.evaluation.prompting.template import Query, parse
 from lm.tasks.records import Record
 
@@ -65,14 +65,14 @@ def test_calibration_takes_off_what_is_said_without_content():
     scores = rng.normal(size=(3, 4))
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     expected = p[0] / p[1:].mean(axis=0)
-    np.testing.assert_allclose(np.exp(calibrated(scores)), expected / expected.sum())
-    np.testing.assert_allclose(np.exp(calibrated(scores[:1])), p[0])
+    np.testing.assert_allclose(np.exp(calibrate(scores)), expected / expected.sum())
+    np.testing.assert_allclose(np.exp(calibrate(scores[:1])), p[0])
     # A question that says nothing gets an even answer.
-    np.testing.assert_allclose(calibrated(np.stack([scores[0]] * 2)), np.log(0.25))
+    np.testing.assert_allclose(calibrate(np.stack([scores[0]] * 2)), np.log(0.25))
 
 
 def read(objective, query, length=32, frame=FRAME, **options):
-    (reading,) = Reader(ByteTokenizer(), length, objective, frame, (END,), **options)([query])
+    (reading,) = QueryEncoder(ByteTokenizer(), length, objective, frame, (END,), **options)([query])
     return reading
 
 
@@ -89,7 +89,7 @@ def test_an_encoder_hides_the_answer_at_once_or_token_by_token():
     (row,) = read("masked", Query("a", "bc", "d")).rows
     assert row.inputs.tolist() == [END, *ids("a"), MASK, MASK, *ids("d"), END]
     assert row.target_positions.tolist() == [2, 3] and row.targets.tolist() == ids("bc")
-    rows = read("masked", Query("a", "bc", "d"), hidden="token").rows
+    rows = read("masked", Query("a", "bc", "d"), mlm_scoring="token").rows
     assert [row.inputs.tolist() for row in rows] == [
         [END, *ids("a"), MASK, *ids("cd"), END],
         [END, *ids("ab"), MASK, *ids("d"), END],
@@ -100,10 +100,10 @@ def test_an_encoder_hides_the_answer_at_once_or_token_by_token():
 def test_an_encoder_decoder_answers_or_fills_a_gap():
     gap = ByteTokenizer.sentinels[0]
     (row,) = read("seq2seq", Query("ab", "cd", "e")).rows
-    assert row.memory.tolist() == [END, *ids("ab")]
+    assert row.encoder_inputs.tolist() == [END, *ids("ab")]
     assert (row.inputs.tolist(), row.target_positions.tolist()) == ([END, *ids("c")], [0, 1])
     (row,) = read("span", Query("ab", "cd", "e")).rows
-    assert row.memory.tolist() == [END, *ids("ab"), gap, *ids("e")]
+    assert row.encoder_inputs.tolist() == [END, *ids("ab"), gap, *ids("e")]
     assert (row.inputs.tolist(), row.target_positions.tolist()) == ([END, gap, *ids("c")], [1, 2])
     assert row.targets.tolist() == ids("cd")
 
@@ -111,19 +111,19 @@ def test_an_encoder_decoder_answers_or_fills_a_gap():
 def test_an_encoder_decoder_is_asked_as_its_checkpoint_reads_and_writes():
     gap, t5, bart = ByteTokenizer.sentinels[0], ((), (1,), (0,)), ((0,), (2,), (2, 0))
     (row,) = read("span", Query("ab", "cd", "e"), frame=encoder_decoder_tokens(t5, END)).rows
-    assert row.memory.tolist() == [*ids("ab"), gap, *ids("e"), 1]
+    assert row.encoder_inputs.tolist() == [*ids("ab"), gap, *ids("e"), 1]
     assert (row.inputs.tolist(), row.target_positions.tolist()) == ([0, gap, *ids("c")], [1, 2])
     for length, seen in ((9, "ab"), (3, "b")):
         (row,) = read("seq2seq", Query("ab", "cd"), length, encoder_decoder_tokens(bart, END)).rows
-        assert row.memory.tolist() == [0, *ids(seen), 2]
+        assert row.encoder_inputs.tolist() == [0, *ids(seen), 2]
         assert (row.inputs.tolist(), row.target_positions.tolist()) == ([2, 0, *ids("c")], [1, 2])
 
 
-@pytest.mark.parametrize("objective", READERS)
+@pytest.mark.parametrize("objective", QUERY_ENCODERS)
 def test_what_is_too_long_loses_its_first_tokens(objective):
     whole, cut = (read(objective, Query(text, "yz"), length=9) for text in ("abc", "0123456abc"))
-    assert (whole.cut, cut.cut) == (False, True)
-    side = (lambda row: row.inputs) if cut.rows[0].memory is None else (lambda row: row.memory)
+    assert (whole.truncated, cut.truncated) == (False, True)
+    side = (lambda row: row.inputs) if cut.rows[0].encoder_inputs is None else (lambda row: row.encoder_inputs)
     assert len(side(cut.rows[0])) == 9 and side(cut.rows[0])[0] == END
     assert cut.rows[0].targets.tolist() == whole.rows[0].targets.tolist() == ids("yz")
     hidden = cut.rows[0].inputs[cut.rows[0].target_positions]
@@ -138,7 +138,9 @@ def test_a_token_across_the_border_is_the_answers(tmp_path):
     from lm.data import make_tokenizer
 
     tokenizer = make_tokenizer("bpe", 300, ["it is good, it was good, so good"] * 9)
-    (reading,) = Reader(tokenizer, 64, "causal", FRAME, (tokenizer.end,))([Query("it is ", "good")])
+    (reading,) = QueryEncoder(tokenizer, 64, "causal", FRAME, (tokenizer.end,))(
+        [Query("it is ", "good")]
+    )
     (row,) = reading.rows
     assert tokenizer.decode(row.targets) == " good"
     assert tokenizer.decode([*row.inputs, row.targets[-1]]) == "it is good"

@@ -11,9 +11,9 @@ from configs import default
 from lm.checkpoints.restore import Restored
 from lm.config import override
 from lm.errors import UserError
-from lm.evaluation.predict import measure, predict, told, write
+from lm.evaluation.predict import describe, evaluate_files, predict, write_result
 from lm.evaluation.task_evaluation import predictions
-from lm.tasks import build_task, in_memory
+from lm.tasks import build_task, load_examples
 from lm.tasks.multiple_choice import READINGS
 from lm.tasks.records import Record
 from lm.training.program import corpus_program, prepare_corpus
@@ -119,7 +119,7 @@ def test_all_predictions_are_written_and_metrics_of_those_with_a_label(opened, t
     run = opened("classification")
     (tmp_path / "test.csv").write_text("text,label\ngood one,pos\nbad one,\nfine,pos\n")
     found = predict(run, [f"files:{tmp_path}/test.csv"])
-    write(found, tmp_path / "new" / "out")
+    write_result(found, tmp_path / "new" / "out")
     folder = tmp_path / "new" / "out"
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [each.get("label") for each in lines] == ["pos", None, "pos"]
@@ -129,7 +129,7 @@ def test_all_predictions_are_written_and_metrics_of_those_with_a_label(opened, t
     page = (folder / "report.txt").read_text()
     assert f"2 examples held out of files:{tmp_path}/test.csv" in page
     assert (folder / "report.png").stat().st_size > 10_000
-    assert "on the 2 that have a label" in told(found, folder)[1]
+    assert "on the 2 with a label" in describe(found, folder)[1]
 
 
 MISTAKES = {
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_measured_is_named(mistake, opened, tmp_path):
     (tmp_path / "test.csv").write_text(content)
     run = opened("classification")
     with pytest.raises(UserError, match=message):
-        measure(run, [str(tmp_path / "test.csv")], None)
+        evaluate_files(run, [str(tmp_path / "test.csv")], None)
 
 
 def test_tokens_are_of_tasks_that_write(opened, labelled):
@@ -161,7 +161,7 @@ def test_nothing_is_written_where_something_is(opened, labelled, tmp_path):
     run = opened("classification")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not empty; give a new folder"):
-        measure(run, [str(labelled / "reviews.csv")], tmp_path)
+        evaluate_files(run, [str(labelled / "reviews.csv")], tmp_path)
 
 
 def test_more_choices_than_a_run_has_learned_are_named(opened, tmp_path):
@@ -187,9 +187,9 @@ def test_a_source_without_a_held_out_split_is_read_whole_and_says_so(monkeypatch
         Record(f"example {i}", {"text": "x"}, split)
         for i, split in enumerate(("train", "train", "validation"))
     ]
-    monkeypatch.setattr(in_memory, "records", lambda *_: iter(found))
-    assert in_memory._records("tfds:x", config, "validation") == found[2:]
+    monkeypatch.setattr(load_examples, "records", lambda *_: iter(found))
+    assert load_examples._records("tfds:x", config, "validation") == found[2:]
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(in_memory, "records", lambda *_: iter(found[:2]))
-    assert in_memory._records("tfds:x", config, "validation") == found[:2]
+    monkeypatch.setattr(load_examples, "records", lambda *_: iter(found[:2]))
+    assert load_examples._records("tfds:x", config, "validation") == found[:2]
     assert "tfds:x has no validation split; all of its examples" in capsys.readouterr().err

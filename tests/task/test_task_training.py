@@ -8,7 +8,7 @@ import pytest
 
 from lm.checkpoints.restore import restore
 from lm.config import override
-from lm.evaluation.predict import measure
+from lm.evaluation.predict import evaluate_files
 from lm.evaluation.task_report import MISTAKES
 from lm.experiment.train import train
 from lm.tasks import build_task
@@ -30,7 +30,7 @@ def test_classification_goes_from_a_table_to_metrics_and_predictions(task_config
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
     run = restore(tmp_path / "run")
     assert run.corpus.labels == ("neg", "pos")
-    everywhere = measure(run, [task_config.data.source], tmp_path / "all")
+    everywhere = evaluate_files(run, [task_config.data.source], tmp_path / "all")
     assert everywhere["eval/examples"] == 96 and everywhere["eval/accuracy"] > 0.9
     again = {json.loads(x)["place"] for x in (tmp_path / "all" / "predictions.jsonl").open()}
     assert {p["place"] for p in predictions} < again

@@ -1,5 +1,1 @@
-"""What does a language model know of a task that it was not trained for? Its examples are written
-out by a template, after a few that are answered; of the answers, the likeliest is the model's.
-
-`ask.py` has the whole of it, `score.py` the likelihoods.
-"""
+"""Evaluates language models by prompts: zero-shot and few-shot, by the likelihood of answers."""

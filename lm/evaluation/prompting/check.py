@@ -1,10 +1,8 @@
-"""Can this be asked? What config.prompt describes must suit itself, the task's labels and the head;
-each failure names the value, the limit and the remedy, before any work.
-"""
+"""Checks config.prompt against the labels of the task and the output head."""
 
 from lm.config import Config
 from lm.errors import UserError, one_of
-from lm.evaluation.prompting.query_encoder import HIDDEN, NORMALISERS
+from lm.evaluation.prompting.query_encoder import LENGTH_NORMALIZERS, MLM_SCORING
 from lm.evaluation.prompting.template import parse
 from lm.output import OUTPUTS
 from lm.tasks import predicts_words
@@ -14,10 +12,10 @@ from lm.tasks.multiple_choice import READINGS
 
 
 def check_prompt(config: Config) -> None:
-    """Raises UserError for the first impossible setting."""
+    """Raises UserError for the first invalid setting."""
     prompt, labels = config.prompt, config.task.labels
-    one_of("prompt.length_normalization", prompt.length_normalization, NORMALISERS)
-    one_of("prompt.mlm_scoring", prompt.mlm_scoring, HIDDEN)
+    one_of("prompt.length_normalization", prompt.length_normalization, LENGTH_NORMALIZERS)
+    one_of("prompt.mlm_scoring", prompt.mlm_scoring, MLM_SCORING)
     one_of("task.metric", config.task.metric, ("", *CLASSIFICATION))
     one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     parse(prompt.template)
@@ -34,16 +32,16 @@ def check_prompt(config: Config) -> None:
         )
     if prompt.balanced and not words:
         raise UserError(
-            "config.prompt.balanced evens out labels, and where every question has its own answers "
-            "there are none; leave it out, or set config.prompt.verbalizers"
+            "config.prompt.balanced = True needs labels, and every question has its own answers; "
+            "leave it out, or set config.prompt.verbalizers"
         )
     if not predicts_words(config) or OUTPUTS[config.output.head].whole_rows:
         raise UserError(
-            f"config.prompt asks for words, which the head of task {config.task.name} "
-            "does not choose among; ask a language model"
+            f"config.prompt needs a language model, and the head of task {config.task.name} "
+            "predicts labels; leave out config.prompt.source or config.task.name"
         )
     if not OUTPUTS[config.output.head].full_support:
         raise UserError(
             f"config.prompt compares answers, and head {config.output.head} may give all of them a "
-            "probability of 0; ask a model with another head"
+            "probability of 0; use a model with another head"
         )

@@ -1,5 +1,5 @@
-"""How well does a model answer? Every question is scored with each of its answers, the likeliest is
-what the model says, and a task's metrics judge it.
+"""Evaluates config.prompt: every question is scored with each of its answers, and the likeliest one
+is the prediction.
 """
 
 from collections.abc import Sequence
@@ -13,47 +13,47 @@ from lm.checkpoints.restore import Restored
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.prompting.examples import Example, Examples, draw_shots, read_examples
-from lm.evaluation.prompting.query_encoder import NORMALISERS, reader
+from lm.evaluation.prompting.query_encoder import LENGTH_NORMALIZERS, query_encoder
 from lm.evaluation.prompting.template import Query, Template, parse
-from lm.evaluation.scoring import likelihoods
+from lm.evaluation.scoring import score_rows
 from lm.evaluation.task_report import write_report
 from lm.tasks import metrics
 
 
-def ask(run: Restored, folder: epath.Path | None = None) -> dict[str, float]:
-    """Asks a model what config.prompt describes.
+def evaluate_prompts(run: Restored, folder: epath.Path | None = None) -> dict[str, float]:
+    """Evaluates a language model on the questions of config.prompt.
 
-    The score of an answer is s = log p(answer | question) / n, n its tokens, its bytes, or 1. What
-    the model says of a question's answers is softmax(s); with content-free texts c it is
-    softmax(s - log mean_c softmax(s_c)), s_c being the scores of the same answers where c stands in
+    The score of an answer is s = log p(answer | question) / n, with n its tokens, its bytes, or 1.
+    The probabilities of a question's answers are softmax(s); with content-free texts c they are
+    softmax(s - log mean_c softmax(s_c)), where s_c are the scores of the same answers with c in
     place of every column (contextual calibration, Zhao et al. 2021, 2102.09690; for answers of the
     question's own, Holtzman et al. 2021, 2104.08315).
 
     Args:
-      run: a model whose head predicts words.
+      run: a language model.
       folder: where predictions.jsonl, report.txt and report.png are written; None: nowhere.
 
     Returns:
-      "eval/..." of `lm.tasks.metrics.CLASSIFICATION`; of the main one also the bootstrap's 95 %
-      interval, "eval/..._low" and "eval/..._high"; "eval/examples", how many questions; "eval/cut",
-      the share of texts that lost their first tokens, as the model has too few positions.
+      "eval/..." of `lm.tasks.metrics.CLASSIFICATION`; for the main one also the bootstrap 95 %
+      interval, "eval/..._low" and "eval/..._high"; "eval/examples", the number of questions;
+      "eval/truncated", the share of texts that lost their first tokens.
 
     Raises:
-      UserError: a record lacks what the config names, or there are too few examples to show.
+      UserError: a record lacks a column of the config, or there are too few examples to show.
     """
     prompt, examples = run.config.prompt, read_examples(run.config)
     questions = _questions(run.config, examples)
     queries = [query for question in questions for query in question.queries]
-    readings = reader(run.config, run.tokenizer, run.frame, run.opens)(queries)
-    rows = [row for reading in readings for row in reading.rows]
-    totals, _ = likelihoods(run.program, run.params, rows, run.config.batch_size)
-    first = np.cumsum([0, *(len(reading.rows) for reading in readings)])[:-1]
-    normaliser = NORMALISERS[prompt.length_normalization]
-    sizes = [normaliser(*each) for each in zip(queries, readings, strict=True)]
+    encoded = query_encoder(run.config, run.tokenizer, run.frame, run.opens)(queries)
+    rows = [row for each in encoded for row in each.rows]
+    totals, _ = score_rows(run.program, run.params, rows, run.config.batch_size)
+    first = np.cumsum([0, *(len(each.rows) for each in encoded)])[:-1]
+    normalizer = LENGTH_NORMALIZERS[prompt.length_normalization]
+    sizes = [normalizer(*each) for each in zip(queries, encoded, strict=True)]
     scores = np.add.reduceat(totals, first) / sizes
     ends = np.cumsum([len(question.queries) for question in questions])
     predictions = [
-        question.prediction(calibrated(each.reshape(-1, len(question.example.answers))), examples)
+        question.prediction(calibrate(each.reshape(-1, len(question.example.answers))), examples)
         for question, each in zip(questions, np.split(scores, ends[:-1]), strict=True)
     ]
     task, labels = examples.task, examples.labels
@@ -67,11 +67,11 @@ def ask(run: Restored, folder: epath.Path | None = None) -> dict[str, float]:
         f"eval/{task.main}_low": low,
         f"eval/{task.main}_high": high,
         "eval/examples": float(len(predictions)),
-        "eval/cut": float(np.mean([reading.cut for reading in readings])),
+        "eval/truncated": float(np.mean([each.truncated for each in encoded])),
     }
 
 
-def calibrated(scores: np.ndarray) -> np.ndarray:
+def calibrate(scores: np.ndarray) -> np.ndarray:
     """Log-probabilities [A] of A answers, given their scores and those without content, [1 + C, A].
 
     log_softmax(s - log mean_c softmax(s_c)); with C = 0, log_softmax(s).
@@ -83,12 +83,12 @@ def calibrated(scores: np.ndarray) -> np.ndarray:
 
 
 class Question(NamedTuple):
-    """A question as it is asked.
+    """A question with its examples and answers.
 
     Attributes:
-      example: what is asked.
+      example: the question.
       shots: the numbers of the examples shown before it.
-      queries: each answer to it; then each answer to every question without content.
+      queries: each answer to it; then each answer to every content-free question.
     """
 
     example: Example
@@ -96,7 +96,7 @@ class Question(NamedTuple):
     queries: Sequence[Query]
 
     def prediction(self, log_probs: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """What the model says, as a line of predictions.jsonl."""
+        """The prediction, as a line of predictions.jsonl."""
         best, example = int(np.argmax(log_probs)), self.example
         return {
             "place": example.record.place,
@@ -111,7 +111,7 @@ class Question(NamedTuple):
 
 
 def _questions(config: Config, examples: Examples) -> list[Question]:
-    """All questions, each behind examples of its own."""
+    """All questions, each after examples of its own."""
     prompt, template = config.prompt, parse(config.prompt.template)
     labels = [each.label for each in examples.shown]
     written = [_written(template, each) for each in examples.shown] if prompt.num_shots else []

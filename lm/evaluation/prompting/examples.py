@@ -1,6 +1,4 @@
-"""What is asked, and what is shown before it? Records of a source become examples: a record, the
-answers among which to choose, and which of them is right.
-"""
+"""Reads the questions of config.prompt and the examples shown before them, and draws these."""
 
 import collections
 import dataclasses
@@ -25,7 +23,7 @@ class Example(NamedTuple):
     Attributes:
       record: its columns.
       answers: the texts to choose from.
-      label: the number of the right one.
+      label: the number of the correct one.
     """
 
     record: Record
@@ -33,20 +31,20 @@ class Example(NamedTuple):
     label: int
 
 
-_Read = tuple[Record, dict[str, Any]]  # what `Task.example` keeps of a record
+_Read = tuple[Record, dict[str, Any]]  # a record and its `Task.example`
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What config.prompt names.
+    """The data of config.prompt.
 
     Attributes:
-      task: what judges answers: a classification where all questions have the same ones, else a
-        choice.
+      task: the task whose metrics apply: classification where all questions have the same answers,
+        else multiple choice.
       labels: all labels, in order.
-      manifest: {"source": where the questions come from}.
-      questions: to be asked.
-      shown: to be drawn from, and shown with their answers.
+      manifest: {"source": the source of the questions}.
+      questions: the examples to answer.
+      shown: the examples that are drawn and shown with their answers.
     """
 
     task: Task
@@ -59,9 +57,9 @@ class Examples:
 def read_examples(config: Config) -> Examples:
     """The examples of config.prompt.
 
-    Questions are the source's own held-out examples, or all where it holds none out. What is shown
-    comes from config.prompt.shots_source, or else from the source's training examples, or else from
-    the questions.
+    Questions are the source's held-out examples, or all where it has none. Shots come from
+    config.prompt.shots_source, or else from the source's training examples, or else from the
+    questions.
 
     Raises:
       UserError: there are none, or one lacks a column or has no such label.
@@ -104,22 +102,23 @@ def read_examples(config: Config) -> Examples:
 
 
 def _task(config: Config) -> Task:
-    """What judges the answers, by config.task's columns; it asks for no text: the template does."""
-    judging = config.copy_and_resolve_references()
-    judging.task.name = "classification" if config.prompt.verbalizers else "multiple_choice"
-    return dataclasses.replace(build_task(judging), text=())
+    """The task of the answers, with config.task's columns but no text: the template has it."""
+    task_config = config.copy_and_resolve_references()
+    task_config.task.name = "classification" if config.prompt.verbalizers else "multiple_choice"
+    return dataclasses.replace(build_task(task_config), text=())
 
 
 def draw_shots(
     labels: Sequence[int], count: int, seed: int, question: int, balanced: bool, barred: set[int]
 ) -> list[int]:
-    """Numbers of examples, in the order in which they are shown.
+    """Draws the examples shown before a question: numbers, in order; each question has its own draw
+    (as in Brown et al. 2020, 2005.14165).
 
     Args:
-      labels: of the examples to draw from.
+      labels: the labels of the examples to draw from.
       count: how many to draw, without replacement.
-      seed, question: what the draw is a pure function of.
-      balanced: labels come equally often, but for a remainder; which has more is random.
+      seed, question: the draw is a pure function of both.
+      balanced: labels are equally frequent, except for a random remainder.
       barred: numbers of examples that are the question itself.
 
     Returns:

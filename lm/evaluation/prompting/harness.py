@@ -1,5 +1,5 @@
-"""How does a run of ours answer lm-evaluation-harness (EleutherAI's `lm_eval`)? As its model
-"softmax-laboratory"; the harness asks for likelihoods and continuations, and judges them itself.
+"""Registers runs as the model "softmax-laboratory" of EleutherAI's lm-evaluation-harness,
+which requests likelihoods and continuations.
 
   python -m lm.evaluation.prompting.harness run --model softmax-laboratory \
       --model_args workdir=DIR --tasks NAME
@@ -24,10 +24,10 @@ from lm.data.chat_template import TEMPLATES
 from lm.data.inline_special_tokens import encode_marked, quoted
 from lm.errors import UserError
 from lm.evaluation.prompting.gen_kwargs import GenKwargs, read_gen_kwargs
-from lm.evaluation.prompting.query_encoder import reader
+from lm.evaluation.prompting.query_encoder import query_encoder
 from lm.evaluation.prompting.template import Query
-from lm.evaluation.scored_row import Row
-from lm.evaluation.scoring import likelihoods
+from lm.evaluation.scored_row import ScoredRow
+from lm.evaluation.scoring import score_rows
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation import generate
 from lm.generation.prompts import add_opening_tokens
@@ -46,10 +46,10 @@ class Laboratory(LM):
     def __init__(
         self, run: Restored | None = None, workdir: str = "", cache: str = "", **ignored: Any
     ):
-        """Takes a run, or the newest checkpoint of a workdir; batches are as its config says.
+        """Opens a run, or the newest checkpoint of a workdir; the batch size is that of its config.
 
-        `cache` is where prepared text is kept, by default in the user's own; `ignored` are the
-        harness's settings of other models, such as device and batch_size.
+        `cache` is the folder of prepared text, by default the user's; `ignored` are the harness's
+        settings of other models, such as device and batch_size.
         """
         super().__init__()
         self.run = run or restore(epath.Path(workdir).expanduser(), cache=cache)
@@ -57,12 +57,12 @@ class Laboratory(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the tokenizer and the template, under which the harness keeps what it asks."""
+        """The name of the tokenizer and the template, by which the harness caches requests."""
         template = "" if self._chat is None else self._chat.name or "own"
         return f"{self.run.tokenizer.hash[:16]}-{template}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """Contexts are conversations from now on, unless False: by config.task.template, or by
+        """Formats contexts as conversations from now on, unless False, by config.task.template,
         "plain" or "chatml". Returns the template.
 
         Raises:
@@ -100,13 +100,13 @@ class Laboratory(LM):
         """
         queries = [Query(*request.args) for request in requests]
         run = self.run
-        read = reader(run.config, run.tokenizer, run.frame, run.opens)
+        encode = query_encoder(run.config, run.tokenizer, run.frame, run.opens)
         if (chat := self._chat) is not None:
-            read = dataclasses.replace(read, opens=chat.opens, marked=True)
+            encode = dataclasses.replace(encode, opens=chat.opens, marked=True)
             queries = [q._replace(answer=quoted(q.answer, chat.tokenizer)) for q in queries]
-        readings = read(queries)
-        found = iter(self._likelihoods([row for reading in readings for row in reading.rows]))
-        answers = [list(itertools.islice(found, len(reading.rows))) for reading in readings]
+        encoded = encode(queries)
+        found = iter(self._likelihoods([row for each in encoded for row in each.rows]))
+        answers = [list(itertools.islice(found, len(each.rows))) for each in encoded]
         return [(sum(n for n, _ in each), all(hit for _, hit in each)) for each in answers]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
@@ -155,13 +155,13 @@ class Laboratory(LM):
         architecture = self.run.config.model.architecture
         if architecture != "decoder":
             raise UserError(
-                f"rolling likelihood and continuations want a decoder, and {architecture} is none; "
+                f"rolling likelihoods and continuations need a decoder, not an {architecture}; "
                 "choose a task of loglikelihood or multiple_choice"
             )
 
-    def _likelihoods(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+    def _likelihoods(self, rows: Sequence[ScoredRow]) -> list[tuple[float, bool]]:
         run = self.run
-        totals, likeliest = likelihoods(run.program, run.params, rows, run.config.batch_size)
+        totals, likeliest = score_rows(run.program, run.params, rows, run.config.batch_size)
         return list(zip(totals.tolist(), likeliest.tolist(), strict=True))
 
     def _prompts(self, contexts: Sequence[str], length: int) -> list[np.ndarray]:
@@ -205,10 +205,10 @@ class Laboratory(LM):
         return [text.text for text in texts]
 
 
-def _window(seen: list[int], predicted: list[int]) -> Row:
+def _window(seen: list[int], predicted: list[int]) -> ScoredRow:
     """What the last of the positions predict."""
     places = np.arange(len(seen) - len(predicted), len(seen))
-    return Row(np.array(seen), places, np.array(predicted))
+    return ScoredRow(np.array(seen), places, np.array(predicted))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How does a model read a question with an answer? As rows, whose log-likelihoods sum to the
-answer's: one for a decoder; one for an encoder-decoder, whose encoder reads the question; for an
-encoder one with all of the answer hidden, or one for each of its tokens.
+"""Encodes a question with an answer as rows, whose log-likelihoods sum to the answer's: one for a
+decoder; one for an encoder-decoder, whose encoder reads the question; for an encoder one with the
+whole answer masked, or one for each of its tokens.
 """
 
 import dataclasses
@@ -16,47 +16,47 @@ from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import EncoderDecoderTokens
 from lm.errors import UserError
 from lm.evaluation.prompting.template import Query
-from lm.evaluation.scored_row import Row
+from lm.evaluation.scored_row import ScoredRow
 from lm.finetuning import max_text_len
 
 
-class Reading(NamedTuple):
-    """A query as a model reads it.
+class EncodedQuery(NamedTuple):
+    """A query as rows of tokens.
 
     Attributes:
-      rows: whose log-likelihoods sum to the answer's.
-      tokens: of the answer.
-      cut: the text's first tokens were left out, as the model has too few positions.
+      rows: their log-likelihoods sum to the answer's.
+      tokens: the number of tokens of the answer.
+      truncated: whether the text lost its first tokens, as the model has too few positions.
     """
 
-    rows: list[Row]
+    rows: list[ScoredRow]
     tokens: int
-    cut: bool
+    truncated: bool
 
 
-# What an answer's log-likelihood is divided by.
-NORMALISERS: dict[str, Callable[[Query, Reading], int]] = {
-    "none": lambda query, reading: 1,
-    "tokens": lambda query, reading: reading.tokens,
-    "bytes": lambda query, reading: len(query.answer.encode()),
+# The divisor of an answer's log-likelihood.
+LENGTH_NORMALIZERS: dict[str, Callable[[Query, EncodedQuery], int]] = {
+    "none": lambda query, encoded: 1,
+    "tokens": lambda query, encoded: encoded.tokens,
+    "bytes": lambda query, encoded: len(query.answer.encode()),
 }
-HIDDEN = ("answer", "token")
+MLM_SCORING = ("answer", "token")
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
-    """Queries to rows. A token that holds the question's end and the answer's beginning, such as a
-    space and a word, is the answer's.
+class QueryEncoder:
+    """Encodes queries as rows. A token of the question's end and the answer's beginning, such as a
+    space and a word, belongs to the answer.
 
     Attributes:
-      tokenizer: of the model.
-      length: how many positions a text may take.
-      objective: what it learned: a name of `READERS`.
-      frame: of an encoder-decoder, what stands around its texts.
-      opens: of a decoder, what opens its texts.
-      marked: texts are those of a template of conversations; see `lm.data.inline_special_tokens`.
-      hidden: of an encoder, "answer" hides all tokens of the answer at once; "token" one after the
-        other, and the rest are seen: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
+      tokenizer: the tokenizer of the model.
+      length: the number of positions of a text.
+      objective: the training objective: a name of `QUERY_ENCODERS`.
+      frame: the tokens around the texts of an encoder-decoder.
+      opens: the tokens that open the texts of a decoder.
+      marked: whether texts are written by a chat template; see `lm.data.inline_special_tokens`.
+      mlm_scoring: of an encoder, "answer" masks all tokens of the answer at once; "token" one after
+        the other: the pseudo-log-likelihood (Salazar et al. 2020, 1910.14659).
     """
 
     tokenizer: Tokenizer
@@ -64,93 +64,105 @@ class Reader:
     objective: str
     frame: EncoderDecoderTokens
     opens: tuple[int, ...] = ()
-    hidden: str = "answer"
+    mlm_scoring: str = "answer"
     marked: bool = False
 
-    def __call__(self, queries: Sequence[Query]) -> list[Reading]:
-        """The reading of each query.
+    def __call__(self, queries: Sequence[Query]) -> list[EncodedQuery]:
+        """Encodes each query.
 
         Raises:
           UserError: an answer has no token, or more than there are positions.
         """
-        return list(READERS[self.objective](self, queries))
+        return list(QUERY_ENCODERS[self.objective](self, queries))
 
-    def _causal(self, queries: Sequence[Query]) -> Iterator[Reading]:
-        """Log p(answer | before); what stands behind the answer is not looked at.
+    def _causal(self, queries: Sequence[Query]) -> Iterator[EncodedQuery]:
+        """Log p(answer | before), without the text after the answer.
 
-        Where nothing opens a text, and nothing stands before the answer, its first token is
-        predicted from the tokenizer's `start`.
+        Where no token comes before the answer, its first token is predicted from the tokenizer's
+        `start`.
         """
-        for query, ids, places in self._encoded([query._replace(after="") for query in queries]):
+        for query, ids, positions in self._encoded([query._replace(after="") for query in queries]):
             opens = self.opens
-            cut = self._cut(query, len(opens) + len(ids) - 1 - self.length, places)
-            if not opens and cut == places[0]:
+            truncated = self._excess(query, len(opens) + len(ids) - 1 - self.length, positions)
+            if not opens and truncated == positions[0]:
                 opens = (self.tokenizer.start,)
-                cut = self._cut(query, len(ids) - self.length, places)
-            # An answer's token is predicted where the token before it stands.
-            inputs = np.concatenate([opens, ids[cut:-1]]).astype(np.int32)
-            seen = places - cut + len(opens) - 1
+                truncated = self._excess(query, len(ids) - self.length, positions)
+            # A token of the answer is predicted at the position before it.
+            inputs = np.concatenate([opens, ids[truncated:-1]]).astype(np.int32)
+            seen = positions - truncated + len(opens) - 1
             prefix = int(seen[0]) + 1 if self.objective == "prefix" else 0
-            yield Reading([Row(inputs, seen, ids[places], prefix=prefix)], len(places), cut > 0)
+            yield EncodedQuery(
+                [ScoredRow(inputs, seen, ids[positions], prefix=prefix)],
+                len(positions),
+                truncated > 0,
+            )
 
-    def _masked(self, queries: Sequence[Query]) -> Iterator[Reading]:
-        """Log p(answer | before, after), each token by itself."""
-        for query, ids, places in self._encoded(queries):
+    def _masked(self, queries: Sequence[Query]) -> Iterator[EncodedQuery]:
+        """Log p(answer | before, after), the sum over its tokens."""
+        for query, ids, positions in self._encoded(queries):
             around = self.tokenizer.specials
             sides = around.before, around.after
-            cut = self._cut(query, len(ids) + sum(map(len, sides)) - self.length, places)
-            tokens = np.concatenate([sides[0], ids[cut:], sides[1]]).astype(np.int32)
-            places = places + len(sides[0]) - cut
-            groups = [places] if self.hidden == "answer" else np.split(places, len(places))
-            rows: list[Row] = []
+            truncated = self._excess(
+                query, len(ids) + sum(map(len, sides)) - self.length, positions
+            )
+            tokens = np.concatenate([sides[0], ids[truncated:], sides[1]]).astype(np.int32)
+            positions = positions + len(sides[0]) - truncated
+            groups = (
+                [positions] if self.mlm_scoring == "answer" else np.split(positions, len(positions))
+            )
+            rows: list[ScoredRow] = []
             mask: Any = self.tokenizer.mask
             for group in groups:
                 inputs = tokens.copy()
                 inputs[group] = mask
-                rows.append(Row(inputs, group, tokens[group]))
-            yield Reading(rows, len(places), cut > 0)
+                rows.append(ScoredRow(inputs, group, tokens[group]))
+            yield EncodedQuery(rows, len(positions), truncated > 0)
 
-    def _answered(self, queries: Sequence[Query]) -> Iterator[Reading]:
-        """Log p(answer | before): the decoder's text, when the encoder has read the question.
+    def _answered(self, queries: Sequence[Query]) -> Iterator[EncodedQuery]:
+        """Log p(answer | before): the encoder reads the question, the decoder predicts the answer.
 
-        The answer is a text of its own. Where spans were learned, it is a part of the whole text:
-        the encoder reads what stands around it, a sentinel in its place, and the decoder writes
-        that sentinel and the answer.
+        With the span objective, the encoder reads the text around the answer with a sentinel in its
+        place, and the decoder predicts that sentinel and the answer.
         """
         if self.objective == "span":
             sentinel = self.tokenizer.sentinels[:1]
-            for query, ids, places in self._encoded(queries):
-                first, end = int(places[0]), int(places[-1]) + 1
+            for query, ids, positions in self._encoded(queries):
+                first, end = int(positions[0]), int(positions[-1]) + 1
                 seen = ids[:first], np.append(sentinel, ids[end:]).astype(np.int32)
-                yield self._written(query, *seen, ids[first:end], (*self.frame.opens, *sentinel))
+                yield self._decoder_row(
+                    query, *seen, ids[first:end], (*self.frame.opens, *sentinel)
+                )
             return
         before = self.tokenizer.encode_batch([query.before for query in queries])
         answers = self._encoded([Query("", query.answer) for query in queries])
         for (query, ids, _), each in zip(answers, before, strict=True):
-            yield self._written(query, each.ids, ids[:0], ids, self.frame.opens)
+            yield self._decoder_row(query, each.ids, ids[:0], ids, self.frame.opens)
 
-    def _written(
+    def _decoder_row(
         self,
         query: Query,
         before: np.ndarray,
         behind: np.ndarray,
         answer: np.ndarray,
         opens: tuple[int, ...],
-    ) -> Reading:
-        """What the decoder writes behind what opens its text, when the encoder has read the two
-        sides of it. Where they are too long, the first loses its first tokens, and then the second
-        its last.
+    ) -> EncodedQuery:
+        """The row of a decoder that predicts the answer from both sides of it in the encoder. Where
+        they are too long, the first loses its first tokens, and then the second its last.
         """
-        places = np.arange(len(answer)) + len(opens) - 1
-        self._cut(query, places[-1] + 1 - self.length, np.arange(len(answer)))
-        cut = max(len(self.frame.encoder_input(before)) + len(behind) - self.length, 0)
-        behind = behind[: len(behind) - max(cut - len(before), 0)]
-        memory = self.frame.encoder_input(np.concatenate([before[cut:], behind]))
+        positions = np.arange(len(answer)) + len(opens) - 1
+        self._excess(query, positions[-1] + 1 - self.length, np.arange(len(answer)))
+        truncated = max(len(self.frame.encoder_input(before)) + len(behind) - self.length, 0)
+        behind = behind[: len(behind) - max(truncated - len(before), 0)]
+        encoder_inputs = self.frame.encoder_input(np.concatenate([before[truncated:], behind]))
         inputs = np.concatenate([opens, answer[:-1]])
-        return Reading([Row(inputs, places, answer, memory=memory)], len(answer), cut > 0)
+        return EncodedQuery(
+            [ScoredRow(inputs, positions, answer, encoder_inputs=encoder_inputs)],
+            len(answer),
+            truncated > 0,
+        )
 
     def _encoded(self, queries: Sequence[Query]) -> Iterator[tuple[Query, np.ndarray, np.ndarray]]:
-        """Each query, the tokens of its text, and which of them are the answer's."""
+        """Each query, the tokens of its text, and the positions of the answer."""
         texts = [query.text for query in queries]
         if self.marked:
             encoded = encode_marked(self.tokenizer, texts)
@@ -158,43 +170,43 @@ class Reader:
             encoded = self.tokenizer.encode_batch(texts)
         for query, each in zip(queries, encoded, strict=True):
             begin = len(query.before.encode())
-            places = each.within(begin, begin + len(query.answer.encode()))
-            if not len(places):
+            positions = each.within(begin, begin + len(query.answer.encode()))
+            if not len(positions):
                 raise UserError(
-                    f"the answer {query.answer!r} has no token of its own; answers are texts of at "
-                    "least a character"
+                    f"the answer {query.answer!r} has no token; answers are texts of at least a "
+                    "character"
                 )
-            yield query, each.ids, places
+            yield query, each.ids, positions
 
-    def _cut(self, query: Query, excess: int, places: np.ndarray) -> int:
-        """How many of the first tokens have to go, 0 at least, none of them the answer's."""
-        if excess > places[0]:
+    def _excess(self, query: Query, excess: int, positions: np.ndarray) -> int:
+        """How many of the first tokens are dropped, at least 0, none of them the answer's."""
+        if excess > positions[0]:
             raise UserError(
-                f"the answer {query.answer[:40]!r} has {len(places)} tokens, more than fit into "
+                f"the answer {query.answer[:40]!r} has {len(positions)} tokens, more than fit into "
                 f"the {self.length} positions that a text has here (config.model.max_seq_len)"
             )
         return max(excess, 0)
 
 
-READERS: dict[str, Callable[[Reader, Sequence[Query]], Iterator[Reading]]] = {
-    "causal": Reader._causal,
-    "prefix": Reader._causal,
-    "masked": Reader._masked,
-    "seq2seq": Reader._answered,
-    "span": Reader._answered,
+QUERY_ENCODERS: dict[str, Callable[[QueryEncoder, Sequence[Query]], Iterator[EncodedQuery]]] = {
+    "causal": QueryEncoder._causal,
+    "prefix": QueryEncoder._causal,
+    "masked": QueryEncoder._masked,
+    "seq2seq": QueryEncoder._answered,
+    "span": QueryEncoder._answered,
 }
 
-# What a model is asked by that was last trained for a task.
-_PLAIN = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "seq2seq"}
+# The objective by which a model of a task is queried.
+_DEFAULT = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "seq2seq"}
 
 
-def reader(
+def query_encoder(
     config: Config, tokenizer: Tokenizer, frame: EncoderDecoderTokens, opens: tuple[int, ...]
-) -> Reader:
-    """How the model of a config reads; `frame` and `opens` are those of its run."""
+) -> QueryEncoder:
+    """The query encoder for the model of a config; `frame` and `opens` are those of its run."""
     architecture = config.model.architecture
     suits = OBJECTIVES[config.objective].architecture == architecture
-    objective = config.objective if suits else _PLAIN[architecture]
-    return Reader(
+    objective = config.objective if suits else _DEFAULT[architecture]
+    return QueryEncoder(
         tokenizer, max_text_len(config), objective, frame, opens, config.prompt.mlm_scoring
     )

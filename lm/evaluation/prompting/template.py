@@ -1,5 +1,5 @@
-"""How is an example written out? By a template: it holds names of columns in braces, and {answer}
-where the answer stands, such as "Review: {text} Sentiment: {answer}".
+"""Formats an example with a template of column names in braces and {answer}, such as
+"Review: {text} Sentiment: {answer}".
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ ANSWER = "answer"
 
 
 class Query(NamedTuple):
-    """A text of which the answer's part is to be scored."""
+    """A text in which the answer is scored."""
 
     before: str
     answer: str
@@ -22,7 +22,7 @@ class Query(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return self.before + self.answer + self.after
 
 
@@ -31,14 +31,14 @@ class Template:
     """A template cut at {answer}.
 
     Attributes:
-      before, after: pieces in their order, each a text and the column that follows it, or None.
+      before, after: pieces in order, each a text and the column after it, or None.
     """
 
     before: tuple[tuple[str, str | None], ...]
     after: tuple[tuple[str, str | None], ...]
 
     def fill(self, record: Record, answer: str) -> Query:
-        """The record and an answer written out; UserError where it lacks a column."""
+        """Formats the record with an answer; UserError where it lacks a column."""
         for _, column in self.before + self.after:
             if column is not None and column not in record.values:
                 remedy = "change config.prompt.template"
@@ -46,7 +46,7 @@ class Template:
         return self._filled(answer, lambda column: str(record.values[column]))
 
     def empty(self, content: str, answer: str) -> Query:
-        """An answer to a question in which every column says the same, such as "N/A"."""
+        """Formats an answer with the same content in every column, such as "N/A"."""
         return self._filled(answer, lambda _: content)
 
     def _filled(self, answer: str, value: Callable[[str], str]) -> Query:
@@ -57,7 +57,7 @@ class Template:
 
 
 def parse(text: str) -> Template:
-    """The template that a text describes; "{{" and "}}" are braces.
+    """Parses a template; "{{" and "}}" are literal braces.
 
     Raises:
       UserError: it has no {answer} or several, or braces that hold no column's name.
