@@ -163,7 +163,10 @@ MISTAKES = {
     "must be two or more texts, all different": {"prompt.verbalizers": ("x", "x")},
     "head entmax may give all of them a probability of 0": {"output.head": "entmax"},
     "config.task.metric = 'bleu' is not one of": {"task.metric": "bleu"},
-    "config.prompt.balanced = True needs labels": {"prompt.verbalizers": (), "prompt.balanced": True},
+    "config.prompt.balanced = True needs labels": {
+        "prompt.verbalizers": (),
+        "prompt.balanced": True,
+    },
     "did you mean bytes": {"prompt.length_normalization": "byte"},
     "config.prompt.num_shots = -1: must be at least 0": {"prompt.num_shots": -1},
     "must hold {answer} once": {"prompt.template": "{text}"},

@@ -123,7 +123,11 @@ def test_an_encoder_decoder_is_asked_as_its_checkpoint_reads_and_writes():
 def test_what_is_too_long_loses_its_first_tokens(objective):
     whole, cut = (read(objective, Query(text, "yz"), length=9) for text in ("abc", "0123456abc"))
     assert (whole.truncated, cut.truncated) == (False, True)
-    side = (lambda row: row.inputs) if cut.rows[0].encoder_inputs is None else (lambda row: row.encoder_inputs)
+    side = (
+        (lambda row: row.inputs)
+        if cut.rows[0].encoder_inputs is None
+        else (lambda row: row.encoder_inputs)
+    )
     assert len(side(cut.rows[0])) == 9 and side(cut.rows[0])[0] == END
     assert cut.rows[0].targets.tolist() == whole.rows[0].targets.tolist() == ids("yz")
     hidden = cut.rows[0].inputs[cut.rows[0].target_positions]
