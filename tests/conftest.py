@@ -11,7 +11,7 @@ from configs import default
 from lm.checkpoints import restore
 from lm.devices import sharding
 from lm.training.metric_writer import read_metrics
-from tests.points import finished
+from tests.ablation_points import finished
 
 # Without most of LLVM's work, and by the older of two emitters of fused loops where there still are
 # two, the same program is there in half of the time.

@@ -17,7 +17,7 @@ from lm.evaluation.prompting.query_encoder import QueryEncoder
 from lm.evaluation.prompting.template import Query
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
-from tests.multibyte import KINDS, byte_fallback, made
+from tests.multibyte_tokenizers import KINDS, byte_fallback, made
 
 MARK = "\u0301"  # a combining acute accent
 

@@ -11,7 +11,7 @@ from lm.data.chat import Chat
 from lm.data.inline_special_tokens import encode_marked, plain, quoted
 from lm.errors import UserError
 from lm.generation import Continuation
-from tests.backends import byte_fallback, byte_level, folder_of, names_of, template
+from tests.small_tokenizers import byte_fallback, byte_level, folder_of, names_of, template
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 TALK = [

@@ -1,0 +1,306 @@
+"""Are the verdicts of a table honest, and does it show all that it knows and nothing else?"""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lm.errors import UserError
+from lm.experiment.ablation.comparison import Table, tabulate
+from lm.experiment.ablation.significance import holm, paired_t_test, verdict
+from lm.experiment.ablation.table import to_csv, to_markdown
+from tests.ablation_points import start
+
+
+def rows_of(table: Table) -> dict:
+    return {row.label: row for row in table.rows}
+
+
+def notes_of(table: Table) -> str:
+    return "\n".join(table.notes)
+
+
+def seeds_of(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+# The statistics.
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12])
+def test_the_comparison_is_the_paired_t_test_of_scipy(n):
+    row, base = np.random.default_rng(n).normal(size=(2, n))
+    found = paired_t_test(seeds_of(*row), seeds_of(*base))
+    oracle = stats.ttest_rel(row, base)
+    assert found.difference == pytest.approx(np.mean(row - base))
+    assert found.interval == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+    assert found.p == pytest.approx(oracle.pvalue)
+
+
+def test_the_interval_is_that_of_a_hand_calculation():
+    # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t(0.975, 2) = 4.302653
+    found = paired_t_test(seeds_of(2.0, 4.0, 6.0), seeds_of(1.0, 2.0, 3.0))
+    assert found.difference == 2.0
+    assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+
+
+def test_holm_adjusts_as_in_a_hand_made_example():
+    # ascending: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 1 x 0.04 raised to the one before it
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-5, 5)] * 3), min_size=2, max_size=6))
+def test_an_effect_of_the_seed_that_all_rows_share_changes_no_difference(drawn):
+    row, base, effect = (seeds_of(*values) for values in zip(*drawn, strict=True))
+    plain = paired_t_test(row, base)
+    moved = paired_t_test(*({s: v[s] + effect[s] for s in v} for v in (row, base)))
+    assert moved.difference == pytest.approx(plain.difference, abs=1e-12)
+    if plain.interval and moved.interval:
+        assert moved.interval == pytest.approx(plain.interval, abs=1e-10)
+
+
+def null_verdicts(seed: int, tables: int, rows: int) -> int:
+    """Simulate tables without any true difference; count those with a false verdict."""
+    random, false = np.random.default_rng(seed), 0
+    for _ in range(tables):
+        n = int(random.integers(3, 6))
+        noise = random.uniform(0.2, 2, size=(rows, 1))  # variants differ in their spread
+        values = 2 + random.normal(size=n) + noise * random.normal(size=(rows, n))
+        base, *others = (seeds_of(*row) for row in values)
+        pairs = [paired_t_test(other, base) for other in others]
+        adjusted = holm([pair.p for pair in pairs])
+        words = [verdict(*each) for each in zip(pairs, adjusted, strict=True)]
+        false += any(word in ("better", "worse") for word in words)
+    return false
+
+
+def test_without_true_differences_one_table_in_twenty_at_most_has_a_verdict():
+    false = null_verdicts(seed=0, tables=2000, rows=5)
+    assert false <= stats.binom.ppf(0.999, 2000, 0.05)
+
+
+def test_a_clear_difference_is_found_with_three_seeds(finish):
+    noise = (0.001, -0.001, 0.0005)
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
+    points += [finish("good", s, 1.95 + 0.1 * s + noise[s]) for s in range(3)]
+    points += [finish("bad", s, 2.05 + 0.1 * s - noise[s]) for s in range(3)]
+    rows = rows_of(tabulate(points))
+    assert rows["softmax"].verdict == "baseline"
+    assert (rows["good"].verdict, rows["bad"].verdict) == ("better", "worse")
+    accuracy = rows_of(tabulate(points, better="higher"))
+    assert (accuracy["good"].verdict, accuracy["bad"].verdict) == ("worse", "better")
+
+
+def test_an_interval_without_zero_is_no_verdict_when_there_are_many_rows(finish, tmp_path):
+    points = [finish("softmax", s, 2.0) for s in range(4)]
+    points += [finish("weak", s, 2.02 + 0.004 * (s - 1.5)) for s in range(4)]
+    alone = rows_of(tabulate(points))["weak"]
+    assert alone.verdict == "worse" and alone.interval[0] > 0
+    crowd = [start(tmp_path, f"row{i}", s) for i in range(40) for s in range(4)]
+    among = rows_of(tabulate(points + crowd))["weak"]  # rows still to come count from the start
+    assert among.interval == alone.interval and among.p == alone.p
+    assert among.p_holm == pytest.approx(min(1, 41 * alone.p))
+    assert among.verdict == "not separable"
+
+
+# What cannot be compared.
+
+
+def test_identical_runs_are_called_identical_and_have_no_interval(finish):
+    points = [finish(row, s, 2.0 + 0.1 * s) for row in ("softmax", "twin") for s in range(3)]
+    twin = rows_of(tabulate(points))["twin"]
+    assert (twin.difference, twin.interval, twin.verdict) == (0.0, None, "identical")
+
+
+def test_a_difference_without_spread_is_no_evidence(finish):
+    points = [finish("softmax", s, 2.1) for s in range(3)] + [finish("x", s, 2.4) for s in range(3)]
+    table = tabulate(points)
+    row = rows_of(table)["x"]
+    assert (row.interval, row.p, row.verdict) == (None, 1.0, "not separable")
+    assert "x has one value for several seeds" in notes_of(table)
+
+
+def test_one_seed_gives_a_difference_but_no_interval_and_no_verdict(finish):
+    row = rows_of(tabulate([finish("softmax", 0, 2.0), finish("x", 0, 1.9)]))["x"]
+    assert row.difference == pytest.approx(-0.1)
+    assert (row.standard_error, row.interval, row.verdict) == (None, None, "one seed")
+
+
+def test_rows_are_compared_over_the_seeds_that_both_have_finished(finish, tmp_path):
+    points = [finish("softmax", s, v) for s, v in ((0, 2.0), (1, 2.2), (2, 9.0))]
+    points += [finish("x", s, v) for s, v in ((1, 2.0), (0, 1.9))] + [start(tmp_path, "x", 2)]
+    table = tabulate(points)
+    row = rows_of(table)["x"]
+    assert (row.seeds, row.pairs, row.n, row.missing) == ((0, 1), (0, 1), 2, 1)
+    assert row.difference == pytest.approx(-0.15)
+    assert "x: means are over unlike seeds" in notes_of(table)
+    assert "2 of 3" in to_markdown(table)
+    apart = tabulate([points[0], points[3]])
+    assert rows_of(apart)["x"].verdict == "no shared seed"
+
+
+def test_points_on_different_data_are_refused_by_name(finish):
+    points = [finish("softmax", s, 2.0) for s in range(3)] + [finish("x", 0, 1.9, data_hash="beef")]
+    with pytest.raises(UserError, match="data_hash is d41d in 3 points but beef in x seed 0"):
+        tabulate(points)
+
+
+def test_rows_that_trained_for_other_steps_get_no_verdict(finish):
+    points = [finish("softmax", s, 2.0 + 0.1 * s) for s in range(3)]
+    points += [finish("long", s, 1.5 + 0.11 * s, steps=200) for s in range(3)]
+    table = tabulate(points)
+    assert rows_of(table)["long"].verdict == "not comparable"
+    assert "WARNING: steps is 100 in 3 points but 200 in long seed 0" in notes_of(table)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "warning"),
+    [
+        ({"batch_size": 8}, {"batch_size": 16}, "batch_size is 8"),
+        ({"eval/bytes": 64.0}, {"eval/bytes": 32.0}, "held-out bytes is 64.0"),
+        ({"eval/examples": 9.0}, {"eval/examples": 4.0}, "held-out examples is 9.0"),
+        ({"eval/tokens": 9.0}, {"eval/tokens": 4.0}, "held-out tokens is 9.0"),
+    ],
+)
+def test_rows_that_learned_or_were_asked_otherwise_get_no_verdict(finish, own, other, warning):
+    points = [finish("softmax", s, 2.0 + 0.1 * s, **own) for s in range(3)]
+    points += [finish("other", s, 1.5 + 0.11 * s, **other) for s in range(3)]
+    table = tabulate(points)
+    assert rows_of(table)["other"].verdict == "not comparable"
+    assert f"WARNING: {warning} in 3 points but " in notes_of(table)
+
+
+def test_tokenizers_are_compared_on_the_same_bytes(finish):
+    sizes = {"bytes": 64.0, "words": 16.0}
+    points = [
+        finish(name, s, 2.0 + 0.1 * s + len(name), **{"eval/bytes": 64.0, "eval/tokens": tokens})
+        for name, tokens in sizes.items()
+        for s in range(3)
+    ]
+    assert rows_of(tabulate(points))["words"].verdict != "not comparable"
+
+
+def test_seeds_of_one_accuracy_are_used_where_anything_else_differs(finish):
+    metric = "eval/accuracy"
+    points = [finish("a", s, 1.0 + s, **{metric: 0.5}) for s in range(3)]
+    assert "are they used" not in notes_of(tabulate(points, metric=metric))
+    points = [finish("b", s, 1.0, **{metric: 0.5}) for s in range(3)]
+    assert "b has one value for several seeds" in notes_of(tabulate(points, metric=metric))
+
+
+def test_mixed_devices_commits_and_versions_are_named(finish):
+    points = [finish("softmax", 0, 2.0), finish("softmax", 1, 2.1)]
+    changes = {"device": "H100", "commit": "def", "versions": {"jax": "0.11.0", "flax": "0.12.0"}}
+    notes = notes_of(tabulate([*points, finish("x", 0, 1.9, **changes)]))
+    for what in ("device is cpu", "commit is abc123", "jax is 0.10.1"):
+        assert f"WARNING: {what} in 2 points but " in notes
+    assert "flax 0.12.0" in notes.splitlines()[-1] and "jax" not in notes.splitlines()[-1]
+
+
+def test_what_is_missing_is_named_with_its_reason(finish, tmp_path):
+    failed, torn, waiting = (start(tmp_path, "x", s) for s in range(3))
+    (failed.workdir / "error.txt").write_text("Traceback\nMemoryError: 80 GiB\n\n")
+    (torn.workdir / "result.json").write_text('{"eval/bits_per')
+    points = [finish("softmax", 0, 2.0), failed, torn, waiting, finish("x", 3, 2.0, seed=7)]
+    points += [finish("x", 4, 2.0, **{"eval/bits_per_byte": None})]
+    table = tabulate(points)
+    row = rows_of(table)["x"]
+    assert (row.n, row.mean, row.missing, row.verdict) == (0, None, 5, "missing")
+    text = to_markdown(table)
+    reasons = ("failed, MemoryError: 80 GiB", "unreadable", "not finished", "mislabelled", "")
+    for seed, reason in enumerate(reasons):
+        assert f"- Missing: x seed {seed}: {reason}" in text
+
+
+@pytest.mark.parametrize("loser", ["softmax", "x"])
+@pytest.mark.parametrize("how", [float("nan"), float("inf"), "error.txt"])
+def test_no_verdict_rests_on_the_seeds_that_survived(finish, tmp_path, loser, how):
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
+    points += [finish("x", s, v) for s, v in enumerate((1.5, 1.601, 1.699))]
+    assert rows_of(tabulate(points))["x"].verdict == "better"
+    if how == "error.txt":
+        points += [start(tmp_path, loser, 3)]
+        (points[-1].workdir / "error.txt").write_text("UserError: the loss is not finite")
+    else:
+        points += [finish(loser, 3, how)]
+    table = tabulate(points)
+    row = rows_of(table)["x"]
+    assert (row.n, row.verdict) == (3, "failed seed") and row.interval[1] < 0
+    assert f"{loser} seed 3: failed" in table.missing[0]
+
+
+def test_mistakes_are_refused_with_what_is_there(finish):
+    points = [finish("softmax", 0, 2.0), finish("x", 0, 1.9)]
+    with pytest.raises(UserError, match="'relu' is not a row of this sweep; rows: softmax, x"):
+        tabulate(points, baseline="relu")
+    with pytest.raises(UserError, match="has no 'eval/f1'"):
+        tabulate(points, metric="eval/f1")
+    with pytest.raises(UserError, match="x seed 0 is given 2 times"):
+        tabulate([*points, points[1]])
+    with pytest.raises(UserError, match="the sweep is empty"):
+        tabulate([])
+
+
+def test_the_baseline_can_be_any_row_and_the_order_stays(finish):
+    points = [finish(row, s, 2.0 + s) for row in ("a", "b") for s in range(2)]
+    table = tabulate(points, baseline="b")
+    assert [row.label for row in table.rows] == ["a", "b"]
+    assert [row.verdict for row in table.rows] == ["identical", "baseline"]
+
+
+# The writing.
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.replace(r"\|", "\0").strip("|").split("|")]
+
+
+def test_markdown_has_the_same_columns_in_every_line_and_lines_up(finish, tmp_path):
+    points = [finish("a|b\nc", s, 2.0 + 0.1 * s) for s in range(2)]
+    points += [finish("relu", 0, 1.9, flops_per_token=None), start(tmp_path, "none", 0)]
+    head, rule, *body = to_markdown(tabulate(points)).split("\n\n")[0].splitlines()
+    assert len({len(line) for line in (head, rule, *body)}) == 1
+    assert {len(cells_of(line)) for line in (head, rule, *body)} == {9}
+    assert len(body) == 3 and set(rule) == set("| -:")
+    relu = dict(zip(cells_of(head), cells_of(body[1]), strict=True))
+    assert relu["parameters"] == "0.831 M" and relu["FLOPs/token"] == ""
+    assert set(cells_of(body[2])) == {"none", "0 of 1", "missing", ""}
+
+
+def test_trained_parameters_are_a_column_where_a_row_leaves_some_alone(finish):
+    whole = finish("full", 0, 2.0, trained_parameters=831_232)
+    lora = finish("lora", 0, 2.1, trained_parameters=8_312)
+    head, _, *body = to_markdown(tabulate([whole, lora])).split("\n\n")[0].splitlines()
+    trained = cells_of(head).index("trainable")
+    assert [cells_of(line)[trained] for line in body] == ["831 k", "8 k"]
+    assert "trainable" not in to_markdown(tabulate([whole]))
+
+
+def test_the_memory_of_a_step_is_a_column_where_it_is_known(finish):
+    points = [finish("full", 0, 2.0, memory=61_000_000), finish("lora", 0, 2.1)]
+    head, _, *body = to_markdown(tabulate(points)).splitlines()[:4]
+    place = cells_of(head).index("step memory")
+    assert [cells_of(line)[place] for line in body] == ["61.0 M", ""]
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.1, "2.00 ± 0.10"), (0.00123, "2.0000 ± 0.0012")])
+def test_digits_follow_the_standard_error(finish, spread, shown):
+    points = [finish("softmax", s, 2 + d * spread) for s, d in enumerate((-1, 1))]
+    assert shown in to_markdown(tabulate(points))
+
+
+def test_the_csv_keeps_full_precision_seed_by_seed(finish):
+    values = [2 + 1 / 3, 2 + 1 / 7]
+    table = tabulate([finish("a, b", s, v) for s, v in enumerate(values)])
+    (row,) = csv.DictReader(io.StringIO(to_csv(table)))
+    assert row["label"] == "a, b" and row["parameters"] == "831232"
+    assert [float(v) for v in row["values"].split()] == values
+    assert float(row["mean"]) == table.rows[0].mean and row["seeds"] == "0 1"
+    assert row["difference"] == ""
