@@ -29,7 +29,7 @@ from lm.data.synthetic import Language
 from lm.evaluation.diagnostics import diagnose
 from lm.evaluation.diagnostics.spectrum import NOISE
 from lm.experiment.ablation.plot import MUTED
-from lm.experiment.ablation.points import make_points
+from lm.experiment.ablation.points import Ablation, make_points
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512
@@ -42,7 +42,7 @@ COLUMNS = {
     "gradient.share": "gradient that passes",
     "argmax.never": "never argmax, of 65",
     "calibration.expected_calibration_error": "calibration error",
-    "calibration.of_it_by_chance": "by chance",
+    "calibration.expected_by_chance": "by chance",
 }
 
 
@@ -54,7 +54,7 @@ def measured(workdir: epath.Path) -> list[dict]:
     config = bottleneck.get_config("tiny")
     rows = list(bottleneck.sweep("tiny"))
     groups: dict[str, list] = {}
-    for point in make_points(config, rows, bottleneck.SEEDS, workdir):
+    for point in make_points(config, Ablation(rows, bottleneck.SEEDS), workdir):
         groups.setdefault(point.row, []).append(point)
     records = []
     for overrides, group in zip(rows, groups.values(), strict=True):

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from lm.evaluation.diagnostics.argmax import direction, linear_words
+from lm.evaluation.diagnostics.argmax import direction, token_vectors
 from lm.evaluation.diagnostics.gradient import surviving_shares
-from lm.evaluation.diagnostics.spectrum import blocks_of_words, spectra
+from lm.evaluation.diagnostics.spectrum import spectra, token_blocks
 from lm.experiment.provenance import commit, versions
 from lm.output import OUTPUTS
 
@@ -33,7 +33,7 @@ WORDS, FEATURES, CONTEXTS = 131_072, 256, 512
 def spectrum(head, params, hidden) -> dict:
     """Ranks and entropy ranks."""
     log_probs = jax.jit(functools.partial(head.apply, method="log_probs"))
-    blocks = blocks_of_words(functools.partial(log_probs, params), hidden, WORDS)
+    blocks = token_blocks(functools.partial(log_probs, params), hidden, WORDS)
     whole, centred = spectra(blocks)
     return {"rank": whole.rank, "centred_rank": centred.rank, "entropy_rank": whole.entropy_rank}
 
@@ -50,7 +50,7 @@ def gradient(head, params, hidden) -> dict:
 
 def argmax(head, params, hidden) -> dict:
     """How many of 8 words can never be the argmax."""
-    words = linear_words("softmax", {"head": params["params"]}, tied=False)
+    words = token_vectors("softmax", {"head": params["params"]}, tied=False)
     assert words is not None
     return {"never": sum(direction(words, word) is None for word in range(8))}
 

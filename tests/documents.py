@@ -93,7 +93,7 @@ def smaller(arguments, corpus, cache):
     given = {a.partition("=")[0].removeprefix("--config.") for a in arguments}
     text = " ".join(arguments)
     if "--config=" not in text:
-        return [*arguments] if arguments[0] == "gallery" else [*arguments, f"--cache={cache}"]
+        return [*arguments] if arguments[0] == "gallery" else [*arguments, f"--cache_dir={cache}"]
     if "continual.sources" in given:
         given.add("data.source")
     if "init_from=hf:" in text:

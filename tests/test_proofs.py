@@ -76,7 +76,7 @@ def test_tiny_reaches_2_6_bits_per_byte_and_writes_recognisable_python(tmp_path,
     records = read_metrics(tmp_path / "clm" / "metrics.jsonl")
     assert records[-1]["eval/bits_per_byte"] < 2.6
     prompt = "class Reader:\n    def __init__(self, "
-    flags = [f"--cache={cache}", "--max_new_tokens=250", "--top_p=0.9"]
+    flags = [f"--cache_dir={cache}", "--max_new_tokens=250", "--top_p=0.9"]
     generation = start("generate", workdir, f"--prompt={prompt}", *flags)
     text, errors = generation.communicate()
     assert generation.returncode == 0, errors

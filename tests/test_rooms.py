@@ -48,12 +48,10 @@ CIRCLES = {
 }
 MANY_IMPORTS = {
     "lm.checkpoints.restore",
-    "lm.experiment.continual.chain",
     "lm.experiment.train",
     "lm.output",
     "lm.training.train_step",
     "lm.training.validate",
-    "run",
 }
 
 

@@ -1,4 +1,4 @@
-"""Checks a command line against the commands and flags that there are, and prints their help."""
+"""Parses and checks the command line, and formats the help of commands and flags."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ from absl import flags
 
 from lm.config import declared, defaults, plain
 from lm.errors import UserError, nearest
+from lm.experiment.provenance import commit, versions
 
 
 class Command(NamedTuple):
@@ -26,7 +27,9 @@ Commands = Mapping[str, Command]
 def find_command(name: str, commands: Commands) -> Command:
     """The command of a name; raises UserError, with the nearest name, where there is none."""
     if name not in commands:
-        raise UserError(f"{name} is no command of {', '.join(commands)}{nearest(name, commands)}")
+        raise UserError(
+            f"{name} is not a command; use {', '.join(commands)}{nearest(name, commands)}"
+        )
     return commands[name]
 
 
@@ -49,7 +52,7 @@ def parse(argv: Sequence[str]) -> None:
         keys = [f"config.{key}" for key in defaults(values["config"])]
         for name in dotted:
             if name not in keys:
-                raise UserError(f"--{name} is no knob{nearest(name, keys)}")
+                raise UserError(f"--{name} is not a config key{nearest(name, keys)}")
     elif dotted:
         raise UserError(f"--{dotted[0]} changes a config; give that too, as --config=FILE[:ARG]")
     optional = [f"config.{key}" for key, each in declared().items() if each.optional]
@@ -59,7 +62,7 @@ def parse(argv: Sequence[str]) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(plain(error)) from None
     if rest:
-        raise UserError(f"{rest[0]!r} is no flag; flags are --name=value")
+        raise UserError(f"{rest[0]!r} is not a flag; flags are --name=value")
     flag: Any = flags.FLAGS["config"]
     for name in unset:
         key = name.removeprefix("config.")
@@ -97,3 +100,9 @@ def help_text(about: str, own: Sequence[Any], commands: Commands, name: str | No
 
 def _readers(flag: str, commands: Commands) -> list[str]:
     return [name for name, command in commands.items() if command.reads(flag)]
+
+
+def version_lines() -> list[str]:
+    """The commit of this project and the versions that determine a run's numbers."""
+    own = f"softmax-laboratory {commit() or 'outside a checkout'}"
+    return [own, *(f"{name} {version}" for name, version in versions().items())]

@@ -15,9 +15,10 @@ from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts
 from lm.evaluation.task_report import write_report
 from lm.finetuning.adapted import max_text_len_of
 from lm.tasks.prepare import TaskData
+from lm.training.announce import announced
 
 
-def evaluate_on(
+def evaluate_run(
     run: Restored,
     *,
     texts: Sequence[str] = (),
@@ -37,6 +38,17 @@ def evaluate_on(
     Raises:
       UserError: the model does not support the evaluation.
     """
+    with announced("compiling and evaluating"):
+        return _evaluate(run, texts, data, stride, folder)
+
+
+def _evaluate(
+    run: Restored,
+    texts: Sequence[str],
+    data: Sequence[str],
+    stride: int | None,
+    folder: epath.Path | None,
+) -> dict[str, float]:
     if texts or (data and not run.config.task.name):
         found = perplexity.document_likelihoods(run, perplexity.read_documents(texts, data), stride)
         length = max_text_len_of(run.program.model)

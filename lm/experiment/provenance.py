@@ -1,4 +1,4 @@
-"""What made a number? The versions of what decides it, and the commit of this code."""
+"""The versions of packages and the commit of this code, which results record."""
 
 import importlib.metadata
 import subprocess
@@ -8,7 +8,7 @@ from etils import epath
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide a run's numbers."""
+    """Python and the packages that determine a run's numbers."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {"python": sys.version.split()[0]} | {n: importlib.metadata.version(n) for n in names}
 
@@ -27,9 +27,3 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def version_lines() -> list[str]:
-    """The commit of this project, and the versions that decide a run's numbers, a line each."""
-    own = f"softmax-laboratory {commit() or 'outside a checkout'}"
-    return [own, *(f"{name} {version}" for name, version in versions().items())]

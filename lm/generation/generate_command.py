@@ -1,6 +1,10 @@
 """Runs `run.py generate`: continues texts by sampling or beam search and streams them."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
 
 from lm.checkpoints.restore import Restored
 from lm.errors import UserError
@@ -12,56 +16,72 @@ from lm.generation.speed import Speed
 from lm.generation.streaming import stream
 
 
-def check_request(
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Texts to continue, and how.
+
+    Attributes:
+      prompts: the texts; for an encoder-decoder, the inputs of the encoder.
+      max_new_tokens: the longest continuation.
+      stop_strings: texts before which a continuation ends.
+      beams: options of beam search, which is used where there is more than one beam.
+      sampling: options of sampling otherwise.
+      seed: of sampling.
+    """
+
+    prompts: Sequence[str]
+    max_new_tokens: int
+    stop_strings: Sequence[str]
+    beams: BeamSearchParams
+    sampling: SamplingParams
+    seed: int
+
+
+def request(
     prompts: Sequence[str],
+    *,
     max_new_tokens: int,
-    beams: BeamSearchParams,
-    stop_strings: Sequence[str],
-) -> None:
-    """Raises UserError for a request that no model can serve; arguments as in `generate_texts`."""
+    stop_strings: Sequence[str] = (),
+    num_beams: int = 1,
+    length_penalty: float = 0.0,
+    seed: int = 0,
+    **sampling: float,
+) -> Request:
+    """A request from the values of flags; `sampling` are the fields of `SamplingParams`.
+
+    Raises:
+      UserError: for a request that no model can serve.
+    """
+    options: dict[str, Any] = sampling
+    beams, params = BeamSearchParams(num_beams, length_penalty), SamplingParams(**options)
     check_beam_search(beams, max_new_tokens)
     if not prompts:
         raise UserError("generate needs --prompt=TEXT; it may be given several times")
     if "" in stop_strings:
         raise UserError("--stop_strings= is empty; give it a text, or leave it out")
-    if beams.num_beams == 1 and beams.length_penalty:
+    if num_beams == 1 and length_penalty:
         raise UserError("--length_penalty needs beam search; add --num_beams=4, for example")
+    return Request(prompts, max_new_tokens, stop_strings, beams, params, seed)
 
 
 def generate_texts(
-    run: Restored,
-    texts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    beams: BeamSearchParams,
-    sampling: SamplingParams,
-    seed: int = 0,
-    stop_strings: Sequence[str] = (),
-    chat: bool = False,
+    run: Restored, request: Request, chat: bool = False
 ) -> tuple[Iterator[str], Speed]:
     """Printable pieces of every text and its continuation, the first as it grows; and their speed.
 
-    Args:
-      run: as `Restored.decoding` returns it.
-      texts: the prompts; for an encoder-decoder, the inputs of the encoder.
-      max_new_tokens: the longest continuation.
-      beams: options of beam search, which is used where there is more than one beam.
-      sampling: options of sampling otherwise.
-      seed: of sampling.
-      stop_strings: texts before which a continuation ends.
-      chat: the texts are user messages, formatted by the run's chat template.
+    With `chat`, prompts are user messages, formatted by the run's chat template.
 
     Raises:
       UserError: more beams than the vocabulary has tokens, or a text that does not fit.
     """
-    tokenizer = run.tokenizer
+    tokenizer, texts, beams = run.tokenizer, request.prompts, request.beams
     if beams.num_beams > tokenizer.vocab_size:
         raise UserError(
             f"--num_beams={beams.num_beams} is more than the {tokenizer.vocab_size} tokens of the "
             "vocabulary; use fewer, such as --num_beams=4"
         )
     ids, sources = prompt_ids(tokenizer, texts, run.opens), None
-    shown, stops, end = list(texts), list(stop_strings), tokenizer.end
+    shown, stops, end = list(texts), list(request.stop_strings), tokenizer.end
     if chat:
         ids = [run.chat.asked([{"role": "user", "content": text}]) for text in texts]
         stops, end = [*stops, *run.chat.stops], run.chat.closes
@@ -70,12 +90,18 @@ def generate_texts(
         ids = [run.frame.decoder_start()] * len(texts)
     if chat or sources is not None:  # an answer starts on a new line
         shown = [f"{text}\n" for text in texts]
-    request = {"prompts": ids, "sources": sources, "max_new_tokens": max_new_tokens}
-    request["prefix"] = run.config.objective == "prefix"
+    options = {"prompts": ids, "sources": sources, "max_new_tokens": request.max_new_tokens}
+    options["prefix"] = run.config.objective == "prefix"
     model, params = run.program.model, run.params
     if beams.num_beams > 1:
-        steps = beam_search_steps(model, params, eos_token_id=end, **request, **beams._asdict())
-        speed = Speed(steps, compiling=max_new_tokens)
+        steps = beam_search_steps(model, params, eos_token_id=end, **options, **beams._asdict())
+        speed = Speed(steps, compiling=request.max_new_tokens)
     else:
-        speed = Speed(generate(model, params, **request, **vars(sampling), seed=seed))
-    return stream(tokenizer, shown, ids, speed, stops), speed
+        sampling = vars(request.sampling) | {"seed": request.seed}
+        speed = Speed(generate(model, params, **options, **sampling))
+    return _in_mesh(run, stream(tokenizer, shown, ids, speed, stops)), speed
+
+
+def _in_mesh(run: Restored, pieces: Iterator[str]) -> Iterator[str]:
+    with jax.set_mesh(run.program.mesh):
+        yield from pieces

@@ -14,9 +14,9 @@ from lm.config import override
 from lm.evaluation import diagnostics as room
 from lm.evaluation.calibration import calibration
 from lm.evaluation.diagnostics import spectrum as spectrum_module
-from lm.evaluation.diagnostics.argmax import LINEAR, direction, linear_words
+from lm.evaluation.diagnostics.argmax import LINEAR, direction, token_vectors
 from lm.evaluation.diagnostics.gradient import surviving_shares
-from lm.evaluation.diagnostics.spectrum import blocks_of_words, spectra, spectrum
+from lm.evaluation.diagnostics.spectrum import spectra, spectrum, token_blocks
 from lm.experiment.train import train
 from lm.output import OUTPUTS
 
@@ -35,7 +35,7 @@ def made(name, words=40, features=6, contexts=30):
 def test_streamed_singular_values_are_those_of_the_whole_matrix(entries, monkeypatch):
     monkeypatch.setattr(spectrum_module, "_ENTRIES", entries)
     matrix = np.random.default_rng(0).normal(size=(7, 33)) - 4.0
-    blocks = list(blocks_of_words(lambda rows: matrix[rows], np.arange(7), 33))
+    blocks = list(token_blocks(lambda rows: matrix[rows], np.arange(7), 33))
     np.testing.assert_array_equal(np.concatenate(blocks), matrix.T)
     assert max(block.size for block in blocks) <= max(entries, 7)
     whole, centred = spectra(blocks)
@@ -66,7 +66,7 @@ def test_entropy_rank_is_one_for_one_direction_and_n_for_n_equal_ones():
 )
 def test_linear_logits_have_the_rank_of_the_features_and_one(name, rank):
     log_probs, hidden, _, _ = made(name)
-    whole, centred = spectra(blocks_of_words(log_probs, hidden, 40))
+    whole, centred = spectra(token_blocks(log_probs, hidden, 40))
     assert whole.rank == rank
     assert centred.rank == (6 if rank == 7 else 30)
 
@@ -132,18 +132,18 @@ def test_the_argmax_test_agrees_with_one_program_over_all_words(features, biased
 
 def test_linear_words_are_those_of_the_head():
     params = {"embedding": np.ones((4, 2)), "head": {"table": np.eye(4, 2), "bias": np.arange(4.0)}}
-    tied, own = (linear_words("softmax", params, tied) for tied in (True, False))
+    tied, own = (token_vectors("softmax", params, tied) for tied in (True, False))
     assert tied is not None and own is not None
     np.testing.assert_array_equal(tied, [[1, 1, 0], [1, 1, 1], [1, 1, 2], [1, 1, 3]])
     np.testing.assert_array_equal(own, [[1, 0, 0], [0, 1, 1], [0, 0, 2], [0, 0, 3]])
-    assert linear_words("mixture", params, True) is None
+    assert token_vectors("mixture", params, True) is None
     assert set(LINEAR) < set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", ["sigsoftmax", "gaussian", "sigmoid"])
 def test_only_words_that_can_be_the_argmax_are_ever_the_likeliest(name):
     log_probs, hidden, _, params = made(name, features=3, contexts=3000)
-    words = linear_words(name, {"head": params["params"]}, tied=False)
+    words = token_vectors(name, {"head": params["params"]}, tied=False)
     assert words is not None
     for word in set(np.argmax(np.asarray(log_probs(4 * hidden)), axis=1).tolist()):
         assert direction(words, word) is not None
@@ -192,7 +192,7 @@ def test_a_diagnosed_run_finds_the_ranks_of_its_head_and_of_its_language(small_c
     assert found["spectrum"]["rank"] == 9 and found["spectrum_centred"]["rank"] == 8
     assert found["spectrum_truth"]["rank"] == 12
     assert 0 < found["gradient"]["share"] < 1
-    assert found["argmax"]["words"] == 64
+    assert found["argmax"]["tokens"] == 64
     assert sum(each["count"] for each in found["calibration"]["bins"]) == 16 * 32
     room.write(found, "a run", tmp_path)
     assert json.loads((tmp_path / "diagnose.json").read_text())["contexts"] == 100

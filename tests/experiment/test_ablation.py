@@ -4,7 +4,7 @@ import pytest
 
 from configs import default
 from lm.errors import UserError
-from lm.experiment.ablation.points import load_ablation, make_points
+from lm.experiment.ablation.points import Ablation, load_ablation, make_points
 
 SWEEP = "def sweep(arg=None):\n    {}\n\nSEEDS = (0, 1)\n"
 MISTAKES = {
@@ -47,7 +47,7 @@ def test_a_mistake_in_an_ablation_is_one_line_that_names_it(mistake, tmp_path):
 @pytest.mark.parametrize("row", [{"": 1}, {"steps": object()}, {"attention": 3}, {"steps.a": 1}])
 def test_a_row_that_sets_no_config_key_is_refused_before_training(row, tmp_path):
     with pytest.raises(UserError, match="sweep"):
-        make_points(default.get_config(), [row], (0,), tmp_path)
+        make_points(default.get_config(), Ablation([row], (0,)), tmp_path)
 
 
 def test_an_ablation_has_its_rows_in_order_and_its_first_seeds(tmp_path):

@@ -12,11 +12,11 @@ CLM = "--config=configs/clm.py:tiny"
 MISTAKES = {
     "a typo in a knob": (
         ["train", CLM, "--config.model.d_modl=64", "--workdir=W"],
-        "--config.model.d_modl is no knob; did you mean config.model.d_model?",
+        "--config.model.d_modl is not a config key; did you mean config.model.d_model?",
     ),
     "a typo in a command": (["trian", CLM], "did you mean train?"),
     "a typo in a flag": (["train", CLM, "--wrkdir=W"], "Did you mean: workdir"),
-    "a word too many": (["train", CLM, "now", "--workdir=W"], "'now' is no flag"),
+    "a word too many": (["train", CLM, "now", "--workdir=W"], "'now' is not a flag"),
     "no config": (["train", "--workdir=W"], "needs --config=FILE[:ARG]"),
     "no workdir": (["train", CLM], "needs --workdir=DIR"),
     "a config that is not there": (
@@ -177,7 +177,7 @@ def test_the_run_of_an_older_version_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": 3}')
     finished = run("eval", f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    assert "has no grad_accum_steps: an older version of this code wrote it" in finished.stderr
+    assert "has no attention.alpha: an older version of this code wrote it" in finished.stderr
     assert finished.stderr.count("\n") == 1
 
 
@@ -192,7 +192,7 @@ def test_help_of_a_command_names_its_own_flags_and_defaults():
     finished = run("generate", "-h")
     assert finished.returncode == 0
     assert "--max_new_tokens  tokens to generate, at most; default 256" in finished.stdout
-    assert "--contexts" not in finished.stdout
+    assert "--num_contexts" not in finished.stdout
 
 
 def test_the_printed_config_has_every_key_and_what_the_command_line_set():

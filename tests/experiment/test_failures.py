@@ -10,8 +10,8 @@ import run
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.errors import UserError, explain
 from lm.experiment.ablation import sweep as sweep_module
-from lm.experiment.ablation.points import make_points
-from lm.experiment.ablation.sweep import sweep
+from lm.experiment.ablation.points import Ablation, make_points
+from lm.experiment.ablation.sweep import train_points
 from lm.training.metric_writer import Writer, read_metrics
 from tests.checkpoints.test_checkpointer import assert_same, shapes, state_at
 
@@ -139,11 +139,11 @@ def test_a_full_disk_stops_a_sweep_and_too_little_memory_one_point(
         raise error
 
     monkeypatch.setattr(sweep_module, "run_experiment", learn)
-    found = make_points(small_config, [{}], (0, 1), tmp_path)
+    found = make_points(small_config, Ablation([{}], (0, 1)), tmp_path)
     if error is FULL:
         with pytest.raises(OSError):
-            sweep(found)
+            train_points(found)
         assert len(tried) == 1
     else:
-        assert sweep(found) == found
+        assert train_points(found) == found
         assert capsys.readouterr().err.count("config.grad_accum_steps") == 2

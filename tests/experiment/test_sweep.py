@@ -14,8 +14,8 @@ from lm.config import override, to_dict
 from lm.errors import UserError
 from lm.experiment.ablation import sweep as sweep_module
 from lm.experiment.ablation.comparison import tabulate
-from lm.experiment.ablation.points import make_points, row_label
-from lm.experiment.ablation.sweep import sweep
+from lm.experiment.ablation.points import Ablation, make_points, row_label
+from lm.experiment.ablation.sweep import train_points
 from lm.experiment.ablation.table import to_markdown, write_tables
 from lm.experiment.claim import Held, claim
 from tests.claims import held_elsewhere
@@ -37,8 +37,8 @@ def results(found):
 def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same_numbers(
     ablation, tmp_path, monkeypatch
 ):
-    found = make_points(ablation, ROWS, (0, 1), tmp_path)
-    assert sweep(found) == []
+    found = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
+    assert train_points(found) == []
     before = results(found)
     write_tables([tabulate(found)], tmp_path)
     assert {"table.md", "table.csv", "table.png"} <= {path.name for path in tmp_path.iterdir()}
@@ -52,16 +52,16 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
         return original(config, workdir, name)
 
     monkeypatch.setattr(sweep_module, "run_experiment", counting)
-    sweep(found)
+    train_points(found)
     assert trained == []
     shutil.rmtree(found[2].workdir)
-    sweep(found)
+    train_points(found)
     assert trained == [found[2].workdir]
     assert results(found) == before
 
 
 def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, monkeypatch, capsys):
-    found = make_points(ablation, ROWS, (0,), tmp_path)
+    found = make_points(ablation, Ablation(ROWS, (0,)), tmp_path)
     original = sweep_module.run_experiment
 
     def breaking(config, workdir, name):
@@ -71,12 +71,12 @@ def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep_module, "run_experiment", breaking)
-        assert sweep(found) == [found[0]]
+        assert train_points(found) == [found[0]]
     assert "failed: no luck" in capsys.readouterr().err
     assert "no luck" in (found[0].workdir / "error.txt").read_text()
     assert (found[1].workdir / "result.json").exists()
     assert "no luck" in to_markdown(tabulate(found))
-    assert sweep(found) == []
+    assert train_points(found) == []
     assert not (found[0].workdir / "error.txt").exists()
 
 
@@ -105,9 +105,10 @@ def quick(monkeypatch):
 def test_sweeps_that_share_train_every_point_once_and_all_know_what_broke(
     ablation, tmp_path, quick
 ):
-    found, broken = make_points(ablation, ROWS, (0, 1, 2, 3), tmp_path), []
+    found, broken = make_points(ablation, Ablation(ROWS, (0, 1, 2, 3)), tmp_path), []
     workers = [
-        threading.Thread(target=lambda: broken.append(sweep(found, share=True))) for _ in range(3)
+        threading.Thread(target=lambda: broken.append(train_points(found, share=True)))
+        for _ in range(3)
     ]
     for worker in workers:
         worker.start()
@@ -118,11 +119,11 @@ def test_sweeps_that_share_train_every_point_once_and_all_know_what_broke(
 
 
 def test_a_sweep_that_shares_waits_for_the_points_of_others(ablation, tmp_path, quick, capsys):
-    found = make_points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     with contextlib.ExitStack() as theirs:
         theirs.enter_context(held_elsewhere(found[0].workdir))
         threading.Timer(0.2, theirs.pop_all().close).start()
-        assert sweep(found, share=True) == []
+        assert train_points(found, share=True) == []
     assert list(quick) == [*(point.workdir for point in found[1:]), found[0].workdir]
     assert capsys.readouterr().out.count("waiting: ") == 1
 
@@ -130,36 +131,36 @@ def test_a_sweep_that_shares_waits_for_the_points_of_others(ablation, tmp_path, 
 def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
     ablation, tmp_path, quick
 ):
-    found = make_points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     with held_elsewhere(found[1].workdir), pytest.raises(Held, match="is held by process"):
-        sweep(found)
+        train_points(found)
     with held_elsewhere(tmp_path):
         for share in (False, True):
             with pytest.raises(Held, match="is held by process"):
-                sweep(found, share)
+                train_points(found, share)
     assert not quick
 
 
 def test_of_several_processes_the_first_holds_the_sweep_and_the_others_train_beside_it(
     ablation, tmp_path, quick, monkeypatch
 ):
-    found = make_points(ablation, ROWS, (0,), tmp_path)
+    found = make_points(ablation, Ablation(ROWS, (0,)), tmp_path)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with held_elsewhere(tmp_path):
-        assert sweep(found) == []
+        assert train_points(found) == []
     assert set(quick) == {point.workdir for point in found}
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match="--share is of commands of one process each"):
-        sweep(found, share=True)
+        train_points(found, share=True)
 
 
 def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):
-    found = make_points(ablation, ROWS, (0, 1), tmp_path)
+    found = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     assert len({point.workdir for point in found}) == 4
     assert [point.seed for point in found] == [0, 1, 0, 1]
-    again = make_points(ablation, ROWS, (0, 1), tmp_path)
+    again = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     assert [p.workdir for p in again] == [p.workdir for p in found]
-    longer = make_points(override(ablation, {"steps": 5}), ROWS, (0, 1), tmp_path)
+    longer = make_points(override(ablation, {"steps": 5}), Ablation(ROWS, (0, 1)), tmp_path)
     assert {p.workdir for p in longer}.isdisjoint(p.workdir for p in found)
 
 
@@ -178,7 +179,7 @@ def test_keys_that_end_alike_are_told_apart_in_every_row_of_the_ablation(ablatio
         {"output.cap": 20.0},
         {"steps": 5},
     ]
-    found = make_points(ablation, rows, (0,), tmp_path)
+    found = make_points(ablation, Ablation(rows, (0,)), tmp_path)
     labels = ["default", "weighting=softcap,attention.cap=20.0", "output.cap=20.0", "steps=5"]
     assert [point.row for point in found] == labels
     assert row_label({"a.b.c": 1, "d.b.c": 2, "c": 3}) == "a.b.c=1,d.b.c=2,c=3"
@@ -188,7 +189,7 @@ def test_two_rows_of_one_name_are_refused_before_any_work(ablation, tmp_path):
     plain = ablation.data.source
     rows = [{"data.source": plain, "steps": 5}, {"data.source": f"{plain},steps=5"}]
     with pytest.raises(UserError, match=r"two rows that are both called source=.*,steps=5"):
-        make_points(ablation, rows, (0,), tmp_path)
+        make_points(ablation, Ablation(rows, (0,)), tmp_path)
 
 
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
@@ -196,14 +197,16 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
         "lm.checkpoints.resolve.adopt", lambda c: override(c, {"model.num_layers": 3})
     )
     rows = [{}, {"init_from": "hf:B"}]
-    assert [p.config.model.num_layers for p in make_points(ablation, rows, (0,), tmp_path)] == [
+    assert [
+        p.config.model.num_layers for p in make_points(ablation, Ablation(rows, (0,)), tmp_path)
+    ] == [
         1,
         3,
     ]
     with pytest.raises(
         UserError, match=r"layers=2: config.model.num_layers = 2 contradicts .* has 3"
     ):
-        make_points(ablation, [rows[1] | {"model.num_layers": 2}], (0,), tmp_path)
+        make_points(ablation, Ablation([rows[1] | {"model.num_layers": 2}], (0,)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -220,4 +223,4 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
 )
 def test_an_impossible_row_stops_the_ablation_before_any_work(ablation, tmp_path, rows, message):
     with pytest.raises(UserError, match=message):
-        make_points(ablation, rows, (0,), tmp_path)
+        make_points(ablation, Ablation(rows, (0,)), tmp_path)

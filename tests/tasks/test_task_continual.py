@@ -13,9 +13,9 @@ from lm.config import override
 from lm.data import train_batches
 from lm.errors import Interrupted, UserError
 from lm.experiment import train as train_module
-from lm.experiment.continual.chain import run_experiment
 from lm.experiment.continual.forgetting import forgetting, forgetting_metrics, to_markdown
 from lm.experiment.continual.importance import squares, with_importance
+from lm.experiment.continual.run_experiment import run_experiment
 from lm.experiment.primary_metric import PrimaryMetric
 from lm.experiment.train import train
 from lm.tasks.prepare import prepare_task

@@ -63,7 +63,7 @@ def test_a_null_metric_is_a_failed_seed_of_the_table(finish):
 
 
 def test_predictions_and_diagnoses_are_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(report.figure, "draw", lambda *_: None)
+    monkeypatch.setattr(report.plot, "draw", lambda *_: None)
     write_predictions(tmp_path, [{"text": "é", "nats": math.inf}])
     report.write({"gradient": {"share": math.nan}}, "", tmp_path)
     assert json.loads((tmp_path / "predictions.jsonl").read_text()) == {"text": "é", "nats": None}
@@ -83,7 +83,7 @@ def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, mon
     monkeypatch.setattr(sharding, "global_batch", lambda *_: {})
     corpus = SimpleNamespace(rows=lambda _: [], language=None)
     config = override(small_config, {"objective": "masked"})
-    with pytest.raises(UserError, match="objective masked asks for no token of the held-out rows"):
+    with pytest.raises(UserError, match="objective masked predicts no token of the held-out rows"):
         held_out.likelihood(program, {}, corpus, config)
 
 

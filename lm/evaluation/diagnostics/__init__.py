@@ -1,9 +1,6 @@
-"""What does the softmax of a trained model do to rank, gradient, argmax and confidence?
-`diagnose(run, sample)` measures a restored run, `write` keeps the numbers and a picture, and
-`lines` says them.
-"""
+"""Diagnoses the output softmax of a trained model: rank, gradient, argmax and calibration."""
 
 from lm.evaluation.diagnostics.diagnosis import diagnose
-from lm.evaluation.diagnostics.report import lines, write
+from lm.evaluation.diagnostics.report import diagnose_run, lines, write
 
-__all__ = ["diagnose", "lines", "write"]
+__all__ = ["diagnose", "diagnose_run", "lines", "write"]

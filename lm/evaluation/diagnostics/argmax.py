@@ -1,5 +1,5 @@
-"""Which words can never be the most likely one? Of a head whose most likely word is that of linear
-logits, those whose vector no direction singles out; found by linear programming.
+"""Finds tokens that can never be the most likely one, by linear programming on the token vectors of
+heads with linear logits.
 """
 
 from collections.abc import Mapping
@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-# Heads whose most likely word is the largest of h W' + b: they differ in how they are trained, or
-# by an increasing function of each logit.
+# Heads whose most likely token has the largest logit of h W' + b: they differ in their training
+# loss, or by an increasing function of each logit.
 LINEAR = ("softmax", "sigsoftmax", "plif", "gumbel", "sampled", "dynamic", "nce", "sparsemax")
 LINEAR += ("entmax", "sigmoid", "squared", "gaussian")
-_MARGIN = 1e-7  # of linear programs, in units of the longest difference between two words
+_MARGIN = 1e-7  # of linear programs, in units of the largest difference between two tokens
 
 
-def linear_words(head: str, params: Mapping[str, Any], tied: bool) -> np.ndarray | None:
-    """Word vectors with a last column for the bias, [V, D + 1]; None where logits are not linear.
+def token_vectors(head: str, params: Mapping[str, Any], tied: bool) -> np.ndarray | None:
+    """Token vectors with a last column for the bias, [V, D + 1]; None where logits are not linear.
 
     Args:
-      head: its name.
-      params: of the model.
-      tied: whether the head borrows the embedding table.
+      head: the name of the head.
+      params: the parameters of the model.
+      tied: whether the head shares the embedding table.
     """
     if head not in LINEAR:
         return None
@@ -32,34 +32,34 @@ def linear_words(head: str, params: Mapping[str, Any], tied: bool) -> np.ndarray
     return np.concatenate([table, bias[:, None]], axis=1)
 
 
-def direction(words: np.ndarray, word: int) -> np.ndarray | None:
-    """An x = (h, t), t >= 0, for which x . (w, b) is largest for `word` alone; None: there is none.
+def direction(vectors: np.ndarray, token: int) -> np.ndarray | None:
+    """An x = (h, t), t >= 0, for which x . (w, b) is largest for `token` alone, or None.
 
-    Then h / t is a hidden state of which `word` is the argmax (for t = 0, a large multiple of h).
-    Without such x the word is never the argmax, whatever the model below: without a bias, its
+    Then h / t is a hidden state with `token` as its argmax (for t = 0, a large multiple of h).
+    Without such x the token is never the argmax, whatever the model below: without a bias, its
     vector lies in the convex hull of the others (Demeter et al. 2005.02433; Grivas et al.
     2203.06462).
 
-    The largest margin over a box, max e with x . (w_word - w_j) >= e for all j and |x| <= 1, is a
-    linear program. Only the words that come closest are constraints; while others do better than
-    `word` at its solution, they are added. Both answers are certain: x is tried on all words, and
-    a program without a margin for some words has none for all.
+    The largest margin over a box, max e with x . (w_token - w_j) >= e for all j and |x| <= 1, is a
+    linear program. Its constraints are the closest tokens; tokens that exceed `token` at the
+    solution are added until there are none. Both results are exact: x is tested on all tokens, and
+    a program without a margin for some tokens has none for all.
 
     Args:
-      words: [V, D + 1], the last column the bias.
-      word: its row.
+      vectors: [V, D + 1], the last column the bias.
+      token: its row.
     """
     from scipy.optimize import linprog  # slow to import
 
-    ahead = words[word] - words
+    ahead = vectors[token] - vectors
     ahead /= np.abs(ahead).max() or 1.0
-    others = np.arange(len(words)) != word
-    x = words[word] - words.mean(axis=0)
+    others = np.arange(len(vectors)) != token
+    x = vectors[token] - vectors.mean(axis=0)
     x[-1] = max(x[-1], 0.0)
     x /= np.abs(x).max() or 1.0
     size = len(x)
     bounds = [(-1.0, 1.0)] * (size - 1) + [(0.0, 1.0), (None, 1.0)]
-    chosen = np.zeros(len(words), bool)
+    chosen = np.zeros(len(vectors), bool)
     while True:
         margins = np.where(others, ahead @ x, np.inf)
         if margins.min() > _MARGIN:
@@ -78,7 +78,7 @@ def direction(words: np.ndarray, word: int) -> np.ndarray | None:
             return None
 
 
-def own_direction(words: np.ndarray, word: int) -> bool:
-    """Whether a word is the argmax where the hidden state is its own vector less the mean."""
-    x = words[word] - words.mean(axis=0)
-    return int(np.argmax(words[:, :-1] @ x[:-1])) == word
+def own_direction(vectors: np.ndarray, token: int) -> bool:
+    """Whether a token is the argmax where the hidden state is its own vector minus the mean."""
+    x = vectors[token] - vectors.mean(axis=0)
+    return int(np.argmax(vectors[:, :-1] @ x[:-1])) == token

@@ -1,5 +1,5 @@
-"""What does a run's model predict on held-out text? Every prediction's confidence, and a sample of
-hidden states with the words that followed.
+"""Collects predictions on held-out text: the confidence of all, and a sample of hidden states with
+their input and target tokens.
 """
 
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class Contexts(NamedTuple):
     """Predictions on held-out text.
 
     Attributes:
-      confidence: [N], probability of the likeliest word, of all N predictions.
-      correct: [N], whether that was the truth.
+      confidence: [N], probability of the likeliest token, of all N predictions.
+      correct: [N], whether it was the target.
       hidden: [n, D], hidden states of a sample, spread evenly over the text.
-      inputs, targets: [n], the words that the sample's positions show and predict.
+      inputs, targets: [n], the tokens at the positions of the sample and those to predict.
     """
 
     confidence: np.ndarray
@@ -32,8 +32,8 @@ class Contexts(NamedTuple):
     targets: np.ndarray
 
 
-def held_out(run: Restored, sample: int) -> Contexts:
-    """One pass over the rows that evaluation reads; `sample` is how many hidden states to keep."""
+def collect_contexts(run: Restored, sample: int) -> Contexts:
+    """One pass over the held-out rows; `sample` is the number of hidden states to keep."""
     model, config = run.program.model, run.config
     vocab_size = run.corpus.tokenizer.vocab_size
 
@@ -43,14 +43,14 @@ def held_out(run: Restored, sample: int) -> Contexts:
         states: Any = model.apply({"params": params}, batch, method="head_inputs")
         hidden = states.reshape(batch.targets.size, -1)
 
-        def judge(pair):
+        def score(pair):
             state, target = pair
             values = model.apply({"params": params}, state[None], method="word_log_probs")[0]
             return jnp.exp(jnp.max(values)), jnp.argmax(values) == target
 
         targets, inputs = batch.targets.ravel(), batch.inputs.ravel()
-        judged = jax.lax.map(judge, (hidden, targets), batch_size=max(1, _ENTRIES // vocab_size))
-        return *judged, hidden, inputs, targets, batch.weights.ravel() > 0
+        scores = jax.lax.map(score, (hidden, targets), batch_size=max(1, _ENTRIES // vocab_size))
+        return *scores, hidden, inputs, targets, batch.weights.ravel() > 0
 
     rows = run.corpus.rows("validation")
     limit = config.evaluation.num_examples or len(rows)

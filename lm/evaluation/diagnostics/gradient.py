@@ -1,5 +1,5 @@
-"""How much of the loss's gradient passes the head? The gradient in the logits has V numbers, and
-only what lies in the D directions that hidden states can move them reaches the layers below.
+"""Measures the share of the loss's gradient that passes the head: of the gradient in the V logits,
+the part in the D directions of the head's Jacobian reaches the layers below.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ def surviving_shares(
 
     g = p - e_y is the gradient of -log p(y) in the logits, [V], and P projects onto the span of the
     Jacobian of the logits in the hidden state, [V, D]: for a linear head, onto the columns of W. It
-    is the part of g that the head can pass down, however long W is; a random g would keep
-    sqrt(D / V). Logits are log p up to a constant, so both are taken without their mean over words,
-    which serves every head alike.
+    is the part of g that the head passes down, at any scale of W; a random g would keep
+    sqrt(D / V). Logits are log p up to a constant, so both are taken without their mean over
+    tokens, for every head.
 
-    The Jacobian of one context is held at a time, [V, D], as large as a word table.
+    One Jacobian [V, D], of one context, is in memory at a time.
 
     Args:
       log_probs: `log_probs(params, state)` of one context, [D] -> [V], in nats.
-      params: what it needs besides.
+      params: its parameters.
       hidden: [n, D].
       targets: [n].
     """
@@ -43,8 +43,8 @@ def surviving_shares(
         values, pull = jax.vjp(lambda state: log_probs(params, state), state)
 
         def push(direction: jax.Array) -> jax.Array:
-            # Heads that define their own gradient know it in reverse only; the reverse of the
-            # reverse, which is linear, is the derivative forwards.
+            # Heads with a custom gradient have no forward mode; the transpose of the transpose,
+            # which is linear, is the forward derivative.
             return jax.vjp(pull, jnp.zeros_like(values))[1]((direction,))[0]
 
         together = max(1, _ENTRIES // values.size)
@@ -64,7 +64,7 @@ def surviving_shares(
 def share_in_span(vectors: np.ndarray, gradient: np.ndarray) -> float:
     """|P g| / |g|, P the projection onto the span of vectors [D, V] less their means; g sums to 0.
 
-    Directions that the vectors reach with less than `NOISE` of the longest are rounding, not span.
+    Directions with a singular value below `NOISE` times the largest are rounding errors.
     """
     norm = float(np.linalg.norm(gradient))
     if norm == 0:

@@ -1,6 +1,4 @@
-"""What does a diagnosis look like? Spectrum, surviving gradient, argmax and reliability: a panel
-each.
-"""
+"""Plots a diagnosis: a panel each for spectrum, surviving gradient, argmax and reliability."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +12,7 @@ OWN, OTHER, TRUTH, NEVER = "#0072B2", "#88CCEE", "#117733", "#D55E00"
 
 
 def draw(found: Mapping[str, Any], title: str, path: epath.PathLike) -> None:
-    """Draws what `diagnose` gives as a PNG of 150 dots per inch."""
+    """Plots the result of `diagnose` as a PNG of 150 dots per inch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
@@ -30,8 +28,8 @@ def draw(found: Mapping[str, Any], title: str, path: epath.PathLike) -> None:
     for axes, (name, draw_panel) in zip(
         np.ravel(figure.subplots(2, 2)), panels.items(), strict=True
     ):
-        if "unknown" in found[name]:
-            axes.text(0.5, 0.5, found[name]["unknown"], ha="center", va="center", wrap=True)
+        if "unavailable" in found[name]:
+            axes.text(0.5, 0.5, found[name]["unavailable"], ha="center", va="center", wrap=True)
             axes.set_axis_off()
         else:
             draw_panel(axes, found)
@@ -44,7 +42,7 @@ def _draw_spectrum(axes: Any, found: Mapping[str, Any]) -> None:
     curves = {
         "spectrum_truth": (TRUTH, "--", "true log-probabilities"),
         "spectrum": (OWN, "-", "log-probabilities"),
-        "spectrum_centred": (OTHER, "-", "less each context's mean"),
+        "spectrum_centred": (OTHER, "-", "minus each context's mean"),
     }
     for key, (colour, style, label) in curves.items():
         if key not in found:
@@ -53,17 +51,17 @@ def _draw_spectrum(axes: Any, found: Mapping[str, Any]) -> None:
         ranks = f"rank {found[key]['rank']}, entropy rank {found[key]['entropy_rank']:.1f}"
         places = np.arange(1, len(values) + 1)
         axes.plot(places, values / values[0], style, color=colour, label=f"{label}: {ranks}")
-    axes.axvline(found["features"] + 1, color="black", linewidth=0.8, linestyle=":")
+    axes.axvline(found["d_model"] + 1, color="black", linewidth=0.8, linestyle=":")
     axes.annotate(
-        " D + 1", (found["features"] + 1, 1.0), xycoords=("data", "axes fraction"), va="top"
+        " D + 1", (found["d_model"] + 1, 1.0), xycoords=("data", "axes fraction"), va="top"
     )
     axes.axhline(NOISE, color="black", linewidth=0.8, linestyle=":", label="rounding in float32")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(NOISE / 3000, 2)  # the legend stands below the rounding
-    axes.set_xlabel("place")
+    axes.set_xlabel("index")
     axes.set_ylabel("singular value over the largest")
-    axes.set_title(f"{found['contexts']} contexts x {found['vocab_size']} words", fontsize=10)
+    axes.set_title(f"{found['contexts']} contexts x {found['vocab_size']} tokens", fontsize=10)
     axes.legend(loc="lower left", fontsize=8)
 
 
@@ -72,7 +70,7 @@ def _draw_gradient(axes: Any, found: Mapping[str, Any]) -> None:
     axes.hist(gradient["shares"], bins=np.linspace(0, 1, 41), color=OWN)
     for key, colour, label in (
         ("share", "black", "mean"),
-        ("share_of_a_random_gradient", NEVER, "of a random gradient, sqrt(D / V)"),
+        ("random_share", NEVER, "random gradient, sqrt(D / V)"),
     ):
         axes.axvline(
             gradient[key], color=colour, linestyle="--", label=f"{label}: {gradient[key]:.3f}"
@@ -85,30 +83,30 @@ def _draw_gradient(axes: Any, found: Mapping[str, Any]) -> None:
 
 
 def _draw_argmax(axes: Any, found: Mapping[str, Any]) -> None:
-    groups = found["argmax"]["from_frequent_to_rare"]
-    words = np.array([group["words"] for group in groups])
-    own = np.array([group["by_own_vector"] for group in groups])
+    groups = found["argmax"]["by_frequency"]
+    tokens = np.array([group["tokens"] for group in groups])
+    own = np.array([group["by_own_embedding"] for group in groups])
     never = np.array([len(group["never"]) for group in groups])
     parts = {
-        "own vector": (own, OWN),
-        "another": (words - own - never, OTHER),
+        "its own vector": (own, OWN),
+        "another": (tokens - own - never, OTHER),
         "none": (never, NEVER),
     }
     base = np.zeros(len(groups))
     for label, (counts, colour) in parts.items():
-        axes.bar(range(len(groups)), counts / words, bottom=base, color=colour, label=label)
-        base = base + counts / words
+        axes.bar(range(len(groups)), counts / tokens, bottom=base, color=colour, label=label)
+        base = base + counts / tokens
     names = ["most frequent", *[""] * (len(groups) - 2), "rarest"]
     axes.set_xticks(range(len(groups)), names)
     axes.set_ylim(0, 1)
-    axes.set_xlabel("fifths of the vocabulary")
-    axes.set_ylabel("share of words")
+    axes.set_xlabel("fifths of the vocabulary, by frequency")
+    axes.set_ylabel("share of tokens")
     total = found["argmax"]
     axes.set_title(
-        f"{total['never']} of {total['words']} words can never be the argmax", fontsize=10
+        f"{total['never']} of {total['tokens']} tokens can never be the argmax", fontsize=10
     )
     axes.legend(
-        title="direction that makes a word the argmax",
+        title="hidden state with a token as argmax",
         loc="upper center",
         bbox_to_anchor=(0.5, -0.14),
         ncols=3,
@@ -122,7 +120,7 @@ def _draw_reliability(axes: Any, found: Mapping[str, Any]) -> None:
     calibration = found["calibration"]
     bins = [each for each in calibration["bins"] if each["count"]]
     width = 1 / len(calibration["bins"])
-    places = [each["above"] + width / 2 for each in bins]
+    places = [each["lower_edge"] + width / 2 for each in bins]
     axes.bar(places, [each["accuracy"] for each in bins], width=0.94 * width, color=OWN)
     axes.plot([each["confidence"] for each in bins], [each["accuracy"] for each in bins], "k.")
     axes.plot((0, 1), (0, 1), color="black", linewidth=0.8, linestyle="--")
@@ -133,7 +131,7 @@ def _draw_reliability(axes: Any, found: Mapping[str, Any]) -> None:
     axes.set_ylim(0, 1.15)
     axes.set_xlabel("confidence (dots: means of the bins)")
     axes.set_ylabel("accuracy")
-    error, chance = calibration["expected_calibration_error"], calibration["of_it_by_chance"]
+    error, chance = calibration["expected_calibration_error"], calibration["expected_by_chance"]
     axes.set_title(
         f"expected calibration error {error:.4f} ({chance:.4f} by chance), counts above",
         fontsize=10,

@@ -1,12 +1,25 @@
-"""What does a diagnosis leave behind? Numbers, a picture, and a few lines to read."""
+"""Writes a diagnosis as diagnose.json and diagnose.png and formats it in lines."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
+from lm.checkpoints.restore import Restored
 from lm.data.files import write_json
 from lm.evaluation.diagnostics import plot
+from lm.evaluation.diagnostics.diagnosis import diagnose
+
+
+def diagnose_run(run: Restored, num_contexts: int, workdir: epath.Path) -> list[str]:
+    """Diagnoses a run, writes the result to the workdir, and returns it in lines."""
+    with jax.set_mesh(run.program.mesh):
+        found = {"step": run.step, **diagnose(run, num_contexts)}
+    title = f"{workdir.name} at step {run.step}: head {run.config.output.head}"
+    write(found, title, workdir)
+    written = f"written: {workdir / 'diagnose.json'} and diagnose.png"
+    return [title, *lines(found), written]
 
 
 def write(found: Mapping[str, Any], title: str, workdir: epath.Path) -> None:
@@ -16,37 +29,39 @@ def write(found: Mapping[str, Any], title: str, workdir: epath.Path) -> None:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The numbers in words."""
-    sizes = "  {contexts} contexts x {vocab_size} words, {features} features"
-    told = [sizes.format(**found)]
+    """The numbers in lines of text."""
+    sizes = "  {contexts} contexts x {vocab_size} tokens, d_model {d_model}"
+    shown = [sizes.format(**found)]
     names = {
         "spectrum": "log-probabilities",
-        "spectrum_centred": "less each context's mean",
+        "spectrum_centred": "minus each context's mean",
         "spectrum_truth": "true log-probabilities",
     }
     for key, name in names.items():
         if key in found:
-            told.append(_line(name, found[key], "rank {rank}, entropy rank {entropy_rank:.2f}"))
-    told.append(
+            shown.append(_line(name, found[key], "rank {rank}, entropy rank {entropy_rank:.2f}"))
+    shown.append(
         _line(
-            "gradient that passes the head",
+            "surviving gradient",
             found["gradient"],
-            "{share:.4f} of its norm; of a random one {share_of_a_random_gradient:.4f}",
+            "{share:.4f} of the norm; random gradient {random_share:.4f}",
         )
     )
-    told.append(
-        _line("words never the argmax", found["argmax"], "{never} of a sample of {words} words")
+    shown.append(
+        _line("never the argmax", found["argmax"], "{never} of a sample of {tokens} tokens")
     )
-    told.append(
+    shown.append(
         _line(
             "calibration",
             found["calibration"],
-            "error {expected_calibration_error:.4f} ({of_it_by_chance:.4f} of it by chance), "
+            "error {expected_calibration_error:.4f} ({expected_by_chance:.4f} expected by chance), "
             "accuracy {accuracy:.4f}, {predictions:,} predictions",
         )
     )
-    return told
+    return shown
 
 
 def _line(name: str, found: Mapping[str, Any], form: str) -> str:
-    return f"  {name:30} " + (found["unknown"] if "unknown" in found else form.format(**found))
+    return f"  {name:30} " + (
+        found["unavailable"] if "unavailable" in found else form.format(**found)
+    )

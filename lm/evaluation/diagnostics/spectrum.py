@@ -1,5 +1,5 @@
-"""How many directions do a head's predictions use? The singular values of the matrix of its
-log-probabilities, contexts by words, which is never held whole.
+"""Computes the singular values of a head's log-probabilities, a matrix of contexts by tokens that
+is never in memory at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # Heads compute in float32. What its rounding (1.2e-7 of an entry) adds to a singular value stays
-# below a few times that of the largest one; values below this share of it say nothing.
+# below a few times that of the largest one; values below this share of it are rounding errors.
 NOISE = 1e-6
 _ENTRIES = 2**24  # of a block, 128 MB in float64
 
@@ -39,17 +39,17 @@ def spectrum(singular: np.ndarray) -> Spectrum:
 
 
 def spectra(blocks: Iterable[np.ndarray]) -> tuple[Spectrum, Spectrum]:
-    """Spectra of a matrix [contexts, words] as it is, and with each row's mean taken off.
+    """Spectra of a matrix [contexts, tokens], and of the same with each row's mean subtracted.
 
-    Row means change with what a softmax cannot see, a constant added to all logits of a context:
-    without them the rank of a linear head is at most D, and with them D + 1.
+    Row means depend on a constant added to all logits of a context, to which a softmax is
+    invariant: without them the rank of a linear head is at most D, and with them D + 1.
 
     A QR decomposition is folded over the blocks, [1, A'] = Q R, in float64: singular values are
     right to about 1e-16 of the largest. (A Gram matrix would have it squared, and lose the lower
     half of the digits.) Leaving out the column of ones, and then its row, gives both matrices.
 
     Args:
-      blocks: the transposed matrix in blocks of words, [words, contexts] each.
+      blocks: the transposed matrix in blocks of tokens, [tokens, contexts] each.
     """
     folded = fold(np.insert(block, 0, 1.0, axis=1) for block in blocks)
     whole, centred = folded[:, 1:], folded[1:, 1:]
@@ -72,24 +72,24 @@ def fold(blocks: Iterable[np.ndarray]) -> np.ndarray:
     return folded
 
 
-def blocks_of_words(
+def token_blocks(
     log_probs: Callable[[Any], Any], hidden: np.ndarray, vocab_size: int
 ) -> Iterator[np.ndarray]:
-    """Log-probabilities transposed, [words, contexts] float64, in blocks of words.
+    """Log-probabilities transposed, [tokens, contexts] float64, in blocks of tokens.
 
-    Where contexts times words exceed a block, contexts are taken in parts and all their words are
-    computed for every block, since a head normalises over all words: more time, never more memory.
+    Where contexts times tokens exceed a block, contexts are taken in parts and all tokens are
+    computed for every block, since a head normalizes over all tokens: more time, constant memory.
 
     Args:
       log_probs: [n, ...] -> [n, V].
       hidden: [contexts, ...].
       vocab_size: V.
     """
-    words = max(1, _ENTRIES // len(hidden))
+    tokens = max(1, _ENTRIES // len(hidden))
     contexts = max(1, _ENTRIES // vocab_size)
-    for start in range(0, vocab_size, words):
+    for start in range(0, vocab_size, tokens):
         parts = [
-            np.asarray(log_probs(hidden[i : i + contexts]))[:, start : start + words].astype("f8")
+            np.asarray(log_probs(hidden[i : i + contexts]))[:, start : start + tokens].astype("f8")
             for i in range(0, len(hidden), contexts)
         ]
         yield np.concatenate(parts).T

@@ -1,1 +1,15 @@
-"""Ablations: sweeps over rows and seeds, and the table that compares them."""
+"""Ablations: the points of a config file's sweep(), their training, and the table of results."""
+
+from lm.experiment.ablation.points import Ablation, load_ablation, make_points
+from lm.experiment.ablation.sweep import train_points
+from lm.experiment.ablation.table import make_tables, to_markdown, write_tables
+
+__all__ = [
+    "Ablation",
+    "load_ablation",
+    "make_points",
+    "make_tables",
+    "to_markdown",
+    "train_points",
+    "write_tables",
+]

@@ -27,7 +27,7 @@ class Ablation:
 
     rows: Sequence[Mapping[str, Any]]
     seeds: Sequence[int]
-    metrics: Sequence[str | None]
+    metrics: Sequence[str | None] = (None,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,22 +100,17 @@ def _seeds(module: Any, path: str, first: int | None) -> Sequence[int]:
     return seeds[:first]
 
 
-def make_points(
-    config: Config,
-    rows: Sequence[Mapping[str, Any]],
-    seeds: Sequence[int],
-    workdir: epath.PathLike,
-) -> list[Point]:
+def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> list[Point]:
     """All points, row by row, with the config of each checked.
 
     Raises:
       UserError: where a row sets an unknown config key or is invalid, or two rows are the same.
     """
     found, seen = [], {}
-    keys = {key for overrides in rows for key in overrides}
-    for overrides in rows:
+    keys = {key for overrides in ablation.rows for key in overrides}
+    for overrides in ablation.rows:
         row = row_label(overrides, keys)
-        for seed in seeds:
+        for seed in ablation.seeds:
             varied = override(config, {**overrides, "seed": seed})
             try:
                 if {"init_from", "finetuning.adapter_from"} & overrides.keys():

@@ -14,14 +14,14 @@ from lm.data.files import write_text
 from lm.errors import Interrupted, UserError, explain, of_storage
 from lm.experiment.ablation.points import Point
 from lm.experiment.claim import POLL, Held, holder
-from lm.experiment.continual.chain import run_experiment
+from lm.experiment.continual.run_experiment import run_experiment
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.run_dir import held, open_workdir
 from lm.training.program import prepare_corpus
 from lm.training.train_step import check_devices
 
 
-def sweep(points: Sequence[Point], share: bool = False) -> list[Point]:
+def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
     """Trains every point that is not finished; a point that fails does not stop the others.
 
     Args:

@@ -1,5 +1,5 @@
-"""Trains a chain of runs in the folders 1, 2, ... of a workdir, one for each task, each initialized
-from the one before; after each run, all tasks are evaluated.
+"""Trains the runs of a chain in the folders 1, 2, ... of a workdir, one for each task, each
+initialized from the one before; after each run, all tasks are evaluated.
 """
 
 from typing import Any
@@ -8,67 +8,17 @@ import jax
 import numpy as np
 from etils import epath
 
-from lm.checkpoints.initialize import check_donor
 from lm.checkpoints.restore import restore
-from lm.checkpoints.resume import FREE, record_changes
-from lm.checkpoints.run_files import recorded_config
 from lm.config import Config, content_hash, override
 from lm.data.files import write_json, write_text
 from lm.evaluation.held_out import evaluate
 from lm.experiment.continual.forgetting import forgetting_metrics, to_markdown
 from lm.experiment.continuation import total_steps
 from lm.experiment.primary_metric import check_finite, primary_metric
-from lm.experiment.run_dir import claimed, held, open_workdir
 from lm.experiment.train import train
 from lm.training.metric_writer import Writer, read_metrics
-from lm.training.program import corpus_program, prepare_corpus
-from lm.training.train_step import check_devices
-from lm.training.validate import check
 
 TABLE = "continual.md"
-
-
-def run_experiment(
-    config: Config, workdir: epath.PathLike, label: str = "train", wait: bool = False
-) -> dict[str, Any]:
-    """Trains a run, or where config.continual.sources names several tasks, the chain of their runs.
-
-    Like `train`, it continues an unfinished run and does nothing for a finished one.
-
-    Returns:
-      The content of result.json: for a chain, that of its last run, with the mean over tasks of the
-      primary metric, "matrix", the metric by run and task (see
-      `lm.experiment.continual.forgetting`), and `forgetting_metrics` of it; "steps" and "seconds"
-      are totals over the runs.
-
-    Raises:
-      UserError, Interrupted: as `train`.
-    """
-    if not config.continual.sources or config.continual.stage:
-        return train(config, workdir, label, wait)
-    check(config)
-    # Runs record the folder of the one before, so its path must be absolute.
-    workdir = epath.Path(workdir).resolve()
-    finished = open_workdir(config, workdir, FREE)
-    if finished is None:
-        check_devices(config)
-        check_donor(config.init_from)
-        with held(workdir, wait):
-            finished = open_workdir(config, workdir, FREE) or _train_chain(config, workdir, label)
-    if jax.process_index() == 0:
-        print((workdir / TABLE).read_text(), flush=True)
-    return finished
-
-
-def _train_chain(config: Config, workdir: epath.Path, label: str) -> dict[str, Any]:
-    corpus = prepare_corpus(config)
-    recorded = workdir / "config.json"
-    if recorded.exists() and jax.process_index() == 0:
-        record_changes(config, recorded_config(recorded), workdir, 0)  # its runs report their own
-    with claimed(config, workdir, corpus):
-        chain = stage_configs(config, workdir, corpus)
-        corpus_program(chain[0], prepare_corpus(chain[0]))
-    return _train_stages(config, workdir, chain, corpus, label)
 
 
 def stage_configs(config: Config, workdir: epath.Path, corpus: Any) -> list[Config]:
@@ -90,7 +40,7 @@ def stage_configs(config: Config, workdir: epath.Path, corpus: Any) -> list[Conf
     ]
 
 
-def _train_stages(
+def train_stages(
     config: Config, workdir: epath.Path, chain: list[Config], corpus: Any, label: str
 ) -> dict[str, Any]:
     """Trains and evaluates the runs that are not recorded yet; writes the table and result.json."""

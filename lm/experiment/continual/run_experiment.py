@@ -1,0 +1,70 @@
+"""Trains a run, or the chain of runs of config.continual, as `run.py train` and sweeps do."""
+
+from typing import Any
+
+import jax
+from etils import epath
+
+from lm.checkpoints.initialize import check_donor
+from lm.checkpoints.resume import FREE, record_changes
+from lm.checkpoints.run_files import read_result, recorded_config
+from lm.config import Config
+from lm.experiment.continual.chain import TABLE, stage_configs, train_stages
+from lm.experiment.primary_metric import summary
+from lm.experiment.run_dir import claimed, held, open_workdir
+from lm.experiment.train import train
+from lm.training.program import corpus_program, prepare_corpus
+from lm.training.train_step import check_devices
+from lm.training.validate import check
+
+
+def run_experiment(
+    config: Config, workdir: epath.PathLike, label: str = "train", wait: bool = False
+) -> dict[str, Any]:
+    """Trains a run, or where config.continual.sources names several tasks, the chain of their runs.
+
+    Like `train`, it continues an unfinished run and does nothing for a finished one.
+
+    Returns:
+      The content of result.json: for a chain, that of its last run, with the mean over tasks of the
+      primary metric, "matrix", the metric by run and task (see
+      `lm.experiment.continual.forgetting`), and `forgetting_metrics` of it; "steps" and "seconds"
+      are totals over the runs.
+
+    Raises:
+      UserError, Interrupted: as `train`.
+    """
+    if not config.continual.sources or config.continual.stage:
+        return train(config, workdir, label, wait)
+    check(config)
+    # Runs record the folder of the one before, so its path must be absolute.
+    workdir = epath.Path(workdir).resolve()
+    finished = open_workdir(config, workdir, FREE)
+    if finished is None:
+        check_devices(config)
+        check_donor(config.init_from)
+        with held(workdir, wait):
+            finished = open_workdir(config, workdir, FREE) or _train_chain(config, workdir, label)
+    if jax.process_index() == 0:
+        print((workdir / TABLE).read_text(), flush=True)
+    return finished
+
+
+def _train_chain(config: Config, workdir: epath.Path, label: str) -> dict[str, Any]:
+    corpus = prepare_corpus(config)
+    recorded = workdir / "config.json"
+    if recorded.exists() and jax.process_index() == 0:
+        record_changes(config, recorded_config(recorded), workdir, 0)  # its runs report their own
+    with claimed(config, workdir, corpus):
+        chain = stage_configs(config, workdir, corpus)
+        corpus_program(chain[0], prepare_corpus(chain[0]))
+    return train_stages(config, workdir, chain, corpus, label)
+
+
+def train_and_report(config: Config, workdir: epath.Path, wait: bool = False) -> list[str]:
+    """Runs `run_experiment` and describes its result in lines."""
+    before = read_result(workdir)
+    result = run_experiment(config, workdir, wait=wait)
+    finished = result == before  # and not a run that continued to more steps
+    first = [f"{workdir} is finished already; its result:"] if finished else []
+    return [*first, f"eval: {summary(result, config)}"]
