@@ -43,8 +43,14 @@ def blocks(page):
 
 def commands(page):
     """The commands of run.py that a page shows."""
+    shell = [block.text for block in blocks(page) if block.language == "bash"]
+    return commands_of("".join(shell))
+
+
+def commands_of(text):
+    """The commands of run.py in the lines of a shell block."""
     found = []
-    for line in lines(page):
+    for line in lines_of(text):
         line, _, remark = line.partition("  # status ")
         program, *arguments = shlex.split(line)
         if (program, arguments[0]) == ("python", "run.py"):
@@ -52,9 +58,8 @@ def commands(page):
     return found
 
 
-def lines(page):
-    """The lines of a page's shell blocks, without those that set up."""
-    text = "".join(block.text for block in blocks(page) if block.language == "bash")
+def lines_of(text):
+    """The lines of a shell block, without those that set up."""
     return [line for line in text.splitlines() if not line.startswith(SETUP)]
 
 

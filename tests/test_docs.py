@@ -17,17 +17,26 @@ from lm.finetuning import METHODS
 from lm.output import OUTPUTS
 from lm.softmax import WEIGHTINGS
 from lm.tasks import TASKS
-from tests import documents
 from tests.commands import ROOT
-from tests.documents import PAGES, blocks, commands, folder_for_commands, run_smaller, write_files
+from tests.documents import (
+    PAGES,
+    blocks,
+    commands,
+    folder_for_commands,
+    lines_of,
+    run_smaller,
+    write_files,
+)
 
 DOCS = ROOT / "docs"
 FIRST = DOCS / "first_run.md"
 LANGUAGES = {"bash", "python", "text", "csv", "yaml", "diff"}
-SLOW = [page for page in PAGES if commands(page) and page not in (FIRST, ROOT / "README.md")]
+# The pages of docs/add/ are of code that is not there yet: tests/test_additions.py.
+OURS = [page for page in PAGES if page.parent.name != "add"]
+SLOW = [page for page in OURS if commands(page) and page not in (FIRST, ROOT / "README.md")]
 PYTHON = [
     page
-    for page in PAGES
+    for page in OURS
     if any(block.language == "python" and not block.title for block in blocks(page))
 ]
 SPANS = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -55,11 +64,12 @@ def trained(folder, corpus_folder, cache):
 def test_every_block_is_of_a_kind_that_is_tested(page):
     assert {block.language for block in blocks(page)} <= LANGUAGES
     assert page.read_text().count("```") == 2 * len(blocks(page))
-    for line in documents.lines(page):
-        assert line.startswith(("python run.py ", "python -m lm.")), line
+    for block in blocks(page):
+        for line in lines_of(block.text) if block.language == "bash" else ():
+            assert line.startswith(("python run.py ", "python -m lm.")), line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", OURS, ids=name_of)
 def test_commands_have_flags_and_config_keys_that_exist(page):
     for shown in commands(page):
         name, *flags = shown.arguments
@@ -71,7 +81,7 @@ def test_commands_have_flags_and_config_keys_that_exist(page):
             assert not key.startswith("config.") or key[7:] in declared(), flag
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", OURS, ids=name_of)
 def test_names_of_files_modules_keys_and_flags_exist(page):
     for span in SPANS.findall(page.read_text()):
         if re.fullmatch(r"(lm|configs|experiments|tests|docs)/[\w/.*-]*(:\w+)?", span):
