@@ -33,7 +33,8 @@ from lm.checkpoints.hf import adopt
 from lm.experiment.provenance import commit, versions
 from lm.model.transformer import Batch
 from lm.tasks.metrics import interval
-from lm.tasks.prepare import TaskData, prepare_task
+from lm.tasks.prepare import prepare_task
+from lm.tasks.task_data import TaskData
 
 TASKS = ("tweets", "amazon", "reviews")
 TOGETHER = 64  # texts a call

@@ -15,7 +15,7 @@ from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_s
 from lm.checkpoints.resume import FREE, LENGTH
 from lm.checkpoints.run_files import check_same_config, check_same_text, recorded_config
 from lm.config import CACHE, Config, override
-from lm.data import Corpus, Tokenizer, make_tokenizer
+from lm.data import Dataset, Tokenizer, make_tokenizer
 from lm.data.chat import Chat
 from lm.data.special_tokens import EncoderDecoderTokens, SpecialTokens, encoder_decoder_tokens
 from lm.devices.sharding import path_name
@@ -24,8 +24,8 @@ from lm.output import OUTPUTS
 from lm.tasks import build_task, predicts_words
 from lm.tasks.base import Labels, Task
 from lm.tasks.layout import Layout
-from lm.tasks.objective import Labelled
-from lm.tasks.prepare import TaskData, layout_of
+from lm.tasks.objective import TaskObjective
+from lm.tasks.prepare import layout_of
 from lm.training.profiling.memory import check_memory
 from lm.training.program import corpus_program, prepare_corpus, shared_program
 from lm.training.regularization.teacher import without_teacher
@@ -93,20 +93,17 @@ class Restored:
         Raises:
           UserError: a checkpoint was opened as a language model, to be asked config.prompt.
         """
-        if not self.step:
-            own = self.program.objective
-            if not isinstance(own, Labelled):
-                raise UserError(
-                    f"config.prompt.source = {self.config.prompt.source!r} asks a language model "
-                    f"in words, without a head for task {self.config.task.name}; leave it out"
-                )
-            return own.task.labelled_by(own.layout.labels), own.layout.labels, own.layout
-        corpus = self.corpus
-        assert isinstance(corpus, TaskData)
-        return corpus.task, corpus.labels, corpus.layout
+        own = self.corpus.objective(self.config) if self.step else self.program.objective
+        if not isinstance(own, TaskObjective):
+            raise UserError(
+                f"config.prompt.source = {self.config.prompt.source!r} asks a language model "
+                f"in words, without a head for task {self.config.task.name}; leave it out"
+            )
+        task = own.task if self.step else own.task.labelled_by(own.labels)
+        return task, own.labels, own.layout
 
     @functools.cached_property
-    def corpus(self) -> Corpus | TaskData:
+    def corpus(self) -> Dataset:
         """The prepared text, made where the cache lacks it."""
         return prepare_corpus(self.config)
 

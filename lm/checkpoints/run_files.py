@@ -9,10 +9,9 @@ from ml_collections import ConfigDict
 
 from lm.checkpoints.resume import changed
 from lm.config import Config, check_types, declared, flatten, plain
-from lm.data import Corpus
+from lm.data import Dataset
 from lm.data.files import parse_json
 from lm.errors import UserError
-from lm.tasks.prepare import TaskData
 from lm.training.metric_writer import with_nan
 
 
@@ -87,7 +86,7 @@ def check_same_config(
             )
 
 
-def check_same_text(workdir: epath.Path, corpus: Corpus | TaskData) -> None:
+def check_same_text(workdir: epath.Path, corpus: Dataset) -> None:
     """Raises UserError where text or tokenizer are no longer those that a run began with."""
     before, now = read_run_json(workdir / "data.json", "hash", "tokenizer.hash"), corpus.manifest
     for name, current, recorded in (

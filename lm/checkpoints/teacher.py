@@ -13,10 +13,9 @@ from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_s
 from lm.checkpoints.origin import check_origin, record_origin
 from lm.checkpoints.run_files import read_run_json
 from lm.config import Config
-from lm.data import Corpus, make_tokenizer
+from lm.data import Dataset, make_tokenizer
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.tasks.prepare import TaskData
 from lm.training.regularization.teacher import teacher_config
 from lm.training.train_state import TrainState
 from lm.training.train_step import Program
@@ -29,7 +28,7 @@ def with_teacher(
     state: TrainState,
     program: Program,
     config: Config,
-    corpus: Corpus | TaskData,
+    corpus: Dataset,
     workdir: epath.Path,
 ) -> TrainState:
     """The state with the parameters of the program's teacher, where it has one.
@@ -49,7 +48,7 @@ def with_teacher(
     return dataclasses.replace(state, teacher=known)
 
 
-def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | TaskData) -> Any:
+def _params(teacher: Program, source: str, theirs: Config, corpus: Dataset) -> Any:
     _check_same_words(source, theirs, corpus)
     if not is_checkpoint(source):
         checkpoints = Checkpoints(source)
@@ -68,7 +67,7 @@ def _params(teacher: Program, source: str, theirs: Config, corpus: Corpus | Task
     return pretrained_params(teacher, theirs, jax.random.key(0))[0]
 
 
-def _check_same_words(source: str, theirs: Config, corpus: Corpus | TaskData) -> None:
+def _check_same_words(source: str, theirs: Config, corpus: Dataset) -> None:
     """Raises UserError where the numbers that teacher and student predict mean different things."""
     labels = ours = corpus.manifest.get("labels")
     if is_checkpoint(source):

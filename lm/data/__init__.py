@@ -5,17 +5,18 @@ batch_size=16, seed=0)` and `eval_batches(corpus.rows("validation"), batch_size=
 `batches.py` for their order.
 """
 
-from lm.data.batches import Batch, Groups, RowSource, eval_batches, train_batches
+from lm.data.batches import Groups, RowSource, eval_batches, sharded_eval_batches, train_batches
+from lm.data.corpus import Corpus, open_corpus, prepare
+from lm.data.dataset import Dataset
 from lm.data.make_tokenizer import check_tokenizer, make_tokenizer
-from lm.data.prepare import Corpus, open_corpus, prepare
 from lm.data.sources import Document, documents, holds_pairs
 from lm.data.subword_tokenizer import SubwordTokenizer, load_subword
 from lm.data.tokenizer import ByteTokenizer, Encoded, Tokenizer
 
 __all__ = [
-    "Batch",
     "ByteTokenizer",
     "Corpus",
+    "Dataset",
     "Document",
     "Encoded",
     "Groups",
@@ -30,5 +31,6 @@ __all__ = [
     "make_tokenizer",
     "open_corpus",
     "prepare",
+    "sharded_eval_batches",
     "train_batches",
 ]

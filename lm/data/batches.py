@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from lm.devices import sharding
 from lm.errors import UserError, counted
 
 Batch = dict[str, np.ndarray]
@@ -103,6 +106,31 @@ def eval_batches(
         return {key: _padded(values[: len(chosen)], missing) for key, values in batch.items()}
 
     return _ahead(batch, 0, -(-number // batch_size))
+
+
+def sharded_eval_batches(
+    mesh: Mesh, rows: RowSource, *, batch_size: int, limit: int | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches of `eval_batches` as arrays that the devices of all hosts share."""
+    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for batch in eval_batches(rows, batch_size=batch_size, limit=limit, **part):
+        yield sharding.global_batch(mesh, batch)
+
+
+class RowSubset:
+    """Some rows, by their indices."""
+
+    def __init__(self, rows: RowSource, indices: Sequence[int]):
+        """Takes all rows, and which of them are meant."""
+        self._rows, self._indices = rows, indices
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """One of them."""
+        return self._rows[self._indices[index]]
 
 
 def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[int], range]:

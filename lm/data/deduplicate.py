@@ -11,7 +11,7 @@ from lm.data.sources import Document
 from lm.data.tokenizer import encode_utf8
 from lm.errors import UserError, counted
 
-SPLITS = ("train", "validation")
+SPLITS: tuple[str, ...] = ("train", "validation")
 
 
 @dataclass

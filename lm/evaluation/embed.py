@@ -1,5 +1,6 @@
 """Embeds texts: hidden states of the last layer, pooled to one vector for each text."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,11 @@ from etils import epath
 
 from lm.checkpoints.restore import Restored
 from lm.config import Config
-from lm.data import eval_batches, sources
+from lm.data import sources
 from lm.data.files import lines_of, to_json
 from lm.devices import sharding
 from lm.errors import UserError
+from lm.evaluation.row_outputs import row_outputs
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel
 from lm.model.pooling import mean
@@ -65,21 +67,13 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     limit = max_text_len_of(run.program.model)
     rows, truncated = _rows(run, texts, limit)
     vectors = np.zeros((len(texts), run.config.model.d_model), np.float32)
-    pooled = jax.jit(_pooled, static_argnums=(0, 3), out_shardings=sharding.whole(run.program.mesh))
+    whole = sharding.whole(run.program.mesh)
+    pooled = jax.jit(functools.partial(_pooled, pooling), static_argnums=0, out_shardings=whole)
+    compute = functools.partial(pooled, StaticModel(run.program.model), run.params)
     for length, numbers in _by_length(rows, limit).items():
-        table = [_padded(rows[i], length) | {"number": np.array(i + 1)} for i in numbers]
-        batches = eval_batches(
-            table,
-            batch_size=run.config.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        with jax.set_mesh(run.program.mesh):
-            for batch in batches:
-                arrays = sharding.global_batch(run.program.mesh, batch)
-                found, number = pooled(StaticModel(run.program.model), run.params, arrays, pooling)
-                number = np.asarray(number)
-                vectors[number[number > 0] - 1] = np.asarray(found)[number > 0]
+        table = [_padded(rows[i], length) for i in numbers]
+        for index, outputs in row_outputs(run.program.mesh, table, run.config.batch_size, compute):
+            vectors[numbers[index]] = outputs["vector"]
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return Embeddings(list(texts), vectors, truncated)
@@ -174,10 +168,8 @@ def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
     return {name: np.pad(x, (0, length - len(x))) for name, x in (("inputs", row), ("real", real))}
 
 
-def _pooled(
-    static: StaticModel, params: Any, rows: Any, pooling: str
-) -> tuple[jax.Array, jax.Array]:
-    """Vectors [B, D] in float32, and the numbers of their texts."""
+def _pooled(pooling: str, static: StaticModel, params: Any, rows: Any) -> dict[str, jax.Array]:
+    """The "vector" [B, D] of each row in float32, and the number "row"."""
     inputs, real = rows["inputs"], rows["real"]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
     batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places)
@@ -188,7 +180,7 @@ def _pooled(
     else:
         states: Any = static.model.apply({"params": params}, batch)
         vectors = POOLINGS[pooling](states, real)
-    return vectors.astype(jnp.float32), rows["number"]
+    return {"vector": vectors.astype(jnp.float32), "row": rows["row"]}
 
 
 def _encoder_states(static: StaticModel, params: Any, batch: Batch) -> jax.Array:

@@ -1,37 +1,49 @@
-"""Evaluates a model on its held-out data: the likelihood of text, or the metrics of a task."""
+"""Evaluates a model on the held-out rows of a dataset."""
 
 import collections
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from etils import epath
 
 from lm.config import Config
-from lm.data import Corpus, eval_batches
-from lm.devices import sharding
+from lm.data import Dataset, eval_batches, sharded_eval_batches
+from lm.data.corpus import Corpus
 from lm.errors import UserError
-from lm.evaluation.task_evaluation import Predictions, metrics, predictions
+from lm.evaluation.task_evaluation import metrics, predictions
+from lm.evaluation.task_report import write_report
 from lm.output import OUTPUTS
-from lm.tasks.prepare import TaskData
+from lm.tasks.task_data import TaskData
 from lm.training.train_step import Program
 
 
 class Evaluation(NamedTuple):
-    """Metrics by name; for a task, also the predictions of every example."""
+    """How good a model is on held-out rows.
+
+    Attributes:
+      metrics: by name, "eval/...".
+      write_report: writes a report of the predictions into a folder, and returns what it adds to
+        the metrics.
+    """
 
     metrics: dict[str, float]
-    predictions: Predictions = ()
+    write_report: Callable[[epath.Path], dict[str, Any]] = lambda folder: {}
 
 
-def evaluate(
-    program: Program, params: Any, corpus: Corpus | TaskData, config: Config
-) -> Evaluation:
-    """The likelihood of the held-out rows, or a task's metrics on its held-out examples."""
-    if isinstance(corpus, TaskData):
-        found = predictions(program, params, corpus, config)
-        return Evaluation(metrics(corpus, found), found)
+def evaluate(program: Program, params: Any, dataset: Dataset, config: Config) -> Evaluation:
+    """Evaluates parameters on the held-out rows of a dataset, as its `evaluator` says."""
+    return EVALUATORS[dataset.evaluator](program, params, dataset, config)
+
+
+def _text(program: Program, params: Any, corpus: Corpus, config: Config) -> Evaluation:
     return Evaluation(likelihood(program, params, corpus, config))
+
+
+def _task(program: Program, params: Any, data: TaskData, config: Config) -> Evaluation:
+    found = predictions(program, params, data, config)
+    return Evaluation(metrics(data, found), lambda folder: write_report(folder, data, found))
 
 
 def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
@@ -53,17 +65,12 @@ def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) ->
     Raises:
       UserError: the objective predicts no token of these rows.
     """
-    batches = eval_batches(
-        corpus.rows("validation"),
-        batch_size=config.batch_size,
-        limit=config.evaluation.num_examples or None,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    rows, limit = corpus.rows("validation"), config.evaluation.num_examples or None
     totals: dict[str, Any] = collections.defaultdict(float)
-    for rows in batches:
-        sums = program.eval_step(params, sharding.global_batch(program.mesh, rows))
-        for name, value in sums.items():
+    for batch in sharded_eval_batches(
+        program.mesh, rows, batch_size=config.batch_size, limit=limit
+    ):
+        for name, value in program.eval_step(params, batch).items():
             totals[name] += np.asarray(value, np.float64)
     tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
     if not tokens:
@@ -106,3 +113,10 @@ def true_nats_per_token(corpus: Corpus, config: Config) -> float:
         nats += float(corpus.language.nats(rows["tokens"])[real].sum())
         tokens += float(real.sum())
     return nats / tokens
+
+
+# By name: of text the likelihood, of a task the metrics of its predictions.
+EVALUATORS: dict[str, Callable[[Program, Any, Any, Config], Evaluation]] = {
+    "likelihood": _text,
+    "predictions": _task,
+}

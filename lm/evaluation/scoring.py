@@ -2,6 +2,7 @@
 computed once.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.data import eval_batches
 from lm.devices import sharding
+from lm.evaluation.row_outputs import row_outputs
 from lm.evaluation.scored_row import ScoredRow
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel, next_token_log_probs
@@ -41,31 +42,16 @@ def score_rows(
     found: dict[Any, tuple[float, bool]] = {}
     for sizes, unique in kinds.items():
         keys = list(unique)
-        batches = eval_batches(
-            [
-                row.padded(sizes) | {"number": np.array(i + 1)}
-                for i, row in enumerate(unique.values())
-            ],
-            batch_size=batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        for batch in batches:
-            with jax.set_mesh(program.mesh):
-                arrays = score(
-                    StaticModel(program.model), params, sharding.global_batch(program.mesh, batch)
-                )
-            for number, total, likeliest in zip(*map(np.asarray, arrays), strict=True):
-                if number:
-                    found[keys[number - 1]] = float(total), bool(likeliest)
+        table = [row.padded(sizes) for row in unique.values()]
+        scored = functools.partial(score, StaticModel(program.model), params)
+        for index, outputs in row_outputs(program.mesh, table, batch_size, scored):
+            found[keys[index]] = float(outputs["total"]), bool(outputs["likeliest"])
     totals, likeliest = ([found[row.key][i] for row in rows] for i in range(2))
     return np.array(totals, np.float64), np.array(likeliest, bool)
 
 
-def _score(
-    static: StaticModel, params: Any, rows: Mapping[str, jax.Array]
-) -> tuple[jax.Array, ...]:
-    """Numbers of B rows, sums of log-probabilities, and whether all targets are the likeliest."""
+def _score(static: StaticModel, params: Any, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Of B rows their numbers, sums of log-probabilities, and whether all targets are hits."""
     inputs, encoder_inputs = rows["inputs"], rows.get("encoder_inputs")
     batch = Batch(
         inputs=inputs,
@@ -95,11 +81,11 @@ def _score(
         x.reshape(-1)[: -missing or None].reshape(shape) for x in jax.lax.map(some, tuple(parts))
     )
     asked = rows["asked"] > 0
-    return (
-        rows["number"],
-        jnp.sum(jnp.where(asked, log_probs, 0.0), axis=1),
-        jnp.all(hits | ~asked, axis=1),
-    )
+    return {
+        "row": rows["row"],
+        "total": jnp.sum(jnp.where(asked, log_probs, 0.0), axis=1),
+        "likeliest": jnp.all(hits | ~asked, axis=1),
+    }
 
 
 def _positions(tokens: jax.Array) -> jax.Array:

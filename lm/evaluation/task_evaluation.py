@@ -2,17 +2,17 @@
 and metrics.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from lm.config import Config
-from lm.data import eval_batches
-from lm.devices import sharding
+from lm.data.batches import RowSubset
 from lm.evaluation.answer_generation import written
-from lm.tasks.base import Asked, Judged, Outputs
+from lm.evaluation.row_outputs import row_outputs
+from lm.tasks.base import Asked, Judged
 from lm.training.train_step import Program
 
 Predictions = Sequence[dict[str, Any]]
@@ -26,18 +26,10 @@ def predictions(program: Program, params: Any, data: Asked, config: Config) -> P
     """
     examples = sample(data.examples(), config.evaluation.num_examples)
     wanted = [row for example in examples for row in range(*example["rows"])]
-    outputs: dict[int, Outputs] = {}
-    batches = eval_batches(
-        Chosen(data.rows("validation"), wanted),
-        batch_size=config.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    for rows in batches:
-        found = program.predict(params, sharding.global_batch(program.mesh, rows))
-        found = jax.tree.map(np.asarray, found)
-        for place in np.flatnonzero(found["row"]):
-            outputs[int(found["row"][place]) - 1] = {k: v[place] for k, v in found.items()}
+    rows = RowSubset(data.rows("validation"), wanted)
+    predict = functools.partial(program.predict, params)
+    found = row_outputs(program.mesh, rows, config.batch_size, predict)
+    outputs = {wanted[index]: each for index, each in found}
     answers: list[Any] = [{}] * len(examples)
     if data.task.max_new_tokens:
         texts = written(program, params, data, config, examples)
@@ -56,21 +48,6 @@ def sample(examples: Sequence[Any], rows: int) -> Sequence[Any]:
         return examples
     order = np.random.default_rng(0).permutation(len(examples))
     return [examples[i] for i in sorted(order[:rows])]
-
-
-class Chosen:
-    """Some rows of a split, by their numbers."""
-
-    def __init__(self, rows: Any, chosen: Sequence[int]):
-        self._rows, self._chosen = rows, chosen
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self._chosen)
-
-    def __getitem__(self, index: int) -> Any:
-        """One of them."""
-        return self._rows[self._chosen[index]]
 
 
 def metrics(data: Judged, found: Predictions) -> dict[str, float]:

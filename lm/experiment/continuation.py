@@ -7,12 +7,11 @@ from lm.checkpoints.initialize import Checkpoints
 from lm.checkpoints.resume import check_length, record_changes
 from lm.checkpoints.run_files import check_same_text, recorded_config
 from lm.config import Config
-from lm.data import Corpus
+from lm.data import Dataset
 from lm.errors import UserError
-from lm.tasks.prepare import TaskData
 
 
-def go_on(config: Config, workdir: epath.Path, corpus: Corpus | TaskData, label: str) -> None:
+def go_on(config: Config, workdir: epath.Path, corpus: Dataset, label: str) -> None:
     """Makes a config, which may differ from that with which a run began, the run's own, and says
     what is different.
 
@@ -29,7 +28,7 @@ def go_on(config: Config, workdir: epath.Path, corpus: Corpus | TaskData, label:
         print(f"{label}: {told}", flush=True)
 
 
-def total_steps(config: Config, corpus: Corpus | TaskData) -> int:
+def total_steps(config: Config, corpus: Dataset) -> int:
     """Updates in the whole run: config.steps, or what config.epochs makes of the training rows.
 
     Raises:

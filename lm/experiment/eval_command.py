@@ -12,9 +12,7 @@ from lm.evaluation import perplexity
 from lm.evaluation.held_out import evaluate
 from lm.evaluation.predict import evaluate_files
 from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts
-from lm.evaluation.task_report import write_report
 from lm.finetuning.adapted import max_text_len_of
-from lm.tasks.prepare import TaskData
 from lm.training.announce import announced
 
 
@@ -65,10 +63,9 @@ def _evaluate(
     if run.config.prompt.source:
         return evaluate_prompts(run, folder)
     with jax.set_mesh(run.program.mesh):
-        metrics, predictions = evaluate(run.program, run.params, run.corpus, run.config)
+        metrics, write_report = evaluate(run.program, run.params, run.corpus, run.config)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "metrics.json", metrics)
-        if isinstance(run.corpus, TaskData):
-            write_report(folder, run.corpus, predictions)
+        write_report(folder)
     return metrics

@@ -19,11 +19,10 @@ from lm.checkpoints.run_files import (
     recorded_config,
 )
 from lm.config import Config, to_dict
-from lm.data import Corpus
+from lm.data import Dataset
 from lm.data.files import write_json
 from lm.errors import UserError
 from lm.experiment.claim import claim
-from lm.tasks.prepare import TaskData
 
 
 def open_workdir(
@@ -85,7 +84,7 @@ def held(workdir: epath.Path, wait: bool = False) -> Iterator[Callable[[], None]
 
 
 @contextlib.contextmanager
-def claimed(config: Config, workdir: epath.Path, corpus: Corpus | TaskData) -> Iterator[None]:
+def claimed(config: Config, workdir: epath.Path, corpus: Dataset) -> Iterator[None]:
     """Writes what the run is made of before it begins; checks that its text is still the same.
 
     A user's mistake that is found inside lets go of the workdir again, where no run was in it.

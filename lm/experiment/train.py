@@ -12,20 +12,17 @@ from lm.checkpoints.initial_state import beginning
 from lm.checkpoints.initialize import Checkpoints, check_donor, restored_state
 from lm.checkpoints.resume import asked_alike_since
 from lm.config import Config
-from lm.data import Corpus, train_batches
+from lm.data import Dataset, train_batches
 from lm.data.files import write_json
 from lm.devices import sharding
 from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import evaluate
-from lm.evaluation.task_report import write_report
 from lm.experiment.continuation import go_on, total_steps
 from lm.experiment.learning_curve import draw_curve
 from lm.experiment.primary_metric import check_finite, describe_metrics, primary_metric
 from lm.experiment.provenance import commit
 from lm.experiment.result import describe
 from lm.experiment.run_dir import claimed, held, open_workdir
-from lm.tasks.prepare import TaskData
-from lm.tasks.sampling import drawn
 from lm.training.announce import announced
 from lm.training.early_stopping import Stopping
 from lm.training.layerwise_lr import shared_layer_rate
@@ -87,7 +84,7 @@ class _Run:
         self,
         config: Config,
         workdir: epath.Path,
-        corpus: Corpus | TaskData,
+        corpus: Dataset,
         program: Program,
         label: str,
         still_held: Callable[[], None],
@@ -106,7 +103,7 @@ class _Run:
             batch_size=config.batch_size,
             seed=config.seed,
             start=self.start,
-            groups=drawn(config, corpus),
+            groups=corpus.row_groups(config),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -213,7 +210,7 @@ class _Run:
     def measure(self) -> dict[str, float]:
         """Evaluates the current parameters."""
         found = evaluate(self.program, self.state.eval_params, self.corpus, self.config)
-        self.predictions = found.predictions
+        self.write_report = found.write_report
         return found.metrics
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -238,8 +235,9 @@ class _Run:
         """Early stopping as it stood at the first step of this leg; None without patience."""
         if not self.config.evaluation.patience:
             return None
-        measured = self.corpus.task.measures if isinstance(self.corpus, TaskData) else ()
-        metric = primary_metric(self.config, available=[f"eval/{name}" for name in measured])
+        metric = primary_metric(
+            self.config, available=[f"eval/{name}" for name in self.corpus.metrics]
+        )
         stopping = Stopping(metric.name, metric.lower_is_better, self.config.evaluation.patience)
         records = read_metrics(self.workdir / "metrics.jsonl")
         since = asked_alike_since(self.workdir)
@@ -266,8 +264,8 @@ class _Run:
         """What every process knows of the finished run; result.json, which the first writes, says
         that it is.
         """
-        if self.main and isinstance(self.corpus, TaskData):
-            metrics = metrics | write_report(self.workdir, self.corpus, self.predictions)
+        if self.main:
+            metrics = metrics | self.write_report(self.workdir)
         if self.stopping:
             metrics = metrics | {"best_step": self.stopping.best}
         if self.memory is None:  # no step was left to this leg

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lm.config import Config
 from lm.data import Tokenizer
 from lm.data.sources import SOURCES
@@ -91,8 +89,7 @@ def encoded_in_parts(data: InMemory, size: int) -> Iterator[InMemory]:
     """
     for begin in range(0, len(data.kept), size):
         kept = data.kept[begin : begin + size]
-        rows = rows_of(data.task, kept, data.tokenizer, data.layout, data.labels)
-        table = [{**row, "row": np.array(i + 1, np.int32)} for i, row in enumerate(rows)]
+        table = [*rows_of(data.task, kept, data.tokenizer, data.layout, data.labels)]
         yield dataclasses.replace(data, kept=list(filter(has_rows, kept)), table=table)
 
 

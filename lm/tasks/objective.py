@@ -1,23 +1,20 @@
-"""What do the rows of a task teach? They carry their own targets: labels at the places that the
-head reads, or, where it writes, words with the weight of each.
-"""
+"""How the rows of a task become a batch: they carry their own targets and weights."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lm.data.objectives import Objective, causal, positions_within
-from lm.model.transformer import Batch
+from lm.model.batch import Batch
 from lm.tasks.base import Task
 from lm.tasks.layout import Layout
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled(Objective):
-    """Rows of `lm.tasks` to batches; draws nothing.
+class TaskObjective(Objective):
+    """The objective of a task; draws nothing.
 
     Attributes:
       task: what the rows are for.
@@ -26,6 +23,26 @@ class Labelled(Objective):
 
     task: Task
     layout: Layout
+
+    @property
+    def readout(self) -> str:
+        """See `Objective`."""
+        return self.task.readout
+
+    @property
+    def num_classes(self) -> int:
+        """See `Objective`."""
+        return self.layout.num_classes
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return self.layout.labels
+
+    @property
+    def real_targets(self) -> bool:
+        """See `Objective`."""
+        return self.task.real
 
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `Objective`: targets and weights are [B, T], T of what the task asks of a row."""
@@ -45,12 +62,12 @@ class Labelled(Objective):
         )
 
     def _written(self, rows: Mapping[str, jax.Array]) -> Batch:
-        batch: Any = causal(rows)
-        batch = batch.replace(weights=rows["weights"])
+        batch = dataclasses.replace(causal(rows), weights=rows["weights"])
         if not self.layout.memory:
             return batch
         segments = rows["encoder_segments"]
-        return batch.replace(
+        return dataclasses.replace(
+            batch,
             encoder_inputs=rows["encoder_tokens"],
             encoder_segments=segments,
             encoder_positions=positions_within(segments),

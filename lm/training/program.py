@@ -8,17 +8,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lm.config import Config, cache_folder, override, to_dict
-from lm.data import ByteTokenizer, Corpus, Tokenizer, prepare
+from lm.data import ByteTokenizer, Dataset, Tokenizer, prepare
 from lm.experiment.continuation import total_steps
 from lm.output import OUTPUTS
 from lm.tasks.layout import Layout
-from lm.tasks.prepare import TaskData, prepare_task
+from lm.tasks.objective import TaskObjective
+from lm.tasks.prepare import prepare_task
 from lm.training.announce import announced
 from lm.training.train_step import Program, build_program
 from lm.training.validate_options import check_packed
 
 
-def prepare_corpus(config: Config) -> Corpus | TaskData:
+def prepare_corpus(config: Config) -> Dataset:
     """The prepared rows of a config's data, made where the cache lacks them."""
     cache = cache_folder(config, "data")
     with announced(f"preparing {config.data.source} in {cache}, once"):
@@ -28,10 +29,11 @@ def prepare_corpus(config: Config) -> Corpus | TaskData:
         return prepare(**config.data, cache=cache)
 
 
-def corpus_program(config: Config, corpus: Corpus | TaskData) -> Program:
+def corpus_program(config: Config, corpus: Dataset) -> Program:
     """The program of a config for a corpus, with the words' counts where the head asks for them."""
     counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
-    layout = corpus.layout if isinstance(corpus, TaskData) else None
+    objective = corpus.objective(config)
+    layout = objective.layout if isinstance(objective, TaskObjective) else None
     config = override(config, {"steps": total_steps(config, corpus)})
     vocab_size = corpus.tokenizer.vocab_size
     return shared_program(config, vocab_size, counts, corpus.tokenizer, layout)

@@ -19,7 +19,7 @@ from lm.model.factory import build_model
 from lm.model.transformer import Batch, Transformer
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
-from lm.tasks.objective import Labelled
+from lm.tasks.objective import TaskObjective
 from lm.training.annealing import anneal
 from lm.training.eval_step import Measures, Rows
 from lm.training.float32_state import apply_updates, in_float32, moving_average
@@ -81,7 +81,7 @@ class Program:
     @property
     def labels(self) -> tuple[str, ...]:
         """Of a task, in the order of their numbers; () where there is no fixed set of labels."""
-        return self.objective.layout.labels if isinstance(self.objective, Labelled) else ()
+        return self.objective.labels
 
     @property
     def abstract_params(self) -> Any:
@@ -128,7 +128,7 @@ def build_program(
     model, methods = build_model(config, vocab_size, counts, mesh, layout), build_finetuning(config)
     objective = build_objective(config, tokenizer)
     if layout is not None:
-        objective = Labelled(tokenizer, layout.length, build_task(config), layout)
+        objective = TaskObjective(tokenizer, layout.length, build_task(config), layout)
     tx, rate = optimizer(config, config.steps), schedule(config, config.steps)
     ema, regularization = config.optimizer.ema_decay, config.regularization
     augment = augmentation(regularization, tokenizer)

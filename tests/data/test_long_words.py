@@ -5,8 +5,8 @@ import string
 
 import pytest
 
+from lm.data import prepare
 from lm.data.make_tokenizer import LONGEST_WORD, make_tokenizer, watched
-from lm.data.prepare import prepare
 
 SIZES = {"bpe": 320, "wordpiece": 600, "unigram": 295}
 PLAIN = ["some plain words, and some more of them to learn from\n" * 3]

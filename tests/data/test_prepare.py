@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lm.data import Document, array_record, documents, open_corpus, prepare, sources
-from lm.data import build as build_module
+from lm.data import corpus as corpus_module
 from lm.data.packing import Packer
 from lm.errors import UserError
 
@@ -178,7 +178,7 @@ def test_a_split_of_many_files_reads_as_one(tmp_path):
 
 def test_small_batches_of_documents_give_the_same_rows(tmp_path, monkeypatch):
     corpus = prepared(tmp_path)
-    monkeypatch.setattr(build_module, "BATCH_CHARACTERS", 50)
+    monkeypatch.setattr(corpus_module, "BATCH_CHARACTERS", 50)
     again = prepared(tmp_path, cache=tmp_path / "elsewhere")
     assert again.manifest == corpus.manifest
     np.testing.assert_array_equal(stream(again.rows("train")), stream(corpus.rows("train")))

@@ -12,7 +12,7 @@ from lm.experiment.train import train
 from lm.model.factory import build_model
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
-from lm.tasks.objective import Labelled
+from lm.tasks.objective import TaskObjective
 from lm.training.profiling.paths import attention_path, output_path
 from lm.training.train_step import build_program
 
@@ -54,7 +54,7 @@ def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_c
     assert "over 8 to 32 keys" in attention_path(pairs, program)
     labels = override(small_config, {"task.name": "classification", "output.tied": False})
     task, layout = build_task(labels), Layout(length=32, start=0, end=0, num_classes=3)
-    program.objective = Labelled(ByteTokenizer(), 32, task, layout)
+    program.objective = TaskObjective(ByteTokenizer(), 32, task, layout)
     program.model = build_model(labels, 256, layout=layout)
     # One for each of 8 rows.
     assert output_path(labels, program) == "softmax, 8 tokens at once"

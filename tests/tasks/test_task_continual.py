@@ -19,7 +19,6 @@ from lm.experiment.continual.run_experiment import run_experiment
 from lm.experiment.primary_metric import PrimaryMetric
 from lm.experiment.train import train
 from lm.tasks.prepare import prepare_task
-from lm.tasks.sampling import drawn
 from tests.experiment.test_train import interrupt_at
 
 WORDS = {"food": (("fresh", "tasty"), ("stale", "burnt")), "films": (("gripping",), ("tedious",))}
@@ -125,10 +124,10 @@ def test_importance_is_the_mean_over_rows_of_every_earlier_task(chain, tmp_path)
         found = with_importance(state, last.program, config, data).importance
     params = restore(tmp_path / "chain/1").params
     rows, expected = data.rows("train"), None
-    for number in data.trained(0):
+    for number in data.train_rows(0):
         row = {name: np.asarray(x)[None] for name, x in rows[int(number)].items()}
         slope = jax.grad(lambda p, row=row: jnp.sum(last.program.token_nll(p, row)))(params)
-        square = jax.tree.map(lambda g: np.square(g) / len(data.trained(0)), slope)
+        square = jax.tree.map(lambda g: np.square(g) / len(data.train_rows(0)), slope)
         expected = square if expected is None else jax.tree.map(np.add, expected, square)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7), found, expected
@@ -139,12 +138,12 @@ def test_replayed_rows_are_training_rows_of_earlier_tasks_by_seed_and_step_alone
     config = override(chain, {"continual.stage": 2, "continual.replay_fraction": 0.25})
     data = prepare_task(config, tmp_path / "cache")
     assert {each["texts"][0].split()[1] for each in data.examples()} == {"films"}
-    assert data.manifest["splits"]["train"]["rows"] == len(data.trained(1))
-    earlier, own = set(data.trained(0).tolist()), set(data.trained(1).tolist())
+    assert data.manifest["splits"]["train"]["rows"] == len(data.train_rows(1))
+    earlier, own = set(data.train_rows(0).tolist()), set(data.train_rows(1).tolist())
     assert earlier | own == set(range(len(data.rows("train")))) and not earlier & own
 
     def batches(number, start=0, **knobs):
-        groups = drawn(override(config, knobs), data)
+        groups = data.row_groups(override(config, knobs))
         found = train_batches(
             data.rows("train"), batch_size=16, seed=config.seed, start=start, groups=groups
         )

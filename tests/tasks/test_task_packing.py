@@ -11,7 +11,7 @@ from lm.data import ByteTokenizer
 from lm.model.factory import build_model
 from lm.tasks import build_task
 from lm.tasks.layout import Layout, pack
-from lm.tasks.objective import Labelled
+from lm.tasks.objective import TaskObjective
 from tests.small_models import init
 
 SAID = [
@@ -44,7 +44,7 @@ def rows():
         (encoded,) = task.encoded([example], tokenizer)
         alone += task.rows(example, encoded, layout, {})
     (packed,) = pack(alone, layout)
-    return config, Labelled(tokenizer, L, task, layout), alone, packed
+    return config, TaskObjective(tokenizer, L, task, layout), alone, packed
 
 
 def stacked(rows):

@@ -35,7 +35,7 @@ def test_a_sentence_of_ten_thousand_words_fills_one_row(prepared):
     assert max(int((each > 0).sum()) for each in segments) == 40
 
 
-CHAT = {"task__name": "instruction", "data__length": 100}
+CHAT = {"task__name": "instruction", "data__seq_len": 100}
 
 
 def held_out(data):

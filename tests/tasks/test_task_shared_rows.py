@@ -13,7 +13,7 @@ from lm.model.factory import build_model
 from lm.model.pooling import Mean, PooledTanh
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
-from lm.tasks.objective import Labelled
+from lm.tasks.objective import TaskObjective
 from lm.tasks.packing import most_texts, share_rows
 from lm.tasks.prepare import prepare_task
 from lm.training.train_step import build_program
@@ -64,7 +64,7 @@ def alone(name):
         )
         (encoded,) = task.encoded([example | {"label": label}], tokenizer)
         rows += task.rows(example | {"label": label}, encoded, layout, {"0": 0, "1": 1, "2": 2})
-    return config, Labelled(tokenizer, L, task, layout), rows
+    return config, TaskObjective(tokenizer, L, task, layout), rows
 
 
 def stacked(rows):
@@ -180,7 +180,7 @@ def test_held_out_texts_keep_rows_of_their_own_and_every_row_of_training_is_full
 
 
 BARRED = {
-    "task.packing is of tasks classification, regression, tagging, not of answering": {
+    "task.packing is of tasks classification, regression, token_classification, not of extractive_qa": {
         "task.name": "extractive_qa", "task.text": ("q", "c"),
     },
     "config.task.balanced goes by rows of one text each": {"task.balanced": True},

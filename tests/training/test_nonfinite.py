@@ -10,7 +10,6 @@ import pytest
 
 from lm.config import override
 from lm.data.files import to_json, write_json
-from lm.devices import sharding
 from lm.errors import UserError
 from lm.evaluation import held_out
 from lm.evaluation.diagnostics import report
@@ -79,8 +78,7 @@ def test_what_cannot_be_judged_is_refused_by_name(small_config, value):
 def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, monkeypatch):
     sums = {"tokens": 0.0, "nats": 0.0, "bytes": 9.0, "words": np.zeros(4)}
     program = SimpleNamespace(eval_step=lambda *_: sums, mesh=None)
-    monkeypatch.setattr(held_out, "eval_batches", lambda *_, **__: [{}])
-    monkeypatch.setattr(sharding, "global_batch", lambda *_: {})
+    monkeypatch.setattr(held_out, "sharded_eval_batches", lambda *_, **__: [{}])
     corpus = SimpleNamespace(rows=lambda _: [], language=None)
     config = override(small_config, {"objective": "masked"})
     with pytest.raises(UserError, match="objective masked predicts no token of the held-out rows"):

@@ -7,13 +7,13 @@ Adding an objective is one module in this package and one entry in the table bel
 from typing import Any
 
 from lm.config import Config, chosen_options
-from lm.data import Tokenizer
 from lm.data.objectives.base import Objective
 from lm.data.objectives.causal import Causal, causal, positions_within
 from lm.data.objectives.masked import Masked
 from lm.data.objectives.prefix import Prefix
 from lm.data.objectives.seq2seq import Seq2seq
 from lm.data.objectives.span import Span
+from lm.data.tokenizer import Tokenizer
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "causal": Causal,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.data import Tokenizer
-from lm.model.transformer import Batch
+from lm.data.tokenizer import Tokenizer
+from lm.model.batch import Batch
 
 _MULTIPLIER = 0x9E3779B1
 
@@ -39,6 +39,26 @@ class Objective:
     metric: ClassVar[str] = "eval/nats_per_token"
     accuracy: ClassVar[bool] = False
     pairs: ClassVar[bool] = False
+
+    @property
+    def readout(self) -> str:
+        """Which hidden states the head sees: a name of `lm.model.pooling.READOUTS`."""
+        return "all_positions"
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the head chooses among; 0: the tokens of the vocabulary."""
+        return 0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in order; (): they are no fixed set."""
+        return ()
+
+    @property
+    def real_targets(self) -> bool:
+        """Whether targets are real numbers, and not tokens or classes."""
+        return False
 
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """What rows teach.

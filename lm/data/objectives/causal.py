@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.data.objectives.base import Objective
-from lm.model.transformer import Batch
+from lm.model.batch import Batch
 
 
 class Causal(Objective):

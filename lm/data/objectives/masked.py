@@ -11,7 +11,7 @@ import numpy as np
 from lm.data.objectives.base import Objective, row_keys
 from lm.data.objectives.causal import opens, positions_within
 from lm.errors import UserError
-from lm.model.transformer import Batch
+from lm.model.batch import Batch
 
 _HIDDEN, _REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 

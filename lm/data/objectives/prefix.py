@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lm.data.objectives.base import Objective, row_keys
 from lm.data.objectives.causal import causal
-from lm.model.transformer import Batch
+from lm.model.batch import Batch
 
 
 class Prefix(Objective):

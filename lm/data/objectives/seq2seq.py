@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lm.data.objectives.base import Objective
 from lm.data.objectives.causal import causal, positions_within
-from lm.model.transformer import Batch
+from lm.model.batch import Batch
 
 
 class Seq2seq(Objective):

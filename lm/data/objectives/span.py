@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lm.data.objectives.base import Objective, row_keys
 from lm.data.objectives.causal import positions_within
 from lm.errors import UserError
-from lm.model.transformer import Batch
+from lm.model.batch import Batch
 
 
 @dataclasses.dataclass(frozen=True)

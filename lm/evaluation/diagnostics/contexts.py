@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.checkpoints.restore import Restored
-from lm.data import eval_batches
-from lm.devices import sharding
+from lm.data import sharded_eval_batches
 
 _ENTRIES = 2**24  # log-probabilities held at once
 
@@ -56,9 +55,9 @@ def collect_contexts(run: Restored, sample: int) -> Contexts:
     limit = config.evaluation.num_examples or len(rows)
     batches = -(-min(limit, len(rows)) // config.batch_size)
     chance, found = np.random.default_rng(0), []
-    for index, batch in enumerate(eval_batches(rows, batch_size=config.batch_size, limit=limit)):
-        arrays = predict(run.params, sharding.global_batch(run.program.mesh, batch))
-        *arrays, real = (np.asarray(array) for array in arrays)
+    every = sharded_eval_batches(run.program.mesh, rows, batch_size=config.batch_size, limit=limit)
+    for index, batch in enumerate(every):
+        *arrays, real = (np.asarray(array) for array in predict(run.params, batch))
         confidence, correct, *states = (array[real] for array in arrays)
         share = sample * (index + 1) // batches - sample * index // batches
         chosen = chance.permutation(len(confidence))[:share]

@@ -14,7 +14,6 @@ from lm.evaluation.diagnostics.contexts import Contexts, collect_contexts
 from lm.evaluation.diagnostics.gradient import surviving_shares
 from lm.evaluation.diagnostics.spectrum import Spectrum, spectra, token_blocks
 from lm.output import OUTPUTS
-from lm.tasks.prepare import TaskData
 
 GRADIENTS = 64  # contexts whose gradient is measured
 TOKENS = 64  # tokens whose argmax is tested
@@ -38,7 +37,7 @@ def diagnose(run: Restored, sample: int) -> dict[str, Any]:
       UserError: where the head predicts whole sequences, or labels.
     """
     name = run.config.output.head
-    if isinstance(run.corpus, TaskData):
+    if run.config.task.name:
         raise UserError(
             f"diagnose measures language models; see report.txt and report.png of the workdir "
             f"for task {run.config.task.name}"

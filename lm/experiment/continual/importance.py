@@ -13,9 +13,9 @@ from etils import epath
 
 from lm.checkpoints.initialize import open_donor, restored_state
 from lm.config import Config
-from lm.data import eval_batches
+from lm.data import sharded_eval_batches
+from lm.data.batches import RowSubset
 from lm.devices import sharding
-from lm.evaluation.task_evaluation import Chosen
 from lm.training.float32_state import in_float32
 from lm.training.train_state import TrainState
 from lm.training.train_step import Program
@@ -78,15 +78,8 @@ def with_importance(state: TrainState, program: Program, config: Config, corpus:
         donor = open_donor(str(chain / str(number + 1)))
         params = restored_state(program, donor, config).eval_params
         donor.close()
-        rows = Chosen(corpus.rows("train"), corpus.trained(number).tolist())
-        batches = eval_batches(
-            rows,
-            batch_size=config.batch_size,
-            limit=ROWS,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        for batch in batches:
-            batch = sharding.global_batch(program.mesh, batch)
+        rows = RowSubset(corpus.rows("train"), corpus.train_rows(number).tolist())
+        size = config.batch_size
+        for batch in sharded_eval_batches(program.mesh, rows, batch_size=size, limit=ROWS):
             total = add(total, params, batch, jnp.float32(min(ROWS, len(rows))))
     return dataclasses.replace(state, importance=total)

@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Config
-from lm.data import Corpus, eval_batches
-from lm.devices import sharding
-from lm.tasks.prepare import TaskData
+from lm.data import Dataset, sharded_eval_batches
 from lm.training.regularization.adapt import adapted
 from lm.training.train_state import TrainState
 from lm.training.train_step import Program
 
 
-def loss_gap(program: Program, params: object, corpus: Corpus | TaskData, config: Config) -> float:
+def loss_gap(program: Program, params: object, corpus: Dataset, config: Config) -> float:
     """The loss on held-out rows minus that on as many training rows, without dropout, per token.
 
     The rows are the same at every evaluation, at most config.evaluation.num_examples of each split.
@@ -26,21 +24,16 @@ def loss_gap(program: Program, params: object, corpus: Corpus | TaskData, config
     number = min(number, config.evaluation.num_examples or number)
 
     def mean(split: str) -> float:
-        batches = eval_batches(
-            corpus.rows(split),
-            batch_size=config.batch_size,
-            limit=number,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        sums = [program.eval_loss(params, sharding.global_batch(program.mesh, b)) for b in batches]
+        rows, size = corpus.rows(split), config.batch_size
+        batches = sharded_eval_batches(program.mesh, rows, batch_size=size, limit=number)
+        sums = [program.eval_loss(params, batch) for batch in batches]
         return float(sum(nats for nats, _ in sums) / sum(weights for _, weights in sums))
 
     return mean("validation") - mean("train")
 
 
 def follow_gap(
-    state: TrainState, program: Program, corpus: Corpus | TaskData, config: Config
+    state: TrainState, program: Program, corpus: Dataset, config: Config
 ) -> tuple[TrainState, dict[str, float]]:
     """The state with its penalties as strong as the gap asks for, and both for the log; where they
     do not adapt, the state as it is, and nothing. A gap that is not finite moves nothing.
