@@ -180,7 +180,8 @@ def test_held_out_texts_keep_rows_of_their_own_and_every_row_of_training_is_full
 
 
 BARRED = {
-    "task.packing is of tasks classification, regression, token_classification, not of extractive_qa": {
+    "task.packing is of tasks classification, regression, token_classification, not of "
+    "extractive_qa": {
         "task.name": "extractive_qa", "task.text": ("q", "c"),
     },
     "config.task.balanced goes by rows of one text each": {"task.balanced": True},
