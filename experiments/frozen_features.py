@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import finetune
 from experiments.real_checkpoints import load
-from lm.checkpoints.hf import adopt
+from lm.checkpoints.hf import with_checkpoint_model
 from lm.experiment.provenance import commit, versions
 from lm.model.transformer import Batch
 from lm.tasks.metrics import interval
@@ -63,7 +63,7 @@ def main() -> None:
 
     result: dict[str, Any] = {}
     for name in TASKS:
-        config = adopt(finetune.get_config(name))
+        config = with_checkpoint_model(finetune.get_config(name))
         data = prepare_task(config, config.cache_dir)
         (x, y), (held_out, truth) = (features(encode, data, s) for s in ("train", "validation"))
         if config.task.name == "regression":

@@ -21,7 +21,7 @@ import numpy as np
 
 from configs import default
 from experiments.archives import fetch
-from lm.checkpoints.hf import adopt, open_checkpoint
+from lm.checkpoints.hf import open_checkpoint, with_checkpoint_model
 from lm.checkpoints.initialize import pretrained_params
 from lm.checkpoints.restore import open_pretrained
 from lm.evaluation.embed import embed
@@ -47,7 +47,7 @@ def load(folder: pathlib.Path):
     checkpoint = open_checkpoint(f"hf:{folder}")
     config = default.get_config()
     config.init_from = f"hf:{folder}"
-    config = checkpoint.adopt(config)
+    config = checkpoint.with_model(config)
     program = build_program(config, config.data.vocab_size)
     params, origin = pretrained_params(program, config, jax.random.key(0))
     print(origin)
@@ -67,7 +67,7 @@ def cosines(folder: pathlib.Path) -> dict:
     """Of the first sentence with the others: what `run.py embed --normalize` makes of them."""
     config = default.get_config()
     config.init_from, config.objective = f"hf:{folder}", "masked"
-    run = open_pretrained(adopt(config), headless=True)
+    run = open_pretrained(with_checkpoint_model(config), headless=True)
     vectors = embed(run, SENTENCES, "mean", normalize=True).vectors
     found = [float(x) for x in vectors[1:] @ vectors[0]]
     for text, ours, documented in zip(SENTENCES[1:], found, COSINES, strict=True):
@@ -118,7 +118,8 @@ def from_transformers(folder: pathlib.Path, batch: Batch, log_probs: np.ndarray)
     from lm.checkpoints.hf.tensors import open_tensors
 
     model = transformers.AlbertForMaskedLM(transformers.AlbertConfig.from_pretrained(folder)).eval()
-    state = {k: torch.tensor(np.array(v)) for k, v in open_tensors(folder).items()}
+    tensors = open_tensors(folder).items()
+    state = {k: torch.tensor(v[(slice(None),) * len(v.shape)]) for k, v in tensors}
     missing, _ = model.load_state_dict(state, strict=False)
     assert not [name for name in missing if "position_ids" not in name], missing
     with torch.no_grad():

@@ -5,9 +5,15 @@ import pathlib
 from absl import logging
 from etils import epath
 
-from lm.checkpoints.hf import FAMILIES, Checkpoint, fitting_family, is_checkpoint, open_checkpoint
-from lm.checkpoints.hf import export as write_checkpoint
-from lm.checkpoints.peft import save
+from lm.checkpoints.hf import (
+    FAMILIES,
+    Checkpoint,
+    is_checkpoint,
+    matching_family,
+    open_checkpoint,
+    write_checkpoint,
+)
+from lm.checkpoints.peft import save_adapter
 from lm.checkpoints.restore import Restored
 from lm.checkpoints.run_files import read_run_json
 from lm.config import Config
@@ -27,10 +33,10 @@ def export(run: Restored, folder: str, *, adapter: bool) -> str:
       UserError: where the folder is not empty, or transformers has no such model or head.
     """
     base = _first_base(run.config)
-    family = fitting_family(run.config, FAMILIES, None if base is None else base.family.model_type)
+    family = matching_family(run.config, FAMILIES, None if base is None else base.family.model_type)
     path = pathlib.Path(folder).expanduser()
     if adapter:
-        save(path, run.config, run.params, family)
+        save_adapter(path, run.config, run.params, family)
         return f"{path}, an adapter for peft on its base, {run.config.init_from}"
     task = {}
     if run.config.task.name:

@@ -13,7 +13,7 @@ from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.hf import is_checkpoint, open_checkpoint
 from lm.checkpoints.layer_layout import found_in, lies_otherwise
 from lm.checkpoints.origin import check_origin, record_origin
-from lm.checkpoints.peft import additions
+from lm.checkpoints.peft import adapter_params
 from lm.checkpoints.run_files import recorded_config
 from lm.config import Config
 from lm.devices import sharding
@@ -185,7 +185,7 @@ def _base_params(
     shardings = {
         path_name(path): (jax.tree_util.keystr(path), leaf.sharding) for path, leaf in leaves
     }
-    for path, value in additions(config).items():
+    for path, value in adapter_params(config).items():
         name, sharding = shardings[path]
         base[name] = jax.device_put(value, sharding)
     return base, f"{origin} with {config.finetuning.adapter_from}"

@@ -4,8 +4,8 @@ method, where a run starts from them; epochs how many steps there are.
 
 from collections.abc import Iterable
 
-from lm.checkpoints import peft
-from lm.checkpoints.hf import adopt
+from lm.checkpoints.hf import with_checkpoint_model
+from lm.checkpoints.peft import with_adapter_keys
 from lm.config import Config, check_types, flatten
 from lm.errors import UserError
 
@@ -25,7 +25,7 @@ def adopted(config: Config, given: Iterable[str]) -> Config:
             f"config.steps = {config.steps} is not looked at where config.epochs = {config.epochs} "
             "says how many; set --config.epochs instead"
         )
-    found = peft.adopt(adopt(config))
+    found = with_adapter_keys(with_checkpoint_model(config))
     asked, decided = flatten(config.to_dict()), flatten(found.to_dict())
     for key in given:
         if asked[key] != decided[key]:

@@ -226,7 +226,7 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
     layout = layout_of(build_task(config), wanted, tokenizer, labels)
     if architecture == "decoder":
         layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
-    if reason := "" if predicts_words(config) else checkpoint.head_refused(config, labels):
+    if reason := "" if predicts_words(config) else checkpoint.head_mismatch(config, labels):
         raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
     program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)
     shapes = _shapes(program)

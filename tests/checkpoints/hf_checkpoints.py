@@ -161,7 +161,7 @@ def load(folder, **settings) -> Loaded:
     config = default.get_config()
     config.update_from_flattened_dict(settings)
     checkpoint = open_checkpoint(f"hf:{folder}")
-    config = checkpoint.adopt(config)
+    config = checkpoint.with_model(config)
     model = build_model(config, config.data.vocab_size)
     keys = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
     start = batch_of(tokens(), memory=config.model.architecture == "encoder_decoder")

@@ -5,7 +5,6 @@ import os
 import pathlib
 import pickle
 import re
-import struct
 import zipfile
 
 import jax
@@ -15,7 +14,13 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from configs import default
-from lm.checkpoints.hf import FAMILIES, adopt, export, fitting_family, open_checkpoint
+from lm.checkpoints.hf import (
+    FAMILIES,
+    matching_family,
+    open_checkpoint,
+    with_checkpoint_model,
+    write_checkpoint,
+)
 from lm.checkpoints.initialize import pretrained_params
 from lm.checkpoints.restore import open_pretrained, restore
 from lm.config import attention_groups, override, to_dict
@@ -45,7 +50,9 @@ def written(tmp_path_factory):
     config = small(**{"model.init_std": 0.4})
     params = build_program(config, 256).init_state(jax.random.key(3)).params
     folder = tmp_path_factory.mktemp("written") / "gpt2"
-    export(config, params, ByteTokenizer(), folder, fitting_family(config, FAMILIES, None))
+    write_checkpoint(
+        config, params, ByteTokenizer(), folder, matching_family(config, FAMILIES, None)
+    )
     return folder, params
 
 
@@ -57,7 +64,7 @@ def copied(folder, to):
 
 
 def loaded(folder, **settings):
-    config = adopt(small(init_from=f"hf:{folder}", **settings))
+    config = with_checkpoint_model(small(init_from=f"hf:{folder}", **settings))
     program = build_program(config, config.data.vocab_size)
     return pretrained_params(program, config, jax.random.key(0)), program
 
@@ -104,7 +111,9 @@ def test_every_device_of_a_mesh_reads_its_own_shards(written):
 
 def test_the_checkpoint_shapes_the_model_and_the_config_its_softmax(written):
     given = {"model.num_layers": 5, "model.norm": "rmsnorm", "model.dropout": 0.1}
-    config = adopt(small(init_from=f"hf:{written[0]}", **given, **{"attention.weighting": "sink"}))
+    config = with_checkpoint_model(
+        small(init_from=f"hf:{written[0]}", **given, **{"attention.weighting": "sink"})
+    )
     assert (config.model.num_layers, config.model.norm, config.model.dropout) == (
         2,
         "layernorm",
@@ -181,6 +190,7 @@ class _Hostile:
 
 @pytest.mark.parametrize("archive", [False, True])
 def test_a_hostile_pickle_runs_nothing(archive, written, tmp_path):
+    pytest.importorskip("torch")
     folder = copied(written[0], tmp_path)
     (folder / "model.safetensors").unlink()
     made = tmp_path / "made"
@@ -188,39 +198,23 @@ def test_a_hostile_pickle_runs_nothing(archive, written, tmp_path):
     if archive:
         with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
             file.writestr("archive/data.pkl", content)
+            file.writestr("archive/version", "3\n")
     else:
         (folder / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(UserError, match=r"asks for \w+\.mkdir, .* nothing was run"):
+    with pytest.raises(UserError, match=r"asks for \w+\.mkdir\).* nothing was run"):
         loaded(folder)
     assert not made.exists()
     pickle.loads(content)
     assert made.exists()
 
 
-def test_a_tensor_that_reaches_beyond_its_file_is_refused(written, tmp_path):
-    from lm.checkpoints.hf.pickled import read_pickled
-
-    def text(word):
-        return b"X" + struct.pack("<I", len(word)) + word
-
-    # {"weight": _rebuild_tensor_v2(storage of 4 numbers, 0, (9,), (1,))}
-    storage = b"(%sctorch\nFloatStorage\n%s%sK\4tQ" % tuple(map(text, (b"storage", b"0", b"cpu")))
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(%sK\0K\x09\x85K\1\x85tR" % storage
-    file = tmp_path / "pytorch_model.bin"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\2}%s%ss." % (text(b"weight"), tensor))
-        archive.writestr("archive/data/0", bytes(16))
-    with pytest.raises(UserError, match="a tensor reaches beyond the file"):
-        read_pickled(file)
-
-
 def test_models_that_transformers_lacks_are_not_written():
     with pytest.raises(UserError, match=r"no model with config.attention.weighting = 'entmax15'"):
-        fitting_family(small(**{"attention.weighting": "entmax15"}), FAMILIES, None)
+        matching_family(small(**{"attention.weighting": "entmax15"}), FAMILIES, None)
     with pytest.raises(
         UserError, match=r"gpt2: config.model.position_embedding = 'alibi', not 'learned'"
     ):
-        fitting_family(small(**{"model.position_embedding": "alibi"}), FAMILIES, None)
+        matching_family(small(**{"model.position_embedding": "alibi"}), FAMILIES, None)
 
 
 def test_a_decoder_of_ours_is_a_gpt2_or_a_llama():
@@ -229,9 +223,9 @@ def test_a_decoder_of_ours_is_a_gpt2_or_a_llama():
         "model.norm": "rmsnorm",
         "model.activation": "swiglu",
     }
-    assert fitting_family(small(), FAMILIES, None).model_type == "gpt2"
+    assert matching_family(small(), FAMILIES, None).model_type == "gpt2"
     both = small(**llama, **{"model.bias": False})
-    assert fitting_family(both, FAMILIES, None).model_type == "llama"
+    assert matching_family(both, FAMILIES, None).model_type == "llama"
 
 
 def test_an_absent_hub_is_said(monkeypatch, tmp_path):
@@ -322,19 +316,19 @@ def test_a_checkpoint_trains_evaluates_and_is_written_again(written, small_confi
     base, config = tmp_path / "base", small_config
     copied(written[0], base.mkdir() or base)
     config.init_from, config.steps, config.schedule.warmup_steps = f"hf:{base}", 2, 1
-    config = adopt(config)
+    config = with_checkpoint_model(config)
     start = open_pretrained(config)
     (params, _), _ = loaded(base)
     jax.tree.map(np.testing.assert_array_equal, start.params, params)
     result = train(config, tmp_path / "run")
     assert result["eval/nats_per_token"] < evaluated(start).metrics["eval/nats_per_token"]
     run = restore(epath.Path(tmp_path / "run"))
-    family = fitting_family(run.config, FAMILIES, "gpt2")
-    export(run.config, run.params, run.tokenizer, tmp_path / "out", family)
+    family = matching_family(run.config, FAMILIES, "gpt2")
+    write_checkpoint(run.config, run.params, run.tokenizer, tmp_path / "out", family)
     (again, _), _ = loaded(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, again, run.params)
     with pytest.raises(UserError, match="is not empty; give a new folder"):
-        export(run.config, run.params, run.tokenizer, tmp_path / "out", family)
+        write_checkpoint(run.config, run.params, run.tokenizer, tmp_path / "out", family)
 
 
 def evaluated(run):

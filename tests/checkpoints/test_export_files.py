@@ -15,9 +15,9 @@ import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import default
-from lm.checkpoints.hf import FAMILIES, export, fitting_family, open_checkpoint
+from lm.checkpoints.hf import FAMILIES, matching_family, open_checkpoint, write_checkpoint
 from lm.checkpoints.hf.tokenizer import find_tokenizer
-from lm.checkpoints.hf.tokenizer_files import base_settings, write_tokenizer
+from lm.checkpoints.hf.tokenizer_writer import base_settings, write_tokenizer
 from lm.config import override
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.tokenizer import CharacterTokenizer
@@ -49,7 +49,7 @@ def written(base, to, **settings):
     ours = load(base, **settings)
     checkpoint = open_checkpoint(f"hf:{base}")
     tokenizer = load_subword(ours.config.data.tokenizer, V)
-    export(ours.config, ours.params, tokenizer, to, checkpoint.family, base=checkpoint)
+    write_checkpoint(ours.config, ours.params, tokenizer, to, checkpoint.family, base=checkpoint)
     return to
 
 
@@ -136,7 +136,7 @@ def test_a_text_goes_on_as_here_from_a_run_that_began_from_scratch(tmp_path):
     }
     params = unflatten_dict(flat)
     folder = tmp_path / "out"
-    export(config, params, tokenizer, folder, fitting_family(config, FAMILIES, None))
+    write_checkpoint(config, params, tokenizer, folder, matching_family(config, FAMILIES, None))
     prompt = "def f(x):"
     (ids,) = prompt_ids(tokenizer, [prompt], (tokenizer.end,))
     ours = np.concatenate(list(generate(model, params, [ids], max_new_tokens=6, temperature=0.0)))
@@ -150,7 +150,7 @@ def test_a_text_goes_on_as_here_from_a_run_that_began_from_scratch(tmp_path):
 
 
 def test_texts_of_a_tasks_pipeline_are_its_rows(chatty, tmp_path):
-    config = open_checkpoint(f"hf:{chatty}").adopt(
+    config = open_checkpoint(f"hf:{chatty}").with_model(
         override(default.get_config(), {"task.name": "classification", "output.tied": False})
     )
     tokenizer = load_subword(str(chatty / "tokenizer.json"), V)

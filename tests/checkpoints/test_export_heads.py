@@ -15,8 +15,8 @@ import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import default
-from lm.checkpoints.hf import FAMILIES, export
-from lm.checkpoints.hf.family import adopted
+from lm.checkpoints.hf import FAMILIES, write_checkpoint
+from lm.checkpoints.hf.family import with_model_keys
 from lm.checkpoints.hf.task_head import task_head
 from lm.config import override
 from lm.data import ByteTokenizer
@@ -48,7 +48,9 @@ def run_of(name, task, **settings):
     family = FAMILIES[name]
     theirs = getattr(transformers, kind).config_class(**sizes).to_dict()
     own = {"task.name": task, "output.tied": False, "init_from": ""} | settings
-    config = adopted(override(default.get_config(), own), family.to_ours(theirs, "config.json"))
+    config = with_model_keys(
+        override(default.get_config(), own), family.config_from_hf(theirs, "config.json")
+    )
     layout = Layout(
         length=9, start=1, end=2, num_classes=9 if task == "extractive_qa" else len(LABELS)
     )
@@ -121,7 +123,9 @@ def test_transformers_computes_the_same_logits_from_a_tasks_head(name, task, tmp
     params = random_params(model, batch)
     ours = np.asarray(model.apply({"params": params}, batch, method="predictions")["log_probs"])
     labels = () if task == "extractive_qa" else LABELS
-    kind = export(config, params, _Words(), tmp_path / "out", family, labels=labels, layout=layout)
+    kind = write_checkpoint(
+        config, params, _Words(), tmp_path / "out", family, labels=labels, layout=layout
+    )
     model, told = getattr(transformers, kind).from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
@@ -185,5 +189,7 @@ def test_a_head_that_transformers_computes_otherwise_is_refused_by_name(name, tm
     family, task, settings, line = REFUSED[name]
     config, layout, family = run_of(family, task, **settings)
     with pytest.raises(UserError, match=line) as error:
-        export(config, {}, _Words(), tmp_path / "out", family, labels=LABELS, layout=layout)
+        write_checkpoint(
+            config, {}, _Words(), tmp_path / "out", family, labels=LABELS, layout=layout
+        )
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

@@ -3,9 +3,9 @@
 import collections
 import io
 import json
-import pickle
 import resource
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -16,7 +16,6 @@ from configs import default
 from lm.checkpoints.hf import FAMILIES
 from lm.checkpoints.hf.checkpoint import Checkpoint
 from lm.checkpoints.hf.hf_config import KINDS
-from lm.checkpoints.hf.pickled import read_pickled
 from lm.checkpoints.hf.tensors import open_tensors
 from lm.data.files import read_json
 from lm.errors import UserError
@@ -53,7 +52,7 @@ def adopted(family, theirs, folder):
     kinds = {"encoder": "masked", "encoder_decoder": "seq2seq"}
     config.objective = kinds.get(FAMILIES[family].fixed["model.architecture"], "causal")
     config.data.source = "docstrings" if config.objective == "seq2seq" else "stdlib"
-    config = Checkpoint(folder, FAMILIES[family], theirs, _Whole()).adopt(config)
+    config = Checkpoint(folder, FAMILIES[family], theirs, _Whole()).with_model(config)
     config.data.tokenizer, config.data.seq_len = "bytes", 8
     check(config)
     return config
@@ -81,9 +80,9 @@ class _Recorded(collections.UserDict):
 def read_keys(family):
     """The keys of config.json that a family reads, besides those that may have one value only."""
     record = _Recorded(SMALL)
-    FAMILIES[family].to_ours(record, "config.json")
-    FAMILIES[family].frame(record)
-    return record.asked - FAMILIES[family].demands.keys()
+    FAMILIES[family].config_from_hf(record, "config.json")
+    FAMILIES[family].special_tokens(record)
+    return record.asked - FAMILIES[family].required.keys()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -93,10 +92,10 @@ def test_every_key_that_is_read_has_a_kind(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_value_of_another_kind_under_any_key_is_one_line(family, tmp_path):
-    theirs = {k: v for k, v in SMALL.items() if FAMILIES[family].demands.get(k, v) == v}
+    theirs = {k: v for k, v in SMALL.items() if FAMILIES[family].required.get(k, v) == v}
     adopted(family, theirs, tmp_path)
     refused = 0
-    for key in sorted({*read_keys(family), *FAMILIES[family].demands, "vocab_size", "num_labels"}):
+    for key in sorted({*read_keys(family), *FAMILIES[family].required, "vocab_size", "num_labels"}):
         for value in ODD:
             try:
                 adopted(family, theirs | {key: value}, tmp_path)
@@ -115,7 +114,7 @@ def test_more_layers_than_there_are_tensors_are_named_before_they_are_built(tmp_
     tensors = {f"h.{i}.ln_1.weight": np.zeros(4) for i in range(2)}
     checkpoint = Checkpoint(tmp_path, FAMILIES["gpt2"], SMALL | {"n_layer": 9999}, tensors)
     with pytest.raises(UserError, match=r"to have 9999 layers, .* such as h.9998.ln_1.weight"):
-        checkpoint.adopt(default.get_config())
+        checkpoint.with_model(default.get_config())
 
 
 @pytest.mark.parametrize(
@@ -171,37 +170,31 @@ def test_shards_in_folders_below_and_behind_links_are_read(tmp_path):
     assert open_tensors(folder)["x"][:] == 1
 
 
-def archive_of(path, content, compression=zipfile.ZIP_STORED, **members):
-    with zipfile.ZipFile(path, "w", compression) as archive:
+def archive_of(folder, content, compression=zipfile.ZIP_STORED, **members):
+    """A folder with a pytorch_model.bin of this pickle."""
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w", compression) as archive:
         archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", "3\n")
         for name, data in members.items():
             archive.writestr(f"archive/data/{name}", data)
-    return path
+    return folder
 
 
 def test_a_compressed_archive_is_refused_before_it_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
-    bomb = archive_of(tmp_path / "pytorch_model.bin", bytes(1 << 26), zipfile.ZIP_DEFLATED)
-    assert bomb.stat().st_size < 1 << 17
-    with pytest.raises(UserError, match=r"no checkpoint of torch .*compressed"):
-        read_pickled(bomb)
-
-
-def test_a_pickle_of_a_few_bytes_takes_no_memory_for_the_bytes_that_it_announces(
-    tmp_path, monkeypatch
-):
-    # `pickle` alone would make room for them by this name.
-    monkeypatch.setattr(pickle, "bytearray", lambda _: pytest.fail("room was made"), raising=False)
-    content = b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"."
-    with pytest.raises(UserError, match="is truncated or no checkpoint"):
-        read_pickled(archive_of(tmp_path / "pytorch_model.bin", content))
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    archive_of(tmp_path, bytes(1 << 26), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "pytorch_model.bin").stat().st_size < 1 << 17
+    with pytest.raises(UserError, match=r"is damaged, .*its members are compressed"):
+        open_tensors(tmp_path)
 
 
 def test_a_pickle_of_a_few_bytes_takes_no_memory_for_what_it_says_it_remembers(tmp_path):
+    pytest.importorskip("torch")
     # {} put into the place 2^26 of the memo
     content = b"\x80\x02}r" + struct.pack("<I", 1 << 26) + b"."
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert read_pickled(archive_of(tmp_path / "pytorch_model.bin", content)) == {}
+    assert open_tensors(archive_of(tmp_path, content)) == {}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
@@ -220,6 +213,7 @@ def tensor_of(shape, strides, storage=b"FloatStorage", numbers=4):
     marked = text(b"storage") + b"ctorch\n" + storage + b"\n" + text(b"0") + text(b"cpu")
     marked = b"(" + marked + whole(numbers) + b"tQ"
     tensor = marked + whole(0) + tuple_of(shape) + tuple_of(strides) + b"\x89"
+    tensor += b"ccollections\nOrderedDict\n)R"
     return (
         b"\x80\x02}" + text(b"weight") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + tensor + b"tRs."
     )
@@ -228,31 +222,40 @@ def tensor_of(shape, strides, storage=b"FloatStorage", numbers=4):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (tensor_of((1 << 20, 1 << 20), (0, 0)), "a tensor reaches beyond the file"),
-        (tensor_of((5,), (1,)), "a tensor reaches beyond the file"),
-        (tensor_of((4,), (-1,)), "a tensor reaches beyond the file"),
-        (tensor_of((2, 2), (2,)), "no checkpoint of torch"),
+        (tensor_of((5,), (1,)), "resize storage"),
+        (tensor_of((4,), (-1,)), "size calculation overflowed"),
+        (tensor_of((2, 2), (2,)), "unequal size"),
         (tensor_of((4,), (1,), storage=b"SomeStorage"), "asks for torch.SomeStorage"),
-        (tensor_of((4,), (1,), numbers=1 << 60), "reaches beyond the file|no checkpoint"),
-        (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", "no checkpoint of torch"),  # a frame of 2^64 bytes
-        (b"\x80\x05\x96" + struct.pack("<Q", 1 << 60) + b".", "no checkpoint of torch"),
-        (b"\x80\x02" + b"]" * 50 + b".", "no checkpoint of torch"),
-        (b"", "no checkpoint of torch"),
-        (b"\x80\x02K\x05.", "no checkpoint of torch"),
+        (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", "holds more than weights"),  # of 2^64 bytes
+        (b"\x80\x05\x96" + struct.pack("<Q", 1 << 60) + b".", "holds more than weights"),
+        (b"\x80\x02" + b"]" * 50 + b".", "holds more than weights"),
+        (b"", "holds more than weights"),
+        (b"\x80\x02K\x05.", "holds more than weights"),
     ],
 )
 def test_a_pickle_that_lies_about_sizes_is_one_line(content, line, tmp_path):
-    file = archive_of(tmp_path / "pytorch_model.bin", content, **{"0": bytes(16)})
+    pytest.importorskip("torch")
+    archive_of(tmp_path, content, **{"0": bytes(16)})
     with pytest.raises(UserError, match=line) as error:
-        read_pickled(file)
+        open_tensors(tmp_path)
     assert "\n" not in str(error.value)
 
 
+def test_a_pickled_tensor_larger_than_its_file_takes_no_memory(tmp_path):
+    """One number over and over again, of a shape that no model has."""
+    pytest.importorskip("torch")
+    content = tensor_of((1 << 20, 1 << 20), (0, 0))
+    tensor = open_tensors(archive_of(tmp_path, content, **{"0": bytes(16)}))["weight"]
+    assert tensor.shape == (1 << 20, 1 << 20)
+    assert tensor[(slice(0, 1), slice(0, 2))].shape == (1, 2)
+
+
 def test_a_tensor_is_read_from_such_a_pickle(tmp_path):
+    pytest.importorskip("torch")
     numbers = np.arange(4, dtype=np.float32)
     content = tensor_of((2, 2), (1, 2))
-    file = archive_of(tmp_path / "pytorch_model.bin", content, **{"0": numbers.tobytes()})
-    np.testing.assert_array_equal(read_pickled(file)["weight"], numbers.reshape(2, 2).T)
+    tensor = open_tensors(archive_of(tmp_path, content, **{"0": numbers.tobytes()}))["weight"]
+    np.testing.assert_array_equal(tensor[(slice(None),) * 2], numbers.reshape(2, 2).T)
 
 
 def safetensors_of(path, header, data=b""):
@@ -299,7 +302,14 @@ def test_numbers_of_a_type_that_numpy_lacks_are_named(tmp_path):
 
 
 def test_a_stream_of_a_pickle_is_no_archive(tmp_path):
+    pytest.importorskip("torch")
     buffer = io.BytesIO(b"\x80\x02}r" + struct.pack("<I", 1 << 26) + b".")
     (tmp_path / "pytorch_model.bin").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match="its first bytes are no checkpoint's"):
-        read_pickled(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="is damaged, or holds more than weights"):
+        open_tensors(tmp_path)
+
+
+def test_a_pickle_without_torch_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"pip install 'torch>=2\.6', or give the model's"):
+        open_tensors(archive_of(tmp_path, b""))

@@ -73,7 +73,7 @@ def test_odd_metadata_of_a_gguf_file_is_one_line(odd, tmp_path, cache):
     config = default.get_config()
     config.cache_dir = str(cache)
     with pytest.raises(UserError) as error:
-        open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **odd)}").adopt(config)
+        open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **odd)}").with_model(config)
     assert "x.gguf" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -81,7 +81,7 @@ def test_the_same_file_with_plain_metadata_is_read(tmp_path, cache):
     config = default.get_config()
     config.cache_dir = str(cache)
     plain = TOKENS | {"tokenizer.ggml.token_type": [1, 1, 3, 1, 1]}
-    found = open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **plain)}").adopt(config)
+    found = open_checkpoint(f"hf:{metadata(tmp_path / 'x.gguf', **plain)}").with_model(config)
     assert (found.model.num_layers, found.data.vocab_size) == (2, 5)
 
 
@@ -99,7 +99,7 @@ def test_an_array_that_is_said_to_be_longer_than_its_file_is_refused_before_it_f
 
 def test_metadata_of_more_values_than_any_file_has_are_refused(tmp_path, monkeypatch):
     file = metadata(tmp_path / "x.gguf", **{"odd": list(range(2000))})
-    assert open_checkpoint(f"hf:{file}").theirs["num_hidden_layers"] == 2
+    assert open_checkpoint(f"hf:{file}").hf_config["num_hidden_layers"] == 2
     monkeypatch.setattr("lm.checkpoints.hf.gguf._MOST_VALUES", 1000)
     with pytest.raises(UserError, match="more than 1,000 values"):
         open_checkpoint(f"hf:{file}")

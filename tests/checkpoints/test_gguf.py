@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from configs import default
 from lm.checkpoints.hf import open_checkpoint
-from lm.checkpoints.hf.gguf_tokenizer import WORDS
+from lm.checkpoints.hf.gguf_tokenizer import WORD_PATTERNS
 from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.data import load_subword
 from lm.errors import UserError
@@ -136,11 +136,13 @@ def words_of(tmp_path, **said):
 @pytest.mark.parametrize("cuts", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_byte_level_words_are_cut_and_merged_as_their_tokenizer_does(cuts, tmp_path):
     whole = Tokenizer(models.BPE(ignore_merges=cuts == "llama-bpe"))
-    steps = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=WORDS[cuts] is None)]
+    steps = [
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=WORD_PATTERNS[cuts] is None)
+    ]
     if cuts == "smollm":
         steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    if WORDS[cuts]:
-        steps.insert(0, pre_tokenizers.Split(Regex(WORDS[cuts]), "isolated"))
+    if WORD_PATTERNS[cuts]:
+        steps.insert(0, pre_tokenizers.Split(Regex(WORD_PATTERNS[cuts]), "isolated"))
     if cuts == "qwen2":
         whole.normalizer = normalizers.NFC()
     whole.pre_tokenizer = pre_tokenizers.Sequence(steps)
@@ -217,7 +219,7 @@ def test_biases_of_a_llama_are_refused_and_not_dropped(tmp_path):
     for bias in ("attention_bias", "mlp_bias"):
         file = write(tmp_path / "model.gguf", their_model("llama", True, **{bias: True}))
         with pytest.raises(UserError, match=f"has {bias} = True"):
-            open_checkpoint(f"hf:{file}").adopt(default.get_config())
+            open_checkpoint(f"hf:{file}").with_model(default.get_config())
 
 
 def test_numbers_that_gguf_cannot_read_are_named(tmp_path):
@@ -276,7 +278,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(change, more, line, tmp_pa
     with pytest.raises(UserError) as error:
         config = default.get_config()
         config.cache_dir = str(tmp_path)
-        open_checkpoint(f"hf:{file}").adopt(config)
+        open_checkpoint(f"hf:{file}").with_model(config)
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
@@ -298,6 +300,6 @@ def test_words_end_where_transformers_ends_them():
     from transformers.convert_slow_tokenizer import TikTokenConverter
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-    assert WORDS["qwen2"] == PRETOKENIZE_REGEX
+    assert WORD_PATTERNS["qwen2"] == PRETOKENIZE_REGEX
     parameters = inspect.signature(TikTokenConverter.__init__).parameters
-    assert WORDS["llama-bpe"] == parameters["pattern"].default
+    assert WORD_PATTERNS["llama-bpe"] == parameters["pattern"].default

@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from configs import default
-from lm.checkpoints.hf import FAMILIES, adopt, open_checkpoint
-from lm.checkpoints.hf.view import sources
+from lm.checkpoints.hf import FAMILIES, open_checkpoint, with_checkpoint_model
+from lm.checkpoints.hf.tensor_mapping import param_sources
 from lm.checkpoints.restore import open_pretrained
 from lm.config import override
 from lm.errors import UserError
@@ -75,12 +75,12 @@ def test_a_heads_bias_has_either_of_two_names(name, kept, tmp_path):
     family = FAMILIES[name.split(",")[0]]
     bias = model.get_output_embeddings().bias.detach().numpy()
     tensors = load_file(folder / "model.safetensors")
-    tensors = {k: v for k, v in tensors.items() if k not in family.twins}
-    save_file(tensors | {family.twins[kept]: bias}, folder / "model.safetensors")
+    tensors = {k: v for k, v in tensors.items() if k not in family.aliases}
+    save_file(tensors | {family.aliases[kept]: bias}, folder / "model.safetensors")
     checkpoint = open_checkpoint(f"hf:{folder}")
-    for twin in family.twins:
+    for twin in family.aliases:
         np.testing.assert_array_equal(checkpoint.tensors[twin][:], bias)
-    config = adopt(override(default.get_config(), {"init_from": f"hf:{folder}"}))
+    config = with_checkpoint_model(override(default.get_config(), {"init_from": f"hf:{folder}"}))
     checkpoint.check_has_head({"head/bias": bias.shape}, config)
 
 
@@ -115,9 +115,9 @@ def test_a_checkpoint_without_its_head_is_said_to_answer_at_random(name, tmp_pat
     folder, _ = save(name, tmp_path)
     missing, line = HEADS[name]
     rewritten(folder, lambda tensor: None if tensor.startswith(missing) else tensor)
-    config = adopt(override(default.get_config(), {"init_from": f"hf:{folder}"}))
+    config = with_checkpoint_model(override(default.get_config(), {"init_from": f"hf:{folder}"}))
     checkpoint = open_checkpoint(config.init_from)
-    names = sources(checkpoint.family.views(config), config.model.num_layers)
+    names = param_sources(checkpoint.family.mappings(config), config.model.num_layers)
     top = "head/table" if name == "llama" else "transform/"
     shapes = {path: () for path in names if path.startswith(top)}
     with pytest.raises(UserError, match=line) as error:
@@ -131,7 +131,7 @@ def headless(tmp_path):
     folder, _ = save("llama", tmp_path)
     rewritten(folder, lambda tensor: None if tensor == "lm_head.weight" else tensor)
     own = {"init_from": f"hf:{folder}", "data.tokenizer": "characters", "data.seq_len": 8}
-    return adopt(override(default.get_config(), own | {"mesh.data": 1}))
+    return with_checkpoint_model(override(default.get_config(), own | {"mesh.data": 1}))
 
 
 def test_eval_and_generate_refuse_a_random_head(headless):

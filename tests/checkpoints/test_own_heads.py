@@ -17,7 +17,7 @@ from test_export_heads import LABELS, POOLINGS, log_softmax, rows_of, slow
 
 from configs import default
 from lm.checkpoints.export import export
-from lm.checkpoints.hf import adopt, open_checkpoint
+from lm.checkpoints.hf import open_checkpoint, with_checkpoint_model
 from lm.checkpoints.initialize import pretrained_params
 from lm.checkpoints.restore import open_pretrained
 from lm.config import override
@@ -61,7 +61,7 @@ def config_of(folder, task, cache, **settings):
         "cache": str(cache),
         "mesh.data": 1,
     }
-    return adopt(override(config, own | settings))
+    return with_checkpoint_model(override(config, own | settings))
 
 
 def settings_of(name, task):

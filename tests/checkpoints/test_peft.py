@@ -19,8 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import default
 from lm.checkpoints.hf import FAMILIES, open_checkpoint
-from lm.checkpoints.peft import load as load_adapter
-from lm.checkpoints.peft import save as save_adapter
+from lm.checkpoints.peft import load_adapter, save_adapter
 from lm.config import override
 from lm.errors import UserError
 from lm.finetuning import build_finetuning, combine, partition
@@ -239,7 +238,7 @@ def written(tmp_path_factory):
         given = copy.deepcopy(model)
         peft.get_peft_model(given, options).save_pretrained(folder)
         config = override(default.get_config(), knobs)
-        return folder, open_checkpoint(f"hf:{base}").adopt(config)
+        return folder, open_checkpoint(f"hf:{base}").with_model(config)
 
     return write
 

@@ -12,7 +12,7 @@ import torch
 from peft.utils.other import get_pattern_key
 
 from lm.checkpoints.hf import FAMILIES
-from lm.checkpoints.peft import load as load_adapter
+from lm.checkpoints.peft import load_adapter
 from lm.checkpoints.peft.lora import _alpha
 from lm.finetuning import combine
 from lm.model.factory import build_model

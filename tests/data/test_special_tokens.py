@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 
-from lm.checkpoints.hf.gguf_tokenizer import settings_of
+from lm.checkpoints.hf.gguf_tokenizer import special_token_settings
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.make_tokenizer import open_tokenizer, tokenizer_fingerprint
 from lm.data.objectives import OBJECTIVES
@@ -216,7 +216,7 @@ def test_a_damaged_file_beside_a_tokenizer_is_one_line(tmp_path):
 def test_a_gguf_files_numbers_name_its_special_tokens(said, opens):
     tokens = ["<unk>", "<e>", "a", "<begin>"]
     said |= {"tokens": tokens, "bos_token_id": 3, "eos_token_id": 1, "chat_template": "{{ 1 }}"}
-    settings = settings_of(said)
+    settings = special_token_settings(said)
     assert settings["bos_token"] == "<begin>" and settings["eos_token"] == "<e>"
     assert settings["add_bos_token"] == opens and settings["chat_template"] == "{{ 1 }}"
 

@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from configs import default
-from lm.checkpoints.hf import adopt
+from lm.checkpoints.hf import with_checkpoint_model
 from lm.checkpoints.restore import open_pretrained
 from lm.evaluation.prompting.harness import Laboratory
 from tests.small_tokenizers import byte_fallback, byte_level, folder_of, template
@@ -59,7 +59,7 @@ def both(request, tmp_path_factory):
     ours.init_from = f"hf:{folder}"
     ours.batch_size, ours.mesh.data, ours.data.seq_len = 4, 1, 32
     ours.cache_dir = str(folder / "cache")
-    return Laboratory(open_pretrained(adopt(ours))), theirs
+    return Laboratory(open_pretrained(with_checkpoint_model(ours))), theirs
 
 
 def asked(kind, *arguments):

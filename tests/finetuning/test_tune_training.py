@@ -10,7 +10,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from lm.checkpoints.initialize import Checkpoints, check_donor, starting_state
-from lm.checkpoints.peft import adopt
+from lm.checkpoints.peft import with_adapter_keys
 from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import UserError
@@ -74,7 +74,7 @@ def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned,
     whole = override(
         config, {"finetuning.method": "full", "finetuning.adapter_from": str(tmp_path / "out")}
     )
-    started = adopt(whole)
+    started = with_adapter_keys(whole)
     assert started.finetuning.method == "lora"
     # Of the joint matrix of GPT-2, keys are a part too, with an update of zero.
     assert list(started.finetuning.target_modules) == [

@@ -1,8 +1,8 @@
-"""Which checkpoints of Hugging Face transformers can a model start from, and be written as?
-`FAMILIES` has them by model_type; `adopt` takes a checkpoint's model into a config.
+"""Reads checkpoints of Hugging Face transformers as initial parameters, and writes models as such.
+`FAMILIES` has the kinds of checkpoints by model_type.
 
-Adding a family is one module in this package and one entry in the table below: its settings, and
-the views of its tensors. The parity tests then hold it to transformers, in both directions.
+Adding a family is one module in this package and one entry in the table below: its config keys, and
+the mappings of its tensors. The parity tests then compare it with transformers, in both directions.
 """
 
 from lm.checkpoints.hf import checkpoint
@@ -10,8 +10,8 @@ from lm.checkpoints.hf.albert import ALBERT
 from lm.checkpoints.hf.bart import BART
 from lm.checkpoints.hf.bert import BERT, ELECTRA, ROBERTA
 from lm.checkpoints.hf.checkpoint import Checkpoint, is_checkpoint
+from lm.checkpoints.hf.checkpoint_writer import matching_family, write_checkpoint
 from lm.checkpoints.hf.distilbert import DISTILBERT
-from lm.checkpoints.hf.export import export, fitting_family
 from lm.checkpoints.hf.family import Family
 from lm.checkpoints.hf.gpt2 import GPT2
 from lm.checkpoints.hf.llama import LLAMA, QWEN2
@@ -29,31 +29,32 @@ def open_checkpoint(source: str) -> Checkpoint:
     return checkpoint.open_checkpoint(source, FAMILIES)
 
 
-def adopt(config: Config) -> Config:
-    """A config whose init_from names a checkpoint, with that model; any other as it is."""
+def with_checkpoint_model(config: Config) -> Config:
+    """A config whose init_from names a checkpoint, with that model; any other unchanged."""
     if not is_checkpoint(config.init_from):
         return config
-    return open_checkpoint(config.init_from).adopt(config)
+    return open_checkpoint(config.init_from).with_model(config)
 
 
 def family_of(config: Config) -> Family:
-    """The family of the checkpoint that a config starts from, else the first that its model fits.
+    """The family of the checkpoint that a config starts from, else the first that matches its
+    model.
 
     Raises:
       UserError: where transformers has no such model.
     """
     if is_checkpoint(config.init_from):
         return open_checkpoint(config.init_from).family
-    return fitting_family(config, FAMILIES, None)
+    return matching_family(config, FAMILIES, None)
 
 
 __all__ = [
     "FAMILIES",
     "Checkpoint",
-    "adopt",
-    "export",
     "family_of",
-    "fitting_family",
+    "matching_family",
     "is_checkpoint",
     "open_checkpoint",
+    "with_checkpoint_model",
+    "write_checkpoint",
 ]

@@ -1,10 +1,8 @@
-"""How does an ALBERT checkpoint map to an encoder of one shared layer and a narrow table of words?
-(Lan et al. 1909.11942)
-"""
+"""Maps ALBERT to an encoder of one shared layer and a narrow embedding (Lan et al. 1909.11942)."""
 
-from lm.checkpoints.hf.bert import DEMANDS, LENGTH, POST_NORM, SETTINGS, embeddings, words
-from lm.checkpoints.hf.family import Family, Setting
-from lm.checkpoints.hf.view import View, in_layers, linear, norm
+from lm.checkpoints.hf.bert import KEYS, LENGTH, POST_NORM, REQUIRED, embeddings, output_table
+from lm.checkpoints.hf.family import Family, KeyMapping
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
 from lm.config import Config
 
 _BODY = in_layers(
@@ -21,7 +19,7 @@ _BODY = in_layers(
 )
 
 
-def _views(config: Config) -> tuple[View, ...]:
+def _mappings(config: Config) -> tuple[TensorMapping, ...]:
     return (
         *embeddings(),
         *linear("encoder.embedding_hidden_mapping_in", "inputs/projection"),
@@ -29,7 +27,7 @@ def _views(config: Config) -> tuple[View, ...]:
         *linear("pooler", "pool/dense"),
         *linear("predictions.dense", "transform/in"),
         *norm("predictions.LayerNorm", "transform/norm"),
-        *words("predictions", config),
+        *output_table("predictions", config),
     )
 
 
@@ -37,12 +35,12 @@ ALBERT = Family(
     "albert",
     "AlbertForMaskedLM",
     POST_NORM | {"model.share_layers": True},
-    (*SETTINGS, LENGTH, Setting("model.embedding_dim", "embedding_size", 128)),
-    _views,
+    (*KEYS, LENGTH, KeyMapping("model.embedding_dim", "embedding_size", 128)),
+    _mappings,
     prefix="albert.",
-    outside=("predictions.",),
-    demands=DEMANDS | {"num_hidden_groups": 1, "inner_group_num": 1},
-    present={"model.pooler": "pooler.weight"},
+    unprefixed=("predictions.",),
+    required=REQUIRED | {"num_hidden_groups": 1, "inner_group_num": 1},
+    true_if_present={"model.pooler": "pooler.weight"},
     ignored=r"position_ids$|^predictions\.(bias|decoder\.)|^sop_classifier\.",
-    twins=("predictions.bias", "predictions.decoder.bias"),
+    aliases=("predictions.bias", "predictions.decoder.bias"),
 )

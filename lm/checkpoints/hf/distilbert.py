@@ -1,8 +1,8 @@
-"""How does a DistilBERT checkpoint map to an encoder? (Sanh et al. 1910.01108)"""
+"""Maps DistilBERT to an encoder (Sanh et al. 1910.01108)."""
 
 from lm.checkpoints.hf.bert import POST_NORM, embeddings
-from lm.checkpoints.hf.family import ACTIVATIONS, Family, Setting
-from lm.checkpoints.hf.view import View, in_layers, linear, norm
+from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
 from lm.config import Config
 
 _BODY = in_layers(
@@ -19,14 +19,14 @@ _BODY = in_layers(
 )
 
 
-def _views(_: Config) -> tuple[View, ...]:
+def _mappings(_: Config) -> tuple[TensorMapping, ...]:
     return (
         *embeddings(),
         *_BODY,
         *linear("vocab_transform", "transform/in"),
         *norm("vocab_layer_norm", "transform/norm"),
-        View("vocab_projector.bias", "head/bias"),
-        View("vocab_projector.weight", "head/table"),
+        TensorMapping("vocab_projector.bias", "head/bias"),
+        TensorMapping("vocab_projector.weight", "head/table"),
     )
 
 
@@ -35,16 +35,16 @@ DISTILBERT = Family(
     "DistilBertForMaskedLM",
     POST_NORM | {"model.norm_eps": 1e-12},
     (
-        Setting("model.num_layers", "n_layers", 6),
-        Setting("model.d_model", "dim", 768),
-        Setting("model.num_heads", "n_heads", 12),
-        Setting("model.mlp_dim", "hidden_dim", 3072),
-        Setting("model.activation", "activation", "gelu", ACTIVATIONS),
-        Setting("model.max_seq_len", "max_position_embeddings", 512),
-        Setting("output.tied", "tie_word_embeddings", True),
+        KeyMapping("model.num_layers", "n_layers", 6),
+        KeyMapping("model.d_model", "dim", 768),
+        KeyMapping("model.num_heads", "n_heads", 12),
+        KeyMapping("model.mlp_dim", "hidden_dim", 3072),
+        KeyMapping("model.activation", "activation", "gelu", ACTIVATIONS),
+        KeyMapping("model.max_seq_len", "max_position_embeddings", 512),
+        KeyMapping("output.tied", "tie_word_embeddings", True),
     ),
-    _views,
+    _mappings,
     prefix="distilbert.",
-    outside=("vocab_",),
+    unprefixed=("vocab_",),
     ignored=r"position_ids$|^vocab_projector\.weight",
 )

@@ -1,5 +1,5 @@
-"""What is a family of checkpoints? How its config.json says what our config says, and which tensor
-holds which parameter; both are tables that are read in either direction.
+"""Defines a family of checkpoints of transformers: how its config.json gives a config, and which
+tensors hold the parameters. Both are tables that are read in either direction.
 """
 
 import dataclasses
@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lm.checkpoints.hf.view import View
+from lm.checkpoints.hf.tensor_mapping import TensorMapping
 from lm.config import Config
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.tasks import predicts_words
 
-# What shapes the function of a model, where a family does not say otherwise.
-PLAIN: Mapping[str, Any] = {
+# The config keys that shape a model's function, as they are where a family does not differ.
+DEFAULTS: Mapping[str, Any] = {
     "model.embedding_dim": None,
     "model.embedding_norm": False,
     "model.embedding_scale": 1.0,
@@ -38,7 +38,7 @@ PLAIN: Mapping[str, Any] = {
     "output.bias": None,
     "output.temperature": None,
 }
-# Their names of activations that are not gated, to ours.
+# Activations that are not gated: their names in transformers, and here.
 ACTIVATIONS = {
     "gelu": "gelu_exact",
     "gelu_new": "gelu",
@@ -48,28 +48,20 @@ ACTIVATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """A knob of ours that is a key of theirs.
+class KeyMapping:
+    """A config key as a key of config.json.
 
     Attributes:
-      ours: the dotted knob.
-      theirs: the key in config.json.
+      key: the dotted config key.
+      hf_key: the key in config.json.
       default: its value where config.json lacks it, which is the family's own.
-      names: their value to ours, where these differ.
+      values: the values in config.json and here, where these differ.
     """
 
-    ours: str
-    theirs: str
+    key: str
+    hf_key: str
     default: Any
-    names: Mapping[str, str] | None = None
-
-
-def _nothing(_: Any) -> dict[str, Any]:
-    return {}
-
-
-def _no_frame(_: Any) -> None:
-    return None
+    values: Mapping[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,115 +70,123 @@ class Family:
 
     Attributes:
       model_type: its name in config.json.
-      architecture: the class that transformers makes of what we write.
-      fixed: our knobs that are the same in the whole family, where they are not `PLAIN`.
-      settings: the knobs that differ from model to model.
-      views: our parameters as parts of their tensors, given our config.
+      architecture: the class of transformers that an exported model has.
+      fixed: config keys that are the same in the whole family, where they are not `DEFAULTS`.
+      keys: the config keys that differ from model to model.
+      mappings: the parameters as parts of tensors, given a config.
       prefix: of the names of the body's tensors, in a checkpoint that also has a head.
-      outside: how the names of the head's tensors begin, which have no such prefix.
-      demands: their keys with the only values that we can compute; absent ones have them.
-      more_ours: our knobs that follow from several of their keys.
-      more_theirs: the other way round.
-      present, absent: our knob that is True where the checkpoint has a tensor, or lacks it.
+      unprefixed: how the names of the head's tensors begin, which have no such prefix.
+      required: keys of config.json with the only supported values; absent ones have them.
+      extra_config: config keys that follow from several keys of config.json.
+      extra_hf_config: the other way round.
+      true_if_present, true_if_absent: the config key that is True where the checkpoint has a
+        tensor, or lacks it.
       ignored: a pattern of tensors that are no parameters, or another's copy.
-      twins: names of one tensor, of which a checkpoint may have either.
-      fresh: how the paths of those of our parameters begin that a checkpoint may lack.
-      frame: config.special_tokens, given their config.json; None: END, as ours have it.
+      aliases: names of one tensor, of which a checkpoint may have either.
+      optional: how the paths of those parameters begin that a checkpoint may lack.
+      special_tokens: config.special_tokens, given a config.json; None: END.
     """
 
     model_type: str
     architecture: str
-    fixed: Mapping[str, Any]
-    settings: Sequence[Setting]
-    views: Callable[[Config], Sequence[View]]
+    fixed: dict[str, Any]
+    keys: Sequence[KeyMapping]
+    mappings: Callable[[Config], Sequence[TensorMapping]]
     prefix: str = ""
-    outside: tuple[str, ...] = ()
-    demands: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    more_ours: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _nothing
-    more_theirs: Callable[[Config], Mapping[str, Any]] = _nothing
-    present: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unprefixed: tuple[str, ...] = ()
+    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
+    extra_hf_config: Callable[[Config], Mapping[str, Any]] = lambda _: {}
+    true_if_present: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    true_if_absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: str = "$^"
-    twins: tuple[str, ...] = ()
-    fresh: tuple[str, ...] = ("transform/", "head/", "pool/")
-    frame: Callable[[Mapping[str, Any]], tuple[tuple[int, ...], ...] | None] = _no_frame
+    aliases: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ("transform/", "head/", "pool/")
+    special_tokens: Callable[[Mapping[str, Any]], tuple[tuple[int, ...], ...] | None] = lambda _: (
+        None
+    )
 
     @property
     def class_name(self) -> str:
         """How the names of its classes in transformers begin, such as Bert."""
         return re.sub(r"(For[A-Z]\w+|LMHeadModel)$", "", self.architecture)
 
-    def to_ours(self, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Our dotted knobs for their config.json, which is found at `where`.
+    def full_name(self, tensor: str) -> str:
+        """The name of a tensor in a checkpoint that also has a head."""
+        return tensor if tensor.startswith(self.unprefixed) else self.prefix + tensor
+
+    def config_from_hf(self, hf_config: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The dotted config keys of the model of a config.json, which is found at `where`.
 
         Raises:
-          UserError: where it asks for what we cannot compute.
+          UserError: where it has an unsupported value.
         """
-        for key, wanted in self.demands.items():
-            if theirs.get(key, wanted) != wanted:
+        for key, wanted in self.required.items():
+            if hf_config.get(key, wanted) != wanted:
                 raise UserError(
-                    f"{where} has {key} = {theirs[key]!r:.60}, but of {self.model_type} only "
+                    f"{where} has {key} = {hf_config[key]!r:.60}, but of {self.model_type} only "
                     f"{wanted!r} is supported; use another checkpoint"
                 )
-        ours = {**PLAIN, **self.fixed}
-        for setting in self.settings:
-            value = theirs.get(setting.theirs, setting.default)
-            if setting.names is not None and value not in setting.names:
+        found = {**DEFAULTS, **self.fixed}
+        for each in self.keys:
+            value = hf_config.get(each.hf_key, each.default)
+            if each.values is not None and value not in each.values:
                 raise UserError(
-                    f"{where} has {setting.theirs} = {value!r:.60}, which is none of "
-                    f"{', '.join(setting.names)}; use another checkpoint"
+                    f"{where} has {each.hf_key} = {value!r:.60}, which is none of "
+                    f"{', '.join(each.values)}; use another checkpoint"
                 )
-            ours[setting.ours] = setting.names[value] if setting.names else value
-        return {**ours, **self.more_ours(theirs)}
+            found[each.key] = each.values[value] if each.values else value
+        return {**found, **self.extra_config(hf_config)}
 
-    def to_theirs(self, config: Config, vocab_size: int) -> dict[str, Any]:
-        """The config.json of a model of ours, which `misfit` has found none in."""
-        theirs: dict[str, Any] = {"model_type": self.model_type, "vocab_size": vocab_size}
-        theirs |= {"architectures": [self.architecture], "torch_dtype": "float32", **self.demands}
-        for setting in self.settings:
-            value = explicit(config)[setting.ours]
-            if setting.names is not None:
-                value = next(name for name, our in setting.names.items() if our == value)
-            theirs[setting.theirs] = value
-        return theirs | dict(self.more_theirs(config))
+    def config_to_hf(self, config: Config, vocab_size: int) -> dict[str, Any]:
+        """The config.json of a model in which `incompatibility` has found none."""
+        hf_config: dict[str, Any] = {"model_type": self.model_type, "vocab_size": vocab_size}
+        hf_config |= {"architectures": [self.architecture], "torch_dtype": "float32"}
+        hf_config |= self.required
+        for each in self.keys:
+            value = resolved_keys(config)[each.key]
+            if each.values is not None:
+                value = next(name for name, own in each.values.items() if own == value)
+            hf_config[each.hf_key] = value
+        return hf_config | dict(self.extra_hf_config(config))
 
-    def misfit(self, config: Config) -> str | None:
-        """Why a model of ours is none of this family; None where it is one."""
-        ours = explicit(config)
-        for setting in self.settings:
-            if setting.names is not None and ours[setting.ours] not in setting.names.values():
-                return f"config.{setting.ours} = {ours[setting.ours]!r}"
+    def incompatibility(self, config: Config) -> str | None:
+        """Why a config's model is none of this family; None where it is one."""
+        own = resolved_keys(config)
+        for each in self.keys:
+            if each.values is not None and own[each.key] not in each.values.values():
+                return f"config.{each.key} = {own[each.key]!r}"
         try:
-            wanted = self.to_ours(self.to_theirs(config, 2), "")
+            wanted = self.config_from_hf(self.config_to_hf(config, 2), "")
         except UserError as error:
             return str(error)
-        theirs = explicit(adopted(config, wanted))
-        for key in wanted.keys() - self.present.keys() - self.absent.keys():
-            if ours[key] != theirs[key] and (ours[key] or theirs[key]):
-                return f"config.{key} = {ours[key]!r}, not {theirs[key]!r}"
+        family = resolved_keys(with_model_keys(config, wanted))
+        for key in wanted.keys() - self.true_if_present.keys() - self.true_if_absent.keys():
+            if own[key] != family[key] and (own[key] or family[key]):
+                return f"config.{key} = {own[key]!r}, not {family[key]!r}"
         return None
 
 
-def explicit(config: Config) -> dict[str, Any]:
-    """Our knobs by dotted name; sizes that follow from others have their values."""
+def resolved_keys(config: Config) -> dict[str, Any]:
+    """The config keys of model and output by dotted name, with sizes that follow from others."""
     model = config.model
-    ours = {f"model.{key}": value for key, value in model.items()}
-    ours |= {f"output.{key}": value for key, value in config.output.items()}
-    ours["model.mlp_dim"] = model.mlp_dim or 4 * model.d_model
-    ours["model.num_kv_heads"] = model.num_kv_heads or model.num_heads
-    ours["model.head_dim"] = model.head_dim or model.d_model // model.num_heads
-    ours["model.embedding_dim"] = model.embedding_dim or model.d_model
-    ours["model.qkv_bias"] = model.bias if model.qkv_bias is None else model.qkv_bias
-    return ours
+    keys = {f"model.{key}": value for key, value in model.items()}
+    keys |= {f"output.{key}": value for key, value in config.output.items()}
+    keys["model.mlp_dim"] = model.mlp_dim or 4 * model.d_model
+    keys["model.num_kv_heads"] = model.num_kv_heads or model.num_heads
+    keys["model.head_dim"] = model.head_dim or model.d_model // model.num_heads
+    keys["model.embedding_dim"] = model.embedding_dim or model.d_model
+    keys["model.qkv_bias"] = model.bias if model.qkv_bias is None else model.qkv_bias
+    return keys
 
 
-def adopted(config: Config, ours: Mapping[str, Any]) -> Config:
-    """A copy of our config with a checkpoint's knobs; those that its head lacks are left out, and
+def with_model_keys(config: Config, keys: Mapping[str, Any]) -> Config:
+    """A copy of a config with a checkpoint's keys; those that its head lacks are left out, and
     those of all that stands on the stack where a task puts a head for its labels there.
     """
     config = config.copy_and_resolve_references()
     head = OUTPUTS[config.output.head].__dataclass_fields__
-    for key, value in ours.items():
+    for key, value in keys.items():
         group, name = key.split(".")
         on_top = group == "output" or name in ("head_transform", "pooler")
         if on_top and not predicts_words(config):

@@ -1,5 +1,5 @@
-"""How is a GGUF file of llama.cpp a checkpoint of transformers? Its metadata become a config.json,
-its tensors have their names there, and quantized numbers are read as those that they stand for.
+"""Reads a GGUF file of llama.cpp as a checkpoint of transformers: its metadata give a config.json,
+its tensors have their names there, and quantized numbers are read as the floats that they encode.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.checkpoints.hf.view import Tensor
+from lm.checkpoints.hf.tensor_mapping import Tensor
 from lm.errors import UserError
 
 _TOKENIZER = "tokenizer.ggml."
@@ -17,7 +17,7 @@ _TEMPLATE = "tokenizer.chat_template"
 _ARCHITECTURES = ("llama", "qwen2")
 _MOST_VALUES = 4_000_000  # of metadata; a tokenizer of 256,000 tokens has some 1.5 million
 # Keys of config.json, and the file's below the name of its architecture.
-_SETTINGS = {
+_KEYS = {
     "num_hidden_layers": "block_count",
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -43,8 +43,8 @@ _NAMES_IN_LAYERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stored:
-    """A tensor of a file, [out, in] or [features], as the float32 that it stands for.
+class _GgufTensor:
+    """A tensor of a file, [out, in] or [features], as float32.
 
     Attributes:
       stored: the reader's tensor, whose axes are named from the last to the first.
@@ -101,20 +101,23 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
-        theirs = _settings(found, kind, stored)
+        hf_config = _settings(found, kind, stored)
     except (IndexError, KeyError) as error:
         raise UserError(f"{path} lacks {error.args[0]}; it is damaged, fetch it again") from None
-    turned = {}
+    interleaved = {}
     if kind == "llama":
-        turned = {"attn_q": theirs["num_attention_heads"], "attn_k": theirs["num_key_value_heads"]}
+        interleaved = {
+            "attn_q": hf_config["num_attention_heads"],
+            "attn_k": hf_config["num_key_value_heads"],
+        }
     tensors = {}
     for name, tensor in stored.items():
         part = name.rpartition(".")[0].rpartition(".")[2]
-        tensors[_their_name(name)] = _Stored(tensor, turned.get(part, 0))
-    return theirs, tensors
+        tensors[_hf_name(name)] = _GgufTensor(tensor, interleaved.get(part, 0))
+    return hf_config, tensors
 
 
-def tokens_of(path: Path) -> dict[str, Any]:
+def read_tokenizer_fields(path: Path) -> dict[str, Any]:
     """What a file says of its tokenizer, without the names' beginning; {}: it has none."""
     fields = _contents(path, _open(path), lambda key: key.startswith((_TOKENIZER, _TEMPLATE)))
     found = {k.removeprefix(_TOKENIZER): v for k, v in fields.items() if k != _TEMPLATE}
@@ -193,30 +196,30 @@ def _string(value: Any) -> bool:
 
 
 def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) -> dict[str, Any]:
-    own = {key: found.get(f"{kind}.{name}") for key, name in _SETTINGS.items()}
-    theirs = {key: value for key, value in own.items() if value is not None}
+    own = {key: found.get(f"{kind}.{name}") for key, name in _KEYS.items()}
+    hf_config = {key: value for key, value in own.items() if value is not None}
     for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
-        if key not in theirs:
-            raise KeyError(f"{kind}.{_SETTINGS[key]}")
-    theirs.setdefault("num_key_value_heads", theirs["num_attention_heads"])
+        if key not in hf_config:
+            raise KeyError(f"{kind}.{_KEYS[key]}")
+    hf_config.setdefault("num_key_value_heads", hf_config["num_attention_heads"])
     scaling = found.get(f"{kind}.rope.scaling.type", "none")
     if "rope_freqs.weight" in stored:
         scaling = "llama3"
     if scaling != "none":
-        theirs["rope_scaling"] = {"rope_type": scaling}
-    theirs["model_type"] = kind
-    theirs["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
-    theirs["attention_bias"] = _has_biases(stored, ".attn_")
-    theirs["mlp_bias"] = _has_biases(stored, ".ffn_")
-    theirs["tie_word_embeddings"] = "output.weight" not in stored
-    return theirs
+        hf_config["rope_scaling"] = {"rope_type": scaling}
+    hf_config["model_type"] = kind
+    hf_config["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
+    hf_config["attention_bias"] = _has_biases(stored, ".attn_")
+    hf_config["mlp_bias"] = _has_biases(stored, ".ffn_")
+    hf_config["tie_word_embeddings"] = "output.weight" not in stored
+    return hf_config
 
 
 def _has_biases(names: Iterable[str], part: str) -> bool:
     return any(part in name and name.endswith(".bias") for name in names)
 
 
-def _their_name(name: str) -> str:
+def _hf_name(name: str) -> str:
     first, *rest = name.split(".")
     if first == "blk" and len(rest) == 3 and rest[1] in _NAMES_IN_LAYERS:
         layer, part, kind = rest

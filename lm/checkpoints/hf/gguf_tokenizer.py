@@ -1,5 +1,5 @@
-"""How does what a GGUF file says of its tokenizer become a tokenizer.json? Its words and merges are
-byte-level BPE ("gpt2"), its words and scores SentencePiece's BPE ("llama").
+"""Makes a tokenizer.json of a GGUF file's tokenizer: tokens and merges are byte-level BPE ("gpt2"),
+tokens and scores SentencePiece's BPE ("llama").
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lm.checkpoints.hf.pieces import BPE, CONTROL, NORMAL, USER_DEFINED, from_model
+from lm.checkpoints.hf.sentencepiece import BPE, CONTROL, NORMAL, USER_DEFINED, from_model
 from lm.errors import UserError
 
 # How text is cut into words: by runs of letters, of digits, of other signs, and of spaces.
@@ -15,7 +15,7 @@ _RUNS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-WORDS = {
+WORD_PATTERNS = {
     "gpt-2": None,
     "smollm": None,
     "qwen2": _RUNS.replace("DIGITS", ""),
@@ -32,7 +32,7 @@ _NAMED = {
 
 
 def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
-    """The tokenizer of what a file says of it, `tokens_of`.
+    """The tokenizer of what a file says of it, `read_tokenizer_fields`.
 
     Raises:
       UserError: the file has none, or one of another kind.
@@ -54,7 +54,7 @@ def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
         ) from None
 
 
-def settings_of(found: Mapping[str, Any]) -> dict[str, Any]:
+def special_token_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says of its special tokens, as `lm.data.special_tokens.read_settings` has it.
 
     Where `add_bos_token` is not said, kind "llama" and words cut as "llama-bpe" open with
@@ -76,9 +76,9 @@ def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
     from tokenizers import pre_tokenizers as cuts
 
     kind = str(found.get("pre"))
-    if kind not in WORDS or "merges" not in found:
+    if kind not in WORD_PATTERNS or "merges" not in found:
         raise UserError(
-            f"{path} cuts text into words as {kind!r} does, none of {', '.join(WORDS)}; "
+            f"{path} cuts text into words as {kind!r} does, none of {', '.join(WORD_PATTERNS)}; "
             "put its tokenizer.json beside it"
         )
     numbers = {token: number for number, token in enumerate(found["tokens"])}
@@ -90,8 +90,10 @@ def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
                 "again"
             )
     tokenizer = Tokenizer(models.BPE(numbers, merges, ignore_merges=kind == "llama-bpe"))
-    steps: list[Any] = [cuts.ByteLevel(add_prefix_space=False, use_regex=WORDS[kind] is None)]
-    if (pattern := WORDS[kind]) is not None:
+    steps: list[Any] = [
+        cuts.ByteLevel(add_prefix_space=False, use_regex=WORD_PATTERNS[kind] is None)
+    ]
+    if (pattern := WORD_PATTERNS[kind]) is not None:
         steps.insert(0, cuts.Split(Regex(pattern), "isolated"))
     if kind == "smollm":
         steps.insert(0, cuts.Digits(individual_digits=True))

@@ -1,23 +1,23 @@
-"""How does a GPT-2 checkpoint map to a decoder? Its matrices are [in, out] as ours are, and
-queries, keys and values have one in common (Radford et al. 2019).
+"""Maps GPT-2 to a decoder. Its matrices are [in, out] as in Flax, and queries, keys and values have
+one in common (Radford et al. 2019).
 """
 
-from lm.checkpoints.hf.family import ACTIVATIONS, Family, Setting
-from lm.checkpoints.hf.view import View, in_layers, norm
+from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, norm
 from lm.config import Config
 
 
-def _matrix(theirs: str, ours: str, part: tuple[int, int] = (0, 1)) -> tuple[View, ...]:
+def _matrix(hf: str, param: str, part: tuple[int, int] = (0, 1)) -> tuple[TensorMapping, ...]:
     return (
-        View(f"{theirs}.weight", f"{ours}/kernel", part=part),
-        View(f"{theirs}.bias", f"{ours}/bias", part=part),
+        TensorMapping(f"{hf}.weight", f"{param}/kernel", part=part),
+        TensorMapping(f"{hf}.bias", f"{param}/bias", part=part),
     )
 
 
-def _views(_: Config) -> tuple[View, ...]:
+def _mappings(_: Config) -> tuple[TensorMapping, ...]:
     return (
-        View("wte.weight", "embedding"),
-        View("wpe.weight", "inputs/position_embedding"),
+        TensorMapping("wte.weight", "embedding"),
+        TensorMapping("wpe.weight", "inputs/position_embedding"),
         *in_layers(
             "h.{layer}",
             "stack",
@@ -31,7 +31,7 @@ def _views(_: Config) -> tuple[View, ...]:
             _matrix("mlp.c_proj", "feed_forward/out"),
         ),
         *norm("ln_f", "stack/final_norm"),
-        View("lm_head.weight", "head/table"),
+        TensorMapping("lm_head.weight", "head/table"),
     )
 
 
@@ -40,19 +40,19 @@ GPT2 = Family(
     "GPT2LMHeadModel",
     {"model.architecture": "decoder"},
     (
-        Setting("model.num_layers", "n_layer", 12),
-        Setting("model.d_model", "n_embd", 768),
-        Setting("model.num_heads", "n_head", 12),
-        Setting("model.mlp_dim", "n_inner", None),
-        Setting("model.activation", "activation_function", "gelu_new", ACTIVATIONS),
-        Setting("model.norm_eps", "layer_norm_epsilon", 1e-5),
-        Setting("model.max_seq_len", "n_positions", 1024),
-        Setting("output.tied", "tie_word_embeddings", True),
+        KeyMapping("model.num_layers", "n_layer", 12),
+        KeyMapping("model.d_model", "n_embd", 768),
+        KeyMapping("model.num_heads", "n_head", 12),
+        KeyMapping("model.mlp_dim", "n_inner", None),
+        KeyMapping("model.activation", "activation_function", "gelu_new", ACTIVATIONS),
+        KeyMapping("model.norm_eps", "layer_norm_epsilon", 1e-5),
+        KeyMapping("model.max_seq_len", "n_positions", 1024),
+        KeyMapping("output.tied", "tie_word_embeddings", True),
     ),
-    _views,
+    _mappings,
     prefix="transformer.",
-    outside=("lm_head.",),
-    demands={
+    unprefixed=("lm_head.",),
+    required={
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,

@@ -44,7 +44,7 @@ def _name(value: Any) -> bool:
     return type(value) is str
 
 
-def _rotation(value: Any) -> bool:
+def _rope(value: Any) -> bool:
     if value is None:
         return True
     names = ("rope_type", "type")
@@ -97,7 +97,7 @@ _KINDS: tuple[tuple[Callable[[Any], bool], str, Iterable[str]], ...] = (
         ("hidden_act", "activation", "activation_function", "feed_forward_proj"),
     ),
     (
-        _rotation,
+        _rope,
         "null or an object with a rope_type and a rope_theta",
         ("rope_parameters", "rope_scaling"),
     ),
@@ -106,22 +106,22 @@ _KINDS: tuple[tuple[Callable[[Any], bool], str, Iterable[str]], ...] = (
 KINDS = {key: (fits, what) for fits, what, keys in _KINDS for key in keys}
 
 
-def check_values(theirs: Mapping[str, Any], where: str) -> None:
+def check_values(hf_config: Mapping[str, Any], where: str) -> None:
     """Raises UserError for the first key of a config.json, found at `where`, whose value is of
     another kind than the key's, or where there is no vocab_size.
     """
     for key, (fits, what) in KINDS.items():
-        if key in theirs and not fits(theirs[key]):
+        if key in hf_config and not fits(hf_config[key]):
             raise UserError(
-                f"{where} has {key} = {repr(theirs[key])[:60]}, which is not {what}; it is "
+                f"{where} has {key} = {repr(hf_config[key])[:60]}, which is not {what}; it is "
                 "damaged, fetch it again"
             )
-    if "vocab_size" not in theirs:
+    if "vocab_size" not in hf_config:
         raise UserError(f"{where} has no vocab_size; give a folder that transformers saved")
 
 
-def first_token(theirs: Mapping[str, Any], key: str, default: int) -> int:
+def first_token(hf_config: Mapping[str, Any], key: str, default: int) -> int:
     """The token that a checked key names, the first of several; `default` where it names none."""
-    value = theirs.get(key)
+    value = hf_config.get(key)
     several = value if isinstance(value, list) else [value]
     return next((token for token in several if token is not None), default)

@@ -1,37 +1,20 @@
-"""How does a Llama checkpoint (SmolLM is one) map to a decoder, and a Qwen2, which has biases of
-queries, keys and values besides? (Touvron et al. 2302.13971, 2407.10671)
+"""Maps Llama (SmolLM is one) to a decoder, and Qwen2, which has biases of queries, keys and values
+besides (Touvron et al. 2302.13971, 2407.10671).
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lm.checkpoints.hf.family import Family, Setting
-from lm.checkpoints.hf.view import View, in_layers, linear, norm
+from lm.checkpoints.hf.family import Family, KeyMapping
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
 from lm.config import Config
 from lm.errors import UserError
 
-_FIXED = {
-    "model.architecture": "decoder",
-    "model.norm": "rmsnorm",
-    "model.position_embedding": "rotary",
-    "model.bias": False,
-}
-_SETTINGS = (
-    Setting("model.num_layers", "num_hidden_layers", 32),
-    Setting("model.d_model", "hidden_size", 4096),
-    Setting("model.num_heads", "num_attention_heads", 32),
-    Setting("model.num_kv_heads", "num_key_value_heads", None),
-    Setting("model.mlp_dim", "intermediate_size", 11008),
-    Setting("model.activation", "hidden_act", "silu", {"silu": "swiglu"}),
-    Setting("model.norm_eps", "rms_norm_eps", 1e-6),
-    Setting("model.max_seq_len", "max_position_embeddings", 2048),
-    Setting("output.tied", "tie_word_embeddings", False),
-)
 
-
-def _views(_: Config) -> tuple[View, ...]:
+def _mappings(_: Config) -> tuple[TensorMapping, ...]:
     return (
-        View("embed_tokens.weight", "embedding"),
+        TensorMapping("embed_tokens.weight", "embedding"),
         *in_layers(
             "layers.{layer}",
             "stack",
@@ -46,24 +29,24 @@ def _views(_: Config) -> tuple[View, ...]:
             linear("mlp.down_proj", "feed_forward/out"),
         ),
         *norm("norm", "stack/final_norm"),
-        View("lm_head.weight", "head/table"),
+        TensorMapping("lm_head.weight", "head/table"),
     )
 
 
-def _rotation(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     """The base, which newer config.json keep beside the kind of scaling."""
-    rotation = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    rotation = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}
     kind = rotation.get("rope_type") or rotation.get("type") or "default"
     if kind != "default":
         raise UserError(
             f"the checkpoint's config.json scales rotary positions by {kind!r}, and only unscaled "
             "ones are supported; use a checkpoint without rope_scaling"
         )
-    base = rotation.get("rope_theta", theirs.get("rope_theta", 10000.0))
+    base = rotation.get("rope_theta", hf_config.get("rope_theta", 10000.0))
     return {"model.rope_theta": float(base)}
 
 
-def _their_rotation(config: Config) -> dict[str, Any]:
+def _hf_rope(config: Config) -> dict[str, Any]:
     base = config.model.rope_theta
     return {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
 
@@ -71,26 +54,37 @@ def _their_rotation(config: Config) -> dict[str, Any]:
 LLAMA = Family(
     "llama",
     "LlamaForCausalLM",
-    _FIXED,
-    (*_SETTINGS, Setting("model.head_dim", "head_dim", None)),
-    _views,
+    {
+        "model.architecture": "decoder",
+        "model.norm": "rmsnorm",
+        "model.position_embedding": "rotary",
+        "model.bias": False,
+    },
+    (
+        KeyMapping("model.num_layers", "num_hidden_layers", 32),
+        KeyMapping("model.d_model", "hidden_size", 4096),
+        KeyMapping("model.num_heads", "num_attention_heads", 32),
+        KeyMapping("model.num_kv_heads", "num_key_value_heads", None),
+        KeyMapping("model.mlp_dim", "intermediate_size", 11008),
+        KeyMapping("model.activation", "hidden_act", "silu", {"silu": "swiglu"}),
+        KeyMapping("model.norm_eps", "rms_norm_eps", 1e-6),
+        KeyMapping("model.max_seq_len", "max_position_embeddings", 2048),
+        KeyMapping("output.tied", "tie_word_embeddings", False),
+        KeyMapping("model.head_dim", "head_dim", None),
+    ),
+    _mappings,
     prefix="model.",
-    outside=("lm_head.",),
-    demands={"attention_bias": False, "mlp_bias": False},
-    more_ours=_rotation,
-    more_theirs=_their_rotation,
+    unprefixed=("lm_head.",),
+    required={"attention_bias": False, "mlp_bias": False},
+    extra_config=_rope,
+    extra_hf_config=_hf_rope,
     ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight",
 )
-QWEN2 = Family(
-    "qwen2",
-    "Qwen2ForCausalLM",
-    _FIXED | {"model.qkv_bias": True},
-    _SETTINGS,
-    _views,
-    prefix="model.",
-    outside=("lm_head.",),
-    demands={"use_sliding_window": False},
-    more_ours=_rotation,
-    more_theirs=_their_rotation,
-    ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight",
+QWEN2 = dataclasses.replace(
+    LLAMA,
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    fixed=LLAMA.fixed | {"model.qkv_bias": True},
+    keys=LLAMA.keys[:-1],  # its head_dim is derived
+    required={"use_sliding_window": False},
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm.checkpoints.hf.family import Family
-from lm.checkpoints.hf.view import Tensor, View, linear
+from lm.checkpoints.hf.tensor_mapping import Tensor, TensorMapping, linear
 from lm.config import Config
 from lm.errors import UserError
 from lm.tasks.labels import class_name
@@ -27,7 +27,7 @@ _POOLERS = {
     "distilbert": ("pooler_relu", "pre_classifier", "classifier"),
     "electra": ("pooler_gelu", "classifier.dense", "classifier.out_proj"),
 }
-_OUTSIDE = ("classifier", "pre_classifier", "score", "qa_outputs")  # not in the body
+_UNPREFIXED = ("classifier", "pre_classifier", "score", "qa_outputs")  # not in the body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +37,21 @@ class TaskHead:
     Attributes:
       architecture: the class.
       prefix: of the names of the body's tensors.
-      views: our parameters as its tensors.
-      bias: its tensor of zeros, where ours has none, and that one's size.
+      mappings: the parameters as its tensors.
+      bias: the tensor of zeros that the class has and the model lacks, and its size.
       settings: of config.json.
     """
 
     architecture: str
     prefix: str
-    views: tuple[View, ...]
+    mappings: tuple[TensorMapping, ...]
     bias: tuple[str, int] | None
     settings: dict[str, Any]
 
-    @property
-    def outside(self) -> tuple[str, ...]:
-        """The names of its tensors that have no prefix."""
-        return tuple(v.theirs for v in self.views if v.theirs.startswith(_OUTSIDE))
+    def full_name(self, tensor: str) -> str:
+        """The name of a tensor in a checkpoint of the class."""
+        own = {m.hf for m in self.mappings if m.hf.startswith(_UNPREFIXED)}
+        return tensor if tensor.startswith(tuple(own)) else self.prefix + tensor
 
 
 def task_head(config: Config, family: Family, labels: Sequence[str]) -> TaskHead:
@@ -68,8 +68,8 @@ def task_head(config: Config, family: Family, labels: Sequence[str]) -> TaskHead
     task = config.task.name
     if task not in _CLASSES:
         raise UserError(
-            f"config.task.name = {task!r}: transformers' classes for such a task have another head "
-            f"than ours; only {', '.join(_CLASSES)} are exported"
+            f"config.task.name = {task!r}: transformers' classes for such a task have another "
+            f"head; only {', '.join(_CLASSES)} are exported"
         )
     name = family.class_name + _CLASSES[task]
     _check_same_function(config, family, name)
@@ -83,23 +83,26 @@ def task_head(config: Config, family: Family, labels: Sequence[str]) -> TaskHead
         settings["problem_type"] = kind
     if task == "extractive_qa":
         # Its bias would be the same at every position: none of the answers is likelier for it.
-        views, bias = (View("qa_outputs.weight", "read/query"),), ("qa_outputs.bias", 2)
-        return TaskHead(name, body_prefix(family, name), views, bias, settings)
+        mappings, bias = (TensorMapping("qa_outputs.weight", "read/query"),), ("qa_outputs.bias", 2)
+        return TaskHead(name, body_prefix(family, name), mappings, bias, settings)
     if task != "token_classification" and family.model_type in _POOLERS:
         _, dense, matrix = _POOLERS[family.model_type]
-        views = (
+        mappings = (
             *linear(dense, "read/dense"),
-            View(f"{matrix}.weight", "head/table"),
-            View(f"{matrix}.bias", "head/bias"),
+            TensorMapping(f"{matrix}.weight", "head/table"),
+            TensorMapping(f"{matrix}.bias", "head/bias"),
         )
         bias = None if config.output.bias else (f"{matrix}.bias", len(numbers))
-        return TaskHead(name, family.prefix, views, bias, settings)
+        return TaskHead(name, family.prefix, mappings, bias, settings)
     scores = task != "token_classification" or family.model_type in ("llama", "qwen2")
     layer = "score" if scores else "classifier"
-    views = (View(f"{layer}.weight", "head/table"), View(f"{layer}.bias", "head/bias"))
+    mappings = (
+        TensorMapping(f"{layer}.weight", "head/table"),
+        TensorMapping(f"{layer}.bias", "head/bias"),
+    )
     lacks = task == "token_classification" and not config.output.bias
     bias = (f"{layer}.bias", len(labels)) if lacks else None
-    return TaskHead(name, family.prefix, views, bias, settings)
+    return TaskHead(name, family.prefix, mappings, bias, settings)
 
 
 def _check_same_function(config: Config, family: Family, name: str) -> None:
@@ -133,67 +136,67 @@ def body_prefix(family: Family, architecture: str) -> str:
     return "transformer." if older else family.prefix
 
 
-def architecture_of(theirs: Mapping[str, Any]) -> str:
+def architecture_name(hf_config: Mapping[str, Any]) -> str:
     """The class that a config.json names; "" where it names none."""
-    named = theirs.get("architectures")
+    named = hf_config.get("architectures")
     return str(named[0]) if isinstance(named, list) and named else ""
 
 
-class Refused(Exception):
-    """Why a checkpoint's head is not taken."""
+class HeadMismatch(Exception):
+    """The reason why a checkpoint's head is not read."""
 
 
-def own_views(
+def head_mappings(
     config: Config,
     family: Family,
-    theirs: Mapping[str, Any],
+    hf_config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     labels: Sequence[str],
-) -> tuple[View, ...]:
+) -> tuple[TensorMapping, ...]:
     """The head of a checkpoint that was fine-tuned for a config's task; () where it has none.
 
     Args:
       config: of a run whose head chooses among labels, or points.
       family: of the checkpoint.
-      theirs: its config.json.
+      hf_config: its config.json.
       tensors: by name, without the body's prefix.
       labels: of the task, in the order of their numbers.
 
     Raises:
-      Refused: it has a head, which computes something else or has other labels.
+      HeadMismatch: it has a head, which computes something else or has other labels.
     """
-    own = architecture_of(theirs)
+    own = architecture_name(hf_config)
     if not own.endswith(tuple(_CLASSES.values())):
         return ()
     try:
         head = task_head(config, family, labels)
     except UserError as error:
-        raise Refused(str(error)) from None
+        raise HeadMismatch(str(error)) from None
     if head.architecture != own:
-        raise Refused(f"it is of {own}, and task {config.task.name} has a {head.architecture}")
-    names = [view.theirs for view in head.views]
+        raise HeadMismatch(f"it is of {own}, and task {config.task.name} has a {head.architecture}")
+    names = [m.hf for m in head.mappings]
     biased = bool(config.output.bias) or config.task.name == "extractive_qa"
     if missing := [n for n in names if n not in tensors and (biased or not n.endswith("bias"))]:
-        raise Refused(f"the checkpoint lacks {missing[0]}")
+        raise HeadMismatch(f"the checkpoint lacks {missing[0]}")
     if head.bias is not None and head.bias[0] in tensors and not biased:
-        raise Refused(f"it has {head.bias[0]}; set config.output.bias=True to take it")
+        raise HeadMismatch(f"it has {head.bias[0]}; set config.output.bias=True to take it")
     if config.task.name != "extractive_qa":
-        table = next(view.theirs for view in head.views if view.ours == "head/table")
-        _check_labels(theirs, table, tensors[table].shape[0], labels, config.task.name)
-    return head.views
+        table = next(m.hf for m in head.mappings if m.param == "head/table")
+        _check_labels(hf_config, table, tensors[table].shape[0], labels, config.task.name)
+    return head.mappings
 
 
-def named_labels(theirs: Mapping[str, Any], where: str = "config.json") -> tuple[str, ...]:
+def label_names(hf_config: Mapping[str, Any], where: str = "config.json") -> tuple[str, ...]:
     """The labels of a checkpoint's config.json, in the order of their numbers; those that it leaves
     to transformers are LABEL_0, LABEL_1, ...
 
     Raises:
       UserError: it numbers them otherwise than 0, 1, ...
     """
-    said, count = theirs.get("id2label"), theirs.get("num_labels", 2)
-    if said is None and isinstance(count, int):
-        said = {i: f"LABEL_{i}" for i in range(count)}
-    names = said if isinstance(said, Mapping) else {}
+    names, count = hf_config.get("id2label"), hf_config.get("num_labels", 2)
+    if names is None and isinstance(count, int):
+        names = {i: f"LABEL_{i}" for i in range(count)}
+    names = names if isinstance(names, Mapping) else {}
     numbered = {str(key): str(name) for key, name in names.items()}
     if not numbered or numbered.keys() != set(map(str, range(len(numbered)))):
         raise UserError(f"{where} has an id2label that does not name 0, 1, ...; mend it")
@@ -201,24 +204,28 @@ def named_labels(theirs: Mapping[str, Any], where: str = "config.json") -> tuple
 
 
 def _check_labels(
-    theirs: Mapping[str, Any], table: str, size: int, labels: Sequence[str], task: str
+    hf_config: Mapping[str, Any], table: str, size: int, labels: Sequence[str], task: str
 ) -> None:
-    """Raises Refused where a checkpoint's labels are not ours, or its own files disagree."""
+    """Raises HeadMismatch where a checkpoint's labels are not the task's, or its files disagree."""
     try:
-        said = named_labels(theirs)
+        names = label_names(hf_config)
     except UserError as error:
-        raise Refused(str(error)) from None
-    if len(said) != size:
-        raise Refused(
-            f"config.json says {len(said)} labels, but {table} has {size}; mend its id2label"
+        raise HeadMismatch(str(error)) from None
+    if len(names) != size:
+        raise HeadMismatch(
+            f"config.json says {len(names)} labels, but {table} has {size}; mend its id2label"
         )
     if task == "classification":  # as its examples write them: "True" is "true"
-        said = tuple(map(class_name, said))
-    if task == "regression" or said == tuple(labels):
+        names = tuple(map(class_name, names))
+    if task == "regression" or names == tuple(labels):
         return
-    if said == tuple(f"LABEL_{i}" for i in range(size)):
+    if names == tuple(f"LABEL_{i}" for i in range(size)):
         if tuple(labels) != tuple(map(str, range(size))):
-            raise Refused("its labels have no names but LABEL_0, ...; name them in its id2label")
+            raise HeadMismatch(
+                "its labels have no names but LABEL_0, ...; name them in its id2label"
+            )
     else:
-        order = f"; set config.task.labels={said!r} to take it" if {*said} == {*labels} else ""
-        raise Refused(f"its labels are {', '.join(said)}, and here {', '.join(labels)}{order}")
+        order = f"; set config.task.labels={names!r} to take it" if {*names} == {*labels} else ""
+        raise HeadMismatch(
+            f"its labels are {', '.join(names)}, and here {', '.join(labels)}{order}"
+        )

@@ -1,16 +1,18 @@
-"""Which tensors does a folder hold? One mapping by name, from safetensors (whole or in shards) or a
+"""Opens the tensors of a folder as one mapping by name, from safetensors (whole or in shards) or a
 legacy pytorch_model.bin; each is read from disk slice by slice, when it is asked for.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from lm.checkpoints.hf.pickled import read_pickled
-from lm.checkpoints.hf.view import Tensor
+from lm.checkpoints.hf.tensor_mapping import Tensor
 from lm.data.files import read_json
 from lm.errors import UserError
 
@@ -39,13 +41,29 @@ class _Safe:
             ) from None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Torch:
+    """A tensor of torch, mapped from a file."""
+
+    tensor: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        part = self.tensor[index]  # numpy has no bfloat16, and float32 holds all of it
+        return (part.float() if "bfloat16" in str(part.dtype) else part).numpy()
+
+
 def open_tensors(folder: Path) -> Mapping[str, Tensor]:
     """The tensors of a checkpoint by name; nothing but their names is read yet.
 
     Raises:
       UserError: where the folder has no weights, or they are damaged.
     """
-    readers: dict[str, Any] = {SAFE: _open_safe, LEGACY: read_pickled}
+    readers: dict[str, Callable[[Path], dict[str, Tensor]]]
+    readers = {SAFE: _open_safe, LEGACY: _open_torch}
     for name, read in readers.items():
         index = folder / f"{name}.index.json"
         if index.exists():
@@ -77,7 +95,9 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / shard for shard in shards]
 
 
-def _open_shards(shards: Sequence[Path], read: Any) -> dict[str, Tensor]:
+def _open_shards(
+    shards: Sequence[Path], read: Callable[[Path], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         tensors |= read(shard)
@@ -94,3 +114,34 @@ def _open_safe(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} is truncated or damaged ({' '.join(str(error).split())}); fetch it again"
         ) from None
+
+
+def _open_torch(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickle. torch reads weights alone and runs nothing of what a file says."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        torch = None
+    if torch is None or torch.__version__ < "2.6":  # older ones run what a file says
+        raise UserError(
+            f"{path} is a pickle of torch; to read it, pip install 'torch>=2.6', or give the "
+            f"model's {SAFE}"
+        )
+    try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            with zipfile.ZipFile(path) as archive:  # torch compresses nothing
+                if any(member.compress_type for member in archive.infolist()):
+                    raise ValueError("its members are compressed")
+        state = torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
+        named = {str(name): each for name, each in state.items() if isinstance(each, torch.Tensor)}
+    except Exception as error:  # of any kind, as torch raises
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        cause = f"it asks for {name[1]}" if name else " ".join(str(error).split())
+        if isinstance(error, pickle.UnpicklingError) and not name:  # it tells how to run the file
+            cause = "no pickle of tensors"
+        raise UserError(
+            f"{path} is damaged, or holds more than weights ({cause[:120]}); nothing was run: "
+            f"fetch it again, or give the model's {SAFE}"
+        ) from None
+    return {name: _Torch(tensor.detach()) for name, tensor in named.items()}

@@ -1,6 +1,5 @@
-"""Which tokenizer does a checkpoint's folder hold? Its tokenizer.json, or one made from the files
-that came before: vocab.txt (WordPiece), vocab.json and merges.txt (byte-level BPE), a SentencePiece
-model, or what a GGUF file says of its own.
+"""Finds the tokenizer of a checkpoint: its tokenizer.json, or one made of older files, vocab.txt
+(WordPiece), vocab.json and merges.txt (byte-level BPE), a SentencePiece model, or a GGUF file.
 """
 
 import functools
@@ -12,28 +11,28 @@ from typing import Any
 
 from etils import epath
 
-from lm.checkpoints.hf.gguf import is_gguf, tokens_of
-from lm.checkpoints.hf.gguf_tokenizer import WORDS, from_gguf, settings_of
-from lm.checkpoints.hf.pieces import from_pieces
+from lm.checkpoints.hf.gguf import is_gguf, read_tokenizer_fields
+from lm.checkpoints.hf.gguf_tokenizer import WORD_PATTERNS, from_gguf, special_token_settings
+from lm.checkpoints.hf.sentencepiece import from_sentencepiece
 from lm.data.cache import built
 from lm.data.files import read_json_if_exists, read_text
 from lm.data.tokenizer_config import read_settings
 from lm.errors import UserError
 
-# In a tokenizer_config.json that was written here: which tokenizer the file beside it stands for.
+# In a tokenizer_config.json that was exported here: the tokenizer that the file beside it is of.
 MADE_OF = "made_of_tokenizer"
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
 _FORMAT = 3  # raise it when what is made of the same files changes
 # By model_type, what transformers' classes put around a text and around two.
 _PAIRED = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
-_AROUND = {
+_POST_PROCESSORS = {
     "albert": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
     "bart": _PAIRED,
     "roberta": _PAIRED,
     "t5": ("$A </s>", "$A </s> $B </s>"),
 }
-# What they take where tokenizer_config.json does not say it.
+# Their defaults where tokenizer_config.json lacks a key.
 _DEFAULTS: dict[str | None, dict[str, Any]] = {
     "llama": {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
 }
@@ -54,28 +53,33 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
     if beside.exists():
         return beside
     if is_gguf(folder):
-        if not (found := tokens_of(folder)):
+        if not (found := read_tokenizer_fields(folder)):
             return None
         make = functools.partial(from_gguf, folder, found)
-        return _made(cache, repr(found).encode(), make, settings_of(found))
-    for names, make in _MAKERS.items():
+        return _cached_tokenizer(cache, repr(found).encode(), make, special_token_settings(found))
+    for names, make in _BUILDERS.items():
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
             settings = read_json_if_exists(folder / "tokenizer_config.json")
             kind = settings["model_type"] = read_json_if_exists(folder / "config.json").get(
                 "model_type"
             )
-            said = _DEFAULTS.get(kind, {}) | read_settings(folder)
+            known = _DEFAULTS.get(kind, {}) | read_settings(folder)
             content = b"".join(file.read_bytes() for file in files)
-            content += json.dumps([names, settings, said], sort_keys=True).encode()
-            return _made(
-                cache, content, functools.partial(_surrounded, make, files, settings), said
+            content += json.dumps([names, settings, known], sort_keys=True).encode()
+            return _cached_tokenizer(
+                cache,
+                content,
+                functools.partial(_with_post_processor, make, files, settings),
+                known,
             )
     return None
 
 
-def _surrounded(make: Callable[..., Any], files: list[Path], settings: dict[str, Any]) -> Any:
-    """The tokenizer that is made of files, with what its kind puts around texts."""
+def _with_post_processor(
+    make: Callable[..., Any], files: list[Path], settings: dict[str, Any]
+) -> Any:
+    """The tokenizer made of files, with its kind's special tokens around texts."""
     from tokenizers import processors
 
     try:
@@ -88,8 +92,8 @@ def _surrounded(make: Callable[..., Any], files: list[Path], settings: dict[str,
             f"{files[0].parent} has {names}, which make no tokenizer "
             f"({' '.join(str(error).split())[:200]}); fetch it again"
         ) from None
-    if settings["model_type"] in _AROUND:
-        single, pair = _AROUND[settings["model_type"]]
+    if settings["model_type"] in _POST_PROCESSORS:
+        single, pair = _POST_PROCESSORS[settings["model_type"]]
         names = {name for name in pair.replace(":1", "").split() if name[0] != "$"}
         ids = [(name, tokenizer.token_to_id(name)) for name in sorted(names)]
         if all(number is not None for _, number in ids):
@@ -97,16 +101,18 @@ def _surrounded(make: Callable[..., Any], files: list[Path], settings: dict[str,
     return tokenizer
 
 
-def _made(cache: Path, content: bytes, make: Callable[[], Any], settings: dict[str, Any]) -> Path:
+def _cached_tokenizer(
+    cache: Path, content: bytes, make: Callable[[], Any], settings: dict[str, Any]
+) -> Path:
     """The path of a tokenizer.json that is made of this content, unless it is there, and beside it
     what is known of its special tokens; see `read_settings`.
     """
     content += f" {_FORMAT}".encode()
 
     def fill(folder: epath.Path) -> None:
-        said = {key: value for key, value in settings.items() if key != "added_tokens"}
-        said["added_tokens_decoder"] = settings.get("added_tokens", {})
-        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        known = {key: value for key, value in settings.items() if key != "added_tokens"}
+        known["added_tokens_decoder"] = settings.get("added_tokens", {})
+        (folder / "tokenizer_config.json").write_text(json.dumps(known))
         (folder / "tokenizer.json").write_text(make().to_str())
 
     folder = built(epath.Path(cache) / hashlib.sha256(content).hexdigest()[:16], fill)
@@ -142,7 +148,7 @@ def _byte_level(files: list[Path], settings: dict[str, Any]) -> Any:
 
     tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
     spaced = settings.get("add_prefix_space", False)
-    if pattern := WORDS.get(settings["model_type"]):
+    if pattern := WORD_PATTERNS.get(settings["model_type"]):
         tokenizer.normalizer = normalizers.NFC()
         cuts = pre_tokenizers.Split(Regex(pattern), "isolated")
         level = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=False)
@@ -155,9 +161,9 @@ def _byte_level(files: list[Path], settings: dict[str, Any]) -> Any:
     return tokenizer
 
 
-_MAKERS = {
+_BUILDERS = {
     ("vocab.txt",): _wordpiece,
     ("vocab.json", "merges.txt"): _byte_level,
-    ("spiece.model",): from_pieces,
-    ("tokenizer.model",): from_pieces,
+    ("spiece.model",): from_sentencepiece,
+    ("tokenizer.model",): from_sentencepiece,
 }

@@ -1,5 +1,5 @@
-"""How does an adapter travel? As a folder of the package peft: what it is in adapter_config.json,
-and its numbers in adapter_model.safetensors, by the names that transformers has for the base.
+"""Reads and writes adapters as folders of the package peft: settings in adapter_config.json, and
+parameters in adapter_model.safetensors, by the names that transformers has for the base.
 """
 
 import dataclasses
@@ -22,27 +22,27 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class AdapterFormat:
     """A kind of adapter that peft has.
 
     Attributes:
-      methods: of ours that are such.
+      methods: the names in `METHODS` of what it holds.
       write: (config, params, family) -> its tensors and settings.
-      read: (settings, tensors, config, family) -> our knobs of config.finetuning and our additions
-        by their paths; raises UserError with what the folder has that ours cannot hold.
-      demands: settings with the only values that are read; absent ones have them.
+      read: (settings, tensors, config, family) -> keys of config.finetuning, and the adapter's
+        parameters by path; raises UserError where the folder has what no method here can hold.
+      required: settings with the only values that are read; absent ones have them.
       known: the other settings that are read, or change nothing that is computed.
     """
 
     methods: tuple[str, ...]
     write: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     read: Callable[..., tuple[dict[str, Any], dict[tuple[str, ...], Any]]]
-    demands: Mapping[str, Any]
+    required: Mapping[str, Any]
     known: tuple[str, ...]
 
 
-# Settings of all kinds that say where an adapter is from and what for.
-_KNOWN = (
+# Settings of all kinds that describe where an adapter is from and what it is for.
+_OTHER_KEYS = (
     "task_type",
     "peft_type",
     "auto_mapping",
@@ -51,25 +51,27 @@ _KNOWN = (
     "revision",
     "inference_mode",
 )
-FORMATS: dict[str, Format] = {
-    "LORA": Format(("lora", "rslora"), lora.write, lora.read, lora.DEMANDS, lora.KNOWN),
-    "IA3": Format(("ia3",), ia3.write, ia3.read, ia3.DEMANDS, ia3.KNOWN),
-    "PROMPT_TUNING": Format(
-        ("prompt",), virtual.write_prompt, virtual.read_prompt, virtual.DEMANDS, virtual.KNOWN
+FORMATS: dict[str, AdapterFormat] = {
+    "LORA": AdapterFormat(
+        ("lora", "rslora"), lora.write, lora.read, lora.REQUIRED, lora.OTHER_KEYS
     ),
-    "PREFIX_TUNING": Format(
-        ("prefix",), virtual.write_prefix, virtual.read_prefix, virtual.DEMANDS, virtual.KNOWN
+    "IA3": AdapterFormat(("ia3",), ia3.write, ia3.read, ia3.REQUIRED, ia3.OTHER_KEYS),
+    "PROMPT_TUNING": AdapterFormat(
+        ("prompt",), virtual.write_prompt, virtual.read_prompt, virtual.REQUIRED, virtual.OTHER_KEYS
+    ),
+    "PREFIX_TUNING": AdapterFormat(
+        ("prefix",), virtual.write_prefix, virtual.read_prefix, virtual.REQUIRED, virtual.OTHER_KEYS
     ),
 }
 
 
-def save(folder: pathlib.Path, config: Config, params: Any, family: Family) -> None:
-    """Writes what a method has added to a model, for peft to load onto the same base.
+def save_adapter(folder: pathlib.Path, config: Config, params: Any, family: Family) -> None:
+    """Writes what a method has added to a model, for peft to load_adapter onto the same base.
 
     Args:
       folder: new, or empty.
-      config: of the tuned run.
-      params: all parameters, or those of the additions.
+      config: of the run that trained it.
+      params: all parameters, or those of the adapter.
       family: of the base.
 
     Raises:
@@ -102,8 +104,8 @@ def save(folder: pathlib.Path, config: Config, params: Any, family: Family) -> N
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, Any]:
-    """A config for the adapter in a folder that peft wrote, and its additions.
+def load_adapter(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, Any]:
+    """A config for the adapter in a folder that peft wrote, and its parameters.
 
     Args:
       folder: what peft's `save_pretrained` wrote.
@@ -114,18 +116,18 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
       The config with the adapter's method and options, and the tree of what is trained.
 
     Raises:
-      UserError: where there is none, it is damaged, or it has what ours have not.
+      UserError: where there is none, it is damaged, or it has what no method here can hold.
     """
-    theirs, tensors = _opened(folder)
-    form = FORMATS.get(str(theirs.get("peft_type")))
+    adapter_config, tensors = _read_folder(folder)
+    form = FORMATS.get(str(adapter_config.get("peft_type")))
     if form is None:
         raise UserError(
-            f"{folder / CONFIG} has peft_type {theirs.get('peft_type')!r}; only "
+            f"{folder / CONFIG} has peft_type {adapter_config.get('peft_type')!r}; only "
             f"{', '.join(FORMATS)} are read"
         )
-    _check_settings(folder / CONFIG, theirs, form)
+    _check_settings(folder / CONFIG, adapter_config, form)
     try:
-        settings, flat = form.read(theirs, tensors, config, family)
+        settings, flat = form.read(adapter_config, tensors, config, family)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -139,29 +141,30 @@ def load(folder: pathlib.Path, config: Config, family: Family) -> tuple[Config, 
     elif method != "full":
         raise UserError(
             f"{folder} is of method {settings['method']}, which config.finetuning.method = "
-            f"{method!r} "
-            "does not name; add it"
+            f"{method!r} does not name; add it"
         )
     config.finetuning.update(settings)
     return config, unflatten_dict(flat)
 
 
-def _check_settings(file: pathlib.Path, theirs: Mapping[str, Any], form: Format) -> None:
+def _check_settings(
+    file: pathlib.Path, adapter_config: Mapping[str, Any], form: AdapterFormat
+) -> None:
     """Raises UserError where a setting is set that changes what is computed, or may: what a later
     version of peft adds is known to nobody here.
     """
-    for key, found in theirs.items():
-        if key in form.demands:
-            if found is not None and found != form.demands[key]:
-                raise UserError(f"{file} has {key} {found!r}; only {form.demands[key]!r} is read")
-        elif found and key not in (*_KNOWN, *form.known):
+    for key, found in adapter_config.items():
+        if key in form.required:
+            if found is not None and found != form.required[key]:
+                raise UserError(f"{file} has {key} {found!r}; only {form.required[key]!r} is read")
+        elif found and key not in (*_OTHER_KEYS, *form.known):
             raise UserError(
                 f"{file} has {key} {str(found)[:80]!r}, which is not known here and may change "
                 "what is computed; train without it, or have peft merge the adapter into its base"
             )
 
 
-def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read_folder(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What peft wrote into a folder: its settings and tensors."""
     import safetensors
     from safetensors.numpy import load_file
@@ -171,27 +174,27 @@ def _opened(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
             raise UserError(
                 f"{folder} has no {name}; give a folder that peft saved with safe_serialization"
             )
-    theirs = read_json(folder / CONFIG)
+    adapter_config = read_json(folder / CONFIG)
     try:
-        return theirs, load_file(folder / TENSORS)
+        return adapter_config, load_file(folder / TENSORS)
     except (AttributeError, ValueError, TypeError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder} is damaged ({plain(error)}); save it again") from None
+        raise UserError(f"{folder} is damaged ({plain(error)}); save_adapter it again") from None
 
 
-def adopt(config: Config) -> Config:
+def with_adapter_keys(config: Config) -> Config:
     """A config whose finetuning.adapter_from names a folder, with the method and options of the
-    adapter there; any other as it is. Methods that are set besides stay.
+    adapter there; any other unchanged. Methods that are set besides stay.
     """
-    return _adapter(config)[0] if config.finetuning.adapter_from else config
+    return _adapter_of(config)[0] if config.finetuning.adapter_from else config
 
 
-def additions(config: Config) -> dict[str, Any]:
-    """The additions in the folder that an adopted config's finetuning.adapter_from names, by
-    path.
+def adapter_params(config: Config) -> dict[str, Any]:
+    """By path, the parameters in the folder that finetuning.adapter_from names, of a config that
+    `with_adapter_keys` gave.
     """
-    return flatten_dict(_adapter(config)[1], sep="/")
+    return flatten_dict(_adapter_of(config)[1], sep="/")
 
 
-def _adapter(config: Config) -> tuple[Config, Any]:
+def _adapter_of(config: Config) -> tuple[Config, Any]:
     folder = pathlib.Path(config.finetuning.adapter_from).expanduser()
-    return load(folder, config, family_of(config))
+    return load_adapter(folder, config, family_of(config))

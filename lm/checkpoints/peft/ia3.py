@@ -1,4 +1,4 @@
-"""How do learned scales travel? Each module's vector, of what it reads or of what it gives."""
+"""The scales of IA3 in peft: a vector for each module, of its inputs or of its outputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lm.checkpoints.hf.family import Family, explicit
-from lm.checkpoints.hf.view import Source
-from lm.checkpoints.peft.names import OUTER, check_all_read, matrices, module, places
+from lm.checkpoints.hf.family import Family, resolved_keys
+from lm.checkpoints.hf.tensor_mapping import ParamSource
+from lm.checkpoints.peft.names import (
+    PEFT_PREFIX,
+    added_params,
+    check_all_read,
+    kernel_sources,
+    module_name,
+)
 from lm.config import Config
 from lm.errors import UserError
 from lm.finetuning.method import ends_with
 
-DEMANDS = {"modules_to_save": None}
-KNOWN = (
+REQUIRED = {"modules_to_save": None}
+OTHER_KEYS = (
     "target_modules",
     "exclude_modules",
     "feedforward_modules",
@@ -29,16 +35,16 @@ def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], 
     """Tensors and settings of the scales; what a joint matrix has besides is scaled by ones."""
     tensors: dict[str, Any] = {}
     inner = set()
-    for path, (source, own) in places(params, "ia3", config, family).items():
+    for path, (source, own) in added_params(params, "ia3", config, family).items():
         scales = np.asarray(own["scale"], np.float32)
-        k, parts = source.view.part
-        for layer, tensor in enumerate(source.names):
-            name, scale = module(family, tensor), scales[layer] if source.stacked else scales
+        k, parts = source.mapping.part
+        for layer, tensor in enumerate(source.tensors):
+            name, scale = module_name(family, tensor), scales[layer] if source.stacked else scales
             whole = tensors.setdefault(name, np.ones(parts * len(scale), np.float32))
             whole[k * len(scale) : (k + 1) * len(scale)] = scale
             inner |= {name} if ends_with(path, _INNER) else set()
     return {
-        f"{OUTER}{name}.ia3_l": scale[None, :] if name in inner else scale[:, None]
+        f"{PEFT_PREFIX}{name}.ia3_l": scale[None, :] if name in inner else scale[:, None]
         for name, scale in tensors.items()
     }, {
         "peft_type": "IA3",
@@ -49,20 +55,20 @@ def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], 
 
 
 def read(
-    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+    adapter_config: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
-    """Our knobs, and our scales by their paths; ones where theirs has none.
+    """Keys of config.finetuning, and the scales by path; ones where the adapter has none.
 
-    Theirs may scale queries as well. Without rotation between, (s q) k = q (s k): the keys' scales
-    take theirs in.
+    peft's may scale queries as well. Without rotation between, (s q) k = q (s k), so that the keys'
+    scales are multiplied by those of the queries.
 
     Raises:
-      UserError: where the adapter has what ours have not.
+      UserError: where the adapter has what IA3 here cannot hold.
     """
-    known = matrices(config, family)
+    known = kernel_sources(config, family)
     scaled = {path: s for path, s in known.items() if ends_with(path, _SCALED)}
     queries = {path: s for path, s in known.items() if path[-1] == "query"}
-    turned = config.model.position_embedding == "rotary" or config.model.qk_norm
+    rotated = config.model.position_embedding == "rotary" or config.model.qk_norm
     flat = {}
     for path, source in scaled.items():
         _check_side(tensors, family, path, source)
@@ -71,7 +77,7 @@ def read(
         if path[-1] == "key":
             query = _scale(tensors, family, queries[(*path[:-1], "query")])
         if query is not None and not np.all(query == 1):
-            if turned or (scale is not None and scale.shape != query.shape):
+            if rotated or (scale is not None and scale.shape != query.shape):
                 raise UserError(
                     f"it scales queries, which this {family.model_type} cannot take into its keys"
                 )
@@ -86,7 +92,7 @@ def read(
 
 
 def _check_side(
-    tensors: Mapping[str, Any], family: Family, path: tuple[str, ...], source: Source
+    tensors: Mapping[str, Any], family: Family, path: tuple[str, ...], source: ParamSource
 ) -> None:
     """Raises UserError where a matrix is scaled on its other side: in peft, feedforward_modules are
     scaled in what they read, [1, n], and the others in what they give, [n, 1].
@@ -96,28 +102,29 @@ def _check_side(
         if name in tensors and tensors[name].shape[0 if inner else -1] != 1:
             side = ("gives", "reads") if inner else ("reads", "gives")
             raise UserError(
-                f"it scales what {name.removeprefix(OUTER).removesuffix('.ia3_l')} {side[0]}, and "
+                f"it scales what {name.removeprefix(PEFT_PREFIX).removesuffix('.ia3_l')} "
+                f"{side[0]}, and "
                 f"here that is what it {side[1]}; see feedforward_modules"
             )
 
 
-def _scale(tensors: Mapping[str, Any], family: Family, source: Source) -> np.ndarray | None:
-    """The scales of one of our matrices, [...] or [layers, ...]; of a joint one, its part."""
+def _scale(tensors: Mapping[str, Any], family: Family, source: ParamSource) -> np.ndarray | None:
+    """The scales of one kernel, [...] or [layers, ...]; of a joint one, its part."""
     names = _names(family, source)
     if any(name not in tensors for name in names):
         return None
-    k, parts = source.view.part
+    k, parts = source.mapping.part
     scales = [np.split(tensors[name].reshape(-1), parts)[k] for name in names]
     return np.stack(scales) if source.stacked else scales[0]
 
 
-def _names(family: Family, source: Source) -> list[str]:
-    """The tensors of one of our matrices, of every layer that is stacked in it."""
-    return [f"{OUTER}{module(family, tensor)}.ia3_l" for tensor in source.names]
+def _names(family: Family, source: ParamSource) -> list[str]:
+    """The tensors of one kernel, of every layer that is stacked in it."""
+    return [f"{PEFT_PREFIX}{module_name(family, tensor)}.ia3_l" for tensor in source.tensors]
 
 
-def _ones(path: tuple[str, ...], source: Source, config: Config) -> np.ndarray:
-    ours = explicit(config)
-    size = ours["model.num_kv_heads"] * ours["model.head_dim"]
-    size = ours["model.mlp_dim"] if ends_with(path, _INNER) else size
-    return np.ones((len(source.names), size) if source.stacked else size, np.float32)
+def _ones(path: tuple[str, ...], source: ParamSource, config: Config) -> np.ndarray:
+    keys = resolved_keys(config)
+    size = keys["model.num_kv_heads"] * keys["model.head_dim"]
+    size = keys["model.mlp_dim"] if ends_with(path, _INNER) else size
+    return np.ones((len(source.tensors), size) if source.stacked else size, np.float32)

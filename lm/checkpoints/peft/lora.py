@@ -1,4 +1,4 @@
-"""How does a LoRA travel? Each matrix's A and B, by the name of its module."""
+"""LoRA in peft: the A and B of each matrix, by the name of its module."""
 
 import collections
 import math
@@ -10,16 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.checkpoints.hf.family import Family
-from lm.checkpoints.hf.view import Source
-from lm.checkpoints.peft.names import OUTER, check_all_read, matrices, module, places
+from lm.checkpoints.hf.tensor_mapping import ParamSource
+from lm.checkpoints.peft.names import (
+    PEFT_PREFIX,
+    added_params,
+    check_all_read,
+    kernel_sources,
+    module_name,
+)
 from lm.config import Config
 from lm.errors import UserError
 from lm.finetuning.lora import Lora
 
 # Keys of adapter_config.json, and the only values that are read; absent ones have them.
-DEMANDS = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
+REQUIRED = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
 # Keys that say how it was trained, or what is read from the tensors: none changes what is computed.
-KNOWN = (
+OTHER_KEYS = (
     "r",
     "target_modules",
     "exclude_modules",
@@ -36,33 +42,33 @@ KNOWN = (
     "eva_config",
     "qalora_group_size",
 )
-# How peft may have begun; any other beginning (pissa, olora, corda, loftq) it takes off the base.
-_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+# Initialisations that leave the base as it is; others (pissa, olora, corda, loftq) change it.
+_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and settings of what LoRA has added.
 
-    Where transformers joins several of our matrices in one (GPT-2's queries, keys and values), the
-    joint update has the ranks of all: A side by side, B in blocks; peft's rank_pattern says so.
+    Where transformers joins several kernels in one (GPT-2's queries, keys and values), the joint
+    update has the ranks of all: A side by side, B in blocks; peft's rank_pattern says so.
     """
-    joint: dict[str, list[tuple[Source, Any, Any]]] = {}
-    for source, own in places(params, "lora", config, family).values():
+    joint: dict[str, list[tuple[ParamSource, Any, Any]]] = {}
+    for source, own in added_params(params, "lora", config, family).values():
         a, b = (np.asarray(own[f"{x}_kernel"]) for x in "ab")
-        for layer, name in enumerate(source.names):
-            pieces = joint.setdefault(module(family, name), [])
-            pieces.append((source, a[layer], b[layer]) if source.stacked else (source, a, b))
+        for layer, name in enumerate(source.tensors):
+            updates = joint.setdefault(module_name(family, name), [])
+            updates.append((source, a[layer], b[layer]) if source.stacked else (source, a, b))
     tensors, ranks = {}, {}
-    for name, pieces in joint.items():
-        parts = pieces[0][0].view.part[1]
-        size = pieces[0][2].shape[1]
-        tall = np.zeros((size * parts, sum(b.shape[0] for _, _, b in pieces)), np.float32)
+    for name, updates in joint.items():
+        parts = updates[0][0].mapping.part[1]
+        size = updates[0][2].shape[1]
+        tall = np.zeros((size * parts, sum(b.shape[0] for _, _, b in updates)), np.float32)
         column = 0
-        for source, _, b in pieces:
-            row = source.view.part[0] * size
+        for source, _, b in updates:
+            row = source.mapping.part[0] * size
             tall[row : row + size, column : column + b.shape[0]] = b.T
             column += b.shape[0]
-        wide = np.concatenate([a.T for _, a, _ in pieces]).astype(np.float32)
+        wide = np.concatenate([a.T for _, a, _ in updates]).astype(np.float32)
         tensors |= dict(zip(_names(name), (wide, tall), strict=True))
         ranks[name] = column
     return tensors, _settings(config, family, ranks)
@@ -90,28 +96,28 @@ def _settings(config: Config, family: Family, ranks: Mapping[str, int]) -> dict[
 
 
 def read(
-    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+    adapter_config: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
-    """Our knobs, and our additions by their paths.
+    """Keys of config.finetuning, and the parameters of LoRA by path.
 
     Raises:
-      UserError: where the adapter has what ours have not, such as several ranks.
+      UserError: where the adapter has what LoRA here cannot hold, such as several ranks.
     """
-    if (begun := theirs.get("init_lora_weights")) not in _BEGINNINGS:
+    if (init := adapter_config.get("init_lora_weights")) not in _INITS:
         raise UserError(
-            f"it began with {begun!r}, which changes the base; save it from peft with "
+            f"it began with {init!r}, which changes the base; save_adapter it from peft with "
             "path_initial_model_for_weight_conversion"
         )
-    known, power = matrices(config, family), 0.5 if theirs.get("use_rslora") else 1.0
+    known, power = kernel_sources(config, family), 0.5 if adapter_config.get("use_rslora") else 1.0
     flat, ranks, scales, read = {}, set(), set(), set()
     for path, source in known.items():
-        pairs = [_pair(tensors, module(family, tensor), source) for tensor in source.names]
+        pairs = [_pair(tensors, module_name(family, tensor), source) for tensor in source.tensors]
         if None in pairs:
             continue
-        read |= {name for tensor in source.names for name in _names(module(family, tensor))}
+        read |= {name for tensor in source.tensors for name in _names(module_name(family, tensor))}
         a, b = (np.stack(x) if source.stacked else x[0] for x in zip(*pairs, strict=True))
         ranks.add(rank := a.shape[-1])
-        alphas = {_alpha(theirs, module(family, tensor)) for tensor in source.names}
+        alphas = {_alpha(adapter_config, module_name(family, tensor)) for tensor in source.tensors}
         scales |= {alpha / rank**power for alpha in alphas}
         flat[(*path, "lora", "a_kernel")] = jnp.asarray(a)
         flat[(*path, "lora", "b_kernel")] = jnp.asarray(b)
@@ -125,18 +131,18 @@ def read(
     if len(set(targets.values())) > 1:
         raise UserError("it has matrices in some layers only; here all layers have them")
     return {
-        "method": "rslora" if theirs.get("use_rslora") else "lora",
+        "method": "rslora" if adapter_config.get("use_rslora") else "lora",
         "rank": rank,
         "alpha": scale * rank**power,
         "target_modules": tuple(sorted(targets)),
     }, flat
 
 
-def _alpha(theirs: Mapping[str, Any], name: str) -> float:
-    """Of a module: the value of alpha_pattern's first key, a regular expression, that matches the
-    whole name, or all of it behind one of its dots.
+def _alpha(adapter_config: Mapping[str, Any], name: str) -> float:
+    """Of a module: the value of alpha_pattern's first key, a regular expression, that matches
+    the whole name, or all of it behind one of its dots.
     """
-    for key, alpha in (theirs.get("alpha_pattern") or {}).items():
+    for key, alpha in (adapter_config.get("alpha_pattern") or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", name):
                 return float(alpha)
@@ -144,15 +150,15 @@ def _alpha(theirs: Mapping[str, Any], name: str) -> float:
             raise UserError(
                 f"its alpha_pattern has {key!r}, which is no regular expression ({error})"
             ) from None
-    return float(theirs["lora_alpha"])
+    return float(adapter_config["lora_alpha"])
 
 
-def _pair(tensors: Any, name: str, source: Source) -> tuple[np.ndarray, np.ndarray] | None:
-    """A and B of one of our matrices; of a joint one, its rows of B."""
+def _pair(tensors: Any, name: str, source: ParamSource) -> tuple[np.ndarray, np.ndarray] | None:
+    """A and B of one kernel; of a joint one, its rows of B."""
     wide, tall = _names(name)
     if wide not in tensors:
         return None
-    k, parts = source.view.part
+    k, parts = source.mapping.part
     b = tensors[tall]
     rows = len(b) // parts
     return tensors[wide].T, b[k * rows : (k + 1) * rows].T
@@ -160,4 +166,4 @@ def _pair(tensors: Any, name: str, source: Source) -> tuple[np.ndarray, np.ndarr
 
 def _names(name: str) -> tuple[str, str]:
     """The tensors A and B of a module."""
-    return f"{OUTER}{name}.lora_A.weight", f"{OUTER}{name}.lora_B.weight"
+    return f"{PEFT_PREFIX}{name}.lora_A.weight", f"{PEFT_PREFIX}{name}.lora_B.weight"

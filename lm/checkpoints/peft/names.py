@@ -1,4 +1,4 @@
-"""By which names does the package peft know our matrices? Those of transformers' modules."""
+"""The names of modules and tensors in peft, which are those of transformers."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -6,34 +6,34 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from lm.checkpoints.hf.family import Family
-from lm.checkpoints.hf.view import Source, sources
+from lm.checkpoints.hf.tensor_mapping import ParamSource, param_sources
 from lm.config import Config
 from lm.errors import UserError
 
-OUTER = "base_model.model."  # begins the names of all tensors that stand in a module
+PEFT_PREFIX = "base_model.model."  # begins the names of all tensors that stand in a module
 
 
-def matrices(config: Config, family: Family) -> dict[tuple[str, ...], Source]:
-    """Where each kernel of this model stands in theirs, by the path of its layer."""
+def kernel_sources(config: Config, family: Family) -> dict[tuple[str, ...], ParamSource]:
+    """Where each kernel of a model stands in transformers, by the path of its layer."""
     found = {}
-    for name, source in sources(family.views(config), config.model.num_layers).items():
+    for name, source in param_sources(family.mappings(config), config.model.num_layers).items():
         *path, kind = name.split("/")
-        if kind == "kernel" and _is_ours(path, config):
+        if kind == "kernel" and _is_model_path(path, config):
             found[tuple(path)] = source
     return found
 
 
-def places(
+def added_params(
     params: Any, name: str, config: Config, family: Family
-) -> dict[tuple[str, ...], tuple[Source, dict[str, Any]]]:
-    """Of every layer that has an addition of this name, by its path, where its kernel stands in
-    theirs, and the addition's parameters.
+) -> dict[tuple[str, ...], tuple[ParamSource, dict[str, Any]]]:
+    """Of every layer that has added parameters of this name, by its path: where its kernel stands
+    in transformers, and these parameters.
 
     Raises:
       UserError: where transformers has no such matrix.
     """
-    known, flat = matrices(config, family), flatten_dict(params)
-    found: dict[tuple[str, ...], tuple[Source, dict[str, Any]]] = {}
+    known, flat = kernel_sources(config, family), flatten_dict(params)
+    found: dict[tuple[str, ...], tuple[ParamSource, dict[str, Any]]] = {}
     for path in sorted(flat):
         if name not in path[-2:-1]:
             continue
@@ -46,24 +46,24 @@ def places(
     return found
 
 
-def module(family: Family, tensor: str) -> str:
+def module_name(family: Family, tensor: str) -> str:
     """The name of the module that has a tensor of transformers as its weight."""
-    inside = not tensor.startswith(family.outside) if family.outside else True
-    return (family.prefix if inside else "") + tensor.removesuffix(".weight")
+    return family.full_name(tensor).removesuffix(".weight")
 
 
 def check_all_read(tensors: Mapping[str, Any], read: Collection[str], family: Family) -> None:
     """Raises UserError where an adapter has tensors that were not read, or none."""
     if others := sorted(tensors.keys() - set(read)):
         raise UserError(
-            f"it has {others[0].removeprefix(OUTER)}, which this {family.model_type} cannot hold; "
+            f"it has {others[0].removeprefix(PEFT_PREFIX)}, which this {family.model_type} "
+            f"cannot hold; "
             "where layers are scanned, all of them have what one has"
         )
     if not tensors:
-        raise UserError("it has no tensors; save it again")
+        raise UserError("it has no tensors; save_adapter it again")
 
 
-def _is_ours(path: list[str], config: Config) -> bool:
+def _is_model_path(path: list[str], config: Config) -> bool:
     """Whether the layers of a path are named as this model's are, one by one or stacked."""
     if path[0] not in ("stack", "encoder"):
         return True

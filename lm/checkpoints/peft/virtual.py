@@ -1,4 +1,4 @@
-"""How do learned words and prefixes travel? As one matrix, a row for each of them."""
+"""Prompts and prefixes in peft: one matrix, with a row for each virtual token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,17 +8,17 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from lm.attention.positions import rotate
-from lm.checkpoints.hf.family import Family, explicit
+from lm.checkpoints.hf.family import Family, resolved_keys
 from lm.checkpoints.peft.names import check_all_read
 from lm.config import Config
 from lm.errors import UserError
 
-DEMANDS = {
+REQUIRED = {
     "prefix_projection": False,
     "num_transformer_submodules": 1,
     "modules_to_save": None,
 }
-KNOWN = (
+OTHER_KEYS = (
     "num_virtual_tokens",
     "token_dim",
     "num_attention_heads",
@@ -36,7 +36,7 @@ _KINDS = ("prefix_key", "prefix_value")
 
 
 def write_prompt(config: Config, params: Any, family: Family) -> tuple[dict, dict]:
-    """The words' vectors [P, D], and settings."""
+    """The virtual tokens' vectors [P, D], and settings."""
     _check_prompt(config, family)
     vectors = np.asarray(flatten_dict(params)[_PROMPT], np.float32)
     heads = config.model.num_heads
@@ -44,13 +44,13 @@ def write_prompt(config: Config, params: Any, family: Family) -> tuple[dict, dic
 
 
 def read_prompt(
-    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+    adapter_config: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
-    """Our knobs, and our vectors by their path."""
+    """Keys of config.finetuning, and the vectors by path."""
     _check_prompt(config, family)
     check_all_read(tensors, [_TENSOR], family)
-    vectors, width = tensors[_TENSOR], explicit(config)["model.embedding_dim"]
-    if vectors.shape != (theirs["num_virtual_tokens"], width):
+    vectors, width = tensors[_TENSOR], resolved_keys(config)["model.embedding_dim"]
+    if vectors.shape != (adapter_config["num_virtual_tokens"], width):
         raise UserError(
             f"it has {_TENSOR} {list(vectors.shape)}, but this {family.model_type}'s words have "
             f"{width} features"
@@ -62,13 +62,13 @@ def read_prompt(
 def write_prefix(config: Config, params: Any, family: Family) -> tuple[dict, dict]:
     """Keys and values of all layers, [P, layers * 2 * G * K], and settings.
 
-    peft counts the places of the text from P on, we from 0: where places turn queries, its keys are
-    turned by P.
+    In peft the text's positions begin at P, here at 0: with rotary positions its keys are rotated
+    by P.
     """
     _check_prefix(config, family)
     flat: Any = flatten_dict(params)
     kinds = [np.stack([flat[path] for path in paths]) for paths in _prefix_paths(config)]
-    layers = np.stack([_turned(kinds[0], config, 1), kinds[1]], axis=1)  # [layers, 2, P, G, K]
+    layers = np.stack([_rotated(kinds[0], config, 1), kinds[1]], axis=1)  # [layers, 2, P, G, K]
     vectors = np.moveaxis(layers, 2, 0)
     groups, width = vectors.shape[-2], vectors.shape[-2] * vectors.shape[-1]
     vectors = vectors.reshape(len(vectors), -1).astype(np.float32)
@@ -80,13 +80,13 @@ def write_prefix(config: Config, params: Any, family: Family) -> tuple[dict, dic
 
 
 def read_prefix(
-    theirs: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
+    adapter_config: Mapping[str, Any], tensors: Mapping[str, Any], config: Config, family: Family
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
-    """Our knobs, and our keys and values by their paths; see `write_prefix`."""
+    """Keys of config.finetuning, and keys and values by path; see `write_prefix`."""
     _check_prefix(config, family)
     check_all_read(tensors, [_TENSOR], family)
-    ours, number = explicit(config), theirs["num_virtual_tokens"]
-    shape = (number, config.model.num_layers, 2, ours["model.num_kv_heads"], ours["model.head_dim"])
+    keys, number = resolved_keys(config), adapter_config["num_virtual_tokens"]
+    shape = (number, config.model.num_layers, 2, keys["model.num_kv_heads"], keys["model.head_dim"])
     vectors = tensors[_TENSOR]
     if vectors.size != np.prod(shape):
         raise UserError(
@@ -94,7 +94,7 @@ def read_prefix(
             f"{family.model_type} are {list(shape)}"
         )
     layers = np.moveaxis(vectors.reshape(shape), 0, 2)
-    kinds = (_turned(layers[:, 0], config, -1), layers[:, 1])
+    kinds = (_rotated(layers[:, 0], config, -1), layers[:, 1])
     return {"method": "prefix", "num_virtual_tokens": number}, {
         path: jnp.asarray(value)
         for paths, kind in zip(_prefix_paths(config), kinds, strict=True)
@@ -133,12 +133,12 @@ def _check_prefix(config: Config, family: Family) -> None:
         raise UserError("prefixes are exchanged with config.model.scan=False alone")
 
 
-def _turned(keys: np.ndarray, config: Config, sign: int) -> np.ndarray:
-    """Keys [layers, P, G, K] as they stand P places later, or (-1) earlier."""
+def _rotated(keys: np.ndarray, config: Config, sign: int) -> np.ndarray:
+    """Keys [layers, P, G, K] as they are P positions later, or (-1) earlier."""
     if config.model.position_embedding == "none":
         return keys
-    places = np.full(keys.shape[:2], sign * keys.shape[1])
-    return np.asarray(rotate(jnp.asarray(keys), jnp.asarray(places), config.model.rope_theta))
+    shift = np.full(keys.shape[:2], sign * keys.shape[1])
+    return np.asarray(rotate(jnp.asarray(keys), jnp.asarray(shift), config.model.rope_theta))
 
 
 def _settings(

@@ -4,7 +4,7 @@ distillation asks for, made fit for the devices and rows of its student.
 
 from etils import epath
 
-from lm.checkpoints.hf import adopt, is_checkpoint
+from lm.checkpoints.hf import is_checkpoint, with_checkpoint_model
 from lm.checkpoints.run_files import recorded_config
 from lm.config import Config, chosen_options, override
 from lm.errors import UserError
@@ -38,7 +38,7 @@ def teacher_config(config: Config) -> Config | None:
         return None
     if is_checkpoint(source):
         own = {"init_from": source, "finetuning.method": "full", "finetuning.adapter_from": ""}
-        theirs = adopt(override(_plain(without_teacher(config)), own))
+        theirs = with_checkpoint_model(override(_plain(without_teacher(config)), own))
     else:
         recorded = epath.Path(source) / "config.json"
         if not recorded.exists():

@@ -1,4 +1,4 @@
-"""How does a SentencePiece model become a tokenizer.json? Its pieces and scores, which the package
+"""Makes a tokenizer.json of a SentencePiece model. Its pieces and scores, which the package
 `sentencepiece` reads from its file, are normalised, cut and joined by `tokenizers` as it does.
 """
 
@@ -15,7 +15,7 @@ _SPACE = "▁"  # stands for a space in pieces
 _NAMED = ("[CLS]", "[SEP]", "[MASK]", "<mask>")  # special where a file has them as words of a user
 
 
-def from_pieces(files: Sequence[Path], settings: Mapping[str, Any]) -> Any:
+def from_sentencepiece(files: Sequence[Path], settings: Mapping[str, Any]) -> Any:
     """The tokenizer of a SentencePiece model.
 
     Args:

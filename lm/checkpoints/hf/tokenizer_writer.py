@@ -1,7 +1,7 @@
-"""Writes what transformers reads beside the weights to encode, decode and generate as the model was
-trained to: the tokenizer, its special tokens and their ids, the chat template, generation settings.
+"""Writes what transformers reads beside the weights to encode, decode and generate as in training:
+the tokenizer, its special tokens and their ids, the chat template, generation settings.
 
-What a checkpoint that a run began with says of these is kept; a run from scratch has its own.
+The settings of a checkpoint that a run began with are kept; a run from scratch has its own.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.checkpoints.hf.gguf import is_gguf, tokens_of
+from lm.checkpoints.hf.gguf import is_gguf, read_tokenizer_fields
 from lm.checkpoints.hf.tokenizer import MADE_OF
 from lm.config import Config
 from lm.data import ByteTokenizer, Tokenizer
@@ -49,7 +49,7 @@ def base_settings(folder: Path) -> dict[str, Any]:
     wherever it stood, and without special tokens that are no texts.
     """
     if is_gguf(folder):
-        found = tokens_of(folder)
+        found = read_tokenizer_fields(folder)
         tokens = found.get("tokens", ())
         named = {name: found.get(key, -1) for name, key in _IN_GGUF.items()}
         settings = {k: tokens[i] for k, i in named.items() if 0 <= i < len(tokens)}
@@ -83,7 +83,7 @@ def write_tokenizer(
     """
     text = tokenizer.json
     if text is None and tokenizer.vocab_size == ByteTokenizer.vocab_size:
-        text = _of_bytes(tokenizer)
+        text = _byte_tokenizer_json(tokenizer)
     if text is None:
         return {} if base is not None else dict.fromkeys(_IDS, tokenizer.end)
     from tokenizers import Tokenizer as Backend
@@ -92,11 +92,11 @@ def write_tokenizer(
     settings = _settings(config, tokenizer, base, backend)
     opens, closes = (settings.pop(f"add_{name}_token", None) for name in ("bos", "eos"))
     if layout is None:
-        text = _opened(backend, settings, opens, closes) or text
+        text = _with_bos(backend, settings, opens, closes) or text
     else:
-        text = _as_in_rows(backend, layout)
+        text = _with_row_template(backend, layout)
         if config.model.architecture == "decoder":
-            padding = _padding_apart(settings, tokenizer, backend)
+            padding = _padding_candidates(settings, tokenizer, backend)
             settings["pad_token"] = padding[0] if padding else None
     ids = {
         f"{name}_id": backend.token_to_id(content(token))
@@ -119,14 +119,14 @@ def write_tokenizer(
 
 
 def write_generation(
-    folder: Path, config: Config, base: Path | None, theirs: Mapping[str, Any]
+    folder: Path, config: Config, base: Path | None, hf_config: Mapping[str, Any]
 ) -> None:
     """Writes generation_config.json of a model that writes: its base's, or what ends a text."""
     if config.model.architecture == "encoder" or not predicts_words(config):
         return
     kept = {} if base is None or is_gguf(base) else read_json_if_exists(base / _GENERATION)
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    own = {name: theirs[name] for name in names if theirs.get(name) is not None}
+    own = {name: hf_config[name] for name in names if hf_config.get(name) is not None}
     _write(folder / _GENERATION, kept or own)
 
 
@@ -135,9 +135,9 @@ def content(token: Any) -> Any:
     return token.get("content") if isinstance(token, Mapping) else token
 
 
-def _of_bytes(tokenizer: Tokenizer) -> str:
+def _byte_tokenizer_json(tokenizer: Tokenizer) -> str:
     """The tokenizer.json whose tokens are bytes; the thirteen that never occur in UTF-8 are special
-    tokens, by the names that trained tokenizers have for theirs.
+    tokens, by the names that trained tokenizers have for these.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
@@ -180,7 +180,7 @@ def _settings(
     return {**most, **known, **base, **own}
 
 
-def _opened(
+def _with_bos(
     backend: Any, settings: Mapping[str, Any], opens: bool | None, closes: bool | None
 ) -> str | None:
     """The tokenizer.json that opens texts with bos_token, or does not, as `add_bos_token` wants it;
@@ -209,7 +209,9 @@ def _opened(
     return backend.to_str()
 
 
-def _padding_apart(settings: Mapping[str, Any], tokenizer: Tokenizer, backend: Any) -> list[str]:
+def _padding_candidates(
+    settings: Mapping[str, Any], tokenizer: Tokenizer, backend: Any
+) -> list[str]:
     """What can pad a text that is read at its last token, which classes for that find by what pads:
     a special token that closes no text; [] where there is none.
     """
@@ -219,7 +221,7 @@ def _padding_apart(settings: Mapping[str, Any], tokenizer: Tokenizer, backend: A
     return [name for name in (*names, *spare) if name != backend.id_to_token(tokenizer.end)]
 
 
-def _as_in_rows(backend: Any, layout: Layout) -> str:
+def _with_row_template(backend: Any, layout: Layout) -> str:
     """The tokenizer.json that puts around one text or two what a task's rows have there."""
     from tokenizers.processors import TemplateProcessing
 

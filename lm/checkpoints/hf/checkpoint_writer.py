@@ -1,5 +1,5 @@
-"""How does a model of ours become a folder that transformers loads? By the family whose function it
-has, whose table of views is read backwards, tensor by tensor.
+"""Writes a model as a folder that transformers loads. The mappings of the family that computes the
+same are read backwards, tensor by tensor.
 """
 
 import collections
@@ -14,9 +14,9 @@ import numpy as np
 from lm.checkpoints.hf.checkpoint import Checkpoint
 from lm.checkpoints.hf.family import Family
 from lm.checkpoints.hf.task_head import TaskHead, task_head
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, param_sources
 from lm.checkpoints.hf.tensors import SAFE
-from lm.checkpoints.hf.tokenizer_files import base_settings, write_generation, write_tokenizer
-from lm.checkpoints.hf.view import View, sources
+from lm.checkpoints.hf.tokenizer_writer import base_settings, write_generation, write_tokenizer
 from lm.config import Config, attention_groups
 from lm.data import Tokenizer
 from lm.data.special_tokens import encoder_decoder_tokens
@@ -28,8 +28,10 @@ from lm.tasks.layout import Layout
 _SHARD = 5 * 10**9  # bytes; what transformers itself puts in one file
 
 
-def fitting_family(config: Config, families: Mapping[str, Family], wish: str | None) -> Family:
-    """The family that a config's model belongs to: `wish` where it still does, else the first.
+def matching_family(
+    config: Config, families: Mapping[str, Family], preferred: str | None
+) -> Family:
+    """The family that a config's model belongs to: `preferred` where it matches, else the first.
 
     Raises:
       UserError: where transformers has no such model.
@@ -44,8 +46,8 @@ def fitting_family(config: Config, families: Mapping[str, Family], wish: str | N
     swapped = [f"config.{key} = {own!r}" for key, (own, value) in plain.items() if own != value]
     if swapped:
         raise UserError(f"transformers has no model with {swapped[0]}; only softmax is exported")
-    order = sorted(families.values(), key=lambda family: family.model_type != wish)
-    reasons = [(family.misfit(config), family.model_type) for family in order]
+    order = sorted(families.values(), key=lambda family: family.model_type != preferred)
+    reasons = [(family.incompatibility(config), family.model_type) for family in order]
     for family, (reason, _) in zip(order, reasons, strict=True):
         if reason is None:
             return family
@@ -53,7 +55,7 @@ def fitting_family(config: Config, families: Mapping[str, Family], wish: str | N
     raise UserError(f"this model is of no family that can be written ({told})")
 
 
-def export(
+def write_checkpoint(
     config: Config,
     params: Any,
     tokenizer: Tokenizer,
@@ -86,24 +88,24 @@ def export(
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give a new folder to write to")
     head = None if predicts_words(config) else task_head(config, family, labels)
-    said = None if base is None else base_settings(base.folder)
+    settings = None if base is None else base_settings(base.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ids = write_tokenizer(folder, config, tokenizer, said, layout)
-    own = {} if base is None else base.theirs
+    ids = write_tokenizer(folder, config, tokenizer, settings, layout)
+    own = {} if base is None else base.hf_config
     kept = {key: value for key, value in own.items() if key.endswith("_token_id")}
-    theirs = {**ids, **kept, **family.to_theirs(config, tokenizer.vocab_size)}
+    hf_config = {**ids, **kept, **family.config_to_hf(config, tokenizer.vocab_size)}
     if config.model.architecture == "encoder_decoder":
-        theirs["decoder_start_token_id"] = encoder_decoder_tokens(
+        hf_config["decoder_start_token_id"] = encoder_decoder_tokens(
             config.special_tokens, tokenizer.end
         ).opens[0]
     if head is not None:
-        theirs |= head.settings
-        if "pad_token_id" not in family.demands:
-            theirs["pad_token_id"] = ids.get("pad_token_id")
-    (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
-    write_generation(folder, config, None if base is None else base.folder, theirs)
+        hf_config |= head.settings
+        if "pad_token_id" not in family.required:
+            hf_config["pad_token_id"] = ids.get("pad_token_id")
+    (folder / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n")
+    write_generation(folder, config, None if base is None else base.folder, hf_config)
     _write_shards(folder, tensors(config, params, family, head))
-    return theirs["architectures"][0]
+    return hf_config["architectures"][0]
 
 
 def tensors(
@@ -114,27 +116,26 @@ def tensors(
     Raises:
       UserError: where a parameter has no place in the family's checkpoints.
     """
-    views, prefix, outside = family.views(config), family.prefix, family.outside
+    mappings, names = family.mappings(config), family
     if head is not None:
-        views = [*(v for v in views if not v.ours.startswith(family.fresh)), *head.views]
-        prefix, outside = head.prefix, head.outside
-    known = sources(views, config.model.num_layers)
-    parts: dict[str, list[tuple[View, Any]]] = collections.defaultdict(list)
+        kept = (m for m in mappings if not m.param.startswith(family.optional))
+        mappings, names = [*kept, *head.mappings], head
+    known = param_sources(mappings, config.model.num_layers)
+    parts: dict[str, list[tuple[TensorMapping, Any]]] = collections.defaultdict(list)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
         if name not in known:
             raise UserError(f"a {family.model_type} of transformers has no place for {name}")
         source = known[name]
-        for layer, tensor in enumerate(source.names):
-            parts[tensor].append((source.view, (leaf, layer if source.stacked else None)))
+        for layer, tensor in enumerate(source.tensors):
+            parts[tensor].append((source.mapping, (leaf, layer if source.stacked else None)))
     for name, pieces in parts.items():
-        values = [(view, _fetch(*where)) for view, where in pieces]
-        view, value = values[0]
-        array = np.zeros(view.their_shape(value.shape), np.float32)
-        for view, value in values:
-            view.write(array, value)
-        inside = not name.startswith(outside) if outside else True
-        yield (prefix if inside else "") + name, array
+        values = [(mapping, _fetch(*where)) for mapping, where in pieces]
+        mapping, value = values[0]
+        array = np.zeros(mapping.hf_shape(value.shape), np.float32)
+        for mapping, value in values:
+            mapping.write(array, value)
+        yield names.full_name(name), array
     if head is not None and head.bias is not None:
         yield head.bias[0], np.zeros(head.bias[1], np.float32)
 
