@@ -128,7 +128,8 @@ def generate() -> int:
     if _NUM_BEAMS.value > 1 and (given := [flag.name for flag in sampling if flag.present]):
         raise UserError(f"--num_beams={_NUM_BEAMS.value} does not sample; leave out --{given[0]}")
     options = (_MAX_NEW_TOKENS, _STOP_STRINGS, _NUM_BEAMS, _LENGTH_PENALTY, *sampling)
-    asked = request(_PROMPT.value, **{flag.name: flag.value for flag in options})
+    values: dict[str, Any] = {flag.name: flag.value for flag in options}
+    asked = request(_PROMPT.value, **values)
     pieces, speed = generate_texts(_restored(), asked, chat=_APPLY_CHAT_TEMPLATE.value)
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -136,11 +136,13 @@ def _inside(path: pathlib.Path, wanted: str) -> dict[str, bytes]:
             members = {n: archive.read(n) for n in archive.namelist() if not n.endswith("/")}
     else:
         with tarfile.open(path) as archive:
-            files = [member for member in archive.getmembers() if member.isfile()]
-            members = {m.name.partition("/")[2]: archive.extractfile(m).read() for m in files}
+            files = {m.name: archive.extractfile(m) for m in archive.getmembers() if m.isfile()}
+            members = {n.partition("/")[2]: file.read() for n, file in files.items() if file}
     if inner:
         with tarfile.open(fileobj=io.BytesIO(members[outer])) as archive:
-            return {inner: archive.extractfile(inner).read()}
+            file = archive.extractfile(inner)
+            assert file is not None
+            return {inner: file.read()}
     chosen = {name.removeprefix(outer): data for name, data in members.items() if outer in name}
     return {name: data for name, data in chosen.items() if outer.endswith("/") or not name}
 

@@ -12,6 +12,7 @@ import math
 import pathlib
 import statistics
 import sys
+from typing import Any
 
 import jax
 import jax.flatten_util
@@ -56,9 +57,10 @@ def measured(workdir: epath.Path) -> list[dict]:
     groups: dict[str, list] = {}
     for point in make_points(config, Ablation(rows, bottleneck.SEEDS), workdir):
         groups.setdefault(point.row, []).append(point)
-    records = []
+    records, language = [], None
     for overrides, group in zip(rows, groups.values(), strict=True):
         run = restore(group[0].workdir)
+        language = getattr(run.corpus, "language", None)
         with jax.set_mesh(run.program.mesh):
             found = diagnose(run, CONTEXTS)
         gaps = [read_run_json(point.workdir / "result.json")[bottleneck.METRIC] for point in group]
@@ -76,7 +78,7 @@ def measured(workdir: epath.Path) -> list[dict]:
             }
         )
         print(line(records[-1]), flush=True)
-    language = run.corpus.language
+    assert language is not None
     for features in sorted({record["features"] for record in records}):
         gap = best_softmax(language, features)
         records.append({"head": BEST, "features": features, "gap": gap})
@@ -163,13 +165,14 @@ def draw(records: list[dict]) -> None:
     from matplotlib.figure import Figure
 
     trained = [record for record in records if record["head"] != BEST]
-    heads = list(dict.fromkeys(record["head"] for record in trained))
-    colours = dict(zip(heads, ("black", *MUTED), strict=False))
+    heads = list(dict.fromkeys(str(record["head"]) for record in trained))
+    colours: dict[str, str] = dict(zip(heads, ("black", *MUTED), strict=False))
     sizes = sorted({record["features"] for record in records})
     groups = {size: [record for record in trained if record["features"] == size] for size in sizes}
     common = [size for size in sizes if len(groups[size]) == len(heads)]
     figure = Figure(figsize=(4.4 * len(common), 9), dpi=150, layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.05))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
+    upper, lower = parts
     draw_gaps(upper.subplots(), records, colours, sizes)
     panels = np.ravel(lower.subplots(1, len(common), sharey=True))
     for axes, size in zip(panels, common, strict=True):

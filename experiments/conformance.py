@@ -39,8 +39,8 @@ def torch_subject(name: str, function, formula: str, facts: Weighting, **options
 
     def gradient(scores, where, direction):
         tensor = torch.tensor(np.asarray(scores), requires_grad=True)
-        (function(tensor) * torch.as_tensor(direction)).sum().backward()
-        return tensor.grad.numpy()
+        total = (function(tensor) * torch.as_tensor(direction)).sum()
+        return torch.autograd.grad(total, tensor)[0].numpy()
 
     def expected(scores, where):
         return oracle(formula, scores, where, **options)

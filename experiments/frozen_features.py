@@ -58,7 +58,7 @@ def main() -> None:
     def encode(inputs: jax.Array, segments: jax.Array) -> jax.Array:
         places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
         batch = Batch(inputs, inputs, segments.astype(np.float32), segments, places)
-        hidden = model.apply({"params": params}, batch)
+        hidden: Any = model.apply({"params": params}, batch)
         return jnp.mean(hidden, axis=1, where=segments[..., None] > 0)
 
     result: dict[str, Any] = {}
@@ -79,7 +79,8 @@ def main() -> None:
         def measure(pairs: np.ndarray, _: int, metric: str = metric) -> float:
             if metric == "accuracy":
                 return float(np.mean(pairs[:, 0] == pairs[:, 1]))
-            return float(pearsonr(pairs[:, 0], pairs[:, 1]).statistic)
+            found: Any = pearsonr(pairs[:, 0], pairs[:, 1])
+            return float(found.statistic)
 
         low, high = interval(measure, pairs, 2)
         result[name] = {

@@ -19,6 +19,7 @@ import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -91,24 +92,29 @@ def case(options, vocab_size: int, tokens: int = TOKENS):
             own = jnp.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
             return jnp.sum((jax.nn.logsumexp(z, axis=-1) - own) * weights)
 
-        def total(params, hidden, targets, weights, key):
+        def plain_total(params, hidden, targets, weights, key):
             arrays = (hidden, targets, weights)
             if options == "materialised":
                 return at_once(params["table"], *arrays)
             again = jax.checkpoint(lambda chunk: at_once(params["table"], *chunk))
             return jnp.sum(jax.lax.map(again, tuple(split(x, CHUNKS) for x in arrays)))
+
+        total = plain_total
     else:
         options = dict(options)
         head = OUTPUTS[options.pop("head", "softmax")](vocab_size, FEATURES, **options)
         params = jax.jit(lambda: head.init(key, hidden[:1], targets[:1], method="loss"))()["params"]
 
-        def total(params, hidden, targets, weights, key):
+        def head_total(params, hidden, targets, weights, key):
             arguments = (hidden, targets, weights)
             return head.apply({"params": params}, *arguments, method="total", rngs={"softmax": key})
 
+        total = head_total
+
     arguments = (params, hidden, targets, weights, key)
     compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1))).lower(*arguments).compile()
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    analysis: Any = compiled.memory_analysis()
+    temporaries = analysis.temp_size_in_bytes
     return lambda: jax.block_until_ready(compiled(*arguments)), temporaries
 
 

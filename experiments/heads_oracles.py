@@ -15,6 +15,7 @@ import itertools
 import json
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,16 +160,17 @@ def torch_adaptive(params, hidden, targets):
 
     theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(D, V, [6, 20], div_value=2.0).double()
     weights = {"head_table": theirs.head.weight}
-    for i, (down, up) in enumerate(theirs.tail):
+    tail: Any = theirs.tail
+    for i, (down, up) in enumerate(tail):
         weights |= {f"down_{i}_kernel": down.weight, f"tail_{i}_table": up.weight}
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(torch.from_numpy(np.array(params[name])))
     states = torch.from_numpy(np.array(hidden)).requires_grad_()
     loss = -theirs(states, torch.from_numpy(np.array(targets))).output.sum()
-    loss.backward()
-    of_params = {name: weight.grad.numpy() for name, weight in weights.items()}
-    return loss.item(), (of_params, states.grad.numpy())
+    gradients = torch.autograd.grad(loss, [*weights.values(), states])
+    *of_params, of_states = (gradient.numpy() for gradient in gradients)
+    return loss.item(), (dict(zip(weights, of_params, strict=True)), of_states)
 
 
 def package(name):
@@ -181,8 +183,8 @@ def package(name):
         table = torch.from_numpy(np.array(params["table"])).requires_grad_()
         states = torch.from_numpy(np.array(hidden)).requires_grad_()
         loss = getattr(entmax, name)(states @ table.T, torch.from_numpy(np.array(targets))).sum()
-        loss.backward()
-        return loss.item(), ({"table": table.grad.numpy()}, states.grad.numpy())
+        of_table, of_states = torch.autograd.grad(loss, (table, states))
+        return loss.item(), ({"table": of_table.numpy()}, of_states.numpy())
 
     return through_torch
 

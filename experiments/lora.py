@@ -13,6 +13,7 @@ arguments and temporaries are those of the compiled step (`memory_analysis`).
 import json
 import pathlib
 import sys
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def settings(model: str, method: str):
 
 def prepare(model: str, method: str):
     """A function that makes one step and waits for it, and what the compiler says of memory."""
-    program = build_program(settings(model, method), VOCABULARY, tokenizer=_Words())
+    program = build_program(settings(model, method), VOCABULARY, tokenizer=cast(Any, _Words()))
     rng = np.random.default_rng(0)
     rows = {
         name: rng.integers(1, VOCABULARY, x.shape).astype(x.dtype)

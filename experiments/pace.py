@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -53,7 +54,7 @@ def first_step(cache: pathlib.Path) -> tuple[float, float]:
 
 def main() -> None:
     """Prints and writes the figures."""
-    config = clm.get_config("tiny")
+    config: Any = clm.get_config("tiny")
     with tempfile.TemporaryDirectory() as folder:
         cache = pathlib.Path(folder)
         start = time.perf_counter()

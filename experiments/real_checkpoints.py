@@ -57,10 +57,10 @@ def load(folder: pathlib.Path):
 def rows(ids: list[list[int]]) -> tuple[Batch, np.ndarray]:
     """A padded batch of one document a row, and where it is real."""
     length = max(map(len, ids))
-    inputs = np.array([row + [0] * (length - len(row)) for row in ids], np.int32)
-    real = np.array([[1] * len(row) + [0] * (length - len(row)) for row in ids], np.int32)
+    inputs = jnp.array([row + [0] * (length - len(row)) for row in ids], jnp.int32)
+    real = jnp.array([[1] * len(row) + [0] * (length - len(row)) for row in ids], jnp.int32)
     places = jnp.broadcast_to(jnp.arange(length), inputs.shape)
-    return Batch(inputs, inputs, real.astype(np.float32), real, places), real
+    return Batch(inputs, inputs, real.astype(jnp.float32), real, places), np.asarray(real)
 
 
 def cosines(folder: pathlib.Path) -> dict:

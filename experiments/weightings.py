@@ -14,6 +14,7 @@ import functools
 import json
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def main() -> None:
     median = medians(times)
     rows = []
     for name in OURS:
-        row = {"name": name}
+        row: dict[str, Any] = {"name": name}
         for kind, goals in (("forward", AT_MOST), ("gradient", GRADIENT_AT_MOST)):
             row[f"{kind}_ms"] = round(1e3 * median[name, kind], 1)
             row[f"{kind}_over_softmax"] = round(median[name, kind] / median["softmax", kind], 2)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import Any
 
 from lm.data.inline_special_tokens import BEGINS, END, ENDS
 from lm.data.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def _compiled(source: str) -> Any:
     class Generation(Extension):
         """{% generation %} ... {% endgeneration %}: what the assistant says."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
             """See jinja2."""

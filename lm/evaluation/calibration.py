@@ -10,7 +10,7 @@ class Calibration(NamedTuple):
 
     Attributes:
       edges: [bins + 1]; bin b holds confidences above edges[b] and up to edges[b + 1].
-      count: predictions in each bin; means of empty bins are NaN.
+      counts: predictions in each bin; means of empty bins are NaN.
       confidence, accuracy: means in each bin.
       error: expected calibration error, sum_b count_b / N |accuracy_b - confidence_b| (Naeini et
         al. 2015; Guo et al. 1706.04599).
@@ -20,7 +20,7 @@ class Calibration(NamedTuple):
     """
 
     edges: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
     error: float

@@ -134,7 +134,7 @@ def _reliability(
     """How often predictions of each confidence are right; empty bins are not drawn."""
     found = calibration(np.array(confidences), np.array(is_right), BINS)
     axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
-    size = 20 + 300 * found.count / len(confidences)
+    size = 20 + 300 * found.counts / len(confidences)
     axes.scatter(
         found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7, clip_on=False
     )

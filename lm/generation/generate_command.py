@@ -97,7 +97,7 @@ def generate_texts(
         steps = beam_search_steps(model, params, eos_token_id=end, **options, **beams._asdict())
         speed = Speed(steps, compiling=request.max_new_tokens)
     else:
-        sampling = vars(request.sampling) | {"seed": request.seed}
+        sampling: dict[str, Any] = vars(request.sampling) | {"seed": request.seed}
         speed = Speed(generate(model, params, **options, **sampling))
     return _in_mesh(run, stream(tokenizer, shown, ids, speed, stops)), speed
 

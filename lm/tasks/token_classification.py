@@ -41,7 +41,7 @@ class Tagging(Task):
     confident = "a word's tag"
 
     @property
-    def measures(self) -> dict[str, Measure]:
+    def measures(self) -> dict[str, Measure]:  # pyright: ignore
         """Of entities and words; of words alone where tags mark no entities."""
         return metrics.WORDS if self.tag_scheme == "none" else metrics.TAGGING
 

@@ -68,7 +68,7 @@ def shared_layer_rate(config: Config) -> str:
 class Unfreezing(NamedTuple):
     """Updates made, and the state of the transformation within."""
 
-    count: jax.Array
+    num_updates: jax.Array
     inner: Any
 
 
@@ -91,7 +91,7 @@ def unfreezing(
         return Unfreezing(jnp.zeros((), jnp.int32), tx.init(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Unfreezing]:
-        updates, inner = tx.update(awake(updates, state.count), state.inner, params)
-        return awake(updates, state.count), Unfreezing(state.count + 1, inner)
+        updates, inner = tx.update(awake(updates, state.num_updates), state.inner, params)
+        return awake(updates, state.num_updates), Unfreezing(state.num_updates + 1, inner)
 
     return optax.GradientTransformation(init, update)

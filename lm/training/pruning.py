@@ -48,14 +48,14 @@ class Pruned(NamedTuple):
     """What pruning remembers, of kernels alone.
 
     Attributes:
-      count: updates made.
+      num_updates: updates made.
       mask: where weights are kept.
       dense: weights, with what the pruned ones were.
       scores: their worth.
       inner: the state of the transformation within.
     """
 
-    count: jax.Array
+    num_updates: jax.Array
     mask: Any
     dense: Any
     scores: Any
@@ -86,7 +86,7 @@ def pruning(
         return Pruned(jnp.zeros((), jnp.int32), *trees, inner=tx.init(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Pruned]:
-        count, slopes, weights = state.count + 1, _kernels(updates), _kernels(params)
+        count, slopes, weights = state.num_updates + 1, _kernels(updates), _kernels(params)
         mask, dense, scores = map(_kernels, (state.mask, state.dense, state.scores))
         learning = {path: jnp.where(mask[path], g, 0) for path, g in slopes.items()}
         updates, inner = tx.update(_with(updates, learning), state.inner, params)

@@ -151,7 +151,7 @@ def test_only_words_that_can_be_the_argmax_are_ever_the_likeliest(name):
 
 def test_calibration_counts_what_falls_into_each_bin():
     found = calibration(np.array([0.1, 0.45, 0.5, 1.0, 0.9]), np.array([0, 1, 0, 1, 1]), bins=2)
-    assert found.count.tolist() == [3, 2]
+    assert found.counts.tolist() == [3, 2]
     np.testing.assert_allclose(found.confidence, [0.35, 0.95])
     np.testing.assert_allclose(found.accuracy, [1 / 3, 1.0])
     np.testing.assert_allclose(found.error, 3 / 5 * (0.35 - 1 / 3) + 2 / 5 * 0.05)

@@ -70,7 +70,7 @@ def diagnose(run: Restored, sample: int) -> dict[str, Any]:
                 }
                 for low, count, c, a in zip(
                     counted.edges[:-1].tolist(),
-                    counted.count,
+                    counted.counts,
                     counted.confidence,
                     counted.accuracy,
                     strict=True,
