@@ -129,8 +129,8 @@ def generate() -> int:
         raise UserError(f"--num_beams={_NUM_BEAMS.value} does not sample; leave out --{given[0]}")
     options = (_MAX_NEW_TOKENS, _STOP_STRINGS, _NUM_BEAMS, _LENGTH_PENALTY, *sampling)
     values: dict[str, Any] = {flag.name: flag.value for flag in options}
-    asked = request(_PROMPT.value, **values)
-    pieces, speed = generate_texts(_restored(), asked, chat=_APPLY_CHAT_TEMPLATE.value)
+    requested = request(_PROMPT.value, **values)
+    pieces, speed = generate_texts(_restored(), requested, chat=_APPLY_CHAT_TEMPLATE.value)
     for piece in pieces:
         print(piece, end="", flush=True)
     print(speed, file=sys.stderr)
@@ -158,14 +158,14 @@ def table() -> int:
     """Trains the points that are not finished, prints their table, and writes table.md, table.csv
     and table.png.
     """
-    from lm.experiment import ablation as room
+    from lm.experiment import ablation as ab
 
-    ablation = room.load_ablation(*_config_file(), _SEEDS.value, _CONFIG_FLAG.override_values)
-    points = room.make_points(_config(), ablation, _workdir())
-    failed = room.train_points(points, _SHARE.value)
-    tables = room.make_tables(points, _config(), ablation.metrics)
-    room.write_tables(tables, _workdir())
-    print("\n".join(map(room.to_markdown, tables)))
+    ablation = ab.load_ablation(*_config_file(), _SEEDS.value, _CONFIG_FLAG.override_values)
+    points = ab.make_points(_config(), ablation, _workdir())
+    failed = ab.train_points(points, _SHARE.value)
+    tables = ab.make_tables(points, _config(), ablation.metrics)
+    ab.write_tables(tables, _workdir())
+    print("\n".join(map(ab.to_markdown, tables)))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png")
     return 1 if failed else 0
 

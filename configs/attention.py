@@ -1,5 +1,4 @@
-"""Ablation of the attention's softmax: which map from scores to weights predicts best, and do the
-mechanisms that replace or surround it predict better?
+"""Ablation of the softmax in attention: weightings, and mechanisms that replace or surround them.
 
 Command   python run.py table --config=configs/attention.py:tiny --workdir=/tmp/attention
 Rows      :tiny  softmax, sigmoid, sparsemax, entmax15 in a small byte-level decoder (the default)
@@ -7,8 +6,8 @@ Rows      :tiny  softmax, sigmoid, sparsemax, entmax15 in a small byte-level dec
                  lm.attention.ATTENTIONS, in the same decoder
 Seeds     5; every row sees the same batches and starts from the same weights.
 Time      :tiny about five minutes on 2 CPU cores, :all about an hour on two busy CPU cores.
-Expect    After so few steps the softmax and its closest relatives cannot be told apart; the table
-          says which differences are larger than the seeds' noise.
+Expect    After so few steps the softmax and its closest relatives are not separable; the table says
+          which differences are larger than the seeds' noise.
 """
 
 from configs import default

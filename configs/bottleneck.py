@@ -1,14 +1,13 @@
-"""The softmax bottleneck as a measured fact: how far is each head from the truth at each size of
-the features?
+"""The softmax bottleneck: the excess loss of output heads over the truth at several d_model.
 
 The text is drawn from a language whose matrix of log-probabilities has rank 18, so that a softmax
-needs 17 features to express it (1711.03953). The model below the head is no limit: the next word
-depends on the last word alone, and the feed-forward layer is wide. The gap is the held-out loss
-minus that of the true distribution on the same tokens: what is lost for want of features, of steps,
-or of data.
+needs 17 features to express it (1711.03953). The model below the head is no limit: the next token
+depends on the last one alone, and the feed-forward layer is wide. eval/excess_nats is the held-out
+loss minus that of the true distribution on the same tokens: the loss for lack of features, steps or
+data.
 
 Command   python run.py table --config=configs/bottleneck.py:tiny --workdir=/tmp/bottleneck
-          python experiments/bottleneck.py /tmp/bottleneck    (the gaps and spectra in pictures)
+          python experiments/bottleneck.py /tmp/bottleneck    (plots of excess nats and spectra)
 Rows      :tiny   six heads at 4 and 8 features, three at 16, and the softmax at 32
 Seeds     3; every row of a seed sees the same batches.
 Time      nine minutes on 2 CPU cores, of which mixtape took a third.

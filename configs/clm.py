@@ -1,9 +1,9 @@
-"""Causal language modelling: how well does a decoder predict the next token?
+"""Causal language modelling: a decoder predicts the next token.
 
 Command   python run.py train --config=configs/clm.py:tiny --workdir=/tmp/clm
 Sizes     :tiny   4 layers, 128 features, bytes, 300 steps of 16 x 256 (the default)
-          :small  8 layers, 512 features, BPE of 16,384 words, 5,000 steps of 32 x 512
-          :base   GPT-2 small, 124 M parameters, BPE of 50,304 words, on One Billion Words
+          :small  8 layers, 512 features, BPE of 16,384 tokens, 5,000 steps of 32 x 512
+          :base   GPT-2 small, 124 M parameters, BPE of 50,304 tokens, on One Billion Words
 Time      :tiny takes about two minutes on 2 CPU cores; :small wants a GPU, :base a TPU slice or
           several GPUs.
 Expect    :tiny ends below 2.6 bits per byte on held-out standard-library text.

@@ -1,16 +1,16 @@
-"""Continual learning: what remains of a task when others are learned after it?
+"""Continual learning: forgetting of a task when others are learned after it.
 
 Command   python experiments/archives.py tweets.tsv amazon.tsv movie.tsv nyt.tsv
           python run.py table --config=configs/continual.py:tiny --workdir=runs/continual
-Rows      one after the other as is; with three quarters of every batch replayed from all rows of
-          earlier tasks, or half of it from 100 of each; with elastic weight consolidation; and, as
-          the ceiling, all at once
+Rows      one task after the other by default; with three quarters of every batch replayed from all
+          rows of earlier tasks, or half of it from 100 of each; with elastic weight consolidation;
+          and, as the upper bound, joint training
 Tasks     how tweets, product reviews, film reviews and editorials feel, -4 to 4: regression
 Sizes     :tiny   a small encoder from scratch (the default)
           :base   all-MiniLM-L6-v2, which archives.py fetches too
 Seeds     5; the first table is of the mean r over tasks after the last, the second of forgetting.
 Time      :tiny took 28 minutes on 2 CPU cores that were shared with much else; :base was not run.
-Expect    :tiny 0.42 as is, 0.47 with all rows replayed or with ewc, 0.48 all at once; 100 rows of
+Expect    :tiny 0.42 by default, 0.47 with all rows replayed or with ewc, 0.48 joint; 100 rows of
           each, replayed, forget less and learn less: 0.40. experiments/results/continual.md
 """
 

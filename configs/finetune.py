@@ -1,8 +1,8 @@
-"""Fine-tuning: what does a pretrained encoder learn from a few thousand labelled examples?
+"""Fine-tuning: a pretrained encoder on a few thousand labelled examples.
 
 Command   python experiments/archives.py
           python run.py table --config=configs/finetune.py:tweets --workdir=runs/tweets
-Rows      as is, over SEEDS; the seeds differ in the order of the rows and in the new head.
+Rows      one, over SEEDS; the seeds differ in the order of the rows and in the new head.
 Tasks     :tweets    how tweets feel, -4 to 4: regression (the default)
           :amazon    the same of product reviews
           :reviews   snippets of film reviews, fresh or rotten: classification
@@ -103,7 +103,7 @@ def _entities(config, name: str) -> None:
     config.task.text = ("tokens",)
     config.task.label = "tags"
     config.data.source = f"files:{ARCHIVES}/{name}"
-    # A new tag for every word is more to learn than a label for a text.
+    # A tag for every word is harder to learn than a label for a text.
     config.epochs = 8.0
     config.optimizer.learning_rate = 3e-4
 

@@ -1,9 +1,8 @@
-"""Which learning rate, batch size and number of epochs? The usual grid of fine-tuning (BERT,
-1810.04805, appendix A.3).
+"""A grid of learning rates, batch sizes and epochs (BERT, 1810.04805, appendix A.3).
 
 Command   python experiments/archives.py
           python run.py sweep --config=configs/finetune_grid.py:tweets --workdir=runs/grid
-          python experiments/grid.py runs/grid    (the best, on examples that chose none)
+          python experiments/grid.py runs/grid    (the best, on other examples)
 Rows      4 learning rates x 2 batch sizes x 3 numbers of epochs
 Tasks     those of configs/finetune.py (tweets is the default)
 Seeds     2

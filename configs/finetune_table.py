@@ -1,4 +1,4 @@
-"""Which fine-tuning method is worth its parameters? Every method on one task, the same checkpoint.
+"""Ablation of fine-tuning methods: every method on one task, from the same checkpoint.
 
 Command   python experiments/archives.py
           python run.py table --config=configs/finetune_table.py:tweets --workdir=runs/methods

@@ -1,11 +1,11 @@
-"""Masked language modelling: how well does an encoder tell hidden words from both sides?
+"""Masked language modelling: an encoder predicts masked tokens from both sides.
 
 Command   python run.py train --config=configs/mlm.py:tiny --workdir=/tmp/mlm
 Sizes     :tiny   4 layers, 128 features, bytes, 300 steps of 16 x 256 (the default)
-          :base   BERT base, 110 M parameters, WordPiece of 30,464 words, on One Billion Words
+          :base   BERT base, 110 M parameters, WordPiece of 30,464 tokens, on One Billion Words
 Time      :tiny takes a few minutes on 2 CPU cores; :base a TPU slice or several GPUs.
-Expect    :tiny ends near 1.55 nats per hidden byte, and tells 59 % right; the entropy of the hidden
-          bytes is 3.15.
+Expect    :tiny ends near 1.55 nats per masked byte, at an accuracy of 59 %; the entropy of
+          the masked bytes is 3.15.
 """
 
 from configs import default
@@ -22,7 +22,7 @@ def get_config(arg: str | None = None):
 
 
 def _base(config) -> None:
-    """Whole words are hidden; rows of 512 tokens throughout, where BERT began with 128."""
+    """Whole words are masked; rows of 512 tokens throughout, where BERT began with 128."""
     config.steps = 1_000_000
     config.batch_size = 256
     config.corruption.whole_word = True

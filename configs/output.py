@@ -1,10 +1,10 @@
-"""Ablation of the output's softmax: which map from hidden states to words predicts best?
+"""Ablation of the output softmax: heads that map hidden states to probabilities of tokens.
 
 Command   python run.py table --config=configs/output.py:tiny --workdir=/tmp/output
 Rows      :tiny, :small  softmax tied and untied, with z-loss, label smoothing and a cap, and
           mixtures.
-Sizes     :tiny  a small decoder over a BPE vocabulary of 1,024 words (the default)
-          :all   every head that predicts words, in the decoder and vocabulary of :tiny
+Sizes     :tiny  a small decoder over a BPE vocabulary of 1,024 tokens (the default)
+          :all   every head that predicts tokens, in the decoder and vocabulary of :tiny
           :small that of configs/clm.py:small; wants a GPU
 Seeds     3; every row sees the same batches, and starts from the same weights where shapes allow.
 Time      :tiny about seven minutes on 2 CPU cores, :all about twenty-five.

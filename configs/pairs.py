@@ -1,9 +1,9 @@
-"""Sequence to sequence: how well does an encoder-decoder write the text that answers another?
+"""Sequence to sequence: an encoder-decoder generates a target text from a source text.
 
 Command   python run.py train --config=configs/pairs.py:tiny --workdir=/tmp/pairs
 Sizes     :tiny   what a definition of the standard library does, from its signature: 2 + 2 layers,
                   128 features, bytes, 300 steps of 16 x 256 (the default)
-          :base   translation: Transformer base (1706.03762), BPE of 37,120 words, from pairs of
+          :base   translation: Transformer base (1706.03762), BPE of 37,120 tokens, from pairs of
                   your own: --config.data.source=pairs:FILES, a source, a tab and a target a line
 Time      :tiny takes a few minutes on 2 CPU cores; :base several GPUs.
 Expect    eval/nats_per_token falls below eval/unigram_nats, the entropy of the same targets.

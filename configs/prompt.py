@@ -1,10 +1,10 @@
-"""Prompts: what does a language model know of a task that it was not trained for?
+"""Prompts: zero-shot and few-shot evaluation of language models on labelled examples.
 
 Command   python run.py eval --config=configs/prompt.py:tiny --workdir=runs/clm
           python run.py eval --config=configs/prompt.py:sst2 --config.init_from=hf:FOLDER
-Tasks     :tiny     how 64 lines of Python go on, of two ways: asks what configs/clm.py:tiny trained
-          :masked   the same lines, to what configs/mlm.py:tiny trained
-          :sst2     how a film review feels, by two words; GLUE, by TensorFlow Datasets
+Tasks     :tiny     the continuation of 64 lines of Python, of two choices: for configs/clm.py:tiny
+          :masked   the same lines, for configs/mlm.py:tiny
+          :sst2     the sentiment of a film review, by two verbalizers; GLUE, by TensorFlow Datasets
           :rte      whether one sentence follows from another, likewise
 Shots     --config.prompt.num_shots=4 shows four answered examples before each; of :sst2 and :rte
           also --config.prompt.balanced=True, as many of each label
@@ -32,7 +32,7 @@ def _masked():
 
 
 def _python(config):
-    """Pairs of ways to go on, of which Python allows one, or mostly sees one."""
+    """Pairs of continuations, of which one is correct Python or far more common."""
     config.prompt.source = "files:configs/python.jsonl"
     config.prompt.template = "{text}{answer}"
     return config

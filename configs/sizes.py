@@ -1,10 +1,10 @@
-"""What do the configs of several objectives share? How a size is chosen, and what :tiny wants."""
+"""Shared by the configs of several objectives: the choice of a size, and settings of :tiny."""
 
 from collections.abc import Callable, Mapping
 
 
 def pick(arg: str | None, sizes: Mapping[str, Callable]) -> Callable:
-    """The size that a command names behind its config's colon; None names the first."""
+    """The size after the colon of --config; None is the first."""
     if not arg:
         return next(iter(sizes.values()))
     if arg not in sizes:

@@ -1,8 +1,8 @@
-"""Span corruption: how well does an encoder-decoder write the spans that were cut out of a text?
+"""Span corruption: an encoder-decoder generates the spans that were cut out of a text.
 
 Command   python run.py train --config=configs/span.py:tiny --workdir=/tmp/span
 Sizes     :tiny   2 + 2 layers, 128 features, bytes, 300 steps of 16 x 256 (the default)
-          :small  T5 small (1.0), 60 M parameters, Unigram of 32,128 words, on C4
+          :small  T5 small (1.0), 60 M parameters, Unigram of 32,128 tokens, on C4
 Time      :tiny takes a few minutes on 2 CPU cores; :small a TPU slice or several GPUs.
 Expect    :tiny ends near 2.38 nats per target token, where the targets' own entropy is 3.41.
 """

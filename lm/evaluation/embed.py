@@ -47,7 +47,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     A text stands between the tokens of `Restored.around`, for a checkpoint those that its tokenizer
     puts there, which are pooled too, as in sentence-transformers; an encoder-decoder's encoder
     reads it between those of config.special_tokens.
-    Hidden states are those behind the last layer and its norm, in float32.
+    Hidden states are the outputs of the last layer and its norm, in float32.
 
     Args:
       run: a model; its head is not used.
@@ -101,7 +101,7 @@ def embed_files(
     pooling: str,
     normalize: bool,
 ) -> str:
-    """Writes the vectors of texts, and of those of files, to a new file; says what was written."""
+    """Writes the vectors of texts, and of those of files, to a new file, and describes it."""
     embeddings = embed(run, [*texts, *read_texts(run.config, names)], pooling, normalize)
     write_embeddings(embeddings, file)
     truncated = f"; {embeddings.truncated} were truncated" if embeddings.truncated else ""

@@ -140,7 +140,7 @@ def _search(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     model, (size, longest) = static.model, prompts.inputs.shape
     hidden, cache = forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))
-    # Layers that are scanned keep their caches behind an axis of layers.
+    # Layers that are scanned have an axis of layers before the rows.
     axis = 1 if model.scan or model.share_layers else 0
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=axis), cache)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), prompts)

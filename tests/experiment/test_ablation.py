@@ -15,8 +15,8 @@ MISTAKES = {
         "sweep() returns {'steps': 3}; let it yield",
     ),
     "sweep() returns a number": (SWEEP.format("return 3"), "TypeError: 'int' object is not iter"),
-    "sweep() yields a string": (SWEEP.format("yield 'softmax'"), "yields 'softmax', which is no"),
-    "a row's key is a number": (SWEEP.format("yield {3: 4}"), "yields {3: 4}, which is no dict"),
+    "sweep() yields a string": (SWEEP.format("yield 'softmax'"), "yields 'softmax', which is not"),
+    "a row's key is a number": (SWEEP.format("yield {3: 4}"), "yields {3: 4}, which is not a dict"),
     "sweep() raises": (SWEEP.format("raise RuntimeError('why')"), " line 2: RuntimeError: why"),
     "sweep() raises at its second row": (
         SWEEP.format("yield {}; yield 1 / 0"),
@@ -25,10 +25,19 @@ MISTAKES = {
     "sweep() exits": (SWEEP.format("exit(3)"), " line 2: SystemExit: 3"),
     "sweep() takes no argument": ("def sweep(): yield {}\nSEEDS = [0]", "takes 0 positional"),
     "sweep is no function": ("sweep = [{}]\nSEEDS = [0]", "TypeError: 'list' object is not call"),
-    "SEEDS is a number": (SWEEP.format("yield {}") + "SEEDS = 3", "SEEDS = 3 is no list of whole"),
-    "a seed is a word": (SWEEP.format("yield {}") + "SEEDS = ('a',)", "SEEDS = ('a',) is no list"),
-    "METRIC is a list": (SWEEP.format("yield {}") + "METRIC = ['a']", "METRIC = ['a'] is no name"),
-    "ALSO is a string": (SWEEP.format("yield {}") + "ALSO = 'a'", "ALSO = 'a' is no list of metr"),
+    "SEEDS is a number": (SWEEP.format("yield {}") + "SEEDS = 3", "SEEDS = 3 is not a list of"),
+    "a seed is a word": (
+        SWEEP.format("yield {}") + "SEEDS = ('a',)",
+        "SEEDS = ('a',) is not a",
+    ),
+    "METRIC is a list": (
+        SWEEP.format("yield {}") + "METRIC = ['a']",
+        "METRIC = ['a'] is not the name",
+    ),
+    "ALSO is a string": (
+        SWEEP.format("yield {}") + "ALSO = 'a'",
+        "ALSO = 'a' is not a list of m",
+    ),
 }
 
 

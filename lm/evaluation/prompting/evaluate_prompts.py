@@ -114,30 +114,29 @@ def _questions(config: Config, examples: Examples) -> list[Question]:
     """All questions, each after examples of its own."""
     prompt, template = config.prompt, parse(config.prompt.template)
     labels = [each.label for each in examples.shown]
-    written = [_written(template, each) for each in examples.shown] if prompt.num_shots else []
+    formatted = [_formatted(template, each) for each in examples.shown] if prompt.num_shots else []
     same: dict[Query, set[int]] = {}
-    for number, each in enumerate(written):
+    for number, each in enumerate(formatted):
         same.setdefault(each, set()).add(number)
     questions = []
     for number, example in enumerate(examples.questions):
-        barred = same.get(_written(template, example), set())
+        barred = same.get(_formatted(template, example), set())
         shots = draw_shots(labels, prompt.num_shots, config.seed, number, prompt.balanced, barred)
         if len(shots) < prompt.num_shots:
             raise UserError(
                 f"config.prompt.num_shots = {prompt.num_shots}, but there are {len(shots)} other "
-                f"examples "
-                f"to show before {example.record.place}; show fewer, or name more in "
+                f"examples to show before {example.record.place}; show fewer, or name more in "
                 "config.prompt.shots_source"
             )
-        shown = "".join(written[shot].text + prompt.shots_separator for shot in shots)
-        asked = [template.fill(example.record, answer) for answer in example.answers]
+        shown = "".join(formatted[shot].text + prompt.shots_separator for shot in shots)
+        filled = [template.fill(example.record, answer) for answer in example.answers]
         for content in prompt.content_free:
-            asked += [template.empty(content, answer) for answer in example.answers]
-        queries = [each._replace(before=shown + each.before) for each in asked]
+            filled += [template.empty(content, answer) for answer in example.answers]
+        queries = [each._replace(before=shown + each.before) for each in filled]
         questions.append(Question(example, shots, queries))
     return questions
 
 
-def _written(template: Template, example: Example) -> Query:
+def _formatted(template: Template, example: Example) -> Query:
     """An example with its answer."""
     return template.fill(example.record, example.answers[example.label])

@@ -53,7 +53,7 @@ class Laboratory(LM):
         """
         super().__init__()
         self.run = run or restore(epath.Path(workdir).expanduser(), cache=cache)
-        self._chat: Chat | None = None  # with which contexts are written
+        self._chat: Chat | None = None  # the format of contexts
 
     @property
     def tokenizer_name(self) -> str:
@@ -83,16 +83,16 @@ class Laboratory(LM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as the model learned it, up to where the assistant speaks; without
-        `add_generation_prompt` the last message is what it has said so far.
+        """A conversation in the format of training, up to the assistant's turn; without
+        `add_generation_prompt` the last message is the start of its answer.
         """
         if self._chat is None:
             self.chat_template(True)
         chat: Any = self._chat
         if add_generation_prompt:
             return chat.written(chat_history)
-        said = quoted(chat_history[-1]["content"], chat.tokenizer)
-        return chat.written(chat_history[:-1]) + said
+        start = quoted(chat_history[-1]["content"], chat.tokenizer)
+        return chat.written(chat_history[:-1]) + start
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Of each (context, continuation) log p(continuation | context) in nats, and whether each
@@ -127,8 +127,8 @@ class Laboratory(LM):
         """Of each (context, settings) what follows, up to END or a stop string; the settings are
         those of `read_gen_kwargs`.
 
-        What is drawn depends on the context, the seed, and how many equal requests came before, and
-        not on the batches.
+        Samples depend on the context, the seed, and the number of equal requests before, and not on
+        the batches.
         """
         self._check_decoder()
         texts = dict.fromkeys(range(len(requests)), "")
@@ -146,8 +146,8 @@ class Laboratory(LM):
             order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
             for begin in range(0, len(order), self.run.config.batch_size):
                 some = order[begin : begin + self.run.config.batch_size]
-                asked = [prompts[i] for i in some], [repeats[i] for i in some]
-                found = self._continued(*asked, settings)
+                batch = [prompts[i] for i in some], [repeats[i] for i in some]
+                found = self._generate(*batch, settings)
                 texts.update(zip([numbers[i] for i in some], found, strict=True))
         return list(texts.values())
 
@@ -165,8 +165,8 @@ class Laboratory(LM):
         return list(zip(totals.tolist(), likeliest.tolist(), strict=True))
 
     def _prompts(self, contexts: Sequence[str], length: int) -> list[np.ndarray]:
-        """The tokens of contexts, behind those that open a text; of contexts that are longer than
-        `length` the last, as the harness has it for models of its own.
+        """The tokens of contexts, after those that open a text; of contexts longer than `length`
+        the last, as in the harness's own models.
         """
         tokenizer = self.run.tokenizer
         if self._chat is None:
@@ -180,7 +180,7 @@ class Laboratory(LM):
     def _opens(self) -> tuple[int, ...]:
         return self.run.opens if self._chat is None else self._chat.opens
 
-    def _continued(
+    def _generate(
         self, prompts: Sequence[np.ndarray], repeats: Sequence[int], settings: GenKwargs
     ) -> list[str]:
         run = self.run
@@ -206,9 +206,9 @@ class Laboratory(LM):
 
 
 def _window(seen: list[int], predicted: list[int]) -> ScoredRow:
-    """What the last of the positions predict."""
-    places = np.arange(len(seen) - len(predicted), len(seen))
-    return ScoredRow(np.array(seen), places, np.array(predicted))
+    """The row whose last positions predict tokens."""
+    positions = np.arange(len(seen) - len(predicted), len(seen))
+    return ScoredRow(np.array(seen), positions, np.array(predicted))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ class QueryEncoder:
         self,
         query: Query,
         before: np.ndarray,
-        behind: np.ndarray,
+        after: np.ndarray,
         answer: np.ndarray,
         opens: tuple[int, ...],
     ) -> EncodedQuery:
@@ -151,9 +151,9 @@ class QueryEncoder:
         """
         positions = np.arange(len(answer)) + len(opens) - 1
         self._excess(query, positions[-1] + 1 - self.length, np.arange(len(answer)))
-        truncated = max(len(self.frame.encoder_input(before)) + len(behind) - self.length, 0)
-        behind = behind[: len(behind) - max(truncated - len(before), 0)]
-        encoder_inputs = self.frame.encoder_input(np.concatenate([before[truncated:], behind]))
+        truncated = max(len(self.frame.encoder_input(before)) + len(after) - self.length, 0)
+        after = after[: len(after) - max(truncated - len(before), 0)]
+        encoder_inputs = self.frame.encoder_input(np.concatenate([before[truncated:], after]))
         inputs = np.concatenate([opens, answer[:-1]])
         return EncodedQuery(
             [ScoredRow(inputs, positions, answer, encoder_inputs=encoder_inputs)],

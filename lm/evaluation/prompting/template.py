@@ -50,10 +50,12 @@ class Template:
         return self._filled(answer, lambda _: content)
 
     def _filled(self, answer: str, value: Callable[[str], str]) -> Query:
-        def written(pieces: tuple[tuple[str, str | None], ...]) -> str:
-            return "".join(text + (value(column) if column else "") for text, column in pieces)
+        def text(pieces: tuple[tuple[str, str | None], ...]) -> str:
+            return "".join(
+                literal + (value(column) if column else "") for literal, column in pieces
+            )
 
-        return Query(written(self.before), answer, written(self.after))
+        return Query(text(self.before), answer, text(self.after))
 
 
 def parse(text: str) -> Template:

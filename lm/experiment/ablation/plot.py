@@ -1,4 +1,4 @@
-"""What does an ablation look like? How each row learned, and how far it is from the baseline.
+"""Plots an ablation: learning curves, and differences from the baseline.
 
 Left: the mean over seeds and a band from the lowest to the highest seed. Right: the paired
 difference of each row from the baseline with its 95 % interval, in the colours of the left.
@@ -30,7 +30,7 @@ DECIDED = ("better", "worse")
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How one row is drawn, in both panels."""
+    """The style of a row in both panels."""
 
     colour: str
     width: float  # points
@@ -40,7 +40,7 @@ class Style:
 
 
 def draw(table: Table, path: epath.PathLike) -> None:
-    """Draw the table as a PNG of 150 dots per inch; it grows with the number of rows.
+    """Plots the table as a PNG of 150 dots per inch; it grows with the number of rows.
 
     Curves are of the table's metric where every row recorded it at three steps or more, otherwise
     of the smoothed training loss. In the right panel a filled marker is a difference that the table
@@ -55,7 +55,7 @@ def draw(table: Table, path: epath.PathLike) -> None:
     tall = max(4.6, 1.8 + 0.27 * rows) + 0.2 * rows * (below and rows <= COLOURS)
     figure = Figure(figsize=(10.5 + 0.075 * longest, tall), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    top = min(tall, 6.0)  # a taller panel of curves would tell no more
+    top = min(tall, 6.0)  # taller curves show no more
     heights = (top, tall - top) if tall > top else (top,)
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(5, 5.5))
     styles = _styles(table)
@@ -69,7 +69,7 @@ def draw(table: Table, path: epath.PathLike) -> None:
 
 
 def _styles(table: Table) -> dict[str, Style]:
-    """Give each row a colour of its own, or, where there are too many, that of its verdict."""
+    """A colour for each row, or, where there are too many, for its verdict."""
     others = [row for row in table.rows if row.label != table.baseline]
     styles = {table.baseline: Style("black", 2.0, True, f"{_short(table.baseline)} (baseline)", 3)}
     if len(table.rows) <= COLOURS:
@@ -117,7 +117,7 @@ def _draw_curves(axes: Any, table: Table, styles: Mapping[str, Style], below: bo
 
 
 def _range(curves: list[Curve], rising: bool) -> tuple[float, float]:
-    """Show the curves from a quarter of the steps on; rows differ little beside the first fall."""
+    """Limits of the axis that show the curves from a quarter of the steps on."""
     late = [values[:, steps >= 0.25 * steps[-1]] for steps, values in curves]
     low, high = ([float(end(values)) for values in late] for end in (np.min, np.max))
     ends = (np.median(low), max(high)) if rising else (min(low), np.median(high))
@@ -126,7 +126,7 @@ def _range(curves: list[Curve], rising: bool) -> tuple[float, float]:
 
 
 def _curves(table: Table) -> tuple[str, dict[str, Curve]]:
-    """Read what to plot on the left: the name of the curve, and row -> curve."""
+    """The name of the curves on the left, and the curve of each row."""
     logs = {row.label: [_log(workdir) for workdir in row.workdirs] for row in table.rows if row.n}
     for key, least in ((table.metric, 3), ("train/loss", 2)):
         curves = {label: _curve(log, key) for label, log in logs.items()}
@@ -140,7 +140,7 @@ def _curves(table: Table) -> tuple[str, dict[str, Curve]]:
 
 
 def _log(workdir: epath.Path) -> dict[int, dict[str, Any]]:
-    """Read metrics.jsonl as step -> values: training and evaluation write a line each."""
+    """metrics.jsonl as step -> values: training and evaluation write a line each."""
     found: dict[int, dict[str, Any]] = {}
     for record in read_metrics(workdir / "metrics.jsonl"):
         found.setdefault(record["step"], {}).update(record)
@@ -148,7 +148,7 @@ def _log(workdir: epath.Path) -> dict[int, dict[str, Any]]:
 
 
 def _curve(logs: list[dict[int, dict[str, Any]]], key: str) -> Curve:
-    """Line up the seeds' values at the steps that all have recorded."""
+    """The seeds' values at the steps that all have recorded."""
     known = [{step: v[key] for step, v in log.items() if _finite(v.get(key))} for log in logs]
     steps = sorted(set.intersection(*map(set, known)))
     return np.array(steps), np.array([[seed[step] for step in steps] for seed in known])
@@ -159,7 +159,7 @@ def _finite(value: Any) -> bool:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Average over a centred window of a 12th of the curve, narrower at its ends."""
+    """The mean over a centred window of a 12th of the curve, narrower at its ends."""
     window = np.ones(max(1, values.shape[1] // 12))
     counts = np.convolve(np.ones(values.shape[1]), window, "same")
     return np.array([np.convolve(seed, window, "same") / counts for seed in values])
@@ -213,7 +213,7 @@ def _draw_difference(axes: Any, height: float, row: Row, colour: str, limit: flo
 
 
 def _limit(rows: tuple[Row, ...]) -> float:
-    """Choose the half-width of the axis so that one runaway row does not flatten all others."""
+    """The half-width of the axis, chosen so that one outlier does not flatten all others."""
     reach = [
         max(map(abs, (row.difference, *(row.interval or ()))))
         for row in rows
@@ -246,7 +246,7 @@ def _legend(by_verdict: bool) -> list[Any]:
 
 
 def _short(label: str) -> str:
-    """Cut the middle out of a label longer than 60 characters."""
+    """A label without its middle where it is longer than 60 characters."""
     return label if len(label) <= 60 else f"{label[:34]}...{label[-23:]}"
 
 

@@ -62,9 +62,11 @@ def load_ablation(
             raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
     metric, also = getattr(module, "METRIC", None), getattr(module, "ALSO", ())
     if not (metric is None or isinstance(metric, str)):
-        raise UserError(f"{path}: METRIC = {metric!r} is no name of a metric, 'eval/accuracy' say")
+        raise UserError(
+            f"{path}: METRIC = {metric!r} is not the name of a metric; use 'eval/accuracy'"
+        )
     if not (isinstance(also, list | tuple) and all(isinstance(name, str) for name in also)):
-        raise UserError(f"{path}: ALSO = {also!r} is no list of metrics; write ('eval/accuracy',)")
+        raise UserError(f"{path}: ALSO = {also!r} is not a list of metrics; use ('eval/accuracy',)")
     rows = _rows(module, path, arg)
     for key in sorted({key for row in rows for key in row} | {"seed"}):
         if key in given:
@@ -84,7 +86,7 @@ def _rows(module: Any, path: str, arg: str | None) -> list[Mapping[str, Any]]:
     for row in rows:
         if not (isinstance(row, Mapping) and all(isinstance(key, str) for key in row)):
             raise UserError(
-                f"{path}: sweep() yields {row!r}, which is no dictionary of dotted overrides such "
+                f"{path}: sweep() yields {row!r}, which is not a dictionary of overrides such "
                 "as {'attention.weighting': 'softmax'}"
             )
     return rows
@@ -94,7 +96,7 @@ def _seeds(module: Any, path: str, first: int | None) -> Sequence[int]:
     seeds = module.SEEDS
     whole = isinstance(seeds, list | tuple | range)
     if not (whole and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)):
-        raise UserError(f"{path}: SEEDS = {seeds!r} is no list of whole numbers; write (0, 1, 2)")
+        raise UserError(f"{path}: SEEDS = {seeds!r} is not a list of integers; use (0, 1, 2)")
     if (first or 0) > len(seeds):
         raise UserError(f"--seeds={first} is more than the SEEDS of {path}: {seeds}")
     return seeds[:first]

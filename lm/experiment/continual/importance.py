@@ -1,6 +1,4 @@
-"""How much does each parameter matter to the tasks that were learned before? The Fisher information
-by which elastic weight consolidation weighs its penalty.
-"""
+"""The Fisher information of earlier tasks, the weights of elastic weight consolidation."""
 
 import dataclasses
 import functools
@@ -29,9 +27,8 @@ Nats = Callable[[Any, Any], jax.Array]
 def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
     """sum_b (d nats(params, row b) / d params)^2, float32 and a tree like params, of rows [B, ...].
 
-    Its mean over rows is the diagonal of the empirical Fisher information: that of the labels which
-    the rows have, and not of those which the model would draw. `together` gradients, a divisor of
-    B, are in memory at a time.
+    Its mean over rows is the diagonal of the empirical Fisher information, with the labels of the
+    rows. `together` gradients, a divisor of B, are in memory at a time.
     """
 
     def of_row(row: Any) -> Any:
@@ -42,7 +39,7 @@ def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
         found = jax.vmap(of_row)(part)
         return jax.tree.map(lambda t, f: t + jnp.sum(f, axis=0), total, found), None
 
-    # Part j holds rows j, j + parts, ...: every device has its share of every part.
+    # Part j holds rows j, j + parts, ..., so that every part is sharded over all devices.
     parts = jax.tree.map(lambda x: x.reshape(together, -1, *x.shape[1:]).swapaxes(0, 1), rows)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     return jax.lax.scan(add, zeros, parts)[0]
@@ -51,8 +48,8 @@ def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
 def with_importance(state: TrainState, program: Program, config: Config, corpus: Any) -> TrainState:
     """The state of a run in a chain with the weights F of its penalty, where it has one.
 
-    F = sum_i F_i over the tasks before, each measured at the end of its own run. Their one penalty
-    has its middle where the last of them ended, which is the recursion of Laplace's approximation
+    F = sum_i F_i over the earlier tasks, each at the end of its own run. Their joint penalty is
+    centred at the end of the last, which is the recursion of Laplace's approximation
     (Huszar 2018, 1712.03847); Kirkpatrick et al. (2017, 1612.00796) have a penalty for each.
 
     Raises:
