@@ -7,20 +7,26 @@ import glob
 import hashlib
 import importlib.util
 import json
+import operator
 import os
 import traceback
 import types
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from configs import default
-from lm.errors import UserError, nearest
+from lm.errors import UserError, nearest, one_of
 
 # A ConfigDict, whose attributes have no types that a checker could know.
 Config = Any
+
+T = TypeVar("T")
+
+# Of float32: what is smaller may be 0 there, and divide 0 by 0; what is nearer to 1 may be 1.
+SMALLEST, BELOW_ONE = 1e-30, 1 - 2**-24
 
 # What may differ between a run and its resumption: where it runs, what it prints, and what it is
 # asked when it is trained.
@@ -154,29 +160,8 @@ def cache_folder(config: Config, name: str) -> epath.Path:
 
 
 def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:
-    """The options of a group that are set, without its `fixed` knobs."""
+    """The options of a group that are set, without its `fixed` keys."""
     return {key: value for key, value in group.items() if key not in fixed and value is not None}
-
-
-def attention_groups(config: Config) -> dict[str, Config]:
-    """The knobs of each kind of attention that the model has, by the name of their group.
-
-    What `encoder_attention` and `cross_attention` leave at None is as in `attention`. Where they
-    name another mechanism or weighting, no option is: options belong to what they were set for.
-    """
-    groups = {"attention": config.attention}
-    if config.model.architecture == "encoder_decoder":
-        for name in ("encoder_attention", "cross_attention"):
-            own = chosen_options(config[name], ())
-            group = config.attention.copy_and_resolve_references().unlock()
-            parts = ("mechanism", "weighting")
-            if any(own.get(part, group[part]) != group[part] for part in parts):
-                for key in group:
-                    if key not in (*parts, "query_chunk_size"):
-                        group[key] = () if key in ("learn", "anneal") else None
-            group.update(own)
-            groups[name] = group
-    return groups
 
 
 # What the members of a tuple are, where no other check looks at them.
@@ -266,6 +251,70 @@ def _value(config: Config, key: str) -> Any:
                 "every key"
             ) from None
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A config key and the bounds of its values; None is within them where the key may be None.
+
+    In the annotation of a field, as in `Annotated[int, Key("model.d_model", at_least=1)]`, it says
+    which key the field holds.
+
+    Attributes:
+      name: dotted, such as "model.d_model".
+      at_least, above, at_most, below: limits of numbers; above 0 is above what float32 may take
+        for 0.
+      one_of: the names to choose from; (): any.
+    """
+
+    name: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    one_of: Iterable[str] = ()
+
+    def check(self, config: Config) -> None:
+        """Raises UserError where the config's value is out of bounds."""
+        value = _value(config, self.name)
+        if value is None:
+            return
+        if self.one_of:
+            return one_of(self.name, value, self.one_of)
+        limits = [
+            ("at least", self.at_least, operator.ge),
+            ("above", self.above, operator.gt),
+            ("at most", self.at_most, operator.le),
+            ("below", self.below, operator.lt),
+        ]
+        given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
+        smallest = given and (SMALLEST if self.above == 0 else value)
+        if given and not (value >= smallest and all(holds(value, x) for _, x, holds in given)):
+            text = [f"{words} {limit}" for words, limit, _ in given]
+            text[0] += f", at least {SMALLEST}" if self.above == 0 else ""
+            raise UserError(f"config.{self.name} = {value}: must be {' and '.join(text)}")
+
+
+def keys_of(kind: type) -> dict[str, Key]:
+    """The config keys that the fields of a typed config hold, by the field's name."""
+    hints = get_type_hints(kind, include_extras=True).items()
+    notes = {name: getattr(hint, "__metadata__", ()) for name, hint in hints}
+    return {name: note for name, (note, *_) in ((n, m) for n, m in notes.items() if m)}
+
+
+def typed(kind: type[T], config: Config, **derived: Any) -> T:
+    """A frozen dataclass from a config: the values of its fields' keys, and what is derived."""
+    values = {
+        name: frozen(_value(config, key.name))
+        for name, key in keys_of(kind).items()
+        if name not in derived
+    }
+    return kind(**values, **derived)
+
+
+def frozen(value: Any) -> Any:
+    """Tuples for lists, which a config that was read from JSON has."""
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _is(value: Any, kind: type) -> bool:

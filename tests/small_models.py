@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from configs import default
-from lm.model.factory import build_model
 from lm.model.transformer import Batch, Transformer
+from lm.training.build_model import build_model
 
 
 def model_of(vocab_size: int, **settings) -> Transformer:

@@ -7,8 +7,8 @@ import pytest
 from configs import default, finetune
 from lm.config import content_hash, identity, override
 from lm.errors import UserError
-from lm.model.factory import build_model
 from lm.tasks.layout import Layout
+from lm.training.build_model import build_model
 from lm.training.validate import check
 from tests.test_golden import SHIPPED
 
@@ -104,7 +104,7 @@ IMPOSSIBLE = [
             "model.architecture": "encoder",
             "corruption.mean_span_length": 3.0,
         },
-        "corruption.mean_span_length is set, but objective masked has the options: rate, "
+        "corruption.mean_span_length is set, but objective masked has the options: mask_rate, "
         "whole_word",
     ),
     ({"data.source": "docstrings"}, "'docstrings' has pairs; use stdlib or files:PATTERN"),

@@ -27,10 +27,6 @@ MOST_IMPORTS = 15
 # What is still to mend: each set must be exactly what the code does, so that it only shrinks.
 UPWARD = {
     ("checkpoints", "experiment"),
-    ("model", "data"),
-    ("model", "finetuning"),
-    ("model", "tasks"),
-    ("model", "training"),
     ("training", "checkpoints"),
     ("training", "evaluation"),
     ("training", "experiment"),
@@ -38,12 +34,8 @@ UPWARD = {
 CIRCLES = {
     ("lm.checkpoints", "lm.experiment.continual"),
     ("lm.checkpoints", "lm.training.regularization"),
-    ("lm.data.objectives", "lm.model"),
     ("lm.experiment", "lm.training"),
     ("lm.experiment.continual", "lm.training"),
-    ("lm.finetuning", "lm.model"),
-    ("lm.model", "lm.tasks"),
-    ("lm.model", "lm.training.regularization"),
     ("lm.training", "lm.training.regularization"),
 }
 MANY_IMPORTS = {
@@ -51,7 +43,6 @@ MANY_IMPORTS = {
     "lm.experiment.train",
     "lm.output",
     "lm.training.train_step",
-    "lm.training.validate",
 }
 
 

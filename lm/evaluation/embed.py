@@ -175,7 +175,7 @@ def _pooled(pooling: str, static: StaticModel, params: Any, rows: Any) -> dict[s
     batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places)
     if pooling == "pooler":
         vectors: Any = static.model.apply({"params": params}, batch, method="pooled")
-    elif static.model.architecture == "encoder_decoder":
+    elif static.model.config.encoder is not None:
         vectors = POOLINGS[pooling](_encoder_states(static, params, batch), real)
     else:
         states: Any = static.model.apply({"params": params}, batch)

@@ -35,4 +35,5 @@ class AdaptedTransformer(Transformer):
 def max_text_len_of(model: Transformer) -> int:
     """Positions that are left for a text, before which virtual tokens (method prompt) stand."""
     added = model.interceptors if isinstance(model, AdaptedTransformer) else ()
-    return model.max_seq_len - sum(x.num_virtual_tokens for x in added if isinstance(x, Prompt))
+    virtual = sum(x.num_virtual_tokens for x in added if isinstance(x, Prompt))
+    return model.config.embedding.max_seq_len - virtual

@@ -73,7 +73,7 @@ class Prompt:
         # A cache that exists holds the prompt's keys.
         fresh = "cache" not in model.variables
         modules = ("encoder_inputs", "encoder")
-        if model.architecture != "encoder_decoder":
+        if model.config.encoder is None:
             modules = ("inputs", "stack")
         with nn.intercept_methods(functools.partial(self._in_stack, modules, fresh)):
             return call(*args, **kwargs)
@@ -93,8 +93,9 @@ class Prompt:
         given = inspect.signature(call).bind(*args, **kwargs).arguments
         given["positions"] = self._positions(given["positions"], fresh)
         if isinstance(module, Embedding):
-            options: Any = {"param_dtype": module.param_dtype, "name": self.name}
-            vectors: Any = Vectors(number, module.table_init, **options)
+            numerics = module.config.numerics
+            options: Any = {"param_dtype": numerics.dtypes["param_dtype"], "name": self.name}
+            vectors: Any = Vectors(number, numerics.init, **options)
             words = vectors(given["words"])
             given["words"] = words if fresh else given["words"]
             if fresh and given["types"] is not None:
@@ -176,7 +177,7 @@ class Prefix:
         module = context.module
         if context.method_name != "__call__":
             return call(*args, **kwargs)
-        if isinstance(module, MultiHeadAttention) and not module.cross:
+        if isinstance(module, MultiHeadAttention) and not module.config.cross:
             given = inspect.signature(call).bind(*args, **kwargs).arguments
             given["mask"] = _positioned(
                 given["mask"], given["positions"], given.get("cache_length")

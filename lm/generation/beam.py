@@ -141,7 +141,7 @@ def _search(
     model, (size, longest) = static.model, prompts.inputs.shape
     hidden, cache = forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))
     # Layers that are scanned have an axis of layers before the rows.
-    axis = 1 if model.scan or model.share_layers else 0
+    axis = 1 if model.config.stack.scanned else 0
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=axis), cache)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), prompts)
 

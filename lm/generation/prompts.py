@@ -68,7 +68,7 @@ def pad_prompts(
     Raises:
       UserError: where the model cannot generate, or has too few positions.
     """
-    if model.architecture == "encoder":
+    if model.config.architecture == "encoder":
         raise UserError("an encoder predicts masked tokens and cannot generate; use a decoder")
     if model.output_head().whole_rows:
         raise UserError("the output head reads whole sequences and cannot generate")
@@ -103,11 +103,12 @@ def pad_prompts(
 
 def _check_length(model: Transformer, name: str, longest: int, new: int) -> None:
     if longest + new > (available := max_text_len_of(model)):
-        virtual = model.max_seq_len - available
+        most = model.config.embedding.max_seq_len
+        virtual = most - available
         taken = f", {virtual} of them for virtual tokens" if virtual else ""
         raise UserError(
             f"{name} of {longest} tokens and {new} more need {longest + new} positions, but the "
-            f"model has config.model.max_seq_len = {model.max_seq_len}{taken}; use fewer tokens"
+            f"model has config.model.max_seq_len = {most}{taken}; use fewer tokens"
         )
 
 

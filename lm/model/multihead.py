@@ -1,50 +1,31 @@
-"""How does a layer attend? It projects to heads, shapes queries and keys (normalisation, rotation),
-keeps a cache when it decodes, hands over to a mechanism of `ATTENTIONS`, and projects back.
+"""Multi-head attention: projections to heads, normalisation and rotation of queries and keys, the
+cache of decoding, a mechanism of `ATTENTIONS`, and the projection back.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from lm.attention import ATTENTIONS
 from lm.attention.base import Layer
 from lm.attention.kv_cache import read_cache, update_cache
 from lm.attention.mask import Mask
 from lm.attention.norms import RMSNorm
 from lm.attention.positions import rotate
-from lm.devices.cpu import dense_product
+from lm.model.config import AttentionConfig
 
 
 class MultiHeadAttention(nn.Module):
     """Multi-head attention over `inputs`, or from `inputs` to `memory` (cross-attention).
 
     Attributes:
-      num_heads, num_kv_heads, head_dim: H, G and K; G divides H.
-      mechanism: makes a module of `ATTENTIONS`, given its name.
-      rope_theta: turns queries and keys by their places, with this base; None: it does not.
-      score_scale: factor of the scores; None: 1 / sqrt(K).
-      qk_norm: root-mean-square normalisation of queries and keys, per head (2010.04245).
-      bias, out_bias: biases of queries, keys and values, and of the output projection.
-      kernel_init, out_init: initialisers of the input projections and of the output projection.
-      dtype, param_dtype: of computation and of parameters.
-      cross: attends to a memory, whose positions mean nothing to it.
+      config: its sizes, mechanism and projections. With `qk_norm`, queries and keys are normalised
+        by their root mean square, per head (2010.04245); the memory's positions mean nothing to
+        cross-attention.
     """
 
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mechanism: Callable[..., nn.Module]
-    rope_theta: float | None
-    score_scale: float | None
-    qk_norm: bool
-    bias: bool
-    out_bias: bool
-    kernel_init: Any
-    out_init: Any
-    dtype: Any
-    param_dtype: Any
-    cross: bool = False
+    config: AttentionConfig
 
     @nn.compact
     def __call__(
@@ -67,32 +48,45 @@ class MultiHeadAttention(nn.Module):
           cache_length: S of the key-value cache (collection "cache"); None: no cache.
           position_bias: what distances add to the scores; see `Layer`.
         """
-        query = self._project("query", inputs, self.num_heads)
-        if self.qk_norm:
-            query = RMSNorm(self.dtype, self.param_dtype, name="query_norm")(query)
-        if self.rope_theta is not None and not self.cross:
-            query = rotate(query, positions, self.rope_theta)
-        if self.score_scale is not None:
-            query *= self.score_scale * self.head_dim**0.5  # mechanisms divide by the root
-        if self.cross:
+        config = self.config
+        query = self._project("query", inputs, config.num_heads)
+        if config.qk_norm:
+            query = RMSNorm(**config.numerics.dtypes, name="query_norm")(query)
+        if config.rope_theta is not None and not config.cross:
+            query = rotate(query, positions, config.rope_theta)
+        if config.score_scale is not None:
+            query *= config.score_scale * config.head_dim**0.5  # mechanisms divide by the root
+        if config.cross:
             key, value = self._of_memory(memory, cache_length)
         else:
             key, value = self._keys(inputs)
-            if self.rope_theta is not None:
-                key = rotate(key, positions, self.rope_theta)
+            if config.rope_theta is not None:
+                key = rotate(key, positions, config.rope_theta)
             if cache_length is not None:
+                assert mask.offset is not None
                 key = update_cache(self, "past_key", key, mask.offset, cache_length)
                 value = update_cache(self, "past_value", value, mask.offset, cache_length)
+        mechanism = ATTENTIONS[config.mechanism](
+            weighting=config.weighting,
+            options=dict(config.weighting_options),
+            learn=config.learn,
+            anneal=config.anneal,
+            query_chunk_size=config.query_chunk_size,
+            **dict(config.options),
+            name="mechanism",
+        )
         layer = Layer(position_bias, inputs, cache_length)
-        context = self.mechanism(name="mechanism")(query, key, value, mask, layer)
-        context = context.reshape(*inputs.shape[:2], self.num_heads * self.head_dim)
-        return self._dense("out", inputs.shape[-1], self.out_bias, self.out_init)(context)
+        context = mechanism(query, key, value, mask, layer)
+        context = context.reshape(*inputs.shape[:2], config.num_heads * config.head_dim)
+        options = config.out_bias, config.out_init_std
+        return config.numerics.dense(inputs.shape[-1], "out", *options)(context)
 
     def _keys(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key = self._project("key", source, self.num_kv_heads)
-        if self.qk_norm:
-            key = RMSNorm(self.dtype, self.param_dtype, name="key_norm")(key)
-        return key, self._project("value", source, self.num_kv_heads)
+        config = self.config
+        key = self._project("key", source, config.num_kv_heads)
+        if config.qk_norm:
+            key = RMSNorm(**config.numerics.dtypes, name="key_norm")(key)
+        return key, self._project("value", source, config.num_kv_heads)
 
     def _of_memory(self, memory: Any, cache_length: int | None) -> tuple[jax.Array, jax.Array]:
         """Keys and values of a memory, or of the one that the cache remembers."""
@@ -107,16 +101,6 @@ class MultiHeadAttention(nn.Module):
         return key, value
 
     def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
-        flat = self._dense(name, heads * self.head_dim, self.bias, self.kernel_init)(x)
-        return flat.reshape(*x.shape[:2], heads, self.head_dim)
-
-    def _dense(self, name: str, features: int, bias: bool, kernel_init: Any) -> nn.Dense:
-        return nn.Dense(
-            features,
-            use_bias=bias,
-            kernel_init=kernel_init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            dot_general=dense_product,
-            name=name,
-        )
+        config = self.config
+        dense = config.numerics.dense(heads * config.head_dim, name, config.bias)
+        return dense(x).reshape(*x.shape[:2], heads, config.head_dim)

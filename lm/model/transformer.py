@@ -1,201 +1,73 @@
-"""What maps tokens to hidden states, a loss and a distribution? The Transformer: a decoder, an
-encoder, or both, out of the same blocks, with an output head of `lm.output.OUTPUTS` on top.
+"""The Transformer, which maps tokens to hidden states, a loss and a distribution: a decoder, an
+encoder, or both, of the same blocks, with an output head of `lm.output.OUTPUTS` on top.
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention import ATTENTIONS, Mask
+from lm.attention import Mask
 from lm.model.batch import Batch
+from lm.model.config import ModelConfig, OutputSpace
 from lm.model.embedding import Embedding
 from lm.model.layers import HeadTransform, Pooler, Stack
 from lm.model.pooling import READOUTS, Seen
 from lm.output import OUTPUTS
-
-ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
-POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
 
 
 class Transformer(nn.Module):
     """A Transformer with a swappable softmax inside (attention) and on top (output).
 
     Attributes:
+      config: the sizes and parts of its modules.
       vocab_size: V.
-      attention: the config's group: mechanism, weighting, its options, block.
-      encoder_attention, cross_attention: likewise, of an encoder-decoder's encoder and of its
-        decoder's attention to it; None: as `attention`.
-      output: the config's group: head, tied, and the head's options.
-      readout: which hidden states the head sees: a name of `lm.model.pooling.READOUTS`.
-      num_classes: how many things it chooses among; 0: the words.
-      The others are the config's group `model`, documented in configs/default.py.
+      outputs: what the head chooses among.
     """
 
+    config: ModelConfig
     vocab_size: int
-    attention: Mapping[str, Any]
-    output: Mapping[str, Any]
-    architecture: str
-    num_layers: int
-    d_model: int
-    embedding_dim: int | None
-    embedding_norm: bool
-    embedding_scale: float
-    num_token_types: int
-    num_heads: int
-    num_kv_heads: int | None
-    head_dim: int | None
-    mlp_dim: int | None
-    activation: str
-    bias: bool
-    qkv_bias: bool | None
-    norm: str
-    norm_position: str
-    norm_eps: float
-    position_embedding: str
-    max_seq_len: int
-    rope_theta: float
-    relative_num_buckets: int
-    relative_max_distance: int
-    score_scale: float | None
-    qk_norm: bool
-    share_layers: bool
-    head_transform: bool
-    pooler: bool
-    dropout: float
-    init_std: float
-    depth_scaled_init: bool
-    dtype: str
-    param_dtype: str
-    remat: bool
-    scan: bool
-    encoder_attention: Mapping[str, Any] | None = None
-    cross_attention: Mapping[str, Any] | None = None
-    readout: str = "all_positions"
-    num_classes: int = 0
+    outputs: OutputSpace = OutputSpace()
 
     def setup(self) -> None:
-        """Makes the parts: word table, embeddings, stacks and head."""
-        normal = nn.initializers.normal(self.init_std)
-        dtypes = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
-        self.embedding = self.param(
-            "embedding",
-            normal,
-            (self.vocab_size, self.embedding_dim or self.d_model),
-            dtypes["param_dtype"],
-        )
-        norm: dict[str, Any] = {"norm": self.norm, "epsilon": self.norm_eps}
-        inits: dict[str, Any] = {"kernel_init": normal, **dtypes}
-        embedding = {
-            "d_model": self.d_model,
-            "position_embedding": self.position_embedding,
-            "max_seq_len": self.max_seq_len,
-            "num_token_types": self.num_token_types,
-            "scale": self.embedding_scale,
-            **(norm if self.embedding_norm else norm | {"norm": None}),
-            "dropout": self.dropout,
-            "table_init": normal,
-            **dtypes,
-        }
-        stack = {
-            "num_layers": self.num_layers,
-            "position_embedding": self.position_embedding,
-            "buckets": self.relative_num_buckets,
-            "farthest": self.relative_max_distance,
-            "share": self.share_layers,
-            "scan": self.scan,
-            "remat": self.remat,
-        }
-        cross = None
-        if self.architecture == "encoder_decoder":
-            self.encoder_inputs = Embedding(**embedding)
-            own = self.encoder_attention or self.attention
-            self.encoder = Stack(block=self._block(dtypes, own), **stack)
-            cross = self.cross_attention or self.attention
-        self.inputs = Embedding(**embedding)
-        self.stack = Stack(block=self._block(dtypes, self.attention, cross), **stack)
-        if self.head_transform:
-            self.transform = HeadTransform(self._head_features, self.activation, **norm, **inits)
-        if self.pooler:
-            self.pool = Pooler(**inits)
-        self.tied = self.output["tied"]
-        self.read = READOUTS[self.readout](
-            self.d_model, nn.initializers.normal(self.init_std), dtypes["param_dtype"]
-        )
+        """Makes the parts: token table, embeddings, stacks and head."""
+        config, numerics = self.config, self.config.numerics
+        param_dtype = numerics.dtypes["param_dtype"]
+        shape = (self.vocab_size, config.embedding.embedding_dim)
+        self.embedding = self.param("embedding", numerics.init, shape, param_dtype)
+        if config.encoder is not None:
+            self.encoder_inputs = Embedding(config.embedding)
+            self.encoder = Stack(config.encoder)
+        self.inputs = Embedding(config.embedding)
+        self.stack = Stack(config.stack)
+        if config.transform is not None:
+            self.transform = HeadTransform(config.transform)
+        if config.pooler:
+            self.pool = Pooler(numerics)
+        self.read = READOUTS[self.outputs.readout](config.d_model, numerics.init, param_dtype)
         self.head = self.output_head()
-
-    @property
-    def _head_features(self) -> int:
-        """Width of what the head sees: a transform leads back to the embedding's."""
-        return (self.head_transform and self.embedding_dim) or self.d_model
 
     @nn.nowrap  # so that it can be asked for outside `apply` too
     def output_head(self) -> Any:
-        """The head that the config's group describes."""
-        options = {k: v for k, v in self.output.items() if k not in ("head", "tied")}
-        features = self._head_features if self.readout == "all_positions" else self.d_model
-        return OUTPUTS[self.output["head"]](
-            self.num_classes or self.vocab_size,
-            features + READOUTS[self.readout].extra,
-            table_init=nn.initializers.normal(self.init_std),
-            dtype=jnp.dtype(self.dtype),
-            param_dtype=jnp.dtype(self.param_dtype),
+        """The head that the config describes."""
+        config, outputs = self.config, self.outputs
+        kind, options = OUTPUTS[config.head.head], dict(config.head.options)
+        if kind.needs_counts:
+            options["counts"] = outputs.counts
+        transforms = config.transform is not None and outputs.readout == "all_positions"
+        features = config.embedding.embedding_dim if transforms else config.d_model
+        return kind(
+            outputs.num_classes or self.vocab_size,
+            features + READOUTS[outputs.readout].extra,
+            table_init=config.numerics.init,
+            token_chunk_size=config.head.token_chunk_size,
+            share=outputs.target_fraction,
+            shards=outputs.shards,
+            **config.numerics.dtypes,
             **options,
         )
-
-    def _block(
-        self,
-        dtypes: dict[str, Any],
-        attention: Mapping[str, Any],
-        cross: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Keyword arguments of `Block`, from the config's groups."""
-        normal = nn.initializers.normal
-        depth = (2 * self.num_layers) ** -0.5 if self.depth_scaled_init else 1.0
-        inits = {
-            "kernel_init": normal(self.init_std),
-            "out_init": normal(self.init_std * depth),
-        }
-        heads = {
-            "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads or self.num_heads,
-            "head_dim": self.head_dim or self.d_model // self.num_heads,
-            "rope_theta": self.rope_theta if self.position_embedding == "rotary" else None,
-            "score_scale": self.score_scale,
-            "qk_norm": self.qk_norm,
-            "bias": self.bias if self.qkv_bias is None else self.qkv_bias,
-            "out_bias": self.bias,
-            **inits,
-            **dtypes,
-        }
-
-        def layer(group: Mapping[str, Any]) -> dict[str, Any]:
-            options = dict(group)
-            # Built by each layer: one module for all would share its parameters among them.
-            mechanism = functools.partial(ATTENTIONS[options.pop("mechanism")], **options)
-            return {"mechanism": mechanism, **heads}
-
-        feed_forward = {
-            "mlp_dim": self.mlp_dim or 4 * self.d_model,
-            "activation": self.activation,
-            "bias": self.bias,
-            **inits,
-            **dtypes,
-        }
-        return {
-            "attention": layer(attention),
-            "cross_attention": None if cross is None else layer(cross),
-            "feed_forward": feed_forward,
-            "norm": self.norm,
-            "epsilon": self.norm_eps,
-            "norm_position": self.norm_position,
-            "dropout": self.dropout,
-            **dtypes,
-        }
 
     def __call__(
         self,
@@ -215,7 +87,7 @@ class Transformer(nn.Module):
             the cache's keys, which keys are real ([B, cache_length]), and how many it holds.
         """
         memory, memory_mask = None, Mask()
-        if self.architecture == "encoder_decoder":
+        if self.config.encoder is not None:
             places: Any = {"positions": batch.positions, "key_positions": batch.encoder_positions}
             memory_mask = Mask(
                 segments=batch.segments, key_segments=batch.encoder_segments, **places
@@ -227,7 +99,7 @@ class Transformer(nn.Module):
             memory = self.encoder(
                 inputs, positions, Mask(segments=batch.encoder_segments), train=train
             )
-        causal = self.architecture != "encoder"
+        causal = self.config.architecture != "encoder"
         mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
         if cache_length is not None:
             mask = dataclasses.replace(mask, segments=None, offset=offset, padding=padding)
@@ -242,9 +114,9 @@ class Transformer(nn.Module):
     def head_inputs(self, batch: Batch, train: bool = False, **decoding: Any) -> jax.Array:
         """The hidden states that the head reads, [B, L, D], or [B, L, E] behind a transform."""
         hidden = self(batch, train, **decoding)
-        if self.pooler and self.is_initializing():
+        if self.config.pooler and self.is_initializing():
             self.pool(hidden)
-        transforms = self.head_transform and self.readout == "all_positions"
+        transforms = self.config.transform is not None and self.outputs.readout == "all_positions"
         return self.transform(hidden) if transforms else hidden
 
     def loss(self, batch: Batch, train: bool = True, step: jax.Array | None = None) -> jax.Array:
@@ -284,7 +156,7 @@ class Transformer(nn.Module):
         seen = self.states(batch)
         found = {"nats": self._each("negative_log_likelihood", seen, batch)}
         real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
-        if real or self.num_classes:
+        if real or self.outputs.num_classes:
             found["values" if real else "log_probs"] = self.head_outputs(seen, batch)
         else:
             found["hits"] = self._each("hits", seen, batch, whole=True)
@@ -347,4 +219,4 @@ class Transformer(nn.Module):
         return x if self.head.whole_rows else x.reshape(-1, *x.shape[2:])
 
     def _tied_table(self) -> jax.Array | None:
-        return self.embedding if self.tied else None
+        return self.embedding if self.config.head.tied else None

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.scores import ANNEALED
-from lm.config import Config, attention_groups
+from lm.config import Config
+from lm.model.config import attention_groups
 
 
 def anneal(config: Config, params: Any, step: jax.Array) -> Any:

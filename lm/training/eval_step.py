@@ -22,13 +22,11 @@ class Measures:
     Attributes:
       model: the Transformer.
       objective: what its rows teach.
-      groups: the names of the model's kinds of attention.
       vocab_size: V.
     """
 
     model: Transformer
     objective: Objective
-    groups: tuple[str, ...]
     vocab_size: int
 
     def eval_step(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
@@ -58,10 +56,9 @@ class Measures:
 
     def token_nll(self, params: Any, rows: Rows) -> Any:
         """See `Program`."""
-        whole: Any = {
-            name: {**getattr(self.model, name), "query_chunk_size": 0} for name in self.groups
-        }
-        whole["output"] = {**self.model.output, "shards": None, "share": 1.0}
         batch = self.objective(rows, jax.random.key(0))
-        square = self.model.clone(**whole)
+        square = self.model.clone(
+            config=self.model.config.with_query_chunk_size(0),
+            outputs=dataclasses.replace(self.model.outputs, shards=None, target_fraction=1.0),
+        )
         return square.apply({"params": params}, batch, method="negative_log_likelihood")

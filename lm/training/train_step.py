@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm.config import Config, attention_groups
+from lm.config import Config
 from lm.data import ByteTokenizer, Tokenizer
 from lm.data.objectives import Objective, build_objective
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.finetuning import FineTuning, build_finetuning, partition
 from lm.finetuning.lora import check_targets
-from lm.model.factory import build_model
+from lm.model.config import model_config
 from lm.model.transformer import Batch, Transformer
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
 from lm.training.annealing import anneal
+from lm.training.build_model import build_model
 from lm.training.eval_step import Measures, Rows
 from lm.training.float32_state import apply_updates, in_float32, moving_average
 from lm.training.gradients import gradients
@@ -97,9 +98,8 @@ def check_devices(config: Config) -> Mesh:
     """
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.grad_accum_steps)
-    sharding.check_heads(
-        mesh, config.model.num_heads, config.model.num_kv_heads or config.model.num_heads
-    )
+    attention = model_config(config).stack.block.attention
+    sharding.check_heads(mesh, attention.num_heads, attention.num_kv_heads)
     return mesh
 
 
@@ -136,7 +136,7 @@ def build_program(
     if theirs is not None:
         teacher = build_program(theirs, vocab_size, counts, tokenizer, layout)
     loss_and_grad = gradients(config, model, None if teacher is None else teacher.model)
-    measures = Measures(model, objective, tuple(attention_groups(config)), vocab_size)
+    measures = Measures(model, objective, vocab_size)
 
     def init(key: jax.Array) -> TrainState:
         rows = {name: jnp.zeros(x.shape, x.dtype) for name, x in objective.abstract_rows(1).items()}

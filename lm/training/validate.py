@@ -1,179 +1,97 @@
-"""Is this experiment possible? Every check of a config that needs no data and no device, made
-before any work; each failure names the value, the limit and the remedy.
+"""Checks a config before any work, without data or devices: types, the bounds of each key, and the
+rules between keys. Each failure names the value, the limit and the remedy.
 """
 
-import functools
 import math
-import operator
-from collections.abc import Mapping
 from typing import Any
 
-from lm.attention import ATTENTIONS
-from lm.config import Config, cache_folder, check_types
+from lm.config import BELOW_ONE, SMALLEST, Config, Key, cache_folder, check_types
 from lm.data import holds_pairs
 from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import check_special_tokens
-from lm.errors import UserError, one_of
+from lm.errors import UserError
 from lm.evaluation.prompting.check import check_prompt
 from lm.experiment.continual.check import check_continual
-from lm.model.layers import ACTIVATIONS, GATED, NORM_POSITIONS
-from lm.model.norms import NORMS
-from lm.model.transformer import ARCHITECTURES, POSITIONS
-from lm.output import OUTPUTS
-from lm.softmax import WEIGHTINGS
+from lm.model.activations import GATED
+from lm.model.config import model_config, model_keys
 from lm.tasks.check import check_task
 from lm.training.optimizer import OPTIMIZERS, SCHEDULES
 from lm.training.validate_options import check_options
 
-_NAMES = {
-    "objective": OBJECTIVES,
-    "model.architecture": ARCHITECTURES,
-    "model.activation": ACTIVATIONS,
-    "model.norm": NORMS,
-    "model.norm_position": NORM_POSITIONS,
-    "model.position_embedding": POSITIONS,
-    "model.dtype": ("float32", "bfloat16"),
-    "model.param_dtype": ("float32", "bfloat16"),
-    "attention.mechanism": ATTENTIONS,
-    "attention.weighting": WEIGHTINGS,
-    "output.head": OUTPUTS,
-    "optimizer.name": OPTIMIZERS,
-    "schedule.name": SCHEDULES,
-}
-
-# Of float32: what is smaller may be 0 there, and divide 0 by 0; what is nearer to 1 may be 1.
-_SMALLEST, _BELOW_ONE = 1e-30, 1 - 2**-24
-
-# Closed at the bottom, open at the top.
-_RANGES = {
-    "seed": (0, 2**31),
-    "steps": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "grad_accum_steps": (1, math.inf),
-    "data.seq_len": (1, math.inf),
-    "data.vocab_size": (2, 1_000_001),
-    "model.num_layers": (1, 10_001),
-    "model.d_model": (1, math.inf),
-    "model.num_heads": (1, 65_537),
-    "model.num_kv_heads": (1, 65_537),
-    "model.head_dim": (1, math.inf),
-    "model.embedding_dim": (1, math.inf),
-    "model.num_token_types": (0, math.inf),
-    "model.relative_num_buckets": (4, 1_000_001),
-    "model.relative_max_distance": (1, 1_000_001),
-    "model.mlp_dim": (1, math.inf),
-    "model.max_seq_len": (1, math.inf),
-    "model.dropout": (0, 1),
-    "model.init_std": (0, math.inf),
-    "attention.query_chunk_size": (0, math.inf),
-    "corruption.mask_rate": (0, 1),
-    "corruption.mean_span_length": (1, math.inf),
-    "attention.lambda_init": (0, 1),
-    "attention.random_features": (1, 65_537),
-    "attention.k": (1, math.inf),
-    "output.token_chunk_size": (0, math.inf),
-    "output.z_loss": (0, math.inf),
-    "output.label_smoothing": (0, 1),
-    "output.focal": (0, math.inf),
-    "output.confidence_penalty": (0, math.inf),
-    "output.mixtures": (1, 65_537),
-    "output.gates": (1, math.inf),
-    "output.pieces": (1, 65),
-    "output.divisor": (1, math.inf),
-    "output.classes": (1, math.inf),
-    "output.samples": (1, math.inf),
-    "output.every": (1, 100_000_001),
-    "output.double_every": (0, math.inf),
-    "task.max_new_tokens": (0, math.inf),
-    "finetuning.num_layers": (1, math.inf),
-    "finetuning.rank": (1, math.inf),
-    "finetuning.adapter_dim": (1, math.inf),
-    "finetuning.num_virtual_tokens": (1, math.inf),
-    "optimizer.learning_rate": (0, math.inf),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.b1": (0, _BELOW_ONE),
-    "optimizer.b2": (0, _BELOW_ONE),
-    "optimizer.eps": (_SMALLEST, math.inf),
-    "optimizer.clip_norm": (0, math.inf),
-    "optimizer.ema_decay": (0, _BELOW_ONE),
-    "schedule.warmup_steps": (0, math.inf),
-    "schedule.final_lr_ratio": (0, math.inf),
-    "schedule.decay_fraction": (0, 1),
-    "schedule.unfreeze_every": (0, math.inf),
-    "regularization.l1": (0, math.inf),
-    "regularization.l2": (0, math.inf),
-    "regularization.l2_sp": (0, math.inf),
-    "regularization.ewc": (0, math.inf),
-    "regularization.mixout": (0, 1),
-    "regularization.stochastic_depth": (0, 1),
-    "regularization.word_dropout": (0, 1),
-    "regularization.rdrop": (0, math.inf),
-    "regularization.smart": (0, math.inf),
-    "regularization.freelb": (0, math.inf),
-    "regularization.penalty_adaptation": (0, math.inf),
-    "regularization.target_gap": (0, math.inf),
-    "regularization.mixup": (0, math.inf),
-    "regularization.mixup_layer": (0, math.inf),
-    "regularization.token_deletion": (0, 1),
-    "regularization.token_swap": (0, 1),
-    "regularization.mask_spans": (0, 1),
-    "regularization.sparsity": (0, 1),
-    "regularization.pruning_start": (0, 1),
-    "checkpoint.every": (0, math.inf),
-    "checkpoint.max_to_keep": (1, math.inf),
-    "evaluation.every": (0, math.inf),
-    "evaluation.num_examples": (0, math.inf),
-    "evaluation.patience": (0, math.inf),
-    "log.every": (1, math.inf),
-    "prompt.num_shots": (0, math.inf),
-    "continual.replay_fraction": (0, 1),
-    "continual.memory_size": (0, math.inf),
-    "continual.stage": (0, math.inf),
-}
-
-_POSITIVE = (
-    "data.validation_fraction",
-    "model.norm_eps",
-    "model.rope_theta",
-    "model.score_scale",
-    "epochs",
-    "corruption.mask_rate",
-    "optimizer.layerwise_lr_decay",
-    "regularization.adversarial_radius",
-    "regularization.pruning_end",
-    "regularization.distillation_temperature",
-    "attention.cap",
-    "attention.temperature",
-    "output.cap",
-    "output.temperature",
-    "output.reach",
-    "output.sigma",
-    "output.epsilon",
-    "output.emphasis",
+# Bounds of the keys that are no part of the model.
+_KEYS = (
+    Key("seed", at_least=0, below=2**31),
+    Key("steps", at_least=1),
+    Key("batch_size", at_least=1),
+    Key("grad_accum_steps", at_least=1),
+    Key("epochs", above=0),
+    Key("objective", one_of=OBJECTIVES),
+    Key("data.seq_len", at_least=1),
+    Key("data.vocab_size", at_least=2, below=1_000_001),
+    Key("data.validation_fraction", above=0, below=1),
+    Key("corruption.mask_rate", above=0, below=1),
+    Key("corruption.mean_span_length", at_least=1),
+    Key("task.max_new_tokens", at_least=0),
+    Key("finetuning.num_layers", at_least=1),
+    Key("finetuning.rank", at_least=1),
+    Key("finetuning.adapter_dim", at_least=1),
+    Key("finetuning.num_virtual_tokens", at_least=1),
+    Key("optimizer.learning_rate", at_least=0),
+    Key("optimizer.weight_decay", at_least=0),
+    Key("optimizer.b1", at_least=0, below=BELOW_ONE),
+    Key("optimizer.b2", at_least=0, below=BELOW_ONE),
+    Key("optimizer.eps", at_least=SMALLEST),
+    Key("optimizer.clip_norm", at_least=0),
+    Key("optimizer.ema_decay", at_least=0, below=BELOW_ONE),
+    Key("optimizer.layerwise_lr_decay", above=0),
+    Key("optimizer.name", one_of=OPTIMIZERS),
+    Key("schedule.warmup_steps", at_least=0),
+    Key("schedule.final_lr_ratio", at_least=0),
+    Key("schedule.decay_fraction", at_least=0, below=1),
+    Key("schedule.unfreeze_every", at_least=0),
+    Key("schedule.name", one_of=SCHEDULES),
+    Key("regularization.l1", at_least=0),
+    Key("regularization.l2", at_least=0),
+    Key("regularization.l2_sp", at_least=0),
+    Key("regularization.ewc", at_least=0),
+    Key("regularization.mixout", at_least=0, below=1),
+    Key("regularization.stochastic_depth", at_least=0, below=1),
+    Key("regularization.word_dropout", at_least=0, below=1),
+    Key("regularization.rdrop", at_least=0),
+    Key("regularization.smart", at_least=0),
+    Key("regularization.freelb", at_least=0),
+    Key("regularization.penalty_adaptation", at_least=0),
+    Key("regularization.target_gap", at_least=0),
+    Key("regularization.mixup", at_least=0),
+    Key("regularization.mixup_layer", at_least=0),
+    Key("regularization.token_deletion", at_least=0, below=1),
+    Key("regularization.token_swap", at_least=0, below=1),
+    Key("regularization.mask_spans", at_least=0, below=1),
+    Key("regularization.sparsity", at_least=0, below=1),
+    Key("regularization.pruning_start", at_least=0, below=1),
+    Key("regularization.adversarial_radius", above=0),
+    Key("regularization.pruning_end", above=0),
+    Key("regularization.distillation_temperature", above=0),
+    Key("checkpoint.every", at_least=0),
+    Key("checkpoint.max_to_keep", at_least=1),
+    Key("evaluation.every", at_least=0),
+    Key("evaluation.num_examples", at_least=0),
+    Key("evaluation.patience", at_least=0),
+    Key("log.every", at_least=1),
+    Key("prompt.num_shots", at_least=0),
+    Key("continual.replay_fraction", at_least=0, below=1),
+    Key("continual.memory_size", at_least=0),
+    Key("continual.stage", at_least=0),
 )
 
 
 def check(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
     check_types(config)
-    for key, names in _of_sides(_NAMES).items():
-        if _get(config, key) is not None:
-            one_of(key, _get(config, key), names)
-    for key, (low, high) in _of_sides(_RANGES).items():
-        value = _get(config, key)
-        if value is not None and not low <= value < high:
-            limit = f"at least {low}" + ("" if high == math.inf else f" and below {high}")
-            raise UserError(f"config.{key} = {value}: must be {limit}")
-    for key in _of_sides(dict.fromkeys(_POSITIVE)):
-        value = _get(config, key)
-        if value is not None and not value >= _SMALLEST:
-            raise UserError(f"config.{key} = {value}: must be above 0, at least {_SMALLEST}")
+    for key in (*model_keys(), *_KEYS):
+        key.check(config)
     check_special_tokens(config)
     cache_folder(config, "data")  # raises where there is none
-    if config.data.validation_fraction >= 1:
-        raise UserError(
-            f"config.data.validation_fraction = {config.data.validation_fraction}: must be below 1"
-        )
     if config.task.name:
         check_task(config)
     else:
@@ -208,12 +126,12 @@ def _check_shapes(config: Config) -> None:
             f"config.model.num_heads = "
             f"{model.num_heads}; use one of {_divisors(model.num_heads)}"
         )
-    head_dim = model.head_dim or model.d_model // model.num_heads
+    resolved = model_config(config)
+    head_dim, width = resolved.stack.block.attention.head_dim, resolved.embedding.embedding_dim
     if model.position_embedding == "rotary" and head_dim % 2:
         raise UserError(
             f"rotary positions turn pairs, but the head size is {head_dim}; use an even one"
         )
-    width = model.embedding_dim or model.d_model
     if model.position_embedding == "sinusoidal" and width % 2:
         name = "embedding_dim" if model.embedding_dim else "d_model"
         raise UserError(
@@ -273,15 +191,6 @@ def _check_objective(config: Config) -> None:
         )
 
 
-def _of_sides(checks: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks of config.attention hold for the groups of an encoder-decoder's other sides too."""
-    sides = ("encoder_attention", "cross_attention")
-    shared = {key: value for key, value in checks.items() if key.startswith("attention.")}
-    return {**checks} | {
-        f"{side}.{key.partition('.')[2]}": value for side in sides for key, value in shared.items()
-    }
-
-
 def _check_relative(model: Config) -> None:
     """Buckets must halve for both sides and for near and far, and far must be beyond near."""
     sides = 1 if model.architecture == "decoder" else 2
@@ -295,10 +204,6 @@ def _check_relative(model: Config) -> None:
             f"config.model.relative_max_distance = {model.relative_max_distance} is below "
             f"config.model.relative_num_buckets = {model.relative_num_buckets}; raise it"
         )
-
-
-def _get(config: Config, key: str) -> Any:
-    return functools.reduce(operator.getitem, key.split("."), config)
 
 
 def _divisors(n: int) -> str:

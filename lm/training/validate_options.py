@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS, Mechanism
-from lm.attention.gated import GATES
-from lm.config import Config, attention_groups, chosen_options
+from lm.config import Config, chosen_options
 from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError, one_of
 from lm.finetuning import METHODS, NO_OPTIONS, max_text_len, method_names
 from lm.finetuning.bottleneck import PLACEMENTS
-from lm.model.transformer import POSITIONS
+from lm.model.config import POSITIONS, attention_groups, attention_options, model_config
 from lm.output import OUTPUTS
 from lm.output.base import Head
-from lm.output.sampled import DISTRIBUTIONS
 from lm.softmax import WEIGHTINGS
 from lm.training.regularization.check import check_habits
 
@@ -45,9 +43,7 @@ def check_options(config: Config) -> None:
 def _check_attention(config: Config, group: str, attention: Config) -> None:
     weighting, name = attention.weighting, attention.mechanism
     mechanism = ATTENTIONS[name]
-    chosen = chosen_options(
-        attention, ("mechanism", "weighting", "query_chunk_size", "learn", "anneal")
-    )
+    chosen = attention_options(attention)
     own, owner = mechanism.own_options(), f"mechanism {name}"
     if not mechanism.weighs:
         owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
@@ -81,10 +77,6 @@ def _check_output(config: Config) -> None:
         raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
     if head.whole_rows and config.model.architecture != "encoder":
         raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
-    if "distribution" in chosen:
-        one_of("output.distribution", chosen["distribution"], DISTRIBUTIONS)
-    if not 1 < chosen.get("alpha", 1.5) <= 2:
-        raise UserError(f"config.output.alpha = {chosen['alpha']}: must be above 1 and at most 2")
     mixtures = chosen.get("mixtures", 2)
     if name == "mixtape" and mixtures & (mixtures - 1):
         raise UserError(f"config.output.mixtures = {mixtures}: mixtape needs 1, 2, 4, 8, ...")
@@ -118,15 +110,13 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
             f"mechanism {name} does "
             f"not have; use {', '.join(others[:-1])} or {others[-1]}"
         )
-    if attention.gate is not None:
-        one_of(f"{group}.gate", attention.gate, GATES)
     if attention.horizon is not None and attention.horizon < model.max_seq_len:
         raise UserError(
             f"config.{group}.horizon = {attention.horizon} is below config.model.max_seq_len = "
             f"{model.max_seq_len}, and weights beyond it are negative; raise it or lower max_length"
         )
     unit = 4 if model.position_embedding == "rotary" else 2
-    head_dim = model.head_dim or model.d_model // model.num_heads
+    head_dim = model_config(config).stack.block.attention.head_dim
     if name == "differential" and head_dim % unit:
         raise UserError(
             f"mechanism differential splits each head in two, but with "
@@ -156,12 +146,10 @@ def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -
                 f"config.{group}.{name} = {start} cannot be learned from there; start above "
                 f"{limits.low:g} and below {limits.high:g}"
             )
-    alpha, length = attention.alpha, attention.reference_length
+    alpha = attention.alpha
     least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
     if alpha is not None and not least <= alpha <= 2:
         raise UserError(f"config.{group}.alpha = {alpha}: must be from {least:g} to 2")
-    if length is not None and not length > 1:
-        raise UserError(f"config.{group}.reference_length = {length}: must be above 1")
 
 
 def _check_anneal(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from lm.data.objectives import causal
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.generation import generate, prompt_batch
-from lm.model.factory import build_model
+from lm.model.config import model_config
+from lm.training.build_model import build_model
 from lm.training.train_step import build_program
 from lm.training.validate import check
 from tests.attention_inputs import CAUSAL, EITHER, PLAIN_CORE, SEGMENTS, B, L, apply, tensors
@@ -325,7 +326,9 @@ def test_options_reach_the_mechanism_and_its_weighting():
     settings = {"attention.weighting": "softcap", "attention.cap": 3.0, "attention.gate": "head"}
     config = override(default.get_config(), {"attention.mechanism": "gated"} | settings)
     check(config)
-    attention = build_model(config, 256).attention
-    assert attention["gate"] == "head" and dict(attention["options"]) == {"cap": 3.0}
+    attention = model_config(config).stack.block.attention
+    assert dict(attention.options) == {"gate": "head"}
+    assert dict(attention.weighting_options) == {"cap": 3.0}
     cosformer = override(default.get_config(), {"attention.mechanism": "cosformer"})
-    assert build_model(cosformer, 256).attention["horizon"] == cosformer.model.max_seq_len
+    own = model_config(cosformer).stack.block.attention.options
+    assert dict(own) == {"horizon": cosformer.model.max_seq_len}

@@ -14,9 +14,9 @@ from jax.sharding import SingleDeviceSharding
 from configs import default
 from lm.checkpoints.hf import open_checkpoint
 from lm.model.embedding import Embedding
-from lm.model.factory import build_model
 from lm.model.layers import Block, Stack
 from lm.model.transformer import Batch
+from lm.training.build_model import build_model
 
 B, L, V = 2, 9, 67
 _ENCODER = {

@@ -22,8 +22,8 @@ from lm.config import override
 from lm.data import ByteTokenizer, load_subword, make_tokenizer
 from lm.data.tokenizer import CharacterTokenizer
 from lm.generation import generate, prompt_ids
-from lm.model.factory import build_model
 from lm.tasks.layout import Layout
+from lm.training.build_model import build_model
 from tests.checkpoints.hf_checkpoints import V, batch_of, load, save
 
 TEMPLATE = "{% for m in messages %}<|u|>{{ m['content'] }}{{ eos_token }}{% endfor %}"

@@ -21,8 +21,8 @@ from lm.checkpoints.hf.task_head import task_head
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.model.factory import build_model
 from lm.tasks.layout import Layout
+from lm.training.build_model import build_model
 from tests.checkpoints.hf_checkpoints import CASES, V, batch_of, padding, tokens
 
 LABELS = ("O", "B-PER", "I-PER")

@@ -23,7 +23,7 @@ from lm.checkpoints.peft import load_adapter, save_adapter
 from lm.config import override
 from lm.errors import UserError
 from lm.finetuning import build_finetuning, combine, partition
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 from tests.checkpoints.hf_checkpoints import V, batch_of, load, save, tokens
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

@@ -15,7 +15,7 @@ from lm.checkpoints.hf import FAMILIES
 from lm.checkpoints.peft import load_adapter
 from lm.checkpoints.peft.lora import _alpha
 from lm.finetuning import combine
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 from tests.checkpoints.hf_checkpoints import V, batch_of, load, save, tokens
 
 

@@ -15,7 +15,7 @@ from lm.errors import UserError
 from lm.finetuning import METHODS, build_finetuning, combine, param_count, partition
 from lm.finetuning.lora import Dora, Lora, RankStableLora
 from lm.finetuning.merge import merge, unmerge
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 from lm.training.train_step import build_program
 from tests.small_models import init, noisy
 

@@ -10,8 +10,8 @@ from flax.traverse_util import flatten_dict
 from lm.config import override
 from lm.finetuning import METHODS, combine, param_count
 from lm.finetuning.merge import merge
-from lm.model.factory import build_model
 from lm.tasks.layout import Layout
+from lm.training.build_model import build_model
 from lm.training.train_step import build_program
 from tests.small_models import noisy
 

@@ -22,7 +22,7 @@ from lm.finetuning.adapted import max_text_len_of
 from lm.generation import generate, prompt_batch, prompt_ids, sample, stream
 from lm.generation.decode import SamplingParams, StaticModel, _decode, _prefill
 from lm.generation.prompts import pad_prompts
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 
 V = 256
 
@@ -36,7 +36,7 @@ def model_and_params(words=V, **settings):
     )
     model = build_model(config, words)
     batch = prompt_batch(jnp.zeros((1, 4), int), jnp.arange(4)[None])
-    if model.architecture == "encoder_decoder":
+    if model.config.encoder is not None:
         memory = {"encoder_inputs": batch.inputs, "encoder_segments": batch.segments}
         batch = batch.replace(**memory, encoder_positions=batch.positions)
     init = jax.jit(lambda key: model.init(key, batch, False, method="loss")["params"])

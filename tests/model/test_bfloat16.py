@@ -10,7 +10,7 @@ import pytest
 from configs import default
 from lm.config import override
 from lm.data.objectives.causal import causal
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 from lm.training.float32_state import apply_updates, in_float32, moving_average, stochastic_round
 from lm.training.gradients import gradients
 from lm.training.optimizer import OPTIMIZERS, optimizer

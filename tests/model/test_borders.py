@@ -17,7 +17,8 @@ from lm.config import override
 from lm.errors import UserError
 from lm.generation.decode import forward, next_token_log_probs
 from lm.generation.prompts import pad_prompts
-from lm.model.transformer import ARCHITECTURES, POSITIONS, Batch
+from lm.model.config import ARCHITECTURES, POSITIONS
+from lm.model.transformer import Batch
 from lm.training.program import prepare_corpus
 from lm.training.validate import check
 from lm.training.validate_options import check_packed
@@ -86,7 +87,7 @@ def log_probs(model, params, rows, memories):
 def batch_of(model, rows, memories):
     tokens, segments, positions = rows
     batch = Batch(tokens, tokens, jnp.ones_like(tokens), segments, positions)
-    if model.architecture != "encoder_decoder":
+    if model.config.encoder is None:
         return batch
     names = ("encoder_inputs", "encoder_segments", "encoder_positions")
     return batch.replace(**dict(zip(names, memories, strict=True)))
@@ -133,7 +134,7 @@ def test_a_text_decoded_beside_a_longer_one_is_the_text_alone(case):
     model, params, expected = alone(*case)
     text, begun, longer = words(TEXT, 0), 2, words(7, 2)
     sources = None
-    if model.architecture == "encoder_decoder":
+    if model.config.encoder is not None:
         sources = [words(SOURCE, 1), words(6, 3)]
     prompts = pad_prompts(model, [text[:begun], longer], sources, TEXT - begun, TEXT - begun, False)
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from configs import default
 from lm.attention.norms import RMSNorm
+from lm.config import override
 from lm.devices.cpu import dense_product, fusion_barrier
+from lm.model.activations import gelu_exact
+from lm.model.config import model_config
 from lm.model.embedding import Embedding
-from lm.model.layers import gelu_exact
 from lm.model.norms import LayerNorm
 from lm.output.product import product
 
@@ -95,12 +98,18 @@ def test_materialising_changes_no_value_and_no_gradient():
 
 
 def test_token_types_begin_alike_beside_any_positions():
-    normal, places = nn.initializers.normal(1.0), jnp.zeros((1, 2), jnp.int32)
+    positions, kinds = jnp.zeros((1, 2), jnp.int32), ("learned", "rotary", "sinusoidal")
+    settings = {"model.d_model": 4, "model.num_heads": 1, "model.num_token_types": 2}
+    settings |= {"model.init_std": 1.0}
+    configs = (
+        override(default.get_config(), settings | {"model.position_embedding": kind})
+        for kind in kinds
+    )
     tables = [
-        Embedding(4, positions, 8, 2, 1.0, None, 1e-6, 0.0, normal, jnp.float32, jnp.float32).init(
-            jax.random.key(0), jnp.ones((1, 2, 4)), places, None, False
+        Embedding(model_config(config).embedding).init(
+            jax.random.key(0), jnp.ones((1, 2, 4)), positions, None, False
         )["params"]
-        for positions in ("learned", "rotary", "sinusoidal")
+        for config in configs
     ]
     for table in tables[1:]:
         np.testing.assert_array_equal(table["type_embedding"], tables[0]["type_embedding"])

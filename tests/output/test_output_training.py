@@ -9,10 +9,10 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.data.objectives import build_objective
 from lm.experiment.train import train
-from lm.model.factory import build_model
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
+from lm.training.build_model import build_model
 from lm.training.profiling.paths import attention_path, output_path
 from lm.training.train_step import build_program
 

@@ -8,10 +8,10 @@ import pytest
 
 from configs import default
 from lm.data import ByteTokenizer
-from lm.model.factory import build_model
 from lm.tasks import build_task
 from lm.tasks.layout import Layout, pack
 from lm.tasks.objective import TaskObjective
+from lm.training.build_model import build_model
 from tests.small_models import init
 
 SAID = [

@@ -9,13 +9,13 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.task_evaluation import metrics, predictions
-from lm.model.factory import build_model
 from lm.model.pooling import Mean, PooledTanh
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
 from lm.tasks.packing import most_texts, share_rows
 from lm.tasks.prepare import prepare_task
+from lm.training.build_model import build_model
 from lm.training.train_step import build_program
 from lm.training.validate import check
 from tests.small_models import init

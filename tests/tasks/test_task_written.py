@@ -12,9 +12,9 @@ from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.evaluation import answer_generation
 from lm.generation.prompts import pad_prompts
-from lm.model.factory import build_model
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
+from lm.training.build_model import build_model
 from lm.training.validate import check
 
 MOST = {("decoder", 64): 30, ("decoder", 200): 166, ("encoder_decoder", 64): 63}

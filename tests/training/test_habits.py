@@ -17,7 +17,7 @@ from lm.checkpoints import teacher
 from lm.config import override, to_dict
 from lm.data.objectives.causal import causal
 from lm.errors import UserError
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 from lm.training.regularization.adapt import adapted
 from lm.training.regularization.adversarial import Moved, drawn, freelb, smart, uphill
 from lm.training.regularization.distil import distilled, divergence

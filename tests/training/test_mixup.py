@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.model.factory import build_model
 from lm.model.transformer import Batch
 from lm.tasks.layout import Layout
+from lm.training.build_model import build_model
 from lm.training.regularization.mixup import mixture, mixup
 from lm.training.regularization.passes import forward
 

@@ -9,7 +9,7 @@ from configs import default
 from lm.config import override
 from lm.data.objectives.causal import causal
 from lm.errors import UserError
-from lm.model.factory import build_model
+from lm.training.build_model import build_model
 from lm.training.regularization import mixout, needs_start, noises, penalises, penalty
 from lm.training.train_step import build_program
 

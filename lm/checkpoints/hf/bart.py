@@ -8,6 +8,7 @@ from lm.checkpoints.hf.hf_config import first_token
 from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
 from lm.config import Config
 from lm.errors import UserError
+from lm.model.config import model_config
 
 
 def _attention(hf: str, param: str) -> tuple[TensorMapping, ...]:
@@ -63,7 +64,7 @@ def _extra_hf_config(config: Config) -> dict[str, Any]:
     return {
         "decoder_layers": model.num_layers,
         "decoder_attention_heads": model.num_heads,
-        "decoder_ffn_dim": model.mlp_dim or 4 * model.d_model,
+        "decoder_ffn_dim": model_config(config).stack.block.feed_forward.mlp_dim,
         "scale_embedding": model.embedding_scale != 1.0,
     }
 

@@ -17,11 +17,12 @@ from lm.checkpoints.hf.task_head import TaskHead, task_head
 from lm.checkpoints.hf.tensor_mapping import TensorMapping, param_sources
 from lm.checkpoints.hf.tensors import SAFE
 from lm.checkpoints.hf.tokenizer_writer import base_settings, write_generation, write_tokenizer
-from lm.config import Config, attention_groups
+from lm.config import Config
 from lm.data import Tokenizer
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.devices.sharding import path_name
 from lm.errors import UserError
+from lm.model.config import attention_groups
 from lm.tasks import predicts_words
 from lm.tasks.layout import Layout
 

@@ -10,6 +10,7 @@ from typing import Any
 from lm.checkpoints.hf.tensor_mapping import TensorMapping
 from lm.config import Config
 from lm.errors import UserError
+from lm.model.config import model_config
 from lm.output import OUTPUTS
 from lm.tasks import predicts_words
 
@@ -169,14 +170,15 @@ class Family:
 
 def resolved_keys(config: Config) -> dict[str, Any]:
     """The config keys of model and output by dotted name, with sizes that follow from others."""
-    model = config.model
-    keys = {f"model.{key}": value for key, value in model.items()}
+    model = model_config(config)
+    block, attention = model.stack.block, model.stack.block.attention
+    keys = {f"model.{key}": value for key, value in config.model.items()}
     keys |= {f"output.{key}": value for key, value in config.output.items()}
-    keys["model.mlp_dim"] = model.mlp_dim or 4 * model.d_model
-    keys["model.num_kv_heads"] = model.num_kv_heads or model.num_heads
-    keys["model.head_dim"] = model.head_dim or model.d_model // model.num_heads
-    keys["model.embedding_dim"] = model.embedding_dim or model.d_model
-    keys["model.qkv_bias"] = model.bias if model.qkv_bias is None else model.qkv_bias
+    keys["model.mlp_dim"] = block.feed_forward.mlp_dim
+    keys["model.num_kv_heads"] = attention.num_kv_heads
+    keys["model.head_dim"] = attention.head_dim
+    keys["model.embedding_dim"] = model.embedding.embedding_dim
+    keys["model.qkv_bias"] = attention.bias
     return keys
 
 

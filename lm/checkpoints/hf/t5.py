@@ -11,7 +11,7 @@ from lm.checkpoints.hf.hf_config import first_token
 from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
 from lm.config import Config
 from lm.errors import UserError
-from lm.model.layers import GATED
+from lm.model.activations import GATED
 
 
 def _attention(hf: str, param: str) -> tuple[TensorMapping, ...]:

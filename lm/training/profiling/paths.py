@@ -16,19 +16,20 @@ def attention_path(config: Config, program: Program) -> str:
     """How attention (of an encoder-decoder, its decoder's) will be computed in training, for the
     run's log.
     """
-    model, attention = config.model, config.attention
+    model = program.model.config
+    attention = model.stack.block.attention
     if ATTENTIONS[attention.mechanism].weighs:
         return attention.mechanism
     batch = _batch(config, program)
-    length, heads = batch.inputs.shape[-1], model.num_heads
-    size = model.head_dim or model.d_model // heads
-    array = jax.ShapeDtypeStruct((1, length, heads, size), jnp.dtype(model.dtype))
+    length = batch.inputs.shape[-1]
+    shape = (1, length, attention.num_heads, attention.head_dim)
+    array = jax.ShapeDtypeStruct(shape, jnp.dtype(model.numerics.dtype))
     causal = model.architecture != "encoder" and batch.prefix is None
     mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
     plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
     plain = (
         plain
-        and model.position_embedding not in ("alibi", "relative")
+        and model.stack.position_embedding not in ("alibi", "relative")
         and attention.query_chunk_size is None
     )
     kernel = plain and has_kernel(array, array, array, mask)

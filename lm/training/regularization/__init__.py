@@ -38,7 +38,7 @@ def habitual(settings: Config, model: Transformer, said: Pass | None = None) -> 
     if settings.distillation and said is not None:
         found = distilled(found, said, settings.distillation, settings.distillation_temperature)
     if settings.mixup:
-        last = model.num_layers
+        last = model.config.stack.num_layers
         layer = last if settings.mixup_layer is None else settings.mixup_layer
         found = mixup(found, settings.mixup, layer, last)
     return found

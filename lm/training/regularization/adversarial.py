@@ -47,7 +47,7 @@ def drawn(model: Transformer, batch: Batch, radius: float, key: jax.Array) -> Mo
     real = {"inputs": batch.segments.reshape(-1, batch.segments.shape[-1]) > 0}
     if batch.encoder_segments is not None:
         real["encoder_inputs"] = batch.encoder_segments > 0
-    size = model.embedding_dim or model.d_model
+    size = model.config.embedding.embedding_dim
     moves = {}
     for number, (name, where) in enumerate(real.items()):
         one = jax.random.fold_in(key, number)

@@ -1,0 +1,417 @@
+"""Types the part of a config that describes the model, one frozen dataclass for each module.
+
+A new key of the model is a line in configs/default.py and a field here. Every size that follows
+from others is computed here.
+"""
+
+import dataclasses
+from typing import Annotated, Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lm.attention import ATTENTIONS
+from lm.attention.gated import GATES
+from lm.config import Config, Key, chosen_options, frozen, keys_of, typed
+from lm.devices.cpu import dense_product
+from lm.model.activations import ACTIVATIONS
+from lm.model.norms import NORMS
+from lm.output import OUTPUTS
+from lm.output.sampled import DISTRIBUTIONS
+from lm.output.sharded import Shards
+from lm.softmax import WEIGHTINGS
+
+ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative", "none")
+NORM_POSITIONS = ("pre", "post", "sandwich")
+DTYPES = ("float32", "bfloat16")
+
+Options = tuple[tuple[str, Any], ...]  # names and values
+# Keys that more than one module reads.
+Width = Annotated[int, Key("model.d_model", at_least=1)]
+Dropout = Annotated[float, Key("model.dropout", at_least=0, below=1)]
+PositionEmbedding = Annotated[str, Key("model.position_embedding", one_of=POSITIONS)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """The types of a module's numbers, and the spread of its initial weights."""
+
+    dtype: Annotated[str, Key("model.dtype", one_of=DTYPES)]
+    param_dtype: Annotated[str, Key("model.param_dtype", one_of=DTYPES)]
+    init_std: Annotated[float, Key("model.init_std", at_least=0)]
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Of computation and of parameters, as keyword arguments of a module."""
+        return {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
+
+    @property
+    def init(self) -> nn.initializers.Initializer:
+        """The initialiser of weights."""
+        return nn.initializers.normal(self.init_std)
+
+    def dense(
+        self, features: int, name: str, use_bias: bool = True, init_std: float | None = None
+    ) -> nn.Dense:
+        """A linear layer, whose initial weights may have another spread."""
+        init = self.init if init_std is None else nn.initializers.normal(init_std)
+        options = {"kernel_init": init, "dot_general": dense_product, **self.dtypes}
+        return nn.Dense(features, use_bias=use_bias, name=name, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormConfig:
+    """A norm of `NORMS`."""
+
+    norm: Annotated[str, Key("model.norm", one_of=NORMS)]
+    norm_eps: Annotated[float, Key("model.norm_eps", above=0)]
+    numerics: Numerics
+
+    def build(self, name: str) -> nn.Module:
+        """The module."""
+        return NORMS[self.norm](epsilon=self.norm_eps, name=name, **self.numerics.dtypes)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """What enters a stack; `norm` is None where the sum is not normalised."""
+
+    d_model: Width
+    embedding_dim: Annotated[int, Key("model.embedding_dim", at_least=1)]
+    embedding_scale: Annotated[float, Key("model.embedding_scale")]
+    num_token_types: Annotated[int, Key("model.num_token_types", at_least=0)]
+    position_embedding: PositionEmbedding
+    max_seq_len: Annotated[int, Key("model.max_seq_len", at_least=1)]
+    dropout: Dropout
+    norm: NormConfig | None
+    numerics: Numerics
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """One kind of attention: its projections, its mechanism, and the mechanism's weighting.
+
+    `bias` is that of queries, keys and values, `rope_theta` None where positions turn nothing.
+    `options` are the mechanism's own, `weighting_options` its weighting's.
+    """
+
+    num_heads: Annotated[int, Key("model.num_heads", at_least=1, below=65_537)]
+    num_kv_heads: Annotated[int, Key("model.num_kv_heads", at_least=1, below=65_537)]
+    head_dim: Annotated[int, Key("model.head_dim", at_least=1)]
+    rope_theta: Annotated[float | None, Key("model.rope_theta", above=0)]
+    score_scale: Annotated[float | None, Key("model.score_scale", above=0)]
+    qk_norm: Annotated[bool, Key("model.qk_norm")]
+    bias: Annotated[bool, Key("model.qkv_bias")]
+    out_bias: Annotated[bool, Key("model.bias")]
+    mechanism: Annotated[str, Key("attention.mechanism", one_of=ATTENTIONS)]
+    weighting: Annotated[str, Key("attention.weighting", one_of=WEIGHTINGS)]
+    query_chunk_size: Annotated[int | None, Key("attention.query_chunk_size", at_least=0)]
+    learn: Annotated[tuple[str, ...], Key("attention.learn")]
+    anneal: Annotated[tuple[Any, ...], Key("attention.anneal")]
+    weighting_options: Options
+    options: Options
+    cross: bool
+    out_init_std: float
+    numerics: Numerics
+
+
+# Bounds of the options of mechanisms and weightings that no other setting moves.
+ATTENTION_OPTIONS = (
+    Key("attention.lambda_init", at_least=0, below=1),
+    Key("attention.random_features", at_least=1, below=65_537),
+    Key("attention.gate", one_of=GATES),
+    Key("attention.k", at_least=1),
+    Key("attention.cap", above=0),
+    Key("attention.temperature", above=0),
+    Key("attention.reference_length", above=1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedForwardConfig:
+    """A feed-forward layer."""
+
+    mlp_dim: Annotated[int, Key("model.mlp_dim", at_least=1)]
+    activation: Annotated[str, Key("model.activation", one_of=ACTIVATIONS)]
+    bias: Annotated[bool, Key("model.bias")]
+    out_init_std: float
+    numerics: Numerics
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """A block; `cross_attention` is None where there is none."""
+
+    attention: AttentionConfig
+    cross_attention: AttentionConfig | None
+    feed_forward: FeedForwardConfig
+    norm: NormConfig
+    norm_position: Annotated[str, Key("model.norm_position", one_of=NORM_POSITIONS)]
+    dropout: Dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+    """Blocks of one kind."""
+
+    num_layers: Annotated[int, Key("model.num_layers", at_least=1, below=10_001)]
+    block: BlockConfig
+    position_embedding: PositionEmbedding
+    relative_num_buckets: Annotated[
+        int, Key("model.relative_num_buckets", at_least=4, below=1_000_001)
+    ]
+    relative_max_distance: Annotated[
+        int, Key("model.relative_max_distance", at_least=1, below=1_000_001)
+    ]
+    share_layers: Annotated[bool, Key("model.share_layers")]
+    scan: Annotated[bool, Key("model.scan")]
+    remat: Annotated[bool, Key("model.remat")]
+
+    @property
+    def scanned(self) -> bool:
+        """Whether the layers are steps of a scan."""
+        return self.scan or self.share_layers
+
+    def with_query_chunk_size(self, size: int) -> "StackConfig":
+        """The same, whose attention computes so many queries at a time; 0: all."""
+        block = self.block
+        own = dataclasses.replace(block.attention, query_chunk_size=size)
+        cross = block.cross_attention
+        cross = cross and dataclasses.replace(cross, query_chunk_size=size)
+        block = dataclasses.replace(block, attention=own, cross_attention=cross)
+        return dataclasses.replace(self, block=block)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformConfig:
+    """The layer in front of the head, of width `embedding_dim`."""
+
+    embedding_dim: int
+    activation: Annotated[str, Key("model.activation", one_of=ACTIVATIONS)]
+    norm: NormConfig
+    numerics: Numerics
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """The output head, and the head's own options."""
+
+    head: Annotated[str, Key("output.head", one_of=OUTPUTS)]
+    tied: Annotated[bool, Key("output.tied")]
+    token_chunk_size: Annotated[int | None, Key("output.token_chunk_size", at_least=0)]
+    options: Options
+
+
+# Bounds of the options of heads that no other setting moves.
+HEAD_OPTIONS = (
+    Key("output.cap", above=0),
+    Key("output.temperature", above=0),
+    Key("output.z_loss", at_least=0),
+    Key("output.label_smoothing", at_least=0, below=1),
+    Key("output.focal", at_least=0),
+    Key("output.confidence_penalty", at_least=0),
+    Key("output.mixtures", at_least=1, below=65_537),
+    Key("output.gates", at_least=1),
+    Key("output.pieces", at_least=1, below=65),
+    Key("output.reach", above=0),
+    Key("output.sigma", above=0),
+    Key("output.divisor", at_least=1),
+    Key("output.classes", at_least=1),
+    Key("output.samples", at_least=1),
+    Key("output.distribution", one_of=DISTRIBUTIONS),
+    Key("output.every", at_least=1, below=100_000_001),
+    Key("output.double_every", at_least=0),
+    Key("output.alpha", above=1, at_most=2),
+    Key("output.epsilon", above=0),
+    Key("output.emphasis", above=0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A Transformer.
+
+    `encoder` is the encoder of an encoder-decoder, whose decoder is `stack`; `transform` is None
+    where nothing stands between the stack and the head.
+    """
+
+    architecture: Annotated[str, Key("model.architecture", one_of=ARCHITECTURES)]
+    d_model: Width
+    embedding: EmbeddingConfig
+    encoder: StackConfig | None
+    stack: StackConfig
+    transform: TransformConfig | None
+    pooler: Annotated[bool, Key("model.pooler")]
+    head: HeadConfig
+    numerics: Numerics
+
+    def with_query_chunk_size(self, size: int) -> "ModelConfig":
+        """The same, whose attention computes so many queries at a time; 0: all."""
+        encoder = self.encoder and self.encoder.with_query_chunk_size(size)
+        return dataclasses.replace(
+            self, encoder=encoder, stack=self.stack.with_query_chunk_size(size)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputSpace:
+    """What a head chooses among, which follows from the data, the task and the devices.
+
+    Attributes:
+      num_classes: how many labels it chooses among; 0: the vocabulary.
+      readout: which hidden states it sees: a name of `lm.model.pooling.READOUTS`.
+      target_fraction: about the share of the tokens that count in the loss.
+      counts: of the vocabulary's tokens in the training text, for heads that ask; None: tokens
+        count as ordered by frequency.
+      shards: how devices share the work; None: as the compiler finds.
+    """
+
+    num_classes: int = 0
+    readout: str = "all_positions"
+    target_fraction: float = 1.0
+    counts: tuple[int, ...] | None = None
+    shards: Shards | None = None
+
+
+def model_config(config: Config) -> ModelConfig:
+    """The model that a config describes.
+
+    Raises:
+      UserError: the config lacks a key.
+    """
+    model = config.model
+    numerics = typed(Numerics, config)
+    norm = typed(NormConfig, config, numerics=numerics)
+    embedding = typed(
+        EmbeddingConfig,
+        config,
+        embedding_dim=model.embedding_dim or model.d_model,
+        norm=norm if model.embedding_norm else None,
+        numerics=numerics,
+    )
+    kinds = {name: _attention(config, group) for name, group in attention_groups(config).items()}
+    transform = typed(
+        TransformConfig,
+        config,
+        embedding_dim=embedding.embedding_dim,
+        norm=norm,
+        numerics=numerics,
+    )
+    options = chosen_options(config.output, ("head", "tied", "token_chunk_size"))
+    own = kinds["attention"]
+    return typed(
+        ModelConfig,
+        config,
+        embedding=embedding,
+        encoder=_stack(config, kinds.get("encoder_attention", own), None)
+        if model.architecture == "encoder_decoder"
+        else None,
+        stack=_stack(config, own, kinds.get("cross_attention")),
+        transform=transform if model.head_transform else None,
+        head=typed(HeadConfig, config, options=_pairs(options)),
+        numerics=numerics,
+    )
+
+
+def attention_groups(config: Config) -> dict[str, Config]:
+    """The keys of each kind of attention that the model has, by the name of their group.
+
+    What `encoder_attention` and `cross_attention` leave at None is as in `attention`. Where they
+    name another mechanism or weighting, no option is: options belong to what they were set for.
+    """
+    groups = {"attention": config.attention}
+    if config.model.architecture == "encoder_decoder":
+        for name in ("encoder_attention", "cross_attention"):
+            own = chosen_options(config[name], ())
+            group = config.attention.copy_and_resolve_references().unlock()
+            parts = ("mechanism", "weighting")
+            if any(own.get(part, group[part]) != group[part] for part in parts):
+                for key in group:
+                    if key not in (*parts, "query_chunk_size"):
+                        group[key] = () if key in ("learn", "anneal") else None
+            group.update(own)
+            groups[name] = group
+    return groups
+
+
+def attention_options(group: Config) -> dict[str, Any]:
+    """The options that a group of attention's keys sets: the mechanism's and its weighting's."""
+    fixed = ("mechanism", "weighting", "query_chunk_size", "learn", "anneal")
+    return chosen_options(group, fixed)
+
+
+def model_keys() -> list[Key]:
+    """Every key of the model with its bounds, those of an encoder-decoder's other sides among
+    them.
+    """
+    kinds = (
+        Numerics,
+        NormConfig,
+        EmbeddingConfig,
+        AttentionConfig,
+        FeedForwardConfig,
+        BlockConfig,
+        StackConfig,
+        HeadConfig,
+        ModelConfig,
+    )
+    found = [*(key for kind in kinds for key in keys_of(kind).values()), *ATTENTION_OPTIONS]
+    sides = ("encoder_attention", "cross_attention")
+    return [
+        *found,
+        *HEAD_OPTIONS,
+        *(
+            dataclasses.replace(key, name=f"{side}.{key.name.partition('.')[2]}")
+            for side in sides
+            for key in found
+            if key.name.startswith("attention.")
+        ),
+    ]
+
+
+def _stack(
+    config: Config, attention: AttentionConfig, cross: AttentionConfig | None
+) -> StackConfig:
+    model, numerics = config.model, attention.numerics
+    block = typed(
+        BlockConfig,
+        config,
+        attention=attention,
+        cross_attention=cross and dataclasses.replace(cross, cross=True),
+        feed_forward=typed(
+            FeedForwardConfig,
+            config,
+            mlp_dim=model.mlp_dim or 4 * model.d_model,
+            out_init_std=attention.out_init_std,
+            numerics=numerics,
+        ),
+        norm=typed(NormConfig, config, numerics=numerics),
+    )
+    return typed(StackConfig, config, block=block)
+
+
+def _attention(config: Config, group: Config) -> AttentionConfig:
+    """The kind of attention that a group of keys describes."""
+    model, chosen = config.model, attention_options(group)
+    own = ATTENTIONS[group.mechanism].own_options()
+    options = {"horizon": model.max_seq_len} if "horizon" in own else {}
+    options |= {name: chosen.pop(name) for name in sorted(own & set(chosen))}
+    depth = (2 * model.num_layers) ** -0.5 if model.depth_scaled_init else 1.0
+    return typed(
+        AttentionConfig,
+        {"model": model, "attention": group},
+        num_kv_heads=model.num_kv_heads or model.num_heads,
+        head_dim=model.head_dim or model.d_model // model.num_heads,
+        rope_theta=model.rope_theta if model.position_embedding == "rotary" else None,
+        bias=model.bias if model.qkv_bias is None else model.qkv_bias,
+        options=_pairs(options),
+        weighting_options=_pairs(chosen),
+        cross=False,
+        out_init_std=model.init_std * depth,
+        numerics=typed(Numerics, config),
+    )
+
+
+def _pairs(options: dict[str, Any]) -> Options:
+    return tuple((key, frozen(value)) for key, value in options.items())
