@@ -228,7 +228,7 @@ IMPOSSIBLE = [
     ({"continual.sources": ("files:a", "files:b")}, "set config.task.name"),
     ({**CHAIN, "continual.replay_fraction": 1.0}, "must be at least 0 and below 1"),
     ({**CHAIN, "continual.memory_size": 9}, "continual.replay_fraction = 0.0 replays none"),
-    ({**CHAIN, "continual.joint": True, "regularization.ewc": 1.0}, "jointly = True has none"),
+    ({**CHAIN, "continual.joint": True, "regularization.ewc": 1.0}, "joint = True has none"),
     ({**CHAIN, "continual.stage": 1, "continual.replay_fraction": 0.5}, "stage = 1 is the first"),
     ({**CHAIN, "continual.stage": 3}, "stage = 3 is not of 1 to 2"),
     ({**CHAIN, "continual.stage": 2}, "give its folder as config.init_from"),
