@@ -40,10 +40,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, ablation or 
 _OUTPUT = flags.DEFINE_string("output", None, "new folder for the output; of embed a new file")
 _DATA = flags.DEFINE_multi_string("data", [], "file, pattern or source of data; may be repeated")
 _TEXT = flags.DEFINE_multi_string("text", [], "a text; may be repeated")
-_STEP = flags.DEFINE_integer("step", None, "step of the checkpoint; the latest", 0)
+_STEP = flags.DEFINE_integer("step", None, "step of the checkpoint; default: the latest", 0)
 _CACHE_DIR = flags.DEFINE_string("cache_dir", "", "folder of prepared data and compiled programs")
 _STRIDE = flags.DEFINE_integer(
-    "stride", None, "tokens between windows of perplexity; their length", 1
+    "stride", None, "tokens between windows of perplexity; default: their length", 1
 )
 _POOLING = flags.DEFINE_string("pooling", "mean", "mean, first (or cls), last, max or pooler")
 _NORMALIZE = flags.DEFINE_bool("normalize", False, "scale embeddings to length 1")
@@ -66,7 +66,7 @@ _LENGTH_PENALTY = flags.DEFINE_float(
 )
 _NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
 _ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
-_SEEDS = flags.DEFINE_integer("seeds", None, "number of the ablation's seeds, the first; all", 1)
+_SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of the ablation; default: all", 1)
 _SHARE = flags.DEFINE_bool("share", False, "share the workdir with other commands that do so")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 

@@ -88,7 +88,7 @@ def help_text(about: str, own: Sequence[Any], commands: Commands, name: str | No
     for flag in own:
         readers = _readers(flag.name, commands)
         # absl adds lines to the help of a flag that may be repeated.
-        line = f"  --{flag.name:15} {flag.help.splitlines()[0].rstrip(';')}"
+        line = f"  --{flag.name:20} {flag.help.splitlines()[0].rstrip(';')}"
         if name is None:
             few = len(readers) <= len(commands) // 2
             lines.append(f"{line} ({', '.join(readers)})" if few else line)

@@ -191,7 +191,7 @@ def test_help_names_every_command_and_flag():
 def test_help_of_a_command_names_its_own_flags_and_defaults():
     finished = run("generate", "-h")
     assert finished.returncode == 0
-    assert "--max_new_tokens  tokens to generate, at most; default 256" in finished.stdout
+    assert "--max_new_tokens       tokens to generate, at most; default 256" in finished.stdout
     assert "--num_contexts" not in finished.stdout
 
 
