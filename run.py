@@ -15,8 +15,8 @@
 
 eval, predict, embed, generate and export also take --config=FILE --config.init_from=hf:FOLDER
 instead of a workdir. Config keys are set by their dotted name: --config.model.d_model=256
---print_config prints all config keys with their values and runs nothing; COMMAND -h prints the
-flags of a command, and --version the versions that determine a run's numbers.
+--print_config prints all config keys with their values and runs nothing. COMMAND -h prints the
+flags of a command, with --config=FILE also the config keys; --version the versions of packages.
 """
 
 import os
@@ -293,6 +293,7 @@ def _run(argv: list[str], own: Any) -> int:
     if {"-h", "--help"} & set(argv[2:]):
         about = f"{argv[1]}: {command.run.__doc__}\n"
         print(command_line.help_text(about, own, COMMANDS, argv[1]))
+        print("\n".join(command_line.config_help(argv)), end="")
         return 0
     command_line.parse(argv[:1] + argv[2:])
     command_line.check_flags(argv[1], own, COMMANDS)

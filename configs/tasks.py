@@ -134,15 +134,12 @@ def finetuning() -> ConfigDict:
     # an error.
     finetuning.num_layers = placeholder(int)  # layers: how many of the last blocks; None is 1
     finetuning.rank = placeholder(int)  # lora, rslora, dora: inner size of an update; None is 8
-    finetuning.alpha = placeholder(
-        float
-    )  # scales it by alpha / rank, rslora by its root; None is 16
-    finetuning.target_modules = placeholder(
-        tuple
-    )  # matrices that it moves; None is ("query", "value")
+    # scales it by alpha / rank, rslora by its root; None is 16
+    finetuning.alpha = placeholder(float)
+    # matrices that it moves; None is ("query", "value")
+    finetuning.target_modules = placeholder(tuple)
     finetuning.adapter_dim = placeholder(int)  # adapter: inner width; None is 64
-    finetuning.adapter_placement = placeholder(
-        str
-    )  # adapter: "houlsby" (None), "pfeiffer" or "parallel"
+    # adapter: "houlsby" (None), "pfeiffer" or "parallel"
+    finetuning.adapter_placement = placeholder(str)
     finetuning.num_virtual_tokens = placeholder(int)  # prompt, prefix: learned vectors; None is 20
     return finetuning

@@ -7,6 +7,7 @@ from absl import flags
 
 from lm.config import declared, defaults, plain
 from lm.errors import UserError, nearest
+from lm.experiment.config_help import key_lines
 from lm.experiment.provenance import commit, versions
 
 
@@ -68,6 +69,12 @@ def parse(argv: Sequence[str]) -> None:
         key = name.removeprefix("config.")
         flag.value.update_from_flattened_dict({key: None})
         flag.override_values[key] = None
+
+
+def config_help(argv: Sequence[str]) -> list[str]:
+    """The keys of the config that a command line names; [] where it names none."""
+    names = [x.partition("=")[2] for x in argv if x.lstrip("-").startswith("config=")]
+    return ["", f"Keys of {names[-1]}:", *key_lines(names[-1]), ""] if names else []
 
 
 def check_flags(name: str, own: Sequence[Any], commands: Commands) -> None:

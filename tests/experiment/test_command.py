@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from lm.config import declared
+from lm.experiment.config_help import key_comments
 from tests.commands import ROOT, run
 
 CLM = "--config=configs/clm.py:tiny"
@@ -193,6 +195,22 @@ def test_help_of_a_command_names_its_own_flags_and_defaults():
     assert finished.returncode == 0
     assert "--max_new_tokens       tokens to generate, at most; default 256" in finished.stdout
     assert "--num_contexts" not in finished.stdout
+
+
+def test_help_with_a_config_lists_its_keys_with_type_value_and_comment():
+    finished = run("train", "-h", CLM)
+    assert finished.returncode == 0
+    assert (
+        "  --config.steps=300  (int)\n      Optimizer updates in the whole run." in finished.stdout
+    )
+    missing = run("train", "-h", "--config=configs/clmm.py")
+    assert missing.returncode == 2 and "did you mean configs/clm.py?" in missing.stderr
+
+
+def test_every_config_key_has_a_comment():
+    comments = key_comments()
+    of_attention = ("encoder_attention.", "cross_attention.")
+    assert [k for k in declared() if not (comments.get(k) or k.startswith(of_attention))] == []
 
 
 def test_the_printed_config_has_every_key_and_what_the_command_line_set():
