@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +51,7 @@ class BeamSearchResult(NamedTuple):
 
 def beam_search(
     model: Transformer,
-    params: Any,
+    params: Mapping[str, Any],
     prompts: Sequence[np.ndarray],
     *,
     max_new_tokens: int,
@@ -95,7 +95,7 @@ def beam_search(
 
 
 def beam_search_steps(
-    model: Transformer, params: Any, *, eos_token_id: int, **options: Any
+    model: Transformer, params: Mapping[str, Any], *, eos_token_id: int, **options: Any
 ) -> Iterator[np.ndarray]:
     """Yields the next token of every prompt's best continuation, [B]; see `beam_search`."""
     result = beam_search(model, params, eos_token_id=eos_token_id, **options)
@@ -135,7 +135,7 @@ def _search(
     num_beams: int,
     eos_token_id: int,
     penalty: float,
-    params: Any,
+    params: Mapping[str, Any],
     prompts: Prompts,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     model, (size, longest) = static.model, prompts.inputs.shape

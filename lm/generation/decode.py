@@ -1,7 +1,7 @@
 """Generates tokens by sampling, with cached keys and values, several in one call of the device."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ TOKENS_PER_CALL = 16
 
 def generate(
     model: Transformer,
-    params: Any,
+    params: Mapping[str, Any],
     prompts: Sequence[np.ndarray],
     *,
     max_new_tokens: int,
@@ -101,7 +101,12 @@ class StaticModel:
 
 
 def forward(
-    model: Transformer, params: Any, cache: Any, prompts: Prompts, inputs: jax.Array, offset: Any
+    model: Transformer,
+    params: Mapping[str, Any],
+    cache: Any,
+    prompts: Prompts,
+    inputs: jax.Array,
+    offset: Any,
 ) -> tuple[jax.Array, Any]:
     """Runs the model on tokens [B, n] at positions from `offset` of the cache.
 
@@ -120,7 +125,9 @@ def forward(
     return hidden[:, -1], updated["cache"]
 
 
-def next_token_log_probs(model: Transformer, params: Any, hidden: jax.Array) -> jax.Array:
+def next_token_log_probs(
+    model: Transformer, params: Mapping[str, Any], hidden: jax.Array
+) -> jax.Array:
     """Log-probabilities [B, V] in nats, from inputs of the head [B, D]."""
     log_probs: Any = model.apply({"params": params}, hidden, method="word_log_probs")
     return log_probs
@@ -128,7 +135,11 @@ def next_token_log_probs(model: Transformer, params: Any, hidden: jax.Array) -> 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _prefill(
-    static: StaticModel, sampling: SamplingParams, params: Any, prompts: Prompts, keys: jax.Array
+    static: StaticModel,
+    sampling: SamplingParams,
+    params: Mapping[str, Any],
+    prompts: Prompts,
+    keys: jax.Array,
 ) -> tuple[jax.Array, Any]:
     """The first new tokens [B] and the cache."""
     offset = jnp.zeros((), jnp.int32)
@@ -141,7 +152,7 @@ def _decode(
     static: StaticModel,
     sampling: SamplingParams,
     steps: int,
-    params: Any,
+    params: Mapping[str, Any],
     cache: Any,
     prompts: Prompts,
     last: jax.Array,
@@ -164,7 +175,7 @@ def _decode(
 def _sample(
     model: Transformer,
     sampling: SamplingParams,
-    params: Any,
+    params: Mapping[str, Any],
     hidden: jax.Array,
     keys: jax.Array,
     index: jax.Array | int,

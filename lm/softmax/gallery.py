@@ -58,7 +58,7 @@ def draw(path: epath.PathLike) -> None:
         picture.save(file, format="png", optimize=True)
 
 
-def _draw_row(row: Any, name: str, first: bool, last: bool) -> None:
+def _draw_row(row: np.ndarray, name: str, first: bool, last: bool) -> None:
     weights, slope = _against_one_score(name)
     reference, reference_slope = _against_one_score("softmax")
     left, middle, right = row

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from lm.softmax.oracles import oracle
 from lm.softmax.weighting import Weighting
@@ -46,14 +47,14 @@ class Subject:
 
 
 def jax_subject(
-    name: str, facts: Weighting, expected: str | None = None, **options: Any
+    name: str, facts: Weighting, expected: str | None = None, **options: object
 ) -> Subject:
     """A weighting of JAX as a subject; `options` are also its oracle's."""
 
-    def weights(scores: Any, where: Any) -> jax.Array:
+    def weights(scores: ArrayLike, where: ArrayLike | None) -> jax.Array:
         return facts.apply(jnp.asarray(scores), where, **options)
 
-    def gradient(scores: Any, where: Any, direction: Any) -> jax.Array:
+    def gradient(scores: ArrayLike, where: ArrayLike | None, direction: ArrayLike) -> jax.Array:
         return jax.grad(lambda s: jnp.sum(weights(s, where) * direction))(jnp.asarray(scores))
 
     return Subject(
@@ -79,7 +80,7 @@ def _masked(subject: Subject, scores: Scores, seed: int = 1) -> Where:
     return where
 
 
-def _cases(subject: Subject, dtype: Any = np.float32) -> Iterator[tuple[Scores, Where]]:
+def _cases(subject: Subject, dtype: DTypeLike = np.float32) -> Iterator[tuple[Scores, Where]]:
     """Scores and masks that have broken softmaxes before."""
     plain = _random((6, 33))
     hard = np.random.default_rng(2).choice([-1e4, -30.0, -1.0, 0.0, 0.5, 30.0, 1e4], plain.shape)
@@ -97,7 +98,7 @@ def _cases(subject: Subject, dtype: Any = np.float32) -> Iterator[tuple[Scores, 
             yield scores.astype(dtype), _masked(subject, scores)
 
 
-def _distance(actual: Any, expected: Any) -> float:
+def _distance(actual: ArrayLike, expected: ArrayLike) -> float:
     """The largest difference, relative where the expected value is above one; inf for NaN."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     distance = np.max(np.abs(actual - expected) / np.maximum(np.abs(expected), 1.0), initial=0.0)
@@ -252,7 +253,7 @@ def second_derivative(subject: Subject) -> float | None:
         return None
     with jax.enable_x64(True):
         scores, direction, along = (_random((3, 6), 0.5, seed) for seed in (0, 3, 5))
-        own: Any = subject.gradient
+        own = subject.gradient
         _, exact = jax.jvp(
             lambda s: own(s, None, direction), (jnp.asarray(scores),), (jnp.asarray(along),)
         )

@@ -3,12 +3,14 @@ can be and sharing no code with the fast functions: the reference of the laws.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def oracle(name: str, scores: Any, where: Any = None, **options: Any) -> np.ndarray:
+def oracle(
+    name: str, scores: ArrayLike, where: ArrayLike | None = None, **options: object
+) -> np.ndarray:
     """The weights of a weighting by its formula; [..., S] float64, zero where masked."""
     scores = np.asarray(scores, np.float64)
     where = np.broadcast_to(True if where is None else where, scores.shape)
