@@ -1,6 +1,5 @@
 """Hook of MkDocs: the reference pages of config keys, commands and modules, made from the code."""
 
-import ast
 import pathlib
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import sys
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PARTS = ("default", "tasks", "regularization")  # the files of configs/ that list keys
 
 
 def on_files(files, config):
@@ -24,39 +22,20 @@ def on_files(files, config):
     return files
 
 
-def comments() -> dict[str, str]:
-    """What the comments in configs/ say of each key: those above its line, or the one behind it."""
-    found = {}
-    for part in PARTS:
-        source = (ROOT / "configs" / f"{part}.py").read_text()
-        lines = source.splitlines()
-        for node in ast.walk(ast.parse(source)):
-            if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)):
-                continue
-            above, number = [], node.lineno - 1
-            while number and lines[number - 1].lstrip().startswith("#"):
-                number -= 1
-                above.insert(0, lines[number].lstrip("# "))
-            behind = [x.strip() for x in lines[node.end_lineno - 1].split("  # ")[1:]]
-            group, _, key = ast.unparse(node.targets[0]).rpartition(".")
-            name = key if group == "config" else f"{group}.{key}"
-            found[name] = " ".join(above or behind)
-    return found
-
-
 def config_page() -> str:
     """Every config key, with its type, default and comment, group by group."""
     from configs import default
     from lm.config import declared, flatten
+    from lm.experiment.config_help import key_comments
 
-    kinds, said = declared(), comments()
+    types, comments = declared(), key_comments()
     groups: dict[str, list[str]] = {}
     for key, value in flatten(default.get_config().to_dict()).items():
         group = key.rpartition(".")[0]
         if group in ("encoder_attention", "cross_attention"):
             continue
-        kind = kinds[key].kind.__name__ + (" or None" if kinds[key].optional else "")
-        meaning = said.get(key, "").replace("|", r"\|")
+        kind = types[key].kind.__name__ + (" or None" if types[key].optional else "")
+        meaning = comments.get(key, "").replace("|", r"\|")
         groups.setdefault(group, []).append(f"| `{key}` | {kind} | `{value!r}` | {meaning} |")
     lines = [
         "# Config keys",

@@ -11,7 +11,7 @@ from tests.commands import ROOT
 from tests.conftest import QUICK
 from tests.documents import blocks, commands_of, smaller, write_files
 
-PAGES = [path.with_suffix(".md") for path in sorted((ROOT / "docs" / "add").glob("*.diff"))]
+PAGES = sorted((ROOT / "docs" / "add").glob("*.md"))
 OF_MINUTES = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem != "weighting" else [])
     for page in PAGES
