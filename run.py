@@ -45,7 +45,9 @@ _CACHE_DIR = flags.DEFINE_string("cache_dir", "", "folder of prepared data and c
 _STRIDE = flags.DEFINE_integer(
     "stride", None, "tokens between windows of perplexity; default: their length", 1
 )
-_POOLING = flags.DEFINE_string("pooling", "mean", "mean, first (or cls), last, max or pooler")
+_POOLING = flags.DEFINE_string(
+    "pooling", "mean", "of hidden states: mean, first, last, max or pooler"
+)
 _NORMALIZE = flags.DEFINE_bool("normalize", False, "scale embeddings to length 1")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
 _APPLY_CHAT_TEMPLATE = flags.DEFINE_bool(

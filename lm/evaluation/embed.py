@@ -1,5 +1,6 @@
 """Embeds texts: hidden states of the last layer, pooled to one vector for each text."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from lm.generation.decode import StaticModel
 from lm.model.pooling import mean
 from lm.model.transformer import Batch
 from lm.tasks.load_examples import source_of
-from lm.tasks.records import format_of, records
+from lm.tasks.records import Record, format_of, records
 
 _MIN_LENGTH = 16  # positions of the shortest rows
 ENDINGS = (".npy", ".jsonl")
@@ -130,7 +131,7 @@ def write_embeddings(embeddings: Embeddings, file: epath.Path) -> None:
             out.write(to_json(line, ensure_ascii=False) + "\n")
 
 
-def _column(record: Any, name: str) -> str:
+def _column(record: Record, name: str) -> str:
     value = record.values.get(name)
     if not isinstance(value, str):
         raise UserError(
@@ -168,7 +169,9 @@ def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
     return {name: np.pad(x, (0, length - len(x))) for name, x in (("inputs", row), ("real", real))}
 
 
-def _pooled(pooling: str, static: StaticModel, params: Any, rows: Any) -> dict[str, jax.Array]:
+def _pooled(
+    pooling: str, static: StaticModel, params: Any, rows: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
     """The "vector" [B, D] of each row in float32, and the number "row"."""
     inputs, real = rows["inputs"], rows["real"]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
@@ -186,8 +189,9 @@ def _pooled(pooling: str, static: StaticModel, params: Any, rows: Any) -> dict[s
 def _encoder_states(static: StaticModel, params: Any, batch: Batch) -> jax.Array:
     """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
     first = batch.inputs[:, :1]
-    asked: Any = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
-    asked = asked.replace(
+    asked = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
+    asked = dataclasses.replace(
+        asked,
         encoder_inputs=batch.inputs,
         encoder_segments=batch.segments,
         encoder_positions=batch.positions,
@@ -216,5 +220,5 @@ def _max(hidden: jax.Array, real: jax.Array) -> jax.Array:
 
 # Hidden states [B, L, D] and where they are real [B, L] to vectors [B, D]. "pooler" is the model's
 # own layer on the first state, such as BERT's.
-_OF_STATES = {"mean": mean, "first": _first, "cls": _first, "last": _last, "max": _max}
+_OF_STATES = {"mean": mean, "first": _first, "last": _last, "max": _max}
 POOLINGS: Mapping[str, Any] = {**_OF_STATES, "pooler": None}

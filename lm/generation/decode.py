@@ -106,7 +106,7 @@ def forward(
     cache: Any,
     prompts: Prompts,
     inputs: jax.Array,
-    offset: Any,
+    offset: jax.Array,
 ) -> tuple[jax.Array, Any]:
     """Runs the model on tokens [B, n] at positions from `offset` of the cache.
 

@@ -1,7 +1,7 @@
 """Encodes prompts and pads them, and the inputs of an encoder, to arrays."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import flax.struct
 import jax
@@ -27,19 +27,20 @@ class Prompts:
         encoder.
     """
 
-    inputs: Any
-    starts: Any
-    padding: Any
-    prefix: Any = None
-    encoder_inputs: Any = None
-    encoder_segments: Any = None
-    encoder_positions: Any = None
+    inputs: jax.Array
+    starts: jax.Array
+    padding: jax.Array
+    prefix: jax.Array | None = None
+    encoder_inputs: jax.Array | None = None
+    encoder_segments: jax.Array | None = None
+    encoder_positions: jax.Array | None = None
 
-    def batch(self, inputs: jax.Array, offset: Any, fresh: bool) -> Batch:
+    def batch(self, inputs: jax.Array, offset: jax.Array, fresh: bool) -> Batch:
         """Tokens [B, n] at `offset`; with the encoder's inputs where no cache holds its keys."""
         positions = offset + jnp.arange(inputs.shape[1]) - self.starts[:, None]
-        batch: Any = prompt_batch(inputs, jnp.maximum(positions, 0))
-        return batch.replace(
+        batch = prompt_batch(inputs, jnp.maximum(positions, 0))
+        return dataclasses.replace(
+            batch,
             encoder_inputs=self.encoder_inputs if fresh else None,
             encoder_segments=self.encoder_segments,
             encoder_positions=self.encoder_positions,
@@ -79,7 +80,7 @@ def pad_prompts(
     for row, prompt in enumerate(prompts):
         inputs[row, longest - len(prompt) :] = prompt
         padding[row, : longest - len(prompt)] = False
-    padded: Any = Prompts(
+    padded = Prompts(
         inputs=jnp.asarray(inputs),
         starts=jnp.asarray([longest - len(prompt) for prompt in prompts]),
         padding=jnp.asarray(padding),
@@ -94,7 +95,8 @@ def pad_prompts(
         encoder_inputs[row, : len(source)] = source
         segments[row, : len(source)] = 1
     positions = np.broadcast_to(np.arange(encoder_inputs.shape[1]), encoder_inputs.shape)
-    return padded.replace(
+    return dataclasses.replace(
+        padded,
         encoder_inputs=jnp.asarray(encoder_inputs),
         encoder_segments=jnp.asarray(segments),
         encoder_positions=jnp.asarray(positions),

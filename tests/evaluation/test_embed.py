@@ -46,7 +46,6 @@ def states(run, text):
 POOLED = {
     "mean": lambda x: x.mean(0),
     "first": lambda x: x[0],
-    "cls": lambda x: x[0],
     "last": lambda x: x[-1],
     "max": lambda x: x.max(0),
 }

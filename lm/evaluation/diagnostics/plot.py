@@ -1,12 +1,15 @@
 """Plots a diagnosis: a panel each for spectrum, surviving gradient, argmax and reliability."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
 from lm.evaluation.diagnostics.spectrum import NOISE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OWN, OTHER, TRUTH, NEVER = "#0072B2", "#88CCEE", "#117733", "#D55E00"
 
@@ -38,7 +41,7 @@ def draw(found: Mapping[str, Any], title: str, path: epath.PathLike) -> None:
         figure.savefig(file, format="png")
 
 
-def _draw_spectrum(axes: Any, found: Mapping[str, Any]) -> None:
+def _draw_spectrum(axes: "Axes", found: Mapping[str, Any]) -> None:
     curves = {
         "spectrum_truth": (TRUTH, "--", "true log-probabilities"),
         "spectrum": (OWN, "-", "log-probabilities"),
@@ -65,9 +68,9 @@ def _draw_spectrum(axes: Any, found: Mapping[str, Any]) -> None:
     axes.legend(loc="lower left", fontsize=8)
 
 
-def _draw_gradient(axes: Any, found: Mapping[str, Any]) -> None:
+def _draw_gradient(axes: "Axes", found: Mapping[str, Any]) -> None:
     gradient = found["gradient"]
-    axes.hist(gradient["shares"], bins=np.linspace(0, 1, 41), color=OWN)
+    axes.hist(gradient["shares"], bins=np.linspace(0, 1, 41).tolist(), color=OWN)
     for key, colour, label in (
         ("share", "black", "mean"),
         ("random_share", NEVER, "random gradient, sqrt(D / V)"),
@@ -82,7 +85,7 @@ def _draw_gradient(axes: Any, found: Mapping[str, Any]) -> None:
     axes.legend(fontsize=8)
 
 
-def _draw_argmax(axes: Any, found: Mapping[str, Any]) -> None:
+def _draw_argmax(axes: "Axes", found: Mapping[str, Any]) -> None:
     groups = found["argmax"]["by_frequency"]
     tokens = np.array([group["tokens"] for group in groups])
     own = np.array([group["by_own_embedding"] for group in groups])
@@ -116,7 +119,7 @@ def _draw_argmax(axes: Any, found: Mapping[str, Any]) -> None:
     )
 
 
-def _draw_reliability(axes: Any, found: Mapping[str, Any]) -> None:
+def _draw_reliability(axes: "Axes", found: Mapping[str, Any]) -> None:
     calibration = found["calibration"]
     bins = [each for each in calibration["bins"] if each["count"]]
     width = 1 / len(calibration["bins"])

@@ -7,13 +7,16 @@ difference of each row from the baseline with its 95 % interval, in the colours 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
 from lm.experiment.ablation.comparison import Row, Table
 from lm.training.metric_writer import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps [T], values [seeds, T]
 
@@ -89,7 +92,7 @@ def _styles(table: Table) -> dict[str, Style]:
     return styles
 
 
-def _draw_curves(axes: Any, table: Table, styles: Mapping[str, Style], below: bool) -> None:
+def _draw_curves(axes: "Axes", table: Table, styles: Mapping[str, Style], below: bool) -> None:
     key, curves = _curves(table)
     most = max((len(values) for _, values in curves.values()), default=0)
     for label, (steps, values) in curves.items():
@@ -154,7 +157,7 @@ def _curve(logs: list[dict[int, dict[str, Any]]], key: str) -> Curve:
     return np.array(steps), np.array([[seed[step] for step in steps] for seed in known])
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -165,7 +168,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([np.convolve(seed, window, "same") / counts for seed in values])
 
 
-def _draw_differences(axes: Any, table: Table, styles: Mapping[str, Style]) -> None:
+def _draw_differences(axes: "Axes", table: Table, styles: Mapping[str, Style]) -> None:
     limit = _limit(table.rows)
     axes.axvline(0, color="black", linewidth=1, zorder=1)
     for height, row in enumerate(table.rows):
@@ -187,7 +190,7 @@ def _draw_differences(axes: Any, table: Table, styles: Mapping[str, Style]) -> N
     axes.set_title("Difference within seeds; 95 % interval of each row alone", fontsize=10)
 
 
-def _draw_difference(axes: Any, height: float, row: Row, colour: str, limit: float) -> None:
+def _draw_difference(axes: "Axes", height: float, row: Row, colour: str, limit: float) -> None:
     difference = row.difference or 0.0
     if row.interval:
         axes.plot(row.interval, (height, height), color=colour, linewidth=2, zorder=2)
