@@ -170,7 +170,7 @@ def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
 
 
 def _pooled(
-    pooling: str, static: StaticModel, params: Any, rows: Mapping[str, jax.Array]
+    pooling: str, static: StaticModel, params: Mapping[str, Any], rows: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """The "vector" [B, D] of each row in float32, and the number "row"."""
     inputs, real = rows["inputs"], rows["real"]
@@ -186,7 +186,7 @@ def _pooled(
     return {"vector": vectors.astype(jnp.float32), "row": rows["row"]}
 
 
-def _encoder_states(static: StaticModel, params: Any, batch: Batch) -> jax.Array:
+def _encoder_states(static: StaticModel, params: Mapping[str, Any], batch: Batch) -> jax.Array:
     """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
     first = batch.inputs[:, :1]
     asked = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)

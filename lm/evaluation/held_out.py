@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,21 +32,29 @@ class Evaluation(NamedTuple):
     write_report: Callable[[epath.Path], dict[str, Any]] = lambda folder: {}
 
 
-def evaluate(program: Program, params: Any, dataset: Dataset, config: Config) -> Evaluation:
+def evaluate(
+    program: Program, params: Mapping[str, Any], dataset: Dataset, config: Config
+) -> Evaluation:
     """Evaluates parameters on the held-out rows of a dataset, as its `evaluator` says."""
     return EVALUATORS[dataset.evaluator](program, params, dataset, config)
 
 
-def _text(program: Program, params: Any, corpus: Corpus, config: Config) -> Evaluation:
+def _text(
+    program: Program, params: Mapping[str, Any], corpus: Corpus, config: Config
+) -> Evaluation:
     return Evaluation(likelihood(program, params, corpus, config))
 
 
-def _task(program: Program, params: Any, data: TaskData, config: Config) -> Evaluation:
+def _task(
+    program: Program, params: Mapping[str, Any], data: TaskData, config: Config
+) -> Evaluation:
     found = predictions(program, params, data, config)
     return Evaluation(metrics(data, found), lambda folder: write_report(folder, data, found))
 
 
-def likelihood(program: Program, params: Any, corpus: Corpus, config: Config) -> dict[str, float]:
+def likelihood(
+    program: Program, params: Mapping[str, Any], corpus: Corpus, config: Config
+) -> dict[str, float]:
     """The likelihood of the held-out rows of text.
 
     Heads that give tokens a probability of exactly zero report the smoothed likelihood, whose nats

@@ -22,7 +22,7 @@ _TOGETHER = 64  # targets whose log-probabilities are computed at a time
 
 
 def score_rows(
-    program: Program, params: Any, rows: Sequence[ScoredRow], batch_size: int
+    program: Program, params: Mapping[str, Any], rows: Sequence[ScoredRow], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The log-likelihood of each row's targets in nats, and whether each of them is the likeliest.
 
@@ -50,7 +50,9 @@ def score_rows(
     return np.array(totals, np.float64), np.array(likeliest, bool)
 
 
-def _score(static: StaticModel, params: Any, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def _score(
+    static: StaticModel, params: Mapping[str, Any], rows: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
     """Of B rows their numbers, sums of log-probabilities, and whether all targets are hits."""
     inputs, encoder_inputs = rows["inputs"], rows.get("encoder_inputs")
     batch = Batch(

@@ -1,6 +1,7 @@
 """Measures the output softmax of a model: spectrum, surviving gradient, argmax, calibration."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -88,7 +89,7 @@ def _matrix(run: Restored, contexts: Contexts) -> dict[str, Any]:
         return {"spectrum": why, "spectrum_centred": why, "gradient": why}
     model, vocab_size = run.program.model, run.corpus.tokenizer.vocab_size
 
-    def log_probs(params: Any, hidden: jax.Array) -> jax.Array:
+    def log_probs(params: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
         found: Any = model.apply({"params": params}, hidden, method="word_log_probs")
         return found
 

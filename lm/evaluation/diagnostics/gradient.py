@@ -2,7 +2,7 @@
 the part in the D directions of the head's Jacobian reaches the layers below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ _ENTRIES = 2**24  # of the derivatives computed at a time
 
 def surviving_shares(
     log_probs: Callable[[Any, jax.Array], jax.Array],
-    params: Any,
+    params: Mapping[str, Any],
     hidden: np.ndarray,
     targets: np.ndarray,
 ) -> np.ndarray:
@@ -38,7 +38,7 @@ def surviving_shares(
     """
 
     @jax.jit
-    def parts(params: Any, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def parts(params: Mapping[str, Any], state: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities [V] and their derivatives [D, V]."""
         values, pull = jax.vjp(lambda state: log_probs(params, state), state)
 
