@@ -107,7 +107,9 @@ def case(options, vocab_size: int, tokens: int = TOKENS):
 
         def head_total(params, hidden, targets, weights, key):
             arguments = (hidden, targets, weights)
-            return head.apply({"params": params}, *arguments, method="total", rngs={"softmax": key})
+            return head.apply(
+                {"params": params}, *arguments, method="loss_sum", rngs={"softmax": key}
+            )
 
         total = head_total
 
@@ -192,7 +194,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from lm.output.chunking import limit
+    from lm.output.chunking import max_logits
 
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -203,7 +205,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
         label = f"chunks of {block} tokens"
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label)
     axes.axhline(1.0, color="black", linewidth=1)
-    switch = limit() // found["vocabulary"]
+    switch = max_logits() // found["vocabulary"]
     axes.axvline(switch, color="#CC6677", linestyle="--", label=f"the rule: chunks of {switch}")
     axes.set_xscale("log", base=2)
     axes.set_xlabel(f"tokens (of {found['vocabulary']:,} logits each)")

@@ -251,7 +251,7 @@ def errors(name: str, options: dict, oracle, dtype) -> list[float]:
     def total(params, hidden):
         arguments = (hidden, targets, jnp.ones(tokens, dtype))
         rngs = {"softmax": jax.random.key(0)} if name in ("sampled", "dynamic") else {}
-        return head.apply({"params": params}, *arguments, method="total", rngs=rngs)
+        return head.apply({"params": params}, *arguments, method="loss_sum", rngs=rngs)
 
     ours = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(params, hidden)
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), (params, hidden))

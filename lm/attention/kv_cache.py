@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def update_cache(
-    module: nn.Module, name: str, new: jax.Array, offset: jax.Array | int, length: int
+    module: nn.Module, name: str, new: jax.Array, offset: jax.Array | int | None, length: int
 ) -> jax.Array:
     """Writes [B, Q, ..., K] into the cache of `module` at `offset` and returns all of it.
 
@@ -18,7 +18,7 @@ def update_cache(
       module: whose variable it is.
       name: of the variable.
       new: [B, Q, ..., K], of the positions from `offset` on.
-      offset: position of the first.
+      offset: position of the first; None: 0.
       length: S, how many positions the cache holds.
 
     Returns:
@@ -27,7 +27,8 @@ def update_cache(
     new = jnp.moveaxis(new, 1, -2)
     shape = (*new.shape[:-2], length, new.shape[-1])
     cache = module.variable("cache", name, jnp.zeros, shape, new.dtype)
-    cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, new, offset, axis=new.ndim - 2)
+    start = 0 if offset is None else offset
+    cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, new, start, axis=new.ndim - 2)
     return jnp.moveaxis(cache.value, -2, 1)
 
 

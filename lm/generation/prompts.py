@@ -71,7 +71,7 @@ def pad_prompts(
     """
     if model.config.architecture == "encoder":
         raise UserError("an encoder predicts masked tokens and cannot generate; use a decoder")
-    if model.output_head().whole_rows:
+    if model.output_head().sequence_level:
         raise UserError("the output head reads whole sequences and cannot generate")
     longest = max(len(prompt) for prompt in prompts)
     _check_length(model, "a prompt", longest, max_new_tokens)

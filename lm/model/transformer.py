@@ -63,7 +63,7 @@ class Transformer(nn.Module):
             features + READOUTS[outputs.readout].extra,
             table_init=config.numerics.init,
             token_chunk_size=config.head.token_chunk_size,
-            share=outputs.target_fraction,
+            target_fraction=outputs.target_fraction,
             shards=outputs.shards,
             **config.numerics.dtypes,
             **options,
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
         if table is not None:
             return jnp.sum(self._point("loss", states, batch.targets, table) * batch.weights)
         arrays = (states, batch.targets, batch.weights)
-        return self.head.total(*map(self._tokens, arrays), self._tied_table(), step)
+        return self.head.loss_sum(*map(self._tokens, arrays), self._tied_table(), step)
 
     def negative_log_likelihood(self, batch: Batch) -> jax.Array:
         """-log p(target) in nats, [B, L], of the positions that count: what evaluation reports."""
@@ -143,7 +143,7 @@ class Transformer(nn.Module):
         seen = self.states(batch)
         found = {"nats": self._each("negative_log_likelihood", seen, batch)}
         if accuracy:
-            found["accuracy"] = self._each("hits", seen, batch, whole=True)
+            found["accuracy"] = self._each("is_correct", seen, batch, full_vocab=True)
         if not self.head.full_support:
             found |= self._each("support_metrics", seen, batch)
         return found
@@ -159,8 +159,8 @@ class Transformer(nn.Module):
         if real or self.outputs.num_classes:
             found["values" if real else "log_probs"] = self.head_outputs(seen, batch)
         else:
-            found["hits"] = self._each("hits", seen, batch, whole=True)
-        if self.head.whole_rows:
+            found["hits"] = self._each("is_correct", seen, batch, full_vocab=True)
+        if self.head.sequence_level:
             found["best"] = self.head.best(seen[0], self._tied_table(), **self._where(batch))
         return found
 
@@ -193,12 +193,12 @@ class Transformer(nn.Module):
         batch = self.read.flat(batch)
         return self.read(self.head_inputs(batch, train), batch)
 
-    def _each(self, method: str, seen: Seen, batch: Batch, whole: bool = False) -> Any:
+    def _each(self, method: str, seen: Seen, batch: Batch, full_vocab: bool = False) -> Any:
         """What a method of the head gives for every position that counts, [B, T]."""
         if seen[1] is not None:
             return self._point(method, seen[0], batch.targets, seen[1])
         states, targets, counts = map(self._tokens, (seen[0], batch.targets, batch.weights > 0))
-        found = self.head.per_token(method, states, targets, self._tied_table(), counts, whole)
+        found = self.head.per_token(method, states, targets, self._tied_table(), counts, full_vocab)
         return jax.tree.map(lambda x: x.reshape(batch.targets.shape), found)
 
     def _point(self, method: str, *arrays: jax.Array) -> jax.Array:
@@ -212,11 +212,11 @@ class Transformer(nn.Module):
 
     def _where(self, batch: Batch) -> dict[str, jax.Array]:
         """Of a head that sees rows, the positions that are there."""
-        return {"where": batch.weights > 0} if self.head.whole_rows else {}
+        return {"where": batch.weights > 0} if self.head.sequence_level else {}
 
     def _tokens(self, x: jax.Array) -> jax.Array:
         """[B, L, ...] to [B L, ...], unless the head wants rows."""
-        return x if self.head.whole_rows else x.reshape(-1, *x.shape[2:])
+        return x if self.head.sequence_level else x.reshape(-1, *x.shape[2:])
 
     def _tied_table(self) -> jax.Array | None:
         return self.embedding if self.config.head.tied else None

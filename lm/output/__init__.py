@@ -1,5 +1,7 @@
-"""How do hidden states become a loss and a distribution over words? `OUTPUTS` maps every head's
-name to its module; never ask a head for logits, since some have none.
+"""Output heads: hidden states to a loss and a distribution over the vocabulary or the classes.
+
+`OUTPUTS` maps every head's name to its module. A head's `loss` and `log_probs` are all that it has
+in common with others: some have no logits.
 """
 
 from lm.output.adaptive import AdaptiveHead
@@ -14,12 +16,11 @@ from lm.output.mixtape import MixtapeHead
 from lm.output.mixture import MixtureHead, MixtureOfContextsHead
 from lm.output.plif import PlifHead
 from lm.output.sampled import DynamicHead, NoiseContrastiveHead, SampledHead
-from lm.output.sigsoftmax import SigsoftmaxHead
-from lm.output.softmax import SoftmaxHead
+from lm.output.softmax import SigsoftmaxHead, SoftmaxHead
 from lm.output.sparse import EntmaxHead, SparsemaxHead
 from lm.output.von_mises_fisher import VonMisesFisherHead
 
-OUTPUTS = {
+OUTPUTS: dict[str, type[Head]] = {
     "softmax": SoftmaxHead,
     "mixture": MixtureHead,
     "mixture_of_contexts": MixtureOfContextsHead,

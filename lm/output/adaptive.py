@@ -1,42 +1,45 @@
-"""How does a head spend little on rare words? They wait in clusters, computed only for the tokens
-that go there, with vectors smaller than those of frequent words.
+"""The adaptive softmax: rare tokens lie in clusters with smaller vectors, which are computed only
+for the positions whose targets are there.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from lm.output.base import Head
 from lm.output.chunked import chunked
-from lm.output.chunking import block_size
+from lm.output.chunking import gather_size
 from lm.output.frequency import by_frequency
 from lm.output.gathered import gathered
-from lm.output.logit_stats import statistics
-from lm.output.loss_and_grad import total
+from lm.output.logit_stats import logit_stats
+from lm.output.loss_and_grad import loss_sum
 from lm.output.product import product
 
-_BLOCK = 512  # tokens of a cluster computed at once, at most
+_MAX_GATHERED = 512  # tokens of a cluster computed at once, at most
+
+Tail = tuple[jax.Array, jax.Array]  # a cluster's projection and table
 
 
 class AdaptiveHead(Head):
-    """Adaptive softmax (Grave et al. 1609.04309): a head of frequent words and one entry for each
-    tail cluster; log p = log p_head(cluster) + log p_cluster(word).
+    """Adaptive softmax (Grave et al. 1609.04309): a head of frequent tokens and one entry for each
+    tail cluster; log p = log p_head(cluster) + log p_cluster(token).
 
-    Cluster i has vectors of size D / divisor^(i+1), which its projection makes of h. In `total` the
-    head is computed for all tokens, and each cluster in blocks of its own tokens, as many blocks as
-    the batch needs: exact for every batch, and cheap for those of natural text.
+    Cluster i has vectors of size D / divisor^(i+1), which its projection makes of h. In `loss_sum`
+    the head is computed for all positions, and each cluster in blocks of its own positions, as many
+    blocks as the batch needs: exact for every batch, and cheap for those of natural text.
 
     Attributes:
       cutoffs: ranks at which the tail clusters begin; None: about V / 32 and V / 4.
       divisor: how much smaller each cluster's vectors are than those before it.
-      counts: of words in the training text, [V]; None: words count as ordered by frequency.
+      counts: of tokens in the training text, [V]; None: tokens are ordered by frequency.
     """
 
     cutoffs: tuple[int, ...] | None = None
     divisor: int = 4
-    counts: Any = None
+    counts: Sequence[int] | np.ndarray | None = None
 
     tieable = False
     needs_counts = True
@@ -78,7 +81,7 @@ class AdaptiveHead(Head):
             nats += jnp.where(member, own, 0.0)
         return nats
 
-    def total(
+    def loss_sum(
         self,
         hidden: jax.Array,
         targets: jax.Array,
@@ -86,40 +89,41 @@ class AdaptiveHead(Head):
         embedding: jax.Array | None = None,
         step: jax.Array | None = None,
     ) -> jax.Array:
-        """See `Head.total`."""
+        """See `Head.loss_sum`."""
         if self.is_initializing():
             return jnp.sum(self.loss(hidden, targets) * weights)
         dtype = self._dtype(hidden)
 
-        def of_head(table, shared, rows, hidden, targets):
+        def head_loss(table, shared, index, hidden, targets):
             return _nats(table, hidden, targets, dtype)
 
-        def of_tail(tail, shared, rows, hidden, places):
+        def tail_loss(tail, shared, index, hidden, places):
             return _tail_nats(tail, hidden, places, dtype)
 
-        in_chunks = chunked(of_head, self.chunks(hidden.shape[0], self.training_logits))
-        value = total(in_chunks, self.head, None, hidden, self._entries(targets), weights)
+        in_chunks = chunked(head_loss, self.chunks(hidden.shape[0], self.training_logits))
+        value = loss_sum(in_chunks, self.head, None, hidden, self._entries(targets), weights)
         for i, tail in enumerate(self.tails):
             member, places = self._places(targets, i)
-            block = min(_BLOCK, block_size(len(hidden), 1.0, len(tail[1]), self.token_chunk_size))
-            own = jnp.where(member, weights, 0.0)
-            value += total(gathered(of_tail, block), tail, None, hidden, places, own)
+            size = gather_size(len(hidden), 1.0, len(tail[1]), self.token_chunk_size)
+            in_blocks = gathered(tail_loss, min(_MAX_GATHERED, size))
+            tail_weights = jnp.where(member, weights, 0.0)
+            value += loss_sum(in_blocks, tail, None, hidden, places, tail_weights)
         return value
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
-        of_head = jax.nn.log_softmax(product(hidden, self.head, self._dtype(hidden)), axis=-1)
+        head = jax.nn.log_softmax(product(hidden, self.head, self._dtype(hidden)), axis=-1)
         frequent = self.starts[0]
-        parts = [of_head[:, :frequent]]
+        parts = [head[:, :frequent]]
         for i, tail in enumerate(self.tails):
             own = jax.nn.log_softmax(_tail_logits(tail, hidden, self._dtype(hidden)), axis=-1)
-            parts.append(of_head[:, frequent + i : frequent + i + 1] + own)
+            parts.append(head[:, frequent + i : frequent + i + 1] + own)
         return jnp.concatenate(parts, axis=-1)[:, self.ranks]
 
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """Draws a word for every hidden state, [N]; clusters that none went to are not computed."""
+        """Draws a token for every hidden state, [N]; clusters that none drew are not computed."""
         dtype = self._dtype(hidden)
         keys = jax.random.split(key, 1 + len(self.tails))
         rank = _draw(keys[0], product(hidden, self.head, dtype))
@@ -137,11 +141,11 @@ class AdaptiveHead(Head):
             rank = jnp.where(here, self.starts[i] + place, rank)
         return jnp.asarray(self.order)[rank]
 
-    def _dtype(self, hidden: jax.Array) -> Any:
+    def _dtype(self, hidden: jax.Array) -> DTypeLike:
         return jnp.dtype(self.dtype or hidden.dtype)
 
     def _entries(self, targets: jax.Array) -> jax.Array:
-        """Which of the head's entries each target is, or stands behind."""
+        """The head's entry of each target, or of its cluster."""
         rank = jnp.asarray(self.ranks)[targets]
         cluster = jnp.searchsorted(jnp.asarray(self.starts), rank, side="right") - 1
         return jnp.where(rank < self.starts[0], rank, self.starts[0] + cluster)
@@ -165,7 +169,7 @@ def cluster_starts(cutoffs: tuple[int, ...] | None, vocab_size: int) -> tuple[in
     starts = (*(int(cutoff) for cutoff in cutoffs), vocab_size)
     if not cutoffs or starts[0] < 1 or (np.diff(starts) <= 0).any():
         raise ValueError(
-            f"cutoffs = {tuple(cutoffs)} must rise, from at least 1 to below the {vocab_size} words"
+            f"cutoffs = {tuple(cutoffs)} must rise, from at least 1 to below {vocab_size} tokens"
         )
     return starts
 
@@ -174,14 +178,14 @@ def _draw(key: jax.Array, logits: jax.Array) -> jax.Array:
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
 
 
-def _nats(table: jax.Array, hidden: jax.Array, targets: jax.Array, dtype: Any) -> jax.Array:
-    return statistics(product(hidden, table, dtype), targets).cross_entropy
+def _nats(table: jax.Array, hidden: jax.Array, targets: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return logit_stats(product(hidden, table, dtype), targets).cross_entropy
 
 
-def _tail_logits(tail: tuple[jax.Array, jax.Array], hidden: jax.Array, dtype: Any) -> jax.Array:
+def _tail_logits(tail: Tail, hidden: jax.Array, dtype: DTypeLike) -> jax.Array:
     down, table = tail
     return product(product(hidden, down, dtype), table, dtype)
 
 
-def _tail_nats(tail, hidden: jax.Array, places: jax.Array, dtype: Any) -> jax.Array:
-    return statistics(_tail_logits(tail, hidden, dtype), places).cross_entropy
+def _tail_nats(tail: Tail, hidden: jax.Array, places: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return logit_stats(_tail_logits(tail, hidden, dtype), places).cross_entropy

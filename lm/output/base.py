@@ -1,72 +1,82 @@
-"""What is an output head? A module from hidden states to a loss and to log-probabilities."""
+"""The contract of an output head: a module from hidden states to a loss and log-probabilities."""
 
 import types
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from lm.output.chunked import chunked, chunked_map
-from lm.output.chunking import block_size, chunk_count
+from lm.output.chunking import chunk_count, gather_size
 from lm.output.gathered import gathered, gathered_map
-from lm.output.loss_and_grad import total
+from lm.output.loss_and_grad import TokenLoss, loss_sum
 from lm.output.product import product
 from lm.output.sharded import Shards, sharded, sharded_map
 
 
 class Head(nn.Module):
-    """The contract of all heads, and the word table that most of them own or borrow.
+    """The contract of all heads, and the vocabulary's table that most of them own or borrow.
 
     A head is built with `vocab_size` V, `d_model` D and its own options. Every method takes hidden
     states [N, D] and, where the model ties it, the embedding table [V, D] instead of its own.
 
     Attributes:
-      vocab_size: V, words.
+      vocab_size: V.
       d_model: D.
       table_init: initialiser of the head's own table [V, D].
       dtype: of the matrix product's operands; sums and results are float32 at least.
       param_dtype: of the parameters.
       token_chunk_size: tokens whose logits are computed at once; None: by size; 0: all.
-      share: of the tokens that count in the loss, about. Below 1, those of weight 0 are left out
-        before the head, and cost nothing.
+      target_fraction: about how many of the tokens count in the loss. Below 1, those of weight 0
+        are left out before the head, and cost nothing.
       shards: how several devices share the work; None: as the compiler finds.
-      words_axis: the mesh axis over which this is the head of one device's words; set by the head
-        itself, inside `sharded`.
+      vocab_axis: the mesh axis over which this is the head of one device's part of the vocabulary;
+        set by the head itself, inside `sharded`.
 
     Facts about a kind of head, for code and tests:
       tieable: it can borrow the model's embedding table.
-      needs_counts: its option `counts` wants the words' counts in the training text, [V].
+      needs_counts: its option `counts` wants the tokens' counts in the training text, [V].
       random: its training loss draws from the rng collection "softmax"; where that is not given,
         it is what the draws stand for.
       full_support: no probability is zero.
-      whole_rows: hidden and targets keep their rows, [B, L, D] and [B, L].
-      splits: its loss and its likelihood can be computed with the words split over devices.
-      by_words: own parameters that have an entry for each word, and along which axis.
+      sequence_level: hidden and targets keep their rows, [B, L, D] and [B, L].
+      vocab_shardable: its loss and its likelihood can be computed with the vocabulary split over
+        devices.
+      vocab_dims: own parameters that have an entry for each token of the vocabulary, and along
+        which dimension.
     """
 
-    tieable = True
-    needs_counts = False
-    random = False
-    full_support = True
-    whole_rows = False
-    splits = False
-    by_words = types.MappingProxyType({"table": 0, "bias": 0})
+    tieable: ClassVar[bool] = True
+    needs_counts: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+    full_support: ClassVar[bool] = True
+    sequence_level: ClassVar[bool] = False
+    vocab_shardable: ClassVar[bool] = False
+    vocab_dims: ClassVar[Mapping[str, int]] = types.MappingProxyType({"table": 0, "bias": 0})
 
     vocab_size: int
     d_model: int
-    table_init: Any = nn.initializers.normal(0.02)
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    table_init: Initializer = nn.initializers.normal(0.02)
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
     token_chunk_size: int | None = None
-    share: float = 1.0
+    target_fraction: float = 1.0
     shards: Shards | None = None
-    words_axis: str | None = None
+    vocab_axis: str | None = None
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """Training loss per token in nats, [N], of hidden [N, D] and targets [N]."""
+        """Training loss per token in nats, [N], of hidden [N, D] and targets [N].
+
+        That of a `random` head also takes `key`, from which it draws (None: the rng "softmax", if
+        there is one), and `index`, [N], each token's place in the whole batch: its draws depend on
+        nothing else.
+        """
         raise NotImplementedError
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
@@ -77,34 +87,16 @@ class Head(nn.Module):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]: what tables compare, whatever the training loss is."""
-        log_probs = self.log_probs(hidden, embedding)
-        return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
+        return -take_targets(self.log_probs(hidden, embedding), targets)
 
-    def hits(
+    def is_correct(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """1 where the likeliest word is the target, else 0, [N]."""
-        likeliest = jnp.argmax(self.log_probs(hidden, embedding), axis=-1)
-        return (likeliest == targets).astype(jnp.float32)
+        """1 where the most likely token is the target, else 0, [N]."""
+        most_likely = jnp.argmax(self.log_probs(hidden, embedding), axis=-1)
+        return (most_likely == targets).astype(jnp.float32)
 
-    def loss_given(
-        self,
-        key: jax.Array | None,
-        rows: jax.Array,
-        hidden: jax.Array,
-        targets: jax.Array,
-        embedding: jax.Array | None = None,
-    ) -> jax.Array:
-        """`loss` as a pure function: a random head's draws depend on `key` and `rows` alone.
-
-        Args:
-          key: random key; None: without draws.
-          rows: [N], the tokens' places in the whole batch.
-          hidden, targets, embedding: as for `loss`.
-        """
-        return self.loss(hidden, targets, embedding)
-
-    def total(
+    def loss_sum(
         self,
         hidden: jax.Array,
         targets: jax.Array,
@@ -121,33 +113,27 @@ class Head(nn.Module):
         key = self.random_key()
         if self.is_initializing():
             return jnp.sum(self.loss(hidden, targets, embedding) * weights)
-        shards = self._sharing(hidden.shape[0])
-        wanted = (
-            self.training_logits if key is not None or not self.random else self.logits_per_token
-        )
-        if shards is None and self.share == 1.0 and self.chunks(hidden.shape[0], wanted) == 1:
-            rows = jnp.arange(hidden.shape[0])
-            return jnp.sum(self.loss_given(key, rows, hidden, targets, embedding) * weights)
-        head = self._part(shards)
+        shards = self._shards_of(hidden.shape[0])
+        exact = self.random and key is None
+        per_token = self.logits_per_token if exact else self.training_logits
+        whole = self.target_fraction == 1.0
+        if shards is None and whole and self.chunks(hidden.shape[0], per_token) == 1:
+            draws = {"key": key, "index": jnp.arange(len(hidden))} if self.random else {}
+            return jnp.sum(self.loss(hidden, targets, embedding, **draws) * weights)
+        head = self._local_head(shards)
+        loss = head._pure_loss()
 
-        def loss(params: Any, key: Any, rows: jax.Array, hidden: jax.Array, targets: jax.Array):
-            own, embedding = params
-            arguments = (key, rows, hidden, targets, embedding)
-            return head.apply({"params": own}, *arguments, method="loss_given")
-
-        def compute(params, key, rows, hidden, *tokens):
-            if self.share == 1.0:
-                parts = chunked(loss, head.chunks(len(hidden), wanted))
+        def compute(params, key, index, hidden, *tokens):
+            if whole:
+                parts = chunked(loss, head.chunks(len(hidden), per_token))
             else:
-                parts = gathered(
-                    loss, block_size(len(hidden), self.share, wanted, self.token_chunk_size)
-                )
-            return parts(params, key, rows, hidden, *tokens)
+                parts = gathered(loss, head._gather_size(len(hidden), per_token))
+            return parts(params, key, index, hidden, *tokens)
 
         if shards is not None:
-            wanted = wanted // shards.word_parts
-            compute = sharded(compute, shards, self.by_words)
-        return total(compute, self._params(embedding), key, hidden, targets, weights)
+            per_token = per_token // shards.vocab_shards
+            compute = sharded(compute, shards, self.vocab_dims)
+        return loss_sum(compute, self._params(embedding), key, hidden, targets, weights)
 
     def random_key(self) -> jax.Array | None:
         """A key where the head is random and the rng collection "softmax" is given, else None."""
@@ -156,7 +142,7 @@ class Head(nn.Module):
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """Draws a word for every hidden state, [N], from the head's distribution."""
+        """Draws a token for every hidden state, [N], from the head's distribution."""
         return jax.random.categorical(key, self.log_probs(hidden, embedding), axis=-1)
 
     def per_token(
@@ -166,72 +152,92 @@ class Head(nn.Module):
         targets: jax.Array,
         embedding: jax.Array | None = None,
         where: jax.Array | None = None,
-        whole: bool = False,
+        full_vocab: bool = False,
     ) -> Any:
-        """What a method of (hidden, targets, embedding) gives per token, in chunks of tokens.
+        """The result of a method of (hidden, targets, embedding) per token, in chunks of tokens.
 
-        `where`, [N] boolean, says which tokens count; None: all. Where `share` is below 1, only
-        these cost anything, and the others get numbers that mean nothing. `whole`: the method wants
-        all words in one place, also where devices share them.
+        Args:
+          method: its name.
+          hidden, targets, embedding: as for `loss`.
+          where: [N] boolean, which tokens count; None: all. Where `target_fraction` is below 1,
+            only these cost anything, and the results of others mean nothing.
+          full_vocab: the method needs the whole vocabulary on one device, also where devices share
+            it.
         """
-        params = self._params(embedding)
-        shards = None if whole else self._sharing(hidden.shape[0])
-        head = self._part(shards)
+        shards = None if full_vocab else self._shards_of(hidden.shape[0])
+        head = self._local_head(shards)
 
-        def function(params: Any, hidden: jax.Array, targets: jax.Array) -> Any:
+        def function(params, hidden: jax.Array, targets: jax.Array) -> Any:
             own, embedding = params
             return head.apply({"params": own}, hidden, targets, embedding, method=method)
 
-        def compute(params: Any, hidden: jax.Array, *tokens: jax.Array) -> Any:
-            size, wanted = len(hidden), head.logits_per_token
-            if self.share == 1.0:
-                parts = chunked_map(function, head.chunks(size, wanted))
+        def compute(params, hidden: jax.Array, *tokens: jax.Array) -> Any:
+            size, per_token = len(hidden), head.logits_per_token
+            if self.target_fraction == 1.0:
+                parts = chunked_map(function, head.chunks(size, per_token))
             else:
-                parts = gathered_map(
-                    function, block_size(size, self.share, wanted, self.token_chunk_size)
-                )
+                parts = gathered_map(function, head._gather_size(size, per_token))
             return parts(params, hidden, *tokens)
 
         if shards is not None:
-            compute = sharded_map(compute, shards, self.by_words)
+            compute = sharded_map(compute, shards, self.vocab_dims)
         where = jnp.ones(targets.shape, bool) if where is None else where
-        return compute(params, *map(jnp.asarray, (hidden, targets, where)))
+        return compute(self._params(embedding), *map(jnp.asarray, (hidden, targets, where)))
 
-    def _params(self, embedding: jax.Array | None) -> Any:
+    def _params(self, embedding: jax.Array | None) -> tuple[Mapping[str, Any], jax.Array | None]:
         return self.variables.get("params", {}), embedding
 
-    def _sharing(self, tokens: int) -> Shards | None:
-        """How devices share so many tokens; None where one device, or the compiler, has them."""
-        shards = self.shards if self.splits else None
-        return shards if shards is not None and tokens % shards.token_parts == 0 else None
+    @nn.nowrap
+    def _pure_loss(self) -> TokenLoss:
+        """`loss` as a pure function of (params, key, index, hidden, targets)."""
+        head = self.clone(parent=None)
 
-    def _part(self, shards: Shards | None) -> Any:
-        """The same head, or that of one device's words, as a module of its own."""
+        def loss(params, key, index, hidden, targets):
+            own, embedding = params
+            draws = {"key": key, "index": index} if self.random else {}
+            arguments = (hidden, targets, embedding)
+            losses: Any = head.apply({"params": own}, *arguments, **draws, method="loss")
+            return losses
+
+        return loss
+
+    def _shards_of(self, tokens: int) -> Shards | None:
+        """How devices share so many tokens; None where one device, or the compiler, has them."""
+        shards = self.shards if self.vocab_shardable else None
+        return shards if shards is not None and tokens % shards.token_shards == 0 else None
+
+    def _local_head(self, shards: Shards | None) -> "Head":
+        """The same head, or that of one device's part of the vocabulary, as its own module."""
         if shards is None:
             return self.clone(parent=None)
-        words = self.vocab_size // shards.word_parts
-        return self.clone(parent=None, vocab_size=words, words_axis=shards.words, shards=None)
+        vocab_size, axis = self.vocab_size // shards.vocab_shards, shards.vocab_axis
+        return self.clone(parent=None, vocab_size=vocab_size, vocab_axis=axis, shards=None)
 
+    @nn.nowrap
     def chunks(self, tokens: int, per_token: int) -> int:
         """In how many chunks so many tokens are computed, with so many logits for each."""
         devices = 1 if self.shards is None else self.shards.mesh.size
         return chunk_count(tokens, per_token, self.token_chunk_size, devices)
 
+    @nn.nowrap
+    def _gather_size(self, tokens: int, per_token: int) -> int:
+        return gather_size(tokens, self.target_fraction, per_token, self.token_chunk_size)
+
     def describe(self, tokens: int) -> str:
         """How training computes so many tokens, for a run's log."""
-        if self.whole_rows:
+        if self.sequence_level:
             return "whole rows at once"
-        shards, wanted, words = self._sharing(tokens), self.training_logits, ""
+        shards, per_token, part = self._shards_of(tokens), self.training_logits, ""
         if shards is not None:
-            tokens, wanted = tokens // shards.token_parts, wanted // shards.word_parts
-            words = f" of {self.vocab_size // shards.word_parts} words on each device"
-        if self.share < 1.0:
-            size = block_size(tokens, self.share, wanted, self.token_chunk_size)
-            return f"{size} of {tokens} tokens gathered at a time{words}"
-        chunks = self.chunks(tokens, wanted)
+            tokens, per_token = tokens // shards.token_shards, per_token // shards.vocab_shards
+            part = f" of {self.vocab_size // shards.vocab_shards} words on each device"
+        if self.target_fraction < 1.0:
+            size = self._gather_size(tokens, per_token)
+            return f"{size} of {tokens} tokens gathered at a time{part}"
+        chunks = self.chunks(tokens, per_token)
         if chunks == 1:
-            return f"{tokens} tokens{words} at once"
-        return f"{chunks} chunks of {-(-tokens // chunks)} tokens{words}"
+            return f"{tokens} tokens{part} at once"
+        return f"{chunks} chunks of {-(-tokens // chunks)} tokens{part}"
 
     @property
     def logits_per_token(self) -> int:
@@ -251,6 +257,11 @@ class Head(nn.Module):
             "table", self.table_init, (self.vocab_size, self.d_model), self.param_dtype
         )
 
-    def logits(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
+    def project(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
         """Hidden [N, D] times table [V, D] to [N, V], in float32 at least."""
         return product(hidden, table, jnp.dtype(self.dtype or hidden.dtype))
+
+
+def take_targets(x: jax.Array, targets: jax.Array) -> jax.Array:
+    """The entry of each row of x [N, V] at its target, [N]."""
+    return jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0]

@@ -1,11 +1,11 @@
-"""How much of a head's work is done at once? By shape and device."""
+"""Chooses how much of a head's work is done at once, by shape and device."""
 
 import math
 
 from lm.devices.platform import platform
 
 
-def limit() -> int:
+def max_logits() -> int:
     """Logits held at once by one device: 64 MB of them on a CPU, 1 GB elsewhere."""
     return (16 if platform() == "cpu" else 256) * 1024 * 1024
 
@@ -24,16 +24,18 @@ def chunk_count(tokens: int, per_token: int, token_chunk_size: int | None, devic
         return 1
     if token_chunk_size is not None:
         return -(-tokens // token_chunk_size)
-    wanted = max(1, min(tokens, -(-tokens * per_token // (limit() * devices))))
+    wanted = max(1, min(tokens, -(-tokens * per_token // (max_logits() * devices))))
     # A number that divides the tokens spares padding, if there is one near.
     return next((n for n in range(wanted, 2 * wanted) if tokens % n == 0), wanted)
 
 
-def block_size(tokens: int, share: float, per_token: int, token_chunk_size: int | None) -> int:
-    """How many of N tokens, a share of which counts, are gathered at once.
+def gather_size(
+    tokens: int, target_fraction: float, per_token: int, token_chunk_size: int | None
+) -> int:
+    """How many of N tokens, of which a fraction counts, are gathered at once.
 
     All that count, with four standard deviations to spare, unless they pass the limit.
     """
-    spread = 4.0 * math.sqrt(tokens * share * (1.0 - share))
-    likely = min(tokens, math.ceil(tokens * share + spread))
-    return max(1, min(likely, token_chunk_size or limit() // per_token))
+    spread = 4.0 * math.sqrt(tokens * target_fraction * (1.0 - target_fraction))
+    likely = min(tokens, math.ceil(tokens * target_fraction + spread))
+    return max(1, min(likely, token_chunk_size or max_logits() // per_token))

@@ -1,55 +1,56 @@
-"""What if a word were drawn in two steps? First its class, then the word among its class."""
+"""The class-factored softmax: a token's class first, then the token within its class."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.output.base import Head
+from lm.output.base import Head, take_targets
 from lm.output.frequency import by_frequency
 
 
 class ClassFactoredHead(Head):
-    """log p = log p(class of the word) + log p(word in its class) (Goodman 2001).
+    """log p = log p(class of the token) + log p(token in its class) (Goodman 2001).
 
-    Classes are runs of words of neighbouring frequency, of equal size (the last may be shorter). A
-    token costs C + V / C logits, not V. With a class for each word it is the softmax over classes.
+    Classes are runs of tokens of neighbouring frequency, of equal size (the last may be shorter). A
+    position costs C + V / C logits, not V. With a class for each token it is the softmax over
+    classes.
 
     Attributes:
       classes: C; None: the square root of V, rounded up.
-      counts: of words in the training text, [V]; None: words count as ordered by frequency.
+      counts: of tokens in the training text, [V]; None: tokens are ordered by frequency.
     """
 
     classes: int | None = None
-    counts: Any = None
+    counts: Sequence[int] | np.ndarray | None = None
 
     needs_counts = True
 
     @property
     def size(self) -> int:
-        """Words of a class."""
+        """Tokens of a class."""
         return -(-self.vocab_size // (self.classes or math.isqrt(self.vocab_size - 1) + 1))
 
     @property
     def logits_per_token(self) -> int:
-        """The vectors of a token's class are gathered for it."""
+        """The vectors of a target's class are gathered for it."""
         return self.size * self.d_model + -(-self.vocab_size // self.size)
 
     def members(self) -> np.ndarray:
-        """Words of each class, [C, size], by rank; V where there is none."""
+        """Tokens of each class, [C, size], by rank; V where there is none."""
         order, _ = by_frequency(self.counts, self.vocab_size)
         padding = -len(order) % self.size
         return np.pad(order, (0, padding), constant_values=self.vocab_size).reshape(-1, self.size)
 
     @nn.compact
     def tables(self, embedding: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Vectors of the classes, [C, D], and of the words, [V, D]."""
-        words = self.table(embedding)  # first, so that it begins as that of other heads
+        """Vectors of the classes, [C, D], and of the tokens, [V, D]."""
+        table = self.table(embedding)  # first, so that it begins as that of other heads
         shape = (len(self.members()), self.d_model)
-        return self.param("class_table", self.table_init, shape, self.param_dtype), words
+        return self.param("class_table", self.table_init, shape, self.param_dtype), table
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
@@ -61,38 +62,38 @@ class ClassFactoredHead(Head):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
-        classes, words = self.tables(embedding)
+        classes, table = self.tables(embedding)
         rank = jnp.asarray(by_frequency(self.counts, self.vocab_size)[1])[targets]
         chosen = rank // self.size
-        of_classes = jax.nn.log_softmax(self.logits(hidden, classes), axis=-1)
-        of_words = jax.nn.log_softmax(self._within(hidden, words, chosen), axis=-1)
-        return -(_pick(of_classes, chosen) + _pick(of_words, rank % self.size))
+        class_log_probs = jax.nn.log_softmax(self.project(hidden, classes), axis=-1)
+        within = jax.nn.log_softmax(self._within(hidden, table, chosen), axis=-1)
+        return -(take_targets(class_log_probs, chosen) + take_targets(within, rank % self.size))
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
-        classes, words = self.tables(embedding)
+        classes, table = self.tables(embedding)
         members, ranks = self.members(), by_frequency(self.counts, self.vocab_size)[1]
-        logits = self.logits(hidden, words)[:, np.minimum(members, self.vocab_size - 1)]
+        logits = self.project(hidden, table)[:, np.minimum(members, self.vocab_size - 1)]
         logits = jnp.where(members < self.vocab_size, logits, -jnp.inf)
-        of_classes = jax.nn.log_softmax(self.logits(hidden, classes), axis=-1)
-        both = of_classes[..., None] + jax.nn.log_softmax(logits, axis=-1)
+        class_log_probs = jax.nn.log_softmax(self.project(hidden, classes), axis=-1)
+        both = class_log_probs[..., None] + jax.nn.log_softmax(logits, axis=-1)
         return both.reshape(len(hidden), -1)[:, ranks]
 
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """Draws a word for every hidden state, [N]: its class, then one of the class's words."""
-        classes, words = self.tables(embedding)
+        """Draws a token for every hidden state, [N]: its class, then one of the class's tokens."""
+        classes, table = self.tables(embedding)
         first, second = jax.random.split(key)
-        chosen = jax.random.categorical(first, self.logits(hidden, classes), axis=-1)
-        place = jax.random.categorical(second, self._within(hidden, words, chosen), axis=-1)
+        chosen = jax.random.categorical(first, self.project(hidden, classes), axis=-1)
+        place = jax.random.categorical(second, self._within(hidden, table, chosen), axis=-1)
         return jnp.asarray(self.members())[chosen, place]
 
-    def _within(self, hidden: jax.Array, words: jax.Array, chosen: jax.Array) -> jax.Array:
-        """Logits of the words of each token's class, [N, size]."""
+    def _within(self, hidden: jax.Array, table: jax.Array, chosen: jax.Array) -> jax.Array:
+        """Logits of the tokens of each position's class, [N, size]."""
         members = jnp.asarray(self.members())[chosen]
         dtype = jnp.dtype(self.dtype or hidden.dtype)
-        vectors = words[jnp.minimum(members, self.vocab_size - 1)]
+        vectors = table[jnp.minimum(members, self.vocab_size - 1)]
         logits = jnp.einsum(
             "nd,nsd->ns",
             hidden.astype(dtype),
@@ -100,7 +101,3 @@ class ClassFactoredHead(Head):
             preferred_element_type=jnp.promote_types(dtype, jnp.float32),
         )
         return jnp.where(members < self.vocab_size, logits, -jnp.inf)
-
-
-def _pick(x: jax.Array, places: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, places[:, None], axis=-1)[:, 0]

@@ -1,4 +1,4 @@
-"""What if neighbouring labels depend on each other? A linear chain over a row of tags."""
+"""A conditional random field: a linear chain over the tags of a row."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class CrfHead(Head):
 
     p(y | h) = exp(sum_t z_t[y_t] + sum_t T[y_t-1, y_t]) / Z, z = h W' + b; T begins at zero.
 
-    Unlike the other heads' it takes rows, hidden [B, L, D] and targets [B, L] (or one row, [L, D]
+    Unlike other heads it takes rows, hidden [B, L, D] and targets [B, L] (or one row, [L, D]
     and [L]), and `where`, [B, L]: positions that are not there are left out, and those beside them
     become neighbours. `loss` gives each position -log p(y_t | y_1 .. y_t-1, h), so that a row's sum
     is the chain's -log p(y | h) and a mean over tokens is comparable with other heads';
@@ -22,7 +22,7 @@ class CrfHead(Head):
     suits the labels of a text, and not its next words.
     """
 
-    whole_rows = True
+    sequence_level = True
 
     @nn.compact
     def potentials(
@@ -30,7 +30,7 @@ class CrfHead(Head):
     ) -> tuple[jax.Array, jax.Array]:
         """Scores of the tags, [..., L, V], and of their transitions, [V, V], from row to column."""
         shape, zeros = (self.vocab_size, self.vocab_size), nn.initializers.zeros
-        z = self.logits(hidden.reshape(-1, self.d_model), self.table(embedding))
+        z = self.project(hidden.reshape(-1, self.d_model), self.table(embedding))
         z += self.param("bias", zeros, (self.vocab_size,), self.param_dtype)
         transitions = self.param("transitions", zeros, shape, self.param_dtype)
         return z.reshape(*hidden.shape[:-1], -1), transitions.astype(z.dtype)
@@ -59,7 +59,7 @@ class CrfHead(Head):
         """The same as `loss`."""
         return self.loss(hidden, targets, embedding, where)
 
-    def total(
+    def loss_sum(
         self,
         hidden: jax.Array,
         targets: jax.Array,
@@ -77,10 +77,10 @@ class CrfHead(Head):
         targets: jax.Array,
         embedding: jax.Array | None = None,
         where: jax.Array | None = None,
-        whole: bool = False,
+        full_vocab: bool = False,
     ) -> Any:
         """A method of whole rows, in chains over the positions `where` something is."""
-        del whole
+        del full_vocab
         return getattr(self, method)(hidden, targets, embedding, where)
 
     def log_probs(

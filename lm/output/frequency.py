@@ -1,15 +1,17 @@
-"""Which words are frequent? Ranks from the training text's counts, for heads that need an order."""
+"""Orders the vocabulary by the training text's counts, for heads that need an order."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def by_frequency(counts: Any, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Words from the most to the least frequent, and the rank of each word, int32 [V] each.
+def by_frequency(
+    counts: Sequence[int] | np.ndarray | None, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens from the most to the least frequent, and the rank of each token, int32 [V] each.
 
     Args:
-      counts: [V], or None where words are in this order already. Equal counts keep their order.
+      counts: [V], or None where tokens are in this order already. Equal counts keep their order.
       vocab_size: V.
     """
     if counts is None:

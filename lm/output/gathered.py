@@ -1,5 +1,5 @@
-"""How is a loss summed over some of the tokens only, or found for some, at the cost of those? In
-blocks of them, as many as there are: shapes are static, the number of blocks is not.
+"""Computes a loss for the tokens that count alone, at the cost of those: in blocks of them, as many
+as there are (shapes are static, the number of blocks is not).
 """
 
 from collections.abc import Callable
@@ -8,69 +8,69 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.output.chunked import Found, PerToken
-from lm.output.loss_and_grad import Compute, Loss, zero_sums
+from lm.output.chunked import TokenFunction, TokenMap
+from lm.output.loss_and_grad import LossAndGrad, TokenLoss, zero_sums
 
 
-def gathered(loss: Loss, block: int) -> Compute:
-    """Computes a `total` over the tokens whose weight is not 0, exact for any number of them.
+def gathered(loss: TokenLoss, size: int) -> LossAndGrad:
+    """Computes a `loss_sum` over the tokens whose weight is not 0, exact for any number of them.
 
-    They are brought to the front, and blocks of `block` tokens are computed until none is left. The
+    They are brought to the front, and blocks of `size` tokens are computed until none is left. The
     loss must be finite for every token, whatever its weight. Where devices split the tokens, some
-    need more blocks than others; those that split the words of the same tokens need as many.
+    need more blocks than others; those that split the vocabulary of the same tokens need as many.
     """
 
-    def compute(params, shared, rows, hidden, targets, weights):
-        def total(params, hidden, rows, targets, weights):
-            return jnp.sum(loss(params, shared, rows, hidden, targets) * weights)
+    def compute(params, shared, index, hidden, targets, weights):
+        def block_sum(params, hidden, index, targets, weights):
+            return jnp.sum(loss(params, shared, index, hidden, targets) * weights)
 
         def add(sums, here, real):
-            value, of_params, of_hidden = sums
-            tokens = (hidden[here], rows[here], targets[here], jnp.where(real, weights[here], 0.0))
-            found, (p, h) = jax.value_and_grad(total, argnums=(0, 1))(wide, *tokens)
-            of_params = jax.tree.map(jnp.add, of_params, p)
-            return value + found.astype(value.dtype), of_params, of_hidden.at[here].add(h)
+            value, params_grad, hidden_grad = sums
+            tokens = (hidden[here], index[here], targets[here], jnp.where(real, weights[here], 0.0))
+            new, (p, h) = jax.value_and_grad(block_sum, argnums=(0, 1))(wide, *tokens)
+            params_grad = jax.tree.map(jnp.add, params_grad, p)
+            return value + new.astype(value.dtype), params_grad, hidden_grad.at[here].add(h)
 
         start, wide, zeros = zero_sums(params, hidden)
         sums = (start, zeros, jnp.zeros_like(hidden))
-        value, of_params, of_hidden = _block_by_block(weights != 0, block, add, sums)
-        return value, (of_params, of_hidden)
+        value, params_grad, hidden_grad = _block_by_block(weights != 0, size, add, sums)
+        return value, (params_grad, hidden_grad)
 
     return compute
 
 
-def gathered_map(function: Found, block: int) -> PerToken:
-    """Finds what `function` does for the tokens that count; the others get anything."""
+def gathered_map(function: TokenFunction, size: int) -> TokenMap:
+    """Maps `function` over the tokens that count; the results of others mean nothing."""
 
     def each(params, hidden, targets, where):
-        def add(found, here, real):
+        def add(results, here, real):
             del real
             new = function(params, hidden[here], targets[here])
-            return jax.tree.map(lambda x, y: x.at[here].set(y), found, new)
+            return jax.tree.map(lambda x, y: x.at[here].set(y), results, new)
 
-        shapes = jax.eval_shape(function, params, hidden[:block], targets[:block])
+        shapes = jax.eval_shape(function, params, hidden[:size], targets[:size])
         zeros = jax.tree.map(lambda x: jnp.zeros((len(hidden), *x.shape[1:]), x.dtype), shapes)
-        return _block_by_block(where, block, add, zeros)
+        return _block_by_block(where, size, add, zeros)
 
     return each
 
 
 def _block_by_block(
-    counts: jax.Array, block: int, add: Callable[[Any, jax.Array, jax.Array], Any], start: Any
+    counts: jax.Array, size: int, add: Callable[[Any, jax.Array, jax.Array], Any], start: Any
 ) -> Any:
     """Repeats `add(sums, here, real)` from `start` on, until all tokens that count were `here`.
 
     `here`, [n], are n places of tokens; the last, partial block repeats some that are not `real`.
     """
     count = jnp.sum(counts)
-    order = jnp.pad(jnp.argsort(~counts, stable=True), (0, -len(counts) % block))
+    order = jnp.pad(jnp.argsort(~counts, stable=True), (0, -len(counts) % size))
 
     def unfinished(carry):
-        return carry[0] * block < count
+        return carry[0] * size < count
 
     def step(carry):
-        index, sums = carry
-        here = jax.lax.dynamic_slice(order, (index * block,), (block,))
-        return index + 1, add(sums, here, index * block + jnp.arange(block) < count)
+        block, sums = carry
+        here = jax.lax.dynamic_slice(order, (block * size,), (size,))
+        return block + 1, add(sums, here, block * size + jnp.arange(size) < count)
 
     return jax.lax.while_loop(unfinished, step, (0, start))[1]

@@ -1,6 +1,4 @@
-"""What if words were points, and nearness probability? A softmax over squared distances."""
-
-from typing import Any
+"""A softmax over squared distances from the hidden state to the tokens' vectors."""
 
 import flax.linen as nn
 import jax
@@ -10,9 +8,9 @@ from lm.output.pointwise import PointwiseHead
 
 
 class GaussianHead(PointwiseHead):
-    """Logits -|h - w|^2 / (2 sigma^2): equal Gaussians around the words' vectors w.
+    """Logits -|h - w|^2 / (2 sigma^2): equal Gaussians around the tokens' vectors w.
 
-    |h|^2 is common to all words, so this is the softmax of (h . w - |w|^2 / 2) / sigma^2, and is
+    |h|^2 is common to all tokens, so this is the softmax of (h . w - |w|^2 / 2) / sigma^2, and is
     computed as that.
 
     Attributes:
@@ -22,11 +20,11 @@ class GaussianHead(PointwiseHead):
     sigma: float = 1.0
 
     @nn.compact
-    def unshaped(
+    def raw_logits(
         self, hidden: jax.Array, embedding: jax.Array | None = None
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, None]:
         """Logits [N, V], up to a number for each row."""
         table = self.table(embedding)
-        z = self.logits(hidden, table)
+        z = self.project(hidden, table)
         z -= jnp.sum(jnp.square(table.astype(z.dtype)), axis=-1) / 2.0
-        return self.biased(z / self.sigma**2), None
+        return self.add_bias(z / self.sigma**2), None

@@ -1,8 +1,9 @@
-"""What if a word were drawn by yes or no alone? Along a binary tree, short for frequent words."""
+"""The hierarchical softmax: a token is drawn along a binary tree, short for frequent tokens."""
 
 import functools
 import heapq
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,16 @@ from lm.output.base import Head
 class HierarchicalHead(Head):
     """Softmax along a Huffman tree (Morin, Bengio 2005; Mikolov et al. 1310.4546).
 
-    -log p(word) = sum over the nodes on its path of softplus(-s h . v_node), s = 1 where the path
-    goes right and -1 where left. The leaves sum to one without a normaliser, and a token costs the
+    -log p(token) = sum over the nodes on its path of softplus(-s h . v_node), s = 1 where the path
+    goes right and -1 where left. The leaves sum to one without a normaliser, and a target costs the
     length of its path, about the text's entropy in bits.
 
     Attributes:
-      counts: of words in the training text, [V], of which the tree is made (plus one each); None:
+      counts: of tokens in the training text, [V], of which the tree is made (plus one each); None:
         all alike.
     """
 
-    counts: Any = None
+    counts: Sequence[int] | np.ndarray | None = None
 
     tieable = False
     needs_counts = True
@@ -34,14 +35,14 @@ class HierarchicalHead(Head):
         self.nodes = self.param("node_table", self.table_init, shape, self.param_dtype)
 
     @property
-    def tree(self) -> Any:
+    def tree(self) -> "Tree":
         """The Huffman tree."""
         counts = None if self.counts is None else np.asarray(self.counts, np.int64).tobytes()
         return huffman(self.vocab_size, counts)
 
     @property
     def logits_per_token(self) -> int:
-        """The vectors of a token's path are gathered for it."""
+        """The vectors of a target's path are gathered for it."""
         return self.tree.path.shape[1] * self.d_model
 
     def loss(
@@ -63,14 +64,14 @@ class HierarchicalHead(Head):
             preferred_element_type=jnp.promote_types(dtype, jnp.float32),
         )
         # Beyond the end of a path, turns are 0.
-        forks = jnp.where(turns == 0, 0.0, jax.nn.softplus(-turns * scores))
-        return jnp.sum(forks, axis=-1)
+        branches = jnp.where(turns == 0, 0.0, jax.nn.softplus(-turns * scores))
+        return jnp.sum(branches, axis=-1)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]; all nodes, level by level."""
-        scores = self.logits(hidden, self.nodes)
+        scores = self.project(hidden, self.nodes)
         right, left = jax.nn.log_sigmoid(scores), jax.nn.log_sigmoid(-scores)
-        words = jnp.zeros((len(hidden), self.vocab_size), scores.dtype)
+        log_probs = jnp.zeros((len(hidden), self.vocab_size), scores.dtype)
         level = np.array([self.vocab_size - 2])
         reached = jnp.zeros((len(hidden), 1), scores.dtype)
         while level.size:
@@ -78,14 +79,14 @@ class HierarchicalHead(Head):
             both = [reached + left[:, level], reached + right[:, level]]
             both = jnp.concatenate(both, axis=-1)
             leaf = children < 0
-            words = words.at[:, ~children[leaf]].set(both[:, leaf])
+            log_probs = log_probs.at[:, ~children[leaf]].set(both[:, leaf])
             level, reached = children[~leaf], both[:, ~leaf]
-        return words
+        return log_probs
 
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """Draws a word for every hidden state, [N], by one walk down the tree."""
+        """Draws a token for every hidden state, [N], by one walk down the tree."""
         children, nodes = jnp.asarray(self.tree.children), self.nodes
 
         def walk(carry):
@@ -101,12 +102,12 @@ class HierarchicalHead(Head):
 
 
 class Tree(NamedTuple):
-    """A binary tree over V words; its root is node V - 2.
+    """A binary tree over V tokens; its root is node V - 2.
 
     Attributes:
-      path: nodes from the root to each word, int32 [V, longest], then zeros.
+      path: nodes from the root to each token, int32 [V, longest], then zeros.
       turns: at each of them, 1 where the path goes right, -1 where left, and 0 beyond its end.
-      children: left and right of each node, [V - 1, 2]; ~word (below zero) at the leaves.
+      children: left and right of each node, [V - 1, 2]; ~token (below zero) at the leaves.
     """
 
     path: np.ndarray
@@ -116,14 +117,14 @@ class Tree(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def huffman(vocab_size: int, counts: bytes | None) -> Tree:
-    """The tree in which words of counts n have the shortest paths on average.
+    """The tree in which tokens of counts n have the shortest paths on average.
 
     Args:
       vocab_size: V, at least 2.
       counts: int64 [V] as bytes, or None for a balanced tree; each is taken plus one.
     """
     weights = np.ones(vocab_size) if counts is None else np.frombuffer(counts, np.int64) + 1
-    heap = [(int(weight), ~word) for word, weight in enumerate(weights)]
+    heap = [(int(weight), ~token) for token, weight in enumerate(weights)]
     heapq.heapify(heap)
     children = np.zeros((vocab_size - 1, 2), np.int32)
     for node in range(vocab_size - 1):

@@ -1,4 +1,6 @@
-"""Which heads score each word by itself, without a sum over words? Logistic and squared losses."""
+"""Heads that score each token by itself, without a sum over the vocabulary: logistic and squared
+losses.
+"""
 
 import math
 
@@ -6,24 +8,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.output.base import take_targets
 from lm.output.pointwise import LogitsHead
 
 
 class SigmoidHead(LogitsHead):
-    """One yes or no for each word: loss = sum_v softplus(z_v) - z_y, z = h W' + b.
+    """One binary decision for each token: loss = sum_v softplus(z_v) - z_y, z = h W' + b.
 
     The sum of V binary cross-entropies. The likelihood is that of sigmoid(z), normalised.
 
     Attributes:
-      bias: adds b, [V], -log V at first: as if one word of V were right.
+      bias: adds b, [V], -log V at first: as if one token of V were right.
     """
 
     bias: bool = True
 
     @nn.compact
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
-        z = self.logits(hidden, self.table(embedding))
+        z = self.project(hidden, self.table(embedding))
         if self.bias:
             start = nn.initializers.constant(-math.log(self.vocab_size))
             z += self.param("bias", start, (self.vocab_size,), self.param_dtype)
@@ -33,27 +36,25 @@ class SigmoidHead(LogitsHead):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token in nats, [N]."""
-        z = self.scores(hidden, embedding)
-        own = jnp.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
-        return jnp.sum(jax.nn.softplus(z), axis=-1) - own
+        z = self.logits(hidden, embedding)
+        return jnp.sum(jax.nn.softplus(z), axis=-1) - take_targets(z, targets)
 
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
-        log_probs = self.log_probs(hidden, embedding)
-        return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
+        return -take_targets(self.log_probs(hidden, embedding), targets)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
-        return jax.nn.log_softmax(jax.nn.log_sigmoid(self.scores(hidden, embedding)), axis=-1)
+        return jax.nn.log_softmax(jax.nn.log_sigmoid(self.logits(hidden, embedding)), axis=-1)
 
 
 class SquaredHead(LogitsHead):
     """Squared error: loss = (k (z_y - M)^2 + sum_{v != y} z_v^2) / V (Hui, Belkin 2006.07322).
 
-    With k = M = 1 the mean squared error against a one-hot. The sum over words is h' (W'W) h, so
-    no logit but the target's is ever computed. The likelihood is that of softmax(z).
+    With k = M = 1 the mean squared error against a one-hot. The sum over the vocabulary is
+    h' (W'W) h, so no logit but the target's is ever computed. The likelihood is that of softmax(z).
 
     Real targets [N] make it regression, with V = 1: loss = (z - y)^2, and the likelihood is that of
     a Gaussian around z of variance 1.
@@ -78,7 +79,7 @@ class SquaredHead(LogitsHead):
         if jnp.issubdtype(targets.dtype, jnp.floating):
             return jnp.square(self.values(hidden) - targets)
         if self.is_initializing():
-            self.scores(hidden, embedding)
+            self.logits(hidden, embedding)
         params = self.variables["params"] if embedding is None or self.bias else {}
         table = params["table"] if embedding is None else embedding
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
@@ -102,4 +103,4 @@ class SquaredHead(LogitsHead):
 
     def values(self, hidden: jax.Array) -> jax.Array:
         """The predicted numbers of a regression, [N]."""
-        return self.scores(hidden)[:, 0]
+        return self.logits(hidden)[:, 0]

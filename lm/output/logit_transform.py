@@ -1,32 +1,84 @@
-"""How are logits shaped one by one without a pass of their own? Next to the exponential."""
+"""Transforms of single logits, which a loss applies without a pass of their own."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
-class Phi:
-    """An increasing function of every logit; here the identity.
+class LogitTransform:
+    """An increasing function f of every logit; here the identity.
 
-    `statistics` asks for it in pieces, so that a loss on phi(z) reads and writes logits as often as
-    one on z. `theta` are parameters that phi may have, a pytree; None where there are none.
+    `logit_stats` asks for it in pieces, so that a loss on f(z) reads and writes logits as often as
+    one on z. `params` are parameters that f may have; None where there are none.
     """
 
-    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
-        """Gives phi(z), shaped as z."""
+    def value(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array:
+        """Gives f(z), shaped as z."""
         return z
 
-    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
-        """Gives phi'(z)."""
+    def derivative(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array | float:
+        """Gives f'(z)."""
         return 1.0
 
-    def exponential(self, z: jax.Array, top: jax.Array, theta: Any = None) -> jax.Array:
-        """Gives e^(phi(z) - top), where top is at least phi(z)."""
-        return jnp.exp(self.value(z, theta) - top)
+    def exponential(
+        self, z: jax.Array, top: jax.Array, params: jax.Array | None = None
+    ) -> jax.Array:
+        """Gives e^(f(z) - top), where top is at least f(z)."""
+        return jnp.exp(self.value(z, params) - top)
 
-    def of_theta(self, z: jax.Array, gradient: jax.Array, theta: Any = None) -> Any:
-        """The gradient of theta, given that of phi(z), [N, V]."""
+    def params_grad(
+        self, z: jax.Array, grad: jax.Array, params: jax.Array | None = None
+    ) -> jax.Array | None:
+        """The gradient of the parameters, given that of f(z), [N, V]."""
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(LogitTransform):
+    """z / t."""
+
+    temperature: float
+
+    def value(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array:
+        """See `LogitTransform`."""
+        return z / self.temperature
+
+    def derivative(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array | float:
+        """See `LogitTransform`."""
+        return 1.0 / self.temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class Capped(LogitTransform):
+    """c tanh(z / (t c))."""
+
+    cap: float
+    temperature: float
+
+    def value(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array:
+        """See `LogitTransform`."""
+        return self.cap * jnp.tanh(z / (self.temperature * self.cap))
+
+    def derivative(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array | float:
+        """See `LogitTransform`."""
+        return (1.0 - jnp.square(jnp.tanh(z / (self.temperature * self.cap)))) / self.temperature
+
+
+class LogSigmoidAdded(LogitTransform):
+    """z + log sigmoid(z) = min(z, 2z) - log(1 + e^-|z|)."""
+
+    def value(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array:
+        """See `LogitTransform`."""
+        return jnp.minimum(z, 2.0 * z) - jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+    def derivative(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array | float:
+        """See `LogitTransform`; 1 + sigmoid(-z)."""
+        return 1.5 - 0.5 * jnp.tanh(0.5 * z)
+
+    def exponential(
+        self, z: jax.Array, top: jax.Array, params: jax.Array | None = None
+    ) -> jax.Array:
+        """See `LogitTransform`; without a logarithm."""
+        return jnp.exp(jnp.minimum(z, 2.0 * z) - top) / (1.0 + jnp.exp(-jnp.abs(z)))

@@ -1,22 +1,21 @@
-"""How is a weighted sum of losses differentiated? In its forward pass, by whatever computes it."""
+"""Differentiates a weighted sum of losses in its forward pass, by whatever computes it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-# `loss(params, shared, rows [n], hidden [n, D], targets [n]) -> [n]`, a pure function; `rows` are
-# the tokens' places in the whole, `shared` is for all of them, such as a random key.
-Loss = Callable[..., Any]
-# `compute(params, shared, rows, hidden, targets, weights) -> value, (of_params, of_hidden)`: the
-# sum of weighted losses and its gradients, those of parameters in float32 at least.
-Compute = Callable[..., tuple[Any, tuple[Any, Any]]]
+# `loss(params, shared, index [n], hidden [n, D], targets [n]) -> [n]`, a pure function; `index` is
+# each token's place among all, `shared` is for all of them, such as a random key.
+TokenLoss = Callable[..., jax.Array]
+# `compute(params, shared, index, hidden, targets, weights) -> value, (params_grad, hidden_grad)`:
+# the sum of weighted losses and its gradients, those of parameters in float32 at least.
+LossAndGrad = Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]
 
 
-def total(
-    compute: Compute,
+def loss_sum(
+    compute: LossAndGrad,
     params: Any,
     shared: Any,
     hidden: jax.Array,
@@ -33,8 +32,7 @@ def total(
       targets: [N].
       weights: [N], not differentiated.
     """
-    value: Any = _total(compute, params, shared, hidden, targets, weights)
-    return value
+    return _loss_sum(compute, params, shared, hidden, targets, weights)
 
 
 def zero_sums(params: Any, hidden: jax.Array) -> tuple[jax.Array, Any, Any]:
@@ -44,26 +42,28 @@ def zero_sums(params: Any, hidden: jax.Array) -> tuple[jax.Array, Any, Any]:
     before the sum.
     """
     wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
-    start = jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32))
-    return start, wide, jax.tree.map(jnp.zeros_like, wide)
+    zero = jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32))
+    return zero, wide, jax.tree.map(jnp.zeros_like, wide)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _total(compute, params, shared, hidden, targets, weights):
+def _value(
+    compute: LossAndGrad, params: Any, shared: Any, hidden: jax.Array, targets: Any, weights: Any
+) -> jax.Array:
     return _forward(compute, params, shared, hidden, targets, weights)[0]
 
 
 def _forward(compute, params, shared, hidden, targets, weights):
     hidden, targets, weights = map(jnp.asarray, (hidden, targets, weights))
-    rows = jnp.arange(hidden.shape[0])
-    value, (of_params, of_hidden) = compute(params, shared, rows, hidden, targets, weights)
-    of_params = jax.tree.map(lambda g, p: g.astype(p.dtype), of_params, params)
-    return value, (of_params, of_hidden)
+    index = jnp.arange(hidden.shape[0])
+    value, (params_grad, hidden_grad) = compute(params, shared, index, hidden, targets, weights)
+    params_grad = jax.tree.map(lambda g, p: g.astype(p.dtype), params_grad, params)
+    return value, (params_grad, hidden_grad)
 
 
-def _backward(compute, saved, gradient):
-    of_params, of_hidden = jax.tree.map(lambda g: (g * gradient).astype(g.dtype), saved)
-    return of_params, None, of_hidden, None, None
+def _backward(compute, saved, grad):
+    params_grad, hidden_grad = jax.tree.map(lambda g: (g * grad).astype(g.dtype), saved)
+    return params_grad, None, hidden_grad, None, None
 
 
-_total.defvjp(_forward, _backward)
+_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(0,))
+_loss_sum.defvjp(_forward, _backward)

@@ -1,11 +1,13 @@
-"""How does a head pass the rank of its features? By mixing softmaxes of one hidden state."""
+"""Mixtures of softmaxes of one hidden state, whose log-probabilities pass the rank of the features;
+and of contexts, whose do not.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lm.output.base import Head
-from lm.output.logit_stats import statistics
+from lm.output.logit_stats import logit_stats
 from lm.output.pointwise import LogitsHead
 
 
@@ -24,7 +26,7 @@ class MixtureHead(Head):
     mixtures: int = 4
     residual: bool = False
 
-    splits = True
+    vocab_shardable = True
 
     @property
     def logits_per_token(self) -> int:
@@ -37,7 +39,7 @@ class MixtureHead(Head):
     ) -> tuple[jax.Array, jax.Array]:
         """Log priors [N, K] and logits [N, K, V]."""
         priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
-        logits = self.logits(contexts.reshape(-1, self.d_model), self.table(embedding))
+        logits = self.project(contexts.reshape(-1, self.d_model), self.table(embedding))
         log_priors = jax.nn.log_softmax(priors.astype(logits.dtype), axis=-1)
         return log_priors, logits.reshape(-1, self.mixtures, self.vocab_size)
 
@@ -50,11 +52,11 @@ class MixtureHead(Head):
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """-log p(target) in nats, [N], without the mixture's other words."""
+        """-log p(target) in nats, [N], without the log-probabilities of other tokens."""
         log_priors, logits = self.components(hidden, embedding)
         targets = jnp.repeat(jnp.asarray(targets), self.mixtures)
-        rows = statistics(logits.reshape(-1, self.vocab_size), targets, axis=self.words_axis)
-        nats = rows.cross_entropy.reshape(log_priors.shape)
+        stats = logit_stats(logits.reshape(-1, self.vocab_size), targets, axis=self.vocab_axis)
+        nats = stats.cross_entropy.reshape(log_priors.shape)
         return -jax.nn.logsumexp(log_priors - nats, axis=-1)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
@@ -76,14 +78,14 @@ class MixtureOfContextsHead(LogitsHead):
     mixtures: int = 4
     residual: bool = False
 
-    splits = True
+    vocab_shardable = True
 
     @nn.compact
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
         priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
         mixed = jnp.einsum("nk,nkd->nd", jax.nn.softmax(priors, axis=-1), contexts)
-        return self.biased(self.logits(mixed, self.table(embedding)))
+        return self.add_bias(self.project(mixed, self.table(embedding)))
 
 
 def priors_and_contexts(

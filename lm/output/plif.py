@@ -1,8 +1,8 @@
-"""Can the output's nonlinearity be learned? As a monotone function of each logit, in pieces."""
+"""A head that learns a monotone, piecewise linear function of each logit."""
 
 import dataclasses
 import itertools
-from typing import Any
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.devices.platform import platform
-from lm.output.logit_transform import Phi
+from lm.output.logit_transform import LogitTransform
 from lm.output.pointwise import PointwiseHead
 
 _ONE = float(np.log(np.e - 1.0))  # softplus of it is 1
@@ -22,7 +22,7 @@ class PlifHead(PointwiseHead):
 
     f(0) = 0, and f has the slope softplus(a_k) on the k-th of K equal pieces of [-r, r]; the outer
     slopes go on beyond. All slopes are 1 at first, where it is the softmax head. The most likely
-    word is that of the softmax.
+    token is that of the softmax.
 
     Attributes:
       pieces: K. Each costs a little time for every logit.
@@ -33,19 +33,19 @@ class PlifHead(PointwiseHead):
     reach: float = 12.0
 
     @property
-    def phi(self) -> Phi:
+    def logit_transform(self) -> LogitTransform:
         """See the class."""
         inner = np.linspace(-self.reach, self.reach, self.pieces + 1)[1:-1]
         return PiecewiseLinear((-np.inf, *inner.tolist(), np.inf))
 
-    def theta(self) -> jax.Array:
+    def transform_params(self) -> jax.Array:
         """The slopes of the pieces, [K]."""
         raw = self.param("slopes", nn.initializers.constant(_ONE), (self.pieces,), jnp.float32)
         return jax.nn.softplus(raw)
 
 
 @dataclasses.dataclass(frozen=True)
-class PiecewiseLinear(Phi):
+class PiecewiseLinear(LogitTransform):
     """sum_k theta_k (clip(z, e_k, e_k+1) - clip(0, e_k, e_k+1)), K pieces between K + 1 edges e.
 
     Computed as theta_0 z + sum_k (theta_k - theta_k-1) (max(z, e_k) - max(0, e_k)).
@@ -53,36 +53,41 @@ class PiecewiseLinear(Phi):
 
     edges: tuple[float, ...]
 
-    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
-        """See `Phi`."""
-        shaped, at_zero = theta[0] * z, jnp.zeros((), theta.dtype)
-        for step, edge in self._steps(theta):
-            shaped += step * jnp.maximum(z, edge)
+    def value(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array:
+        """See `LogitTransform`; `params` are the slopes theta, [K]."""
+        assert params is not None
+        value, at_zero = params[0] * z, jnp.zeros((), params.dtype)
+        for step, edge in self._steps(params):
+            value += step * jnp.maximum(z, edge)
             at_zero += step * max(0.0, edge)
-        return (shaped - at_zero).astype(z.dtype)
+        return (value - at_zero).astype(z.dtype)
 
-    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
-        """See `Phi`."""
-        slope = jnp.full_like(z, theta[0])
-        for step, edge in self._steps(theta):
+    def derivative(self, z: jax.Array, params: jax.Array | None = None) -> jax.Array | float:
+        """See `LogitTransform`."""
+        assert params is not None
+        slope = jnp.full_like(z, params[0])
+        for step, edge in self._steps(params):
             slope += jnp.where(z >= edge, step, 0.0).astype(z.dtype)
         return slope
 
-    def of_theta(self, z: jax.Array, gradient: jax.Array, theta: Any = None) -> jax.Array:
-        """See `Phi`."""
+    def params_grad(
+        self, z: jax.Array, grad: jax.Array, params: jax.Array | None = None
+    ) -> jax.Array:
+        """See `LogitTransform`."""
+        assert params is not None
         # With clip(z, low, high) = max(z, low) - max(z, high) + high, K + 1 sums serve all pieces.
         factors = [z, *(jnp.maximum(z, edge) for edge in self.edges[1:-1]), jnp.ones_like(z)]
-        *above, whole = _sums([gradient * factor for factor in factors])
+        *above, whole = _sums([grad * factor for factor in factors])
         above.append(jnp.zeros_like(whole))
-        of_theta = []
+        slope_grads = []
         for k, (low, high) in enumerate(itertools.pairwise(self.edges)):
             offset = (0.0 if high == np.inf else high) - min(max(0.0, low), high)
-            of_theta.append(above[k] - above[k + 1] + offset * whole)
-        return jnp.stack(of_theta).astype(theta.dtype)
+            slope_grads.append(above[k] - above[k + 1] + offset * whole)
+        return jnp.stack(slope_grads).astype(params.dtype)
 
-    def _steps(self, theta: jax.Array) -> Any:
+    def _steps(self, slopes: jax.Array) -> Iterator[tuple[jax.Array, float]]:
         """The pieces' slopes as steps up from the first, and where each step is."""
-        return zip(jnp.diff(theta), self.edges[1:-1], strict=True)
+        return zip(jnp.diff(slopes), self.edges[1:-1], strict=True)
 
 
 def _sums(terms: list[jax.Array]) -> list[jax.Array]:
@@ -90,9 +95,9 @@ def _sums(terms: list[jax.Array]) -> list[jax.Array]:
 
     On a CPU sums over `_ROWS` rows come first: so short a loop is unrolled, and then vectorised.
     """
-    rows, words = terms[0].shape
+    rows, vocab_size = terms[0].shape
     if rows % _ROWS == 0 and platform() == "cpu":
-        terms = [term.reshape(-1, _ROWS, words) for term in terms]
+        terms = [term.reshape(-1, _ROWS, vocab_size) for term in terms]
     zeros = [jnp.zeros((), term.dtype) for term in terms]
 
     def add(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:

@@ -1,16 +1,14 @@
-"""Which losses are functions of a softmax over phi(h W' + b)? Cross-entropy, and what is added to
-it against overconfidence, imbalance and drift; heads differ in phi and share the rest.
+"""Heads whose loss is a function of softmax(f(h W' + b)): cross-entropy, and what is added to it
+against overconfidence, imbalance and drift; they differ in f and share the rest.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lm.output.base import Head
-from lm.output.logit_stats import Statistics, statistics
-from lm.output.logit_transform import Phi
+from lm.output.logit_stats import LogitStats, logit_stats
+from lm.output.logit_transform import LogitTransform
 
 
 class LogitsHead(Head):
@@ -23,11 +21,11 @@ class LogitsHead(Head):
     bias: bool = False
 
     @nn.compact
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
-        return self.biased(self.logits(hidden, self.table(embedding)))
+        return self.add_bias(self.project(hidden, self.table(embedding)))
 
-    def biased(self, z: jax.Array) -> jax.Array:
+    def add_bias(self, z: jax.Array) -> jax.Array:
         """Logits [N, V] with the bias, where the head has one."""
         if not self.bias:
             return z
@@ -43,27 +41,27 @@ class LogitsHead(Head):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
-        return self.statistics(hidden, targets, embedding).cross_entropy
+        return self.logit_stats(hidden, targets, embedding).cross_entropy
 
-    def statistics(
+    def logit_stats(
         self,
         hidden: jax.Array,
         targets: jax.Array,
         embedding: jax.Array | None = None,
         mean: bool = False,
         entropy: bool = False,
-    ) -> Statistics:
+    ) -> LogitStats:
         """What losses need to know of the logits; see `lm.output.logit_stats`."""
-        z = self.scores(hidden, embedding)
-        return statistics(z, targets, mean, entropy, self.words_axis)
+        z = self.logits(hidden, embedding)
+        return logit_stats(z, targets, mean, entropy, self.vocab_axis)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
-        return jax.nn.log_softmax(self.scores(hidden, embedding), axis=-1)
+        return jax.nn.log_softmax(self.logits(hidden, embedding), axis=-1)
 
 
 class PointwiseHead(LogitsHead):
-    """Cross-entropy of softmax(z), z = phi(h W' + b), [N, V].
+    """Cross-entropy of softmax(z), z = f(h W' + b), [N, V], f the `logit_transform`.
 
     loss = c_y ((1 - s) (1 - p_y)^g (lse(z) - z_y) + s (lse(z) - mean_v z_v) + w lse(z)^2 - e H(p))
 
@@ -72,7 +70,7 @@ class PointwiseHead(LogitsHead):
     Attributes:
       z_loss: w, keeps lse near zero (PaLM, 2204.02311).
       label_smoothing: s, the share of uniform labels (1512.00567).
-      focal: g, makes little of words that are predicted well (1708.02002).
+      focal: g, lowers the weight of targets that are predicted well (1708.02002).
       confidence_penalty: e, rewards entropy in nats (1701.06548).
       class_weights: c, V numbers, for tasks with few and unequal classes; None: all 1.
     """
@@ -83,56 +81,58 @@ class PointwiseHead(LogitsHead):
     confidence_penalty: float = 0.0
     class_weights: tuple[float, ...] | None = None
 
-    splits = True
+    vocab_shardable = True
 
     @property
-    def phi(self) -> Phi:
-        """How each logit is shaped."""
-        return Phi()
+    def logit_transform(self) -> LogitTransform:
+        """How each logit is transformed."""
+        return LogitTransform()
 
-    def theta(self) -> Any:
-        """The parameters of phi."""
+    def transform_params(self) -> jax.Array | None:
+        """The parameters of `logit_transform`."""
         return None
 
     @nn.compact
-    def unshaped(
+    def raw_logits(
         self, hidden: jax.Array, embedding: jax.Array | None = None
-    ) -> tuple[jax.Array, Any]:
-        """The logits before phi, [N, V], and phi's parameters."""
-        return self.biased(self.logits(hidden, self.table(embedding))), self.theta()
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The logits before the transform, [N, V], and its parameters."""
+        z = self.add_bias(self.project(hidden, self.table(embedding)))
+        return z, self.transform_params()
 
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """The logits [N, V] after phi."""
-        return self.phi.value(*self.unshaped(hidden, embedding))
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """The logits [N, V] after the transform."""
+        return self.logit_transform.value(*self.raw_logits(hidden, embedding))
 
-    def statistics(
+    def logit_stats(
         self,
         hidden: jax.Array,
         targets: jax.Array,
         embedding: jax.Array | None = None,
         mean: bool = False,
         entropy: bool = False,
-    ) -> Statistics:
+    ) -> LogitStats:
         """What losses need to know of the logits; see `lm.output.logit_stats`."""
-        z, theta = self.unshaped(hidden, embedding)
-        return statistics(z, targets, mean, entropy, self.words_axis, self.phi, theta)
+        z, params = self.raw_logits(hidden, embedding)
+        transform = self.logit_transform
+        return logit_stats(z, targets, mean, entropy, self.vocab_axis, transform, params)
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token in nats, [N]; see the class."""
         smoothing, penalty = self.label_smoothing, self.confidence_penalty
-        row = self.statistics(hidden, targets, embedding, smoothing != 0, penalty != 0)
-        loss = row.cross_entropy
+        stats = self.logit_stats(hidden, targets, embedding, smoothing != 0, penalty != 0)
+        loss = stats.cross_entropy
         if self.focal:
             # The floor keeps the power's gradient finite where p_y rounds to 1.
-            loss *= jnp.maximum(-jnp.expm1(-row.cross_entropy), 1e-30) ** self.focal
+            loss *= jnp.maximum(-jnp.expm1(-stats.cross_entropy), 1e-30) ** self.focal
         if smoothing:
-            loss = (1.0 - smoothing) * loss + smoothing * (row.normaliser - row.mean)
+            loss = (1.0 - smoothing) * loss + smoothing * (stats.logsumexp - stats.mean)
         if self.z_loss:
-            loss += self.z_loss * jnp.square(row.normaliser)
+            loss += self.z_loss * jnp.square(stats.logsumexp)
         if penalty:
-            loss -= penalty * row.entropy
+            loss -= penalty * stats.entropy
         if self.class_weights is not None:
             loss *= jnp.asarray(self.class_weights, loss.dtype)[targets]
         return loss

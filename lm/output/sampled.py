@@ -1,15 +1,18 @@
-"""How does a head train without looking at every word? With some words that stand for all."""
+"""Heads that train with a sample of the vocabulary: sampled softmax, noise-contrastive estimation,
+and a softmax that is sampled on most steps.
+"""
 
 import functools
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.output.base import take_targets
 from lm.output.chunked import chunked
-from lm.output.loss_and_grad import total
+from lm.output.loss_and_grad import loss_sum
 from lm.output.pointwise import LogitsHead
 from lm.output.product import product
 
@@ -17,26 +20,26 @@ DISTRIBUTIONS = ("log_uniform", "unigram")
 
 
 class SampledHead(LogitsHead):
-    """Sampled softmax: lse over the target and S other words (Jean et al. 1412.2007).
+    """Sampled softmax: lse over the target and S other tokens (Jean et al. 1412.2007).
 
-    loss = log(e^z_y + sum_{j in S, j != y} e^(z_j - log E_j)) - z_y, E_j the expected count of word
-    j in the sample. The sum inside is right on average, so the loss tends to the softmax's as S
-    grows, and with all words sampled it is the softmax's. Likelihoods are exact. Without the rng
+    loss = log(e^z_y + sum_{j in S, j != y} e^(z_j - log E_j)) - z_y, E_j the expected count of
+    token j in the sample. The sum inside is right on average, so the loss tends to the softmax's as
+    S grows, and with all tokens sampled it is the softmax's. Likelihoods are exact. Without the rng
     "softmax" the loss is the exact one.
 
-    All tokens of a step share the sample. It is systematic: S equidistant points with a common
-    random start, on a line where word j has length E_j = min(1, c q_j); words are distinct, and
+    All positions of a step share the sample. It is systematic: S equidistant points with a common
+    random start, on a line where token j has length E_j = min(1, c q_j); tokens are distinct, and
     expected counts exact.
 
     Attributes:
       samples: S; at most V are used.
       distribution: q, "log_uniform" (about 1 / rank) or "unigram" (counts + 1).
-      counts: of words in the training text, [V]; None: words count as ordered by frequency.
+      counts: of tokens in the training text, [V]; None: tokens are ordered by frequency.
     """
 
     samples: int = 1024
     distribution: str = "log_uniform"
-    counts: Any = None
+    counts: Sequence[int] | np.ndarray | None = None
 
     needs_counts = True
     random = True
@@ -47,59 +50,62 @@ class SampledHead(LogitsHead):
         return min(self.samples, self.vocab_size)
 
     def loss(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """Training loss per token in nats, [N]."""
-        rows = jnp.arange(hidden.shape[0])
-        return self.loss_given(self.random_key(), rows, hidden, targets, embedding)
-
-    def loss_given(
         self,
-        key: jax.Array | None,
-        rows: jax.Array,
         hidden: jax.Array,
         targets: jax.Array,
         embedding: jax.Array | None = None,
+        key: jax.Array | None = None,
+        index: jax.Array | None = None,
     ) -> jax.Array:
-        """See `Head.loss_given`."""
+        """Training loss per token in nats, [N]; `key` as of `Head.loss`."""
+        key = self.random_key() if key is None else key
         if key is None or self.is_initializing():
             return self.exact_loss(hidden, targets, embedding)
-        edges, log_expected = sampling_line(
-            self.vocab_size, self.training_logits, self.distribution, _hashable(self.counts)
-        )
-        words = systematic_sample(key, edges, self.training_logits)
-        own, others = self.some_scores(hidden, targets, words, embedding)
-        return self.sampled_loss(targets, own, words, others, jnp.asarray(log_expected))
+        edges, log_expected = self._line()
+        sample = systematic_sample(key, edges, self.training_logits)
+        target_logits, others = self.sampled_logits(hidden, targets, sample, embedding)
+        return self.sampled_loss(targets, target_logits, sample, others, jnp.asarray(log_expected))
 
-    def some_scores(
+    def _line(self) -> tuple[np.ndarray, np.ndarray]:
+        counts = None if self.counts is None else np.asarray(self.counts, np.int64).tobytes()
+        return sampling_line(self.vocab_size, self.training_logits, self.distribution, counts)
+
+    def sampled_logits(
         self,
         hidden: jax.Array,
         targets: jax.Array,
-        words: jax.Array,
+        sample: jax.Array,
         embedding: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits of the targets, [N], and of a sample of words, [N, S]."""
+        """Logits of the targets, [N], and of a sample of tokens, [N, S]."""
         params = self.variables.get("params", {})
         table = params["table"] if embedding is None else embedding
         # One gather, so that its gradient is one table of zeros and not two.
-        vectors = table[jnp.concatenate([targets, words])]
-        of_targets, of_words = vectors[: len(targets)], vectors[len(targets) :]
-        dtype = jnp.dtype(self.dtype or hidden.dtype)
-        others = product(hidden, of_words, dtype)
-        own = jnp.einsum("nd,nd->n", hidden.astype(others.dtype), of_targets.astype(others.dtype))
+        vectors = table[jnp.concatenate([targets, sample])]
+        target_vectors, sample_vectors = vectors[: len(targets)], vectors[len(targets) :]
+        others = product(hidden, sample_vectors, jnp.dtype(self.dtype or hidden.dtype))
+        wide = others.dtype
+        own = jnp.einsum("nd,nd->n", hidden.astype(wide), target_vectors.astype(wide))
         if self.bias:
-            own, others = own + params["bias"][targets], others + params["bias"][words]
+            own, others = own + params["bias"][targets], others + params["bias"][sample]
         return own, others
 
-    def sampled_loss(self, targets, own, words, others, log_expected) -> jax.Array:
+    def sampled_loss(
+        self,
+        targets: jax.Array,
+        target_logits: jax.Array,
+        sample: jax.Array,
+        others: jax.Array,
+        log_expected: jax.Array,
+    ) -> jax.Array:
         """The loss [N] of targets' logits [N] and the sample's [N, S]."""
-        others = jnp.where(words == targets[:, None], -1e30, others - log_expected[words])
-        return jax.nn.softplus(jax.nn.logsumexp(others, axis=-1) - own)
+        others = jnp.where(sample == targets[:, None], -1e30, others - log_expected[sample])
+        return jax.nn.softplus(jax.nn.logsumexp(others, axis=-1) - target_logits)
 
     def exact_loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """What `loss` is with every word in the sample."""
+        """What `loss` is with all tokens in the sample."""
         return self.negative_log_likelihood(hidden, targets, embedding)
 
 
@@ -107,33 +113,39 @@ class NoiseContrastiveHead(SampledHead):
     """Logistic regression of text against noise (Gutmann, Hyvarinen 2010; Mnih, Teh 2012).
 
     loss = softplus(-(z_y - log E_y)) + sum_{j in S} softplus(z_j - log E_j), with E_j = S q_j (at
-    most 1) the expected count of word j in the noise. At its best e^z is the probability itself,
+    most 1) the expected count of token j in the noise. At its best e^z is the probability itself,
     with a sum near one for every context; z here is h W' + b - log V, so that training starts near
     that. Likelihoods are normalised exactly.
     """
 
     @nn.compact
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
-        return self.biased(self.logits(hidden, self.table(embedding)) - np.log(self.vocab_size))
+        z = self.project(hidden, self.table(embedding))
+        return self.add_bias(z - np.log(self.vocab_size))
 
-    def sampled_loss(self, targets, own, words, others, log_expected) -> jax.Array:
+    def sampled_loss(
+        self,
+        targets: jax.Array,
+        target_logits: jax.Array,
+        sample: jax.Array,
+        others: jax.Array,
+        log_expected: jax.Array,
+    ) -> jax.Array:
         """The loss [N] of targets' logits [N] and the sample's [N, S]."""
-        start = np.log(self.vocab_size)
-        noise = jax.nn.softplus(others - start - log_expected[words])
-        return jax.nn.softplus(log_expected[targets] + start - own) + jnp.sum(noise, axis=-1)
+        shift = np.log(self.vocab_size)
+        noise = jax.nn.softplus(others - shift - log_expected[sample])
+        text = jax.nn.softplus(log_expected[targets] + shift - target_logits)
+        return text + jnp.sum(noise, axis=-1)
 
     def exact_loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """The mean of `loss` over samples."""
-        _, log_expected = sampling_line(
-            self.vocab_size, self.training_logits, self.distribution, _hashable(self.counts)
-        )
-        z = self.scores(hidden, embedding) - jnp.asarray(log_expected)
-        own = jnp.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
+        _, log_expected = self._line()
+        z = self.logits(hidden, embedding) - jnp.asarray(log_expected)
         noise = jnp.sum(np.exp(log_expected) * jax.nn.softplus(z), axis=-1)
-        return jax.nn.softplus(-own) + noise
+        return jax.nn.softplus(-take_targets(z, targets)) + noise
 
 
 class DynamicHead(SampledHead):
@@ -148,7 +160,7 @@ class DynamicHead(SampledHead):
     every: int = 8
     double_every: int = 0
 
-    def total(
+    def loss_sum(
         self,
         hidden: jax.Array,
         targets: jax.Array,
@@ -156,10 +168,10 @@ class DynamicHead(SampledHead):
         embedding: jax.Array | None = None,
         step: jax.Array | None = None,
     ) -> jax.Array:
-        """See `Head.total`; step s is full where s + 1 divides by k, and where no step is given."""
+        """See `Head.loss_sum`; step s is full if k divides s + 1, and where no step is given."""
         key = self.random_key()
         if key is None or step is None or self.is_initializing():
-            return super().total(hidden, targets, weights, embedding)
+            return super().loss_sum(hidden, targets, weights, embedding)
         doublings = 3 if self.double_every else 0
         doubled = jnp.minimum(step // max(self.double_every, 1), doublings)
         full = (step + 1) % (self.every * 2**doubled) == 0
@@ -168,25 +180,21 @@ class DynamicHead(SampledHead):
         arguments = (self._params(embedding), hidden, targets, weights)
         return jax.lax.switch(jnp.where(full, 0, 1 + doubled), branches, *arguments)
 
-    def _branch(self, key: jax.Array | None, samples: int) -> Any:
-        """The total as a pure function of parameters, hidden, targets and weights."""
+    @nn.nowrap
+    def _branch(self, key: jax.Array | None, samples: int) -> Callable[..., jax.Array]:
+        """The weighted sum as a pure function of parameters, hidden, targets and weights."""
         head = self.clone(parent=None, samples=samples)
 
-        def loss(params, key, rows, hidden, targets):
-            own, embedding = params
-            arguments = (key, rows, hidden, targets, embedding)
-            return head.apply({"params": own}, *arguments, method="loss_given")
-
         def branch(params, hidden, targets, weights):
-            wanted = head.logits_per_token if key is None else head.training_logits
-            in_chunks = chunked(loss, self.chunks(hidden.shape[0], wanted))
-            return total(in_chunks, params, key, hidden, targets, weights)
+            per_token = head.logits_per_token if key is None else head.training_logits
+            in_chunks = chunked(head._pure_loss(), self.chunks(hidden.shape[0], per_token))
+            return loss_sum(in_chunks, params, key, hidden, targets, weights)
 
         return branch
 
 
 def systematic_sample(key: jax.Array, edges: np.ndarray, samples: int) -> jax.Array:
-    """Draws words, [S]: one for each of S equidistant points on the line with these edges."""
+    """Draws tokens, [S]: one for each of S equidistant points on the line with these edges."""
     unit = int(edges[-1]) // samples
     start = jax.random.randint(key, (), 0, unit)
     points = start + unit * jnp.arange(samples, dtype=jnp.int32)
@@ -197,9 +205,9 @@ def systematic_sample(key: jax.Array, edges: np.ndarray, samples: int) -> jax.Ar
 def sampling_line(
     vocab_size: int, samples: int, distribution: str, counts: bytes | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each word ends on the line of `systematic_sample`, and log E of each word.
+    """Where each token ends on the line of `systematic_sample`, and log E of each token.
 
-    In whole numbers, so that float32 blurs no rare word's share of a long line.
+    In whole numbers, so that float32 blurs no rare token's share of a long line.
 
     Returns:
       int32 [V] and float32 [V].
@@ -235,7 +243,3 @@ def _capped(shares: np.ndarray, samples: int) -> np.ndarray:
     if certain < samples:
         expected[order[certain:]] = descending[certain:] * scale[certain]
     return expected
-
-
-def _hashable(counts: Any) -> bytes | None:
-    return None if counts is None else np.asarray(counts, np.int64).tobytes()

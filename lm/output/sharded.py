@@ -1,9 +1,9 @@
-"""How is a loss computed where tokens and words are split over devices? Each device computes its
-words' logits of its tokens, and learns what else it needs in a few numbers per token.
+"""Computes a loss whose tokens and vocabulary are split over devices: each computes the logits of
+its tokens and its part of the vocabulary, and exchanges a few numbers per token.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from lm.devices.sharding import BATCH_AXES, VOCAB_AXIS
-from lm.output.chunked import PerToken
-from lm.output.loss_and_grad import Compute
+from lm.output.chunked import TokenMap
+from lm.output.loss_and_grad import LossAndGrad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,97 +21,102 @@ class Shards:
 
     Attributes:
       mesh: the devices.
-      tokens: mesh axes over which tokens are split.
-      words: the mesh axis over which words are split.
+      token_axes: mesh axes over which tokens are split.
+      vocab_axis: the mesh axis over which the vocabulary is split.
     """
 
     mesh: Mesh
-    tokens: tuple[str, ...]
-    words: str
+    token_axes: tuple[str, ...] = BATCH_AXES
+    vocab_axis: str = VOCAB_AXIS
 
     @property
-    def token_parts(self) -> int:
+    def token_shards(self) -> int:
         """Into how many parts tokens are split."""
-        return self.mesh.size // self.word_parts
+        return self.mesh.size // self.vocab_shards
 
     @property
-    def word_parts(self) -> int:
-        """Into how many parts words are split."""
-        return self.mesh.shape[self.words]
+    def vocab_shards(self) -> int:
+        """Into how many parts the vocabulary is split."""
+        return self.mesh.shape[self.vocab_axis]
 
-    def specs(self, params: tuple[Any, Any], by_words: Mapping[str, int]) -> tuple[Any, Any]:
+    def specs(self, params: tuple[Any, Any], vocab_dims: Mapping[str, int]) -> tuple[Any, Any]:
         """Partition specs of a head's own parameters and of a borrowed table.
 
         Args:
           params: own parameters by name, and the table [V, D] or None.
-          by_words: which of the own are split by words, and along which axis.
+          vocab_dims: which of the own are split by vocabulary, and along which dimension.
         """
         own, embedding = params
 
         def spec(name: str, value: Any) -> Any:
-            if name in by_words:
-                return PartitionSpec(*(None,) * by_words[name], self.words)
+            if name in vocab_dims:
+                return PartitionSpec(*(None,) * vocab_dims[name], self.vocab_axis)
             return jax.tree.map(lambda _: PartitionSpec(), value)
 
-        of_embedding = None if embedding is None else PartitionSpec(self.words)
-        return {name: spec(name, value) for name, value in own.items()}, of_embedding
+        embedding_spec = None if embedding is None else PartitionSpec(self.vocab_axis)
+        return {name: spec(name, value) for name, value in own.items()}, embedding_spec
 
 
 def output_shards(mesh: Mesh) -> Shards | None:
     """How the devices of a mesh share the output head; None: there is one device."""
-    return None if mesh.size == 1 else Shards(mesh, tokens=BATCH_AXES, words=VOCAB_AXIS)
+    return None if mesh.size == 1 else Shards(mesh)
 
 
-def sharded(compute: Compute, shards: Shards, by_words: Mapping[str, int]) -> Compute:
-    """Computes a `total` with every device at work on its part of the tokens and of the words.
+def sharded(compute: LossAndGrad, shards: Shards, vocab_dims: Mapping[str, int]) -> LossAndGrad:
+    """Computes a `loss_sum` with every device at work on its part of tokens and vocabulary.
 
     Args:
-      compute: of a loss that sees a device's words only and finds the rest by collectives over
-        `shards.words` (see `statistics`).
-      shards: how tokens and words are split.
-      by_words: see `Shards.specs`.
+      compute: of a loss that sees a device's part of the vocabulary only and finds the rest by
+        collectives over `shards.vocab_axis` (see `logit_stats`).
+      shards: how tokens and vocabulary are split.
+      vocab_dims: see `Shards.specs`.
     """
-    tokens = PartitionSpec(shards.tokens)
+    tokens = PartitionSpec(shards.token_axes)
+    all_axes = (*shards.token_axes, shards.vocab_axis)
 
-    def everywhere(params, shared, rows, hidden, targets, weights):
-        specs = shards.specs(params, by_words)
+    def on_all_devices(params, shared, index, hidden, targets, weights):
+        specs = shards.specs(params, vocab_dims)
 
-        def here(params, shared, rows, hidden, targets, weights):
-            # Every part of the words finds the same losses: each counts for its share of them.
-            weights = weights / shards.word_parts
-            value, (of_params, of_hidden) = compute(params, shared, rows, hidden, targets, weights)
+        def on_one(params, shared, index, hidden, targets, weights):
+            # Every part of the vocabulary finds the same losses: each counts for its share of them.
+            weights = weights / shards.vocab_shards
+            value, grads = compute(params, shared, index, hidden, targets, weights)
+            params_grad, hidden_grad = grads
 
-            def whole(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
-                axes = shards.tokens if shards.words in spec else (*shards.tokens, shards.words)
-                return jax.lax.psum(gradient, axes)
+            def reduce(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
+                return jax.lax.psum(
+                    grad, shards.token_axes if shards.vocab_axis in spec else all_axes
+                )
 
-            of_params = jax.tree.map(whole, of_params, specs)
-            wide = of_hidden.astype(jnp.promote_types(of_hidden.dtype, jnp.float32))
-            of_hidden = jax.lax.psum(wide, shards.words).astype(of_hidden.dtype)
-            return jax.lax.psum(value, (*shards.tokens, shards.words)), (of_params, of_hidden)
+            params_grad = jax.tree.map(reduce, params_grad, specs)
+            wide = hidden_grad.astype(jnp.promote_types(hidden_grad.dtype, jnp.float32))
+            hidden_grad = jax.lax.psum(wide, shards.vocab_axis).astype(hidden_grad.dtype)
+            return jax.lax.psum(value, all_axes), (params_grad, hidden_grad)
 
-        return _on_all(
-            here,
+        return _shard_map(
+            on_one,
             shards,
             (specs, PartitionSpec(), tokens, tokens, tokens, tokens),
             (PartitionSpec(), (specs, tokens)),
-        )(params, shared, rows, hidden, targets, weights)
+        )(params, shared, index, hidden, targets, weights)
 
-    return everywhere
-
-
-def sharded_map(each: PerToken, shards: Shards, by_words: Mapping[str, int]) -> PerToken:
-    """Finds what `each` does for every token of a device's part; see `sharded`."""
-
-    def everywhere(params, *tokens):
-        split = PartitionSpec(shards.tokens)
-        specs = (shards.specs(params, by_words), *(split,) * len(tokens))
-        return _on_all(each, shards, specs, split)(params, *tokens)
-
-    return everywhere
+    return on_all_devices
 
 
-def _on_all(function, shards: Shards, in_specs, out_specs):
+def sharded_map(each: TokenMap, shards: Shards, vocab_dims: Mapping[str, int]) -> TokenMap:
+    """Maps over every token of a device's part; see `sharded`."""
+
+    def on_all_devices(params, *tokens):
+        split = PartitionSpec(shards.token_axes)
+        specs = (shards.specs(params, vocab_dims), *(split,) * len(tokens))
+        return _shard_map(each, shards, specs, split)(params, *tokens)
+
+    return on_all_devices
+
+
+def _shard_map(
+    function: Callable[..., Any], shards: Shards, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
     # Gradients are never taken through this, so that JAX need not follow what varies over devices.
     return jax.shard_map(
         function, mesh=shards.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False

@@ -1,12 +1,6 @@
-"""What does the plain softmax head compute? lse(z) - z_y over capped and scaled logits."""
+"""The plain softmax head, with capped and scaled logits, and the sigsoftmax head."""
 
-import dataclasses
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from lm.output.logit_transform import Phi
+from lm.output.logit_transform import Capped, LogitTransform, LogSigmoidAdded, Scaled
 from lm.output.pointwise import PointwiseHead
 
 
@@ -23,39 +17,21 @@ class SoftmaxHead(PointwiseHead):
     temperature: float = 1.0
 
     @property
-    def phi(self) -> Phi:
+    def logit_transform(self) -> LogitTransform:
         """Temperature, then cap."""
         if self.cap is not None:
             return Capped(self.cap, self.temperature)
-        return Phi() if self.temperature == 1.0 else Scaled(self.temperature)
+        return LogitTransform() if self.temperature == 1.0 else Scaled(self.temperature)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scaled(Phi):
-    """z / t."""
+class SigsoftmaxHead(PointwiseHead):
+    """Probabilities e^z sigmoid(z) / sum (Kanai et al. 1805.10829), z = h W' + b.
 
-    temperature: float
+    The softmax of z + log sigmoid(z) = z - softplus(-z), whose log-probabilities pass the rank of
+    the features. Not shift-invariant: far above zero it is the softmax of z, far below that of 2z.
+    """
 
-    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
-        """See `Phi`."""
-        return z / self.temperature
-
-    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
-        """See `Phi`."""
-        return 1.0 / self.temperature
-
-
-@dataclasses.dataclass(frozen=True)
-class Capped(Phi):
-    """c tanh(z / (t c))."""
-
-    cap: float
-    temperature: float
-
-    def value(self, z: jax.Array, theta: Any = None) -> jax.Array:
-        """See `Phi`."""
-        return self.cap * jnp.tanh(z / (self.temperature * self.cap))
-
-    def slope(self, z: jax.Array, theta: Any = None) -> jax.Array | float:
-        """See `Phi`."""
-        return (1.0 - jnp.square(jnp.tanh(z / (self.temperature * self.cap)))) / self.temperature
+    @property
+    def logit_transform(self) -> LogitTransform:
+        """See the class."""
+        return LogSigmoidAdded()

@@ -1,6 +1,4 @@
-"""What if the network wrote a vector and no distribution? It is read as a direction on the sphere,
-with more certainty the longer it is.
-"""
+"""A head that reads the hidden state as a direction on the sphere, surer the longer it is."""
 
 import functools
 import math
@@ -19,10 +17,10 @@ _LARGE = 32  # orders from which Debye's expansion has float32's digits
 class VonMisesFisherHead(Head):
     """loss = -log C_D(|h|) - h . w_y / |w_y|, a density on the sphere (Kumar, Tsvetkov 1812.04616).
 
-    C_D(k) = k^(D/2-1) / ((2 pi)^(D/2) I_{D/2-1}(k)). A token costs its own word only. The words'
+    C_D(k) = k^(D/2-1) / ((2 pi)^(D/2) I_{D/2-1}(k)). A position costs its target only. The tokens'
     vectors are not trained by the loss, which would pull all of them into one point: tie them, or
-    take them from another run. The likelihood is that of a word given that the direction is one of
-    the words': softmax(h . w / |w|); the training loss is a density in nats, and may be negative.
+    take them from another run. The likelihood is that of a token given that the direction is one of
+    the tokens': softmax(h . w / |w|); the training loss is a density in nats, and may be negative.
     """
 
     @property
@@ -31,26 +29,26 @@ class VonMisesFisherHead(Head):
         return 1
 
     @nn.compact
-    def words(self, embedding: jax.Array | None = None) -> jax.Array:
-        """The words' directions, [V, D], without gradient."""
+    def directions(self, embedding: jax.Array | None = None) -> jax.Array:
+        """The tokens' directions, [V, D], without gradient."""
         table = jax.lax.stop_gradient(self.table(embedding))
         table = table.astype(jnp.promote_types(table.dtype, jnp.float32))
         return table / jnp.maximum(jnp.linalg.norm(table, axis=-1, keepdims=True), 1e-12)
 
-    def scores(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Cosines times |h|, [N, V]."""
-        return self.logits(hidden, self.words(embedding))
+        return self.project(hidden, self.directions(embedding))
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
-        return jax.nn.log_softmax(self.scores(hidden, embedding), axis=-1)
+        return jax.nn.log_softmax(self.logits(hidden, embedding), axis=-1)
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token in nats, [N]."""
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
-        vectors = self.words(embedding)[targets].astype(wide)
+        vectors = self.directions(embedding)[targets].astype(wide)
         hidden = hidden.astype(wide)
         # The floor keeps the norm's gradient finite at zero.
         length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(hidden), axis=-1), 1e-12))

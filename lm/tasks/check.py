@@ -79,7 +79,7 @@ def _check_packing(config: Config) -> None:
         "config.regularization.token_deletion": config.regularization.token_deletion,
         "config.regularization.smart": config.regularization.smart,
         "config.regularization.freelb": config.regularization.freelb,
-        f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].whole_rows,
+        f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].sequence_level,
         "method prompt": "prompt" in method_names(config),
     }
     for knob, given in barred.items():
@@ -149,7 +149,7 @@ def _check_head(config: Config) -> None:
     if task.real != (head == "squared") and (task.real or name != "classification"):
         wanted = "squared" if task.real else "softmax"
         raise UserError(f"task {name} wants config.output.head = {wanted!r}, not {head!r}")
-    if OUTPUTS[head].whole_rows and name != "token_classification":
+    if OUTPUTS[head].sequence_level and name != "token_classification":
         raise UserError(f"head {head} sees a row of labels; it suits task tagging, not {name}")
     if task.readout in ("span", "choice"):
         if head not in POINTERS:

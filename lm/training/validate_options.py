@@ -75,7 +75,7 @@ def _check_output(config: Config) -> None:
     _belong(chosen, own, "output", name)
     if config.output.tied and not head.tieable:
         raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
-    if head.whole_rows and config.model.architecture != "encoder":
+    if head.sequence_level and config.model.architecture != "encoder":
         raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
     mixtures = chosen.get("mixtures", 2)
     if name == "mixtape" and mixtures & (mixtures - 1):

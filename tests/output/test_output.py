@@ -44,7 +44,7 @@ def inputs(dtype=np.float32, scale=1.0):
 
 def head_of(name, scale=0.5, dtype=np.float32, **options):
     """A head and random parameters of it."""
-    head = OUTPUTS[name](vocab_size=V, features=D, param_dtype=dtype, **options)
+    head = OUTPUTS[name](vocab_size=V, d_model=D, param_dtype=dtype, **options)
     hidden, targets = inputs(dtype)
     shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), hidden, targets, method="loss"))
     rng = np.random.default_rng(1)
@@ -59,7 +59,7 @@ def total_of(head, targets, table=None):
 
     def total(variables, hidden):
         arguments = (hidden, targets, weights, table)
-        return head.apply(variables, *arguments, method="total", rngs=RNGS)
+        return head.apply(variables, *arguments, method="loss_sum", rngs=RNGS)
 
     return total
 
@@ -148,7 +148,9 @@ def test_the_total_does_not_depend_on_chunks_in_value_or_gradient(name, token_ch
 @pytest.mark.parametrize("name", ["softmax", "mixture", "sampled", "adaptive"])
 def test_leaving_out_tokens_of_weight_zero_changes_nothing(name):
     whole = computed(name, with_options=True)
-    head, variables = head_of(name, **OPTIONS.get(name, {}), share=0.5, token_chunk_size=2)
+    head, variables = head_of(
+        name, **OPTIONS.get(name, {}), target_fraction=0.5, token_chunk_size=2
+    )
     hidden, targets = inputs()
     total = jax.value_and_grad(total_of(head, targets), argnums=(0, 1))
     value, gradients = jax.jit(total)(variables, hidden)
@@ -247,12 +249,12 @@ def test_samples_have_the_frequencies_of_the_distribution(name):
 
 
 def test_chunks_keep_the_logits_of_one_of_them_and_their_gradient():
-    head = OUTPUTS["softmax"](vocab_size=8192, features=16)
+    head = OUTPUTS["softmax"](vocab_size=8192, d_model=16)
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8192, 16), (8192, 16), (8192,))]
     targets = jax.ShapeDtypeStruct((8192,), jnp.int32)
 
     def total(table, hidden, weights, targets):
-        return head.apply({}, hidden, targets, weights, table, method="total")
+        return head.apply({}, hidden, targets, weights, table, method="loss_sum")
 
     compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*shapes, targets).compile()
     chunks = head.chunks(8192, head.training_logits)
@@ -261,7 +263,7 @@ def test_chunks_keep_the_logits_of_one_of_them_and_their_gradient():
     assert compiled.memory_analysis().temp_size_in_bytes < 2.05 * 8192 * 8192 * 4 / chunks
 
 
-@pytest.mark.parametrize("method", ["total", "per_token"])
+@pytest.mark.parametrize("method", ["loss_sum", "per_token"])
 def test_a_masked_objective_pays_for_the_tokens_that_count(method):
     tokens, features, words = 2048, 64, 512
     rng = np.random.default_rng(0)
@@ -273,18 +275,18 @@ def test_a_masked_objective_pays_for_the_tokens_that_count(method):
         head = OUTPUTS["softmax"](words, features, **options)
 
         def total(table, hidden, weights):
-            return head.apply({}, hidden, targets, weights, table, method="total")
+            return head.apply({}, hidden, targets, weights, table, method="loss_sum")
 
         def nats(table, hidden, weights):
             arguments = ("negative_log_likelihood", hidden, targets, table, weights > 0)
             return weights * head.apply({}, *arguments, method="per_token")
 
-        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)) if method == "total" else nats)
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)) if method == "loss_sum" else nats)
 
     few = (rng.random(tokens) < 0.15).astype(np.float32)
     whole, left_out = (
         function.lower(table, hidden, few).compile()
-        for function in (of_head(), of_head(share=0.15))
+        for function in (of_head(), of_head(target_fraction=0.15))
     )
     # Not 0.15: the number of tokens that count varies, and blocks have room for more.
     assert left_out.cost_analysis()["flops"] < 0.19 * whole.cost_analysis()["flops"]

@@ -13,7 +13,7 @@ from lm.output.adaptive import cluster_starts
 from lm.output.crf import CrfHead
 from lm.output.hierarchical import huffman
 from lm.output.sampled import sampling_line, systematic_sample
-from lm.output.sparse_metrics import jensen_shannon, smoothed_nats, sparsemax_score
+from lm.output.sparse import jensen_shannon, smoothed_nats, sparsemax_score
 from lm.output.von_mises_fisher import bessel_ratios, log_bessel, log_normaliser
 from tests.output.test_output import D, N, V, head_of, inputs
 
@@ -35,7 +35,7 @@ def test_adaptive_equals_torch_with_the_same_weights():
     found.output.sum().neg().backward()
 
     def total(variables, hidden):
-        return head.apply(variables, hidden, jnp.asarray(targets), jnp.ones(30), method="total")
+        return head.apply(variables, hidden, jnp.asarray(targets), jnp.ones(30), method="loss_sum")
 
     value, (of_params, of_hidden) = jax.jit(jax.value_and_grad(total, (0, 1)))(variables, hidden)
     np.testing.assert_allclose(value, -found.output.detach().numpy().sum(), rtol=1e-5)
@@ -152,7 +152,7 @@ def test_the_dynamic_head_is_full_on_every_kth_step_and_always_at_one():
         def total(step):
             rngs = {"softmax": jax.random.key(1)}
             arguments = (jnp.asarray(hidden), targets, weights, None, step)
-            return head.apply(variables, *arguments, method="total", rngs=rngs)
+            return head.apply(variables, *arguments, method="loss_sum", rngs=rngs)
 
         full = head.apply(variables, hidden, targets, method="exact_loss").sum()
         return np.asarray([jax.jit(total)(step) for step in range(6)]) - full
@@ -225,7 +225,7 @@ def test_fenchel_young_losses_equal_the_entmax_package(name, theirs):
 
 @pytest.mark.parametrize(("name", "alpha"), [("sparsemax", 2.0), ("entmax", 1.5)])
 def test_fenchel_young_losses_vanish_beyond_the_margin(name, alpha):
-    head = OUTPUTS[name](vocab_size=4, features=4)
+    head = OUTPUTS[name](vocab_size=4, d_model=4)
     margin = 1 / (alpha - 1)
     z = jnp.array(
         [[0.0, margin, 0.0, -5.0], [0.0, margin - 0.1, 0.0, -5.0], [0.0, 600.0, 0.0, 0.0]]
@@ -287,7 +287,7 @@ def test_bessel_functions_and_their_ratios_equal_scipy(order):
 
 def test_a_chain_of_tags_equals_brute_force():
     length, tags = 4, 3
-    head = CrfHead(vocab_size=tags, features=5)
+    head = CrfHead(vocab_size=tags, d_model=5)
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, length, 5)).astype(np.float32)
     targets = rng.integers(0, tags, (2, length))

@@ -82,7 +82,7 @@ def test_a_cap_bounds_the_logits():
 
 
 def test_the_true_class_keeps_its_gradient_as_p_tends_to_one_in_bfloat16():
-    head = OUTPUTS["softmax"](vocab_size=2, features=1, dtype=jnp.bfloat16)
+    head = OUTPUTS["softmax"](vocab_size=2, d_model=1, dtype=jnp.bfloat16)
     hidden = jnp.ones((1, 1), jnp.bfloat16)
 
     def loss(table):
@@ -113,7 +113,7 @@ def test_a_mixture_passes_the_rank_of_its_features():
     hidden = rng.normal(size=(contexts, features)).astype(np.float32)
 
     def rank(name, **options):
-        head = OUTPUTS[name](vocab_size=words, features=features, **options)
+        head = OUTPUTS[name](vocab_size=words, d_model=features, **options)
         variables = head.init(jax.random.key(0), hidden, np.zeros(contexts, int), method="loss")
         variables = jax.tree.map(
             lambda x: rng.normal(size=x.shape).astype(np.float32) * 2.0, variables
@@ -140,7 +140,7 @@ def test_focal_confidence_and_class_weights_equal_their_formulas():
 
 @pytest.mark.parametrize("margin", [8.0, 30.0, 600.0])
 def test_loss_and_gradient_keep_their_digits_as_p_tends_to_one(margin):
-    head = OUTPUTS["softmax"](vocab_size=3, features=1)
+    head = OUTPUTS["softmax"](vocab_size=3, d_model=1)
     table = jnp.array([[margin], [0.0], [-margin]])
 
     def loss(table):
@@ -202,7 +202,7 @@ def test_mixed_contexts_stay_within_the_rank_of_their_features():
     hidden = rng.normal(size=(60, 3)).astype(np.float32)
 
     def rank(name):
-        head = OUTPUTS[name](vocab_size=40, features=3)
+        head = OUTPUTS[name](vocab_size=40, d_model=3)
         shapes = jax.eval_shape(
             lambda: head.init(jax.random.key(0), hidden, np.zeros(60, int), method="loss")
         )

@@ -24,7 +24,7 @@ EVERYTHING = {
     "class_weights": tuple(np.linspace(0.5, 1.5, V).tolist()),
 }
 MESHES = [(8, 1, 1), (4, 1, 2), (1, 2, 4), (1, 1, 8)]
-SPLITTING = [name for name in OUTPUTS if OUTPUTS[name].splits]
+SPLITTING = [name for name in OUTPUTS if OUTPUTS[name].vocab_shardable]
 
 
 def shards_of(mesh):
@@ -48,7 +48,7 @@ def computed(head, params, hidden, targets, weights):
     """The total, its gradients, and the likelihoods."""
 
     def total(params, hidden):
-        return head.apply(params, hidden, targets, weights, method="total")
+        return head.apply(params, hidden, targets, weights, method="loss_sum")
 
     @jax.jit
     def everything(params, hidden):
@@ -86,7 +86,7 @@ def test_devices_with_different_numbers_of_tokens_that_count_find_the_same():
     head, (params, hidden, targets, weights), _ = problem("softmax")
     weights = weights * (np.arange(N) < 14)
     expected = computed(head, params, hidden, targets, weights)
-    found = head.clone(shards=shards_of((2, 2, 2)), share=0.3, token_chunk_size=2)
+    found = head.clone(shards=shards_of((2, 2, 2)), target_fraction=0.3, token_chunk_size=2)
     assert_equal(computed(found, params, hidden, targets, weights), expected, 1e-6)
 
 
@@ -106,7 +106,7 @@ def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbe
     )
 
     def total(table, hidden, targets, weights):
-        return head.apply({}, hidden, targets, weights, table, method="total")
+        return head.apply({}, hidden, targets, weights, table, method="loss_sum")
 
     def array(dtype, axes, *shape):
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))

@@ -43,7 +43,7 @@ def diagnose(run: Restored, sample: int) -> dict[str, Any]:
             f"diagnose measures language models; see report.txt and report.png of the workdir "
             f"for task {run.config.task.name}"
         )
-    if OUTPUTS[name].whole_rows:
+    if OUTPUTS[name].sequence_level:
         raise UserError(
             f"head {name} scores whole sequences; diagnose needs a head of single tokens"
         )

@@ -35,7 +35,7 @@ def check_prompt(config: Config) -> None:
             "config.prompt.balanced = True needs labels, and every question has its own answers; "
             "leave it out, or set config.prompt.verbalizers"
         )
-    if not predicts_words(config) or OUTPUTS[config.output.head].whole_rows:
+    if not predicts_words(config) or OUTPUTS[config.output.head].sequence_level:
         raise UserError(
             f"config.prompt needs a language model, and the head of task {config.task.name} "
             "predicts labels; leave out config.prompt.source or config.task.name"

@@ -59,7 +59,7 @@ def forward(model: Transformer, train: bool = True) -> Forward:
         states, table = seen
         head: Any = model.output_head()
         real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
-        if real or table is not None or head.whole_rows:
+        if real or table is not None or head.sequence_level:
 
             def told(params: Any, seen: Any) -> Any:
                 found: Any = model.apply({"params": params}, seen, batch, method="head_outputs")
