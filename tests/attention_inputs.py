@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.attention import ATTENTIONS, Mask, attend
-from lm.attention.base import Layer
+from lm.attention.base import LayerContext
 
 B, L, H, K, D = 2, 12, 4, 8, 6
 SEGMENTS = np.array([[1] * 5 + [2] * 7, [1] * 9 + [2] * 2 + [0]], np.int32)
-CAUSAL = [name for name, mechanism in ATTENTIONS.items() if mechanism.causal]
+CAUSAL = [name for name, mechanism in ATTENTIONS.items() if mechanism.causal_only]
 EITHER = [name for name in ATTENTIONS if name not in CAUSAL]
-PLAIN_CORE = [name for name, mechanism in ATTENTIONS.items() if not mechanism.weighs]
+PLAIN_CORE = [name for name, mechanism in ATTENTIONS.items() if not mechanism.owns_weights]
 
 
 def tensors(length=L, groups=2, seed=0, batch=B):
@@ -25,7 +25,7 @@ def apply(name, arrays, mask, params=None, **options):
     """The mechanism's contexts; its initial parameters, moved so that each of them matters."""
     module = ATTENTIONS[name](**options)
     query, key, value, inputs = arrays
-    arguments = (query, key, value, mask, Layer(inputs=inputs))
+    arguments = (query, key, value, mask, LayerContext(inputs=inputs))
     if params is None:
         params = module.init(jax.random.key(0), *arguments).get("params", {})
         leaves, tree = jax.tree.flatten(params)

@@ -1,4 +1,4 @@
-"""How do queries, keys and values become contexts? `attend` is the score-based way, for any
+"""Attention: queries, keys and values to contexts. `attend` computes it from scores, for any
 weighting; `ATTENTIONS` maps every mechanism's name to its module.
 
 Adding a mechanism is one module in this package, one entry in the table below, and one line in a

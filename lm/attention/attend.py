@@ -1,5 +1,5 @@
-"""How do queries, keys and values become contexts? By scores, a weighting of
-`lm.softmax.WEIGHTINGS`, and a weighted sum; whole at once, or a block of queries at a time.
+"""Score-based attention: scores, a weighting of `lm.softmax.WEIGHTINGS`, and a weighted sum; all
+queries at once or in blocks.
 """
 
 import functools
@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.attention.blockwise import in_parts
-from lm.attention.chunking import plan
-from lm.attention.fused import fused, has_kernel
+from lm.attention.blockwise import attend_blockwise
+from lm.attention.chunking import plan_blocks
+from lm.attention.fused import fused_attention, has_kernel
 from lm.attention.mask import Mask
 from lm.devices.cpu import fusion_barrier
 from lm.softmax import WEIGHTINGS
@@ -44,14 +44,14 @@ def attend(
       learned: the weighting's own parameters, name -> [H].
       options: the weighting's fixed options (cap, temperature, ...).
       position_bias: a pytree that maps distances [B or 1, 1, n, S] to [B or 1, H, n, S], added
-        to the scores: `Slopes` or `Buckets` of `lm.attention.positions`.
+        to the scores: `AlibiBias` or `RelativeBias` of `lm.attention.positions`.
       gates: [B, Q, H] and [B, S, H]: score += the query's minus the key's.
       mixing: [H, H] twice, from one head's to another's: of the scores, then of the weights.
       rng: a random key, for random weightings.
       query_chunk_size: queries computed at a time. None takes a kernel where there is one (see
-        `fused`), and else chooses by size and device (see `plan`); 0 forces the plain path; n > 0
-        needs memory linear in S, forward and backward, as each block is recomputed in the backward
-        pass.
+        `fused_attention`), and else chooses by size and device (see `plan_blocks`); 0 forces the
+        plain path; n > 0 needs memory linear in S, forward and backward, as each block is
+        recomputed in the backward pass.
 
     Returns:
       [B, Q, H, K'], in the dtype of `value`. A query that sees no key gets zeros.
@@ -70,7 +70,7 @@ def attend(
         and not own
         and has_kernel(query, key, value, mask)
     ):
-        return fused(query, key, value, mask)
+        return fused_attention(query, key, value, mask)
 
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
     query = query.reshape(query.shape[0], length, groups, -1, query.shape[3])
@@ -78,8 +78,8 @@ def attend(
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     if mask.offset is None:
         key, value = fusion_barrier((key, value))
-    of_queries, of_keys = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
-    queries, keys = (query, of_queries), (key, value, of_keys)
+    query_gate, key_gate = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
+    queries, keys = (query, query_gate), (key, value, key_gate)
     shared = (
         {name: p[:, None, None] for name, p in (learned or {}).items()},
         position_bias,
@@ -88,21 +88,21 @@ def attend(
     apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
     context = functools.partial(_context, functools.partial(apply, **(options or {})))
 
-    parts = plan(length, seen, mask, query_chunk_size)
+    parts = plan_blocks(length, seen, mask, query_chunk_size)
     if not parts:
         contexts = context(queries, keys, shared, (mask, rng), 0, 0)
     else:
         padded = parts[-1].start + parts[-1].size * parts[-1].blocks
         queries = jax.tree.map(lambda x: _pad(x, padded), queries)
         fixed = (mask.padded_queries(padded), rng)
-        contexts: Any = in_parts(context, parts, queries, keys, shared, fixed)
+        contexts: Any = attend_blockwise(context, parts, queries, keys, shared, fixed)
         contexts = contexts[..., :length, :]
     return contexts.transpose(0, 3, 1, 2, 4).reshape(-1, length, heads, value.shape[3])
 
 
 def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array:
     """Queries [B, G, H/G, n, K] over keys [B, G, S, K] to contexts [B, G, H/G, n, K']."""
-    (query, of_queries), (key, value, of_keys) = queries, keys
+    (query, query_gate), (key, value, key_gate) = queries, keys
     (learned, position_bias, mixing), (mask, rng) = shared, fixed
     block = (start, query.shape[3], first_key, key.shape[2])
 
@@ -111,8 +111,8 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
     scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
     if position_bias is not None:
         scores += position_bias(mask.relative_positions(*block)).astype(dtype)
-    if of_queries is not None:
-        scores += of_queries - of_keys.swapaxes(-1, -2)
+    if query_gate is not None:
+        scores += query_gate - key_gate.swapaxes(-1, -2)
     if mixing is not None:
         scores = jnp.einsum("bgqs,gh->bhqs", scores, mixing[0])
     if rng is not None:

@@ -1,5 +1,5 @@
-"""What is a mechanism? What every row of `ATTENTIONS` takes, and the facts that it states about
-itself, by which `lm.training.validate` refuses what it cannot do.
+"""The contract of attention mechanisms: what every module of `ATTENTIONS` takes, and the facts that
+it states about itself, by which a config is validated.
 """
 
 import dataclasses
@@ -9,24 +9,23 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from lm.attention.positions import PositionBias
+
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
-    """What a mechanism may know of the layer that it attends for.
+class LayerContext:
+    """What a mechanism is told of the layer that it belongs to.
 
     Attributes:
-      position_bias: what distances add to scores, `Slopes` or `Buckets`; None: nothing.
-      inputs: [B, Q, D], what the layer attends from.
-      cache_length: S where it decodes with a cache. Keys and values then come whole; what else a
-        mechanism needs of the past it keeps itself (`update_cache`).
+      inputs: [B, Q, D], from which the layer projects its queries.
+      position_bias: what distances add to the scores; None: nothing.
+      cache_length: S when decoding with a cache. Keys and values then come whole; what else a
+        mechanism needs of earlier positions it caches itself (`update_cache`).
     """
 
-    position_bias: Any = None
-    inputs: Any = None
+    inputs: jax.Array
+    position_bias: PositionBias | None = None
     cache_length: int | None = None
-
-
-ALONE = Layer()
 
 
 class Mechanism(nn.Module):
@@ -44,9 +43,10 @@ class Mechanism(nn.Module):
       query_chunk_size: positions computed at a time; None: by size; 0: all at once, the plain path.
 
     Facts:
-      weighs: it has no scores for `weighting` to weigh, but weights of its own.
-      causal: defined only where a query sees no later key, so not in encoders or on memories.
-      positions: the position schemes within attention that mean something to it.
+      owns_weights: it computes weights of its own, not by `weighting` from scores.
+      causal_only: defined only where a query sees no later key: not in encoders, nor for
+        cross-attention.
+      position_embeddings: the position embeddings within attention that it supports.
     """
 
     weighting: str = "softmax"
@@ -55,9 +55,9 @@ class Mechanism(nn.Module):
     anneal: Sequence[Any] = ()
     query_chunk_size: int | None = None
 
-    weighs: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
-    positions: ClassVar[tuple[str, ...]] = ("rotary", "alibi", "relative")
+    owns_weights: ClassVar[bool] = False
+    causal_only: ClassVar[bool] = False
+    position_embeddings: ClassVar[tuple[str, ...]] = ("rotary", "alibi", "relative")
 
     @classmethod
     def own_options(cls) -> set[str]:

@@ -1,5 +1,5 @@
-"""In which pieces is attention computed? Blocks of queries, each over the keys that it can see,
-with gradients that are summed in place.
+"""Computes attention in blocks of queries, each over the keys that it can see, with gradients that
+are summed in place.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Part:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def in_parts(
+def attend_blockwise(
     context: Context, parts: tuple[Part, ...], queries: Any, keys: Any, shared: Any, fixed: Any
 ) -> jax.Array:
     """`context` of every block of queries, put together along the axis before the last.
@@ -122,7 +122,7 @@ def _part_backward(context, part, gradient, operands, of_part, sums):
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1]), joined), sums
 
 
-in_parts.defvjp(_forward, _backward)
+attend_blockwise.defvjp(_forward, _backward)
 
 
 def _block(context, part, keys, fixed, start):

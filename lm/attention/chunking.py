@@ -1,4 +1,4 @@
-"""How much of attention is computed at once? By size, device and structure of the mask."""
+"""Plans how much of attention is computed at once, by size, device and structure of the mask."""
 
 import itertools
 
@@ -14,7 +14,9 @@ _BLOCK = 128
 _SHORT_PARTS, _LONG_PARTS = 4, 8
 
 
-def plan(queries: int, keys: int, mask: Mask, query_chunk_size: int | None) -> tuple[Part, ...]:
+def plan_blocks(
+    queries: int, keys: int, mask: Mask, query_chunk_size: int | None
+) -> tuple[Part, ...]:
     """The parts in which Q queries over S keys are computed; none: all at once.
 
     Args:
@@ -56,7 +58,7 @@ def describe(length: int, causal: bool, query_chunk_size: int | None, kernel: bo
     """How a row of this length is computed, as a run's log says it."""
     if kernel:
         return "by cuDNN's kernel"
-    parts = plan(length, length, Mask(causal=causal), query_chunk_size)
+    parts = plan_blocks(length, length, Mask(causal=causal), query_chunk_size)
     if not parts:
         return f"{length} queries at once"
     kept = "kept" if parts[0].blocks == 1 else "recomputed in the backward pass"

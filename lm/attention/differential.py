@@ -1,10 +1,10 @@
-"""What if two attentions cancel their common noise? One's weights are subtracted from another's."""
+"""Differential attention: the weights of one attention are subtracted from another's."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.base import ALONE, Layer, Mechanism
+from lm.attention.base import LayerContext, Mechanism
 from lm.attention.mask import Mask
 from lm.attention.norms import RMSNorm
 from lm.attention.scores import score_attention
@@ -32,7 +32,7 @@ class DifferentialAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`; K must be even, and a multiple of 4 with rotary positions."""
         half = query.shape[3] // 2

@@ -1,5 +1,5 @@
-"""How is attention computed whose weights are products of features? In any order: keys and values
-are first summed into a state, so that the work grows with the length and not with its square.
+"""Attention whose weights are products of features: keys and values are summed into a state, so
+that the work grows with the length and not with its square.
 """
 
 import functools

@@ -1,14 +1,12 @@
-"""What if old keys fade at a rate that the text sets? A forget gate lowers the scores of keys by
-what was forgotten since.
-"""
+"""Forgetting attention: a gate at every position lowers the scores of all keys before it."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.base import ALONE, Layer, Mechanism
+from lm.attention.base import LayerContext, Mechanism
 from lm.attention.kv_cache import update_cache
-from lm.attention.mask import EVERYONE, Mask
+from lm.attention.mask import ALL_SEGMENTS, Mask
 from lm.attention.scores import score_attention
 
 
@@ -16,7 +14,7 @@ class ForgettingAttention(Mechanism):
     """score_ij += sum over j < l <= i of log f_l, with f = sigmoid(x W + b) per head (2503.02130).
 
     f = 1 is plain attention. Gates and their sums are float32 and begin anew in each document.
-    Causal only: what lies ahead cannot have been forgotten.
+    Causal only: a gate lowers earlier keys alone.
 
     Attributes:
       forget_bias: what b starts from: 0 halves a weight at every step; 4 keeps 98 %.
@@ -24,11 +22,11 @@ class ForgettingAttention(Mechanism):
 
     forget_bias: float = 0.0
 
-    causal = True
+    causal_only = True
 
     @nn.compact
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`.
 
@@ -61,12 +59,12 @@ def running_sum(x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Sums [B, L, H] over the positions so far, from 0 wherever `segments` [B, L] changes.
 
     A sum over the whole row would serve, as differences count; but rounding would then let one
-    document see the others. What all documents see (`EVERYONE`) stands before each of them, whose
-    sums begin with its total.
+    document see the others. What all documents see (`ALL_SEGMENTS`) stands before each of them,
+    whose sums begin with its total.
     """
     if segments is None:
         return jnp.cumsum(x, axis=1)
-    shared = (segments == EVERYONE)[:, :, None]
+    shared = (segments == ALL_SEGMENTS)[:, :, None]
     before = jnp.sum(jnp.where(shared, x, 0.0), axis=1, keepdims=True)
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
     starts = jnp.broadcast_to(starts[:, :, None], x.shape)

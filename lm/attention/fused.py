@@ -1,8 +1,8 @@
-"""When does a vendor's kernel compute attention? On an NVIDIA GPU, for half-precision softmax over
-plain structure: cuDNN's flash attention, which never stores a score.
+"""Attention by a vendor's kernel: on NVIDIA GPUs, for half-precision softmax and simple masks,
+cuDNN's flash attention, which never stores a score.
 """
 
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,35 @@ import jax.numpy as jnp
 from lm.attention.mask import Mask
 from lm.devices.platform import platform, target_device
 
+Shaped = jax.Array | jax.ShapeDtypeStruct
+
 # Above this many places, the boolean mask that documents need would cost more than it saves.
 _MASK_LIMIT = 1024 * 1024
 
 
-def has_kernel(query: Any, key: Any, value: Any, mask: Mask) -> bool:
-    """Whether `fused` can take these arrays on this device, [B, Q, H, K] and [B, S, G, K] twice.
+def has_kernel(query: Shaped, key: Shaped, value: Shaped, mask: Mask) -> bool:
+    """Whether `fused_attention` takes arrays of these shapes and types on the devices in use.
 
-    Shapes and types are all that is looked at.
+    Args:
+      query: [B, Q, H, K].
+      key, value: [B, S, G, K].
+      mask: of them.
     """
     if platform() != "gpu" or "nvidia" not in target_device().device_kind.lower():
         return False
     half = query.dtype == key.dtype == value.dtype and query.dtype in (jnp.bfloat16, jnp.float16)
     size = query.shape[3]
-    return half and size == value.shape[3] and size % 8 == 0 and size <= 128 and serves(query, mask)
+    return (
+        half
+        and size == value.shape[3]
+        and size % 8 == 0
+        and size <= 128
+        and supports_mask(query, mask)
+    )
 
 
-def serves(query: Any, mask: Mask) -> bool:
-    """Whether the structure of the mask is one that the kernel's arguments can say."""
+def supports_mask(query: Shaped, mask: Mask) -> bool:
+    """Whether the kernel's arguments can express the mask."""
     square = mask.offset is None and mask.padding is None and mask.key_segments is None
     square = square and mask.prefix is None
     windowed = mask.window is not None and not mask.causal
@@ -35,19 +46,19 @@ def serves(query: Any, mask: Mask) -> bool:
     return square and not windowed and not (documents and query.shape[1] ** 2 > _MASK_LIMIT)
 
 
-def fused(
+def fused_attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     mask: Mask,
-    implementation: Any = "cudnn",
+    implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> jax.Array:
     """softmax(q.k / sqrt(K)) v by one kernel, forward and backward.
 
     Args:
       query: [B, Q, H, K].
       key, value: [B, S, G, K], S = Q; G divides H.
-      mask: causal, a causal window, or documents that fit a stored mask; see `serves`.
+      mask: causal, a causal window, or documents that fit a stored mask; see `supports_mask`.
       implementation: "cudnn", or "xla" for the same arguments without a kernel.
     """
     dense = None

@@ -1,10 +1,10 @@
-"""What if a head may decline to speak? Each context is scaled by a gate that its token computes."""
+"""Gated attention: each head's context is scaled by a gate computed from the layer's inputs."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.base import ALONE, Layer, Mechanism
+from lm.attention.base import LayerContext, Mechanism
 from lm.attention.mask import Mask
 from lm.attention.scores import score_attention
 from lm.devices.cpu import dense_product
@@ -26,9 +26,9 @@ class GatedAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
-        """See `Mechanism`; gates come from the queries' own inputs."""
+        """See `Mechanism`."""
         context = score_attention(self)(query, key, value, mask, layer)
         size = context.shape[3] if self.gate == "elementwise" else 1
         logits = nn.Dense(

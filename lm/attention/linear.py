@@ -1,5 +1,5 @@
-"""Which features make attention a product? Exponential-linear ones, random ones whose mean is the
-softmax, or rectified ones with a cosine of the distance.
+"""Linear attention by features: exponential-linear ones, random ones whose mean is the softmax, and
+rectified ones with a cosine of the distance.
 """
 
 import math
@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.attention.base import ALONE, Layer, Mechanism, random_key
+from lm.attention.base import LayerContext, Mechanism, random_key
 from lm.attention.feature_product import feature_attend
 from lm.attention.mask import Mask
 
@@ -15,11 +15,11 @@ from lm.attention.mask import Mask
 class LinearAttention(Mechanism):
     """w_ij = phi(q_i) . phi(k_j) with phi(x) = elu(x) + 1, normalised (2006.16236)."""
 
-    weighs = True
-    positions = ()
+    owns_weights = True
+    position_embeddings = ()
 
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`."""
         return feature_attend(
@@ -36,18 +36,18 @@ class FavorAttention(Mechanism):
 
     Attributes:
       random_features: their number M.
-      redraw: new features at every step of training, and fixed ones in evaluation; else the same
-        ones always, which belong to the mechanism and are not trained.
+      redraw: new features at every step of training, and fixed ones in evaluation; else always
+        the same, which are not trained.
     """
 
     random_features: int = 128
     redraw: bool = False
 
-    weighs = True
-    positions = ("rotary",)
+    owns_weights = True
+    position_embeddings = ("rotary",)
 
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`."""
         shape = (self.random_features, query.shape[3])
@@ -70,10 +70,10 @@ class FavorAttention(Mechanism):
 class CosformerAttention(Mechanism):
     """w_ij = relu(q_i) . relu(k_j) cos(pi/2 (i - j) / horizon), normalised (2202.08791).
 
-    i and j are the positions of the mask, or else indices; only their difference matters. To a
-    memory it is that of position i of the text to position j of its source. The cosine is a product
-    of features, as cos(a - b) = cos a cos b + sin a sin b. Rows whose weights sum to less than 1e-6
-    are divided by that instead.
+    i and j are the positions of the mask, or else indices; only their difference matters. In
+    cross-attention it is that of position i of the text to position j of its source. The cosine is
+    a product of features, as cos(a - b) = cos a cos b + sin a sin b. Rows whose weights sum to less
+    than 1e-6 are divided by that instead.
 
     Attributes:
       horizon: the distance at which weights reach zero; no distance may be larger.
@@ -81,11 +81,11 @@ class CosformerAttention(Mechanism):
 
     horizon: int = 1024
 
-    weighs = True
-    positions = ()
+    owns_weights = True
+    position_embeddings = ()
 
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`."""
         positions, key_positions = mask.positions, mask.key_positions

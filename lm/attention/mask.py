@@ -1,5 +1,5 @@
-"""Which keys may a query see? A mask is structure (causal, window, documents, padding), from which
-any block of it is computed where it is needed; the dense [Q, S] array is never stored whole.
+"""Masks of attention as structure (causal, window, documents, padding), from which any block is
+computed where it is needed; the dense [Q, S] array is never stored whole.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 # The segment of keys that queries of every segment see.
-EVERYONE = -1
+ALL_SEGMENTS = -1
 
 
 @functools.partial(
@@ -34,7 +34,7 @@ class Mask:
       window: a query sees only keys nearer than `window` positions (itself counts as the first);
         None: all.
       segments: [B, Q] integers; a query sees only keys of its own segment (packed documents), and
-        those of segment `EVERYONE`.
+        those of segment `ALL_SEGMENTS`.
       key_segments: [B, S]; None: the queries' own `segments` (then Q = S).
       padding: [B, S] boolean, True at real keys.
       offset: position of the first query among the keys (decoding with a cache); None: 0.
@@ -80,7 +80,9 @@ class Mask:
             of_keys = jax.lax.dynamic_slice_in_dim(key_segments, first_key, keys, axis=1)
             of_keys = of_keys[:, None, None, :]
             same = of_queries[:, None, :, None] == of_keys
-            conditions.append(same if self.key_segments is None else same | (of_keys == EVERYONE))
+            conditions.append(
+                same if self.key_segments is None else same | (of_keys == ALL_SEGMENTS)
+            )
         if self.padding is not None:
             padding = jax.lax.dynamic_slice_in_dim(self.padding, first_key, keys, axis=1)
             conditions.append(padding[:, None, None, :])

@@ -1,5 +1,5 @@
-"""How does attention know where a token stands? By rotating queries and keys, or by what their
-distance adds to the scores; vectors that are added to the words are `lm.model.embedding`'s.
+"""Position embeddings within attention: rotary ones, and biases of scores by distance (ALiBi, T5);
+and sinusoidal vectors.
 """
 
 import dataclasses
@@ -11,24 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def rotate(x: jax.Array, positions: jax.Array, base: float = 10000.0) -> jax.Array:
-    """Rotary positions (RoFormer, 2104.09864): pair (i, i + K/2) turns by position * base^(-2i/K).
+def apply_rotary(x: jax.Array, positions: jax.Array, theta: float = 10000.0) -> jax.Array:
+    """Rotary positions (RoFormer, 2104.09864): pair (i, i + K/2) turns by position * theta^(-2i/K).
 
     Args:
       x: [B, L, H, K], K even.
       positions: [B, L] integers.
-      base: longest wavelength, in positions, divided by 2 pi.
+      theta: longest wavelength, in positions, divided by 2 pi.
 
     Returns:
       [B, L, H, K]; dot products depend on differences of positions only.
     """
     half = x.shape[-1] // 2
-    frequencies = base ** (-np.arange(half, dtype=np.float32) / half)
+    frequencies = theta ** (-np.arange(half, dtype=np.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
@@ -42,7 +42,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("slopes",), meta_fields=())
 @dataclasses.dataclass(frozen=True)
-class Slopes:
+class AlibiBias:
     """-slope * |distance|: ALiBi's addition to scores (2108.12409).
 
     Attributes:
@@ -57,52 +57,56 @@ class Slopes:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("table",), meta_fields=("farthest", "causal")
+    jax.tree_util.register_dataclass, data_fields=("table",), meta_fields=("max_distance", "causal")
 )
 @dataclasses.dataclass(frozen=True)
-class Buckets:
+class RelativeBias:
     """T5's relative positions (1910.10683): a learned number for each head and bucket of distances.
 
     Half of a side's buckets hold one distance each, 0, 1, 2, ...; the others grow by a constant
-    factor up to `farthest`, and the last takes all beyond. Keys before and after the query have
+    factor up to `max_distance`, and the last takes all beyond. Keys before and after the query have
     half of the buckets each, where both are seen.
 
     Attributes:
       table: [R, H], R buckets, even; a multiple of 4 where both sides are seen.
-      farthest: the distance from which on all is one bucket; above the number of a side's buckets.
+      max_distance: the distance from which on all is one bucket; above the number of a side's
+        buckets.
       causal: no key stands after the query, and so there is one side.
     """
 
     table: jax.Array
-    farthest: int
+    max_distance: int
     causal: bool
 
     def __call__(self, distance: jax.Array) -> jax.Array:
         """Query's position minus key's, [B, 1, n, S] -> [B, H, n, S]."""
         side = self.table.shape[0] if self.causal else self.table.shape[0] // 2
-        before = bucket_of_distance(side, self.farthest)
+        before = bucket_of_distance(side, self.max_distance)
         after = np.zeros_like(before) if self.causal else before + side
-        # By distance from -farthest to farthest.
+        # By distance from -max_distance to max_distance.
         by_distance = self.table[np.concatenate([after[:0:-1], before])]
-        place = jnp.clip(distance[:, 0], -self.farthest, self.farthest) + self.farthest
+        place = jnp.clip(distance[:, 0], -self.max_distance, self.max_distance) + self.max_distance
         return jnp.moveaxis(by_distance[place], -1, 1)
 
 
-def bucket_of_distance(buckets: int, farthest: int) -> np.ndarray:
-    """The bucket of each distance 0 .. farthest, in order, of one side's `buckets`.
+PositionBias = AlibiBias | RelativeBias
 
-    With e = buckets / 2: d below e, and from there on e + floor(e log(d / e) / log(farthest / e)),
-    at most buckets - 1; in float32, as T5 has it.
+
+def bucket_of_distance(buckets: int, max_distance: int) -> np.ndarray:
+    """The bucket of each distance 0 .. max_distance, in order, of one side's `buckets`.
+
+    With e = buckets / 2: d below e, and from there on
+    e + floor(e log(d / e) / log(max_distance / e)), at most buckets - 1; in float32, as T5 has it.
     """
     exact = buckets // 2
-    distance = np.arange(farthest + 1)
+    distance = np.arange(max_distance + 1)
     ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
-    grown = np.log(ratio) / np.float32(math.log(farthest / exact)) * np.float32(buckets - exact)
+    grown = np.log(ratio) / np.float32(math.log(max_distance / exact)) * np.float32(buckets - exact)
     far = np.minimum(exact + grown.astype(np.int32), buckets - 1)
     return np.where(distance < exact, distance, far)
 
 
-def sinusoids(positions: jax.Array, features: int) -> jax.Array:
+def sinusoidal(positions: jax.Array, features: int) -> jax.Array:
     """Sinusoidal vectors [..., D]: sin and cos of position / 10000^(2i/D) (1706.03762), D even."""
     half = features // 2
     angles = positions[..., None] * 10000.0 ** (-np.arange(half, dtype=np.float32) / half)

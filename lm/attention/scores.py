@@ -1,13 +1,11 @@
-"""How do heads attend by scores? A weighting of `WEIGHTINGS` over q.k, alone or as the core of the
-mechanisms that add to it.
-"""
+"""Attention by scores: a weighting of `WEIGHTINGS` over q.k, alone or as the core of others."""
 
 import flax.linen as nn
 import jax
 from flax.linen.initializers import constant
 
 from lm.attention.attend import attend
-from lm.attention.base import ALONE, Layer, Mechanism, random_key
+from lm.attention.base import LayerContext, Mechanism, random_key
 from lm.attention.mask import Mask
 from lm.softmax import WEIGHTINGS
 
@@ -25,7 +23,7 @@ class ScoreAttention(Mechanism):
         key: jax.Array,
         value: jax.Array,
         mask: Mask,
-        layer: Layer = ALONE,
+        layer: LayerContext,
         gates: tuple[jax.Array, jax.Array] | None = None,
         mixing: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:

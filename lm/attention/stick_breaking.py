@@ -1,4 +1,4 @@
-"""What if keys share out a stick, the nearest first? Each breaks its part off what is left."""
+"""Stick-breaking attention: from the nearest key on, each takes its share of the weight left."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.attend import attend
-from lm.attention.base import ALONE, Layer, Mechanism
+from lm.attention.base import LayerContext, Mechanism
 from lm.attention.mask import Mask
 
 
@@ -19,13 +19,13 @@ class StickBreakingAttention(Mechanism):
     sum to at most one, and prefer what is near without any positions.
     """
 
-    weighs = True
-    causal = True
-    positions = ("rotary",)
+    owns_weights = True
+    causal_only = True
+    position_embeddings = ("rotary",)
 
     @nn.compact
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`.
 

@@ -1,12 +1,10 @@
-"""What if heads confer? Scores are mixed across heads before the weighting, weights after it."""
-
-from typing import Any
+"""Talking heads: scores are mixed across heads before the weighting, and weights after it."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.base import ALONE, Layer, Mechanism
+from lm.attention.base import LayerContext, Mechanism
 from lm.attention.mask import Mask
 from lm.attention.scores import score_attention
 
@@ -20,7 +18,7 @@ class TalkingHeadsAttention(Mechanism):
 
     @nn.compact
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: Layer = ALONE
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`."""
         heads = query.shape[2]
@@ -29,6 +27,6 @@ class TalkingHeadsAttention(Mechanism):
         return score_attention(self)(query, key, value, mask, layer, mixing=mixing)
 
 
-def _identity(key: Any, shape: tuple[int, int]) -> jax.Array:
+def _identity(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     del key
     return jnp.eye(*shape)

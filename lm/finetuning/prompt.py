@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 
-from lm.attention.mask import EVERYONE, Mask
+from lm.attention.mask import ALL_SEGMENTS, Mask
 from lm.model.embedding import Embedding
 from lm.model.layers import Stack
 from lm.model.multihead import MultiHeadAttention
@@ -124,11 +124,11 @@ class Prompt:
         assert segments is not None and mask.padding is None
         document = jnp.max(segments, axis=1, keepdims=True)
         alone = jnp.all((segments == document) | (segments == 0), axis=1, keepdims=True)
-        own = jnp.broadcast_to(jnp.where(alone, document, EVERYONE), (len(segments), number))
+        own = jnp.broadcast_to(jnp.where(alone, document, ALL_SEGMENTS), (len(segments), number))
         return dataclasses.replace(
             mask,
             segments=jnp.concatenate([own, segments], axis=1),
-            key_segments=_pad_before(segments, number, EVERYONE),
+            key_segments=_pad_before(segments, number, ALL_SEGMENTS),
             prefix=None if mask.prefix is None else _pad_before(mask.prefix, number, True),
             positions=positions,
         )
@@ -202,7 +202,7 @@ class Prefix:
         return dataclasses.replace(
             mask,
             offset=number + (0 if mask.offset is None else mask.offset),
-            key_segments=None if segments is None else _pad_before(segments, number, EVERYONE),
+            key_segments=None if segments is None else _pad_before(segments, number, ALL_SEGMENTS),
             padding=None if mask.padding is None else _pad_before(mask.padding, number, True),
             prefix=None if mask.prefix is None else _pad_before(mask.prefix, number, True),
             key_positions=jnp.concatenate([own, key_positions], axis=1),

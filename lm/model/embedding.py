@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.attention.positions import sinusoids
+from lm.attention.positions import sinusoidal
 from lm.model.config import EmbeddingConfig
 
 
@@ -31,7 +31,7 @@ class Embedding(nn.Module):
         if config.position_embedding == "learned":
             x += self._table("position_embedding", config.max_seq_len, x.shape[-1])[positions]
         elif config.position_embedding == "sinusoidal":
-            x += sinusoids(positions, x.shape[-1]).astype(x.dtype)
+            x += sinusoidal(positions, x.shape[-1]).astype(x.dtype)
         if config.num_token_types:
             if config.position_embedding != "learned" and self.is_initializing():
                 self.make_rng("params")  # the positions' draw: types begin alike beside any

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention import Mask
-from lm.attention.positions import Buckets, Slopes, alibi_slopes
+from lm.attention.positions import AlibiBias, RelativeBias, alibi_slopes
 from lm.devices.cpu import fusion_barrier
 from lm.model.activations import ACTIVATIONS, GATED
 from lm.model.config import BlockConfig, FeedForwardConfig, Numerics, StackConfig, TransformConfig
@@ -146,15 +146,15 @@ class Stack(nn.Module):
             x = config.block.norm.build("final_norm")(x)
         return x
 
-    def _position_bias(self, causal: bool) -> Slopes | Buckets | None:
+    def _position_bias(self, causal: bool) -> AlibiBias | RelativeBias | None:
         config, attention = self.config, self.config.block.attention
         if config.position_embedding == "alibi":
-            return Slopes(jnp.asarray(alibi_slopes(attention.num_heads)))
+            return AlibiBias(jnp.asarray(alibi_slopes(attention.num_heads)))
         if config.position_embedding == "relative":
             shape = (config.relative_num_buckets, attention.num_heads)
             init, dtypes = nn.initializers.normal(0.02), attention.numerics.dtypes
             table = self.param("relative_position", init, shape, dtypes["param_dtype"])
-            return Buckets(table, config.relative_max_distance, causal)
+            return RelativeBias(table, config.relative_max_distance, causal)
         return None
 
 

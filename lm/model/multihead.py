@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax
 
 from lm.attention import ATTENTIONS
-from lm.attention.base import Layer
+from lm.attention.base import LayerContext
 from lm.attention.kv_cache import read_cache, update_cache
 from lm.attention.mask import Mask
 from lm.attention.norms import RMSNorm
-from lm.attention.positions import rotate
+from lm.attention.positions import apply_rotary
 from lm.model.config import AttentionConfig
 
 
@@ -46,14 +46,14 @@ class MultiHeadAttention(nn.Module):
           memory: [B, S, D], the encoder's output, for cross-attention; None: its keys and values
             are in the cache.
           cache_length: S of the key-value cache (collection "cache"); None: no cache.
-          position_bias: what distances add to the scores; see `Layer`.
+          position_bias: what distances add to the scores; see `LayerContext`.
         """
         config = self.config
         query = self._project("query", inputs, config.num_heads)
         if config.qk_norm:
             query = RMSNorm(**config.numerics.dtypes, name="query_norm")(query)
         if config.rope_theta is not None and not config.cross:
-            query = rotate(query, positions, config.rope_theta)
+            query = apply_rotary(query, positions, config.rope_theta)
         if config.score_scale is not None:
             query *= config.score_scale * config.head_dim**0.5  # mechanisms divide by the root
         if config.cross:
@@ -61,7 +61,7 @@ class MultiHeadAttention(nn.Module):
         else:
             key, value = self._keys(inputs)
             if config.rope_theta is not None:
-                key = rotate(key, positions, config.rope_theta)
+                key = apply_rotary(key, positions, config.rope_theta)
             if cache_length is not None:
                 assert mask.offset is not None
                 key = update_cache(self, "past_key", key, mask.offset, cache_length)
@@ -75,7 +75,7 @@ class MultiHeadAttention(nn.Module):
             **dict(config.options),
             name="mechanism",
         )
-        layer = Layer(position_bias, inputs, cache_length)
+        layer = LayerContext(inputs, position_bias, cache_length)
         context = mechanism(query, key, value, mask, layer)
         context = context.reshape(*inputs.shape[:2], config.num_heads * config.head_dim)
         options = config.out_bias, config.out_init_std

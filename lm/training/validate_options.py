@@ -45,7 +45,7 @@ def _check_attention(config: Config, group: str, attention: Config) -> None:
     mechanism = ATTENTIONS[name]
     chosen = attention_options(attention)
     own, owner = mechanism.own_options(), f"mechanism {name}"
-    if not mechanism.weighs:
+    if not mechanism.owns_weights:
         owner = f"weighting {weighting}" + (f" with {owner}" if name != "scores" else "")
         record = WEIGHTINGS[weighting]
         _belong(chosen, own | {*record.options, *record.learned}, group, owner)
@@ -92,19 +92,22 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
     """Architecture, positions and sizes must suit the chosen mechanism."""
     model = config.model
     name, mechanism = attention.mechanism, ATTENTIONS[attention.mechanism]
-    if mechanism.causal and (group != "attention" or model.architecture == "encoder"):
+    if mechanism.causal_only and (group != "attention" or model.architecture == "encoder"):
         raise UserError(
             f"config.{group}.mechanism = {name!r} is causal only, but "
             f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
         )
-    if mechanism.causal and config.objective == "prefix":
+    if mechanism.causal_only and config.objective == "prefix":
         raise UserError(
             f"config.{group}.mechanism = {name!r} is causal only, but objective prefix sees both "
             "sides of a prefix; use objective causal"
         )
-    shaping = Mechanism.positions if group != "cross_attention" else ()
-    if model.position_embedding in shaping and model.position_embedding not in mechanism.positions:
-        others = [p for p in POSITIONS if p not in shaping or p in mechanism.positions]
+    shaping = Mechanism.position_embeddings if group != "cross_attention" else ()
+    if (
+        model.position_embedding in shaping
+        and model.position_embedding not in mechanism.position_embeddings
+    ):
+        others = [p for p in POSITIONS if p not in shaping or p in mechanism.position_embeddings]
         raise UserError(
             f"config.model.position_embedding = {model.position_embedding!r} shape scores that "
             f"mechanism {name} does "
@@ -208,7 +211,7 @@ def _check_tune(config: Config) -> None:
             f"{config.model.num_layers}; use at most as many"
         )
     mechanism = ATTENTIONS[config.attention.mechanism]
-    if "prefix" in names and (mechanism.weighs or mechanism.causal):
+    if "prefix" in names and (mechanism.owns_weights or mechanism.causal_only):
         raise UserError(
             f"method prefix adds keys and values only, but mechanism {config.attention.mechanism} "
             "needs more of a position; use prompt or lora, or mechanism scores"

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from lm.attention import Mask, attend
-from lm.attention.chunking import describe, plan
-from lm.attention.fused import fused, serves
-from lm.attention.positions import Buckets, Slopes, alibi_slopes, bucket_of_distance, rotate
+from lm.attention.chunking import describe, plan_blocks
+from lm.attention.fused import fused_attention, supports_mask
+from lm.attention.positions import (
+    AlibiBias,
+    RelativeBias,
+    alibi_slopes,
+    apply_rotary,
+    bucket_of_distance,
+)
 from lm.softmax import WEIGHTINGS
 from tests.attention_inputs import SEGMENTS, temporaries
 
@@ -129,8 +135,8 @@ def test_every_size_of_block_agrees_with_the_plain_path(kind, query_chunk_size):
 def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(weighting):
     arrays = tensors(queries=45, keys=45)
     segments = np.cumsum(np.random.default_rng(3).random((2, 45)) < 0.1, axis=1)
-    mask, slopes = Mask(causal=True, segments=segments.astype(np.int32)), Slopes(alibi_slopes(4))
-    assert len(plan(45, 45, mask, None)) == 4
+    mask, slopes = Mask(causal=True, segments=segments.astype(np.int32)), AlibiBias(alibi_slopes(4))
+    assert len(plan_blocks(45, 45, mask, None)) == 4
     plain = context_and_gradient(arrays, mask, slopes, weighting=weighting, query_chunk_size=0)
     check_same(context_and_gradient(arrays, mask, slopes, weighting=weighting), plain)
 
@@ -150,16 +156,16 @@ def test_the_arguments_of_the_kernel_say_what_the_mask_says(mask, documents):
     arrays = tensors()
     if documents:
         mask = Mask(causal=mask.causal, window=mask.window, segments=SEGMENTS)
-    assert serves(arrays[0], mask)
-    actual = fused(*arrays, mask, implementation="xla")
+    assert supports_mask(arrays[0], mask)
+    actual = fused_attention(*arrays, mask, implementation="xla")
     np.testing.assert_allclose(actual, attend(*arrays, mask=mask, query_chunk_size=0), atol=2e-6)
 
 
 def test_what_the_kernel_cannot_say_is_left_to_the_other_paths():
     query, _, _ = tensors()
     for mask in (Mask(padding=np.ones((2, 12), bool)), Mask(window=3), Mask(offset=2)):
-        assert not serves(query, mask)
-    assert not serves(tensors(queries=1100)[0], Mask(segments=np.ones((2, 1100), np.int32)))
+        assert not supports_mask(query, mask)
+    assert not supports_mask(tensors(queries=1100)[0], Mask(segments=np.ones((2, 1100), np.int32)))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -168,8 +174,8 @@ def test_blocks_over_a_window_of_keys_agree_with_the_plain_path(weighting, causa
     arrays = tensors(queries=45, keys=45)
     padding = np.arange(45) < np.array([[45], [31]])
     mask = Mask(causal=causal, window=6, padding=padding)
-    assert all(part.keys < 45 for part in plan(45, 45, mask, 8))
-    buckets = Buckets(jax.random.normal(jax.random.key(5), (8, 4)), 16, causal)
+    assert all(part.keys < 45 for part in plan_blocks(45, 45, mask, 8))
+    buckets = RelativeBias(jax.random.normal(jax.random.key(5), (8, 4)), 16, causal)
     gates = np.cumsum(tensors()[0][..., 0], axis=1)
     gates = jnp.asarray(np.resize(gates, (2, 45, 4)))
     mixing = jnp.eye(4) + 0.1, jnp.eye(4) - 0.1
@@ -256,7 +262,7 @@ def test_alibi_subtracts_slope_times_distance():
     weights = jax.nn.softmax(scores - slopes[:, None, None] * distance)
     expected = np.einsum("bhqs,bshk->bqhk", weights, value)
     np.testing.assert_allclose(
-        attend(query, key, value, position_bias=Slopes(slopes)), expected, atol=1e-6
+        attend(query, key, value, position_bias=AlibiBias(slopes)), expected, atol=1e-6
     )
 
 
@@ -266,9 +272,9 @@ def test_relative_positions_have_small_distances_alone_and_large_ones_together()
     ]  # fmt: skip
     table = jnp.arange(16.0)[:, None]
     distance = jnp.array([[[[3, 0, -3, -40, 40]]]])
-    both = Buckets(table, 32, causal=False)(distance)
+    both = RelativeBias(table, 32, causal=False)(distance)
     np.testing.assert_array_equal(both[0, 0, 0], [3, 0, 11, 15, 7])
-    causal = Buckets(table, 32, causal=True)(distance[..., [0, 1, 4]])
+    causal = RelativeBias(table, 32, causal=True)(distance[..., [0, 1, 4]])
     np.testing.assert_array_equal(causal[0, 0, 0], [3, 0, 15])
 
 
@@ -277,7 +283,7 @@ def test_rotary_scores_depend_on_differences_of_positions_only():
     places = np.arange(12)[None].repeat(2, 0)
 
     def scores(shift):
-        q, k = rotate(query, places + shift), rotate(key, places + shift)
+        q, k = apply_rotary(query, places + shift), apply_rotary(key, places + shift)
         return jnp.einsum("bqhk,bshk->bhqs", q, k)
 
     np.testing.assert_allclose(scores(0), scores(37), atol=1e-4)

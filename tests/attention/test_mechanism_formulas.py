@@ -9,7 +9,7 @@ from lm.attention import ATTENTIONS, Mask, attend
 from lm.attention.feature_product import feature_attend
 from lm.attention.forgetting import running_sum
 from lm.attention.linear import cosine_features, elu_features, orthogonal_normal, random_exponents
-from lm.attention.mask import EVERYONE
+from lm.attention.mask import ALL_SEGMENTS
 from lm.attention.stick_breaking import break_stick
 from tests.attention_inputs import (
     SEGMENTS,
@@ -123,7 +123,7 @@ def test_running_sums_begin_anew_in_each_document():
 
 def test_running_sums_of_every_document_go_on_from_what_all_see():
     x = np.random.default_rng(0).normal(size=(1, 7, 3))
-    segments = jnp.array([[EVERYONE, EVERYONE, 1, 1, 2, 2, 0]])
+    segments = jnp.array([[ALL_SEGMENTS, ALL_SEGMENTS, 1, 1, 2, 2, 0]])
     actual = running_sum(jnp.asarray(x, jnp.float32), segments)[0]
     for document in (slice(2, 4), slice(4, 6)):
         alone = np.concatenate([x[0, :2], x[0, document]]).cumsum(0)

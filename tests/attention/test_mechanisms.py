@@ -182,7 +182,7 @@ def model_and_params(name, **settings):
     ],
 )
 def test_cached_decoding_gives_the_log_probabilities_of_the_whole(name, scan):
-    rotary = "rotary" if "rotary" in ATTENTIONS[name].positions else "learned"
+    rotary = "rotary" if "rotary" in ATTENTIONS[name].position_embeddings else "learned"
     model, params = model_and_params(
         name, **{"model.scan": scan, "model.position_embedding": rotary}
     )
@@ -296,7 +296,7 @@ IMPOSSIBLE += [
     )
     for name, mechanism in ATTENTIONS.items()
     for positions in ("rotary", "alibi")
-    if positions not in mechanism.positions
+    if positions not in mechanism.position_embeddings
 ]
 IMPOSSIBLE += [
     ("gated", {"attention.gate": "heads"}, "did you mean head"),

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from configs import default
-from lm.attention.positions import Buckets
+from lm.attention.positions import RelativeBias
 from lm.checkpoints.hf import FAMILIES, matching_family, open_checkpoint, write_checkpoint
 from lm.checkpoints.hf.tensors import open_tensors
 from lm.data import ByteTokenizer
@@ -162,7 +162,7 @@ def test_buckets_of_distances_are_those_of_t5(side):
     place = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
     expected = place(torch.tensor(-distance), not causal, buckets, farthest)
     table = jnp.arange(float(buckets))[:, None]
-    actual = Buckets(table, farthest, causal)(jnp.asarray(distance)[None, None, None])
+    actual = RelativeBias(table, farthest, causal)(jnp.asarray(distance)[None, None, None])
     np.testing.assert_array_equal(actual[0, 0, 0], expected)
 
 

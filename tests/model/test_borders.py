@@ -12,7 +12,7 @@ import pytest
 
 from configs import default
 from lm.attention import ATTENTIONS, Mask, Mechanism, attend
-from lm.attention.positions import Buckets, Slopes, alibi_slopes
+from lm.attention.positions import AlibiBias, RelativeBias, alibi_slopes
 from lm.config import override
 from lm.errors import UserError
 from lm.generation.decode import forward, next_token_log_probs
@@ -35,12 +35,15 @@ def allowed(side, name, positions, method):
     """
     mechanism = ATTENTIONS[name]
     if side == "encoder_decoder":
-        return not mechanism.causal and positions in ("learned", "relative")
-    if positions in Mechanism.positions and positions not in mechanism.positions:
+        return not mechanism.causal_only and positions in ("learned", "relative")
+    if (
+        positions in Mechanism.position_embeddings
+        and positions not in mechanism.position_embeddings
+    ):
         return False
-    if side == "encoder" and mechanism.causal:
+    if side == "encoder" and mechanism.causal_only:
         return False
-    return method != "prefix" or not (mechanism.weighs or mechanism.causal)
+    return method != "prefix" or not (mechanism.owns_weights or mechanism.causal_only)
 
 
 # Each mechanism, kind of position and method with the others that could move what it counts.
@@ -154,7 +157,9 @@ def test_a_text_decoded_beside_a_longer_one_is_the_text_alone(case):
 TABLE = np.random.default_rng(1).normal(size=(8, 2)).astype(np.float32)
 
 
-@pytest.mark.parametrize("bias", [Slopes(alibi_slopes(2)), Buckets(jnp.asarray(TABLE), 12, False)])
+@pytest.mark.parametrize(
+    "bias", [AlibiBias(alibi_slopes(2)), RelativeBias(jnp.asarray(TABLE), 12, False)]
+)
 def test_blocks_of_queries_count_distances_by_positions_as_all_at_once(bias):
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(size=(3, n, 2, 4)), jnp.float32) for n in (5, 7, 7))

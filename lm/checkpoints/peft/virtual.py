@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from lm.attention.positions import rotate
+from lm.attention.positions import apply_rotary
 from lm.checkpoints.hf.family import Family, resolved_keys
 from lm.checkpoints.peft.names import check_all_read
 from lm.config import Config
@@ -138,7 +138,7 @@ def _rotated(keys: np.ndarray, config: Config, sign: int) -> np.ndarray:
     if config.model.position_embedding == "none":
         return keys
     shift = np.full(keys.shape[:2], sign * keys.shape[1])
-    return np.asarray(rotate(jnp.asarray(keys), jnp.asarray(shift), config.model.rope_theta))
+    return np.asarray(apply_rotary(jnp.asarray(keys), jnp.asarray(shift), config.model.rope_theta))
 
 
 def _settings(

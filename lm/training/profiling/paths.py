@@ -18,7 +18,7 @@ def attention_path(config: Config, program: Program) -> str:
     """
     model = program.model.config
     attention = model.stack.block.attention
-    if ATTENTIONS[attention.mechanism].weighs:
+    if ATTENTIONS[attention.mechanism].owns_weights:
         return attention.mechanism
     batch = _batch(config, program)
     length = batch.inputs.shape[-1]
