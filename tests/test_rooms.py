@@ -40,7 +40,6 @@ CIRCLES = {
 MANY_IMPORTS = {
     "lm.checkpoints.restore",
     "lm.experiment.train",
-    "lm.output",
     "lm.training.train_step",
 }
 

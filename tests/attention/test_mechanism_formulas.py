@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lm.attention import ATTENTIONS, Mask, attend
+from lm.attention.base import LayerContext
 from lm.attention.feature_product import feature_attend
 from lm.attention.forgetting import running_sum
 from lm.attention.linear import cosine_features, elu_features, orthogonal_normal, random_exponents
@@ -138,7 +139,7 @@ def test_talking_heads_start_as_plain_attention():
     context = apply("talking_heads", arrays, mask, params)
     np.testing.assert_allclose(context, plain(arrays, mask), atol=1e-6)
     module = ATTENTIONS["talking_heads"]()
-    initial = module.init(jax.random.key(0), *arrays[:3], mask)["params"]
+    initial = module.init(jax.random.key(0), *arrays[:3], mask, LayerContext(arrays[0]))["params"]
     jax.tree.map(np.testing.assert_array_equal, initial, params)
 
 
@@ -284,7 +285,8 @@ def test_redrawn_features_differ_by_their_key_and_fixed_ones_do_not():
 
     def context(redraw, seed):
         module = ATTENTIONS["favor"](redraw=redraw)
-        return module.apply({}, *arrays[:3], mask, rngs={"softmax": jax.random.key(seed)})
+        layer, rngs = LayerContext(arrays[0]), {"softmax": jax.random.key(seed)}
+        return module.apply({}, *arrays[:3], mask, layer, rngs=rngs)
 
     assert (context(True, 0) != context(True, 1)).any()
     np.testing.assert_array_equal(context(True, 0), context(True, 0))
@@ -294,7 +296,8 @@ def test_redrawn_features_differ_by_their_key_and_fixed_ones_do_not():
 @pytest.mark.parametrize("name", ["linear", "favor", "cosformer"])
 def test_the_memory_of_sums_of_features_is_linear_in_length(name):
     def context(query, key, value):
-        return ATTENTIONS[name]().apply({}, query, key, value, Mask(causal=True))
+        mask, layer = Mask(causal=True), LayerContext(query)
+        return ATTENTIONS[name]().apply({}, query, key, value, mask, layer)
 
     assert temporaries(context, 2048) < 2.5 * temporaries(context, 1024)
 
