@@ -36,8 +36,8 @@ def scores(run: pathlib.Path) -> tuple[float, float, bool]:
     labels = json.loads((run / "data.json").read_text())["labels"]
     lines = (run / "predictions.jsonl").read_text().split("\n")
     parts = halves([json.loads(line) for line in lines if line])
-    first, second = (task.score(part, labels)[task.main] for part in parts)
-    return first, second, task.main in task.lower
+    first, second = (task.score(part, labels)[task.main_metric] for part in parts)
+    return first, second, task.main_metric in task.lower_is_better
 
 
 def main(workdir: str) -> None:

@@ -21,7 +21,7 @@ from lm.data.special_tokens import EncoderDecoderTokens, SpecialTokens, encoder_
 from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.output import OUTPUTS
-from lm.tasks import build_task, predicts_words
+from lm.tasks import build_task, predicts_tokens
 from lm.tasks.base import Labels, Task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
@@ -99,7 +99,7 @@ class Restored:
                 f"config.prompt.source = {self.config.prompt.source!r} asks a language model "
                 f"in words, without a head for task {self.config.task.name}; leave it out"
             )
-        task = own.task if self.step else own.task.labelled_by(own.labels)
+        task = own.task if self.step else own.task.with_labels(own.labels)
         return task, own.labels, own.layout
 
     @functools.cached_property
@@ -222,11 +222,11 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
         "decoder": architecture == "decoder",
         "frame": config.special_tokens,
     }
-    labels = build_task(config).labels_of(())
+    labels = build_task(config).collect_labels(())
     layout = layout_of(build_task(config), wanted, tokenizer, labels)
     if architecture == "decoder":
         layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
-    if reason := "" if predicts_words(config) else checkpoint.head_mismatch(config, labels):
+    if reason := "" if predicts_tokens(config) else checkpoint.head_mismatch(config, labels):
         raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
     program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)
     shapes = _shapes(program)

@@ -9,18 +9,18 @@ import numpy as np
 
 from lm.config import Config
 from lm.generation import generate
-from lm.tasks.base import Asked, Example
+from lm.tasks.base import Example, LabelledRows
 from lm.training.train_step import Program
 
 
 def written(
-    program: Program, params: Any, data: Asked, config: Config, examples: Sequence[Example]
+    program: Program, params: Any, data: LabelledRows, config: Config, examples: Sequence[Example]
 ) -> list[str]:
     """An answer of at most config.task.max_new_tokens to each example, a batch at a time."""
     task: Any = data.task
     texts = data.tokenizer.encode_batch([task.texts(example)[0] for example in examples])
     longest = task.max_new_tokens + 1  # with what ends it, as in training
-    asked = [task.asked(text.ids, longest, data.layout) for text in texts]
+    asked = [task.prompt(text.ids, longest, data.layout) for text in texts]
     answers: list[str] = []
     for begin in range(0, len(asked), config.batch_size):
         prompts, memories = zip(*asked[begin : begin + config.batch_size], strict=True)

@@ -16,7 +16,7 @@ from lm.errors import UserError
 from lm.evaluation.scored_row import ScoredRow
 from lm.evaluation.scoring import score_rows
 from lm.finetuning.adapted import max_text_len_of
-from lm.tasks import predicts_words
+from lm.tasks import predicts_tokens
 from lm.tasks.load_examples import source_of
 
 _TOGETHER = 1 << 20  # tokens of windows that are held at once
@@ -172,7 +172,7 @@ def write_likelihoods(documents: Sequence[DocumentLikelihood], folder: epath.Pat
 
 def _check_model(run: Restored) -> None:
     config = run.config
-    if not predicts_words(config):
+    if not predicts_tokens(config):
         raise UserError(
             f"a run of task {config.task.name} predicts labels, so texts have no "
             "likelihood; give --data=FILE of labelled examples, without --text"

@@ -17,7 +17,7 @@ from lm.evaluation.task_evaluation import metrics, predictions
 from lm.evaluation.task_report import write_predictions, write_report
 from lm.tasks.base import Prediction, Task
 from lm.tasks.check import most_written
-from lm.tasks.load_examples import UNLABELLED, InMemory, encoded_in_parts, read_examples
+from lm.tasks.load_examples import UNLABELLED, LoadedExamples, encoded_in_parts, read_examples
 
 _TOGETHER = 2000  # examples whose rows are held at once
 
@@ -33,7 +33,7 @@ class PredictionResult(NamedTuple):
       metrics: of these, "eval/..." by name; {} where there are none.
     """
 
-    data: InMemory
+    data: LoadedExamples
     predictions: list[Prediction]
     labelled: list[Prediction]
     metrics: dict[str, float]
@@ -74,12 +74,12 @@ def predict(
     task, labels, layout = run.task_layout
     task = _generating(task, config, need_labels, max_new_tokens)
     examples = read_examples(config, task, labels, layout, sources)
-    settled, _ = task.settle(examples)  # a run has this done, an imported checkpoint has not
+    settled, _ = task.infer_options(examples)  # a run has this done, an imported checkpoint has not
     task = dataclasses.replace(task, **settled)
     if need_labels:
         _check_labelled(task, examples)
     source = {"source": ", ".join(sources)}
-    data = InMemory(source, run.tokenizer, task, layout, labels, examples, [])
+    data = LoadedExamples(source, run.tokenizer, task, layout, labels, examples, [])
     found: list[Prediction] = []
     labelled: list[Prediction] = []
     with jax.set_mesh(run.program.mesh):
@@ -87,7 +87,7 @@ def predict(
             predicted = predictions(run.program, run.params, part, config)
             for example, each in zip(part.kept, predicted, strict=True):
                 if UNLABELLED in example:
-                    found.append({k: v for k, v in each.items() if k not in task.from_label})
+                    found.append({k: v for k, v in each.items() if k not in task.label_dependent})
                 else:
                     found.append(each)
                     labelled.append(each)
@@ -142,7 +142,8 @@ def describe(predicted: PredictionResult, folder: epath.Path) -> list[str]:
         lines[0] += f"; {predicted.left_out} examples do not fit into a row and were left out"
     if labelled:
         task = predicted.data.task
-        shown = f"{predicted.metrics[f'eval/{task.main}']:.4f} {task.main.replace('_', ' ')}"
+        value = f"{predicted.metrics[f'eval/{task.main_metric}']:.4f}"
+        shown = f"{value} {task.main_metric.replace('_', ' ')}"
         lines.append(f"eval: {shown} on the {labelled} with a label")
     return lines
 

@@ -12,13 +12,13 @@ from lm.config import Config
 from lm.data.batches import RowSubset
 from lm.evaluation.answer_generation import written
 from lm.evaluation.row_outputs import row_outputs
-from lm.tasks.base import Asked, Judged
+from lm.tasks.base import LabelledData, LabelledRows
 from lm.training.train_step import Program
 
 Predictions = Sequence[dict[str, Any]]
 
 
-def predictions(program: Program, params: Any, data: Asked, config: Config) -> Predictions:
+def predictions(program: Program, params: Any, data: LabelledRows, config: Config) -> Predictions:
     """What the model says of each held-out example, in their order; see `Task.predict`.
 
     config.evaluation.num_examples is how many examples, a sample that is the same for every run; 0:
@@ -35,7 +35,7 @@ def predictions(program: Program, params: Any, data: Asked, config: Config) -> P
         texts = written(program, params, data, config, examples)
         answers = [{"predicted": text} for text in texts]
     return [
-        {"place": example["place"], "text": data.task.shown(example)}
+        {"place": example["place"], "text": data.task.display_text(example)}
         | data.task.predict(example, [outputs[row] for row in range(*example["rows"])], data.labels)
         | answer
         for example, answer in zip(examples, answers, strict=True)
@@ -50,7 +50,7 @@ def sample(examples: Sequence[Any], rows: int) -> Sequence[Any]:
     return [examples[i] for i in sorted(order[:rows])]
 
 
-def metrics(data: Judged, found: Predictions) -> dict[str, float]:
+def metrics(data: LabelledData, found: Predictions) -> dict[str, float]:
     """The task's metrics, each named eval/..., and "eval/examples", over how many."""
     scores = {f"eval/{name}": value for name, value in data.task.score(found, data.labels).items()}
     return scores | {"eval/examples": float(len(found))}

@@ -12,7 +12,7 @@ from lm.data.files import replacing, to_json, write_text
 from lm.errors import counted
 from lm.evaluation.calibration import calibration
 from lm.tasks import metrics
-from lm.tasks.base import Judged, Task
+from lm.tasks.base import LabelledData, Task
 
 MISTAKES = 20  # shown on the page
 BINS = 10  # of confidence
@@ -20,7 +20,7 @@ MOST = 30  # classes in a confusion matrix
 
 
 def write_report(
-    folder: epath.PathLike, data: Judged, predictions: Sequence[Any]
+    folder: epath.PathLike, data: LabelledData, predictions: Sequence[Any]
 ) -> dict[str, Any]:
     """Writes predictions.jsonl, report.txt and report.png; returns the main metric's interval.
 
@@ -30,12 +30,15 @@ def write_report(
     folder = epath.Path(folder)
     write_predictions(folder, predictions)
     task, labels = data.task, data.labels
-    evidence = task.evidence(predictions, labels)
-    low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
+    inputs = task.metric_inputs(predictions, labels)
+    low, high = metrics.interval(task.metrics[task.main_metric], inputs, len(labels))
     scores = task.score(predictions, labels)
     page = [f"{counted(len(predictions), 'example')} held out of {_held_out(data)}", ""]
     page += [f"{name:20} {value:.4f}" for name, value in scores.items()]
-    page += [f"{task.main}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)", ""]
+    page += [
+        f"{task.main_metric}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)",
+        "",
+    ]
     page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
     page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]] or ["none"]
     write_text(folder / "report.txt", "\n".join(page) + "\n")
@@ -49,17 +52,17 @@ def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
     write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _held_out(data: Judged) -> str:
+def _held_out(data: LabelledData) -> str:
     """The source of the held-out examples: one of their own, or that of the training examples."""
     return data.manifest.get("held_out") or data.manifest["source"]
 
 
 def _shown(task: Task, prediction: Any) -> str:
     text = " ".join(str(prediction["text"]).split())
-    return f"{prediction['place']}: {task.told(prediction)}\n    {text[:200]}"
+    return f"{prediction['place']}: {task.describe(prediction)}\n    {text[:200]}"
 
 
-def _draw(path: epath.Path, data: Judged, predictions: Sequence[Any]) -> None:
+def _draw(path: epath.Path, data: LabelledData, predictions: Sequence[Any]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
@@ -67,15 +70,15 @@ def _draw(path: epath.Path, data: Judged, predictions: Sequence[Any]) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     task = data.task
-    if task.real:
+    if task.real_targets:
         _scatter(left, predictions)
     elif data.labels:
-        _confusion(left, task.pairs(predictions), data.labels)
+        _confusion(left, task.label_pairs(predictions), data.labels)
     else:
         _histogram(left, data, predictions)
     if "confidence" in predictions[0]:
-        _reliability(right, *task.judged(predictions), task.confident)
-    elif task.real:
+        _reliability(right, *task.confidences(predictions), task.confidence_of)
+    elif task.real_targets:
         _errors(right, predictions)
     else:
         right.set_axis_off()
@@ -119,12 +122,12 @@ def _confusion(axes: Any, pairs: Sequence[tuple[Any, Any]], labels: Sequence[str
     axes.set_ylabel("label")
 
 
-def _histogram(axes: Any, data: Judged, predictions: Sequence[Any]) -> None:
+def _histogram(axes: Any, data: LabelledData, predictions: Sequence[Any]) -> None:
     """The main metric of every example alone."""
-    task, evidence = data.task, data.task.evidence(predictions, data.labels)
-    measure = task.measures[task.main]
-    axes.hist([measure(row[None], 0) for row in evidence], bins=40, color="#332288")
-    axes.set_xlabel(task.main.replace("_", " "))
+    task, inputs = data.task, data.task.metric_inputs(predictions, data.labels)
+    measure = task.metrics[task.main_metric]
+    axes.hist([measure(row[None], 0) for row in inputs], bins=40, color="#332288")
+    axes.set_xlabel(task.main_metric.replace("_", " "))
     axes.set_ylabel("examples")
 
 

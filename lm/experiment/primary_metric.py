@@ -59,10 +59,10 @@ def primary_metric(
         name = metric or OBJECTIVES[config.objective].metric
         return PrimaryMetric(name, lower_is_better=name not in _HIGHER_IS_BETTER)
     task = build_task(config)
-    name = metric or f"eval/{task.main}"
+    name = metric or f"eval/{task.main_metric}"
     if metric is None and not task.metric:
-        name = next((f"eval/{each}" for each in task.measures if f"eval/{each}" in available), name)
-    lower = ("forgetting", *task.lower)  # the former is of a chain of tasks
+        name = next((f"eval/{each}" for each in task.metrics if f"eval/{each}" in available), name)
+    lower = ("forgetting", *task.lower_is_better)  # the former is of a chain of tasks
     return PrimaryMetric(name, lower_is_better=name.removeprefix("eval/") in lower)
 
 

@@ -10,17 +10,17 @@ from typing import Any
 from lm.config import Config
 from lm.tasks.base import Task
 from lm.tasks.classification import Classification, Regression
-from lm.tasks.extractive_qa import Answering
-from lm.tasks.multiple_choice import Choice
+from lm.tasks.extractive_qa import ExtractiveQA
+from lm.tasks.multiple_choice import MultipleChoice
 from lm.tasks.seq2seq import Instruction, Seq2Seq
-from lm.tasks.token_classification import Tagging
+from lm.tasks.token_classification import TokenClassification
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "regression": Regression,
-    "token_classification": Tagging,
-    "extractive_qa": Answering,
-    "multiple_choice": Choice,
+    "token_classification": TokenClassification,
+    "extractive_qa": ExtractiveQA,
+    "multiple_choice": MultipleChoice,
     "seq2seq": Seq2Seq,
     "instruction": Instruction,
 }
@@ -33,9 +33,9 @@ def build_task(config: Config) -> Task:
     return TASKS[config.task.name](**options)
 
 
-def predicts_words(config: Config) -> bool:
-    """Whether the head chooses among words, as in language modelling and in tasks that write."""
-    return not config.task.name or TASKS[config.task.name].words
+def predicts_tokens(config: Config) -> bool:
+    """Whether the head predicts tokens, as in language modelling and in text generation."""
+    return not config.task.name or TASKS[config.task.name].predicts_tokens
 
 
-__all__ = ["TASKS", "Task", "build_task", "predicts_words"]
+__all__ = ["TASKS", "Task", "build_task", "predicts_tokens"]

@@ -1,23 +1,23 @@
-"""What is a task? What every row of `TASKS` says of itself: how a record becomes an example, an
-example rows of numbers, and a model's outputs predictions and scores.
+"""The contract of tasks: how a record becomes an example, an example rows of tokens and targets,
+and a model's outputs predictions and scores.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lm.data import Encoded, Tokenizer
+from lm.data import Encoded, RowSource, Tokenizer
 from lm.errors import UserError
 from lm.tasks.labels import is_missing
 from lm.tasks.layout import Layout, Row
+from lm.tasks.metrics import Metric
 from lm.tasks.packing import share_rows
 from lm.tasks.records import Record, no_column
 
 Example = dict[str, Any]  # plain values, as JSON has them; "place" says where it came from
-Measure = Callable[[np.ndarray, int], float]
 Texts = Sequence[Encoded]  # what `texts` of an example became
 Labels = Sequence[str]  # in the order of their numbers
 Numbers = Mapping[str, int]  # label -> number
@@ -28,7 +28,7 @@ Predictions = Sequence[Prediction]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The contract of all tasks; the attributes are the knobs of config.task.
+    """The contract of all tasks; the attributes are the keys of config.task.
 
     Attributes:
       text, label, choices: columns of the records.
@@ -44,19 +44,19 @@ class Task:
       doc_stride: tokens by which windows over a long text overlap.
       template: how a conversation is written out: a name of `lm.data.chat_template.TEMPLATES`.
       packing: short texts share rows of training, where `packable`.
-      max_new_tokens: of what an evaluation writes; 0: it writes nothing.
-      metric: what tables rank by and early stopping watches, of `measures`; "": the first.
+      max_new_tokens: of a text that an evaluation generates; 0: it generates none.
+      metric: what tables rank by and early stopping watches, of `metrics`; "": the first.
 
     Facts:
-      measures: metrics by name, functions of (evidence [N, ...], number of labels), the main one
+      measures: metrics by name, functions of (inputs [N, ...], number of labels), the main one
         first.
-      lower: those of them of which less is better.
-      real: its targets are numbers and not labels.
-      words: the head chooses among words, as a language model's does.
+      lower_is_better: those of them of which less is better.
+      real_targets: its targets are real numbers and not labels.
+      predicts_tokens: the head chooses among tokens, as a language model's does.
       packable: its rows can be shared by `lm.tasks.packing.share_rows`.
-      confident: what its confidence is the probability of, in words.
-      columns: the least and the largest number of columns in `text`.
-      from_label: the keys of a prediction that need its label.
+      confidence_of: what its confidence is the probability of, in words.
+      num_text_columns: the least and the largest number of columns in `text`.
+      label_dependent: the keys of a prediction that need its label.
     """
 
     text: tuple[str, ...]
@@ -75,17 +75,17 @@ class Task:
     max_new_tokens: int
     metric: str
 
-    measures: ClassVar[Mapping[str, Measure]]
-    confident: ClassVar[str] = "the prediction"
-    lower: ClassVar[tuple[str, ...]] = ()
-    real: ClassVar[bool] = False
-    words: ClassVar[bool] = False
+    metrics: ClassVar[Mapping[str, Metric]]
+    confidence_of: ClassVar[str] = "the prediction"
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    real_targets: ClassVar[bool] = False
+    predicts_tokens: ClassVar[bool] = False
     packable: ClassVar[bool] = False
-    columns: ClassVar[tuple[int, float]] = (1, math.inf)
-    from_label: ClassVar[tuple[str, ...]] = ("label", "nats")
+    num_text_columns: ClassVar[tuple[int, float]] = (1, math.inf)
+    label_dependent: ClassVar[tuple[str, ...]] = ("label", "nats")
 
     @property
-    def packs(self) -> bool:
+    def shares_rows(self) -> bool:
         """Whether several examples share a row of training."""
         return self.packing
 
@@ -102,7 +102,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+    def infer_options(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """What only all examples together tell: values of attributes that the config leaves open,
         and sentences about the data for the log. Examples whose meaning depends on it change.
 
@@ -111,17 +111,17 @@ class Task:
         """
         return {}, []
 
-    def unlabelled(self, record: Record, labels: Labels) -> Example:
-        """What is kept of a record without a label: some label stands in its place, and nothing
-        that depends on it (`from_label`) is told.
+    def unlabelled_example(self, record: Record, labels: Labels) -> Example:
+        """What is kept of a record without a label: it gets a placeholder, and what depends on it
+        (`label_dependent`) is left out of its prediction.
 
         Raises:
           UserError: it lacks a column, or the task predicts nothing without a label.
         """
-        stand_in = {self.label: self.stand_in(record, labels)}
-        return self.example(record._replace(values={**record.values, **stand_in}))
+        placeholder = {self.label: self.placeholder_label(record, labels)}
+        return self.example(record._replace(values={**record.values, **placeholder}))
 
-    def stand_in(self, record: Record, labels: Labels) -> Any:
+    def placeholder_label(self, record: Record, labels: Labels) -> Any:
         """A label that a record could have, as its source would have it."""
         raise NotImplementedError
 
@@ -133,11 +133,11 @@ class Task:
         """Those of an example's labels that must be among the task's; (): they are no fixed set."""
         return ()
 
-    def labelled_by(self, labels: Labels) -> "Task":
+    def with_labels(self, labels: Labels) -> "Task":
         """The task of a model that has learned these labels elsewhere, from no examples of ours."""
         return self
 
-    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+    def collect_labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """All labels, in the order of their numbers; () where labels are not a fixed set.
 
         Raises:
@@ -146,10 +146,10 @@ class Task:
         return ()
 
     def num_classes(self, labels: Labels, layout: Layout) -> int:
-        """V, how many things the head chooses among; 0: words."""
+        """V, how many classes the head chooses among; 0: the tokens of the vocabulary."""
         return len(labels)
 
-    def choices_of(self, example: Example) -> int:
+    def num_choices(self, example: Example) -> int:
         """C, from how many texts an example has to choose; 0: it is none of that kind."""
         return 0
 
@@ -157,91 +157,93 @@ class Task:
         """What is to be tokenized of an example."""
         raise NotImplementedError
 
-    def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Texts]:
+    def tokenize(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Texts]:
         """The tokenized `texts` of each example."""
         texts = [self.texts(example) for example in examples]
         found = iter(tokenizer.encode_batch([text for each in texts for text in each]))
         return [[next(found) for _ in each] for each in texts]
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
-        """The rows of an example, one or more, given what `encoded` has of it.
+        """The rows of an example, one or more, given what `tokenize` has of it.
 
         Raises:
           UserError: its label is not one of `labels` (label -> number).
         """
         raise NotImplementedError
 
-    def answer_size(self, row: Row) -> int:
+    def answer_length(self, row: Row) -> int:
         """Of a row that points at an answer, how many tokens that has."""
         return 0
 
-    def answers(self, examples: Sequence[Example], sizes: Sequence[int]) -> dict[str, int]:
-        """What the manifest says of the answers of training, given `answer_size` of all rows."""
+    def answer_statistics(
+        self, examples: Sequence[Example], sizes: Sequence[int]
+    ) -> dict[str, int]:
+        """What the manifest says of the answers of training, given `answer_length` of all rows."""
         return {}
 
-    def bounded(self, answers: Mapping[str, int]) -> tuple["Task", list[str]]:
+    def with_answer_limit(self, answers: Mapping[str, int]) -> tuple["Task", list[str]]:
         """The task that knows what its manifest says of answers, and sentences for the log."""
         return self, []
 
-    def packed(self, rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
+    def pack(self, rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
         """Rows of training that several examples share."""
         return share_rows(rows, layout)
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """A row's arrays, with their shapes and types."""
         raise NotImplementedError
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
-        """What the model says of an example, given the outputs of its rows: "predicted" and "label"
-        in the words of the source, "confidence" from 0 to 1, and what `score` needs.
+        """The model's prediction for an example, given the outputs of its rows: "predicted" and
+        "label" as the source writes them, "confidence" from 0 to 1, and what `score` needs.
         """
         raise NotImplementedError
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
-        """What `measures` need to know of each prediction, [N, ...]."""
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+        """What `metrics` need to know of each prediction, [N, ...]."""
         raise NotImplementedError
 
     def score(self, predictions: Predictions, labels: Labels) -> dict[str, float]:
         """The task's metrics over all predictions."""
-        evidence = self.evidence(predictions, labels)
-        return {name: float(f(evidence, len(labels))) for name, f in self.measures.items()}
+        inputs = self.metric_inputs(predictions, labels)
+        return {name: float(f(inputs, len(labels))) for name, f in self.metrics.items()}
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
-        """A page of text that says where the model is right and wrong."""
+        """A text that says where the model is correct and where it is not."""
         raise NotImplementedError
 
-    def shown(self, example: Example) -> str:
-        """The text of an example, for a reader."""
+    def display_text(self, example: Example) -> str:
+        """The text of an example as reports show it."""
         return " | ".join(self.texts(example))
 
-    def right(self, prediction: Prediction) -> bool:
-        """Whether a prediction is what it should be."""
+    def is_correct(self, prediction: Prediction) -> bool:
+        """Whether a prediction is correct."""
         return prediction["predicted"] == prediction["label"]
 
-    def told(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction) -> str:
         """A prediction in a few words."""
         both = (prediction["predicted"], prediction["label"])
-        said = "{}, not {}".format(*(f"{each:.4g}" if self.real else each for each in both))
-        sure = prediction.get("confidence")
-        return said if sure is None else f"{said} (confidence {sure:.3f})"
+        shown = (f"{each:.4g}" if self.real_targets else each for each in both)
+        text, confidence = "{}, not {}".format(*shown), prediction.get("confidence")
+        return text if confidence is None else f"{text} (confidence {confidence:.3f})"
 
     def mistakes(self, predictions: Predictions) -> list[Prediction]:
         """Those that are wrong, the most confident first."""
-        wrong = [p for p in predictions if not self.right(p)]
+        wrong = [p for p in predictions if not self.is_correct(p)]
         return sorted(wrong, key=lambda p: -p["confidence"])
 
-    def pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
+    def label_pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
         """The true label and the predicted one, for everything that had to be labelled."""
         return [(p["label"], p["predicted"]) for p in predictions]
 
-    def judged(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
-        """The confidence of everything that had to be predicted, and whether it is right."""
-        return [p["confidence"] for p in predictions], [self.right(p) for p in predictions]
+    def confidences(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
+        """The confidence of everything that was predicted, and whether it is correct."""
+        return [p["confidence"] for p in predictions], [self.is_correct(p) for p in predictions]
 
     @property
-    def main(self) -> str:
-        """The metric that ranks."""
-        return self.metric or next(iter(self.measures))
+    def main_metric(self) -> str:
+        """The metric that tables rank by."""
+        return self.metric or next(iter(self.metrics))
 
     def column(self, record: Record, name: str) -> Any:
         """A record's value of a column; UserError where it has none."""
@@ -261,7 +263,7 @@ class Task:
         """The texts of a record, one for each column of config.task.text."""
         return [self.string(record, name) for name in self.text]
 
-    def given_label(self, record: Record) -> Any:
+    def read_label(self, record: Record) -> Any:
         """The label of a record; UserError where there is none."""
         value = self.column(record, self.label)
         if is_missing(value):
@@ -271,12 +273,12 @@ class Task:
         return value
 
 
-class Judged(Protocol):
-    """Examples whose predictions can be reported."""
+class LabelledData(Protocol):
+    """Examples whose predictions can be scored and reported."""
 
     @property
     def task(self) -> Task:
-        """What judges them."""
+        """What they are for."""
         ...
 
     @property
@@ -290,8 +292,8 @@ class Judged(Protocol):
         ...
 
 
-class Asked(Judged, Protocol):
-    """Examples about which a model is asked."""
+class LabelledRows(LabelledData, Protocol):
+    """Examples on which a model is evaluated: of a `TaskData`, or of other files."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -307,8 +309,8 @@ class Asked(Judged, Protocol):
         """The held-out examples; "rows" is the first and the one after the last of their rows."""
         ...
 
-    def rows(self, split: str) -> Any:
-        """The rows of "validation": a sequence."""
+    def rows(self, split: str) -> RowSource:
+        """The rows of "validation"."""
         ...
 
 

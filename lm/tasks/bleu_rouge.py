@@ -34,14 +34,14 @@ def overlaps(said: Sequence[str], true: Sequence[str]) -> np.ndarray:
     return np.concatenate([np.asarray(each, float) for each in (*counts, measures)], axis=1)
 
 
-def _bleu(evidence: np.ndarray, classes: int) -> float:
+def _bleu(inputs: np.ndarray, classes: int) -> float:
     """Of all texts together, 0 to 100 (Papineni et al. 2002; Post 2018, 1804.08771)."""
-    return _of_sums(0, evidence[:, -31:][:, _BLEU])
+    return _of_sums(0, inputs[:, -31:][:, _BLEU])
 
 
-def _chrf(evidence: np.ndarray, classes: int) -> float:
+def _chrf(inputs: np.ndarray, classes: int) -> float:
     """F2 of character n-grams of all texts together, 0 to 100 (Popovic 2015)."""
-    return _of_sums(1, evidence[:, -31:][:, _CHRF])
+    return _of_sums(1, inputs[:, -31:][:, _CHRF])
 
 
 def _of_sums(which: int, counts: np.ndarray) -> float:
@@ -51,7 +51,7 @@ def _of_sums(which: int, counts: np.ndarray) -> float:
 
 def _rouge(column: int) -> Any:
     """The mean F-measure of the texts, 0 to 1 (Lin 2004)."""
-    return lambda evidence, classes: float(np.mean(evidence[:, column]))
+    return lambda inputs, classes: float(np.mean(inputs[:, column]))
 
 
 OVERLAP = {"bleu": _bleu, "chrf": _chrf} | {

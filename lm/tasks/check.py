@@ -30,7 +30,7 @@ def check_task(config: Config) -> None:
     one_of("task.template", config.task.template, ("", *TEMPLATES))
     one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
     task = build_task(config)
-    one_of("task.metric", task.main, task.measures)
+    one_of("task.metric", task.main_metric, task.metrics)
     if config.task.doc_stride < 0:
         raise UserError(f"config.task.doc_stride = {config.task.doc_stride}: must be at least 0")
     if (longest := config.task.max_answer_length) is not None and longest < 1:
@@ -99,7 +99,7 @@ def check_labels(config: Config) -> None:
 
 
 def _check_text(config: Config) -> None:
-    text, (least, most) = tuple(config.task.text), TASKS[config.task.name].columns
+    text, (least, most) = tuple(config.task.text), TASKS[config.task.name].num_text_columns
     if not least <= len(text) <= most:
         above = "" if least == most else " or more" if most == math.inf else f" to {most}"
         raise UserError(
@@ -142,12 +142,12 @@ def _check_architecture(config: Config) -> None:
 
 def _check_head(config: Config) -> None:
     name, head, task = config.task.name, config.output.head, build_task(config)
-    if config.output.tied and not task.words:
+    if config.output.tied and not task.predicts_tokens:
         raise UserError(
             f"task {name} chooses among labels, which are no words; use config.output.tied=False"
         )
-    if task.real != (head == "squared") and (task.real or name != "classification"):
-        wanted = "squared" if task.real else "softmax"
+    if task.real_targets != (head == "squared") and (task.real_targets or name != "classification"):
+        wanted = "squared" if task.real_targets else "softmax"
         raise UserError(f"task {name} wants config.output.head = {wanted!r}, not {head!r}")
     if OUTPUTS[head].sequence_level and name != "token_classification":
         raise UserError(f"head {head} sees a row of labels; it suits task tagging, not {name}")

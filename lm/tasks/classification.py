@@ -30,10 +30,10 @@ POOLERS = ("pooler_tanh", "pooler_relu", "pooler_gelu")  # layers of `lm.model.p
 POOLINGS = ("first", "last", "mean", *POOLERS)
 
 
-class _Whole(Task):
+class _WholeText(Task):
     """One target for one or two texts."""
 
-    columns = (1, 2)
+    num_text_columns = (1, 2)
     packable = True
 
     @property
@@ -45,7 +45,7 @@ class _Whole(Task):
         """See `Task`."""
         return example["texts"]
 
-    def whole(self, encoded: Sequence[Any], layout: Layout, target: Any) -> Row:
+    def text_row(self, encoded: Sequence[Any], layout: Layout, target: Any) -> Row:
         """The row of texts with one target, the first of T."""
         row = layout.joined([each.ids for each in encoded])
         last = int(row["segments"].sum()) - 1
@@ -54,26 +54,28 @@ class _Whole(Task):
             "target_positions": np.pad([last if self.pooling == "last" else 0], others).astype(
                 np.int32
             ),
-            "targets": np.pad([target], others).astype(np.float32 if self.real else np.int32),
+            "targets": np.pad([target], others).astype(
+                np.float32 if self.real_targets else np.int32
+            ),
             "weights": np.pad(np.ones(1, np.float32), others),
         }
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """See `Task`."""
         nothing = Encoded(np.zeros(0, np.int32), np.zeros(1, np.int32))
-        return self.whole([nothing] * len(self.text), layout, 0)
+        return self.text_row([nothing] * len(self.text), layout, 0)
 
 
-class Classification(_Whole):
+class Classification(_WholeText):
     """One of a set of classes."""
 
-    measures = metrics.CLASSIFICATION
-    lower = ("nats_per_label",)
-    confident = "the class"
+    metrics = metrics.CLASSIFICATION
+    lower_is_better = ("nats_per_label",)
+    confidence_of = "the class"
 
     def example(self, record: Record) -> Example:
         """See `Task`; a class has one name, however the source writes it: see `class_name`."""
-        texts, given = self.strings(record), self.given_label(record)
+        texts, given = self.strings(record), self.read_label(record)
         if isinstance(given, (list, dict)):
             raise UserError(
                 f"{record.place}: the label {given!r:.40} is no single class; give a text"
@@ -86,7 +88,7 @@ class Classification(_Whole):
             )
         return {"place": record.place, "texts": texts, "label": label}
 
-    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+    def infer_options(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """Says which classes there are; see `Task`."""
         names = [example["label"] for example in examples]
         if not self.labels and (mixed := truth_and_numbers(names)):
@@ -101,7 +103,7 @@ class Classification(_Whole):
             notes.append("{!r} and {!r} differ in case alone and are two classes".format(*alike))
         return {}, notes
 
-    def stand_in(self, record: Record, labels: Labels) -> str:
+    def placeholder_label(self, record: Record, labels: Labels) -> str:
         """See `Task`."""
         return labels[0]
 
@@ -109,7 +111,7 @@ class Classification(_Whole):
         """See `Task`."""
         return [example["label"]]
 
-    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+    def collect_labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """The labels in alphabetical order, numbers in theirs."""
         found = {example["label"] for example in examples}
         if len(found) == 1 and not self.labels:
@@ -121,14 +123,14 @@ class Classification(_Whole):
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""
-        return [self.whole(encoded, layout, number_of(example["label"], labels, example))]
+        return [self.text_row(encoded, layout, number_of(example["label"], labels, example))]
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """See `Task`."""
         best, known = likeliest(outputs[0])
         return {"label": example["label"], "predicted": labels[best], **known}
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """The true class, the predicted one, and nats, [N, 3]."""
         number = {label: i for i, label in enumerate(labels)}
         rows = [[number[p["label"]], number[p["predicted"]], p["nats"]] for p in predictions]
@@ -136,24 +138,24 @@ class Classification(_Whole):
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
         """scikit-learn's table of precision, recall and F1 by class."""
-        return metrics.classification_report(self.evidence(predictions, labels), labels)
+        return metrics.classification_report(self.metric_inputs(predictions, labels), labels)
 
 
-class Regression(_Whole):
+class Regression(_WholeText):
     """A number; the head `squared` minimises the squared error."""
 
-    measures = metrics.REGRESSION
-    lower = ("mean_squared_error",)
-    real = True
-    from_label = ("label",)
+    metrics = metrics.REGRESSION
+    lower_is_better = ("mean_squared_error",)
+    real_targets = True
+    label_dependent = ("label",)
 
-    def stand_in(self, record: Record, labels: Labels) -> float:
+    def placeholder_label(self, record: Record, labels: Labels) -> float:
         """See `Task`."""
         return 0.0
 
     def example(self, record: Record) -> Example:
         """See `Task`."""
-        given = self.given_label(record)
+        given = self.read_label(record)
         try:
             label = float(given)
         except (TypeError, ValueError):
@@ -170,13 +172,13 @@ class Regression(_Whole):
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""
-        return [self.whole(encoded, layout, example["label"])]
+        return [self.text_row(encoded, layout, example["label"])]
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """See `Task`; a number has no confidence."""
         return {"label": example["label"], "predicted": float(outputs[0]["values"][0])}
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """The true number and the predicted one, [N, 2]."""
         return np.array([[p["label"], p["predicted"]] for p in predictions])
 
@@ -186,7 +188,7 @@ class Regression(_Whole):
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
         """How large the errors are."""
-        truth, said = self.evidence(predictions, labels).T
+        truth, said = self.metric_inputs(predictions, labels).T
         middle, most, largest = np.quantile(np.abs(said - truth), [0.5, 0.9, 1.0])
         return (
             f"absolute error: median {middle:.3f}, nine in ten below {most:.3f}, largest "

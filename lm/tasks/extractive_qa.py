@@ -20,7 +20,7 @@ CANDIDATES = 20  # likeliest starts, and ends, that are combined
 NEVER = -1e6  # nats of what has no probability: differences of nats stay numbers
 
 
-class Answering(Task):
+class ExtractiveQA(Task):
     """A question (the first column of `text`) and a context (the second), as in SQuAD.
 
     The label column holds {"text": [...], "answer_start": [...]}, in characters of the context;
@@ -28,10 +28,10 @@ class Answering(Task):
     points at its first token, as does a question without one.
     """
 
-    measures = metrics.ANSWERING
-    columns = (2, 2)
-    confident = "the span (its start times its end)"
-    from_label = ("label", "exact", "f1", "span_exact", "span_f1")
+    metrics = metrics.EXTRACTIVE_QA
+    num_text_columns = (2, 2)
+    confidence_of = "the span (its start times its end)"
+    label_dependent = ("label", "exact", "f1", "span_exact", "span_f1")
 
     @property
     def readout(self) -> str:
@@ -56,13 +56,13 @@ class Answering(Task):
             "starts": starts,
         }
 
-    def stand_in(self, record: Record, labels: Labels) -> dict[str, Any]:
+    def placeholder_label(self, record: Record, labels: Labels) -> dict[str, Any]:
         """No answer."""
         return {"text": [], "answer_start": []}
 
     def _answers(self, record: Record) -> tuple[list[str], list[int]]:
         """The answers, and where each begins."""
-        given = self.given_label(record)
+        given = self.read_label(record)
         known: Any = given if isinstance(given, dict) else {}
         answers: Any = known.get("text")
         starts: Any = known.get("answer_start")
@@ -128,17 +128,19 @@ class Answering(Task):
         places = context.within(first_byte, first_byte + len(answer.strip().encode()))
         return (int(places[0]), int(places[-1])) if len(places) else (-1, -1)
 
-    def answer_size(self, row: Row) -> int:
+    def answer_length(self, row: Row) -> int:
         """Tokens of the answer that a row points at; 0 where it points at none."""
         first, last = row["targets"]
         return int(last - first + 1) if row["spans"][first].any() else 0
 
-    def answers(self, examples: Sequence[Example], sizes: Sequence[int]) -> dict[str, int]:
+    def answer_statistics(
+        self, examples: Sequence[Example], sizes: Sequence[int]
+    ) -> dict[str, int]:
         """See `Task`."""
         found = [max(sizes[slice(*each["rows"])], default=0) for each in examples if each["label"]]
         return {"longest": max(found, default=0), "lost": found.count(0), "number": len(found)}
 
-    def bounded(self, answers: Mapping[str, int]) -> tuple[Task, list[str]]:
+    def with_answer_limit(self, answers: Mapping[str, int]) -> tuple[Task, list[str]]:
         """The longest answer is as long as that of training, and at least `LONGEST` tokens."""
         notes, longest = [], answers["longest"]
         if answers["lost"]:
@@ -156,7 +158,7 @@ class Answering(Task):
             )
         return self, notes
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """See `Task`; "spans" [L, 2] are the bytes of the context behind each token."""
         nothing = np.zeros(1, np.int32)
         spans = np.zeros((layout.length, 2), np.int32)
@@ -203,7 +205,7 @@ class Answering(Task):
             "no_answer": difference,
         }
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Exact match and F1 of what is said, and of the span; by how many nats no answer is
         likelier than the span; and whether there is none: [N, 6].
         """
@@ -215,7 +217,7 @@ class Answering(Task):
         wrong = [p for p in predictions if p["f1"] < 1]
         return sorted(wrong, key=lambda p: (p["f1"], -p["confidence"]))
 
-    def right(self, prediction: Prediction) -> bool:
+    def is_correct(self, prediction: Prediction) -> bool:
         """Whether it is one of the answers."""
         return prediction["exact"] == 1.0
 
@@ -223,7 +225,7 @@ class Answering(Task):
         """How many questions have an answer, and how many were given one; and the thresholds that
         would have been the best.
         """
-        evidence = self.evidence(predictions, labels)
+        evidence = self.metric_inputs(predictions, labels)
         answerable = evidence[:, 5] == 0
         answered = sum(bool(p["predicted"]) for p in predictions)
         lines = [

@@ -22,8 +22,8 @@ _SHOWN = 5  # labels that a message names
 
 
 @dataclasses.dataclass(frozen=True)
-class InMemory:
-    """Some examples, and their rows; see `lm.tasks.base.Asked`.
+class LoadedExamples:
+    """Some examples, and their rows; see `lm.tasks.base.LabelledRows`.
 
     Attributes:
       manifest: {"source": where they come from}.
@@ -41,11 +41,11 @@ class InMemory:
     table: list[Row]
 
     def examples(self) -> list[Example]:
-        """See `Asked`."""
+        """See `LabelledRows`."""
         return self.kept
 
     def rows(self, split: str) -> list[Row]:
-        """See `Asked`."""
+        """See `LabelledRows`."""
         return self.table
 
 
@@ -74,15 +74,15 @@ def read_examples(
         raise UserError(f"{', '.join(names)} holds no examples; choose another file")
     _check_labels(task, labels, examples)
     for example in examples:
-        if task.choices_of(example) > layout.choices:
+        if task.num_choices(example) > layout.choices:
             raise UserError(
-                f"{example['place']} has {task.choices_of(example)} choices, but the run has "
+                f"{example['place']} has {task.num_choices(example)} choices, but the run has "
                 f"learned to choose among {layout.choices} at most; leave it out"
             )
     return examples
 
 
-def encoded_in_parts(data: InMemory, size: int) -> Iterator[InMemory]:
+def encoded_in_parts(data: LoadedExamples, size: int) -> Iterator[LoadedExamples]:
     """The same with `size` examples at a time and their rows, so that little is held at once.
 
     Examples of which the task makes no row are left out.
@@ -105,7 +105,7 @@ def _records(source: str, config: Config, split: str) -> list[Record]:
 def _example(task: Task, record: Record, labels: Labels) -> Example:
     if task.has_label(record):
         return task.example(record)
-    return task.unlabelled(record, labels) | {UNLABELLED: True}
+    return task.unlabelled_example(record, labels) | {UNLABELLED: True}
 
 
 def _check_labels(task: Task, labels: Labels, examples: Sequence[Example]) -> None:

@@ -67,7 +67,7 @@ def _wanted(reading: str, count: int) -> str:
     }[reading]
 
 
-class Choice(Task):
+class MultipleChoice(Task):
     """One of two or more choices, as in SWAG or RACE.
 
     `choices` is one column that holds a list, or several columns of a text each. The label is the
@@ -75,9 +75,9 @@ class Choice(Task):
     are named in `choice_labels`. Examples may have fewer choices than others.
     """
 
-    measures = metrics.CLASSIFICATION
-    lower = ("nats_per_label",)
-    confident = "the choice"
+    metrics = metrics.CLASSIFICATION
+    lower_is_better = ("nats_per_label",)
+    confidence_of = "the choice"
 
     @property
     def readout(self) -> str:
@@ -93,7 +93,7 @@ class Choice(Task):
                 f"{record.place} has the choices {choices!r:.60}; give two or more texts, and name "
                 "their columns in config.task.choices"
             )
-        given = self.given_label(record)
+        given = self.read_label(record)
         names = [self.choice_labels] if self.choice_labels else _UNASKED
         meanings = {name: READINGS[name](given, choices) for name in names}
         meanings = {k: number for k, number in meanings.items() if 0 <= number < len(choices)}
@@ -107,7 +107,7 @@ class Choice(Task):
         label = meanings[self.choice_labels] if self.choice_labels else meanings
         return {"place": record.place, "question": question, "choices": choices, "label": label}
 
-    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+    def infer_options(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """Which of two readings suits the labels of all examples: numbers from 0, or texts of
         choices (beside which JSON's numbers count from 0). Refused where both do and differ.
         """
@@ -136,19 +136,19 @@ class Choice(Task):
         said = {"index": "numbers that count from 0", "typed": "the texts of choices"}[suit[0]]
         return {"choice_labels": suit[0]}, [f"labels are read as {said}"]
 
-    def stand_in(self, record: Record, labels: Labels) -> Any:
+    def placeholder_label(self, record: Record, labels: Labels) -> Any:
         """The first choice, as labels are written."""
         first = self.column(record, self.choices[0])
         text = first[0] if isinstance(first, list) and first else first
         return {"number": 1, "letter": "A", "text": text}.get(self.choice_labels, 0)
 
-    def choices_of(self, example: Example) -> int:
+    def num_choices(self, example: Example) -> int:
         """See `Task`."""
         return len(example["choices"])
 
-    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+    def collect_labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """The numbers of the choices."""
-        return tuple(str(i) for i in range(max(map(self.choices_of, examples))))
+        return tuple(str(i) for i in range(max(map(self.num_choices, examples))))
 
     def num_classes(self, labels: Labels, layout: Layout) -> int:
         """C."""
@@ -172,7 +172,7 @@ class Choice(Task):
         target = np.array([example["label"]], np.int32)
         return [row | {"targets": target, "weights": np.ones(1, np.float32)}]
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """See `Task`."""
         nothing = Encoded(np.zeros(1, np.int32), np.zeros(2, np.int32))
         return self.rows({"label": 0}, [nothing] * (layout.choices + 1), layout, {})[0]
@@ -182,7 +182,7 @@ class Choice(Task):
         best, known = likeliest(outputs[0])
         return {"label": str(example["label"]), "predicted": str(best), **known}
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """The right choice, the predicted one, and nats, [N, 3]."""
         return np.array([[int(p["label"]), int(p["predicted"]), p["nats"]] for p in predictions])
 

@@ -42,12 +42,12 @@ class TaskObjective(Objective):
     @property
     def real_targets(self) -> bool:
         """See `Objective`."""
-        return self.task.real
+        return self.task.real_targets
 
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `Objective`: targets and weights are [B, T], T of what the task asks of a row."""
         del key
-        if self.task.words:
+        if self.task.predicts_tokens:
             return self._written(rows)
         segments = rows["segments"]
         alone = jnp.broadcast_to(jnp.arange(self.length), segments.shape)
@@ -56,7 +56,7 @@ class TaskObjective(Objective):
             targets=rows["targets"],
             weights=rows["weights"],
             segments=segments,
-            positions=positions_within(segments) if self.task.packs else alone,
+            positions=positions_within(segments) if self.task.shares_rows else alone,
             token_types=rows["types"],
             target_positions=rows.get("target_positions"),
         )
@@ -74,8 +74,8 @@ class TaskObjective(Objective):
         )
 
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of B rows: those of `Task.abstract`, and "row", [B]."""
-        fields = self.task.abstract(self.layout) | {"row": jnp.zeros((), jnp.int32)}
+        """Shapes and types of B rows: those of `Task.abstract_row`, and "row", [B]."""
+        fields = self.task.abstract_row(self.layout) | {"row": jnp.zeros((), jnp.int32)}
         return {
             name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype)
             for name, field in fields.items()

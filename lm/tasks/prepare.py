@@ -69,7 +69,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     found = cached_rows(cache, wanted["name"], wanted, prints, build)
     manifest = found.manifest
     task = dataclasses.replace(task, **manifest["settled"])
-    task, notes = task.bounded(manifest["answers"])
+    task, notes = task.with_answer_limit(manifest["answers"])
     for note in (*manifest["notes"], *notes):
         _say(f"{manifest['source']}: {note}")
     end, specials = found.tokenizer.end, found.tokenizer.specials
@@ -87,7 +87,7 @@ def _build(
     """Fills `folder` with the rows of all sources; returns the manifest."""
     found = [_examples(task, name, wanted) for name in names]
     examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
-    settled, notes = task.settle([e for each in examples.values() for e in each])
+    settled, notes = task.infer_options([e for each in examples.values() for e in each])
     manifest = _write(folder, dataclasses.replace(task, **settled), examples, wanted)
     manifest |= {"settled": settled, "notes": notes}
     if len(names) > 1:
@@ -138,26 +138,26 @@ def _write(
     folder: epath.Path, task: Task, examples: dict[str, list[Example]], wanted: dict[str, Any]
 ) -> dict[str, Any]:
     """Fills `folder` with rows and held-out examples; returns what the manifest says of them."""
-    labels = task.labels_of(examples["train"])
+    labels = task.collect_labels(examples["train"])
     texts = ((each["place"], text) for each in examples["train"] for text in task.texts(each))
     tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], watched(texts))
-    choices = max(task.choices_of(example) for each in examples.values() for example in each)
+    choices = max(task.num_choices(example) for each in examples.values() for example in each)
     layout = layout_of(task, wanted, tokenizer, labels, choices)
-    fields = {**task.abstract(layout), "row": np.zeros((), np.int32)}
+    fields = {**task.abstract_row(layout), "row": np.zeros((), np.int32)}
     writer = RowWriter(folder, fields, layout.num_classes or tokenizer.vocab_size)
     summaries, classes, sizes = {}, [], []
     for split in SPLITS:
         rows = rows_of(task, examples[split], tokenizer, layout, labels)
-        if task.packs and split == "train":
+        if task.shares_rows and split == "train":
             # Held-out examples keep rows of their own, by which their outputs are found.
-            rows = task.packed(rows, layout)
+            rows = task.pack(rows, layout)
         for row in rows:
             targets = np.zeros(0, int)
-            if not task.real:
-                targets = row["tokens"][1:] if task.words else row["targets"]
+            if not task.real_targets:
+                targets = row["tokens"][1:] if task.predicts_tokens else row["targets"]
                 if split == "train":
                     classes.append(targets[0])
-                    sizes.append(task.answer_size(row))
+                    sizes.append(task.answer_length(row))
                 targets = targets[row["weights"] > 0]
             number = {"row": np.array(writer.num_rows[split] + 1)}
             writer.write(split, {name: x[None] for name, x in {**row, **number}.items()}, targets)
@@ -173,7 +173,7 @@ def _write(
         "labels": list(labels),
         "layout": dataclasses.asdict(layout),
         "splits": summaries,
-        "answers": task.answers(examples["train"], sizes),
+        "answers": task.answer_statistics(examples["train"], sizes),
     }
 
 
@@ -238,7 +238,7 @@ def rows_of(
     done = 0
     for begin in range(0, len(examples), _TOGETHER):
         together = examples[begin : begin + _TOGETHER]
-        encoded = task.encoded(together, tokenizer)
+        encoded = task.tokenize(together, tokenizer)
         for example, each in zip(together, encoded, strict=True):
             rows = task.rows(example, each, layout, numbers)
             example["rows"] = [done, done + len(rows)]

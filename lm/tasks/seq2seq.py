@@ -17,7 +17,7 @@ from lm.tasks import metrics
 from lm.tasks.base import (
     Example,
     Labels,
-    Measure,
+    Metric,
     Numbers,
     Outputs,
     Prediction,
@@ -32,13 +32,13 @@ from lm.tasks.records import Record
 ROLES = ("system", "user", "assistant")
 
 
-class Writing(Task):
+class TextGeneration(Task):
     """Next-token prediction in which only some tokens count; the head chooses among words."""
 
-    measures = metrics.WRITING
-    lower = ("nats_per_token",)
-    words = True
-    from_label = ("label", "nats", "hits", "tokens")
+    metrics = metrics.TEXT_GENERATION
+    lower_is_better = ("nats_per_token",)
+    predicts_tokens = True
+    label_dependent = ("label", "nats", "hits", "tokens")
 
     @property
     def readout(self) -> str:
@@ -49,7 +49,7 @@ class Writing(Task):
         """Words."""
         return 0
 
-    def decoded(self, tokens: Any, counts: Any, layout: Layout) -> Row:
+    def token_row(self, tokens: Any, counts: Any, layout: Layout) -> Row:
         """Tokens t_0 .. t_n as a row of [L]; counts_i is the weight of predicting t_i.
 
         Where there are more than L + 1, the last are cut off.
@@ -76,7 +76,7 @@ class Writing(Task):
             "tokens": tokens,
         }
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Nats, hits and tokens of each answer, [N, 3]."""
         return np.array([[p["nats"], p["hits"], p["tokens"]] for p in predictions])
 
@@ -84,7 +84,7 @@ class Writing(Task):
         """The least foreseen first, per token."""
         return sorted(predictions, key=lambda p: -p["nats"] / max(p["tokens"], 1))
 
-    def told(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction) -> str:
         """The answer, and how well it was foreseen."""
         nats = prediction["nats"] / max(prediction["tokens"], 1)
         return f"{nats:.2f} nats per token for {prediction['label']!r:.80}"
@@ -95,7 +95,7 @@ class Writing(Task):
         return f"answers of {np.mean(tokens):.1f} tokens in the mean, {max(tokens):.0f} at most\n"
 
 
-class Seq2Seq(Writing):
+class Seq2Seq(TextGeneration):
     """A text from a text: summaries, translation.
 
     An encoder-decoder reads the source in its encoder, as config.special_tokens says. A decoder
@@ -104,12 +104,12 @@ class Seq2Seq(Writing):
 
     def example(self, record: Record) -> Example:
         """See `Task`."""
-        label = self.given_label(record)
+        label = self.read_label(record)
         if not isinstance(label, str):
             raise UserError(f"{record.place}: column {self.label!r} is {label!r:.40}, and no text")
         return {"place": record.place, "texts": self.strings(record), "label": label}
 
-    def stand_in(self, record: Record, labels: Labels) -> str:
+    def placeholder_label(self, record: Record, labels: Labels) -> str:
         """Any text."""
         return "?"
 
@@ -121,9 +121,9 @@ class Seq2Seq(Writing):
         """One row; a source that is too long loses its end."""
         source, target = (each.ids for each in encoded)
         answer = np.append(target, layout.end)
-        given, memory = self.asked(source, len(answer), layout)
+        given, memory = self.prompt(source, len(answer), layout)
         counts = np.append(np.zeros(len(given)), np.ones(len(answer)))
-        row = self.decoded(np.concatenate([given, answer]), counts, layout)
+        row = self.token_row(np.concatenate([given, answer]), counts, layout)
         if memory is None:
             return [row]
         return [
@@ -134,7 +134,7 @@ class Seq2Seq(Writing):
             }
         ]
 
-    def asked(self, source: Any, answer: int, layout: Layout) -> tuple[np.ndarray, Any]:
+    def prompt(self, source: Any, answer: int, layout: Layout) -> tuple[np.ndarray, Any]:
         """What stands before an answer of so many tokens, and what the encoder reads (None: there
         is none).
         """
@@ -146,30 +146,30 @@ class Seq2Seq(Writing):
         return np.concatenate([before, source[:room], [layout.end]]).astype(np.int32), None
 
     @property
-    def measures(self) -> dict[str, Measure]:
+    def metrics(self) -> dict[str, Metric]:
         """Also of what an evaluation writes, where it does."""
-        return metrics.WRITING | (OVERLAP if self.max_new_tokens else {})
+        return metrics.TEXT_GENERATION | (OVERLAP if self.max_new_tokens else {})
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Nats, hits and tokens of each answer, [N, 3], and with what was written [N, 34]."""
-        foreseen = super().evidence(predictions, labels)
+        foreseen = super().metric_inputs(predictions, labels)
         if not self.max_new_tokens:
             return foreseen
         said, true = ([p[name] for p in predictions] for name in ("predicted", "label"))
         return np.concatenate([foreseen, overlaps(said, true)], axis=1)
 
-    def told(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction) -> str:
         """Also what was written, where something was."""
         said = f"wrote {prediction['predicted']!r:.80}; " if self.max_new_tokens else ""
-        return said + super().told(prediction)
+        return said + super().describe(prediction)
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """See `Task`."""
         nothing = Encoded(np.zeros(0, np.int32), np.zeros(1, np.int32))
         return self.rows({}, [nothing, nothing], layout, {})[0]
 
 
-class Instruction(Writing):
+class Instruction(TextGeneration):
     """A conversation, written out by a template; the loss counts what the assistant says.
 
     The column of `text` holds a list of {"role": ..., "content": ...}, or is the user's text (with
@@ -178,11 +178,11 @@ class Instruction(Writing):
     """
 
     @property
-    def packs(self) -> bool:
+    def shares_rows(self) -> bool:
         """Always, as language models' texts do."""
         return True
 
-    def packed(self, rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
+    def pack(self, rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
         """See `Task`."""
         return pack(rows, layout)
 
@@ -190,7 +190,7 @@ class Instruction(Writing):
         """A conversation has its answers in it."""
         return isinstance(record.values.get(self.text[0]), list) or super().has_label(record)
 
-    def unlabelled(self, record: Record, labels: Labels) -> Example:
+    def unlabelled_example(self, record: Record, labels: Labels) -> Example:
         """See `Task`."""
         raise UserError(
             f"{record.place} has no answer in column {self.label!r}; this task measures answers, "
@@ -202,7 +202,7 @@ class Instruction(Writing):
         given = self.column(record, self.text[0])
         if not isinstance(given, list):
             asked = "\n\n".join(text for text in self.strings(record) if text)
-            answer = str(self.given_label(record))
+            answer = str(self.read_label(record))
             given = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
         for message in given:
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
@@ -223,12 +223,12 @@ class Instruction(Writing):
 
     def texts(self, example: Example) -> list[str]:
         """The conversation as a template of ours writes it, for a reader and a new tokenizer; what
-        is learned is in `encoded`.
+        is learned is in `tokenize`.
         """
         template = template_of(self.template or "plain", ByteTokenizer())
         return [plain(template(example["messages"], False))]
 
-    def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Any]:
+    def tokenize(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Any]:
         """Of each conversation, what it teaches; see `lm.data.chat.Chat.learned`."""
         chat = Chat(tokenizer, self.template)
         try:
@@ -236,16 +236,16 @@ class Instruction(Writing):
         except UserError as error:
             if len(examples) == 1:
                 raise UserError(f"{examples[0]['place']}: {error}") from None
-            return [each for one in examples for each in self.encoded([one], tokenizer)]
+            return [each for one in examples for each in self.tokenize([one], tokenizer)]
 
     def rows(self, example: Example, encoded: Any, layout: Layout, labels: Numbers) -> list[Row]:
         """One row, mostly. The assistant's content counts, and what closes it.
 
         A conversation whose first answer begins beyond the row is left out.
         """
-        rows = [self.decoded(said.ids, said.counts, layout) for said in encoded]
+        rows = [self.token_row(said.ids, said.counts, layout) for said in encoded]
         return [row for row in rows if row["weights"].any()]
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """See `Task`."""
-        return self.decoded([layout.end, layout.end], [0, 1], layout)
+        return self.token_row([layout.end, layout.end], [0, 1], layout)

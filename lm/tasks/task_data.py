@@ -21,10 +21,10 @@ class TaskData(CachedRows):
     splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`, and
     `long`, how many examples were left out because no answer begins within a row. Of several
     sources also `tasks`, the `source` and `splits` of each. `settled` and `notes` are what
-    `Task.settle` found, `answers` what `Task.answers` did.
+    `Task.infer_options` found, `answer_statistics` what `Task.answer_statistics` did.
 
     Attributes:
-      task: what they are for, settled: with what only all examples told (`Task.settle`).
+      task: what they are for, settled: with what only all examples told (`Task.infer_options`).
       layout: what a row is made of.
       number: which one of several sources is meant, from 0; None: all.
     """
@@ -41,7 +41,7 @@ class TaskData(CachedRows):
     @property
     def metrics(self) -> tuple[str, ...]:
         """See `Dataset`."""
-        return tuple(self.task.measures)
+        return tuple(self.task.metrics)
 
     @property
     def labels(self) -> tuple[str, ...]:

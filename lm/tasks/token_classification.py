@@ -14,7 +14,7 @@ from lm.tasks import metrics
 from lm.tasks.base import (
     Example,
     Labels,
-    Measure,
+    Metric,
     Numbers,
     Outputs,
     Prediction,
@@ -28,22 +28,22 @@ from lm.tasks.records import Record
 from lm.tasks.tag_scheme import MARKS, entity_report, scheme_of
 
 
-class Tagging(Task):
+class TokenClassification(Task):
     """A tag for each word: of entities, in a scheme of `lm.tasks.tag_scheme`, or of any other kind,
     such as parts of speech, which are judged as a whole.
 
     Words are read as one text, with `word_separator` between them. `pooling` is not used.
     """
 
-    columns = (1, 1)
+    num_text_columns = (1, 1)
     packable = True
-    from_label = ("label",)
-    confident = "a word's tag"
+    label_dependent = ("label",)
+    confidence_of = "a word's tag"
 
     @property
-    def measures(self) -> dict[str, Measure]:  # pyright: ignore
+    def metrics(self) -> dict[str, Metric]:  # pyright: ignore
         """Of entities and words; of words alone where tags mark no entities."""
-        return metrics.WORDS if self.tag_scheme == "none" else metrics.TAGGING
+        return metrics.WORD_TAGS if self.tag_scheme == "none" else metrics.TOKEN_CLASSIFICATION
 
     @property
     def readout(self) -> str:
@@ -52,7 +52,7 @@ class Tagging(Task):
 
     def example(self, record: Record) -> Example:
         """See `Task`."""
-        words, tags = self.column(record, self.text[0]), self.given_label(record)
+        words, tags = self.column(record, self.text[0]), self.read_label(record)
         for column, values in ((self.text[0], words), (self.label, tags)):
             if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
                 raise UserError(f"{record.place}: column {column!r} is no list of words")
@@ -65,19 +65,19 @@ class Tagging(Task):
             raise UserError(f"{record.place}: word {tags.index('') + 1} has no tag; use O for none")
         return {"place": record.place, "words": words, "label": tags}
 
-    def settle(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
+    def infer_options(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """The scheme of all tags; see `Task`."""
         scheme = scheme_of([example["label"] for example in examples], self.tag_scheme)
         if scheme != "none":
             return {"tag_scheme": scheme}, [f"tags mark entities by the scheme {scheme}"]
-        if self.metric not in ("", *metrics.WORDS):
+        if self.metric not in ("", *metrics.WORD_TAGS):
             raise UserError(
                 f"config.task.metric = {self.metric!r}, but the tags mark no entities: use "
-                f"{', '.join(metrics.WORDS)}, or say their scheme in config.task.tag_scheme"
+                f"{', '.join(metrics.WORD_TAGS)}, or say their scheme in config.task.tag_scheme"
             )
         return {"tag_scheme": scheme}, ["tags mark no entities; each word's is judged as a whole"]
 
-    def stand_in(self, record: Record, labels: Labels) -> list[str]:
+    def placeholder_label(self, record: Record, labels: Labels) -> list[str]:
         """A tag for each word."""
         words = self.column(record, self.text[0])
         return [labels[0]] * len(words) if isinstance(words, list) else [labels[0]]
@@ -86,7 +86,7 @@ class Tagging(Task):
         """See `Task`."""
         return example["label"]
 
-    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+    def collect_labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """O first, then the others in order of types; of each type with all marks of the scheme."""
         if self.labels:
             return self.labels
@@ -102,11 +102,11 @@ class Tagging(Task):
 
     def texts(self, example: Example) -> list[str]:
         """The sentence, tokenized as it stands in a text."""
-        return [self.shown(example)]
+        return [self.display_text(example)]
 
-    def encoded(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Texts]:
+    def tokenize(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Texts]:
         """See `Task`. A piece for the space that a tokenizer puts before a text is no word's."""
-        return [[_unspaced(each, tokenizer)] for (each,) in super().encoded(examples, tokenizer)]
+        return [[_unspaced(each, tokenizer)] for (each,) in super().tokenize(examples, tokenizer)]
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """Consecutive rows of whole words; only a word longer than a row loses its last pieces.
@@ -159,7 +159,7 @@ class Tagging(Task):
             "weights": layout.padded(np.ones(len(numbers), int), 0).astype(np.float32),
         }
 
-    def abstract(self, layout: Layout) -> Row:
+    def abstract_row(self, layout: Layout) -> Row:
         """See `Task`."""
         return self._row(np.zeros(1, np.int32), np.zeros(1, int), [0], layout)
 
@@ -180,35 +180,35 @@ class Tagging(Task):
             "confidences": confidence,
         }
 
-    def told(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction) -> str:
         """The words whose tags are wrong, with these."""
         tags = (prediction[name] for name in ("words", "predicted", "label"))
         rows = [row for row in zip(*tags, strict=True) if row[1] != row[2]]
         wrong = "; ".join(f"{word}: {said}, not {true}" for word, said, true in rows)
         return f"{wrong} (confidence {prediction['confidence']:.3f})"
 
-    def evidence(self, predictions: Predictions, labels: Labels) -> np.ndarray:
+    def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
         """Of every sentence, counts of entities and words; see `metrics.entity_counts`."""
         both = ((p["label"], p["predicted"]) for p in predictions)
         return np.array([metrics.entity_counts(*each, self.tag_scheme) for each in both])
 
-    def labelled_by(self, labels: Labels) -> Task:
+    def with_labels(self, labels: Labels) -> Task:
         """See `Task`: the scheme that the labels tell."""
         return dataclasses.replace(self, tag_scheme=scheme_of([labels], self.tag_scheme))
 
-    def shown(self, example: Example) -> str:
+    def display_text(self, example: Example) -> str:
         """The sentence."""
         return self.word_separator.join(example["words"])
 
-    def pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
+    def label_pairs(self, predictions: Predictions) -> list[tuple[Any, Any]]:
         """The tags of every word."""
         both = (zip(p["label"], p["predicted"], strict=True) for p in predictions)
         return [pair for each in both for pair in each]
 
-    def judged(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
+    def confidences(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
         """Of every word."""
         confidences = [each for p in predictions for each in p["confidences"]]
-        return confidences, [true == said for true, said in self.pairs(predictions)]
+        return confidences, [true == said for true, said in self.label_pairs(predictions)]
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
         """Precision, recall and F1 by type of entity, or by tag."""

@@ -74,12 +74,12 @@ def test_the_longest_answer_is_that_of_training_or_the_one_of_the_config():
         return len(judge.predict(given, [outputs(5, 49, -9.0)], ())["predicted"])
 
     seen = {"longest": 45, "lost": 0, "number": 3}
-    derived, notes = task().bounded(seen)
+    derived, notes = task().with_answer_limit(seen)
     assert said(derived) == 45 and not notes
-    assert task().bounded({**seen, "longest": 4})[0].longest_answer == 30
-    short, notes = task(longest_answer=44).bounded(seen)
+    assert task().with_answer_limit({**seen, "longest": 4})[0].longest_answer == 30
+    short, notes = task(longest_answer=44).with_answer_limit(seen)
     assert said(short) < 44 and "answers of up to 45 tokens, which can never be said" in notes[0]
-    assert not task(longest_answer=45).bounded(seen)[1]
+    assert not task(longest_answer=45).with_answer_limit(seen)[1]
 
 
 def test_training_answers_are_measured_and_those_that_fit_nowhere_are_said(
@@ -124,8 +124,8 @@ def test_where_no_span_has_a_probability_all_that_is_told_is_a_number(none):
     said["log_probs"][:, 0] = none
     found = task().predict(example(), [said], ())
     assert found["predicted"] == "" and np.isfinite([found["no_answer"], found["confidence"]]).all()
-    evidence = task().evidence([found, found | {"no_answer": -1.0, "span_f1": 1.0}], ())
-    assert np.isfinite(metrics.best_threshold(evidence, 3)).all()
+    metric_inputs = task().metric_inputs([found, found | {"no_answer": -1.0, "span_f1": 1.0}], ())
+    assert np.isfinite(metrics.best_threshold(metric_inputs, 3)).all()
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
@@ -135,15 +135,15 @@ def test_the_best_threshold_beats_every_other(levels):
         silent = draw.integers(2, size=size)
         span = np.where(silent, 0.0, draw.random(size))
         difference = draw.integers(levels, size=size) + silent
-        evidence = np.stack([span, span, span, span, difference, silent], axis=1)
+        metric_inputs = np.stack([span, span, span, span, difference, silent], axis=1)
 
         def mean(threshold, span=span, difference=difference, silent=silent):
             return np.where(difference > threshold, silent, span).mean()
 
-        best, threshold = metrics.best_threshold(evidence, 3)
+        best, threshold = metrics.best_threshold(metric_inputs, 3)
         assert best == pytest.approx(max(map(mean, np.arange(-2, levels + 2) + 0.5)))
         assert mean(threshold) == pytest.approx(best)
-        assert metrics.ANSWERING["best_f1"](evidence, 0) == best
+        assert metrics.EXTRACTIVE_QA["best_f1"](metric_inputs, 0) == best
 
 
 def test_the_report_names_the_best_thresholds():

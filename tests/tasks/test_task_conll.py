@@ -88,4 +88,4 @@ def test_a_column_that_is_not_found_is_told_from_those_that_are(
     (tmp_path / "a.csv").write_text(text)
     task = build_task(override(task_config, {"task.text": ("text",)}))
     with pytest.raises(UserError, match=message):
-        [task.given_label(record) for record in records(f"files:{tmp_path}/a.csv")]
+        [task.read_label(record) for record in records(f"files:{tmp_path}/a.csv")]

@@ -38,7 +38,7 @@ def labelled(name, labels, **columns):
 def test_one_class_has_one_name_however_it_is_written(ways):
     examples = labelled("classification", [*ways, "other"])
     assert len({class_name(way) for way in ways}) == 1
-    assert len(task("classification").labels_of(examples)) == 2
+    assert len(task("classification").collect_labels(examples)) == 2
 
 
 def test_what_differs_stays_apart():
@@ -72,9 +72,9 @@ def test_a_list_is_no_class():
 
 def test_truth_values_and_numbers_in_one_column_are_refused_and_case_alone_is_said():
     with pytest.raises(UserError, match="line 2 has the label 'false' and line 3 the label '0'"):
-        task("classification").settle(labelled("classification", [1, False, 0, True]))
+        task("classification").infer_options(labelled("classification", [1, False, 0, True]))
     given = labelled("classification", ["Pos", "neg", "pos"])
-    _, notes = task("classification").settle(given)
+    _, notes = task("classification").infer_options(given)
     assert notes == [
         "3 classes: Pos, neg, pos",
         "'Pos' and 'pos' differ in case alone and are two classes",
@@ -86,7 +86,7 @@ def chosen(labels, choices, **options):
     judge = task("multiple_choice", **options)
     fields = {"text": "q", "choices": choices}
     examples = [judge.example(Record(f"line {n}", fields | {"label": x})) for n, x in labels]
-    settled, _ = judge.settle(examples)
+    settled, _ = judge.infer_options(examples)
     return [each["label"] for each in examples], settled.get("choice_labels")
 
 

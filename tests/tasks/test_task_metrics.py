@@ -40,8 +40,12 @@ def test_entity_scores_equal_seqevals(marks):
     lengths = [draw.randint(1, 12) for _ in range(60)]
     truth = [[draw.choice(tags) for _ in range(n)] for n in lengths]
     said = [[t if draw.random() < 0.7 else draw.choice(tags) for t in row] for row in truth]
-    evidence = np.array([metrics.entity_counts(a, b) for a, b in zip(truth, said, strict=True)])
-    found = {name: measure(evidence, 0) for name, measure in metrics.TAGGING.items()}
+    metric_inputs = np.array(
+        [metrics.entity_counts(a, b) for a, b in zip(truth, said, strict=True)]
+    )
+    found = {
+        name: measure(metric_inputs, 0) for name, measure in metrics.TOKEN_CLASSIFICATION.items()
+    }
     expected = {
         "entity_f1": seqeval.metrics.f1_score(truth, said),
         "entity_precision": seqeval.metrics.precision_score(truth, said),
@@ -68,7 +72,9 @@ def test_entities_are_those_of_conlleval_itself(marks):
     assert found[:3].tolist() == [theirs["stats"][name] for name in ("correct", "pred", "gold")]
     evals = {"f1": "entity_f1", "prec": "entity_precision", "rec": "entity_recall"}
     for name, ours in evals.items():
-        assert metrics.TAGGING[ours](found[None], 0) == pytest.approx(theirs["evals"][name])
+        assert metrics.TOKEN_CLASSIFICATION[ours](found[None], 0) == pytest.approx(
+            theirs["evals"][name]
+        )
 
 
 def test_what_is_written_scores_as_in_sacrebleu_and_rouge_score():
@@ -80,7 +86,7 @@ def test_what_is_written_scores_as_in_sacrebleu_and_rouge_score():
         for text in true
     ]
     said[3] = ""
-    evidence = np.concatenate([np.zeros((40, 3)), overlaps(said, true)], axis=1)
+    metric_inputs = np.concatenate([np.zeros((40, 3)), overlaps(said, true)], axis=1)
     # All, and texts drawn with replacement, as an interval draws them.
     for chosen in (range(40), draw.choices(range(40), k=40)):
         ours, theirs = [said[i] for i in chosen], [true[i] for i in chosen]
@@ -90,33 +96,33 @@ def test_what_is_written_scores_as_in_sacrebleu_and_rouge_score():
             "bleu": sacrebleu.corpus_bleu(ours, [theirs]).score,
             "chrf": sacrebleu.corpus_chrf(ours, [theirs]).score,
         } | {name: np.mean([each[name].fmeasure for each in rouge]) for name in rouge[0]}
-        found = {name: measure(evidence[list(chosen)], 0) for name, measure in OVERLAP.items()}
+        found = {name: measure(metric_inputs[list(chosen)], 0) for name, measure in OVERLAP.items()}
         assert found == pytest.approx(expected, abs=1e-9)
-    low, high = metrics.interval(OVERLAP["bleu"], evidence, 0)
-    assert low < OVERLAP["bleu"](evidence, 0) < high
+    low, high = metrics.interval(OVERLAP["bleu"], metric_inputs, 0)
+    assert low < OVERLAP["bleu"](metric_inputs, 0) < high
 
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_classification_equals_scikit_learn(classes):
     draw = np.random.default_rng(classes)
     truth, said = draw.integers(classes, size=(2, 200))
-    evidence = np.stack([truth, said, draw.random(200)], axis=1)
-    found = {name: m(evidence, classes) for name, m in metrics.CLASSIFICATION.items()}
+    metric_inputs = np.stack([truth, said, draw.random(200)], axis=1)
+    found = {name: m(metric_inputs, classes) for name, m in metrics.CLASSIFICATION.items()}
     macro = sklearn.metrics.f1_score(truth, said, average="macro")
     expected = {
         "accuracy": sklearn.metrics.accuracy_score(truth, said),
         "f1": sklearn.metrics.f1_score(truth, said) if classes == 2 else macro,
         "f1_macro": macro,
         "matthews": sklearn.metrics.matthews_corrcoef(truth, said),
-        "nats_per_label": evidence[:, 2].mean(),
+        "nats_per_label": metric_inputs[:, 2].mean(),
     }
     assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_regression_equals_scipy_and_says_0_where_there_is_no_correlation():
-    evidence = np.random.default_rng(0).normal(size=(50, 2))
-    truth, said = evidence.T
-    found = {name: measure(evidence, 0) for name, measure in metrics.REGRESSION.items()}
+    metric_inputs = np.random.default_rng(0).normal(size=(50, 2))
+    truth, said = metric_inputs.T
+    found = {name: measure(metric_inputs, 0) for name, measure in metrics.REGRESSION.items()}
     expected = {
         "pearson": stats.pearsonr(truth, said).statistic,
         "spearman": stats.spearmanr(truth, said).statistic,
@@ -144,7 +150,9 @@ def test_answers_are_scored_as_squad_scores_them(said, answers, scores):
 
 
 def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
-    evidence = np.random.default_rng(3).normal(2.0, 1.0, size=(400, 1))
-    low, high = metrics.interval(lambda e, _: e.mean(), evidence, 0)
-    half = 1.96 * evidence.std() / 20
-    assert (low, high) == pytest.approx((evidence.mean() - half, evidence.mean() + half), abs=0.02)
+    metric_inputs = np.random.default_rng(3).normal(2.0, 1.0, size=(400, 1))
+    low, high = metrics.interval(lambda e, _: e.mean(), metric_inputs, 0)
+    half = 1.96 * metric_inputs.std() / 20
+    assert (low, high) == pytest.approx(
+        (metric_inputs.mean() - half, metric_inputs.mean() + half), abs=0.02
+    )

@@ -41,7 +41,7 @@ def rows():
     for said in SAID:
         messages = [{"role": role, "content": content} for role, content in said]
         example = {"place": "here", "messages": messages}
-        (encoded,) = task.encoded([example], tokenizer)
+        (encoded,) = task.tokenize([example], tokenizer)
         alone += task.rows(example, encoded, layout, {})
     (packed,) = pack(alone, layout)
     return config, TaskObjective(tokenizer, L, task, layout), alone, packed
@@ -92,7 +92,7 @@ def test_the_last_token_of_a_document_counts_whatever_the_next_one_opens_with(op
     config.task.update(name="instruction", text=("messages",))
     task, layout = build_task(config), Layout(length=9, start=opens, end=255)
     said = [([opens, 1, 2, 255], [0, 0, 1, 1]), ([opens, 3, 255], [0, 1, 1]), ([opens, 4], [0, 1])]
-    rows = [task.decoded(np.array(ids), np.array(counts), layout) for ids, counts in said]
+    rows = [task.token_row(np.array(ids), np.array(counts), layout) for ids, counts in said]
     (packed,) = pack(rows, layout)
     kept = packed["weights"] > 0
     assert packed["tokens"][1:][kept].tolist() == [2, 255, 3, 255, 4]

@@ -105,7 +105,7 @@ def test_another_files_examples_get_the_runs_predictions_with_and_without_labels
     assert len(by_place) == 96 > len(said) > 10
     for each in said:
         near(by_place[each["place"]], each)
-    assert found.metrics[f"eval/{run.corpus.task.main}"] is not None
+    assert found.metrics[f"eval/{run.corpus.task.main_metric}"] is not None
 
     bare = unlabelled(labelled / file, column, tmp_path / f"bare{(labelled / file).suffix}")
     alone = predict(run, [str(bare)])
@@ -178,7 +178,7 @@ def test_choices_without_a_label_are_read_however_labels_are_written(reading, ta
     task = dataclasses.replace(task, choice_labels=reading)
     record = Record("a.jsonl line 1", {"text": "which?", "choices": ["x", "y"]})
     assert not task.has_label(record)
-    assert task.unlabelled(record, ("0", "1"))["label"] == 0
+    assert task.unlabelled_example(record, ("0", "1"))["label"] == 0
 
 
 def test_a_source_without_a_held_out_split_is_read_whole_and_says_so(monkeypatch, capsys):

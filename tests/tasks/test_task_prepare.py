@@ -49,13 +49,15 @@ def test_conversations_share_rows_of_training_and_held_out_ones_find_their_own(p
     data = prepared(LINES, LINES[:6], **CHAT)
     assert data.manifest["splits"]["train"]["rows"] < len(LINES)
     for example, rows in held_out(data):
-        assert rows == [data.task.shown(example)]
+        assert rows == [data.task.display_text(example)]
 
 
 def test_a_held_out_conversation_whose_answer_is_beyond_its_row_is_left_out_and_counted(prepared):
     data = prepared(LINES, [f"{'long ' * 30},yes", *LINES[:3]], **CHAT)
     assert data.manifest["splits"]["validation"] == {"examples": 3, "rows": 3, "long": 1}
-    assert [rows for _, rows in held_out(data)] == [[data.task.shown(e)] for e in data.examples()]
+    assert [rows for _, rows in held_out(data)] == [
+        [data.task.display_text(e)] for e in data.examples()
+    ]
     with pytest.raises(UserError, match=r"none of the 1 validation examples .* raise it"):
         prepared(LINES, [f"{'long ' * 30},yes"], **CHAT)
 

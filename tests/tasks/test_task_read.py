@@ -162,7 +162,7 @@ def test_answers_that_are_no_lists_of_texts_and_places_are_named(texts, starts):
 
 def test_labels_are_ordered_as_numbers_where_all_of_them_are():
     def labels(*found):
-        return task("classification").labels_of([{"label": label} for label in found])
+        return task("classification").collect_labels([{"label": label} for label in found])
 
     assert labels("10", "9", "-1") == ("-1", "9", "10")
     assert labels("1", "01", "0") == labels("01", "0", "1") == ("0", "01", "1")

@@ -13,7 +13,7 @@ from lm.experiment.primary_metric import primary_metric
 from lm.tasks import build_task, metrics
 from lm.tasks.records import Record
 from lm.tasks.tag_scheme import MARKS, entities, entity_report, scheme_of
-from lm.tasks.token_classification import Tagging
+from lm.tasks.token_classification import TokenClassification
 
 SCHEMES = {
     "iob1": ["I-PER I-PER B-PER O I-LOC", "O I-PER"],
@@ -74,9 +74,9 @@ def test_bilou_scores_equal_seqevals_strict_ones():
     truth = [[draw.choice(tags) for _ in range(draw.randint(1, 9))] for _ in range(80)]
     said = [[t if draw.random() < 0.7 else draw.choice(tags) for t in row] for row in truth]
     both = zip(truth, said, strict=True)
-    evidence = np.array([metrics.entity_counts(a, b, "bilou") for a, b in both])
+    metric_inputs = np.array([metrics.entity_counts(a, b, "bilou") for a, b in both])
     strict = {"mode": "strict", "scheme": BILOU}
-    assert metrics.TAGGING["entity_f1"](evidence, 0) == pytest.approx(
+    assert metrics.TOKEN_CLASSIFICATION["entity_f1"](metric_inputs, 0) == pytest.approx(
         seqeval.metrics.f1_score(truth, said, **strict)
     )
     report = entity_report(truth, said, "bilou")
@@ -95,9 +95,9 @@ def settled(tags):
     made = [
         task.example(Record("here", {"tokens": ["w"] * len(each), "tags": each})) for each in tags
     ]
-    options, notes = task.settle(made)
-    task = Tagging(**{**vars(task), **options})
-    return task, task.labels_of(made), notes
+    options, notes = task.infer_options(made)
+    task = TokenClassification(**{**vars(task), **options})
+    return task, task.collect_labels(made), notes
 
 
 def test_labels_hold_each_type_with_all_marks_of_the_scheme():
@@ -112,20 +112,20 @@ def test_parts_of_speech_are_judged_by_word_accuracy_alone():
     task, labels, notes = settled([["AB", "CB", "NN", "NN"]])
     prediction = {"label": ["AB", "CB", "NN", "NN"], "predicted": ["CB", "CB", "NN", "AB"]}
     assert task.score([prediction], labels) == {"word_accuracy": 0.5}
-    assert task.main == "word_accuracy" and "no entities" in notes[0]
+    assert task.main_metric == "word_accuracy" and "no entities" in notes[0]
     assert "CB" in task.report([prediction], labels)
     config, _ = tagger()
     assert primary_metric(config, available=["eval/word_accuracy"]).name == "eval/word_accuracy"
     assert primary_metric(config).name == "eval/entity_f1"
     with pytest.raises(UserError, match="'entity_f1', but the tags mark no entities"):
-        tagger(metric="entity_f1")[1].settle([{"label": ["NN", "DT"]}])
+        tagger(metric="entity_f1")[1].infer_options([{"label": ["NN", "DT"]}])
 
 
 @pytest.mark.parametrize("name", ["iobes", "bilou", "none"])
 def test_a_model_that_learned_its_tags_elsewhere_is_judged_by_their_scheme(name):
     tags = ["NN", "DT", "O"] if name == "none" else ["O", *(f"{m}-PER" for m in MARKS[name])]
-    task = tagger()[1].labelled_by(tags)
-    assert isinstance(task, Tagging) and task.tag_scheme == name
+    task = tagger()[1].with_labels(tags)
+    assert isinstance(task, TokenClassification) and task.tag_scheme == name
     said = {"label": ["U-PER", "O"], "predicted": ["U-PER", "U-PER"]}
     if name == "bilou":
         assert task.score([said], tags)["entity_precision"] == 0.5
@@ -138,5 +138,5 @@ def test_a_diagram_of_tagging_sets_each_words_confidence_against_that_word():
     found = task.predict(example, [{"log_probs": log_probs, "weights": np.ones(3)}], labels)
     assert found["predicted"] == ["B-X", "O", "O"]
     assert found["confidences"] == pytest.approx([0.7, 0.9, 0.6])
-    confidences, right = task.judged([found, found])
+    confidences, right = task.confidences([found, found])
     assert confidences == pytest.approx([0.7, 0.9, 0.6] * 2) and right == [True, True, False] * 2

@@ -62,7 +62,7 @@ def alone(name):
         label = {"token_classification": tags, "regression": number / 2}.get(
             config.task.name, str(number % 3)
         )
-        (encoded,) = task.encoded([example | {"label": label}], tokenizer)
+        (encoded,) = task.tokenize([example | {"label": label}], tokenizer)
         rows += task.rows(example | {"label": label}, encoded, layout, {"0": 0, "1": 1, "2": 2})
     return config, TaskObjective(tokenizer, L, task, layout), rows
 

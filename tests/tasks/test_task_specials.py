@@ -40,7 +40,7 @@ def rows_of(tokenizer, name, record, length=24, **options):
     example = task.example(Record("a.jsonl line 1", record))
     if name == "multiple_choice":
         example["label"] = 0  # as all examples together settle it
-    (encoded,) = task.encoded([example], tokenizer)
+    (encoded,) = task.tokenize([example], tokenizer)
     return task.rows(example, encoded, layout, {"x": 0})
 
 

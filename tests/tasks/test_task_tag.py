@@ -42,7 +42,7 @@ def tagged(tokenizer, words, decoder, length=64, separator=" ", specials=None):
         decoder=decoder,
         num_classes=len(words),
     )
-    (encoded,) = task.encoded([example], tokenizer)
+    (encoded,) = task.tokenize([example], tokenizer)
     return task.rows(example, encoded, layout, labels)
 
 

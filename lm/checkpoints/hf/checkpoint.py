@@ -27,7 +27,7 @@ from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.config import Config, cache_folder
 from lm.data.files import read_json
 from lm.errors import UserError
-from lm.tasks import predicts_words
+from lm.tasks import predicts_tokens
 
 HF_PREFIX = "hf:"  # begins an init_from that names a checkpoint of transformers
 _OLD_NORM_NAME = re.compile(r"\bLayerNorm\.(gamma|beta)$")
@@ -140,7 +140,7 @@ class Checkpoint:
         ignored = re.compile(self.family.ignored)
         unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
         without = f" without {', '.join(unused)}" if unused else ""
-        reason = "" if predicts_words(config) else self.head_mismatch(config, labels)
+        reason = "" if predicts_tokens(config) else self.head_mismatch(config, labels)
         anew = f"; its head is not taken: {reason}" if reason else ""
         return f"{self.folder} ({self.family.model_type}){without}{anew}"
 
@@ -159,7 +159,7 @@ class Checkpoint:
     def _sources(self, config: Config, labels: Sequence[str] = ()) -> dict[str, ParamSource]:
         """Where the checkpoint has each parameter; those of its head, where it is a task's own."""
         known = param_sources(self.family.mappings(config), config.model.num_layers)
-        if predicts_words(config):
+        if predicts_tokens(config):
             return known
         body = {name: source for name, source in known.items() if not name.startswith("head/")}
         try:

@@ -23,7 +23,7 @@ from lm.data.special_tokens import encoder_decoder_tokens
 from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.model.config import attention_groups
-from lm.tasks import predicts_words
+from lm.tasks import predicts_tokens
 from lm.tasks.layout import Layout
 
 _SHARD = 5 * 10**9  # bytes; what transformers itself puts in one file
@@ -38,7 +38,7 @@ def matching_family(
       UserError: where transformers has no such model.
     """
     plain: dict[str, tuple[Any, Any]] = {}
-    if predicts_words(config):  # else see `task_head`
+    if predicts_tokens(config):  # else see `task_head`
         plain["output.head"] = (config.output.head, "softmax")
         plain["output.cap"] = (config.output.cap, None)
     for name, group in attention_groups(config).items():
@@ -88,7 +88,7 @@ def write_checkpoint(
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give a new folder to write to")
-    head = None if predicts_words(config) else task_head(config, family, labels)
+    head = None if predicts_tokens(config) else task_head(config, family, labels)
     settings = None if base is None else base_settings(base.folder)
     folder.mkdir(parents=True, exist_ok=True)
     ids = write_tokenizer(folder, config, tokenizer, settings, layout)

@@ -12,7 +12,7 @@ from lm.config import Config
 from lm.errors import UserError
 from lm.model.config import model_config
 from lm.output import OUTPUTS
-from lm.tasks import predicts_words
+from lm.tasks import predicts_tokens
 
 # The config keys that shape a model's function, as they are where a family does not differ.
 DEFAULTS: Mapping[str, Any] = {
@@ -191,7 +191,7 @@ def with_model_keys(config: Config, keys: Mapping[str, Any]) -> Config:
     for key, value in keys.items():
         group, name = key.split(".")
         on_top = group == "output" or name in ("head_transform", "pooler")
-        if on_top and not predicts_words(config):
+        if on_top and not predicts_tokens(config):
             continue
         if group != "output" or name == "tied" or name in head:
             config[group][name] = value

@@ -18,7 +18,7 @@ from lm.data import ByteTokenizer, Tokenizer
 from lm.data.files import read_json_if_exists, read_text
 from lm.data.make_tokenizer import SPECIALS
 from lm.data.tokenizer_json import byte_characters
-from lm.tasks import predicts_words
+from lm.tasks import predicts_tokens
 from lm.tasks.layout import Layout
 
 # Names of special tokens in tokenizer_config.json, and the first that a tokenizer has of these.
@@ -122,7 +122,7 @@ def write_generation(
     folder: Path, config: Config, base: Path | None, hf_config: Mapping[str, Any]
 ) -> None:
     """Writes generation_config.json of a model that writes: its base's, or what ends a text."""
-    if config.model.architecture == "encoder" or not predicts_words(config):
+    if config.model.architecture == "encoder" or not predicts_tokens(config):
         return
     kept = {} if base is None or is_gguf(base) else read_json_if_exists(base / _GENERATION)
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")

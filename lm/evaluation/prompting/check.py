@@ -5,7 +5,7 @@ from lm.errors import UserError, one_of
 from lm.evaluation.prompting.query_encoder import LENGTH_NORMALIZERS, MLM_SCORING
 from lm.evaluation.prompting.template import parse
 from lm.output import OUTPUTS
-from lm.tasks import predicts_words
+from lm.tasks import predicts_tokens
 from lm.tasks.check import check_labels
 from lm.tasks.metrics import CLASSIFICATION
 from lm.tasks.multiple_choice import READINGS
@@ -35,7 +35,7 @@ def check_prompt(config: Config) -> None:
             "config.prompt.balanced = True needs labels, and every question has its own answers; "
             "leave it out, or set config.prompt.verbalizers"
         )
-    if not predicts_words(config) or OUTPUTS[config.output.head].sequence_level:
+    if not predicts_tokens(config) or OUTPUTS[config.output.head].sequence_level:
         raise UserError(
             f"config.prompt needs a language model, and the head of task {config.task.name} "
             "predicts labels; leave out config.prompt.source or config.task.name"

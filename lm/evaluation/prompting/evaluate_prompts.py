@@ -58,14 +58,14 @@ def evaluate_prompts(run: Restored, folder: epath.Path | None = None) -> dict[st
     ]
     task, labels = examples.task, examples.labels
     found = {f"eval/{name}": value for name, value in task.score(predictions, labels).items()}
-    evidence = task.evidence(predictions, labels)
-    low, high = metrics.interval(task.measures[task.main], evidence, len(labels))
+    inputs = task.metric_inputs(predictions, labels)
+    low, high = metrics.interval(task.metrics[task.main_metric], inputs, len(labels))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_report(folder, examples, predictions)
     return found | {
-        f"eval/{task.main}_low": low,
-        f"eval/{task.main}_high": high,
+        f"eval/{task.main_metric}_low": low,
+        f"eval/{task.main_metric}_high": high,
         "eval/examples": float(len(predictions)),
         "eval/truncated": float(np.mean([each.truncated for each in encoded])),
     }

@@ -83,7 +83,7 @@ def read_examples(config: Config) -> Examples:
     if not splits["validation"]:
         raise UserError(f"config.prompt.source = {prompt.source!r} holds no questions")
     if not words:
-        _, notes = task.settle([found for split in splits.values() for _, found in split])
+        _, notes = task.infer_options([found for split in splits.values() for _, found in split])
         print(*(f"{prompt.source}: {note}" for note in notes), sep="\n", file=sys.stderr)
     answered = {
         split: [

@@ -44,7 +44,7 @@ def train_stages(
     config: Config, workdir: epath.Path, chain: list[Config], corpus: Any, label: str
 ) -> dict[str, Any]:
     """Trains and evaluates the runs that are not recorded yet; writes the table and result.json."""
-    metric = primary_metric(config, available=[f"eval/{name}" for name in corpus.task.measures])
+    metric = primary_metric(config, available=[f"eval/{name}" for name in corpus.task.metrics])
     sources, main = config.continual.sources, jax.process_index() == 0
     names = [f"{metric.name}/{place}" for place in range(1, len(sources) + 1)]
     # One line for each run: the metric of all tasks after it, at the steps of all runs so far.

@@ -30,7 +30,7 @@ def _check_tasks(config: Config) -> None:
         )
     if not task:
         raise UserError(f"{key} are labelled examples; set config.task.name")
-    if build_task(config).packs:
+    if build_task(config).shares_rows:
         raise UserError(f"{key}: task {task} packs examples into shared rows; use another task")
     if config.task.validation_source:
         raise UserError(

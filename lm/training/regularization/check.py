@@ -116,7 +116,7 @@ def _check_distillation(config: Config) -> None:
             f"{settings.distillation} go "
             "together: the folder of a run, and its share in the loss"
         )
-    labels = config.task.name and not build_task(config).words
+    labels = config.task.name and not build_task(config).predicts_tokens
     if labels and is_checkpoint(settings.teacher):
         raise UserError(
             f"config.regularization.teacher = {settings.teacher!r} has no head for task "
