@@ -1,8 +1,8 @@
-"""From the name of a corpus to batches: `corpus = prepare(source="stdlib", seq_len=256,
-validation_fraction=0.05, cache="~/.cache/lm")`, then `train_batches(corpus.rows("train"),
-batch_size=16, seed=0)` and `eval_batches(corpus.rows("validation"), batch_size=16)`. See
-`sources.py` for what a corpus may be, `tokenizer.py` for tokens, `packing.py` for rows,
-`batches.py` for their order.
+"""From the name of a corpus to batches of rows.
+
+`corpus = prepare(source="stdlib", seq_len=256, validation_fraction=0.05, cache="~/.cache/lm")`,
+then `train_batches(corpus.rows("train"), batch_size=16, seed=0)` and
+`eval_batches(corpus.rows("validation"), batch_size=16)`. `sources.py` says what a corpus may be.
 """
 
 from lm.data.batches import Groups, RowSource, eval_batches, sharded_eval_batches, train_batches

@@ -1,6 +1,5 @@
-"""How are rows stored? As ArrayRecord files of `tf.train.Example` with the metadata of TensorFlow
-Datasets beside them, so that `tfds.builder_from_directory(folder)` reads them anywhere. Needs no
-TensorFlow.
+"""Stores rows as ArrayRecord files of `tf.train.Example` with the metadata of TensorFlow Datasets,
+so that `tfds.builder_from_directory(folder)` reads them anywhere, without TensorFlow.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Which rows are in batch k? For training a pure function of (seed, k): neither where a run starts
-nor how many hosts share it changes a batch. For evaluation a fixed sample, every row once. Grain's
-threads fetch ahead; nothing else depends on them.
+"""Chooses the rows of each batch. A training batch is a pure function of (seed, k), whatever step a
+run starts from and however many hosts share it; an evaluation reads every row of a fixed sample
+once.
 """
 
 import sys

@@ -1,6 +1,5 @@
-"""Keeps folders that are made once. One appears only when it is whole: it is built under a name of
-its own beside the final one and renamed at the end, so neither a crash nor a second process leaves
-half of one. What was written has checksums: where a file is not that any more, it is built again.
+"""Builds folders once. A folder appears only when it is whole: it is built under a name of its own
+and renamed at the end, and is built again where its checksums no longer match.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
-"""Conversations as tokens: what is asked, and what is learned of the assistant's answers. Both are
-written by one template and tokenized as a whole, so that a model is asked as it was trained.
+"""Encodes conversations, to train on the assistant's answers and to ask for the next one; both are
+written by one template and tokenized as a whole.
 """
 
 import dataclasses

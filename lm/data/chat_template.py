@@ -1,4 +1,4 @@
-"""Templates of conversations: two of our own, and those that come with a checkpoint, in Jinja."""
+"""Chat templates: two built-in ones, and those in Jinja that come with a checkpoint."""
 
 import datetime
 import functools

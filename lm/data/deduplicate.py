@@ -1,5 +1,5 @@
-"""Which documents of a source are kept, and in which split is each? Copies are dropped, and a
-document's split depends on nothing but its text, so train and validation never share one.
+"""Drops copies of documents and splits the rest. A document's split depends on nothing but its
+text, so train and validation never share one.
 """
 
 import hashlib

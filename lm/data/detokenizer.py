@@ -1,4 +1,4 @@
-"""Turns tokens of the library `tokenizers` into text in which every byte that is UTF-8 is kept: a
+"""Decodes tokens of the library `tokenizers` to text, and keeps every byte that is UTF-8: a
 character may be several tokens, and some tokens are a byte.
 """
 

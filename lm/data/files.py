@@ -1,5 +1,5 @@
-"""Reads and writes files of text and JSON. A file is written whole or not at all; whatever is wrong
-with one that is read is a single line that names it.
+"""Reads and writes files of text and JSON. A file is written whole or not at all; what is wrong
+with a file that is read is said in one line that names it.
 """
 
 import contextlib

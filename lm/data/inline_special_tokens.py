@@ -1,5 +1,5 @@
-"""Texts in which the names of special tokens are these tokens, as templates of conversations write
-them, while what is quoted in them stays text.
+"""Encodes texts that hold special tokens by name, as chat templates write them; quoted text that
+holds such a name stays text.
 """
 
 import re

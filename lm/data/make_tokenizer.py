@@ -1,6 +1,5 @@
-"""Which tokenizer does a name mean, and how is it trained? The three trained kinds differ only in
-their algorithm: all work on UTF-8 bytes, so that no text is unknown to them, and all have the same
-special tokens.
+"""Makes tokenizers by name, and trains BPE, WordPiece and Unigram ones. All three work on UTF-8
+bytes, so that no text is unknown to them, and have the same special tokens.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""How does a stream of documents become rows of one length? Documents follow each other with END
-between them, and the stream is cut every L tokens, so no token is lost, and none is a target twice.
-Pairs are not cut: as many as fit share a row. Pure numpy.
+"""Packs documents into rows of one length. Documents follow each other with END between them, and
+the stream is cut every L tokens, so that every token is a target once; of pairs, as many as fit
+share a row, and none is cut.
 """
 
 from typing import Any, NamedTuple

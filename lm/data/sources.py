@@ -1,8 +1,6 @@
-"""Where does text come from? A source is named by one string, `stdlib`, `files:PATTERN`,
-`tfds:NAME[/CONFIG]` or `synthetic:OPTIONS`, and becomes a stream of documents, always in the same
-order. `docstrings` and `pairs:PATTERN` give pairs: documents that answer another text. A source's
-fingerprint tells, without reading any text, whether the text may have changed since it was last
-prepared.
+"""Reads the documents of a source: `stdlib`, `files:PATTERN`, `tfds:NAME[/CONFIG]` or
+`synthetic:OPTIONS`, or pairs of texts, `docstrings` or `pairs:PATTERN`, always in the same order. A
+fingerprint changes when the text of a source may have.
 """
 
 import bz2

@@ -1,6 +1,5 @@
-"""How does any `tokenizer.json` become a tokenizer that a language model can be measured with? No
-text is ever encoded to a special token, no document is truncated, and the bytes of text behind
-each token are known exactly. Uses Hugging Face `tokenizers`, imported where used.
+"""Loads any `tokenizer.json` of Hugging Face `tokenizers`. No text is ever encoded to a special
+token, no document is truncated, and the bytes of text behind each token are known exactly.
 """
 
 import functools

@@ -1,6 +1,5 @@
-"""What is left to learn where the truth is known? A language made of numbers: the rank of its
-log-probabilities is chosen, its entropy is computed and not estimated, and any prediction of it can
-be compared with the distribution that it was drawn from.
+"""A synthetic language: a Markov chain whose log-probabilities have a chosen rank and whose entropy
+is computed, so that predictions can be compared with the true distribution.
 """
 
 import dataclasses

@@ -1,5 +1,5 @@
-"""Which pairs of texts does a file hold? One a line, tab-separated or JSON; or, in a Python module,
-what each definition looks like and what it says that it does.
+"""Reads pairs of texts: one a line, tab-separated or JSON, or the signature and the first line of
+the docstring of each definition in a Python module.
 """
 
 import ast

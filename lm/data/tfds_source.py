@@ -1,6 +1,5 @@
-"""How is a public corpus of TensorFlow Datasets read without TensorFlow? Its builder's module is
-imported first (TFDS registers builders lazily), it is prepared as ArrayRecord, and the feature
-that holds the text is found by name or by being the only one.
+"""Reads the text of TensorFlow Datasets without TensorFlow: builders are imported first (TFDS
+registers them lazily) and prepared as ArrayRecord.
 """
 
 import importlib

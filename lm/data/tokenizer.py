@@ -1,7 +1,5 @@
-"""How does text become tokens, and how many bytes of text does each token stand for? The answer
-to the second makes bits per byte exact, so that tokenizers can be compared. Here are the contract
-and those that need no training, bytes (the default) and characters; `subword.py` has the others and
-`make_tokenizer.py` turns names into them.
+"""The contract of tokenizers, and those that need no training: bytes (the default) and characters.
+Each tells how many bytes of text a token stands for, which makes bits per byte exact.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""What a tokenizer.json says of its tokens: which are special, which begin words, and, where it is
+"""Reads from a tokenizer.json which tokens are special, which begin words, and, where it is
 byte-level, the bytes behind each.
 """
 

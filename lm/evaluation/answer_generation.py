@@ -1,6 +1,4 @@
-"""What does a model write in answer to held-out examples? The likeliest word after the likeliest
-word, until it ends the text.
-"""
+"""Generates answers to the held-out examples of a task, by greedy decoding."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Is a model right as often as it says? Confidence against accuracy, and the counts of both."""
+"""Compares confidence with accuracy, in bins, and computes the expected calibration error."""
 
 from typing import NamedTuple
 

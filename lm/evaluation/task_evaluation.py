@@ -1,6 +1,4 @@
-"""How good is a model at its task? One pass over the held-out examples: what it says of each,
-and metrics.
-"""
+"""Evaluates a model on the held-out examples of a task: its predictions, and their metrics."""
 
 import functools
 from collections.abc import Sequence

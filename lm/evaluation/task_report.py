@@ -1,5 +1,5 @@
-"""Where is a model right, and where is it wrong? Of a finished run: every prediction as a line of
-JSON, a page of text with the libraries' own reports and the worst mistakes, and a picture.
+"""Writes the report of a task's predictions: each as a line of JSON, a page of text with metrics
+and the worst mistakes, and a figure.
 """
 
 from collections.abc import Sequence

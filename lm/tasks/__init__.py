@@ -1,5 +1,5 @@
-"""What can a model be fine-tuned for? `TASKS` maps every task's name to its class: how records
-become rows, which hidden states the output head sees, and by which metrics predictions are judged.
+"""The tasks that models are fine-tuned for. `TASKS` maps every task's name to its class: how
+records become rows, which hidden states the output head sees, and the metrics of predictions.
 
 Adding a task is one module in this package and one entry in the table below.
 """

@@ -1,5 +1,5 @@
-"""How much does a written text share with the one that was wanted? BLEU and chrF of sacrebleu and
-ROUGE of rouge-score, from what each text adds to their sums, so that texts can be drawn again.
+"""Metrics of generated texts against references: BLEU and chrF of sacrebleu and ROUGE of
+rouge-score.
 """
 
 import functools

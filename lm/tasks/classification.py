@@ -1,5 +1,5 @@
-"""What is said of a whole text, or of a pair? A class, such as a sentiment or an entailment, or a
-number, such as a rating or a similarity.
+"""Classification and regression: a class, such as a sentiment, or a number, such as a similarity,
+for a text or a pair of texts.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Reads files of a word a line: CoNLL's columns, and CoNLL-U."""
+"""Reads CoNLL columns, one word a line, and CoNLL-U."""
 
 import collections
 import re

@@ -1,5 +1,5 @@
-"""Where in a text is the answer to a question? Extractive question answering: the model points at
-the first and the last token of a span, in windows that overlap where the text is long.
+"""Extractive question answering: the model points at the first and the last token of the answer in
+a text, in windows that overlap where the text is long.
 """
 
 import dataclasses

@@ -1,6 +1,4 @@
-"""Reads labels as they are written: which cells name the same class, which name none, and in what
-order classes stand.
-"""
+"""Reads labels: which cells name the same class, which name none, and the order of classes."""
 
 import decimal
 import math

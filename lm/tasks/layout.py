@@ -1,5 +1,5 @@
-"""How do the pieces of an example become a row of one length? With the tokens that open and close a
-text between them, cut where they are too long, and padded where they are short.
+"""Lays out texts as rows of one length, with the special tokens around them; texts that are too
+long are truncated, and short rows padded.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Imports libraries of requirements-finetune.txt where they are used, and says which is missing."""
+"""Imports optional libraries of the extra `finetune` where they are used."""
 
 import importlib
 from typing import Any

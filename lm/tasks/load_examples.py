@@ -1,5 +1,5 @@
-"""Labelled examples that are read for one use and are not cached: those of another file than a
-run's own, as rows of the layout, tokenizer and labels that the run has.
+"""Loads labelled examples of other files than a run's own into memory, as rows of the run's layout,
+tokenizer and labels.
 """
 
 import collections

@@ -1,6 +1,4 @@
-"""Which of several texts fits? Multiple choice: each is read beside the question, and the model
-points at one.
-"""
+"""Multiple choice: each of several texts is read beside the question, and the model points at one."""
 
 import re
 import string

@@ -1,4 +1,4 @@
-"""How the rows of a task become a batch: they carry their own targets and weights."""
+"""The objective of a task: its rows carry their own targets and weights."""
 
 import dataclasses
 from collections.abc import Mapping

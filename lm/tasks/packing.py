@@ -1,6 +1,4 @@
-"""Puts labelled texts of one row each into shared rows of training: each is read, and judged, as it
-is alone.
-"""
+"""Packs examples of one row each into shared rows of training, in which none sees another."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

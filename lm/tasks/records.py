@@ -1,6 +1,5 @@
-"""Where do labelled examples come from? A source, as in `lm.data.sources`, becomes a stream of
-records: rows of CSV or TSV, lines of JSON, sentences of CoNLL columns, examples of a TensorFlow
-dataset. Every record knows its place, so that a mistake in the data can be named.
+"""Reads labelled records: rows of CSV or TSV, lines of JSON, sentences of CoNLL columns, or
+examples of TensorFlow Datasets. Every record knows where it stands, for messages.
 """
 
 import csv

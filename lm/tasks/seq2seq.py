@@ -1,5 +1,5 @@
-"""What does a model write in answer? One text from another (seq2seq), or the assistant's part of a
-conversation (instruction). Only the answer's tokens count in the loss.
+"""Text generation tasks: one text from another (seq2seq), or the assistant's part of a conversation
+(instruction). Only the answer's tokens count in the loss.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,5 +1,5 @@
-"""Schemes by which tags of words mark entities: which one a text's tags follow, and the entities
-that they mark by its rules.
+"""Tagging schemes of entities (IOB1, IOB2, IOE1, IOE2, IOBES, BILOU): which one tags follow, and
+the entities that they mark.
 """
 
 import re

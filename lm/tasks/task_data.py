@@ -1,4 +1,4 @@
-"""The prepared examples of a task, and which of their training rows are drawn how often."""
+"""The prepared examples of a task, and the groups of training rows from which batches are drawn."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
-"""What is said of every word of a sentence? A tag, such as B-PER. A piece of each word carries
-it; a sentence that is too long goes on in further rows.
+"""Token classification: a tag, such as B-PER, for every word. A sentence that is too long goes on
+in further rows.
 """
 
 import dataclasses

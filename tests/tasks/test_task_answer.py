@@ -47,7 +47,7 @@ def words(text):
 def test_space_around_an_answer_takes_no_neighbour_into_it(answer):
     given, layout = example(answer), Layout(length=L, start=0, end=0)
     for encode in (words, lambda text: ByteTokenizer().encode_batch([text])[0]):
-        (row,) = task(stride=8).rows(given, [encode("who?"), encode(CONTEXT)], layout, {})
+        (row,) = task(doc_stride=8).rows(given, [encode("who?"), encode(CONTEXT)], layout, {})
         first, last = (row["spans"][place] for place in row["targets"])
         assert CONTEXT[first[0] : last[1]].strip() == answer.strip()
 
@@ -76,10 +76,10 @@ def test_the_longest_answer_is_that_of_training_or_the_one_of_the_config():
     seen = {"longest": 45, "lost": 0, "number": 3}
     derived, notes = task().with_answer_limit(seen)
     assert said(derived) == 45 and not notes
-    assert task().with_answer_limit({**seen, "longest": 4})[0].longest_answer == 30
-    short, notes = task(longest_answer=44).with_answer_limit(seen)
+    assert task().with_answer_limit({**seen, "longest": 4})[0].max_answer_length == 30
+    short, notes = task(max_answer_length=44).with_answer_limit(seen)
     assert said(short) < 44 and "answers of up to 45 tokens, which can never be said" in notes[0]
-    assert not task(longest_answer=45).with_answer_limit(seen)[1]
+    assert not task(max_answer_length=45).with_answer_limit(seen)[1]
 
 
 def test_training_answers_are_measured_and_those_that_fit_nowhere_are_said(
@@ -165,7 +165,7 @@ def test_the_report_names_the_best_thresholds():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("longest_answer", 0, "must be at least 1 token"),
+        ("max_answer_length", 0, "must be at least 1 token"),
         ("no_answer_threshold", float("nan"), "must be a number of nats"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_cell_without_a_value_trains_no_class(cell):
 def test_nan_is_a_class_where_the_config_names_it_and_labels_are_found_as_the_config_writes_them():
     named = task("classification", labels=("nan", "2.0"))
     examples = [named.example(Record("here", {"text": "t", "label": x})) for x in ("nan", 2)]
-    assert [named.labels_of(examples).index(each["label"]) for each in examples] == [0, 1]
+    assert [named.collect_labels(examples).index(each["label"]) for each in examples] == [0, 1]
 
 
 def test_a_list_is_no_class():

@@ -1,5 +1,5 @@
-"""What does a row teach? `OBJECTIVES` maps every objective's name to its class; one that is built
-turns rows of tokens and a random key into inputs, targets and weights.
+"""Objectives turn rows of tokens and a random key into inputs, targets and weights. `OBJECTIVES`
+maps every objective's name to its class.
 
 Adding an objective is one module in this package and one entry in the table below.
 """

@@ -1,6 +1,4 @@
-"""What is an objective? What every row of `OBJECTIVES` has, and the facts that it states about
-itself, by which `lm.training.validate` refuses what it cannot train.
-"""
+"""The contract of objectives, and the facts that each states about itself."""
 
 import dataclasses
 from collections.abc import Mapping

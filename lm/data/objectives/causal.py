@@ -1,4 +1,4 @@
-"""What does a row teach that is read from left to right? Every token from those before it."""
+"""Next-token prediction from left to right."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What does a row teach when some of its words are hidden? Those words, from both sides."""
+"""Masked language modelling: hidden tokens are predicted from both sides."""
 
 import dataclasses
 from collections.abc import Mapping

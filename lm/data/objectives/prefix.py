@@ -1,4 +1,4 @@
-"""What does a row teach when the beginning of each document is given? The rest, word by word."""
+"""Prefix language modelling: the beginning of each document is given, and the rest predicted."""
 
 import dataclasses
 from collections.abc import Mapping

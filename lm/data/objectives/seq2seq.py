@@ -1,4 +1,4 @@
-"""What does a pair of texts teach? The second from the first, as in translation."""
+"""Sequence to sequence: the second text of a pair is predicted from the first, as in translation."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,6 +1,4 @@
-"""What does a row teach when spans of it are cut out? The spans, each named by the sentinel that
-marks its gap.
-"""
+"""Span corruption: spans are replaced by sentinels, and predicted behind these."""
 
 import dataclasses
 from collections.abc import Mapping
