@@ -1,4 +1,4 @@
-"""Multiple choice: each of several texts is read beside the question, and the model points at one."""
+"""Multiple choice: each of several texts is read beside the question, and one is pointed at."""
 
 import re
 import string

@@ -1,4 +1,4 @@
-"""Sequence to sequence: the second text of a pair is predicted from the first, as in translation."""
+"""Sequence to sequence: the second text of a pair is predicted from the first."""
 
 import dataclasses
 from collections.abc import Mapping
