@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import io
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -170,3 +172,16 @@ def test_commands_of_every_page_run(page, trained, corpus_folder, cache):
     write_files(page, trained)
     for shown in commands(page):
         run_smaller(shown, trained, corpus_folder, cache)
+
+
+@pytest.mark.slow
+def test_the_harness_asks_as_its_page_shows(trained, tmp_path):
+    pytest.importorskip("lm_eval")
+    page = DOCS / "howto" / "prompting.md"
+    write_files(page, trained)
+    (line,) = re.findall(r"^python (-m lm\..*)$", page.read_text(), re.MULTILINE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    command = [sys.executable, *line.split()]
+    finished = subprocess.run(command, cwd=trained, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"python_pairs.*acc", finished.stdout)
