@@ -1,7 +1,6 @@
 """Measures the output softmax of a model: spectrum, surviving gradient, argmax, calibration."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from lm.evaluation.diagnostics.argmax import direction, own_direction, token_vec
 from lm.evaluation.diagnostics.contexts import Contexts, collect_contexts
 from lm.evaluation.diagnostics.gradient import surviving_shares
 from lm.evaluation.diagnostics.spectrum import Spectrum, spectra, token_blocks
+from lm.generation.decode import next_token_log_probs
 from lm.output import OUTPUTS
 
 GRADIENTS = 64  # contexts whose gradient is measured
@@ -88,11 +88,7 @@ def _matrix(run: Restored, contexts: Contexts) -> dict[str, Any]:
         why = {"unavailable": f"head {name} has probabilities of 0, whose logarithms are infinite"}
         return {"spectrum": why, "spectrum_centred": why, "gradient": why}
     model, vocab_size = run.program.model, run.corpus.tokenizer.vocab_size
-
-    def log_probs(params: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
-        found: Any = model.apply({"params": params}, hidden, method="word_log_probs")
-        return found
-
+    log_probs = functools.partial(next_token_log_probs, model)
     of_contexts = functools.partial(jax.jit(log_probs), run.params)
     whole, centred = spectra(token_blocks(of_contexts, contexts.hidden, vocab_size))
     shares = surviving_shares(

@@ -50,7 +50,7 @@ def read_gen_kwargs(given: Mapping[str, Any], positions: int) -> GenKwargs:
         found: dict[str, Any] = dict(
             normalize_gen_kwargs(named, min(_MAX_NEW_TOKENS, positions // 2))
         )
-        numbers = {name: float(found[name]) for name in _SAMPLING if name in found}
+        numbers: dict[str, Any] = {name: float(found[name]) for name in _SAMPLING if name in found}
         samples, seed, tokens = found["do_sample"], int(found.get("seed", 0)), found["max_gen_toks"]
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the generation settings {dict(given)} cannot be read: {error}") from None
@@ -75,7 +75,6 @@ def read_gen_kwargs(given: Mapping[str, Any], positions: int) -> GenKwargs:
         raise UserError(f"seed = {seed} must be from 0 to {2**31 - 1}")
     if (top_k := numbers.get("top_k", 0.0)).is_integer():
         numbers["top_k"] = int(top_k)
-    options: Any = numbers
-    sampling = SamplingParams(**options)
+    sampling = SamplingParams(**numbers)
     greedy = SamplingParams(temperature=0.0)
     return GenKwargs(tokens, tuple(filter(None, stops)), sampling if samples else greedy, seed)

@@ -4,6 +4,7 @@ of its folder.
 
 import dataclasses
 import re
+import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ def load_ablation(
     return Ablation(rows, _seeds(module, path, seeds), (metric, *also))
 
 
-def _rows(module: Any, path: str, arg: str | None) -> list[Mapping[str, Any]]:
+def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[str, Any]]:
     with reading(path):
         found = module.sweep(arg)
         rows = None if found is None or isinstance(found, str | Mapping) else list(found)
@@ -92,7 +93,7 @@ def _rows(module: Any, path: str, arg: str | None) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _seeds(module: Any, path: str, first: int | None) -> Sequence[int]:
+def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[int]:
     seeds = module.SEEDS
     whole = isinstance(seeds, list | tuple | range)
     if not (whole and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)):
