@@ -150,24 +150,23 @@ def diagnose() -> int:
 
 def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
-    from lm.experiment.ablation import load_ablation, make_points, train_points
+    from lm.experiment.ablation import train_points
 
-    ablation = load_ablation(*_config_file(), _SEEDS.value, _CONFIG_FLAG.override_values)
-    return 1 if train_points(make_points(_config(), ablation, _workdir()), _SHARE.value) else 0
+    points, _ = _ablation()
+    return 1 if train_points(points, _SHARE.value) else 0
 
 
 def table() -> int:
     """Trains the points that are not finished, prints their table, and writes table.md, table.csv
     and table.png.
     """
-    from lm.experiment import ablation as ab
+    from lm.experiment.ablation import make_tables, to_markdown, train_points, write_tables
 
-    ablation = ab.load_ablation(*_config_file(), _SEEDS.value, _CONFIG_FLAG.override_values)
-    points = ab.make_points(_config(), ablation, _workdir())
-    failed = ab.train_points(points, _SHARE.value)
-    tables = ab.make_tables(points, _config(), ablation.metrics)
-    ab.write_tables(tables, _workdir())
-    print("\n".join(map(ab.to_markdown, tables)))
+    points, metrics = _ablation()
+    failed = train_points(points, _SHARE.value)
+    tables = make_tables(points, _config(), metrics)
+    write_tables(tables, _workdir())
+    print("\n".join(map(to_markdown, tables)))
     print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png")
     return 1 if failed else 0
 
@@ -204,11 +203,14 @@ def _config() -> Config:
     return adopted(_CONFIG.value, _CONFIG_FLAG.override_values)
 
 
-def _config_file() -> tuple[str, str | None]:
-    """The config's file and its argument."""
-    _config()
+def _ablation() -> tuple[Any, Any]:
+    """The points of the config file's ablation, and the metrics of its tables."""
+    from lm.experiment.ablation import load_ablation, make_points
+
+    config = _config()
     path, _, arg = _CONFIG_FLAG.config_filename.partition(":")
-    return path, arg or None
+    ablation = load_ablation(path, arg or None, _SEEDS.value, _CONFIG_FLAG.override_values)
+    return make_points(config, ablation, _workdir()), ablation.metrics
 
 
 def _restored(headless: bool = False) -> Any:
