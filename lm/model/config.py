@@ -260,6 +260,7 @@ class OutputSpace:
 
     Attributes:
       num_classes: how many labels it chooses among; 0: the vocabulary.
+      real_targets: it predicts a real number instead of a class.
       readout: which hidden states it sees: a name of `lm.model.pooling.READOUTS`.
       target_fraction: about the share of the tokens that count in the loss.
       counts: of the vocabulary's tokens in the training text, for heads that ask; None: tokens
@@ -268,6 +269,7 @@ class OutputSpace:
     """
 
     num_classes: int = 0
+    real_targets: bool = False
     readout: str = "all_positions"
     target_fraction: float = 1.0
     counts: tuple[int, ...] | None = None

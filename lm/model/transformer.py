@@ -56,6 +56,8 @@ class Transformer(nn.Module):
         kind, options = OUTPUTS[config.head.head], dict(config.head.options)
         if kind.needs_counts:
             options["counts"] = outputs.counts
+        if outputs.real_targets:
+            options["real_targets"] = True
         transforms = config.transform is not None and outputs.readout == "all_positions"
         features = config.embedding.embedding_dim if transforms else config.d_model
         return kind(
@@ -155,7 +157,7 @@ class Transformer(nn.Module):
         """
         seen = self.states(batch)
         found = {"nats": self._each("negative_log_likelihood", seen, batch)}
-        real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
+        real = self.outputs.real_targets
         if real or self.outputs.num_classes:
             found["values" if real else "log_probs"] = self.head_outputs(seen, batch)
         else:
@@ -167,7 +169,7 @@ class Transformer(nn.Module):
     def head_outputs(self, seen: Seen, batch: Batch) -> jax.Array:
         """Log-probabilities [B, T, V] of what the head sees; of real targets, values [B, T]."""
         states, table = seen
-        if jnp.issubdtype(batch.targets.dtype, jnp.floating):
+        if self.outputs.real_targets:
             return self.head.values(self._tokens(states)).reshape(batch.targets.shape)
         if table is not None:
             return self._point("log_probs", states, table)

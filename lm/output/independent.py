@@ -62,10 +62,12 @@ class SquaredHead(LogitsHead):
     Attributes:
       emphasis: k, above 0; the paper uses 1, and 15 for a thousand classes.
       margin: M, the target's value; the paper uses 1, and 30 for a thousand classes.
+      real_targets: targets are real numbers, of which the head predicts one (V = 1).
     """
 
     emphasis: float = 1.0
     margin: float = 1.0
+    real_targets: bool = False
 
     @property
     def training_logits(self) -> int:
@@ -76,7 +78,7 @@ class SquaredHead(LogitsHead):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """Training loss per token, [N]."""
-        if jnp.issubdtype(targets.dtype, jnp.floating):
+        if self.real_targets:
             return jnp.square(self.values(hidden) - targets)
         if self.is_initializing():
             self.logits(hidden, embedding)
@@ -97,7 +99,7 @@ class SquaredHead(LogitsHead):
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
-        if jnp.issubdtype(targets.dtype, jnp.floating):
+        if self.real_targets:
             return 0.5 * (self.loss(hidden, targets) + math.log(2.0 * math.pi))
         return super().negative_log_likelihood(hidden, targets, embedding)
 

@@ -42,6 +42,7 @@ def build_model(
     asks = counts is not None and OUTPUTS[config.output.head].needs_counts
     outputs = OutputSpace(
         num_classes=layout.num_classes if layout else 0,
+        real_targets=layout is not None and build_task(config).real_targets,
         readout=build_task(config).readout if layout else "all_positions",
         target_fraction=OBJECTIVES[config.objective].share(chosen_options(config.corruption, ())),
         counts=tuple(np.asarray(counts).tolist()) if asks else None,

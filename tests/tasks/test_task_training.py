@@ -96,7 +96,7 @@ def test_every_task_trains_and_reports(task_config, labelled, tmp_path, name):
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_a_few_words(task_config, name, prediction, told):
-    assert build_task(override(task_config, {"task.name": name})).told(prediction) == told
+    assert build_task(override(task_config, {"task.name": name})).describe(prediction) == told
 
 
 @pytest.mark.slow

@@ -58,8 +58,7 @@ def forward(model: Transformer, train: bool = True) -> Forward:
         (nats, seen), weights = found, batch.weights.reshape(-1)
         states, table = seen
         head: Any = model.output_head()
-        real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
-        if real or table is not None or head.sequence_level:
+        if model.outputs.real_targets or table is not None or head.sequence_level:
 
             def told(params: Any, seen: Any) -> Any:
                 found: Any = model.apply({"params": params}, seen, batch, method="head_outputs")
