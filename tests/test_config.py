@@ -7,9 +7,9 @@ import pytest
 from configs import default, finetune
 from lm.config import content_hash, identity, override
 from lm.errors import UserError
+from lm.experiment.validate import check
 from lm.tasks.layout import Layout
 from lm.training.build_model import build_model
-from lm.training.validate import check
 from tests.test_golden import SHIPPED
 
 CHAIN = {

@@ -28,14 +28,12 @@ MOST_IMPORTS = 15
 UPWARD = {
     ("checkpoints", "experiment"),
     ("training", "checkpoints"),
-    ("training", "evaluation"),
     ("training", "experiment"),
 }
 CIRCLES = {
     ("lm.checkpoints", "lm.experiment.continual"),
     ("lm.checkpoints", "lm.training.regularization"),
     ("lm.experiment", "lm.training"),
-    ("lm.experiment.continual", "lm.training"),
 }
 MANY_IMPORTS = {
     "lm.checkpoints.restore",

@@ -23,6 +23,7 @@ from lm.experiment.primary_metric import check_finite, describe_metrics, primary
 from lm.experiment.provenance import commit
 from lm.experiment.result import describe
 from lm.experiment.run_dir import claimed, held, open_workdir
+from lm.experiment.validate import check
 from lm.training.announce import announced
 from lm.training.early_stopping import Stopping
 from lm.training.layerwise_lr import shared_layer_rate
@@ -35,7 +36,6 @@ from lm.training.profiling.paths import attention_path, output_path
 from lm.training.program import corpus_program, prepare_corpus
 from lm.training.regularization.generalization_gap import follow_gap
 from lm.training.train_step import Program, check_devices
-from lm.training.validate import check
 
 
 def train(

@@ -10,8 +10,6 @@ from lm.data import holds_pairs
 from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import check_special_tokens
 from lm.errors import UserError
-from lm.evaluation.prompting.check import check_prompt
-from lm.experiment.continual.check import check_continual
 from lm.model.activations import GATED
 from lm.model.config import model_config, model_keys
 from lm.tasks.check import check_task
@@ -78,10 +76,6 @@ _KEYS = (
     Key("evaluation.num_examples", at_least=0),
     Key("evaluation.patience", at_least=0),
     Key("log.every", at_least=1),
-    Key("prompt.num_shots", at_least=0),
-    Key("continual.replay_fraction", at_least=0, below=1),
-    Key("continual.memory_size", at_least=0),
-    Key("continual.stage", at_least=0),
 )
 
 
@@ -96,9 +90,6 @@ def check(config: Config) -> None:
         check_task(config)
     else:
         _check_objective(config)
-    if config.prompt.source:
-        check_prompt(config)
-    check_continual(config)
     check_options(config)
     _check_shapes(config)
 

@@ -18,10 +18,10 @@ from lm.config import declared, override, to_dict
 from lm.errors import UserError, nearest
 from lm.experiment.continuation import total_steps
 from lm.experiment.run_dir import open_workdir
+from lm.experiment.validate import check
 from lm.tasks.layout import Layout
 from lm.training.build_model import build_model
 from lm.training.regularization.teacher import teacher_config
-from lm.training.validate import check
 from tests.commands import run
 
 # Between them, they look at every key.

@@ -1,6 +1,6 @@
 """Checks config.prompt against the labels of the task and the output head."""
 
-from lm.config import Config
+from lm.config import Config, Key
 from lm.errors import UserError, one_of
 from lm.evaluation.prompting.query_encoder import LENGTH_NORMALIZERS, MLM_SCORING
 from lm.evaluation.prompting.template import parse
@@ -13,6 +13,9 @@ from lm.tasks.multiple_choice import READINGS
 
 def check_prompt(config: Config) -> None:
     """Raises UserError for the first invalid setting."""
+    Key("prompt.num_shots", at_least=0).check(config)
+    if not config.prompt.source:
+        return
     prompt, labels = config.prompt, config.task.labels
     one_of("prompt.length_normalization", prompt.length_normalization, LENGTH_NORMALIZERS)
     one_of("prompt.mlm_scoring", prompt.mlm_scoring, MLM_SCORING)

@@ -12,6 +12,7 @@ from scipy.special import log_softmax, logsumexp
 from lm.checkpoints.restore import Restored
 from lm.config import Config
 from lm.errors import UserError
+from lm.evaluation.prompting.check import check_prompt
 from lm.evaluation.prompting.examples import Example, Examples, draw_shots, read_examples
 from lm.evaluation.prompting.query_encoder import LENGTH_NORMALIZERS, query_encoder
 from lm.evaluation.prompting.template import Query, Template, parse
@@ -41,6 +42,7 @@ def evaluate_prompts(run: Restored, folder: epath.Path | None = None) -> dict[st
     Raises:
       UserError: a record lacks a column of the config, or there are too few examples to show.
     """
+    check_prompt(run.config)
     prompt, examples = run.config.prompt, read_examples(run.config)
     questions = _questions(run.config, examples)
     queries = [query for question in questions for query in question.queries]

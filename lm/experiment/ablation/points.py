@@ -13,7 +13,7 @@ from etils import epath
 from lm.checkpoints.resolve import adopted
 from lm.config import Config, content_hash, load, override, reading
 from lm.errors import UserError
-from lm.training.validate import check
+from lm.experiment.validate import check
 
 
 @dataclasses.dataclass(frozen=True)

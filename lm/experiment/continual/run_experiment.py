@@ -13,9 +13,9 @@ from lm.experiment.continual.chain import TABLE, stage_configs, train_stages
 from lm.experiment.primary_metric import summary
 from lm.experiment.run_dir import claimed, held, open_workdir
 from lm.experiment.train import train
+from lm.experiment.validate import check
 from lm.training.program import corpus_program, prepare_corpus
 from lm.training.train_step import check_devices
-from lm.training.validate import check
 
 
 def run_experiment(

@@ -1,8 +1,18 @@
-"""Checks config.continual, and config.regularization.ewc, which needs earlier tasks."""
+"""Checks the config of an experiment before any work: what training checks, config.prompt, and
+config.continual with config.regularization.ewc, which needs earlier tasks.
+"""
 
-from lm.config import Config
+from lm.config import Config, Key
 from lm.errors import UserError
+from lm.evaluation.prompting.check import check_prompt
 from lm.tasks import build_task
+from lm.training import validate
+
+_KEYS = (
+    Key("continual.replay_fraction", at_least=0, below=1),
+    Key("continual.memory_size", at_least=0),
+    Key("continual.stage", at_least=0),
+)
 
 _OF_EARLIER_TASKS = (
     "continual.replay_fraction",
@@ -11,8 +21,17 @@ _OF_EARLIER_TASKS = (
 )
 
 
+def check(config: Config) -> None:
+    """Raises UserError for the first impossible setting."""
+    validate.check(config)
+    for feature in FEATURE_CHECKS:
+        feature(config)
+
+
 def check_continual(config: Config) -> None:
     """Raises UserError for the first invalid setting of config.continual or regularization.ewc."""
+    for key in _KEYS:
+        key.check(config)
     if config.continual.sources:
         _check_tasks(config)
         _check_place(config)
@@ -77,3 +96,6 @@ def _given(config: Config, *names: str) -> list[str]:
     """Those of the config keys that are set, with their values."""
     values = {name: config[name.split(".")[0]][name.split(".")[1]] for name in names}
     return [f"config.{name} = {value}" for name, value in values.items() if value]
+
+
+FEATURE_CHECKS = (check_prompt, check_continual)
