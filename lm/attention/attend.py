@@ -13,7 +13,6 @@ from lm.attention.blockwise import attend_blockwise
 from lm.attention.chunking import plan_blocks
 from lm.attention.fused import fused_attention, has_kernel
 from lm.attention.mask import Mask
-from lm.devices.cpu import fusion_barrier
 from lm.softmax import WEIGHTINGS
 
 
@@ -74,10 +73,8 @@ def attend(
 
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
     query = query.reshape(query.shape[0], length, groups, -1, query.shape[3])
-    query = fusion_barrier((query * query.shape[4] ** -0.5).transpose(0, 2, 3, 1, 4))
+    query = (query * query.shape[4] ** -0.5).transpose(0, 2, 3, 1, 4)
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-    if mask.offset is None:
-        key, value = fusion_barrier((key, value))
     query_gate, key_gate = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
     queries, keys = (query, query_gate), (key, value, key_gate)
     shared = (

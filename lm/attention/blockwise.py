@@ -10,8 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu import fusion_barrier
-
 # context(queries, keys, shared, fixed, start, first_key) -> [..., n, K]
 Context = Callable[..., jax.Array]
 
@@ -71,7 +69,7 @@ def _forward(context, parts, queries, keys, shared, fixed):
 
 def _part_forward(context, part, queries, keys, shared, fixed):
     if part.blocks == 1:
-        slices = fusion_barrier(_slices(part, queries, keys, part.start))
+        slices = _slices(part, queries, keys, part.start)
         return jax.vjp(_block(context, part, keys, fixed, part.start), *slices, shared)
 
     def one(start):
@@ -108,7 +106,7 @@ def _part_backward(context, part, gradient, operands, of_part, sums):
         return (of_keys, jax.tree.map(_plus, sums[1], of_shared)), of_query
 
     if part.blocks == 1:
-        sums, of_query = add(sums, fusion_barrier(of_part), gradient, part.start)
+        sums, of_query = add(sums, of_part, gradient, part.start)
         return of_query, sums
 
     def one(sums, start):
@@ -165,6 +163,4 @@ def _add_at(total: jax.Array, x: jax.Array, first: Any) -> jax.Array:
     """Adds `x` into the sums from `first` on along the axis before the last."""
     before = _take(total, first, x.shape[-2])
     axis = total.ndim - 2
-    return fusion_barrier(
-        jax.lax.dynamic_update_slice_in_dim(total, _plus(before, x), first, axis=axis)
-    )
+    return jax.lax.dynamic_update_slice_in_dim(total, _plus(before, x), first, axis=axis)

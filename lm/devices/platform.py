@@ -2,17 +2,32 @@
 devices that are only described, so that a program for a TPU can be compiled on a laptop.
 """
 
+from typing import Any, Protocol
+
 import jax
-from jax.sharding import AbstractDevice
 
 
-def target_device() -> jax.Device | AbstractDevice:
+class Device(Protocol):
+    """A device, or the description of one."""
+
+    @property
+    def platform(self) -> str:
+        """Such as "cpu", "gpu", "tpu"."""
+        ...
+
+    @property
+    def device_kind(self) -> str:
+        """Its model, such as "TPU v5 lite"."""
+        ...
+
+
+def target_device() -> Device:
     """A device of the mesh that `jax.set_mesh` set; without a mesh, JAX's default device."""
-    described = jax.sharding.get_abstract_mesh().abstract_device
+    described: Any = jax.sharding.get_abstract_mesh().abstract_device
     if described is not None:
         return described
-    default = jax.config.jax_default_device
-    return default if isinstance(default, jax.Device) else jax.devices(default)[0]
+    default: Any = jax.default_device.value
+    return jax.devices(default)[0] if default is None or isinstance(default, str) else default
 
 
 def platform() -> str:

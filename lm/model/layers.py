@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from lm.attention import Mask
 from lm.attention.positions import AlibiBias, RelativeBias, alibi_slopes
-from lm.devices.cpu import fusion_barrier
 from lm.model.activations import ACTIVATIONS, GATED
 from lm.model.config import BlockConfig, FeedForwardConfig, Numerics, StackConfig, TransformConfig
 from lm.model.multihead import MultiHeadAttention
@@ -30,14 +29,13 @@ class FeedForward(nn.Module):
         """[B, L, D] -> [B, L, D]."""
         config, numerics = self.config, self.config.numerics
         act = ACTIVATIONS[config.activation]
-        inner = fusion_barrier(numerics.dense(config.mlp_dim, "in", config.bias)(x))
+        inner = numerics.dense(config.mlp_dim, "in", config.bias)(x)
         # Only the inputs of the activation are kept for the backward pass.
         if config.activation in GATED:
-            gate = fusion_barrier(numerics.dense(config.mlp_dim, "gate", config.bias)(x))
+            gate = numerics.dense(config.mlp_dim, "gate", config.bias)(x)
             inner = jax.checkpoint(lambda gate, inner: act(gate) * inner)(gate, inner)
         else:
             inner = jax.checkpoint(act)(inner)
-        inner = fusion_barrier(inner)
         return numerics.dense(x.shape[-1], "out", config.bias, config.out_init_std)(inner)
 
 
@@ -93,7 +91,7 @@ class Block(nn.Module):
         y = branch(y)
         if config.norm_position == "sandwich":
             y = config.norm.build(f"{name}_out_norm")(y)
-        y = fusion_barrier(x + nn.Dropout(config.dropout, deterministic=not train)(y))
+        y = x + nn.Dropout(config.dropout, deterministic=not train)(y)
         return config.norm.build(f"{name}_norm")(y) if config.norm_position == "post" else y
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu import fusion_barrier
 from lm.output.logit_transform import LogitTransform
 
 
@@ -61,11 +60,10 @@ def _forward(z, params, targets, mean, entropy, axis, transform):
     if axis is not None:
         targets = targets - jax.lax.axis_index(axis) * z.shape[-1]
     is_target = _is_target(z, targets)
-    top = fusion_barrier(transform.value(_over(jax.lax.pmax, jnp.max(z, axis=-1), axis), params))
+    top = transform.value(_over(jax.lax.pmax, jnp.max(z, axis=-1), axis), params)
     target_logit = _over(jax.lax.psum, _target_logits(z, targets, axis), axis)
     target_logit = transform.value(target_logit, params)
     exponentials = jnp.where(is_target, 0.0, transform.exponential(z, top[:, None], params))
-    exponentials = fusion_barrier(exponentials)
     others = _over(jax.lax.psum, jnp.sum(exponentials, axis=-1), axis)
     own = jnp.exp(target_logit - top)
     total = others + own

@@ -7,7 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu import fusion_barrier
 from lm.output.base import take_targets
 from lm.output.pointwise import LogitsHead
 from lm.softmax import WEIGHTINGS
@@ -81,7 +80,7 @@ def fenchel_young(z: jax.Array, targets: jax.Array, alpha: float) -> jax.Array:
 
 
 def _forward(z, targets, alpha):
-    p = fusion_barrier(entmax(z, alpha))
+    p = entmax(z, alpha)
     power = p**2 if alpha == 2.0 else p * jnp.sqrt(p) if alpha == 1.5 else p**alpha
     entropy = (1.0 - jnp.sum(power, axis=-1)) / (alpha * (alpha - 1.0))
     return jnp.sum(p * (z - take_targets(z, targets)[:, None]), axis=-1) + entropy, (p, targets)

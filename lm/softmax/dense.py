@@ -9,7 +9,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu import fusion_barrier
 from lm.softmax.weighting import (
     divide_by_sum,
     row_length,
@@ -26,9 +25,9 @@ def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
 @jax.custom_jvp
 def _softmax(z: jax.Array) -> jax.Array:
-    exponentials = fusion_barrier(jnp.exp(z - fusion_barrier(row_maximum(z))))
+    exponentials = jnp.exp(z - row_maximum(z))
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
-    return fusion_barrier(divide_by_sum(exponentials, total))
+    return divide_by_sum(exponentials, total)
 
 
 @_softmax.defjvp
@@ -37,7 +36,7 @@ def _softmax_jvp(primals, tangents):
     weights = _softmax(*primals)
     (direction,) = tangents
     mean = jnp.sum(weights * direction, axis=-1, keepdims=True)
-    return weights, weights * (direction - fusion_barrier(mean))
+    return weights, weights * (direction - mean)
 
 
 def temperature(

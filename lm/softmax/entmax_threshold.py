@@ -12,7 +12,6 @@ sweeps over the row are enough. And on a CPU the sweeps run over blocks of rows 
 import jax
 import jax.numpy as jnp
 
-from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import device_count, platform
 from lm.softmax.weighting import divide_by_sum
 
@@ -39,11 +38,11 @@ def threshold_weights(scores: jax.Array, alpha: Alpha) -> jax.Array:
     """
     if not isinstance(alpha, float):
         alpha = jnp.broadcast_to(alpha, (*scores.shape[:-1], 1))
+    # On a CPU blocks of rows stay in its cache: without, entmax takes 1.18 to 1.39 times as long.
     # With several devices the leading axes may be split over them, and a loop over rows would
     # gather what is split; accelerators want the whole array at once.
     alone = platform() == "cpu" and device_count() == 1
-    found = (_in_blocks if alone else _threshold)(scores, alpha)
-    top, tau, total = fusion_barrier(found)
+    top, tau, total = (_in_blocks if alone else _threshold)(scores, alpha)
     weights, _ = _powers((alpha - 1.0) * (scores - top) - tau, alpha)
     return weights * divide_by_sum(jnp.ones_like(total), total)
 
@@ -63,7 +62,6 @@ def _powers(slack: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array]:
     slack = jnp.maximum(slack, -1.0)
     exponent = (2.0 - alpha) / (alpha - 1.0)
     lower = jnp.where(slack > -1.0, jnp.exp(exponent * jnp.log1p(slack)), 0.0)
-    lower = fusion_barrier(lower)
     return lower * (1.0 + slack), lower
 
 
@@ -99,9 +97,9 @@ def _threshold(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array, j
     exact = isinstance(alpha, float) and alpha in (1.5, 2.0)
     tau = jnp.full_like(top, -1.0 if exact else 0.0)
     if groups is not scores:
-        leaders = fusion_barrier(rate * (groups - top))
+        leaders = rate * (groups - top)
         tau = jax.lax.fori_loop(0, _GROUP_SWEEPS, lambda _, tau: sweep(leaders, tau)[0], tau)
-    z = fusion_barrier(rate * (scores - top))
+    z = rate * (scores - top)
     _, tau, _, total = jax.lax.while_loop(
         unfinished, lambda carry: (carry[0] + 1, *sweep(z, carry[1])), (1, *sweep(z, tau))
     )

@@ -141,14 +141,14 @@ def _sensitivity(weights: jax.Array, alpha: float | jax.Array) -> jax.Array:
     inner = jnp.where(support, weights, 1.0)
     if isinstance(alpha, float) and alpha == 1.5:
         return jnp.where(support, jnp.sqrt(inner), 0.0)
-    return fusion_barrier(jnp.where(support, jnp.exp((2.0 - alpha) * jnp.log(inner)), 0.0))
+    return jnp.where(support, jnp.exp((2.0 - alpha) * jnp.log(inner)), 0.0)
 
 
 def _along_scores(sensitivity: jax.Array, direction: jax.Array) -> jax.Array:
     """Gives sens * (d - <sens, d> / sum sens), the derivative of the weights along d."""
     total = jnp.sum(sensitivity, axis=-1, keepdims=True)
     mean = divide_by_sum(jnp.sum(sensitivity * direction, axis=-1, keepdims=True), total)
-    return sensitivity * (direction - fusion_barrier(mean))
+    return sensitivity * (direction - mean)
 
 
 def _centred(change: jax.Array, sensitivity: jax.Array) -> jax.Array:
