@@ -68,8 +68,10 @@ def test_the_second_moment_of_bfloat16_gradients_forgets_as_it_should(b2, update
 def test_bfloat16_parameters_are_moved_as_those_in_float32(name):
     tx = optimizer(config_of(**{"optimizer.name": name}), 1_000)
     slopes = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, 300), jnp.bfloat16)
-    wide = jax.tree.map(lambda p: p.astype(jnp.float32), PARAMS)
-    one, other = after(tx, PARAMS, slopes), after(tx, wide, slopes.astype(jnp.float32))
+    # Only Adafactor needs matrices of 128 x 128, which it factors.
+    params = PARAMS if name == "adafactor" else jax.tree.map(lambda p: p[:16, :16], PARAMS)
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    one, other = after(tx, params, slopes), after(tx, wide, slopes.astype(jnp.float32))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
 
 

@@ -70,7 +70,8 @@ def everything_of(name, with_options):
     head, _ = head_of(name, **(OPTIONS[name] if with_options else {}))
     _, targets = inputs()
 
-    @jax.jit
+    # Logits of some thousands lose digits where LLVM does not round two products of them alike.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def everything(variables, hidden):
         found = {
             method: head.apply(variables, hidden, targets, method=method)
