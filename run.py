@@ -196,11 +196,11 @@ def gallery() -> int:
 
 def _config() -> Config:
     """The config, completed from the checkpoint and the adapter that it names."""
-    from lm.checkpoints.resolve import adopted
+    from lm.checkpoints.resolve import resolve_init
 
     if _CONFIG.value is None:
         raise UserError(f"{sys.argv[1]} needs --config=FILE[:ARG], such as configs/clm.py:tiny")
-    return adopted(_CONFIG.value, _CONFIG_FLAG.override_values)
+    return resolve_init(_CONFIG.value, _CONFIG_FLAG.override_values)
 
 
 def _ablation() -> tuple[Any, Any]:
@@ -217,7 +217,8 @@ def _restored(headless: bool = False) -> Any:
     """The checkpoint of the workdir, or without one that of the config's init_from, which may lack
     its head where `headless`.
     """
-    from lm.checkpoints.restore import open_pretrained, restore
+    from lm.checkpoints.pretrained import open_pretrained
+    from lm.checkpoints.restore import restore
 
     config = None if _CONFIG.value is None else _config()
     if not _WORKDIR.value and config is not None and config.init_from:

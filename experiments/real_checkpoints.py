@@ -22,8 +22,8 @@ import numpy as np
 from configs import default
 from experiments.archives import fetch
 from lm.checkpoints.hf import open_checkpoint, with_checkpoint_model
-from lm.checkpoints.initialize import pretrained_params
-from lm.checkpoints.restore import open_pretrained
+from lm.checkpoints.init_params import pretrained_params
+from lm.checkpoints.pretrained import open_pretrained
 from lm.evaluation.embed import embed
 from lm.experiment.provenance import commit, versions
 from lm.model.transformer import Batch

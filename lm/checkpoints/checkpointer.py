@@ -1,5 +1,5 @@
 """Saves a run's state and restores it, with Orbax: asynchronous saves, restores onto any mesh, and
-a fingerprint in every checkpoint by which damage is found when it is read.
+a checksum in every checkpoint, by which damage is found when it is read.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,15 +16,14 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from lm.checkpoints.fingerprint import fingerprint
-from lm.checkpoints.layer_layout import lies_otherwise, relaid
-from lm.checkpoints.quiet import cause, quiet
-from lm.devices.sharding import path_name, tree_shardings, whole
+from lm.checkpoints.checksum import checksum
+from lm.checkpoints.layer_layout import layouts_differ, named_leaves, to_layout
+from lm.devices.sharding import tree_shardings, whole
 from lm.errors import UserError, explain
 from lm.training.train_state import TrainState
 
-# In a checkpoint's own metadata: the fingerprint of what it holds.
-FINGERPRINT = "fingerprint"
+# In a checkpoint's own metadata: the checksum of what it holds.
+CHECKSUM = "checksum"
 
 
 class DamagedCheckpoint(UserError):
@@ -33,18 +33,18 @@ class DamagedCheckpoint(UserError):
 class Checkpoints:
     """The checkpoints of one workdir, in its folder `checkpoints`, named by step.
 
-    The fingerprint of a state is saved within its checkpoint, so that neither is ever there without
-    the other: Orbax makes a checkpoint visible as a whole, by renaming its folder.
+    The checksum of a state is saved within its checkpoint, so that neither exists without the
+    other: Orbax makes a checkpoint visible as a whole, by renaming its folder.
 
-    Only the run that writes them gives `keep`, how many stay; it alone clears away what a killed
-    save left, and moves damaged checkpoints into the workdir's folder `damaged`.
+    Only the run that writes them gives `max_to_keep`; it alone removes what a killed save left, and
+    moves damaged checkpoints into the workdir's folder `damaged`.
     """
 
-    def __init__(self, workdir: epath.PathLike, keep: int | None = None):
+    def __init__(self, workdir: epath.PathLike, max_to_keep: int | None = None):
         # Orbax insists on absolute paths.
         self.folder = epath.Path(workdir).resolve() / "checkpoints"
-        self._kept = _Kept(keep)
-        self._owner = keep is not None
+        self._preservation = _Preservation(max_to_keep)
+        self._is_writer = max_to_keep is not None
         self._saving = None
 
     @property
@@ -70,11 +70,11 @@ class Checkpoints:
             try:
                 self._metadata(step)
             except DamagedCheckpoint as error:
-                self._pass_over({step: error})
+                self._set_aside({step: error})
         logging.getLogger("absl").addFilter(_not_of_orbax)
-        policy: Any = self._kept
+        policy: Any = self._preservation
         return ocp.training.Checkpointer(
-            self.folder, preservation_policy=policy, cleanup_tmp_directories=self._owner
+            self.folder, preservation_policy=policy, cleanup_tmp_directories=self._is_writer
         )
 
     def save(self, state: TrainState) -> None:
@@ -86,12 +86,12 @@ class Checkpoints:
                 step,
                 state.saved,
                 force=True,
-                custom_metadata={FINGERPRINT: _fingerprint(state.saved)},
+                custom_metadata={CHECKSUM: checksum(named_leaves(state.saved))},
             )
 
     def protect(self, step: int) -> None:
         """Keeps the checkpoint of a step, however many follow it; until another is protected."""
-        self._kept.protected = step
+        self._preservation.protected = step
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints that came after a step, which is then the newest."""
@@ -110,17 +110,17 @@ class Checkpoints:
         """The state of a step, with the shapes and shardings of `abstract`.
 
         Without a step it is the newest that is whole; those after it are named on stderr. Layers
-        lie as in `abstract`, however they were saved.
+        have the layout of `abstract`, however they were saved.
 
         Raises:
           UserError: where there is none, or none that is whole.
           DamagedCheckpoint: where that of `step` is not.
         """
-        names = set(_named_leaves(abstract))
+        names = named_leaves(abstract).keys()
 
         def wanted(step: int) -> Any:
             saved = self._metadata(step).metadata
-            if not lies_otherwise(set(_named_leaves(saved)), names):
+            if not layouts_differ(named_leaves(saved).keys(), names):
                 return abstract
             mesh = jax.tree.leaves(abstract)[0].sharding.mesh
             saved = self._abstract(whole(mesh), step)
@@ -128,8 +128,8 @@ class Checkpoints:
             return jax.tree.map(lambda x, s: x.update(sharding=s), saved, shardings)
 
         state = self._load(wanted, step)
-        found = _named_leaves(state)
-        return relaid(found, abstract) if lies_otherwise(set(found), names) else state
+        found = named_leaves(state)
+        return to_layout(found, abstract) if layouts_differ(found.keys(), names) else state
 
     def load_raw(self, sharding: Any) -> Any:
         """The newest state that is whole as nested dictionaries, every array with one sharding.
@@ -161,7 +161,7 @@ class Checkpoints:
                 if (self.folder / str(steps[-1])).exists():
                     damaged[steps[-1]] = error
             else:
-                self._pass_over(damaged, f"; step {steps[-1]} is used instead")
+                self._set_aside(damaged, f"; step {steps[-1]} is used instead")
                 return state
         if damaged:
             raise UserError(
@@ -173,14 +173,14 @@ class Checkpoints:
     def _verified(self, abstract: Callable[[int], Any], step: int) -> Any:
         """The state of a step, which is what was saved."""
         path, recorded = self.folder / str(step), self._metadata(step).custom_metadata
-        with _named(path):
+        with _reading(path):
             state = ocp.load(path, abstract(step), checkpointable_name="state")
-        if (expected := (recorded or {}).get(FINGERPRINT)) is None:
+        if (expected := (recorded or {}).get(CHECKSUM)) is None:
             raise DamagedCheckpoint(
                 f"checkpoint {path} is damaged, or of an older version of this code: it has no "
-                "fingerprint, by which to tell"
+                "checksum, by which to tell"
             )
-        if expected != _fingerprint(state):
+        if expected != checksum(named_leaves(state)):
             raise DamagedCheckpoint(
                 f"checkpoint {path} is damaged: it does not hold what was saved"
             )
@@ -188,7 +188,7 @@ class Checkpoints:
 
     def _metadata(self, step: int) -> Any:
         path = self.folder / str(step)
-        with _named(path):
+        with _reading(path):
             return ocp.metadata(path, checkpointable_name="state")
 
     def _abstract(self, sharding: Any, step: int) -> Any:
@@ -198,11 +198,11 @@ class Checkpoints:
             self._metadata(step).metadata,
         )
 
-    def _pass_over(self, damaged: dict[int, DamagedCheckpoint], instead: str = "") -> None:
-        """Says which are damaged; the run that writes here moves them away and loses nothing."""
+    def _set_aside(self, damaged: dict[int, DamagedCheckpoint], instead: str = "") -> None:
+        """Reports damaged checkpoints; the run that writes here moves them away."""
         for step, error in damaged.items():
             kept = ""
-            if self._owner and jax.process_index() == 0:
+            if self._is_writer and jax.process_index() == 0:
                 target = _free_name(self.folder.parent / "damaged" / str(step))
                 target.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(target)
@@ -216,7 +216,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 @dataclasses.dataclass
-class _Kept:
+class _Preservation:
     """Orbax's policy: the latest `number` checkpoints (None: all), and a protected one."""
 
     number: int | None
@@ -231,29 +231,46 @@ class _Kept:
         ]
 
 
-def _fingerprint(state: Any) -> str:
-    """Of a state, or of the nested dictionaries as which Orbax reads one."""
-    return fingerprint(_named_leaves(state))
-
-
-def _named_leaves(state: Any) -> dict[str, Any]:
-    return {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}
-
-
 @contextlib.contextmanager
-def _named(path: epath.Path) -> Iterator[None]:
+def _reading(path: epath.Path) -> Iterator[None]:
     """Turns any failure to read a checkpoint into one line; but for those of the machine, such as
     too little memory, with which it may be whole.
     """
     try:
-        with quiet():
+        with _silent_stderr():
             yield
     except Exception as error:
         if explain(error):
             raise
         raise DamagedCheckpoint(
-            f"checkpoint {path} cannot be read ({cause(error)}): it is damaged or of another model"
+            f"checkpoint {path} cannot be read ({_cause(error)}): it is damaged or of another model"
         ) from None
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keeps stderr clean while a load fails: TensorStore's threads print tracebacks to it."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.5)  # Stragglers print when the event loop is gone.
+        raise
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _cause(error: BaseException) -> str:
+    """The first cause of an error, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = " ".join(str(error).split())
+    return line if len(line) <= 160 else line[:157] + "..."
 
 
 def _free_name(path: epath.Path) -> epath.Path:

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from lm.checkpoints.initialize import Checkpoints, starting_state
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.initialize import starting_state
 from lm.checkpoints.teacher import with_teacher
 from lm.config import Config
 from lm.experiment.continual.importance import with_importance

@@ -1,5 +1,5 @@
-"""Which knobs does something else decide? A checkpoint those of the model, an adapter those of the
-method, where a run starts from them; epochs how many steps there are.
+"""Sets the config keys that initial parameters determine: those of the model by a checkpoint, those
+of the method by an adapter.
 """
 
 from collections.abc import Iterable
@@ -10,19 +10,18 @@ from lm.config import Config, check_types, flatten
 from lm.errors import UserError
 
 
-def adopted(config: Config, given: Iterable[str]) -> Config:
-    """A config with what `init_from` and `finetuning.adapter_from` decide, where these name
-    anything.
+def resolve_init(config: Config, given: Iterable[str]) -> Config:
+    """A config with the keys that `init_from` and `finetuning.adapter_from` determine.
 
     Raises:
-      UserError: where one of the dotted knobs that were `given` contradicts these, or a value has
+      UserError: where one of the dotted keys that were `given` contradicts these, or a value has
         another type than its key.
     """
     check_types(config)
     given = tuple(given)
     if "steps" in given and config.epochs is not None:
         raise UserError(
-            f"config.steps = {config.steps} is not looked at where config.epochs = {config.epochs} "
+            f"config.steps = {config.steps} is not used where config.epochs = {config.epochs} "
             "says how many; set --config.epochs instead"
         )
     found = with_adapter_keys(with_checkpoint_model(config))

@@ -1,6 +1,4 @@
-"""What did a run leave behind? A workdir's config, text, program and parameters, for evaluation and
-generation; or a checkpoint of transformers, as if it were the start of a run.
-"""
+"""Restores a run from its workdir for evaluation and generation: config, text, parameters."""
 
 import dataclasses
 import functools
@@ -10,29 +8,26 @@ from typing import Any
 import jax
 from etils import epath
 
-from lm.checkpoints.hf import is_checkpoint, open_checkpoint
-from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_state
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.resume import FREE, LENGTH
 from lm.checkpoints.run_files import check_same_config, check_same_text, recorded_config
-from lm.config import CACHE, Config, override
-from lm.data import Dataset, Tokenizer, make_tokenizer
+from lm.config import CACHE, Config
+from lm.data import Dataset, Tokenizer
 from lm.data.chat import Chat
 from lm.data.special_tokens import EncoderDecoderTokens, SpecialTokens, encoder_decoder_tokens
-from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.output import OUTPUTS
-from lm.tasks import build_task, predicts_tokens
 from lm.tasks.base import Labels, Task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
-from lm.tasks.prepare import layout_of
 from lm.training.profiling.memory import check_memory
-from lm.training.program import corpus_program, prepare_corpus, shared_program
+from lm.training.program import corpus_program, prepare_corpus
 from lm.training.regularization.teacher import without_teacher
 from lm.training.train_step import Program
 from lm.training.validate import check, check_recorded
 
-_BESIDES = tuple(key for key in FREE if key != "model.scan")
+# Config keys that may differ from those of the workdir.
+_FREE = (*(key for key in FREE if key != "model.scan"), *LENGTH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Restored:
 
     @property
     def frame(self) -> EncoderDecoderTokens:
-        """What stands around the texts of an encoder-decoder: config.special_tokens, but END where
+        """The tokens around the texts of an encoder-decoder: config.special_tokens, but END where
         an objective has trained it, which packs texts so.
         """
         packed = self.step > 0 and not self.config.task.name
@@ -71,8 +66,8 @@ class Restored:
 
     @property
     def around(self) -> SpecialTokens:
-        """What stands around a text of a decoder or encoder that is read as a whole: what it was
-        trained with here; else, of a decoder, what its tokenizer puts there itself.
+        """The tokens around a text that a decoder or encoder reads as a whole: those that it was
+        trained with here; else, of a decoder, those of its tokenizer.
         """
         if self.config.model.architecture == "decoder" and not self.step:
             return self.tokenizer.own_specials
@@ -117,9 +112,9 @@ def restore(
     """Reads a workdir's checkpoint; `step` None takes the newest.
 
     The config is the workdir's own, or `given`, which may differ as that of a run that goes on, but
-    for model.scan. A workdir may be anyone's: what its config names outside of it is said, and its
-    cache, where compiled programs are read from, is that of `given`, or else `CACHE`; a `cache`
-    here comes before both.
+    for model.scan. A workdir may be anyone's: the files that its config names outside of it are
+    printed, and the cache, where compiled programs are read from, is `cache`, else that of `given`,
+    else `CACHE`.
 
     Raises:
       UserError: where the folder is no run's, or an older version's; where its config is
@@ -133,11 +128,11 @@ def restore(
         raise UserError(f"{workdir} is a chain of runs; name one of them, such as {workdir / '1'}")
     if given is not None:
         check(given)
-        check_same_config(given, config, workdir, ignored=(*_BESIDES, *LENGTH))
+        check_same_config(given, config, workdir, ignored=_FREE)
         config = given
     else:
         check_recorded(config, recorded)
-        _distrust(config, workdir)
+        _warn_of_sources(config, workdir)
     config.cache_dir = cache or (CACHE if given is None else given.cache_dir)
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
@@ -154,8 +149,8 @@ def restore(
     return Restored(config, corpus.tokenizer, program, state.eval_params, int(state.step))
 
 
-def _distrust(config: Config, workdir: epath.Path) -> None:
-    """Says on stderr which files and data sets outside of it a workdir's config names."""
+def _warn_of_sources(config: Config, workdir: epath.Path) -> None:
+    """Prints to stderr which files and data sets outside of it a workdir's config names."""
     tokenizer = config.data.tokenizer
     named = {
         "data.source": config.data.source if config.data.source.partition(":")[2] else "",
@@ -166,6 +161,7 @@ def _distrust(config: Config, workdir: epath.Path) -> None:
         "prompt.source": config.prompt.source,
         "continual.sources": tuple(config.continual.sources),
     }
+<<<<<<< HEAD
     told = [f"{key} = {value!r}" for key, value in named.items() if value]
     if told:
         print(f"{workdir} names what is read: {', '.join(told)}", file=sys.stderr, flush=True)
@@ -242,3 +238,8 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
 def _shapes(program: Program) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(program.abstract_params)
     return {path_name(path): leaf.shape for path, leaf in leaves}
+=======
+    sources = [f"{key} = {value!r}" for key, value in named.items() if value]
+    if sources:
+        print(f"{workdir} names what is read: {', '.join(sources)}", file=sys.stderr, flush=True)
+>>>>>>> 653e664 (The start of a run in the field's words: initial parameters and their checksums, layouts of layers; restoring a workdir and opening a checkpoint of transformers have a file each)

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 from etils import epath
 
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.checksum import check_source, record_source
 from lm.checkpoints.hf import is_checkpoint, open_checkpoint
-from lm.checkpoints.initialize import Checkpoints, pretrained_params, restored_state
-from lm.checkpoints.origin import check_origin, record_origin
+from lm.checkpoints.init_params import pretrained_params
+from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.run_files import read_run_json
 from lm.config import Config
 from lm.data import Dataset, make_tokenizer
@@ -42,7 +44,7 @@ def with_teacher(
         return state
     source = config.regularization.teacher
     known = _params(program.teacher, source, theirs, corpus)
-    hold = check_origin if int(state.step) else record_origin
+    hold = check_source if int(state.step) else record_source
     leaves = jax.tree_util.tree_leaves_with_path(known)
     hold(workdir / TEACHER, source, {jax.tree_util.keystr(path): x for path, x in leaves})
     return dataclasses.replace(state, teacher=known)

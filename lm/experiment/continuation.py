@@ -3,7 +3,7 @@
 import jax
 from etils import epath
 
-from lm.checkpoints.initialize import Checkpoints
+from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.resume import check_length, record_changes
 from lm.checkpoints.run_files import check_same_text, recorded_config
 from lm.config import Config

@@ -8,8 +8,10 @@ from typing import Any
 import jax
 from etils import epath
 
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.init_params import check_init_from
 from lm.checkpoints.initial_state import beginning
-from lm.checkpoints.initialize import Checkpoints, check_donor, restored_state
+from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.resume import asked_alike_since
 from lm.config import Config
 from lm.data import Dataset, train_batches
@@ -62,7 +64,7 @@ def train(
     if (finished := open_workdir(config, workdir)) is not None:
         return finished
     check_devices(config)
-    check_donor(config.init_from)
+    check_init_from(config.init_from)
     with held(workdir, wait) as still_held:
         # Again: whom we have waited for may have finished it.
         if (finished := open_workdir(config, workdir)) is not None:

@@ -21,8 +21,9 @@ from lm.checkpoints.hf import (
     with_checkpoint_model,
     write_checkpoint,
 )
-from lm.checkpoints.initialize import pretrained_params
-from lm.checkpoints.restore import open_pretrained, restore
+from lm.checkpoints.init_params import pretrained_params
+from lm.checkpoints.pretrained import open_pretrained
+from lm.checkpoints.restore import restore
 from lm.config import attention_groups, override, to_dict
 from lm.data import ByteTokenizer
 from lm.errors import UserError

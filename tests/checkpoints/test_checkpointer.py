@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from lm.checkpoints.checkpointer import Checkpoints
-from lm.checkpoints.fingerprint import fingerprint
+from lm.checkpoints.checksum import checksum
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.training.train_state import TrainState
@@ -54,7 +54,7 @@ def largest(folder):
 def saved(tmp_path_factory):
     """A workdir with checkpoints of steps 3 and 5, to be copied."""
     workdir = tmp_path_factory.mktemp("checkpointer") / "run"
-    checkpoints = Checkpoints(workdir, keep=2)
+    checkpoints = Checkpoints(workdir, max_to_keep=2)
     for step in (3, 5):
         checkpoints.save(state_at(step))
     checkpoints.close()
@@ -112,7 +112,7 @@ def test_the_run_that_owns_a_damaged_checkpoint_moves_it_away_and_goes_on(workdi
     path = folder / "_CHECKPOINT_METADATA" if metadata else largest(folder)
     flip(path, 13 if metadata else path.stat().st_size // 2)
     damaged = path.read_bytes()
-    checkpoints = Checkpoints(workdir, keep=2)
+    checkpoints = Checkpoints(workdir, max_to_keep=2)
     assert int(checkpoints.load(shapes(state_at(5))).step) == 3
     assert "moved to" in capfd.readouterr().err
     checkpoints.save(state_at(5))
@@ -124,7 +124,7 @@ def test_the_run_that_owns_a_damaged_checkpoint_moves_it_away_and_goes_on(workdi
 
 def test_damaged_metadata_of_an_older_checkpoint_do_not_stop_the_run(workdir, capfd):
     flip(workdir / "checkpoints/3/_CHECKPOINT_METADATA", 13)
-    checkpoints = Checkpoints(workdir, keep=2)
+    checkpoints = Checkpoints(workdir, max_to_keep=2)
     assert int(checkpoints.load(shapes(state_at(5))).step) == 5
     checkpoints.save(state_at(7))
     checkpoints.close()
@@ -137,11 +137,11 @@ def test_where_none_is_whole_it_is_said_and_nothing_is_moved(workdir):
         path = largest(workdir / f"checkpoints/{step}")
         flip(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match=r"checkpoints/5 is damaged.* no other is whole"):
-        Checkpoints(workdir, keep=2).load(shapes(state_at(5)))
+        Checkpoints(workdir, max_to_keep=2).load(shapes(state_at(5)))
     assert Checkpoints(workdir).steps == [3, 5]
 
 
-def test_a_checkpoint_without_a_fingerprint_is_not_trusted(tmp_path):
+def test_a_checkpoint_without_a_checksum_is_not_trusted(tmp_path):
     state = state_at(5)
     ocp.save(tmp_path / "run/checkpoints/5", state.saved, checkpointable_name="state")
     with pytest.raises(UserError, match="checkpoints/5 is damaged, or of an older version"):
@@ -172,28 +172,28 @@ def test_a_machine_that_cannot_read_is_not_taken_for_a_damaged_checkpoint(
 
     monkeypatch.setattr(ocp, "load", fails)
     with pytest.raises(type(error)):
-        Checkpoints(workdir, keep=2).load(shapes(state_at(5)))
+        Checkpoints(workdir, max_to_keep=2).load(shapes(state_at(5)))
     assert Checkpoints(workdir).steps == [3, 5]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool"])
-def test_every_bit_and_every_place_has_its_own_fingerprint(dtype):
+def test_every_bit_and_every_place_has_its_own_checksum(dtype):
     whole = np.random.default_rng(0).integers(0, 2, (4, 3, 2))
     others = [whole ^ (np.arange(24) == place).reshape(4, 3, 2) for place in range(24)]
     others += [whole.reshape(4, 6), whole.swapaxes(0, 1), whole[::-1]]
     arrays = [jnp.asarray(each, dtype) for each in (whole, *others)]
-    assert len({fingerprint({"x": array}) for array in arrays}) == len(arrays)
+    assert len({checksum({"x": array}) for array in arrays}) == len(arrays)
 
 
 @pytest.mark.parametrize("spec", [("data",), (None, "fsdp"), ("fsdp", "data"), (None, None)])
-def test_the_fingerprint_does_not_depend_on_how_an_array_is_divided(spec):
+def test_the_checksum_does_not_depend_on_how_an_array_is_divided(spec):
     array = jax.random.normal(jax.random.key(0), (8, 4, 6))
     divided = jax.device_put(array, NamedSharding(sharding.make_mesh(2, 2), PartitionSpec(*spec)))
-    assert fingerprint({"x": divided}) == fingerprint({"x": array})
+    assert checksum({"x": divided}) == checksum({"x": array})
 
 
 def test_orbax_logs_nothing_and_our_own_warnings_are_still_heard(saved, tmp_path, caplog):
-    checkpoints = Checkpoints(shutil.copytree(saved, tmp_path / "run"), keep=2)
+    checkpoints = Checkpoints(shutil.copytree(saved, tmp_path / "run"), max_to_keep=2)
     checkpoints.save(state_at(7))
     checkpoints.close()
     caplog.clear()

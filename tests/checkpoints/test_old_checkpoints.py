@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from configs import default
 from lm.checkpoints.hf import FAMILIES, open_checkpoint, with_checkpoint_model
 from lm.checkpoints.hf.tensor_mapping import param_sources
-from lm.checkpoints.restore import open_pretrained
+from lm.checkpoints.pretrained import open_pretrained
 from lm.config import override
 from lm.errors import UserError
 from tests.checkpoints.hf_checkpoints import load, save

@@ -18,8 +18,8 @@ from test_export_heads import LABELS, POOLINGS, log_softmax, rows_of, slow
 from configs import default
 from lm.checkpoints.export import export
 from lm.checkpoints.hf import open_checkpoint, with_checkpoint_model
-from lm.checkpoints.initialize import pretrained_params
-from lm.checkpoints.restore import open_pretrained
+from lm.checkpoints.init_params import pretrained_params
+from lm.checkpoints.pretrained import open_pretrained
 from lm.config import override
 from lm.data.objectives import Objective
 from lm.errors import UserError

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from etils import epath
 from flax.traverse_util import unflatten_dict
-from jax.tree_util import keystr
 
 from lm.checkpoints.checkpointer import Checkpoints
-from lm.checkpoints.initialize import _evaluated_params
-from lm.checkpoints.layer_layout import lies_otherwise, relaid
+from lm.checkpoints.init_params import _eval_params
+from lm.checkpoints.layer_layout import layouts_differ, to_layout
 from lm.checkpoints.resume import FREE, changed, check_changes, check_length, record_changes
 from lm.config import override, to_dict
 from lm.data.files import write_json
@@ -82,14 +81,14 @@ def test_what_changes_numbers_may_not(begun, key, value):
         (
             {"regularization.penalty_adaptation": 1.0},
             {"evaluation.num_examples": 0},
-            "adapt follows what evaluations find",
+            "penalty_adaptation follows what evaluations find",
         ),
         (
             {"regularization.penalty_adaptation": 1.0},
             {"steps": 20},
-            "adapt follows the evaluations",
+            "penalty_adaptation follows the evaluations",
         ),
-        ({"regularization.sparsity": 0.5}, {"steps": 20}, "prune is spread over the steps"),
+        ({"regularization.sparsity": 0.5}, {"steps": 20}, "sparsity is spread over the steps"),
         ({"optimizer.name": "adafactor"}, {"model.scan": True}, "are those of stacked layers"),
         (
             {"finetuning.method": "head", "init_from": "x"},
@@ -204,8 +203,8 @@ def test_stacked_layers_are_unstacked_and_the_reverse_without_a_changed_bit(smal
         for scan in (False, True)
     )
     state = filled(single)
-    there = relaid(named(state), stacked)
-    back = relaid(named(there), single)
+    there = to_layout(named(state), stacked)
+    back = to_layout(named(there), single)
     jax.tree.map(np.testing.assert_array_equal, back, state)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(there)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(stacked)
@@ -213,9 +212,9 @@ def test_stacked_layers_are_unstacked_and_the_reverse_without_a_changed_bit(smal
     kernel = there.params["stack"]["layers"]["feed_forward"]["in"]["kernel"]
     own = state.params["stack"]["layer_2"]["feed_forward"]["in"]["kernel"]
     np.testing.assert_array_equal(kernel[2], own)
-    assert lies_otherwise(set(named(single)), set(named(stacked)))
-    assert not lies_otherwise(set(named(single)), set(named(single)))
-    assert not lies_otherwise({"head/table"}, set(named(single)))
+    assert layouts_differ(set(named(single)), set(named(stacked)))
+    assert not layouts_differ(set(named(single)), set(named(single)))
+    assert not layouts_differ({"head/table"}, set(named(single)))
 
 
 def test_the_last_layers_alone_are_unstacked_as_the_last():
@@ -229,7 +228,7 @@ def test_the_last_layers_alone_are_unstacked_as_the_last():
             }
         }
     }
-    found = relaid(saved, wanted)["params"]["stack"]
+    found = to_layout(saved, wanted)["params"]["stack"]
     assert [float(found[f"layer_{i}"]["in"]) for i in (3, 4)] == [0.0, 1.0]
 
 
@@ -239,18 +238,12 @@ def test_a_run_starts_from_another_whose_layers_lie_otherwise(small_config, scan
     other = build_program(override(config, {"model.scan": not scan}), 256)
     program = build_program(config, 256)
     params = filled(program.abstract_params)
-    found = _evaluated_params({"params": params, "ema_params": None}, other)
-    names = {keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(other.abstract_params)}
+    found = _eval_params({"params": params, "ema_params": None}, other)
+    names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(other.abstract_params)}
     assert found.keys() == names
-    back = _evaluated_params({"params": unflatten_named(found), "ema_params": None}, program)
+    back = _eval_params({"params": unflatten_dict(found, sep="/"), "ema_params": None}, program)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        np.testing.assert_array_equal(back[keystr(path)], leaf)
-
-
-def unflatten_named(arrays):
-    """The tree of arrays by key paths."""
-    paths = (name.strip("[']").split("']['") for name in arrays)
-    return unflatten_dict({tuple(p): a for p, a in zip(paths, arrays.values(), strict=True)})
+        np.testing.assert_array_equal(back[path_name(path)], leaf)
 
 
 def remembered(config, workdir, records, kept):

@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from configs import default
 from lm.checkpoints.hf import with_checkpoint_model
-from lm.checkpoints.restore import open_pretrained
+from lm.checkpoints.pretrained import open_pretrained
 from lm.evaluation.prompting.harness import Laboratory
 from tests.small_tokenizers import byte_fallback, byte_level, folder_of, template
 

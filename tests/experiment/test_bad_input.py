@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import default
-from lm.checkpoints.resolve import adopted
+from lm.checkpoints.resolve import resolve_init
 from lm.checkpoints.restore import restore
 from lm.checkpoints.run_files import recorded_config
 from lm.config import declared, override, to_dict
@@ -124,7 +124,7 @@ def test_a_value_that_is_none_of_its_key_is_named(key, value, message):
 def test_a_number_that_is_none_contradicts_no_checkpoint():
     config = override(default.get_config(), {"attention.cap": math.nan})
     with pytest.raises(UserError, match="must be finite"):
-        adopted(config, ["attention.cap"])
+        resolve_init(config, ["attention.cap"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.checkpoints.initialize import Checkpoints
+from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.restore import restore
 from lm.config import CACHE, override, to_dict
 from lm.errors import Interrupted, UserError

@@ -9,7 +9,9 @@ import pytest
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from lm.checkpoints.initialize import Checkpoints, check_donor, starting_state
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.init_params import check_init_from
+from lm.checkpoints.initialize import starting_state
 from lm.checkpoints.peft import with_adapter_keys
 from lm.checkpoints.restore import restore
 from lm.config import override
@@ -99,9 +101,9 @@ def test_a_fresh_parameter_that_is_not_trained_is_refused(tuned, tmp_path):
 
 
 def test_a_run_that_keeps_only_what_it_tuned_is_no_donor(tuned):
-    check_donor(str(tuned[1].parent / "base"))
+    check_init_from(str(tuned[1].parent / "base"))
     with pytest.raises(UserError, match=r"keeps only what lora trained of .*base; start from that"):
-        check_donor(str(tuned[1]))
+        check_init_from(str(tuned[1]))
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +141,8 @@ def test_a_run_that_looks_back_to_its_start_resumes_with_it_and_refuses_another(
     start, checkpoints, state = begun
     jax.tree.map(np.testing.assert_array_equal, start().init_params, state.init_params)
     file = checkpoints.folder.parent / "base.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"hash": "0" * 12}))
-    with pytest.raises(UserError, match=r"hash 0{12}.*restore that base"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"checksum": "0" * 12}))
+    with pytest.raises(UserError, match=r"checksum 0{12}.*restore that base"):
         start()
 
 
@@ -154,7 +156,7 @@ def test_a_tuned_run_resumes_on_its_base_and_refuses_another(tuned, losses):
     assert losses(workdir) == expected
     # A base that has changed since is refused.
     recorded = json.loads((workdir / "base.json").read_text())
-    assert recorded["origin"].endswith("at step 4")
-    (workdir / "base.json").write_text(json.dumps(recorded | {"hash": "0" * 12}))
-    with pytest.raises(UserError, match=r"hash 0{12}.*restore that base"):
+    assert recorded["source"].endswith("at step 4")
+    (workdir / "base.json").write_text(json.dumps(recorded | {"checksum": "0" * 12}))
+    with pytest.raises(UserError, match=r"checksum 0{12}.*restore that base"):
         restore(workdir)

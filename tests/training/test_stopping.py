@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm.checkpoints.initialize import Checkpoints
+from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import Interrupted, UserError

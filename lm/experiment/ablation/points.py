@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from lm.checkpoints.resolve import adopted
+from lm.checkpoints.resolve import resolve_init
 from lm.config import Config, content_hash, load, override, reading
 from lm.errors import UserError
 from lm.experiment.validate import check
@@ -117,7 +117,7 @@ def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> 
             varied = override(config, {**overrides, "seed": seed})
             try:
                 if {"init_from", "finetuning.adapter_from"} & overrides.keys():
-                    varied = adopted(varied, overrides)
+                    varied = resolve_init(varied, overrides)
                 check(varied)
             except UserError as error:
                 raise UserError(f"row {row}: {error}") from None

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from lm.checkpoints.initialize import open_donor, restored_state
+from lm.checkpoints.init_params import open_init_run
+from lm.checkpoints.initialize import restored_state
 from lm.config import Config
 from lm.data import sharded_eval_batches
 from lm.data.batches import RowSubset
@@ -72,7 +73,7 @@ def with_importance(state: TrainState, program: Program, config: Config, corpus:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), program.abstract_state.importance)
     total, chain = jax.device_put(zeros, shardings), epath.Path(config.init_from).parent
     for number in range(config.continual.stage - 1):
-        donor = open_donor(str(chain / str(number + 1)))
+        donor = open_init_run(str(chain / str(number + 1)))
         params = restored_state(program, donor, config).eval_params
         donor.close()
         rows = RowSubset(corpus.rows("train"), corpus.train_rows(number).tolist())

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lm.checkpoints.initialize import check_donor
+from lm.checkpoints.init_params import check_init_from
 from lm.checkpoints.resume import FREE, record_changes
 from lm.checkpoints.run_files import read_result, recorded_config
 from lm.config import Config
@@ -42,7 +42,7 @@ def run_experiment(
     finished = open_workdir(config, workdir, FREE)
     if finished is None:
         check_devices(config)
-        check_donor(config.init_from)
+        check_init_from(config.init_from)
         with held(workdir, wait):
             finished = open_workdir(config, workdir, FREE) or _train_chain(config, workdir, label)
     if jax.process_index() == 0:
