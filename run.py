@@ -217,17 +217,12 @@ def _restored(headless: bool = False) -> Any:
     """The checkpoint of the workdir, or without one that of the config's init_from, which may lack
     its head where `headless`.
     """
-    from lm.checkpoints.pretrained import open_pretrained
-    from lm.checkpoints.restore import restore
+    from lm.checkpoints.restore import open_model
 
     config = None if _CONFIG.value is None else _config()
-    if not _WORKDIR.value and config is not None and config.init_from:
-        if _STEP.value is not None:
-            raise UserError(
-                "--step needs --workdir=DIR, whose checkpoints have steps; leave it out"
-            )
-        return open_pretrained(config, headless=headless)
-    return restore(_workdir(), _STEP.value, config, cache=_CACHE_DIR.value)
+    pretrained = not _WORKDIR.value and config is not None and config.init_from
+    workdir = None if pretrained else _workdir()
+    return open_model(workdir, config, _STEP.value, headless=headless, cache=_CACHE_DIR.value)
 
 
 def _workdir() -> "epath.Path":

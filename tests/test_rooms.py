@@ -36,7 +36,6 @@ CIRCLES = {
     ("lm.experiment", "lm.training"),
 }
 MANY_IMPORTS = {
-    "lm.checkpoints.restore",
     "lm.experiment.train",
     "lm.training.train_step",
 }

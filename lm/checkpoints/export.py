@@ -14,7 +14,7 @@ from lm.checkpoints.hf import (
     write_checkpoint,
 )
 from lm.checkpoints.peft import save_adapter
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.checkpoints.run_files import read_run_json
 from lm.config import Config
 from lm.errors import UserError

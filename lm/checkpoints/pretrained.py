@@ -7,7 +7,7 @@ import jax
 from lm.checkpoints.hf import is_checkpoint, open_checkpoint
 from lm.checkpoints.init_params import pretrained_params
 from lm.checkpoints.layer_layout import named_leaves
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import Config, override
 from lm.data import Tokenizer, make_tokenizer
 from lm.errors import UserError

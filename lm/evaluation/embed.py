@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import Config
 from lm.data import sources
 from lm.data.files import lines_of, to_json

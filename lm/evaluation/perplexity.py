@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.data import sources
 from lm.data.files import to_json, write_json
 from lm.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import Config, override
 from lm.data.files import write_json
 from lm.errors import UserError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.data.files import write_json
 from lm.errors import UserError
 from lm.evaluation import perplexity

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.errors import UserError
 from lm.generation.beam import BeamSearchParams, beam_search_steps, check_beam_search
 from lm.generation.decode import generate

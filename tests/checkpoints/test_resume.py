@@ -239,7 +239,7 @@ def test_a_run_starts_from_another_whose_layers_lie_otherwise(small_config, scan
     program = build_program(config, 256)
     params = filled(program.abstract_params)
     found = _eval_params({"params": params, "ema_params": None}, other)
-    names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(other.abstract_params)}
+    names = named(other.abstract_params).keys()
     assert found.keys() == names
     back = _eval_params({"params": unflatten_dict(found, sep="/"), "ema_params": None}, program)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -5,7 +5,7 @@ import pytest
 import tokenizers
 
 from configs import default
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.data import ByteTokenizer
 from lm.data.chat import Chat
 from lm.data.inline_special_tokens import encode_marked, plain, quoted

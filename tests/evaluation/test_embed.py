@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from lm.attention import Mask
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError

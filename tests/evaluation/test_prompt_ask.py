@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from configs import default
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts

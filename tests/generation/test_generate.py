@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.data.special_tokens import SpecialTokens, encoder_decoder_tokens

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from configs import default
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import override
 from lm.errors import UserError
 from lm.evaluation.predict import describe, evaluate_files, predict, write_result

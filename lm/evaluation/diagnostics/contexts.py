@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.data import sharded_eval_batches
 
 _ENTRIES = 2**24  # log-probabilities held at once

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.errors import UserError
 from lm.evaluation.calibration import calibration
 from lm.evaluation.diagnostics.argmax import direction, own_direction, token_vectors

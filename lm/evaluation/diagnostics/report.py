@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.data.files import write_json
 from lm.evaluation.diagnostics import plot
 from lm.evaluation.diagnostics.diagnosis import diagnose

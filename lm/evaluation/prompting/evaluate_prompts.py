@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from scipy.special import log_softmax, logsumexp
 
-from lm.checkpoints.restore import Restored
+from lm.checkpoints.restored import Restored
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.prompting.check import check_prompt
