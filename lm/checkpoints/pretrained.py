@@ -12,7 +12,7 @@ from lm.config import Config, override
 from lm.data import Tokenizer, make_tokenizer
 from lm.errors import UserError
 from lm.output import OUTPUTS
-from lm.tasks import build_task, predicts_words
+from lm.tasks import build_task, predicts_tokens
 from lm.tasks.prepare import layout_of
 from lm.training.profiling.memory import check_memory
 from lm.training.program import corpus_program, prepare_corpus, shared_program
@@ -71,11 +71,11 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
         "decoder": architecture == "decoder",
         "frame": config.special_tokens,
     }
-    labels = build_task(config).labels_of(())
+    labels = build_task(config).collect_labels(())
     layout = layout_of(build_task(config), wanted, tokenizer, labels)
     if architecture == "decoder":
         layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
-    if reason := "" if predicts_words(config) else checkpoint.head_mismatch(config, labels):
+    if reason := "" if predicts_tokens(config) else checkpoint.head_mismatch(config, labels):
         raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
     program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)
     shapes = _shapes(program)

@@ -80,7 +80,7 @@ class Restored:
                 f"config.prompt.source = {self.config.prompt.source!r} asks a language model "
                 f"in words, without a head for task {self.config.task.name}; leave it out"
             )
-        task = own.task if self.step else own.task.labelled_by(own.labels)
+        task = own.task if self.step else own.task.with_labels(own.labels)
         return task, own.labels, own.layout
 
     @functools.cached_property
