@@ -9,48 +9,60 @@ import pytest
 
 from tests.commands import ROOT
 from tests.conftest import QUICK
-from tests.documents import blocks, commands_of, smaller, write_files
+from tests.documents import blocks, commands, commands_of, smaller, write_files
 
 PAGES = sorted((ROOT / "docs" / "add").glob("*.md"))
-OF_MINUTES = [
-    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem != "weighting" else [])
-    for page in PAGES
-]
+# What a decoder can take at once; the table of the task and that of the family are read with them.
+TOGETHER = ("weighting", "mechanism", "head", "regularizer", "model_key")
 
 
-def apply(page, folder, *options):
-    """Applies the diff of a page to the tree in a folder."""
-    diff = page.with_suffix(".diff")
-    command = ["git", "apply", *options, str(diff)]
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_diff_of_a_page_applies(page):
-    applied = apply(page, ROOT, "--check")
-    assert not applied.returncode, f"{applied.stderr}\nmake {page.stem}.diff anew from the code"
-    assert f'--8<-- "{page.stem}.diff"' in page.read_text()
-
-
-@pytest.mark.parametrize("page", OF_MINUTES)
-def test_what_a_page_adds_trains(page, tmp_path, corpus_folder, cache):
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the code."""
     for name in ("lm", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copy(ROOT / "run.py", tmp_path)
-    applied = apply(page, tmp_path)
-    assert not applied.returncode, applied.stderr
-    write_files(page, tmp_path)
-    for block in blocks(page):
-        if block.language == "python" and not block.title:
-            run_python(["-c", block.text], tmp_path)
-        for shown in commands_of(block.text) if block.language == "bash" else ():
-            arguments = smaller(shown.arguments, corpus_folder, cache)
-            run_python(["run.py", *arguments], tmp_path)
+    return tmp_path
 
 
-def run_python(arguments, folder):
-    environment = os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(folder)}
+def apply(page, tree):
+    """Applies the diff of a page to a tree."""
+    assert f'--8<-- "{page.stem}.diff"' in page.read_text()
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    command = ["git", "apply", str(page.with_suffix(".diff"))]
+    applied = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    assert not applied.returncode, f"{applied.stderr}\nmake {page.stem}.diff anew from the code"
+
+
+def run_python(arguments, tree):
+    environment = os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(tree)}
     command = [sys.executable, *arguments]
-    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    finished = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     assert not finished.returncode, f"{arguments}\n{finished.stderr}"
+
+
+def test_what_the_pages_add_trains_together(tree, corpus_folder, cache):
+    arguments = ["train", "--config=configs/clm.py:tiny", "--workdir=runs/all"]
+    for page in PAGES:
+        apply(page, tree)
+        if page.stem in TOGETHER:
+            (shown,) = commands(page)
+            arguments += shown.arguments[3:]
+    names = "from lm.tasks import TASKS; from lm.checkpoints.hf import FAMILIES"
+    both = "'rating' in TASKS and 'mistral' in FAMILIES"
+    command = smaller(arguments, corpus_folder, cache)
+    run_python(
+        ["-c", f"{names}; assert {both}; import run, sys; sys.exit(run.cli())", *command], tree
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_adds_trains(page, tree, corpus_folder, cache):
+    apply(page, tree)
+    write_files(page, tree)
+    for block in blocks(page):
+        if block.language == "python":
+            run_python(["-c", block.text], tree)
+        for shown in commands_of(block.text) if block.language == "bash" else ():
+            run_python(["run.py", *smaller(shown.arguments, corpus_folder, cache)], tree)
