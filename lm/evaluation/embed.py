@@ -62,7 +62,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     if not texts:
         raise UserError("there is no text to embed; give --text=TEXT or --data=FILE")
     if pooling not in POOLINGS:
-        raise UserError(f"--pooling={pooling} is none of {', '.join(POOLINGS)}")
+        raise UserError(f"--pooling={pooling} is not one of {', '.join(POOLINGS)}")
     if pooling == "pooler" and not run.config.model.pooler:
         raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
     limit = max_text_len_of(run.program.model)

@@ -122,7 +122,7 @@ def test_texts_come_from_lines_and_columns_and_vectors_go_to_either_kind_of_file
 
 def test_what_cannot_be_embedded_is_named(encoder, tmp_path):
     for arguments, message in (
-        ((["a"], "median", False), r"--pooling=median is none of mean, first"),
+        ((["a"], "median", False), r"--pooling=median is not one of mean, first"),
         ((["a"], "pooler", False), r"this model has no pooler; use mean"),
         (([], "mean", False), r"no text to embed"),
     ):
