@@ -12,7 +12,7 @@ from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.data import train_batches
 from lm.errors import Interrupted, UserError
-from lm.experiment import train as train_module
+from lm.evaluation import held_out
 from lm.experiment.continual.forgetting import forgetting, forgetting_metrics, to_markdown
 from lm.experiment.continual.importance import squares, with_importance
 from lm.experiment.continual.run_experiment import run_experiment
@@ -35,7 +35,7 @@ def chain(task_config, tmp_path, monkeypatch):
         ]
         rows = ["text,label", *(f"{text},{label}" for text, label in lines)]
         (tmp_path / f"{name}.csv").write_text("\n".join(rows))
-    monkeypatch.setattr(train_module, "write_report", lambda *_: {})
+    monkeypatch.setattr(held_out, "write_report", lambda *_: {})
     sources = tuple(f"files:{tmp_path}/{name}.csv" for name in WORDS)
     settings = {"continual.sources": sources, "data.source": sources[1], "model.d_model": 16}
     settings |= {"data.seq_len": 24, "steps": 8, "evaluation.every": 0, "mesh.data": 1}
