@@ -111,8 +111,8 @@ def test_an_answer_cut_within_a_character_ends_before_it(run, monkeypatch):
 
 
 def test_a_context_keeps_its_end_and_a_half_where_the_harness_names_no_length(run, monkeypatch):
-    def generate(model, params, prompts, *, tokens, **_):
-        seen.append((tokens, [len(prompt) for prompt in prompts]))
+    def generate(model, params, prompts, *, max_new_tokens, **_):
+        seen.append((max_new_tokens, [len(prompt) for prompt in prompts]))
         assert all(prompt[-1] == ord("z") for prompt in prompts)
         return iter([])
 
