@@ -1,7 +1,7 @@
-"""Every knob once: its unit, its range, and what turning it does.
+"""Every config key once: its unit, its range and its consequence.
 
 Other configs start from this one and change what they are about. A value of `None` means that the
-code chooses; the comment says how. Any knob is overridden on the command line by its dotted name,
+code chooses; the comment says how. Any key is overridden on the command line by its dotted name,
 such as `--config.model.d_model=256`, or `--config.epochs=None` where None is a value.
 """
 
@@ -22,44 +22,46 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
     # Optimizer updates in the whole run. The learning-rate schedule is stretched over them.
     config.steps = 300
-    # Passes over the training rows, instead of steps, which are then as many as it takes. None:
-    # steps says.
+    # Passes over the training rows, from which the number of steps follows. None: as many steps as
+    # `steps`.
     config.epochs = placeholder(float)
-    # Rows per update, over all devices. A multiple of data * fsdp * accumulation.
+    # Rows per update, over all devices. A multiple of mesh.data * mesh.fsdp *
+    # grad_accum_steps.
     config.batch_size = 16
     # Each update sums gradients over this many parts of the batch, one after the other. Divides
     # batch_size; changes memory and time, not the update (but for dropout's draws).
     config.grad_accum_steps = 1
-    # What a row teaches. A decoder: "causal" (the next token) or "prefix" (likewise, after a
-    # beginning that is given). An encoder: "masked" (hidden words, BERT). An encoder_decoder:
-    # "span" (spans that were cut out, T5) or "seq2seq" (a text that answers another).
+    # The training objective. Of a decoder: "causal" (the next token) or "prefix" (the next token
+    # after a prefix that is read in both directions). Of an encoder: "masked" (masked tokens,
+    # BERT). Of an encoder_decoder: "span" (masked spans, T5) or "seq2seq" (a target text from a
+    # source).
     config.objective = "causal"
     # Where prepared text and compiled programs are kept. Safe to delete.
     config.cache_dir = "~/.cache/softmax-laboratory"
     # Start from the parameters of this finished or unfinished run's folder, or of "hf:FOLDER", a
     # checkpoint of Hugging Face transformers (or its name on the hub, or a "hf:FILE.gguf"), which
-    # also sets the knobs that shape the model, the tokenizer and its vocabulary; "": from scratch.
-    # A run that was tuned by another method than "full" keeps too little to start from. A run that
-    # can be resumed is resumed, whatever this says.
+    # also sets the keys that shape the model, the tokenizer and its vocabulary; "": from scratch.
+    # A run with another config.finetuning.method than "full" saves too little to start from. A run
+    # that can be resumed is resumed instead.
     config.init_from = ""
 
-    # Token ids around the texts of an encoder_decoder, in tasks, prompts and `generate`: what opens
-    # and what closes a text that its encoder reads, and what opens one that its decoder writes,
-    # such as ((), (1,), (0,)). None: END opens both. A checkpoint of T5 or BART sets its own.
+    # Special token ids around the texts of an encoder_decoder, in tasks, prompts and `generate`:
+    # before and after the encoder's text, and before the decoder's, such as ((), (1,), (0,)). None:
+    # END before both. A checkpoint of T5 or BART sets its own.
     config.special_tokens = placeholder(tuple)
 
     config.data = data = ConfigDict()
     # "stdlib" (the Python standard library's source), "files:PATTERN" (text, .gz, .bz2, .xz, .zst;
     # one file is one document), "tfds:NAME" (a TensorFlow Datasets name, such as tfds:lm1b), or
     # "synthetic:rank=R" (a language of known entropy; lm/data/synthetic.py has its other options;
-    # its tokenizer is "characters", one for each of vocab_size words). Pairs, for seq2seq:
+    # its tokenizer is "characters", one for each of vocab_size tokens). Pairs, for seq2seq:
     # "pairs:PATTERN" (one a line, tab-separated or JSON), or "docstrings" (signatures of the
     # standard library, and what they say that they do).
     data.source = "stdlib"
-    # "bytes" (256 words), "characters" (code points below vocab_size), "bpe", "wordpiece",
+    # "bytes" (256 tokens), "characters" (code points below vocab_size), "bpe", "wordpiece",
     # "unigram" (trained on the source's training split), or the path of a tokenizer.json.
     data.tokenizer = "bytes"
-    # Words of a trained tokenizer, 300 .. 1,000,000. None: bytes and tokenizer.json have their own.
+    # Size of a trained vocabulary, 300 .. 1,000,000. None: bytes and tokenizer.json have their own.
     data.vocab_size = placeholder(int)
     # Tokens per row, L; of pairs, on each side. Attention's work grows with its square.
     data.seq_len = 256
@@ -78,11 +80,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.num_layers = 4
     # D, width of the hidden states. A multiple of num_heads unless head_dim is given.
     model.d_model = 128
-    # E, width of the word table; unless it is D, a matrix widens its vectors. None: D.
+    # E, width of the token embeddings; unless it is D, a matrix widens its vectors. None: D.
     model.embedding_dim = placeholder(int)
-    # Normalises the sum of word, position and type.
+    # Normalises the sum of token, position and type embeddings.
     model.embedding_norm = False
-    # Factor of the words' vectors.
+    # Factor of the token embeddings.
     model.embedding_scale = 1.0
     # Kinds of positions, such as first and second sentence, each with a learned vector. 0: none.
     model.num_token_types = 0
@@ -187,7 +189,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     attention.redraw = placeholder(bool)  # favor: new features at every step; None is False
     attention.horizon = placeholder(int)  # cosformer: where weights end; None is model.max_seq_len
 
-    # The same knobs, for the encoder of an encoder_decoder and for its decoder's attention to it.
+    # The same keys, for the encoder of an encoder_decoder and for its decoder's attention to it.
     # None: as in config.attention; but naming another mechanism or weighting leaves behind the
     # options that are set there.
     config.encoder_attention = _unset(attention)
@@ -203,7 +205,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     corruption.mean_span_length = placeholder(float)
 
     config.output = output = ConfigDict()
-    # Hidden states to words: a name of lm.output.OUTPUTS.
+    # Hidden states to a distribution over tokens: a name of lm.output.OUTPUTS.
     output.head = "softmax"
     # The head uses the embedding table as its own. False for adaptive and hierarchical.
     output.tied = True
@@ -212,7 +214,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.token_chunk_size = placeholder(int)
     # Options of heads. None: the head's own default. Setting one that the head does not have is an
     # error.
-    output.bias = placeholder(bool)  # heads with logits: adds a bias per word
+    output.bias = placeholder(bool)  # heads with logits: adds a bias per token
     output.cap = placeholder(float)  # softmax: bound of the logits, above 0
     output.temperature = placeholder(float)  # softmax, gumbel: divides the logits, above 0
     # Losses of softmax, sigsoftmax, plif, gaussian; 0 is off, and none changes the likelihood.
@@ -220,17 +222,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
     output.label_smoothing = placeholder(float)  # share of uniform labels, 0 .. 1
     output.focal = placeholder(float)  # power of 1 - p(target); 2 is usual
     output.confidence_penalty = placeholder(float)  # weight of the entropy; 0.1 is usual
-    output.class_weights = placeholder(tuple)  # a factor for each target word or class
+    output.class_weights = placeholder(tuple)  # a factor for each target token or class
     output.mixtures = placeholder(int)  # mixtures, mixtape (a power of two): how many
     output.residual = placeholder(bool)  # mixtures: begins as the softmax head; None is False
-    output.gates = placeholder(int)  # mixtape: size of the words' gate vectors
+    output.gates = placeholder(int)  # mixtape: size of the tokens' gate vectors
     output.pieces = placeholder(int)  # plif: pieces of the function; each costs time
     output.reach = placeholder(float)  # plif: largest logit inside the pieces, in nats
     output.sigma = placeholder(float)  # gaussian: width, above 0
     output.cutoffs = placeholder(tuple)  # adaptive: ranks at which tail clusters begin
     output.divisor = placeholder(int)  # adaptive: vectors of each cluster are so much smaller
     output.classes = placeholder(int)  # class_factored: how many; None: about the root of V
-    output.samples = placeholder(int)  # sampled, nce, dynamic: words in the sample, per step
+    output.samples = placeholder(int)  # sampled, nce, dynamic: tokens in the sample, per step
     output.distribution = placeholder(str)  # of the sample: "log_uniform" or "unigram"
     output.every = placeholder(int)  # dynamic: every so many steps a full softmax
     output.double_every = placeholder(int)  # dynamic: steps; doubles sample and interval; 0: never
@@ -248,8 +250,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Peak learning rate. Lion wants about a tenth of AdamW's, sgd some hundred times; muon's and
     # adafactor's updates are scaled like AdamW's.
     optimizer.learning_rate = 2e-3
-    # Pulls matrices and word tables towards zero, per update and unit of learning rate, whichever
-    # the optimizer; biases, norms and learned softmax parameters are left alone.
+    # Pulls matrices and embedding tables towards zero, per update and unit of learning rate,
+    # whichever the optimizer; biases, norms and learned softmax parameters are left alone.
     optimizer.weight_decay = 0.1
     # Decay rates of the first and second moment. b1 is also the momentum of sgd and muon.
     optimizer.b1 = 0.9
@@ -258,9 +260,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     optimizer.eps = 1e-8
     # Gradients are scaled down to this global norm. 0: no clipping.
     optimizer.clip_norm = 1.0
-    # Each layer learns at this share of the rate of the one after it, the embeddings slowest; above
-    # 0; 1: all alike. 0.65 to 0.95 when fine-tuning. Of model.share_layers, the one layer learns at
-    # the rate of the first.
+    # Factor of the learning rate from each layer to the one below it, the embeddings lowest; above
+    # 0; 1: the same rate for all. 0.65 to 0.95 when fine-tuning. Of model.share_layers, the one
+    # layer learns at the rate of the first.
     optimizer.layerwise_lr_decay = 1.0
     # Decay of a moving average of the parameters, which is then what is evaluated; 0: none.
     optimizer.ema_decay = 0.0
@@ -281,7 +283,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # layer learns with the first.
     schedule.unfreeze_every = 0
 
-    config.regularization = regularization.knobs()
+    config.regularization = regularization.regularization()
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;
@@ -315,5 +317,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _unset(group: ConfigDict) -> ConfigDict:
-    """The same knobs, none of them set."""
+    """The same keys, none of them set."""
     return ConfigDict({key: placeholder(group.get_type(key)) for key in group})

@@ -1,4 +1,4 @@
-"""Every knob of regularisation, once: penalties, noise, habits of the loss, augmentation,
+"""Every config key of regularization once: penalties, noise, terms of the loss, augmentation,
 distillation and pruning. A part of configs/default.py.
 """
 
@@ -6,12 +6,12 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def knobs() -> ConfigDict:
+def regularization() -> ConfigDict:
     """All of them off."""
     regularization = ConfigDict()
     # What else the loss minimises, over the parameters that are trained. 0 is off. l1 and l2 pull
-    # kernels and word tables to zero, in nats per token: l1 * sum|w|, l2 / 2 * sum w^2; unlike the
-    # optimizer's weight_decay, they pass through its moments.
+    # kernels and embedding tables to zero, in nats per token: l1 * sum|w|, l2 / 2 * sum w^2; unlike
+    # the optimizer's weight_decay, they pass through its moments.
     regularization.l1 = 0.0
     regularization.l2 = 0.0
     # l2_sp / 2 * sum (w - w0)^2 over all that is trained, w0 where training began.
@@ -30,16 +30,16 @@ def knobs() -> ConfigDict:
     regularization.mixout = 0.0
     # Share of the rows for which a residual branch is left out, in training.
     regularization.stochastic_depth = 0.0
-    # Share of the words whose vectors are zero, in training.
+    # Share of the tokens whose embeddings are zero, in training.
     regularization.word_dropout = 0.0
     # R-Drop: how much two draws of dropout are to agree, in two passes. 0.5 to 5.
     regularization.rdrop = 0.0
-    # SMART: how much the prediction is to stay when the words' vectors move, in three passes. 1 to
-    # 10.
+    # SMART: how much the prediction is to stay when the token embeddings move, in three passes. 1
+    # to 10.
     regularization.smart = 0.0
-    # FreeLB: passes of every step, in each of which the words' vectors move up the loss. 2 to 5.
+    # FreeLB: passes of every step, in each of which the token embeddings move up the loss. 2 to 5.
     regularization.freelb = 0
-    # How far smart and freelb move the vectors of a row's words: the root of the sum of squares
+    # How far smart and freelb move the embeddings of a row's tokens: the root of the sum of squares
     # over all of them, above 0.
     regularization.adversarial_radius = 0.1
     # Mixup: a of Beta(a, a), from which the share of a second row in each row is drawn; of
@@ -47,11 +47,11 @@ def knobs() -> ConfigDict:
     regularization.mixup = 0.0
     # Blocks before the mixture. None: all; what the head sees is mixed.
     regularization.mixup_layer = placeholder(int)
-    # Augmentation, drawn anew at every step. Share of the words that are left out, or that trade
+    # Augmentation, drawn anew at every step. Share of the tokens that are left out, or that trade
     # places within their text (classification and regression), 0 .. 1 (1 excluded).
     regularization.token_deletion = 0.0
     regularization.token_swap = 0.0
-    # Share of the words that are read as mask tokens, in spans of three, 0 .. 1 (1 excluded).
+    # Share of the tokens that are read as mask tokens, in spans of three, 0 .. 1 (1 excluded).
     regularization.mask_spans = 0.0
     # Distillation: the folder of a run, or "hf:FOLDER", whose predictions are a target too; "":
     # none. It has the student's architecture, tokenizer and labels, and may be larger.

@@ -1,5 +1,5 @@
-"""Every knob of labelled tasks, of several in a row, of prompts about them, and of methods of
-fine-tuning, once: the part of configs/default.py that language modelling leaves alone.
+"""Every config key of labelled tasks, of several in a row, of prompts about them, and of methods of
+fine-tuning once: the part of configs/default.py that language modelling leaves alone.
 """
 
 from ml_collections import ConfigDict

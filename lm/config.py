@@ -131,7 +131,9 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     names = flatten(config.to_dict()).keys() if overrides else ()
     for key, value in overrides.items():
         if key not in names:
-            raise UserError(f"sweep() sets config.{key}, which is no knob{nearest(key, names)}")
+            raise UserError(
+                f"sweep() sets config.{key}, which is no config key{nearest(key, names)}"
+            )
         try:
             config.update_from_flattened_dict({key: value})
         except (KeyError, TypeError, ValueError) as error:

@@ -74,7 +74,9 @@ def _likeness(name: str, other: str) -> float:
 
 
 def one_of(key: str, value: str, names: Iterable[str]) -> None:
-    """Raises UserError, with the nearest name, where the value of a knob is none of the names."""
+    """Raises UserError, with the nearest name, where the value of a config key is none of the
+    names.
+    """
     if value not in names:
         hint = nearest(str(value), names)
         raise UserError(f"config.{key} = {value!r} is not one of {', '.join(names)}{hint}")

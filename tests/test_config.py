@@ -69,7 +69,7 @@ IMPOSSIBLE = [
     ({"attention.weighting": "entmax", "attention.alpha": 2.5}, "must be from 1 to 2"),
     ({"attention.weighting": "top_k", "attention.k": 0}, "at least 1"),
     ({"output.mixtures": 3}, "softmax has the options: bias, cap"),
-    ({"output.head": "adaptive"}, "no table of words to tie; use config.output.tied=False"),
+    ({"output.head": "adaptive"}, "no table of tokens to tie; use config.output.tied=False"),
     ({"output.head": "crf"}, "suits no causal objective"),
     ({"output.head": "entmax", "output.alpha": 1.0}, "above 1 and at most 2"),
     ({"output.head": "mixtape", "output.mixtures": 3}, "needs 1, 2, 4"),
@@ -144,7 +144,7 @@ IMPOSSIBLE = [
     ({"task.name": "clasification"}, "did you mean classification"),
     (
         {"task.name": "token_classification"},
-        "labels, which are no words; use config.output.tied=False",
+        "labels, which are no tokens; use config.output.tied=False",
     ),
     ({"task.name": "seq2seq", "task.metric": "bleu"}, "task.metric = 'bleu' is not one of"),
     ({"task.name": "instruction", "task.max_new_tokens": 9}, "task instruction does not"),

@@ -1,10 +1,10 @@
-"""Is this task possible? What config.task asks for must suit the head and the architecture; each
-failure names the value, the limit and the remedy, before any work.
+"""Checks config.task before any work: it must suit the head and the architecture. Each failure
+names the value, the limit and the remedy.
 """
 
 import math
 
-from lm.config import Config
+from lm.config import Config, Key
 from lm.data.chat_template import TEMPLATES
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError, one_of
@@ -21,25 +21,25 @@ from lm.tasks.tag_scheme import MARKS
 POINTERS = ("softmax", "sigsoftmax", "sparsemax", "entmax")
 
 
+KEYS = (
+    Key("task.name", one_of=TASKS),
+    Key("task.format", one_of=("", *FORMATS)),
+    Key("task.pooling", one_of=POOLINGS),
+    Key("task.tag_scheme", one_of=("", *MARKS)),
+    Key("task.template", one_of=("", *TEMPLATES)),
+    Key("task.choice_labels", one_of=("", *READINGS)),
+    Key("task.doc_stride", at_least=0),
+    Key("task.max_answer_length", at_least=1),
+    Key("task.max_new_tokens", at_least=0),
+)
+
+
 def check_task(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
-    one_of("task.name", config.task.name, TASKS)
-    one_of("task.format", config.task.format, ("", *FORMATS))
-    one_of("task.pooling", config.task.pooling, POOLINGS)
-    one_of("task.tag_scheme", config.task.tag_scheme, ("", *MARKS))
-    one_of("task.template", config.task.template, ("", *TEMPLATES))
-    one_of("task.choice_labels", config.task.choice_labels, ("", *READINGS))
+    for key in KEYS:
+        key.check(config)
     task = build_task(config)
     one_of("task.metric", task.main_metric, task.metrics)
-    if config.task.doc_stride < 0:
-        raise UserError(f"config.task.doc_stride = {config.task.doc_stride}: must be at least 0")
-    if (longest := config.task.max_answer_length) is not None and longest < 1:
-        raise UserError(f"config.task.max_answer_length = {longest}: must be at least 1 token")
-    if not math.isfinite(config.task.no_answer_threshold):
-        raise UserError(
-            f"config.task.no_answer_threshold = {config.task.no_answer_threshold}: must be a "
-            "number of nats"
-        )
     if config.task.max_new_tokens and config.task.name != "seq2seq":
         raise UserError(
             f"config.task.max_new_tokens makes task seq2seq write, and task {config.task.name} "
@@ -82,10 +82,10 @@ def _check_packing(config: Config) -> None:
         f"config.output.head = {config.output.head!r}": OUTPUTS[config.output.head].sequence_level,
         "method prompt": "prompt" in method_names(config),
     }
-    for knob, given in barred.items():
+    for what, given in barred.items():
         if given:
             raise UserError(
-                f"{knob} goes by rows of one text each, and config.task.packing shares them; leave "
+                f"{what} goes by rows of one text each, and config.task.packing shares them; leave "
                 "one of the two out"
             )
 
@@ -144,7 +144,7 @@ def _check_head(config: Config) -> None:
     name, head, task = config.task.name, config.output.head, build_task(config)
     if config.output.tied and not task.predicts_tokens:
         raise UserError(
-            f"task {name} chooses among labels, which are no words; use config.output.tied=False"
+            f"task {name} chooses among labels, which are no tokens; use config.output.tied=False"
         )
     if task.real_targets != (head == "squared") and (task.real_targets or name != "classification"):
         wanted = "squared" if task.real_targets else "softmax"

@@ -113,7 +113,7 @@ def build_program(
     """Model, mesh and jitted functions of a config; nothing is computed yet.
 
     Args:
-      config: every knob.
+      config: every key.
       vocab_size: V.
       counts: of words in the training text, [V], for heads that ask (`needs_counts`); None: such a
         head counts words as ordered by frequency.

@@ -29,7 +29,6 @@ _KEYS = (
     Key("data.validation_fraction", above=0, below=1),
     Key("corruption.mask_rate", above=0, below=1),
     Key("corruption.mean_span_length", at_least=1),
-    Key("task.max_new_tokens", at_least=0),
     Key("finetuning.num_layers", at_least=1),
     Key("finetuning.rank", at_least=1),
     Key("finetuning.adapter_dim", at_least=1),
@@ -48,28 +47,6 @@ _KEYS = (
     Key("schedule.decay_fraction", at_least=0, below=1),
     Key("schedule.unfreeze_every", at_least=0),
     Key("schedule.name", one_of=SCHEDULES),
-    Key("regularization.l1", at_least=0),
-    Key("regularization.l2", at_least=0),
-    Key("regularization.l2_sp", at_least=0),
-    Key("regularization.ewc", at_least=0),
-    Key("regularization.mixout", at_least=0, below=1),
-    Key("regularization.stochastic_depth", at_least=0, below=1),
-    Key("regularization.word_dropout", at_least=0, below=1),
-    Key("regularization.rdrop", at_least=0),
-    Key("regularization.smart", at_least=0),
-    Key("regularization.freelb", at_least=0),
-    Key("regularization.penalty_adaptation", at_least=0),
-    Key("regularization.target_gap", at_least=0),
-    Key("regularization.mixup", at_least=0),
-    Key("regularization.mixup_layer", at_least=0),
-    Key("regularization.token_deletion", at_least=0, below=1),
-    Key("regularization.token_swap", at_least=0, below=1),
-    Key("regularization.mask_spans", at_least=0, below=1),
-    Key("regularization.sparsity", at_least=0, below=1),
-    Key("regularization.pruning_start", at_least=0, below=1),
-    Key("regularization.adversarial_radius", above=0),
-    Key("regularization.pruning_end", above=0),
-    Key("regularization.distillation_temperature", above=0),
     Key("checkpoint.every", at_least=0),
     Key("checkpoint.max_to_keep", at_least=1),
     Key("evaluation.every", at_least=0),
@@ -137,14 +114,14 @@ def _check_shapes(config: Config) -> None:
         )
     if config.output.tied and width != model.d_model and not model.head_transform:
         raise UserError(
-            f"a tied head reads words of config.model.embedding_dim = {width}, but hidden "
+            f"a tied head reads embeddings of config.model.embedding_dim = {width}, but hidden "
             f"states have {model.d_model}; set model.head_transform=True or output.tied=False"
         )
     if config.data.seq_len > model.max_seq_len:
         raise UserError(
             f"config.data.seq_len = {config.data.seq_len} is longer than "
             f"config.model.max_seq_len = "
-            f"{model.max_seq_len} positions; shorten the rows or raise max_length"
+            f"{model.max_seq_len} positions; shorten the rows or raise max_seq_len"
         )
     if config.batch_size % config.grad_accum_steps:
         raise UserError(

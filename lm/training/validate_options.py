@@ -1,5 +1,5 @@
-"""Do the chosen parts fit? Options must belong to the chosen mechanism, weighting and head, lie in
-their ranges, and suit the model around them.
+"""Checks options: they must belong to the chosen mechanism, weighting, head and methods, and suit
+the model around them.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from lm.model.config import POSITIONS, attention_groups, attention_options, mode
 from lm.output import OUTPUTS
 from lm.output.base import Head
 from lm.softmax import WEIGHTINGS
-from lm.training.regularization.check import check_habits
+from lm.training.regularization.check import check_regularization
 
 
 def check_options(config: Config) -> None:
@@ -37,7 +37,7 @@ def check_options(config: Config) -> None:
         _check_mechanism(config, name, attention)
     _check_output(config)
     _check_tune(config)
-    check_habits(config)
+    check_regularization(config)
 
 
 def _check_attention(config: Config, group: str, attention: Config) -> None:
@@ -74,9 +74,9 @@ def _check_output(config: Config) -> None:
     own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
     _belong(chosen, own, "output", name)
     if config.output.tied and not head.tieable:
-        raise UserError(f"head {name} has no table of words to tie; use config.output.tied=False")
+        raise UserError(f"head {name} has no table of tokens to tie; use config.output.tied=False")
     if head.sequence_level and config.model.architecture != "encoder":
-        raise UserError(f"head {name} sees a row's later words; it suits no causal objective")
+        raise UserError(f"head {name} sees a row's later tokens; it suits no causal objective")
     mixtures = chosen.get("mixtures", 2)
     if name == "mixtape" and mixtures & (mixtures - 1):
         raise UserError(f"config.output.mixtures = {mixtures}: mixtape needs 1, 2, 4, 8, ...")
@@ -84,7 +84,7 @@ def _check_output(config: Config) -> None:
     if any(low >= high for low, high in itertools.pairwise(cutoffs)):
         raise UserError(
             f"config.output.cutoffs = {tuple(chosen['cutoffs'])}: must rise, from at least 1 to "
-            f"below the {config.data.vocab_size or 'number of'} words"
+            f"below the {config.data.vocab_size or 'number of'} tokens"
         )
 
 
@@ -116,7 +116,8 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
     if attention.horizon is not None and attention.horizon < model.max_seq_len:
         raise UserError(
             f"config.{group}.horizon = {attention.horizon} is below config.model.max_seq_len = "
-            f"{model.max_seq_len}, and weights beyond it are negative; raise it or lower max_length"
+            f"{model.max_seq_len}, and weights beyond it are negative; raise it or lower "
+            f"max_seq_len"
         )
     unit = 4 if model.position_embedding == "rotary" else 2
     head_dim = model_config(config).stack.block.attention.head_dim
@@ -158,26 +159,26 @@ def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -
 def _check_anneal(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:
     """What is annealed can be learned, is not, and stays in its range."""
     ranges = WEIGHTINGS[attention.weighting].learnable
-    schedule, knob = tuple(attention.anneal), f"config.{group}.anneal"
+    schedule, what = tuple(attention.anneal), f"config.{group}.anneal"
     try:
         name, first, last, steps = schedule
         numbers = [float(first), float(last), float(steps)]
     except (TypeError, ValueError):
         raise UserError(
-            f"{knob} = {schedule}: must be an option, two values and steps, such as "
+            f"{what} = {schedule}: must be an option, two values and steps, such as "
             '("alpha", 1.0, 1.5, 1000)'
         ) from None
     if name not in ranges:
         can = ", ".join(ranges) or "none"
-        raise UserError(f"{knob} has {name!r}, but weighting {attention.weighting} can move: {can}")
+        raise UserError(f"{what} has {name!r}, but weighting {attention.weighting} can move: {can}")
     if name in attention.learn or name in chosen:
-        raise UserError(f"{knob} moves {name}, which is also set or learned; leave one out")
+        raise UserError(f"{what} moves {name}, which is also set or learned; leave one out")
     low, high = ranges[name].low, ranges[name].high
     # Entmax has its ends, softmax and sparsemax; a cap of 0 and a temperature of 0 do not exist.
     ends = (low, high) if name == "alpha" else ()
     if numbers[2] < 1 or not all(low < value < high or value in ends for value in numbers[:2]):
         raise UserError(
-            f"{knob} = {schedule}: values must be between {low:g} and {high:g}, steps at least 1"
+            f"{what} = {schedule}: values must be between {low:g} and {high:g}, steps at least 1"
         )
 
 

@@ -242,7 +242,7 @@ def test_a_teacher_that_changed_since_its_student_began_is_refused(monkeypatch, 
 
 MISTAKES = {
     "multiplies penalties, and all are 0": {"regularization.penalty_adaptation": 1.0},
-    "adapt = 1.0 follows evaluations": {
+    "penalty_adaptation = 1.0 follows evaluations": {
         "regularization.penalty_adaptation": 1.0,
         "regularization.l2": 1.0,
         "evaluation.every": 0,
@@ -251,7 +251,7 @@ MISTAKES = {
     "has none of outside its support": {"regularization.smart": 1.0, "output.head": "sparsemax"},
     "set one of them to 0": {"regularization.smart": 1.0, "regularization.freelb": 2},
     "rdrop = -1.0: must be at least 0": {"regularization.rdrop": -1.0},
-    "must be above prune_from": {"regularization.pruning_end": 0.05},
+    "must be above pruning_start": {"regularization.pruning_end": 0.05},
     "did you mean movement": {"regularization.pruning_criterion": "movements"},
     "trains none; use full": {
         "regularization.sparsity": 0.5,
@@ -265,14 +265,14 @@ MISTAKES = {
     },
     "mixes rows that have one target": {"regularization.mixup": 0.2},
     "a language model has targets at": {"regularization.token_deletion": 0.1},
-    "hides words already": {
+    "masks tokens already": {
         "regularization.mask_spans": 0.1,
         "objective": "masked",
         "model.architecture": "encoder",
     },
-    "distil = 0.5 go together": {"regularization.distillation": 0.5},
-    "distil = 1.5: must be from 0 to 1": {"regularization.distillation": 1.5},
-    "radius = 0.0: must be above 0": {"regularization.adversarial_radius": 0.0},
+    "distillation = 0.5 go together": {"regularization.distillation": 0.5},
+    "distillation = 1.5: must be at least 0 and at most 1": {"regularization.distillation": 1.5},
+    "adversarial_radius = 0.0: must be above 0": {"regularization.adversarial_radius": 0.0},
 }
 
 

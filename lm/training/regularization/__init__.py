@@ -1,4 +1,4 @@
-"""What keeps a model from fitting too closely? The knobs of `config.regularization`, each off at 0:
+"""What keeps a model from fitting too closely? The keys of `config.regularization`, each off at 0:
 penalties on parameters, parameters mixed with those of the start, noise within the model, and
 habits of the loss, each of which makes one `Forward` (`lm.training.regularization.passes`) of
 another.

@@ -1,10 +1,10 @@
-"""Are these habits possible? Each failure names the value, the limit and the remedy, before any
-work.
+"""Checks config.regularization before any work; each failure names the value, the limit and the
+remedy.
 """
 
 from lm.checkpoints.hf import is_checkpoint
-from lm.config import Config
-from lm.errors import UserError, one_of
+from lm.config import Config, Key
+from lm.errors import UserError
 from lm.finetuning import method_names
 from lm.output import OUTPUTS
 from lm.tasks import build_task
@@ -12,9 +12,38 @@ from lm.training.pruning import SCORES
 
 WHOLE = ("classification", "regression")  # tasks with one target for a row
 
+KEYS = (
+    Key("regularization.l1", at_least=0),
+    Key("regularization.l2", at_least=0),
+    Key("regularization.l2_sp", at_least=0),
+    Key("regularization.ewc", at_least=0),
+    Key("regularization.mixout", at_least=0, below=1),
+    Key("regularization.stochastic_depth", at_least=0, below=1),
+    Key("regularization.word_dropout", at_least=0, below=1),
+    Key("regularization.rdrop", at_least=0),
+    Key("regularization.smart", at_least=0),
+    Key("regularization.freelb", at_least=0),
+    Key("regularization.penalty_adaptation", at_least=0),
+    Key("regularization.target_gap", at_least=0),
+    Key("regularization.mixup", at_least=0),
+    Key("regularization.mixup_layer", at_least=0),
+    Key("regularization.token_deletion", at_least=0, below=1),
+    Key("regularization.token_swap", at_least=0, below=1),
+    Key("regularization.mask_spans", at_least=0, below=1),
+    Key("regularization.sparsity", at_least=0, below=1),
+    Key("regularization.pruning_start", at_least=0, below=1),
+    Key("regularization.adversarial_radius", above=0),
+    Key("regularization.pruning_end", above=0, at_most=1),
+    Key("regularization.distillation_temperature", above=0),
+    Key("regularization.distillation", at_least=0, at_most=1),
+    Key("regularization.pruning_criterion", one_of=SCORES),
+)
 
-def check_habits(config: Config) -> None:
+
+def check_regularization(config: Config) -> None:
     """Raises UserError for the first impossible setting of config.regularization."""
+    for key in KEYS:
+        key.check(config)
     _check_adaptation(config)
     _check_passes(config)
     _check_mixup(config)
@@ -52,7 +81,7 @@ def _check_passes(config: Config) -> None:
             )
     if settings.smart and settings.freelb:
         raise UserError(
-            "config.regularization.smart and freelb both move the words' vectors; set one of "
+            "config.regularization.smart and freelb both move the token embeddings; set one of "
             "them to 0"
         )
     random = (config.model.dropout, settings.stochastic_depth, settings.word_dropout)
@@ -67,14 +96,16 @@ def _check_mixup(config: Config) -> None:
     settings, model, layer = config.regularization, config.model, config.regularization.mixup_layer
     if not settings.mixup:
         return
-    knob = f"config.regularization.mixup = {settings.mixup}"
+    what = f"config.regularization.mixup = {settings.mixup}"
     if config.task.name not in WHOLE:
         raise UserError(
-            f"{knob} mixes rows that have one target each; set config.task.name to one of "
+            f"{what} mixes rows that have one target each; set config.task.name to one of "
             f"{' or '.join(WHOLE)}"
         )
     if settings.distillation:
-        raise UserError(f"{knob} makes rows that no teacher has seen; set distil or mixup to 0")
+        raise UserError(
+            f"{what} makes rows that no teacher has seen; set distillation or mixup to 0"
+        )
     if layer is not None and layer > model.num_layers:
         raise UserError(
             f"config.regularization.mixup_layer = {layer} is more than config.model.num_layers = "
@@ -92,27 +123,24 @@ def _check_augmentation(config: Config) -> None:
     for name in ("token_deletion", "token_swap"):
         if settings[name] and task not in WHOLE:
             raise UserError(
-                f"config.regularization.{name} = {settings[name]} moves words, and "
-                f"{f'task {task}' if task else 'a language model'} has targets at their places; it "
+                f"config.regularization.{name} = {settings[name]} moves tokens, and "
+                f"{f'task {task}' if task else 'a language model'} has targets at their "
+                f"positions; it "
                 f"suits {' and '.join(WHOLE)}"
             )
     if settings.mask_spans and not task and config.objective in ("masked", "span"):
         raise UserError(
             f"config.regularization.mask_spans = {settings.mask_spans}: objective "
             f"{config.objective} "
-            "hides words already; set config.corruption.mask_rate"
+            "masks tokens already; set config.corruption.mask_rate"
         )
 
 
 def _check_distillation(config: Config) -> None:
     settings = config.regularization
-    if not 0 <= settings.distillation <= 1:
-        raise UserError(
-            f"config.regularization.distillation = {settings.distillation}: must be from 0 to 1"
-        )
     if bool(settings.teacher) != (settings.distillation > 0):
         raise UserError(
-            f"config.regularization.teacher = {settings.teacher!r} and distil = "
+            f"config.regularization.teacher = {settings.teacher!r} and distillation = "
             f"{settings.distillation} go "
             "together: the folder of a run, and its share in the loss"
         )
@@ -126,12 +154,10 @@ def _check_distillation(config: Config) -> None:
 
 def _check_pruning(config: Config) -> None:
     settings, method = config.regularization, config.finetuning.method
-    one_of("regularization.pruning_criterion", settings.pruning_criterion, SCORES)
-    if not settings.pruning_start < settings.pruning_end <= 1:
+    if not settings.pruning_start < settings.pruning_end:
         raise UserError(
             f"config.regularization.pruning_end = {settings.pruning_end}: must be above "
-            f"pruning_start = "
-            f"{settings.pruning_start} and at most 1"
+            f"pruning_start = {settings.pruning_start}"
         )
     if settings.sparsity and not {"full", "layers"} & set(method_names(config)):
         raise UserError(

@@ -11,7 +11,7 @@ from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.training.validate import check_recorded
 
-# What transformers computes, of knobs that a student may have changed; the others rest at None.
+# What transformers computes, of keys that a student may have changed; the others rest at None.
 _PLAIN = {
     "attention.mechanism": "scores",
     "attention.weighting": "softmax",
