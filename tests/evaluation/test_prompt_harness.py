@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
-from test_prompt_ask import run_of
+from test_evaluate_prompts import run_of
 
 from lm.config import override
 from lm.errors import UserError
