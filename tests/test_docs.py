@@ -1,6 +1,7 @@
 """Every block of the documentation runs, and every name in it exists."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -92,10 +93,18 @@ def test_names_of_files_modules_keys_and_flags_exist(page):
             assert resolve(span), span
         elif found := re.fullmatch(r"(?:--)?config\.(?!json)([a-z][\w.]*\w)(=.*)?", span):
             assert found[1] in declared() or found[1] in GROUPS, span
+        elif found := re.fullmatch(r".*\"?(eval/\w+)\"?.*", span):
+            assert any(found[1] in text for text in sources()), span
         for flag in re.findall(r"(?:^|\s)--(\w+)(?![\w-])", span):
             known = ("config", "strict", "version", "help")
             readers = [each for each in program.COMMANDS.values() if each.reads(flag)]
             assert readers or flag in known, span
+
+
+@functools.cache
+def sources():
+    """The texts of the modules of lm/, in which metrics have their names."""
+    return [path.read_text() for path in ROOT.glob("lm/**/*.py")]
 
 
 def resolve(name):
