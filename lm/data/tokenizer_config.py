@@ -21,6 +21,19 @@ _NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "
 _WIDEST_GAP = 10_000  # ids that no token has, between a vocabulary and what was added to it
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """A tokenizer_config.json, and what special_tokens_map.json and chat_template.jinja say
+    besides; {} where there is none of these.
+
+    Raises:
+      UserError: a file is no JSON object.
+    """
+    names, config = (read_json_if_exists(folder / name) for name in FILES[1::-1])
+    if (file := folder / FILES[3]).is_file():
+        config["chat_template"] = read_text(file)
+    return names | config
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """What the files beside a tokenizer.json say, of plain values.
 
@@ -31,26 +44,21 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: a file is no JSON object.
     """
-    found, names = (read_json_if_exists(folder / name) for name in FILES[:2])
-    settings: dict[str, Any] = {
-        name: _content(found.get(name, names.get(name)))
-        for name in _NAMES
-        if _content(found.get(name, names.get(name))) is not None
-    }
+    found = read_config(folder)
+    named = {name: token_text(found.get(name)) for name in _NAMES}
+    settings: dict[str, Any] = {name: text for name, text in named.items() if text is not None}
     for name, kind in (("add_bos_token", bool), ("tokenizer_class", str)):
         if isinstance(found.get(name), kind):
             settings[name] = found[name]
     template = found.get("chat_template")
     if isinstance(template, list):  # several by name
-        named = [each for each in template if isinstance(each, dict)]
-        wanted = (each.get("template") for each in named if each.get("name") == "default")
+        several = [each for each in template if isinstance(each, dict)]
+        wanted = (each.get("template") for each in several if each.get("name") == "default")
         template = next(wanted, None)
-    if (file := folder / FILES[3]).is_file():
-        template = read_text(file)
     if isinstance(template, str):
         settings["chat_template"] = template
-    more = [*_listed(found), *_listed(names)]
-    roles = (*settings.values(), *more)
+    names = read_json_if_exists(folder / FILES[1])
+    roles = (*settings.values(), *_listed(found), *_listed(names))
     added = [
         (number, {"content": content, "special": content in roles})
         for content, number in read_json_if_exists(folder / FILES[2]).items()
@@ -75,10 +83,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _listed(found: dict[str, Any]) -> list[str]:
     """The special tokens without a role that a file lists."""
     listed = found.get("additional_special_tokens")
-    return [_content(token) or "" for token in listed] if isinstance(listed, list) else []
+    return [token_text(token) or "" for token in listed] if isinstance(listed, list) else []
 
 
-def _content(token: Any) -> str | None:
+def token_text(token: Any) -> str | None:
     """The text of a token, which may be given with its flags."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else None

@@ -164,7 +164,7 @@ def test_a_finished_run_is_left_alone_or_says_why_other_rows_are_not_measured(be
     for change, instead in (
         (
             {"evaluation.num_examples": 0},
-            "rows = 16 instead of 0; use that value, or measure it by eval$",
+            "num_examples = 16 instead of 0; use that value, or measure it by eval$",
         ),
         ({"evaluation.patience": 3}, "patience = 0 instead of 3; .*, or another --workdir$"),
     ):
@@ -251,8 +251,9 @@ def remembered(config, workdir, records, kept):
     lines = ({"step": step, "eval/bits_per_byte": bits} for step, bits in records)
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     checkpoints = SimpleNamespace(steps=kept, protect=lambda step: None)
+    corpus = SimpleNamespace(metrics=("nats_per_token", "bits_per_byte"))
     run = SimpleNamespace(
-        config=config, workdir=workdir, start=6, checkpoints=checkpoints, corpus=None
+        config=config, workdir=workdir, start=6, checkpoints=checkpoints, corpus=corpus
     )
     return _Run.remembered(run)  # pyright: ignore[reportArgumentType]
 

@@ -15,8 +15,9 @@ from lm.checkpoints.hf.gguf import is_gguf, read_tokenizer_fields
 from lm.checkpoints.hf.tokenizer import MADE_OF
 from lm.config import Config
 from lm.data import ByteTokenizer, Tokenizer
-from lm.data.files import read_json_if_exists, read_text
+from lm.data.files import read_json_if_exists
 from lm.data.make_tokenizer import SPECIALS
+from lm.data.tokenizer_config import read_config, token_text
 from lm.data.tokenizer_json import byte_characters
 from lm.tasks import predicts_tokens
 from lm.tasks.layout import Layout
@@ -54,11 +55,8 @@ def base_settings(folder: Path) -> dict[str, Any]:
         named = {name: found.get(key, -1) for name, key in _IN_GGUF.items()}
         settings = {k: tokens[i] for k, i in named.items() if 0 <= i < len(tokens)}
         return settings | {k: found[k] for k in _AS_IN_GGUF if k in found}
-    settings = read_json_if_exists(folder / "special_tokens_map.json")
-    settings |= read_json_if_exists(folder / "tokenizer_config.json")
-    if (folder / _TEMPLATE).exists():
-        settings["chat_template"] = read_text(folder / _TEMPLATE)
-    odd = [k for k in (*_KNOWN, "eos_token") if not isinstance(content(settings.get(k)), str)]
+    settings = read_config(folder)
+    odd = [k for k in (*_KNOWN, "eos_token") if token_text(settings.get(k)) is None]
     return {k: v for k, v in settings.items() if k not in (*_LOCAL, *odd) and v is not None}
 
 
@@ -99,9 +97,9 @@ def write_tokenizer(
             padding = _padding_candidates(settings, tokenizer, backend)
             settings["pad_token"] = padding[0] if padding else None
     ids = {
-        f"{name}_id": backend.token_to_id(content(token))
+        f"{name}_id": backend.token_to_id(token)
         for name in _IN_CONFIG
-        if (token := settings.get(name)) is not None
+        if (token := token_text(settings.get(name))) is not None
     }
     settings.setdefault("eos_token", backend.id_to_token(tokenizer.end))
     settings |= {} if tokenizer.json is not None else {MADE_OF: tokenizer.name}
@@ -113,7 +111,7 @@ def write_tokenizer(
         settings["chat_template"] = template
     _write(folder / "tokenizer_config.json", settings)
     names = (*_KNOWN, "eos_token")
-    tokens = {k: content(v) for k, v in settings.items() if k in names and v is not None}
+    tokens = {k: token_text(v) for k, v in settings.items() if k in names and v is not None}
     _write(folder / "special_tokens_map.json", tokens)
     return {name: number for name, number in ids.items() if number is not None}
 
@@ -128,11 +126,6 @@ def write_generation(
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     own = {name: hf_config[name] for name in names if hf_config.get(name) is not None}
     _write(folder / _GENERATION, kept or own)
-
-
-def content(token: Any) -> Any:
-    """The text of a token as tokenizer_config.json has it, alone or with how it is matched."""
-    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _byte_tokenizer_json(tokenizer: Tokenizer) -> str:
@@ -188,8 +181,7 @@ def _with_bos(
     """
     from tokenizers.processors import TemplateProcessing
 
-    named = {"bos": settings.get("bos_token"), "eos": settings.get("eos_token")}
-    bos, eos = (None if token is None else content(token) for token in named.values())
+    bos, eos = (token_text(settings.get(name)) for name in ("bos_token", "eos_token"))
     if opens is None or bos is None:
         return None
     eos, closes = eos or bos, bool(closes and eos)
@@ -217,8 +209,8 @@ def _padding_candidates(
     """
     others = (tokenizer.mask, *tokenizer.sentinels)
     spare = [backend.id_to_token(token) for token in others if token is not None]
-    names = [content(settings["pad_token"])] if "pad_token" in settings else []
-    return [name for name in (*names, *spare) if name != backend.id_to_token(tokenizer.end)]
+    names = (token_text(settings.get("pad_token")), *spare)
+    return [name for name in names if name not in (None, backend.id_to_token(tokenizer.end))]
 
 
 def _with_row_template(backend: Any, layout: Layout) -> str:
