@@ -80,43 +80,43 @@ def _part_forward(context, part, queries, keys, shared, fixed):
     return contexts.reshape(*contexts.shape[:-3], -1, contexts.shape[-1]), None
 
 
-def _backward(context, parts, saved, of_contexts):
+def _backward(context, parts, saved, context_grads):
     queries, keys, shared, fixed, gradients = saved
     # The longest first: the others are added into its prefix.
-    of_queries = []
+    query_grads = []
     sums = jax.tree.map(_zeros, (keys, shared))
     for part, gradient in zip(reversed(parts), reversed(gradients), strict=True):
-        of_part = _take(of_contexts, part.start, part.size * part.blocks)
+        part_grads = _take(context_grads, part.start, part.size * part.blocks)
         operands = (queries, keys, shared, fixed)
-        of_query, sums = _part_backward(context, part, gradient, operands, of_part, sums)
-        sums, of_query, queries = jax.lax.optimization_barrier((sums, of_query, queries))
-        of_queries.append(of_query)
-    of_queries = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-2), *of_queries[::-1])
-    of_keys, of_shared = jax.tree.map(lambda s, x: s.astype(x.dtype), sums, (keys, shared))
-    return of_queries, of_keys, of_shared, None
+        query_grad, sums = _part_backward(context, part, gradient, operands, part_grads, sums)
+        sums, query_grad, queries = jax.lax.optimization_barrier((sums, query_grad, queries))
+        query_grads.append(query_grad)
+    query_grads = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-2), *query_grads[::-1])
+    key_grads, shared_grads = jax.tree.map(lambda s, x: s.astype(x.dtype), sums, (keys, shared))
+    return query_grads, key_grads, shared_grads, None
 
 
-def _part_backward(context, part, gradient, operands, of_part, sums):
+def _part_backward(context, part, gradient, operands, part_grads, sums):
     queries, keys, shared, fixed = operands
 
-    def add(sums, of_block, gradient, start):
-        of_query, of_key, of_shared = gradient(of_block)
+    def add(sums, block_grads, gradient, start):
+        query_grad, of_key, shared_grads = gradient(block_grads)
         first = part.first_key(start, _length(keys))
-        of_keys = jax.tree.map(lambda s, x: _add_at(s, x, first), sums[0], of_key)
-        return (of_keys, jax.tree.map(_plus, sums[1], of_shared)), of_query
+        key_grads = jax.tree.map(lambda s, x: _add_at(s, x, first), sums[0], of_key)
+        return (key_grads, jax.tree.map(_plus, sums[1], shared_grads)), query_grad
 
     if part.blocks == 1:
-        sums, of_query = add(sums, of_part, gradient, part.start)
-        return of_query, sums
+        sums, query_grad = add(sums, part_grads, gradient, part.start)
+        return query_grad, sums
 
     def one(sums, start):
         slices = _slices(part, queries, keys, start)
         block = _block(context, part, keys, fixed, start)
-        of_block = _take(of_part, start - part.start, part.size)
-        return add(sums, of_block, jax.vjp(block, *slices, shared)[1], start)
+        block_grads = _take(part_grads, start - part.start, part.size)
+        return add(sums, block_grads, jax.vjp(block, *slices, shared)[1], start)
 
-    sums, of_query = jax.lax.scan(one, sums, _starts(part))
-    joined = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), of_query)
+    sums, query_grad = jax.lax.scan(one, sums, _starts(part))
+    joined = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), query_grad)
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1]), joined), sums
 
 
@@ -143,12 +143,12 @@ def _length(tree: Any) -> int:
 
 
 def _take(tree: Any, start: Any, length: int) -> Any:
-    def slice_of(x):
+    def take(x):
         if isinstance(start, int):
             return jax.lax.slice_in_dim(x, start, start + length, axis=x.ndim - 2)
         return jax.lax.dynamic_slice_in_dim(x, start, length, axis=x.ndim - 2)
 
-    return jax.tree.map(slice_of, tree)
+    return jax.tree.map(take, tree)
 
 
 def _zeros(x: jax.Array) -> jax.Array:

@@ -35,8 +35,8 @@ class ScoreAttention(Mechanism):
             init = constant(options.pop(name)) if name in options else init
             learned[name] = self.param(name, init, (heads,))
         for name in self.learn:
-            start = constant(record.learnable[name].outside(options.pop(name)))
-            learned[name] = record.learnable[name].inside(self.param(name, start, (heads,)))
+            start = constant(record.learnable[name].to_param(options.pop(name)))
+            learned[name] = record.learnable[name].from_param(self.param(name, start, (heads,)))
         if self.anneal:
             name, first, *_ = self.anneal
             options.pop(name)

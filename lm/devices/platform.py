@@ -1,5 +1,5 @@
-"""Names the kind of device that a program is made for: that of the mesh in use, which may be of
-devices that are only described, so that a program for a TPU can be compiled on a laptop.
+"""The kind of device that a program is made for: that of the mesh in use, whose devices may be only
+described, so that a program for a TPU can be compiled on a laptop.
 """
 
 from typing import Any, Protocol

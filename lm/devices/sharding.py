@@ -1,5 +1,5 @@
-"""Where does each array live? The only file that names mesh axes: rules over parameter paths, and
-the shardings of batches and training state that follow from them.
+"""Meshes, and the shardings of parameters, batches and training state, by rules over parameter
+paths. No other file names mesh axes.
 
 The mesh has the axes data (copies of the model), fsdp (rows of the batch, and parameters split
 among them) and tensor (heads, feed-forward features and vocabulary split); one device is the mesh

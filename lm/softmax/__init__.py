@@ -1,4 +1,4 @@
-"""How do scores become weights? `WEIGHTINGS` maps every variant's name to its record.
+"""Maps attention scores to weights. `WEIGHTINGS` maps every variant's name to its record.
 
 Adding a softmax is one function in this package, one entry in the table below, and one line in a
 config's `sweep()`; the laws in `lm/softmax/laws.py` then hold it to its declared facts.
@@ -23,12 +23,12 @@ from lm.softmax.sampled import gumbel_softmax
 from lm.softmax.sparse import alpha_relu, entmax, entmax15, sparsemax, top_k
 from lm.softmax.weighting import ANY, ONE_TO_TWO, POSITIVE, Weighting
 
-WEIGHTINGS = {
+WEIGHTINGS: dict[str, Weighting] = {
     "softmax": Weighting(softmax),
     "temperature": Weighting(temperature, learnable={"temperature": POSITIVE}),
     "softcap": Weighting(softcap, shift_invariant=False, learnable={"cap": POSITIVE}),
     "log_length": Weighting(log_length),
-    # The start keeps scores as large as they are: 0.168 is one over the mean of log n, n to 1024.
+    # The initial scale keeps scores as large as they are: 0.168 is 1 / mean of log n, n to 1024.
     "ssmax": Weighting(ssmax, learned={"scale": initializers.constant(0.168)}),
     "off_by_one": Weighting(off_by_one, normalised=False, shift_invariant=False),
     "sink": Weighting(

@@ -1,4 +1,4 @@
-"""Which weightings give every visible place a positive weight? The softmax and its neighbours.
+"""Dense weightings: the softmax and variants that give every visible place a positive weight.
 
 All take scores s of shape [..., S] and act on the last axis. Below, m is the row's maximum and n
 the number of its visible places.

@@ -1,4 +1,4 @@
-"""Where is the threshold of an entmax? By Newton's method from the left, without sorting.
+"""Finds the threshold of an entmax by Newton's method from the left, without sorting.
 
 A row of z = (alpha-1) (s - max) has the weights relu(z - tau)^p with p = 1/(alpha-1); tau is the
 number in [-1, 0) at which they sum to one. The p-norm of relu(z - tau) is convex and decreasing in

@@ -1,4 +1,4 @@
-"""What do the weightings look like? Three small pictures of each, on one page.
+"""Draws the weightings: three small plots of each, on one page.
 
 Left: each place of a row of five against one score, the others held. Middle: how many of 64 places
 carry the weight as scores grow. Right: the slope of a weight in its own score.

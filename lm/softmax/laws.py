@@ -1,4 +1,4 @@
-"""What must hold for every weighting? Laws that any implementation can be held to, ours or not.
+"""Laws that hold for every weighting, to which any implementation can be held, ours or not.
 
 A law takes a subject, tries it on scores chosen to break it (ties, scores of 1e4, one key, empty
 rows, long rows), and gives the largest violation beside the tolerance.

@@ -1,5 +1,5 @@
-"""What should the weights be? Each formula once more, row by row in float64 numpy, as plainly as
-can be and sharing no code with the fast functions: the reference of the laws.
+"""The reference of the laws: each weighting's formula row by row in float64 numpy, sharing no code
+with the fast functions.
 """
 
 from collections.abc import Callable

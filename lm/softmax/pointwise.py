@@ -1,4 +1,4 @@
-"""Which weightings look at each score by itself? Sigmoid and rectifiers, over the row's length.
+"""Pointwise weightings: sigmoid and rectifiers of each score by itself, over the row's length.
 
 A place's weight depends on no other score of its row, only on the number n of visible places; rows
 do not sum to one.

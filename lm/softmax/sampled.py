@@ -1,4 +1,4 @@
-"""Which weightings draw their weights? The Gumbel softmax: a sample that lets gradients through."""
+"""Sampled weightings: the Gumbel softmax, whose draws let gradients through."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which weightings are an entmax, exactly zero below a threshold? One family with a parameter.
+"""Sparse weightings: the entmax family, exactly zero below a threshold, and top-k.
 
 The alpha-entmax of a row is p = relu((alpha-1) s - tau)^(1/(alpha-1)) with the threshold tau that
 makes it sum to one (Peters, Niculae, Martins 1905.05702): the softmax at alpha = 1, sparsemax at 2.

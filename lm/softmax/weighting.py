@@ -1,4 +1,4 @@
-"""What is a weighting? A function from scores to weights, and the facts that code and tests use.
+"""The contract of a weighting: a function from scores to weights, and facts about it.
 
 The function's own conventions are one contract for all variants: arithmetic in float32 (float64
 stays float64) whatever comes in, the result in the caller's dtype, masked places exactly zero, and
@@ -18,18 +18,18 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The open interval of an option, and how any number becomes a point of it.
+    """The open interval of an option, and how an unbounded parameter is mapped to it.
 
     Attributes:
       low, high: its ends.
-      inside: a parameter, any number, to the option.
-      outside: its inverse.
+      from_param: maps a parameter, any number, to the option.
+      to_param: its inverse.
     """
 
     low: float
     high: float
-    inside: Callable[[Any], Any]
-    outside: Callable[[Any], Any]
+    from_param: Callable[[Any], Any]
+    to_param: Callable[[Any], Any]
 
 
 ANY = Range(-math.inf, math.inf, lambda x: x, lambda option: option)

@@ -39,7 +39,6 @@ def loss(hidden):
 )
 def test_a_program_for_described_devices_has_no_part_that_is_there_for_cpus(program, shape):
     here = str(jax.make_jaxpr(program)(jnp.ones(shape)))
-    assert "optimization_barrier" in here
     for mesh in (TPU, GPU):
         with jax.sharding.use_abstract_mesh(mesh):
             there = str(jax.make_jaxpr(program)(jnp.ones(shape)))

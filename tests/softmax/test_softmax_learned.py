@@ -7,6 +7,7 @@ import pytest
 
 from configs import default
 from lm.attention import Mask, ScoreAttention, attend
+from lm.attention.base import LayerContext
 from lm.config import override
 from lm.softmax import WEIGHTINGS
 from lm.training.annealing import anneal
@@ -25,13 +26,13 @@ def tensors():
 def test_a_learned_option_starts_as_the_fixed_one_and_gets_a_gradient(name, option):
     options = {option: START[option]}
     module = ScoreAttention(weighting=name, options=options, learn=(option,))
-    arguments = (*tensors(), Mask(causal=True))
+    arguments = (*tensors(), Mask(causal=True), LayerContext(tensors()[0]))
     keys = {"params": jax.random.key(0), "softmax": jax.random.key(1)}
     variables = module.init(keys, *arguments)
     assert variables["params"][option].shape == (3,)
     assert not any(jax.tree.leaves(decayed(variables["params"])))
     if not WEIGHTINGS[name].random:
-        query, key, value, mask = arguments
+        query, key, value, mask, _ = arguments
         expected = attend(query, key, value, mask=mask, weighting=name, options=options)
         np.testing.assert_allclose(module.apply(variables, *arguments), expected, atol=2e-6)
 
@@ -45,9 +46,11 @@ def test_a_learned_option_starts_as_the_fixed_one_and_gets_a_gradient(name, opti
 @pytest.mark.parametrize(("name", "option"), LEARNABLE)
 def test_any_number_is_a_point_of_the_range_and_back(name, option):
     limits = WEIGHTINGS[name].learnable[option]
-    inside = np.asarray(limits.inside(jnp.linspace(-8.0, 8.0, 9)))
+    inside = np.asarray(limits.from_param(jnp.linspace(-8.0, 8.0, 9)))
     assert ((inside > limits.low) & (inside < limits.high)).all()
-    np.testing.assert_allclose(limits.inside(limits.outside(START[option])), START[option], 1e-6)
+    np.testing.assert_allclose(
+        limits.from_param(limits.to_param(START[option])), START[option], 1e-6
+    )
 
 
 @pytest.mark.parametrize(("name", "option"), [*LEARNABLE, ("ssmax", "scale"), ("sink", "sink")])
