@@ -174,8 +174,8 @@ def _pooled(
 ) -> dict[str, jax.Array]:
     """The "vector" [B, D] of each row in float32, and the number "row"."""
     inputs, real = rows["inputs"], rows["real"]
-    places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
-    batch = Batch(inputs, inputs, real.astype(jnp.float32), real, places)
+    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+    batch = Batch(inputs, inputs, real.astype(jnp.float32), real, positions)
     if pooling == "pooler":
         vectors: Any = static.model.apply({"params": params}, batch, method="pooled")
     elif static.model.config.encoder is not None:
@@ -189,16 +189,16 @@ def _pooled(
 def _encoder_states(static: StaticModel, params: Mapping[str, Any], batch: Batch) -> jax.Array:
     """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
     first = batch.inputs[:, :1]
-    asked = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
-    asked = dataclasses.replace(
-        asked,
+    decoded = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
+    decoded = dataclasses.replace(
+        decoded,
         encoder_inputs=batch.inputs,
         encoder_segments=batch.segments,
         encoder_positions=batch.positions,
     )
     outputs: Any = static.model.apply(
         {"params": params},
-        asked,
+        decoded,
         capture_intermediates=lambda module, _: module.name == "encoder",
         mutable=["intermediates"],
     )
@@ -210,8 +210,8 @@ def _first(hidden: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def _last(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    places = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
-    return jnp.take_along_axis(hidden, places[:, None, None], axis=1)[:, 0]
+    ends = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
+    return jnp.take_along_axis(hidden, ends[:, None, None], axis=1)[:, 0]
 
 
 def _max(hidden: jax.Array, real: jax.Array) -> jax.Array:

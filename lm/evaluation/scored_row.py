@@ -47,7 +47,7 @@ class ScoredRow(NamedTuple):
             "segments": _pad(np.ones(len(self.inputs)), length),
             "target_positions": _pad(self.target_positions, targets),
             "targets": _pad(self.targets, targets),
-            "asked": _pad(np.ones(len(self.targets)), targets),
+            "target_mask": _pad(np.ones(len(self.targets)), targets),
         }
         if self.prefix:
             row["prefix"] = _pad(np.ones(self.prefix), length)

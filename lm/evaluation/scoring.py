@@ -70,7 +70,7 @@ def _score(
     hidden = jnp.take_along_axis(hidden, rows["target_positions"][:, :, None], axis=1)
     missing = -rows["targets"].size % _TOGETHER
 
-    def some(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def score(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         log_probs = next_token_log_probs(static.model, params, part[0])
         found = jnp.take_along_axis(log_probs, part[1][:, None], axis=1)[:, 0]
         return found, log_probs.argmax(axis=1) == part[1]
@@ -80,13 +80,13 @@ def _score(
     parts = [x.reshape(-1, _TOGETHER, *x.shape[1:]) for x in parts]
     shape = rows["targets"].shape
     log_probs, hits = (
-        x.reshape(-1)[: -missing or None].reshape(shape) for x in jax.lax.map(some, tuple(parts))
+        x.reshape(-1)[: -missing or None].reshape(shape) for x in jax.lax.map(score, tuple(parts))
     )
-    asked = rows["asked"] > 0
+    mask = rows["target_mask"] > 0
     return {
         "row": rows["row"],
-        "total": jnp.sum(jnp.where(asked, log_probs, 0.0), axis=1),
-        "likeliest": jnp.all(hits | ~asked, axis=1),
+        "total": jnp.sum(jnp.where(mask, log_probs, 0.0), axis=1),
+        "likeliest": jnp.all(hits | ~mask, axis=1),
     }
 
 

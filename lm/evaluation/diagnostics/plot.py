@@ -52,8 +52,8 @@ def _draw_spectrum(axes: "Axes", found: Mapping[str, Any]) -> None:
             continue
         values = np.array(found[key]["singular_values"])
         ranks = f"rank {found[key]['rank']}, entropy rank {found[key]['entropy_rank']:.1f}"
-        places = np.arange(1, len(values) + 1)
-        axes.plot(places, values / values[0], style, color=colour, label=f"{label}: {ranks}")
+        indices = np.arange(1, len(values) + 1)
+        axes.plot(indices, values / values[0], style, color=colour, label=f"{label}: {ranks}")
     axes.axvline(found["d_model"] + 1, color="black", linewidth=0.8, linestyle=":")
     axes.annotate(
         " D + 1", (found["d_model"] + 1, 1.0), xycoords=("data", "axes fraction"), va="top"
@@ -123,13 +123,13 @@ def _draw_reliability(axes: "Axes", found: Mapping[str, Any]) -> None:
     calibration = found["calibration"]
     bins = [each for each in calibration["bins"] if each["count"]]
     width = 1 / len(calibration["bins"])
-    places = [each["lower_edge"] + width / 2 for each in bins]
-    axes.bar(places, [each["accuracy"] for each in bins], width=0.94 * width, color=OWN)
+    centres = [each["lower_edge"] + width / 2 for each in bins]
+    axes.bar(centres, [each["accuracy"] for each in bins], width=0.94 * width, color=OWN)
     axes.plot([each["confidence"] for each in bins], [each["accuracy"] for each in bins], "k.")
     axes.plot((0, 1), (0, 1), color="black", linewidth=0.8, linestyle="--")
-    for place, each in zip(places, bins, strict=True):
+    for centre, each in zip(centres, bins, strict=True):
         height = max(each["accuracy"], each["confidence"]) + 0.02
-        axes.text(place, height, f"{each['count']:,}", fontsize=7, rotation=90, ha="center")
+        axes.text(centre, height, f"{each['count']:,}", fontsize=7, rotation=90, ha="center")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.15)
     axes.set_xlabel("confidence (dots: means of the bins)")

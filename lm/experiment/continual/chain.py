@@ -24,7 +24,7 @@ TABLE = "continual.md"
 def stage_configs(config: Config, workdir: epath.Path, corpus: Any) -> list[Config]:
     """The configs of a chain's runs, in order."""
     count = len(config.continual.sources)
-    stages = [override(config, {"continual.stage": place}) for place in range(1, count + 1)]
+    stages = [override(config, {"continual.stage": stage}) for stage in range(1, count + 1)]
     if config.continual.joint:
         steps = [total_steps(run, corpus.only(number)) for number, run in enumerate(stages)]
         return [override(stages[0], {"epochs": None, "steps": sum(steps)})]
@@ -35,8 +35,8 @@ def stage_configs(config: Config, workdir: epath.Path, corpus: Any) -> list[Conf
         "regularization.ewc": 0.0,
     }
     return [override(first, unused)] + [
-        override(run, {"init_from": str(workdir / str(place))})
-        for place, run in enumerate(later, start=1)
+        override(run, {"init_from": str(workdir / str(stage))})
+        for stage, run in enumerate(later, start=1)
     ]
 
 
@@ -46,16 +46,16 @@ def train_stages(
     """Trains and evaluates the runs that are not recorded yet; writes the table and result.json."""
     metric = primary_metric(config, available=[f"eval/{name}" for name in corpus.task.metrics])
     sources, main = config.continual.sources, jax.process_index() == 0
-    names = [f"{metric.name}/{place}" for place in range(1, len(sources) + 1)]
+    names = [f"{metric.name}/{stage}" for stage in range(1, len(sources) + 1)]
     # One line for each run: the metric of all tasks after it, at the steps of all runs so far.
     records = read_metrics(workdir / "metrics.jsonl")
     before = records[-1]["step"] if records else 0
     writer = Writer(workdir, before, before, config.log.tensorboard) if main else None
     results = []
-    for place, run in enumerate(chain, start=1):
-        folder = workdir / str(place)
-        results.append(train(run, folder, f"{label}, {place} of {len(chain)}"))
-        if place > len(records):
+    for stage, run in enumerate(chain, start=1):
+        folder = workdir / str(stage)
+        results.append(train(run, folder, f"{label}, {stage} of {len(chain)}"))
+        if stage > len(records):
             scores = dict(zip(names, _evaluate_tasks(run, folder, metric.name), strict=True))
             records.append(scores)
             if writer is not None:

@@ -37,7 +37,7 @@ def forgetting_metrics(matrix: np.ndarray, lower_is_better: bool = False) -> dic
 def to_markdown(matrix: np.ndarray, sources: Sequence[str], metric: PrimaryMetric) -> str:
     """R as a table with a row for each run, a column for each task, and the forgetting."""
     files = [PurePath(source.partition(":")[2]).name for source in sources]
-    names = [f"{place} {file}" for place, file in enumerate(files, start=1)]
+    names = [f"{stage} {file}" for stage, file in enumerate(files, start=1)]
     order = "lower" if metric.lower_is_better else "higher"
     notes = [f"Held-out {metric.unit} on every task after each run; {order} is better."]
     notes += [f"Mean over tasks after the last: {matrix[-1].mean():.4f}."]
