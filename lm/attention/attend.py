@@ -92,7 +92,7 @@ def attend(
         padded = parts[-1].start + parts[-1].size * parts[-1].blocks
         queries = jax.tree.map(lambda x: _pad(x, padded), queries)
         fixed = (mask.padded_queries(padded), rng)
-        contexts: Any = attend_blockwise(context, parts, queries, keys, shared, fixed)
+        contexts: jax.Array = attend_blockwise(context, parts, queries, keys, shared, fixed)
         contexts = contexts[..., :length, :]
     return contexts.transpose(0, 3, 1, 2, 4).reshape(-1, length, heads, value.shape[3])
 

@@ -33,7 +33,7 @@ class Part:
     keys: int
     back: int | None = None
 
-    def first_key(self, start: Any, keys: int) -> Any:
+    def first_key(self, start: jax.Array | int, keys: int) -> jax.Array | int:
         """The first key that the block from query `start` on reads, of `keys` in all."""
         if self.back is None:
             return 0
@@ -142,7 +142,7 @@ def _length(tree: Any) -> int:
     return jax.tree.leaves(tree)[0].shape[-2]
 
 
-def _take(tree: Any, start: Any, length: int) -> Any:
+def _take(tree: Any, start: jax.Array | int, length: int) -> Any:
     def take(x):
         if isinstance(start, int):
             return jax.lax.slice_in_dim(x, start, start + length, axis=x.ndim - 2)
@@ -159,7 +159,7 @@ def _plus(total: jax.Array, x: jax.Array) -> jax.Array:
     return total + x.astype(total.dtype)
 
 
-def _add_at(total: jax.Array, x: jax.Array, first: Any) -> jax.Array:
+def _add_at(total: jax.Array, x: jax.Array, first: jax.Array | int) -> jax.Array:
     """Adds `x` into the sums from `first` on along the axis before the last."""
     before = _take(total, first, x.shape[-2])
     axis = total.ndim - 2

@@ -1,10 +1,9 @@
 """Normalises queries, keys, contexts and hidden states by their root mean square, in float32."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.devices.cpu import fusion_barrier
 
@@ -12,8 +11,8 @@ from lm.devices.cpu import fusion_barrier
 class RMSNorm(nn.Module):
     """x / sqrt(mean x^2 + epsilon) * scale over the last axis (1910.07467)."""
 
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
     epsilon: float = 1e-6
 
     @nn.compact

@@ -7,7 +7,7 @@ JAX 0.10.2; training is a step of 4 layers, D = 256, 8 rows of 256, V = 256.
 import ctypes
 import importlib.util
 import sys
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from jax.custom_derivatives import SymbolicZero
@@ -30,7 +30,7 @@ def fusion_barrier(x: T) -> T:
     return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
 
 
-def dense_product(inputs: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+def dense_product(inputs: jax.Array, kernel: jax.Array, *_: object, **__: object) -> jax.Array:
     """`flat_product` as the `dot_general` of `flax.linen.Dense`."""
     return flat_product(inputs, kernel)
 

@@ -1,6 +1,6 @@
 """Generates answers to the held-out examples of a task, by greedy decoding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,11 @@ from lm.training.train_step import Program
 
 
 def written(
-    program: Program, params: Any, data: LabelledRows, config: Config, examples: Sequence[Example]
+    program: Program,
+    params: Mapping[str, Any],
+    data: LabelledRows,
+    config: Config,
+    examples: Sequence[Example],
 ) -> list[str]:
     """An answer of at most config.task.max_new_tokens to each example, a batch at a time."""
     task: Any = data.task

@@ -1,7 +1,7 @@
 """Evaluates a model on the held-out examples of a task: its predictions, and their metrics."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from lm.training.train_step import Program
 Predictions = Sequence[dict[str, Any]]
 
 
-def predictions(program: Program, params: Any, data: LabelledRows, config: Config) -> Predictions:
+def predictions(
+    program: Program, params: Mapping[str, Any], data: LabelledRows, config: Config
+) -> Predictions:
     """What the model says of each held-out example, in their order; see `Task.predict`.
 
     config.evaluation.num_examples is how many examples, a sample that is the same for every run; 0:

@@ -6,6 +6,7 @@ adds any, and an entry in the table below.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -62,7 +63,7 @@ class FineTuning:
         found = [METHODS[name].frozen_layers(path, self.config) for name in self.methods]
         return min((layers for layers in found if layers is not None), default=None)
 
-    def trained_names(self, params: Any) -> dict[str, list[str]]:
+    def trained_names(self, params: Mapping[str, Any]) -> dict[str, list[str]]:
         """Of every method, the names of the parameters that it trains in a tree of them."""
         selected = {name: METHODS[name].frozen_layers for name in self.methods}
         return {
@@ -93,7 +94,7 @@ def max_text_len(config: Config) -> int:
     return config.model.max_seq_len - (own if "prompt" in method_names(config) else 0)
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        options: Any = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options["dot_general"] = dense_product
         inner = jax.nn.gelu(nn.Dense(self.size, name="down", **options)(x))
         zeros = nn.initializers.zeros

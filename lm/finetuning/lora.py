@@ -62,7 +62,7 @@ class Decomposed(LowRank):
         return (y - bias + update) * factor.astype(y.dtype) + bias
 
 
-def check_targets(targets: Iterable[str], *trees: Any) -> None:
+def check_targets(targets: Iterable[str], *trees: Mapping[str, Any]) -> None:
     """Raises UserError where a target has added to no matrix in trees of parameters."""
     paths = [path for tree in trees if tree for path in flatten_dict(tree)]
     for target in targets:
@@ -117,7 +117,7 @@ class Lora:
         y, layer = call(*args, **kwargs), context.module
         if not isinstance(layer, nn.Dense) or not ends_with(layer.path, self.target_modules):
             return y
-        options: Any = {"dtype": layer.dtype, "param_dtype": layer.param_dtype, "name": self.name}
+        options = {"dtype": layer.dtype, "param_dtype": layer.param_dtype, "name": self.name}
         added: Any = self.module(rank=self.rank, scale=self.scale, **options)
         return added(*args, y, layer.variables["params"])
 

@@ -1,6 +1,6 @@
 """Merges adapters that are matrices or scales into their base, and takes them out again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lm.config import Config
@@ -9,7 +9,7 @@ from lm.finetuning import METHODS, build_finetuning, method_names
 from lm.finetuning.method import Path
 
 
-def merge(config: Config, params: Any) -> Any:
+def merge(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a plain model that computes what the adapted one does.
 
     Raises:
@@ -18,7 +18,9 @@ def merge(config: Config, params: Any) -> Any:
     return _change(config, params, "merged")
 
 
-def unmerge(config: Config, merged: Any, adapters: Any) -> Any:
+def unmerge(
+    config: Config, merged: Mapping[str, Any], adapters: Mapping[str, Any]
+) -> dict[str, Any]:
     """The parameters of base and adapters again, up to rounding.
 
     Args:
@@ -32,7 +34,7 @@ def unmerge(config: Config, merged: Any, adapters: Any) -> Any:
     return _change(config, _overlaid(merged, adapters), "unmerged")
 
 
-def _change(config: Config, params: Any, method: str) -> Any:
+def _change(config: Config, params: Mapping[str, Any], method: str) -> Any:
     names = [name for name in method_names(config) if METHODS[name].adapter is not None]
     pairs = list(zip(names, build_finetuning(config).adapters, strict=True))
     # The last is the innermost, next to the matrix.

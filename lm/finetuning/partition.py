@@ -1,15 +1,16 @@
 """Partitions a tree of parameters into trainable and frozen ones, and combines them again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 def partition(
-    params: Any, frozen_layers: Callable[[tuple[str, ...]], int | None]
+    params: Mapping[str, Any], frozen_layers: Callable[[tuple[str, ...]], int | None]
 ) -> tuple[Any, Any]:
     """(trainable, frozen): two nested dictionaries, which `combine` makes one again.
 
@@ -31,7 +32,7 @@ def partition(
     return unflatten_dict(trainable), unflatten_dict(frozen)
 
 
-def combine(trainable: Any, frozen: Any) -> Any:
+def combine(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Mapping[str, Any]:
     """The whole tree of parameters; of an array in both, the frozen layers come first."""
     if not frozen:
         return trainable
@@ -41,6 +42,6 @@ def combine(trainable: Any, frozen: Any) -> Any:
     return unflatten_dict(first | last | both)
 
 
-def param_count(tree: Any) -> int:
+def param_count(tree: optax.Params) -> int:
     """The number of elements in the arrays of a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

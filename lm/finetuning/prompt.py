@@ -94,7 +94,7 @@ class Prompt:
         given["positions"] = self._positions(given["positions"], fresh)
         if isinstance(module, Embedding):
             numerics = module.config.numerics
-            options: Any = {"param_dtype": numerics.dtypes["param_dtype"], "name": self.name}
+            options = {"param_dtype": numerics.dtypes["param_dtype"], "name": self.name}
             vectors: Any = Vectors(number, numerics.init, **options)
             words = vectors(given["words"])
             given["words"] = words if fresh else given["words"]
@@ -186,8 +186,8 @@ class Prefix:
         if module.path[-2:] != ("attention", "mechanism"):
             return call(*args, **kwargs)
         query, key, value, mask, *rest = args
-        options: Any = {"vectors_init": nn.initializers.normal(0.02), "param_dtype": jnp.float32}
-        more: Any = [
+        options = {"vectors_init": nn.initializers.normal(0.02), "param_dtype": jnp.float32}
+        more = [
             Vectors(self.num_virtual_tokens, **options, name=f"{self.name}_{kind}")
             for kind in ("key", "value")
         ]

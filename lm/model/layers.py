@@ -2,6 +2,7 @@
 in a residual with its norm, stacks of blocks, and what stands between a stack and the head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -85,7 +86,9 @@ class Block(nn.Module):
         feed_forward = FeedForward(self.config.feed_forward, name="feed_forward")
         return self._residual("feed_forward", x, feed_forward, train)
 
-    def _residual(self, name: str, x: jax.Array, branch: Any, train: bool) -> jax.Array:
+    def _residual(
+        self, name: str, x: jax.Array, branch: Callable[[jax.Array], jax.Array], train: bool
+    ) -> jax.Array:
         config = self.config
         y = x if config.norm_position == "post" else config.norm.build(f"{name}_norm")(x)
         y = branch(y)

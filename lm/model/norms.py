@@ -1,10 +1,9 @@
 """Normalises hidden states, in float32: layer norm here, and the table of norms by name."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.attention.norms import RMSNorm
 from lm.devices.cpu import fusion_barrier
@@ -13,8 +12,8 @@ from lm.devices.cpu import fusion_barrier
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis (1607.06450)."""
 
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
     epsilon: float = 1e-6
 
     @nn.compact

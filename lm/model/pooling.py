@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 # Hidden states, and what the head chooses among where that is no table of its own.
 Seen = tuple[jax.Array, jax.Array | None]
@@ -19,8 +21,8 @@ class AllPositions(nn.Module):
     """Every position, [B, L, D]: language modelling."""
 
     d_model: int
-    query_init: Any
-    param_dtype: Any
+    query_init: Initializer
+    param_dtype: DTypeLike
     extra = 0  # features that a readout adds
 
     def flat(self, batch: Any) -> Any:

@@ -90,7 +90,7 @@ class Transformer(nn.Module):
         """
         memory, memory_mask = None, Mask()
         if self.config.encoder is not None:
-            places: Any = {"positions": batch.positions, "key_positions": batch.encoder_positions}
+            places = {"positions": batch.positions, "key_positions": batch.encoder_positions}
             memory_mask = Mask(
                 segments=batch.segments, key_segments=batch.encoder_segments, **places
             )

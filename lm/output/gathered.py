@@ -3,13 +3,15 @@ as there are (shapes are static, the number of blocks is not).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from lm.output.chunked import TokenFunction, TokenMap
 from lm.output.loss_and_grad import LossAndGrad, TokenLoss, zero_sums
+
+T = TypeVar("T")
 
 
 def gathered(loss: TokenLoss, size: int) -> LossAndGrad:
@@ -56,8 +58,8 @@ def gathered_map(function: TokenFunction, size: int) -> TokenMap:
 
 
 def _block_by_block(
-    counts: jax.Array, size: int, add: Callable[[Any, jax.Array, jax.Array], Any], start: Any
-) -> Any:
+    counts: jax.Array, size: int, add: Callable[[T, jax.Array, jax.Array], T], start: T
+) -> T:
     """Repeats `add(sums, here, real)` from `start` on, until all tokens that count were `here`.
 
     `here`, [n], are n places of tokens; the last, partial block repeats some that are not `real`.

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,12 +57,11 @@ class VonMisesFisherHead(Head):
 
 def log_normaliser(length: jax.Array, features: int) -> jax.Array:
     """Gives log C_D(k) for k > 0, any shape; its derivative is -I_{D/2}(k) / I_{D/2-1}(k)."""
-    result: Any = _log_normaliser(length, features)
-    return result
+    return _log_normaliser(length, features)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _log_normaliser(length, features):
+def _log_normaliser(length, features) -> jax.Array:
     order = features / 2.0 - 1.0
     constant = -features / 2.0 * math.log(2.0 * math.pi)
     return constant + order * jnp.log(length) - log_bessel(length, order)

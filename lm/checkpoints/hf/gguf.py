@@ -169,11 +169,11 @@ def _damaged(path: Path, cause: Exception | str) -> UserError:
     )
 
 
-def _strings(value: Any) -> bool:
+def _strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def _numbers(value: Any) -> bool:
+def _numbers(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, int | float) for each in value)
 
 
@@ -191,7 +191,7 @@ def _check_tokens(path: Path, found: Mapping[str, Any]) -> None:
             raise _damaged(path, f"its {key} is {value!r:.40}, and no number")
 
 
-def _string(value: Any) -> bool:
+def _string(value: object) -> bool:
     return isinstance(value, str)
 
 

@@ -12,23 +12,23 @@ _DEEPEST = 10_000  # layers
 _MOST_LABELS = 1_000_000
 
 
-def _size(value: Any, most: int = _LARGEST) -> bool:
+def _size(value: object, most: int = _LARGEST) -> bool:
     return type(value) is int and 1 <= value <= most
 
 
-def _layers(value: Any) -> bool:
+def _layers(value: object) -> bool:
     return _size(value, _DEEPEST)
 
 
-def _labels(value: Any) -> bool:
+def _labels(value: object) -> bool:
     return _size(value, _MOST_LABELS)
 
 
-def _optional_size(value: Any) -> bool:
+def _optional_size(value: object) -> bool:
     return value is None or _size(value)
 
 
-def _count(value: Any) -> bool:
+def _count(value: object) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST
 
 
@@ -36,15 +36,15 @@ def _positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 1e30
 
 
-def _switch(value: Any) -> bool:
+def _switch(value: object) -> bool:
     return type(value) is bool
 
 
-def _name(value: Any) -> bool:
+def _name(value: object) -> bool:
     return type(value) is str
 
 
-def _rope(value: Any) -> bool:
+def _rope(value: object) -> bool:
     if value is None:
         return True
     names = ("rope_type", "type")
@@ -54,7 +54,7 @@ def _rope(value: Any) -> bool:
     )
 
 
-def _token(value: Any) -> bool:
+def _token(value: object) -> bool:
     """One token, several, or none, which some say by -1."""
     several = value if isinstance(value, list) else [value]
     return all(token is None or token == -1 or _count(token) for token in several)

@@ -44,7 +44,7 @@ class Laboratory(LM):
     """
 
     def __init__(
-        self, run: Restored | None = None, workdir: str = "", cache: str = "", **ignored: Any
+        self, run: Restored | None = None, workdir: str = "", cache: str = "", **ignored: object
     ):
         """Opens a run, or the newest checkpoint of a workdir; the batch size is that of its config.
 
