@@ -31,7 +31,10 @@ def apply(page, tree):
     environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
     command = ["git", "apply", str(page.with_suffix(".diff"))]
     applied = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-    assert not applied.returncode, f"{applied.stderr}\nmake {page.stem}.diff anew from the code"
+    remedy = (
+        f"git apply --reject it, mend the code, and write git diff to docs/add/{page.stem}.diff"
+    )
+    assert not applied.returncode, f"{applied.stderr}\n{remedy}"
 
 
 def run_python(arguments, tree):
