@@ -25,7 +25,7 @@ from experiments.timing import interleaved, medians
 from lm.config import override
 from lm.devices.cpu import keep_freed_memory
 from lm.experiment.provenance import commit, versions
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 
 VOCABULARY, LENGTH, BATCH = 30_522, 128, 8
 METHODS = {
@@ -77,6 +77,7 @@ def prepare(model: str, method: str):
     key = jax.random.key(1)
     compiled = program.train_step.lower(state, rows, key).compile()
     analysis = compiled.memory_analysis()
+    assert analysis is not None
     trained, moments = map(jax.tree.leaves, (state.params, state.opt_state))
     memory = {
         "trained_parameters": sum(x.size for x in trained),

@@ -27,7 +27,7 @@ from lm.checkpoints.pretrained import open_pretrained
 from lm.evaluation.embed import embed
 from lm.experiment.provenance import commit, versions
 from lm.model.transformer import Batch
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 
 # Hugging Face's documentation of sentence similarity, with all-MiniLM-L6-v2.
 SENTENCES = (

@@ -41,7 +41,7 @@ def ours(vocab_size: int):
     from configs import default
     from lm.config import override
     from lm.training.profiling.flops import flops_per_token
-    from lm.training.train_step import build_program
+    from lm.training.program import build_program
 
     config = override(
         default.get_config(),

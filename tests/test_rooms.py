@@ -28,16 +28,12 @@ MOST_IMPORTS = 15
 UPWARD = {
     ("checkpoints", "experiment"),
     ("training", "checkpoints"),
-    ("training", "experiment"),
 }
 CIRCLES = {
     ("lm.checkpoints", "lm.experiment.continual"),
-    ("lm.checkpoints", "lm.training.regularization"),
-    ("lm.experiment", "lm.training"),
 }
 MANY_IMPORTS = {
     "lm.experiment.train",
-    "lm.training.train_step",
 }
 
 

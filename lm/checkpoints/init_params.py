@@ -19,7 +19,7 @@ from lm.devices import sharding
 from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.finetuning import method_names
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 
 def check_init_from(init_from: str) -> None:

@@ -11,8 +11,8 @@ from lm.checkpoints.initialize import starting_state
 from lm.checkpoints.teacher import with_teacher
 from lm.config import Config
 from lm.experiment.continual.importance import with_importance
+from lm.training.program import Program
 from lm.training.train_state import TrainState
-from lm.training.train_step import Program
 
 
 def beginning(

@@ -18,8 +18,8 @@ from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.finetuning import partition
 from lm.finetuning.method import HEADS
+from lm.training.program import Program
 from lm.training.train_state import TrainState
-from lm.training.train_step import Program
 
 # In a workdir: what its run was initialised from, and the checksum of these parameters.
 BASE = "base.json"

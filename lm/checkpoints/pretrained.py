@@ -14,9 +14,9 @@ from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.tasks import build_task, predicts_tokens
 from lm.tasks.prepare import layout_of
+from lm.training.prepare import corpus_program, prepare_corpus, shared_program
 from lm.training.profiling.memory import check_memory
-from lm.training.program import corpus_program, prepare_corpus, shared_program
-from lm.training.train_step import Program
+from lm.training.program import Program
 from lm.training.validate import check
 
 

@@ -13,9 +13,8 @@ from lm.checkpoints.resume import FREE, LENGTH
 from lm.checkpoints.run_files import check_same_config, check_same_text, recorded_config
 from lm.config import CACHE, Config
 from lm.errors import UserError
+from lm.training.prepare import corpus_program, prepare_corpus
 from lm.training.profiling.memory import check_memory
-from lm.training.program import corpus_program, prepare_corpus
-from lm.training.regularization.teacher import without_teacher
 from lm.training.validate import check, check_recorded
 
 # Config keys that may differ from those of the workdir.
@@ -74,7 +73,7 @@ def restore(
     config.cache_dir = cache or (CACHE if given is None else given.cache_dir)
     corpus = prepare_corpus(config)
     check_same_text(workdir, corpus)
-    program = corpus_program(without_teacher(config), corpus)
+    program = corpus_program(config, corpus)
     check_memory(program, trains=False)
     checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps

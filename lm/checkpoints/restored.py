@@ -12,8 +12,8 @@ from lm.errors import UserError
 from lm.tasks.base import Labels, Task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
-from lm.training.program import prepare_corpus
-from lm.training.train_step import Program
+from lm.training.prepare import prepare_corpus
+from lm.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lm.errors import UserError
 from lm.finetuning import method_names
 from lm.training.metric_writer import read_metrics
 from lm.training.optimizer import schedule
-from lm.training.regularization import needs_start
+from lm.training.regularization import needs_init_params
 
 # Each is a key, or a group of keys. Where dropout or another draw is on, the first eight draw
 # otherwise, as config.grad_accum_steps says; all else is the same up to rounding.
@@ -70,7 +70,7 @@ def _hindrance(key: str, config: Config) -> str:
         return ""
     if config.optimizer.name == "adafactor":
         return "adafactor's means and clipping are those of stacked layers, or of single ones"
-    if "full" not in method_names(config) or needs_start(regularization):
+    if "full" not in method_names(config) or needs_init_params(regularization):
         return "the parameters with which training began, read again, are of the other layout"
     return ""
 

@@ -1,29 +1,106 @@
-"""What does the teacher know? Its parameters, read when a student begins or goes on; all else that
-it left is not looked at.
+"""Reads the teacher of a distillation: its config, fitted to the devices and rows of its student,
+and its parameters.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.checksum import check_source, record_source
-from lm.checkpoints.hf import is_checkpoint, open_checkpoint
+from lm.checkpoints.hf import is_checkpoint, open_checkpoint, with_checkpoint_model
 from lm.checkpoints.init_params import pretrained_params
 from lm.checkpoints.initialize import restored_state
-from lm.checkpoints.run_files import read_run_json
-from lm.config import Config
+from lm.checkpoints.run_files import read_run_json, recorded_config
+from lm.config import Config, chosen_options, override
 from lm.data import Dataset, make_tokenizer
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.training.regularization.teacher import teacher_config
-from lm.training.train_state import TrainState
-from lm.training.train_step import Program
+from lm.output import OUTPUTS
+from lm.training.program import Program
+from lm.training.train_state import Params, TrainState
+from lm.training.validate import check_recorded
 
 # In a workdir: the teacher that its run began with, and the hash of what it knows.
 TEACHER = "teacher.json"
+
+# What transformers computes, of keys that a student may have changed; the others rest at None.
+_PLAIN = {
+    "attention.mechanism": "scores",
+    "attention.weighting": "softmax",
+    "attention.learn": (),
+    "attention.anneal": (),
+    "output.head": "softmax",
+}
+
+
+def teacher_config(config: Config) -> Config | None:
+    """The config of the teacher that `config.regularization.teacher` names; None where there is
+    none.
+
+    Raises:
+      UserError: it is no run's folder, or its architecture, task, pooling or positions do not fit.
+    """
+    source = config.regularization.teacher
+    if not source:
+        return None
+    if is_checkpoint(source):
+        own = {"init_from": source, "finetuning.method": "full", "finetuning.adapter_from": ""}
+        theirs = with_checkpoint_model(override(_plain(_without_teacher(config)), own))
+    else:
+        recorded = epath.Path(source) / "config.json"
+        if not recorded.exists():
+            raise UserError(f"config.regularization.teacher = {source!r}: there is no {recorded}")
+        same = {
+            name: config[name] for name in ("mesh", "batch_size", "grad_accum_steps", "cache_dir")
+        }
+        # What it learned at does not matter any more.
+        theirs = _without_teacher(recorded_config(recorded))
+        theirs = override(theirs, {"schedule.warmup_steps": 0})
+        theirs.unlock().update(same)
+    for name, own, other in (
+        ("model.architecture", config.model.architecture, theirs.model.architecture),
+        ("task.name", config.task.name, theirs.task.name),
+        # It reads the rows of its student, and these hold the places of the student's pooling.
+        ("task.pooling", config.task.pooling, theirs.task.pooling),
+    ):
+        if own != other:
+            raise UserError(
+                f"config.regularization.teacher = {source!r} has config.{name} = {other!r}, and "
+                f"its "
+                f"student {own!r}; take a teacher of the same kind"
+            )
+    if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
+        raise UserError(
+            f"config.regularization.teacher = {source!r} has the head {theirs.output.head}, "
+            f"which asks "
+            f"for counts of words that {config.output.head} does not; take another teacher"
+        )
+    if theirs.model.max_seq_len < config.data.seq_len:
+        raise UserError(
+            f"config.regularization.teacher = {source!r} has {theirs.model.max_seq_len} positions, "
+            f"fewer than config.data.seq_len = {config.data.seq_len}; shorten the rows"
+        )
+    if not is_checkpoint(source):
+        check_recorded(theirs, epath.Path(source) / "config.json")
+    return theirs
+
+
+def _plain(config: Config) -> Config:
+    """With the softmax in attention and head, whatever the student has in its place."""
+    groups = ("attention", "encoder_attention", "cross_attention", "output")
+    changed = [
+        f"{group}.{key}"
+        for group in groups
+        for key in chosen_options(config[group], ("query_chunk_size", "token_chunk_size", "tied"))
+    ]
+    return override(config, {key: _PLAIN.get(key) for key in changed})
+
+
+def _without_teacher(config: Config) -> Config:
+    """A config of the same model that needs no teacher."""
+    return override(config, {"regularization.teacher": "", "regularization.distillation": 0.0})
 
 
 def with_teacher(
@@ -50,7 +127,7 @@ def with_teacher(
     return dataclasses.replace(state, teacher=known)
 
 
-def _params(teacher: Program, source: str, theirs: Config, corpus: Dataset) -> Any:
+def _params(teacher: Program, source: str, theirs: Config, corpus: Dataset) -> Params:
     _check_same_words(source, theirs, corpus)
     if not is_checkpoint(source):
         checkpoints = Checkpoints(source)

@@ -8,7 +8,7 @@ import numpy as np
 from lm.config import Config
 from lm.generation import generate
 from lm.tasks.base import Example, LabelledRows
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 
 def written(

@@ -16,7 +16,7 @@ from lm.evaluation.task_evaluation import metrics, predictions
 from lm.evaluation.task_report import write_report
 from lm.output import OUTPUTS
 from lm.tasks.task_data import TaskData
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 
 class Evaluation(NamedTuple):

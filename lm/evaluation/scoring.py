@@ -16,7 +16,7 @@ from lm.evaluation.scored_row import ScoredRow
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel, next_token_log_probs
 from lm.model.transformer import Batch
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 _TOGETHER = 64  # targets whose log-probabilities are computed at a time
 

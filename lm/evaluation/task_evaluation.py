@@ -11,7 +11,7 @@ from lm.data.batches import RowSubset
 from lm.evaluation.answer_generation import written
 from lm.evaluation.row_outputs import row_outputs
 from lm.tasks.base import LabelledData, LabelledRows
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 Predictions = Sequence[dict[str, Any]]
 

@@ -8,7 +8,7 @@ from lm.checkpoints.resume import check_length, record_changes
 from lm.checkpoints.run_files import check_same_text, recorded_config
 from lm.config import Config
 from lm.data import Dataset
-from lm.errors import UserError
+from lm.training.prepare import total_steps
 
 
 def go_on(config: Config, workdir: epath.Path, corpus: Dataset, label: str) -> None:
@@ -26,28 +26,3 @@ def go_on(config: Config, workdir: epath.Path, corpus: Dataset, label: str) -> N
     check_length(config, recorded, before, now, done)
     if told := record_changes(config, recorded, workdir, done):
         print(f"{label}: {told}", flush=True)
-
-
-def total_steps(config: Config, corpus: Dataset) -> int:
-    """Updates in the whole run: config.steps, or what config.epochs makes of the training rows.
-
-    Raises:
-      UserError: where the warm-up is as long, or there are more updates than 32 bits count.
-    """
-    if config.epochs is None:
-        return config.steps
-    rows = corpus.manifest["splits"]["train"]["rows"]
-    most = (2**31 - 1) * config.batch_size / rows
-    if config.epochs > most:
-        raise UserError(
-            f"config.epochs = {config.epochs} over {rows} rows is more steps than 2147483647; use "
-            f"fewer than {most:.3g} epochs"
-        )
-    steps = max(1, round(config.epochs * rows / config.batch_size))
-    if config.schedule.warmup_steps >= steps:
-        raise UserError(
-            f"config.schedule.warmup_steps = {config.schedule.warmup_steps} must be below the "
-            f"{steps} steps of "
-            f"config.epochs = {config.epochs}; shorten the warm-up"
-        )
-    return steps

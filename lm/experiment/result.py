@@ -11,7 +11,7 @@ from lm.config import Config, content_hash
 from lm.experiment.provenance import versions
 from lm.finetuning import param_count
 from lm.training.metric_writer import read_metrics
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 
 def describe(

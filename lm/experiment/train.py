@@ -13,13 +13,14 @@ from lm.checkpoints.init_params import check_init_from
 from lm.checkpoints.initial_state import beginning
 from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.resume import asked_alike_since
+from lm.checkpoints.teacher import teacher_config
 from lm.config import Config
 from lm.data import Dataset, train_batches
 from lm.data.files import write_json
 from lm.devices import sharding
 from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import evaluate
-from lm.experiment.continuation import go_on, total_steps
+from lm.experiment.continuation import go_on
 from lm.experiment.learning_curve import draw_curve
 from lm.experiment.primary_metric import check_finite, describe_metrics, primary_metric
 from lm.experiment.provenance import commit
@@ -27,17 +28,19 @@ from lm.experiment.result import describe
 from lm.experiment.run_dir import claimed, held, open_workdir
 from lm.experiment.validate import check
 from lm.training.announce import announced
+from lm.training.build_model import check_devices
 from lm.training.early_stopping import Stopping
 from lm.training.layerwise_lr import shared_layer_rate
 from lm.training.metric_writer import Progress, Writer, read_metrics
 from lm.training.nan_check import first_nonfinite
 from lm.training.preemption import Signals
+from lm.training.prepare import corpus_program, prepare_corpus, total_steps
 from lm.training.profiling.flops import flops_per_token, peak_flops
 from lm.training.profiling.memory import check_memory, step_memory
 from lm.training.profiling.paths import attention_path, output_path
-from lm.training.program import corpus_program, prepare_corpus
-from lm.training.regularization.generalization_gap import follow_gap
-from lm.training.train_step import Program, check_devices
+from lm.training.program import Program
+from lm.training.random_streams import RunStream
+from lm.training.regularization.generalization_gap import adapt_penalties
 
 
 def train(
@@ -71,7 +74,7 @@ def train(
             return finished
         corpus = prepare_corpus(config)
         go_on(config, workdir, corpus, label)
-        program = corpus_program(config, corpus)
+        program = corpus_program(config, corpus, teacher_config(config))
         check_memory(program)
         with jax.set_mesh(program.mesh):
             with claimed(config, workdir, corpus):
@@ -95,8 +98,8 @@ class _Run:
         self.steps, self.still_held = total_steps(config, corpus), still_held
         self.checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
         root = jax.random.key(config.seed)
-        self.key = jax.random.fold_in(root, 1)
-        key = jax.random.fold_in(root, 0)
+        self.key = jax.random.fold_in(root, RunStream.STEPS)
+        key = jax.random.fold_in(root, RunStream.INIT)
         with announced(f"{label}: making or reading the parameters"):
             self.state, origin = beginning(program, self.checkpoints, config, corpus, key)
         self.start = int(self.state.step)
@@ -225,7 +228,7 @@ class _Run:
             self.close()
             raise
         self.still_held()  # as before every line; an evaluation may take long
-        self.state, gap = follow_gap(self.state, self.program, self.corpus, self.config)
+        self.state, gap = adapt_penalties(self.state, self.program, self.corpus, self.config)
         if self.main:
             self.writer.write(step, metrics | gap)
             self.progress.evaluated(", ".join(describe_metrics(metrics, self.config)))

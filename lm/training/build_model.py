@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from lm.config import Config, chosen_options
 from lm.data.objectives import OBJECTIVES
+from lm.devices import sharding
 from lm.errors import UserError
 from lm.finetuning import build_finetuning
 from lm.finetuning.adapted import AdaptedTransformer
@@ -53,6 +54,19 @@ def build_model(
     if interceptors := noises(config.regularization) + build_finetuning(config).adapters:
         return AdaptedTransformer(model, vocab_size, outputs, interceptors=interceptors)
     return Transformer(model, vocab_size, outputs)
+
+
+def check_devices(config: Config) -> Mesh:
+    """The mesh of a config, once batch and heads are known to divide over it.
+
+    Raises:
+      UserError: where they do not.
+    """
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_batch(mesh, config.batch_size, config.grad_accum_steps)
+    attention = model_config(config).stack.block.attention
+    sharding.check_heads(mesh, attention.num_heads, attention.num_kv_heads)
+    return mesh
 
 
 def _check_num_classes(options: Mapping[str, Any], num_classes: int, vocab_size: int) -> None:

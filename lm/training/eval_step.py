@@ -1,9 +1,6 @@
-"""What is asked of a model besides an update? Likelihoods and predictions of rows, in a program's
-terms: functions of (params, rows).
-"""
+"""Computes likelihoods and predictions of rows: functions of (params, rows) beside the update."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,17 +8,16 @@ import jax.numpy as jnp
 
 from lm.data.objectives import Objective
 from lm.model.transformer import Transformer
-
-Rows = Mapping[str, jax.Array]
+from lm.training.train_state import Params, Rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Measures:
-    """What `Program` says of `eval_step`, `eval_loss`, `predict` and `token_nll`, not jitted.
+class EvalFunctions:
+    """The functions `eval_step`, `eval_loss`, `predict` and `token_nll` of a `Program`, not jitted.
 
     Attributes:
       model: the Transformer.
-      objective: what its rows teach.
+      objective: makes batches of rows.
       vocab_size: V.
     """
 
@@ -29,32 +25,32 @@ class Measures:
     objective: Objective
     vocab_size: int
 
-    def eval_step(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
+    def eval_step(self, params: Params, rows: Rows) -> dict[str, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         # Without a key: random softmaxes and heads are what their draws stand for.
-        measures: Any = self.model.apply(
+        sums: Any = self.model.apply(
             {"params": params}, batch, self.objective.accuracy, method="measures"
         )
-        return {name: jnp.sum(value * batch.weights) for name, value in measures.items()} | {
+        return {name: jnp.sum(value * batch.weights) for name, value in sums.items()} | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),
             "words": jnp.zeros(self.vocab_size).at[batch.targets].add(batch.weights),
         }
 
-    def eval_loss(self, params: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    def eval_loss(self, params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         nats: Any = self.model.apply({"params": params}, batch, train=False, method="loss")
         return nats, jnp.sum(batch.weights)
 
-    def predict(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
+    def predict(self, params: Params, rows: Rows) -> dict[str, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         found: Any = self.model.apply({"params": params}, batch, method="predictions")
         return found | {name: rows[name] for name in ("row", "weights", "spans") if name in rows}
 
-    def token_nll(self, params: Any, rows: Rows) -> Any:
+    def token_nll(self, params: Params, rows: Rows) -> Any:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         square = self.model.clone(

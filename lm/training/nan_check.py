@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.training.eval_step import Rows
-from lm.training.train_state import TrainState
-from lm.training.train_step import Program
+from lm.training.loss import dropout_keys
+from lm.training.program import Program
+from lm.training.train_state import Rows, TrainState
 
 
 def first_nonfinite(program: Program, state: TrainState, rows: Rows, key: jax.Array) -> str:
@@ -18,7 +18,7 @@ def first_nonfinite(program: Program, state: TrainState, rows: Rows, key: jax.Ar
     over the batch of the step of this key, then at the step's own loss and gradients.
     """
     batch = program.make_batch(rows, key)
-    rngs = {"dropout": jax.random.fold_in(key, 0), "softmax": jax.random.fold_in(key, 1)}
+    rngs = dropout_keys(key)
     capture: Any = {"capture_intermediates": True, "mutable": ["intermediates"]}
 
     def outputs(state, batch):

@@ -8,8 +8,8 @@ import jax
 import optax
 
 from lm.config import Config
-from lm.training.float32_state import float32_moments
 from lm.training.layerwise_lr import layer_decay, unfreezing
+from lm.training.mixed_precision import with_float32_state
 from lm.training.pruning import SCORES, pruning, sparsity_schedule
 
 
@@ -38,7 +38,7 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     if config.regularization.sparsity:
         score = SCORES[config.regularization.pruning_criterion]
         tx = pruning(tx, sparsity_schedule(config.regularization, steps), score)
-    return float32_moments(tx)
+    return with_float32_state(tx)
 
 
 def decayed(params: Any) -> Any:

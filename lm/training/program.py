@@ -1,71 +1,149 @@
-"""Prepares what a run needs beside its state: the rows of its data, and its compiled program."""
+"""Builds the program of an experiment: its model, its mesh, and its jitted functions."""
 
-import functools
-import json
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
+from jax.stages import Wrapped
 
-from lm.config import Config, cache_folder, override, to_dict
-from lm.data import ByteTokenizer, Dataset, Tokenizer, prepare
-from lm.experiment.continuation import total_steps
-from lm.output import OUTPUTS
+from lm.config import Config
+from lm.data import ByteTokenizer, Tokenizer
+from lm.data.objectives import Objective, build_objective
+from lm.devices import sharding
+from lm.finetuning import FineTuning, build_finetuning
+from lm.model.transformer import Batch, Transformer
+from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
-from lm.tasks.prepare import prepare_task
-from lm.training.announce import announced
-from lm.training.train_step import Program, build_program
-from lm.training.validate_options import check_packed
+from lm.training.build_model import build_model, check_devices
+from lm.training.eval_step import EvalFunctions
+from lm.training.init_state import abstract_state, build_init_state
+from lm.training.optimizer import optimizer
+from lm.training.train_state import Params, Rows, TrainState
+from lm.training.train_step import (
+    LossAndGrad,
+    build_loss_and_grad,
+    build_make_batch,
+    build_train_step,
+)
 
 
-def prepare_corpus(config: Config) -> Dataset:
-    """The prepared rows of a config's data, made where the cache lacks them."""
-    cache = cache_folder(config, "data")
-    with announced(f"preparing {config.data.source} in {cache}, once"):
-        if config.task.name:
-            return prepare_task(config, cache)
-        check_packed(config)
-        return prepare(**config.data, cache=cache)
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The jitted functions of one experiment; runs that differ only in the seed share them.
+
+    Attributes:
+      model: the Transformer.
+      finetuning: the methods by which it is trained.
+      mesh: the devices.
+      abstract_state: the state's shapes, types and shardings.
+      init_state: `init_state(key) -> TrainState`, sharded from the start; without a teacher.
+      init_opt_state: `init_opt_state(params)`, the optimizer's state before the first
+        update of these.
+      train_step: `train_step(state, rows, key) -> (state, metrics)`; donates the state.
+      eval_step: `eval_step(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
+        rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
+        hits, and the sums of `support_metrics` where the head has no full support.
+      objective: `objective(rows, key) -> Batch`, of `lm.data.objectives`.
+      make_batch: `make_batch(rows, key) -> Batch`, what a step of this key learns from; not
+        jitted.
+      loss_and_grad: `loss_and_grad(state, batch, key)`, of `build_loss_and_grad`; not jitted.
+      eval_loss: `eval_loss(params, rows) -> (sum of nats, sum of weights)`, the loss without
+        draws or regularizers.
+      predict: `predict(params, rows) -> {"row", ...}`, of a task's rows what `Task.predict` asks
+        for, whole on every device.
+      token_nll: `token_nll(params, rows) -> nats [B, L]` with attention in one piece, not jitted;
+        its arithmetic is what `flops_per_token` counts.
+      teacher: the program of the model that this one is distilled from; None: there is none.
+
+    `params` are all of the model's, `TrainState.all_params` or `TrainState.eval_params`.
+    """
+
+    model: Transformer
+    finetuning: FineTuning
+    mesh: Mesh
+    abstract_state: TrainState
+    init_state: Wrapped
+    init_opt_state: Wrapped
+    train_step: Wrapped
+    eval_step: Wrapped
+    objective: Objective
+    make_batch: Callable[[Rows, jax.Array], Batch]
+    loss_and_grad: Callable[[TrainState, Batch, jax.Array], LossAndGrad]
+    eval_loss: Wrapped
+    predict: Wrapped
+    token_nll: Callable[[Params, Rows], jax.Array]
+    teacher: "Program | None" = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a task, in the order of their numbers; () where there is no fixed set of labels."""
+        return self.objective.labels
+
+    @property
+    def abstract_params(self) -> Params:
+        """Shapes and types of all parameters, those trained and those left alone."""
+        return jax.eval_shape(lambda state: state.all_params, self.abstract_state)
 
 
-def corpus_program(config: Config, corpus: Dataset) -> Program:
-    """The program of a config for a corpus, with the words' counts where the head asks for them."""
-    counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
-    objective = corpus.objective(config)
-    layout = objective.layout if isinstance(objective, TaskObjective) else None
-    config = override(config, {"steps": total_steps(config, corpus)})
-    vocab_size = corpus.tokenizer.vocab_size
-    return shared_program(config, vocab_size, counts, corpus.tokenizer, layout)
-
-
-def shared_program(
+def build_program(
     config: Config,
     vocab_size: int,
-    counts: bytes | None = None,
+    counts: np.ndarray | None = None,
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
     layout: Layout | None = None,
+    teacher: Config | None = None,
 ) -> Program:
-    """The program of a config; one of the last two again, where only the seed, what the run starts
-    from, or its place in a chain differs.
+    """Model, mesh and jitted functions of a config; nothing is computed yet.
 
-    What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
+    Args:
+      config: every key.
+      vocab_size: V.
+      counts: of words in the training text, [V], for heads that ask (`needs_counts`); None: such a
+        head counts words as ordered by frequency.
+      tokenizer: of the rows, for objectives that write special tokens.
+      layout: of a task's rows; None: the rows are text.
+      teacher: the config of the model to distil; None: there is none.
+
+    Raises:
+      UserError: where sizes do not divide over the mesh, the tokenizer lacks a special token, or a
+        method trains nothing.
     """
-    cache = cache_folder(config, "jax")
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}
-    return _program(json.dumps(settings, sort_keys=True), vocab_size, counts, tokenizer, layout)
-
-
-@functools.lru_cache(maxsize=2)  # the first run of a chain may differ from the others
-def _program(
-    settings: str,
-    vocab_size: int,
-    counts: bytes | None,
-    tokenizer: Tokenizer,
-    layout: Layout | None,
-) -> Program:
-    config = ConfigDict(json.loads(settings))
-    of_words = None if counts is None else np.frombuffer(counts, np.int64)
-    return build_program(config, vocab_size, of_words, tokenizer, layout)
+    mesh = check_devices(config)
+    model, methods = build_model(config, vocab_size, counts, mesh, layout), build_finetuning(config)
+    objective = build_objective(config, tokenizer)
+    if layout is not None:
+        objective = TaskObjective(tokenizer, layout.length, build_task(config), layout)
+    tx = optimizer(config, config.steps)
+    distilled = None
+    if teacher is not None:
+        distilled = build_program(teacher, vocab_size, counts, tokenizer, layout)
+    make_batch = build_make_batch(config, objective, tokenizer)
+    loss_and_grad = build_loss_and_grad(config, model, distilled and distilled.model)
+    train_step = build_train_step(config, tx, make_batch, loss_and_grad)
+    evaluation = EvalFunctions(model, objective, vocab_size)
+    init_state = build_init_state(config, model, methods, objective, tx)
+    abstract = abstract_state(
+        config, init_state, methods, mesh, distilled and distilled.abstract_params
+    )
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    whole = sharding.whole(mesh)
+    return Program(
+        model=model,
+        finetuning=methods,
+        mesh=mesh,
+        abstract_state=abstract,
+        init_state=jax.jit(init_state, out_shardings=shardings.replace(teacher=None)),
+        init_opt_state=jax.jit(tx.init, out_shardings=shardings.opt_state),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
+        eval_step=jax.jit(evaluation.eval_step, out_shardings=whole),
+        objective=objective,
+        make_batch=make_batch,
+        loss_and_grad=loss_and_grad,
+        eval_loss=jax.jit(evaluation.eval_loss, out_shardings=whole),
+        predict=jax.jit(evaluation.predict, out_shardings=whole),
+        token_nll=evaluation.token_nll,
+        teacher=distilled,
+    )

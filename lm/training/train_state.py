@@ -1,12 +1,17 @@
 """Holds everything that training changes, and what it leaves alone, as one pytree."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
+import optax
 
 from lm.finetuning import combine
+
+Params = Any  # a tree of parameters: arrays in dictionaries, by the names of the modules
+Rows = Mapping[str, jax.Array]  # of a data set, by the names of the fields
 
 
 @flax.struct.dataclass
@@ -29,30 +34,30 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Any
-    opt_state: Any
-    ema_params: Any
+    params: Params
+    opt_state: optax.OptState
+    ema_params: Params
     finite: jax.Array
-    frozen_params: Any = flax.struct.field(default_factory=dict)
-    init_params: Any = None
-    teacher: Any = None
-    penalty_scale: Any = None
-    importance: Any = None
+    frozen_params: Params = flax.struct.field(default_factory=dict)
+    init_params: Params = None
+    teacher: Params = None
+    penalty_scale: jax.Array | None = None
+    importance: Params = None
 
     @property
-    def all_params(self) -> Any:
+    def all_params(self) -> Params:
         """All parameters of the model as training has them."""
         return combine(self.params, self.frozen_params)
 
     @property
-    def eval_params(self) -> Any:
+    def eval_params(self) -> Params:
         """The parameters that evaluation and generation use, all of the model."""
         return combine(
             self.params if self.ema_params is None else self.ema_params, self.frozen_params
         )
 
     @property
-    def saved(self) -> Any:
+    def saved(self) -> "TrainState":
         """What a checkpoint holds."""
         return dataclasses.replace(
             self, frozen_params=None, init_params=None, teacher=None, importance=None

@@ -14,7 +14,7 @@ from lm.errors import UserError
 from lm.generation import generate, prompt_batch
 from lm.model.config import model_config
 from lm.training.build_model import build_model
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from lm.training.validate import check
 from tests.attention_inputs import CAUSAL, EITHER, PLAIN_CORE, SEGMENTS, B, L, apply, tensors
 

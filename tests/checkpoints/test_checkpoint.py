@@ -24,6 +24,7 @@ from lm.checkpoints.hf import (
 from lm.checkpoints.init_params import pretrained_params
 from lm.checkpoints.pretrained import open_pretrained
 from lm.checkpoints.restore import restore
+from lm.checkpoints.teacher import teacher_config
 from lm.config import override, to_dict
 from lm.data import ByteTokenizer
 from lm.errors import UserError
@@ -31,8 +32,7 @@ from lm.evaluation.held_out import evaluate
 from lm.experiment.train import train
 from lm.generation import prompt_batch
 from lm.model.config import attention_groups
-from lm.training.regularization.teacher import teacher_config
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from tests.commands import run
 
 

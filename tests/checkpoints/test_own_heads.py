@@ -25,7 +25,7 @@ from lm.data.objectives import Objective
 from lm.errors import UserError
 from lm.evaluation.predict import predict
 from lm.tasks.layout import Layout
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from tests.checkpoints.hf_checkpoints import CASES
 from tests.small_tokenizers import byte_level, folder_of
 

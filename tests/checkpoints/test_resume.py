@@ -21,7 +21,7 @@ from lm.devices.sharding import path_name
 from lm.errors import UserError, of_memory
 from lm.experiment.run_dir import open_workdir
 from lm.experiment.train import _Run, train
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 
 EVERY = {
     "steps": 20,

@@ -15,7 +15,7 @@ from lm.data import open_corpus, prepare
 from lm.data.cache import built, damage_of
 from lm.errors import UserError
 from lm.tasks.prepare import prepare_task
-from lm.training.program import prepare_corpus
+from lm.training.prepare import prepare_corpus
 
 
 def only(folder: pathlib.Path, pattern: str) -> pathlib.Path:

@@ -15,7 +15,7 @@ from lm.data.objectives.span import Span, _partition
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.experiment.train import train
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 
 BYTES = ByteTokenizer()
 END, L = BYTES.end, 64

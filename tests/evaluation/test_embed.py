@@ -15,7 +15,7 @@ from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.embed import check_output, embed, embed_files, read_texts, write_embeddings
 from lm.generation import prompt_batch
-from lm.training.program import shared_program
+from lm.training.prepare import shared_program
 
 TEXTS = ["a", "def add(a, b):", "née 🙂", "x" * 30]
 END = ByteTokenizer.end

@@ -17,7 +17,7 @@ from lm.evaluation.prompting.query_encoder import query_encoder
 from lm.evaluation.prompting.template import Query
 from lm.evaluation.scoring import score_rows
 from lm.model.transformer import Batch
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from lm.training.validate import check
 
 WORDS = (" bad", " good!")

@@ -21,7 +21,7 @@ from lm.evaluation.perplexity import (
     write_likelihoods,
 )
 from lm.generation import prompt_batch
-from lm.training.program import shared_program
+from lm.training.prepare import shared_program
 
 TEXT = "def add(a, b):\n    return a + b  # né 🙂\n"
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from lm.training import announce
-from lm.training import program as prepare_module
+from lm.training import prepare as prepare_module
 from lm.training.announce import announced
 
 

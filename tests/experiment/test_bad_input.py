@@ -14,14 +14,14 @@ from configs import default
 from lm.checkpoints.resolve import resolve_init
 from lm.checkpoints.restore import restore
 from lm.checkpoints.run_files import recorded_config
+from lm.checkpoints.teacher import teacher_config
 from lm.config import declared, override, to_dict
 from lm.errors import UserError, nearest
-from lm.experiment.continuation import total_steps
 from lm.experiment.run_dir import open_workdir
 from lm.experiment.validate import check
 from lm.tasks.layout import Layout
 from lm.training.build_model import build_model
-from lm.training.regularization.teacher import teacher_config
+from lm.training.prepare import total_steps
 from tests.commands import run
 
 # Between them, they look at every key.

@@ -22,7 +22,7 @@ from lm.config import CACHE, override, to_dict
 from lm.errors import Interrupted, UserError
 from lm.experiment import train as train_module
 from lm.experiment.train import train
-from lm.training import program as prepare_module
+from lm.training import prepare as prepare_module
 from tests.conftest import QUICK
 
 

@@ -16,7 +16,7 @@ from lm.finetuning import METHODS, build_finetuning, combine, param_count, parti
 from lm.finetuning.lora import Dora, Lora, RankStableLora
 from lm.finetuning.merge import merge, unmerge
 from lm.training.build_model import build_model
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from tests.small_models import init, noisy
 
 PROMPTING = ("prompt", "prefix")

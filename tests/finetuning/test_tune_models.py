@@ -12,7 +12,7 @@ from lm.finetuning import METHODS, combine, param_count
 from lm.finetuning.merge import merge
 from lm.tasks.layout import Layout
 from lm.training.build_model import build_model
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from tests.small_models import noisy
 
 SIZES = {

@@ -19,7 +19,7 @@ from lm.errors import UserError
 from lm.experiment.train import train
 from lm.finetuning import param_count
 from lm.finetuning.merge import merge
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from tests.commands import run
 
 SIZES = {

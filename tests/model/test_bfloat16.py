@@ -11,11 +11,11 @@ from configs import default
 from lm.config import override
 from lm.data.objectives.causal import causal
 from lm.training.build_model import build_model
-from lm.training.float32_state import apply_updates, in_float32, moving_average, stochastic_round
-from lm.training.gradients import gradients
+from lm.training.mixed_precision import apply_updates, in_float32, stochastic_round, update_ema
 from lm.training.optimizer import OPTIMIZERS, optimizer
+from lm.training.program import build_program
 from lm.training.train_state import TrainState
-from lm.training.train_step import build_program
+from lm.training.train_step import build_loss_and_grad
 
 PARAMS = {
     "embedding": jnp.ones((8, 4), jnp.bfloat16),
@@ -108,7 +108,7 @@ def test_the_average_of_parameters_that_stay_is_what_they_are(decay):
     params = {"x": jnp.asarray(np.random.default_rng(0).normal(size=50), jnp.bfloat16)}
 
     def step(average, _):
-        return moving_average(average, params, decay), None
+        return update_ema(average, params, decay), None
 
     found, _ = jax.lax.scan(step, {"x": jnp.zeros(50)}, length=round(20 / (1 - decay)))
     np.testing.assert_allclose(found["x"], in_float32(params)["x"], rtol=1e-4)
@@ -134,7 +134,7 @@ def test_the_gradient_of_a_frequent_word_is_summed_in_float32(small_config):
         model = build_model(override(config, {"model.param_dtype": dtype}), 256)
         own = jax.tree.map(lambda p: p.astype(dtype), narrow)
         state = TrainState(jnp.zeros((), int), own, None, None, jnp.array(True))
-        return gradients(config, model, None)(state, batch, jax.random.key(0))[1]["embedding"]
+        return build_loss_and_grad(config, model)(state, batch, jax.random.key(0))[1]["embedding"]
 
     one, other = jax.jit(lambda: (slopes("bfloat16"), slopes("float32")))()
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())

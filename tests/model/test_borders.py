@@ -19,7 +19,7 @@ from lm.generation.decode import forward, next_token_log_probs
 from lm.generation.prompts import pad_prompts
 from lm.model.config import ARCHITECTURES, POSITIONS
 from lm.model.transformer import Batch
-from lm.training.program import prepare_corpus
+from lm.training.prepare import prepare_corpus
 from lm.training.validate import check
 from lm.training.validate_options import check_packed
 from tests.small_models import init, model_of

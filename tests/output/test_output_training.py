@@ -14,7 +14,7 @@ from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
 from lm.training.build_model import build_model
 from lm.training.profiling.paths import attention_path, output_path
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 
 
 @pytest.mark.slow

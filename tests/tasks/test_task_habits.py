@@ -12,8 +12,8 @@ from lm.errors import UserError
 from lm.experiment.train import train
 from lm.tasks.layout import Layout
 from lm.training.metric_writer import read_metrics
-from lm.training.regularization.adapt import adapted
-from lm.training.train_step import build_program
+from lm.training.program import build_program
+from lm.training.regularization.generalization_gap import adapted
 from lm.training.validate import check
 
 HABITS = {

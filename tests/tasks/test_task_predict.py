@@ -16,7 +16,7 @@ from lm.evaluation.task_evaluation import predictions
 from lm.tasks import build_task, load_examples
 from lm.tasks.multiple_choice import READINGS
 from lm.tasks.records import Record
-from lm.training.program import corpus_program, prepare_corpus
+from lm.training.prepare import corpus_program, prepare_corpus
 
 # Per task: its settings, the run's file, and what stands in the column of labels.
 KINDS = {

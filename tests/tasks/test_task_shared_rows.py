@@ -16,7 +16,7 @@ from lm.tasks.objective import TaskObjective
 from lm.tasks.packing import most_texts, share_rows
 from lm.tasks.prepare import prepare_task
 from lm.training.build_model import build_model
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 from lm.training.validate import check
 from tests.small_models import init
 

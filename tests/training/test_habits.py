@@ -14,16 +14,17 @@ from scipy.special import rel_entr
 
 from configs import default
 from lm.checkpoints import teacher
+from lm.checkpoints.teacher import teacher_config
 from lm.config import override, to_dict
 from lm.data.objectives.causal import causal
 from lm.errors import UserError
 from lm.training.build_model import build_model
-from lm.training.regularization.adapt import adapted
+from lm.training.loss import ForwardPass, training_loss
 from lm.training.regularization.adversarial import Moved, drawn, freelb, smart, uphill
-from lm.training.regularization.distil import distilled, divergence
-from lm.training.regularization.passes import Pass, compared, forward, symmetric
+from lm.training.regularization.distillation import distillation
+from lm.training.regularization.divergence import symmetric_kl, tempered_kl, total_divergence
+from lm.training.regularization.generalization_gap import adapted
 from lm.training.regularization.rdrop import rdrop
-from lm.training.regularization.teacher import teacher_config
 from lm.training.train_state import TrainState
 from lm.training.validate import check
 
@@ -41,7 +42,7 @@ def tiny(dropout=0.0, token_chunk_size=None):
     config.output.token_chunk_size = token_chunk_size
     model = build_model(config, 5)
     params = model.init(jax.random.key(0), BATCH, method="loss")["params"]
-    return model, params, forward(model)
+    return model, params, training_loss(model)
 
 
 def log_softmax(z):
@@ -52,8 +53,8 @@ def test_the_symmetric_divergence_is_that_of_float64():
     draw = np.random.default_rng(0)
     p, q = log_softmax(draw.normal(size=(2, 7, 5)) * 3)
     expected = (rel_entr(np.exp(p), np.exp(q)) + rel_entr(np.exp(q), np.exp(p))).sum(-1)
-    np.testing.assert_allclose(symmetric(jnp.array(p), jnp.array(q)), expected, rtol=1e-5)
-    np.testing.assert_allclose(symmetric(jnp.array([3.0]), jnp.array([1.0])), 4.0)
+    np.testing.assert_allclose(symmetric_kl(jnp.array(p), jnp.array(q)), expected, rtol=1e-5)
+    np.testing.assert_allclose(symmetric_kl(jnp.array([3.0]), jnp.array([1.0])), 4.0)
 
 
 def test_a_comparison_in_chunks_is_that_of_the_whole():
@@ -66,8 +67,10 @@ def test_a_comparison_in_chunks_is_that_of_the_whole():
             return jax.nn.log_softmax(seen @ params)
 
         weights = jnp.arange(7.0)
-        passes = [Pass(jnp.zeros(()), weights, table, x, told, chunks) for x in (first, second)]
-        return compared(symmetric, *passes)
+        passes = [
+            ForwardPass(jnp.zeros(()), weights, table, x, told, chunks) for x in (first, second)
+        ]
+        return total_divergence(symmetric_kl, *passes)
 
     found = [jax.value_and_grad(distance)(table, chunks) for chunks in (1, 3)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), *found)
@@ -78,7 +81,7 @@ def test_rdrop_is_its_formula(token_chunk_size):
     _, params, plain = tiny(0.5, token_chunk_size)
     passes = [plain(params, BATCH, key) for key in (KEY, jax.random.fold_in(KEY, 3))]
     assert [each.chunks for each in passes] == [3 if token_chunk_size else 1] * 2
-    p, q = (np.float64(each.told(params, each.seen)) for each in passes)
+    p, q = (np.float64(each.predict(params, each.head_inputs)) for each in passes)
     apart = (rel_entr(np.exp(p), np.exp(q)) + rel_entr(np.exp(q), np.exp(p))).sum(-1)
     expected = np.mean([each.nats for each in passes]) + 0.5 * apart @ BATCH.weights.reshape(-1)
     found = rdrop(plain, 2.0)(params, BATCH, KEY).nats
@@ -151,7 +154,7 @@ def test_smart_adds_more_than_a_random_move_would_and_nothing_without_a_radius()
     before = plain(params, BATCH, KEY)
     added = smart(plain, model, 3.0, 0.1)(params, BATCH, KEY).nats - before.nats
     with nn.intercept_methods(Moved(drawn(model, BATCH, 0.1 * 3**0.5, KEY))):
-        by_chance = compared(symmetric, before, plain(params, BATCH, KEY))
+        by_chance = total_divergence(symmetric_kl, before, plain(params, BATCH, KEY))
     assert added > 2 * 3.0 * by_chance > 0
     assert smart(plain, model, 3.0, 1e-30)(params, BATCH, KEY).nats == before.nats
 
@@ -161,15 +164,15 @@ def test_distillation_is_its_formula():
     p, q = log_softmax(draw.normal(size=(2, 7, 5)) * 3)
     soft = [np.exp(log_softmax(x / 3)) for x in (q, p)]
     expected = 9 * rel_entr(*soft).sum(-1)
-    np.testing.assert_allclose(divergence(3.0)(jnp.array(p), jnp.array(q)), expected, rtol=1e-4)
-    np.testing.assert_allclose(divergence(3.0)(jnp.array([3.0]), jnp.array([1.0])), 4.0)
+    np.testing.assert_allclose(tempered_kl(3.0)(jnp.array(p), jnp.array(q)), expected, rtol=1e-4)
+    np.testing.assert_allclose(tempered_kl(3.0)(jnp.array([3.0]), jnp.array([1.0])), 4.0)
     sure = jnp.array([[0.0, -jnp.inf]])
-    np.testing.assert_allclose(divergence(1.0)(jnp.log(jnp.array([[0.5, 0.5]])), sure), np.log(2))
+    np.testing.assert_allclose(tempered_kl(1.0)(jnp.log(jnp.array([[0.5, 0.5]])), sure), np.log(2))
 
 
 def test_a_number_settles_between_its_label_and_its_teachers_by_the_teachers_share():
     def loss(p):
-        taught = divergence(2.0)(p, jnp.array([1.0]))
+        taught = tempered_kl(2.0)(p, jnp.array([1.0]))
         return jnp.sum(0.75 * jnp.square(p - 3.0) + 0.25 * taught)
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.array([0.75 * 3.0 + 0.25])), 0.0, atol=1e-6)
@@ -178,11 +181,11 @@ def test_a_number_settles_between_its_label_and_its_teachers_by_the_teachers_sha
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     _, params, plain = tiny()
     said = plain(params, BATCH, KEY)
-    loss = distilled(plain, said, 1.0, 3.0)
+    loss = distillation(plain, said, 1.0, 3.0)
     nats, grads = jax.value_and_grad(lambda params: loss(params, BATCH, KEY).nats)(params)
     assert abs(nats) < 1e-4
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0, atol=1e-4), grads)
-    half = distilled(plain, said, 0.5, 3.0)(params, BATCH, KEY).nats
+    half = distillation(plain, said, 0.5, 3.0)(params, BATCH, KEY).nats
     np.testing.assert_allclose(half, said.nats / 2, rtol=1e-5)
 
 
@@ -190,7 +193,7 @@ def test_a_teacher_gets_no_gradient():
     _, params, plain = tiny()
 
     def of(teacher):
-        return distilled(plain, plain(teacher, BATCH, KEY), 0.5, 2.0)(params, BATCH, KEY).nats
+        return distillation(plain, plain(teacher, BATCH, KEY), 0.5, 2.0)(params, BATCH, KEY).nats
 
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), jax.grad(of)(params))
 

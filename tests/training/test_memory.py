@@ -8,7 +8,7 @@ from lm.errors import UserError
 from lm.experiment.train import train
 from lm.training.profiling import memory
 from lm.training.profiling.memory import check_memory, device_memory
-from lm.training.train_step import build_program
+from lm.training.program import build_program
 
 
 @pytest.mark.parametrize(

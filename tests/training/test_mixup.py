@@ -11,8 +11,8 @@ from configs import default
 from lm.model.transformer import Batch
 from lm.tasks.layout import Layout
 from lm.training.build_model import build_model
+from lm.training.loss import training_loss
 from lm.training.regularization.mixup import mixture, mixup
-from lm.training.regularization.passes import forward
 
 ROWS, LENGTH, LAYERS = 3, 6, 2
 LENGTHS = np.array([6, 4, 5])
@@ -38,7 +38,7 @@ def tiny():
     config.output.tied = False
     model = build_model(config, 11, layout=Layout(LENGTH, 0, 1, num_classes=3))
     params = model.init(jax.random.key(0), BATCH, method="loss")["params"]
-    return model, params, forward(model)
+    return model, params, training_loss(model)
 
 
 @pytest.mark.parametrize("layer", range(LAYERS + 1))

@@ -87,10 +87,12 @@ def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, mon
 
 def test_a_gap_that_is_not_finite_moves_no_penalty(small_config, monkeypatch):
     state = SimpleNamespace(penalty_scale=jnp.float32(3.0), eval_params={})
-    monkeypatch.setattr(generalization_gap, "loss_gap", lambda *_: math.nan)
+    monkeypatch.setattr(generalization_gap, "generalization_gap", lambda *_: math.nan)
     monkeypatch.setattr(
         generalization_gap.dataclasses, "replace", lambda state, penalty_scale: penalty_scale
     )
     settings = {"regularization.penalty_adaptation": 1.0, "regularization.l2": 0.1}
-    strength, _ = generalization_gap.follow_gap(state, None, None, override(small_config, settings))
+    strength, _ = generalization_gap.adapt_penalties(
+        state, None, None, override(small_config, settings)
+    )
     assert float(strength) == 3.0

@@ -10,8 +10,9 @@ from lm.config import override
 from lm.data.objectives.causal import causal
 from lm.errors import UserError
 from lm.training.build_model import build_model
-from lm.training.regularization import mixout, needs_start, noises, penalises, penalty
-from lm.training.train_step import build_program
+from lm.training.program import build_program
+from lm.training.regularization import has_penalties, mixout, needs_init_params, noises
+from lm.training.regularization.penalties import penalty
 
 PARAMS = {
     "in": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])},
@@ -47,8 +48,8 @@ def test_elastic_weight_consolidation_is_its_formula_and_off_at_zero():
     jax.tree.map(
         lambda g, f: np.testing.assert_allclose(g, 0.3 * f * 0.5, rtol=1e-6), gradient, fisher
     )
-    assert penalises(ewc) and needs_start(ewc)
-    assert not penalises(settings(ewc=0.0)) and not needs_start(settings(ewc=0.0))
+    assert has_penalties(ewc) and needs_init_params(ewc)
+    assert not has_penalties(settings(ewc=0.0)) and not needs_init_params(settings(ewc=0.0))
 
 
 def test_mixout_puts_a_share_of_the_kernels_back_and_keeps_the_mean():

@@ -1,7 +1,7 @@
 """Runs share what need not be prepared twice."""
 
 from lm.config import override
-from lm.training import program as prepare_module
+from lm.training import prepare as prepare_module
 
 
 def test_runs_that_differ_only_in_the_seed_share_one_program(small_config):

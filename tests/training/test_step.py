@@ -18,8 +18,8 @@ from lm.devices import sharding
 from lm.errors import UserError
 from lm.training.nan_check import first_nonfinite
 from lm.training.profiling.flops import flops_per_token
+from lm.training.program import build_program
 from lm.training.train_state import TrainState
-from lm.training.train_step import build_program
 
 STEPS = 10
 

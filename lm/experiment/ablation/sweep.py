@@ -17,8 +17,8 @@ from lm.experiment.claim import POLL, Held, holder
 from lm.experiment.continual.run_experiment import run_experiment
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.run_dir import held, open_workdir
-from lm.training.program import prepare_corpus
-from lm.training.train_step import check_devices
+from lm.training.build_model import check_devices
+from lm.training.prepare import prepare_corpus
 
 
 def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:

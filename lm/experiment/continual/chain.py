@@ -13,10 +13,10 @@ from lm.config import Config, content_hash, override
 from lm.data.files import write_json, write_text
 from lm.evaluation.held_out import evaluate
 from lm.experiment.continual.forgetting import forgetting_metrics, to_markdown
-from lm.experiment.continuation import total_steps
 from lm.experiment.primary_metric import check_finite, primary_metric
 from lm.experiment.train import train
 from lm.training.metric_writer import Writer, read_metrics
+from lm.training.prepare import total_steps
 
 TABLE = "continual.md"
 

@@ -15,9 +15,9 @@ from lm.config import Config
 from lm.data import sharded_eval_batches
 from lm.data.batches import RowSubset
 from lm.devices import sharding
-from lm.training.float32_state import in_float32
+from lm.training.mixed_precision import in_float32
+from lm.training.program import Program
 from lm.training.train_state import TrainState
-from lm.training.train_step import Program
 
 ROWS = 1024  # of a task's training rows, the same ones for every run
 

@@ -8,14 +8,15 @@ from etils import epath
 from lm.checkpoints.init_params import check_init_from
 from lm.checkpoints.resume import FREE, record_changes
 from lm.checkpoints.run_files import read_result, recorded_config
+from lm.checkpoints.teacher import teacher_config
 from lm.config import Config
 from lm.experiment.continual.chain import TABLE, stage_configs, train_stages
 from lm.experiment.primary_metric import summary
 from lm.experiment.run_dir import claimed, held, open_workdir
 from lm.experiment.train import train
 from lm.experiment.validate import check
-from lm.training.program import corpus_program, prepare_corpus
-from lm.training.train_step import check_devices
+from lm.training.build_model import check_devices
+from lm.training.prepare import corpus_program, prepare_corpus
 
 
 def run_experiment(
@@ -57,7 +58,7 @@ def _train_chain(config: Config, workdir: epath.Path, label: str) -> dict[str, A
         record_changes(config, recorded_config(recorded), workdir, 0)  # its runs report their own
     with claimed(config, workdir, corpus):
         chain = stage_configs(config, workdir, corpus)
-        corpus_program(chain[0], prepare_corpus(chain[0]))
+        corpus_program(chain[0], prepare_corpus(chain[0]), teacher_config(chain[0]))
     return train_stages(config, workdir, chain, corpus, label)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.extend
 
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 # Dense peak FLOP/s of a device in bfloat16, as its maker states it.
 PEAKS = {

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from lm.errors import UserError
+from lm.training.program import Program
 from lm.training.train_state import TrainState
-from lm.training.train_step import Program
 
 _GIB = 2**30
 

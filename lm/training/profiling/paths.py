@@ -9,7 +9,7 @@ from lm.attention import ATTENTIONS, Mask
 from lm.attention.chunking import describe
 from lm.attention.fused import has_kernel
 from lm.config import Config
-from lm.training.train_step import Program
+from lm.training.program import Program
 
 
 def attention_path(config: Config, program: Program) -> str:

@@ -1,21 +1,20 @@
-"""What keeps a model from fitting too closely? The keys of `config.regularization`, each off at 0:
-penalties on parameters, parameters mixed with those of the start, noise within the model, and
-habits of the loss, each of which makes one `Forward` (`lm.training.regularization.passes`) of
-another.
+"""Holds the regularizers of `config.regularization`, each off at 0: penalties on parameters,
+parameters mixed with the initial ones, noise within the model, and losses that wrap the plain one,
+each of which makes one `LossFn` (`lm.training.loss`) of another.
 """
 
 from typing import Any
 
 from lm.config import Config
 from lm.model.transformer import Transformer
+from lm.training.loss import ForwardPass, LossFn, training_loss
 from lm.training.regularization.adversarial import freelb, smart
 from lm.training.regularization.augment import augmentation
-from lm.training.regularization.distil import distilled
+from lm.training.regularization.distillation import distillation
 from lm.training.regularization.mixup import mixup
 from lm.training.regularization.noise import StochasticDepth, WordDropout
-from lm.training.regularization.passes import Forward, Pass, forward
+from lm.training.regularization.penalties import check_penalized, mixout, penalty_and_grad
 from lm.training.regularization.rdrop import rdrop
-from lm.training.regularization.start import check_acts, mixout, penalty
 
 NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 
@@ -25,31 +24,33 @@ def noises(settings: Config) -> tuple[Any, ...]:
     return tuple(noise(settings[name]) for name, noise in NOISES.items() if settings[name])
 
 
-def habitual(settings: Config, model: Transformer, said: Pass | None = None) -> Forward:
-    """A pass of the model in training, with the habits of the loss around it.
+def regularized_loss(
+    settings: Config, model: Transformer, teacher: ForwardPass | None = None
+) -> LossFn:
+    """The training loss of a model, with the regularizers that wrap it.
 
-    `said` is the pass of a teacher over the same batch.
+    `teacher` is the pass of a teacher over the same batch.
     """
-    found = forward(model)
+    loss = training_loss(model)
     if settings.smart:
-        found = smart(found, model, settings.smart, settings.adversarial_radius)
+        loss = smart(loss, model, settings.smart, settings.adversarial_radius)
     if settings.rdrop:
-        found = rdrop(found, settings.rdrop)
-    if settings.distillation and said is not None:
-        found = distilled(found, said, settings.distillation, settings.distillation_temperature)
+        loss = rdrop(loss, settings.rdrop)
+    if settings.distillation and teacher is not None:
+        loss = distillation(loss, teacher, settings.distillation, settings.distillation_temperature)
     if settings.mixup:
         last = model.config.stack.num_layers
         layer = last if settings.mixup_layer is None else settings.mixup_layer
-        found = mixup(found, settings.mixup, layer, last)
-    return found
+        loss = mixup(loss, settings.mixup, layer, last)
+    return loss
 
 
-def penalises(settings: Config) -> bool:
+def has_penalties(settings: Config) -> bool:
     """Whether the loss has a term of the parameters alone."""
     return any(settings[name] for name in ("l1", "l2", "l2_sp", "ewc"))
 
 
-def needs_start(settings: Config) -> bool:
+def needs_init_params(settings: Config) -> bool:
     """Whether the parameters are needed with which training began."""
     return any(settings[name] for name in ("l2_sp", "ewc", "mixout"))
 
@@ -57,13 +58,12 @@ def needs_start(settings: Config) -> bool:
 __all__ = [
     "NOISES",
     "augmentation",
-    "check_acts",
-    "forward",
+    "check_penalized",
     "freelb",
-    "habitual",
+    "has_penalties",
     "mixout",
-    "needs_start",
+    "needs_init_params",
     "noises",
-    "penalises",
-    "penalty",
+    "penalty_and_grad",
+    "regularized_loss",
 ]

@@ -1,5 +1,5 @@
-"""What if words were a little different, in the worst direction? Vectors added to those of words
-climb the slope of a loss and stay within a radius; the loss there is minimised.
+"""Trains on adversarial token embeddings: vectors added to them climb the gradient of a loss, and
+stay within a radius.
 """
 
 import dataclasses
@@ -13,8 +13,11 @@ import jax.numpy as jnp
 
 from lm.model.embedding import Embedding
 from lm.model.transformer import Batch, Transformer
-from lm.training.float32_state import plus, wide_zeros
-from lm.training.regularization.passes import Forward, Pass, compared, symmetric
+from lm.training.loss import ForwardPass, LossFn
+from lm.training.mixed_precision import accumulate, float32_zeros
+from lm.training.random_streams import StepStream
+from lm.training.regularization.divergence import symmetric_kl, total_divergence
+from lm.training.train_state import Params
 
 Moves = dict[str, jax.Array]  # [B, L, E] for each module that embeds words, by its name
 
@@ -92,8 +95,8 @@ def freelb(loss: Callable[..., Any], model: Transformer, steps: int, radius: flo
       A function with the arguments of `loss` that gives ((sum of nats, sum of weights), gradient).
     """
 
-    def value_and_grad(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        def moved(params: Any, moves: Moves) -> Any:
+    def value_and_grad(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
+        def moved(params: Params, moves: Moves) -> Any:
             with nn.intercept_methods(Moved(moves)):
                 return loss(params, batch, key, step)
 
@@ -101,41 +104,43 @@ def freelb(loss: Callable[..., Any], model: Transformer, steps: int, radius: flo
             moves, total = carry
             find = jax.value_and_grad(moved, argnums=(0, 1), has_aux=True)
             values, (grads, slopes) = find(params, moves)
-            total = plus(total, (values, grads), 1.0 / steps)
+            total = accumulate(total, (values, grads), 1.0 / steps)
             return (uphill(moves, slopes, radius), total), None
 
-        moves = drawn(model, batch, radius, jax.random.fold_in(key, 4))
+        moves = drawn(model, batch, radius, jax.random.fold_in(key, StepStream.FREELB))
         zero = jnp.zeros(())
-        start = ((zero, zero), wide_zeros(params))
+        start = ((zero, zero), float32_zeros(params))
         (_, total), _ = jax.lax.scan(ascend, (moves, start), None, length=steps)
         return total
 
     return value_and_grad
 
 
-def smart(forward: Forward, model: Transformer, coefficient: float, radius: float) -> Forward:
+def smart(plain_loss: LossFn, model: Transformer, coefficient: float, radius: float) -> LossFn:
     """L(x) + s max_d (KL(p(x) || p(x + d)) + KL(p(x + d) || p(x))), |d| <= r in every row.
 
-    The smoothness-inducing regulariser of SMART (1911.03437); the maximum is sought by one step
+    The smoothness-inducing regularizer of SMART (1911.03437); the maximum is sought by one step
     from a hundredth of the radius. Dropout is the same in all passes.
 
     Args:
-      forward: the pass x.
+      plain_loss: L.
       model: whose words are moved.
       coefficient: s, above 0; 1 to 10 in the paper.
       radius: r.
     """
 
-    def smoothed(params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None) -> Pass:
-        plain = forward(params, batch, key, step)
+    def smoothed(
+        params: Params, batch: Batch, key: jax.Array, step: jax.Array | None = None
+    ) -> ForwardPass:
+        plain = plain_loss(params, batch, key, step)
 
-        def apart(moves: Moves, plain: Pass) -> jax.Array:
+        def distance(moves: Moves, plain: ForwardPass) -> jax.Array:
             with nn.intercept_methods(Moved(moves)):
-                other = forward(plain.params, batch, key, step)
-            return compared(symmetric, plain, other)
+                other = plain_loss(plain.params, batch, key, step)
+            return total_divergence(symmetric_kl, plain, other)
 
-        start = drawn(model, batch, radius / 100, jax.random.fold_in(key, 5))
-        moves = uphill(start, jax.grad(apart)(start, plain.fixed()), radius)
-        return plain._replace(nats=plain.nats + coefficient * apart(moves, plain))
+        start = drawn(model, batch, radius / 100, jax.random.fold_in(key, StepStream.SMART))
+        moves = uphill(start, jax.grad(distance)(start, plain.stop_gradient()), radius)
+        return plain._replace(nats=plain.nats + coefficient * distance(moves, plain))
 
     return smoothed

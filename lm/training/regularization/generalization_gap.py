@@ -1,5 +1,5 @@
-"""How much better are training rows fitted than held-out ones? The gap that adaptive regularisation
-follows, measured at every evaluation.
+"""Adapts the penalties to the generalization gap: how much better training rows are fitted than
+held-out ones, measured at every evaluation.
 """
 
 import dataclasses
@@ -10,12 +10,29 @@ import jax.numpy as jnp
 
 from lm.config import Config
 from lm.data import Dataset, sharded_eval_batches
-from lm.training.regularization.adapt import adapted
-from lm.training.train_state import TrainState
-from lm.training.train_step import Program
+from lm.training.program import Program
+from lm.training.train_state import Params, TrainState
+
+MAX_SCALE = 100.0
 
 
-def loss_gap(program: Program, params: object, corpus: Dataset, config: Config) -> float:
+def adapted(scale: float, gap: float, rate: float, target: float) -> float:
+    """The factor c exp(r (gap - g)), from 1/100 to 100, of the penalties from here on.
+
+    It rests where the gap is the target's, and moves by the same factor for the same difference, up
+    or down.
+
+    Args:
+      scale: c; 1 at first.
+      gap: held-out loss minus training loss, in nats per token or label.
+      rate: r, at least 0.
+      target: g, the gap that is allowed.
+    """
+    moved = math.log(scale) + rate * (gap - target)
+    return math.exp(min(max(moved, -math.log(MAX_SCALE)), math.log(MAX_SCALE)))
+
+
+def generalization_gap(program: Program, params: Params, corpus: Dataset, config: Config) -> float:
     """The loss on held-out rows minus that on as many training rows, without dropout, per token.
 
     The rows are the same at every evaluation, at most config.evaluation.num_examples of each split.
@@ -32,19 +49,19 @@ def loss_gap(program: Program, params: object, corpus: Dataset, config: Config) 
     return mean("validation") - mean("train")
 
 
-def follow_gap(
+def adapt_penalties(
     state: TrainState, program: Program, corpus: Dataset, config: Config
 ) -> tuple[TrainState, dict[str, float]]:
-    """The state with its penalties as strong as the gap asks for, and both for the log; where they
-    do not adapt, the state as it is, and nothing. A gap that is not finite moves nothing.
+    """The state with its penalties scaled by the gap, and metrics of both for the log; where they
+    do not adapt, the state as it is, and nothing. A gap that is not finite changes nothing.
     """
     settings = config.regularization
     if state.penalty_scale is None:
         return state, {}
-    gap = loss_gap(program, state.eval_params, corpus, config)
-    strength = float(state.penalty_scale)
+    gap = generalization_gap(program, state.eval_params, corpus, config)
+    scale = float(state.penalty_scale)
     if math.isfinite(gap):
-        strength = adapted(strength, gap, settings.penalty_adaptation, settings.target_gap)
-    moved = jax.device_put(jnp.asarray(strength, jnp.float32), state.penalty_scale.sharding)
-    found = {"eval/generalization_gap": gap, "train/penalty_scale": strength}
-    return dataclasses.replace(state, penalty_scale=moved), found
+        scale = adapted(scale, gap, settings.penalty_adaptation, settings.target_gap)
+    moved = jax.device_put(jnp.asarray(scale, jnp.float32), state.penalty_scale.sharding)
+    metrics = {"eval/generalization_gap": gap, "train/penalty_scale": scale}
+    return dataclasses.replace(state, penalty_scale=moved), metrics

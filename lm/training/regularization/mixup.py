@@ -1,4 +1,4 @@
-"""What lies between two examples? Hidden states of two rows are mixed, and so are their losses."""
+"""Mixes the hidden states of two rows, and their losses in the same proportion (mixup)."""
 
 import dataclasses
 import inspect
@@ -12,7 +12,9 @@ from lm.attention import Mask
 from lm.model.layers import Block, Stack
 from lm.model.pooling import AllPositions
 from lm.model.transformer import Batch
-from lm.training.regularization.passes import Forward, Pass
+from lm.training.loss import ForwardPass, LossFn
+from lm.training.random_streams import StepStream
+from lm.training.train_state import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Mixed:
         return (self.share * own + (1.0 - self.share) * others).astype(own.dtype)
 
 
-def mixup(forward: Forward, alpha: float, layer: int, last: int) -> Forward:
+def mixup(plain_loss: LossFn, alpha: float, layer: int, last: int) -> LossFn:
     """Of a row and another of the batch, l L(h, y) + (1 - l) L(h, y') at h = l h + (1 - l) h'.
 
     The share l is drawn for each batch from Beta(a, a) (mixup, 1710.09412), the other rows are a
@@ -72,25 +74,31 @@ def mixup(forward: Forward, alpha: float, layer: int, last: int) -> Forward:
     1806.05236; MixText, 2004.12239) or, behind the last one, those that the head sees.
 
     Args:
-      forward: one pass, or habits that pass more than once over the same mixture.
+      plain_loss: the loss of a mixture, which may pass over it more than once.
       alpha: a, above 0; small leaves one row of each pair almost as it is.
       layer: blocks before the mixture.
       last: blocks of the model.
     """
 
-    def between(params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None) -> Pass:
-        draw = jax.random.fold_in(key, 6)
+    def mixed_loss(
+        params: Params, batch: Batch, key: jax.Array, step: jax.Array | None = None
+    ) -> ForwardPass:
+        draw = jax.random.fold_in(key, StepStream.MIXUP)
         share = jax.random.beta(jax.random.fold_in(draw, 0), alpha, alpha)
         other = jax.random.permutation(jax.random.fold_in(draw, 1), len(batch.targets))
-        return mixture(forward, share, other, layer, last)(params, batch, key, step)
+        return mixture(plain_loss, share, other, layer, last)(params, batch, key, step)
 
-    return between
+    return mixed_loss
 
 
-def mixture(forward: Forward, share: jax.Array, other: jax.Array, layer: int, last: int) -> Forward:
-    """The pass over rows mixed with these others, [B], in this share; see `mixup`."""
+def mixture(
+    plain_loss: LossFn, share: jax.Array, other: jax.Array, layer: int, last: int
+) -> LossFn:
+    """The loss of rows mixed with these others, [B], in this share; see `mixup`."""
 
-    def passed(params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None) -> Pass:
+    def loss(
+        params: Params, batch: Batch, key: jax.Array, step: jax.Array | None = None
+    ) -> ForwardPass:
         weights = [share * batch.weights, (1.0 - share) * batch.weights[other]]
         both = dataclasses.replace(
             batch,
@@ -98,6 +106,6 @@ def mixture(forward: Forward, share: jax.Array, other: jax.Array, layer: int, la
             weights=jnp.concatenate(weights, axis=1),
         )
         with nn.intercept_methods(Mixed(share, other, layer, last)):
-            return forward(params, both, key, step)
+            return plain_loss(params, both, key, step)
 
-    return passed
+    return loss

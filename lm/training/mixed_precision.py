@@ -1,53 +1,58 @@
-"""In what type are parameters summed and averaged? In float32 at least, whatever their own; what
-comes of it is rounded to their type at random, so that no step is too small to count.
+"""Keeps sums and averages of bfloat16 parameters in float32, and rounds updated parameters at
+random, so that no update is too small to count.
 """
 
 import zlib
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lm.devices.sharding import path_name
+from lm.training.train_state import Params
+
+T = TypeVar("T")
 
 
-def in_float32(tree: Any) -> Any:
-    """The same numbers in float32; those in a wider type as they are."""
-    return jax.tree.map(lambda x: x.astype(_wide(x)), tree)
+def in_float32(tree: T) -> T:
+    """The same numbers in float32; those of a wider type stay."""
+    return jax.tree.map(lambda x: x.astype(_float32_at_least(x)), tree)
 
 
-def wide_zeros(params: Any) -> Any:
-    """Zeros of the parameters' shapes, where a sum of their gradients begins."""
-    return jax.tree.map(lambda p: jnp.zeros(p.shape, _wide(p)), params)
+def float32_zeros(params: Params) -> Params:
+    """Zeros of the parameters' shapes, with which a sum of their gradients begins."""
+    return jax.tree.map(lambda p: jnp.zeros(p.shape, _float32_at_least(p)), params)
 
 
-def plus(total: Any, new: Any, share: float = 1.0) -> Any:
-    """The total and a share of what is new, of the total's types."""
-    return jax.tree.map(lambda a, b: a + b.astype(a.dtype) * share, total, new)
+def accumulate(total: T, new: T, weight: float = 1.0) -> T:
+    """Total + weight * new, of the types of the total."""
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype) * weight, total, new)
 
 
-def moving_average(average: Any, params: Any, decay: float) -> Any:
+def update_ema(ema_params: Params, params: Params, decay: float) -> Params:
     """Decay * average + (1 - decay) * params, in the average's types; the second product too, of
     which bfloat16 would make another share.
     """
-    return optax.incremental_update(in_float32(params), average, 1.0 - decay)
+    return optax.incremental_update(in_float32(params), ema_params, 1.0 - decay)
 
 
-def float32_moments(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """A transformation that keeps its moments, and makes its updates, in float32.
+def with_float32_state(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Keeps the state of `tx`, and makes its updates, in float32.
 
     A moving average m + (1 - b) (x - m) in bfloat16, which has 8 bits, stays where it is as soon as
     its step is below 1/512 of it.
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Params = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         return tx.update(in_float32(updates), state, in_float32(params))
 
     return optax.GradientTransformation(lambda params: tx.init(in_float32(params)), update)
 
 
-def apply_updates(params: Any, updates: Any, key: jax.Array) -> Any:
+def apply_updates(params: Params, updates: Params, key: jax.Array) -> Params:
     """Parameters plus updates, in the parameters' types: bfloat16 by stochastic rounding.
 
     Such a sum is rounded to one of its two neighbours with the probability of its nearness to it,
@@ -56,13 +61,13 @@ def apply_updates(params: Any, updates: Any, key: jax.Array) -> Any:
     own, by its path.
     """
 
-    def one(path: Any, p: jax.Array, u: jax.Array) -> jax.Array:
+    def apply(path: jax.tree_util.KeyPath, p: jax.Array, u: jax.Array) -> jax.Array:
         if p.dtype != jnp.bfloat16:
             return (p + u).astype(p.dtype)
         own = jax.random.fold_in(key, path_seed(path))
         return stochastic_round(p.astype(jnp.float32) + u, own)
 
-    return jax.tree_util.tree_map_with_path(one, params, updates)
+    return jax.tree_util.tree_map_with_path(apply, params, updates)
 
 
 def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -74,10 +79,10 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), kept, x).astype(jnp.bfloat16)
 
 
-def path_seed(path: Any) -> int:
-    """A number of a parameter's path: it draws what no other parameter's presence moves."""
+def path_seed(path: jax.tree_util.KeyPath) -> int:
+    """A number of a parameter's path: its draws do not depend on which other parameters exist."""
     return zlib.crc32(path_name(path).encode())
 
 
-def _wide(x: Any) -> Any:
+def _float32_at_least(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
