@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
@@ -29,7 +30,7 @@ class Restored:
     config: Config
     tokenizer: Tokenizer
     program: Program
-    params: Any
+    params: Mapping[str, Any]
     step: int
 
     @property

@@ -47,12 +47,12 @@ def parse_tokenizer(text: str, name: str) -> dict[str, Any]:
     return config
 
 
-def is_token(number: Any) -> bool:
+def is_token(number: object) -> bool:
     """Whether a value is the number of a token."""
     return type(number) is int and 0 <= number < MOST_TOKENS
 
 
-def is_entry(entry: Any) -> bool:
+def is_entry(entry: object) -> bool:
     """Whether a value is an entry of a tokenizer.json's added tokens, whatever its id."""
     return isinstance(entry, dict) and isinstance(entry.get("content"), str)
 

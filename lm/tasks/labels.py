@@ -5,14 +5,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
 
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0*")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NO_VALUE = ("nan", "NaN", "<NA>", "NaT")  # what pandas writes into an empty cell
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a cell holds no label: None, NaN, or nothing but white space."""
     if isinstance(value, float):
         return math.isnan(value)
@@ -24,7 +23,7 @@ def is_no_value(label: str) -> bool:
     return label in _NO_VALUE
 
 
-def class_name(value: Any) -> str:
+def class_name(value: object) -> str:
     """The class that a cell names, the same for all ways to write it.
 
     White space around it does not count, a number is written without a fraction of zeros (1.0 and

@@ -26,17 +26,17 @@ from lm.tasks.layout import Layout, Row
 from lm.tasks.records import Record
 
 
-def _index(given: Any, choices: Sequence[str]) -> int:
+def _index(given: object, choices: Sequence[str]) -> int:
     label = class_name(given)
     return int(label) if re.fullmatch("[0-9]+", label) else -1
 
 
-def _letter(given: Any, choices: Sequence[str]) -> int:
+def _letter(given: object, choices: Sequence[str]) -> int:
     label = class_name(given).upper()
     return string.ascii_uppercase.find(label) if len(label) == 1 else -1
 
 
-def _text(given: Any, choices: Sequence[str]) -> int:
+def _text(given: object, choices: Sequence[str]) -> int:
     label, names = class_name(given), [class_name(choice) for choice in choices]
     return names.index(label) if label in names else -1
 

@@ -104,7 +104,7 @@ class Checkpoint:
                         f"{self.family.architecture} has saved"
                     )
 
-    def read(self, source: ParamSource, leaf: Any) -> jax.Array:
+    def read(self, source: ParamSource, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         """A parameter with the shape, type and sharding of `leaf`; shards are read where wanted.
 
         No host holds more than a tensor beside its own shards.

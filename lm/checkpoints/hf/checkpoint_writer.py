@@ -58,7 +58,7 @@ def matching_family(
 
 def write_checkpoint(
     config: Config,
-    params: Any,
+    params: Mapping[str, Any],
     tokenizer: Tokenizer,
     folder: Path,
     family: Family,
@@ -110,7 +110,7 @@ def write_checkpoint(
 
 
 def tensors(
-    config: Config, params: Any, family: Family, head: TaskHead | None = None
+    config: Config, params: Mapping[str, Any], family: Family, head: TaskHead | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and tensors of a checkpoint, one after the other; `params` may be on any mesh.
 
@@ -141,7 +141,7 @@ def tensors(
         yield head.bias[0], np.zeros(head.bias[1], np.float32)
 
 
-def _fetch(leaf: Any, layer: int | None) -> np.ndarray:
+def _fetch(leaf: jax.Array, layer: int | None) -> np.ndarray:
     return np.asarray(jax.device_get(leaf if layer is None else leaf[layer]), np.float32)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from lm.checkpoints.hf.tensor_mapping import Tensor
 from lm.errors import UserError
@@ -140,7 +141,9 @@ def _open(path: Path) -> Any:
 
         values = 0
 
-        def _get(self, offset: int, dtype: Any, count: int = 1, *more: Any, **order: Any) -> Any:
+        def _get(
+            self, offset: int, dtype: DTypeLike, count: int = 1, *more: Any, **order: Any
+        ) -> Any:
             self.values += 1
             if self.values > _MOST_VALUES:
                 raise ValueError(f"it has more than {_MOST_VALUES:,} values")

@@ -65,7 +65,9 @@ FORMATS: dict[str, AdapterFormat] = {
 }
 
 
-def save_adapter(folder: pathlib.Path, config: Config, params: Any, family: Family) -> None:
+def save_adapter(
+    folder: pathlib.Path, config: Config, params: Mapping[str, Any], family: Family
+) -> None:
     """Writes what a method has added to a model, for peft to load_adapter onto the same base.
 
     Args:

@@ -31,7 +31,9 @@ _INNER = ("feed_forward/out",)  # scaled is what it reads
 _SCALED = ("key", "value", *_INNER)
 
 
-def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+def write(
+    config: Config, params: Mapping[str, Any], family: Family
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and settings of the scales; what a joint matrix has besides is scaled by ones."""
     tensors: dict[str, Any] = {}
     inner = set()

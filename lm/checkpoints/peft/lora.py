@@ -46,7 +46,9 @@ OTHER_KEYS = (
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
-def write(config: Config, params: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+def write(
+    config: Config, params: Mapping[str, Any], family: Family
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and settings of what LoRA has added.
 
     Where transformers joins several kernels in one (GPT-2's queries, keys and values), the joint
@@ -153,7 +155,9 @@ def _alpha(adapter_config: Mapping[str, Any], name: str) -> float:
     return float(adapter_config["lora_alpha"])
 
 
-def _pair(tensors: Any, name: str, source: ParamSource) -> tuple[np.ndarray, np.ndarray] | None:
+def _pair(
+    tensors: Mapping[str, Any], name: str, source: ParamSource
+) -> tuple[np.ndarray, np.ndarray] | None:
     """A and B of one kernel; of a joint one, its rows of B."""
     wide, tall = _names(name)
     if wide not in tensors:

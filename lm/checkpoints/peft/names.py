@@ -24,7 +24,7 @@ def kernel_sources(config: Config, family: Family) -> dict[tuple[str, ...], Para
 
 
 def added_params(
-    params: Any, name: str, config: Config, family: Family
+    params: Mapping[str, Any], name: str, config: Config, family: Family
 ) -> dict[tuple[str, ...], tuple[ParamSource, dict[str, Any]]]:
     """Of every layer that has added parameters of this name, by its path: where its kernel stands
     in transformers, and these parameters.

@@ -35,7 +35,7 @@ _PROMPT = ("inputs", "prompt", "vectors")
 _KINDS = ("prefix_key", "prefix_value")
 
 
-def write_prompt(config: Config, params: Any, family: Family) -> tuple[dict, dict]:
+def write_prompt(config: Config, params: Mapping[str, Any], family: Family) -> tuple[dict, dict]:
     """The virtual tokens' vectors [P, D], and settings."""
     _check_prompt(config, family)
     vectors = np.asarray(flatten_dict(params)[_PROMPT], np.float32)
@@ -59,7 +59,7 @@ def read_prompt(
     return settings, {_PROMPT: jnp.asarray(vectors)}
 
 
-def write_prefix(config: Config, params: Any, family: Family) -> tuple[dict, dict]:
+def write_prefix(config: Config, params: Mapping[str, Any], family: Family) -> tuple[dict, dict]:
     """Keys and values of all layers, [P, layers * 2 * G * K], and settings.
 
     In peft the text's positions begin at P, here at 0: with rotary positions its keys are rotated
