@@ -38,8 +38,9 @@ def _backward(dtype, saved, grad):
     hidden_grad = _dot("nv,vd->nd", grad, table.astype(dtype))
     if jnp.dtype(dtype).itemsize < 4:
         table_grad = _dot("nv,nd->vd", grad, hidden.astype(dtype))
-    else:  # features x vocabulary, with its operands as they lie in memory: a fifth faster on a CPU
-        table_grad = _dot("dn,nv->dv", hidden.astype(dtype).T, grad).T
+    else:  # features x vocabulary, with its operands as they lie in memory: on a CPU loss and
+        # gradients take 1.05 times as long where the transpose is fused (N = 2,048, V = 32,768)
+        table_grad = _dot("dn,nv->dv", fusion_barrier(hidden.astype(dtype).T), grad).T
     return hidden_grad.astype(hidden.dtype), table_grad.astype(table.dtype)
 
 
