@@ -116,8 +116,9 @@ class Writer:
 
 
 class Progress:
-    """A bar over steps with loss, tokens/s, time left and share of peak FLOP/s where known; or,
-    where stderr is no terminal, lines: at every evaluation, and at least once a minute.
+    """A bar over steps with loss, tokens/s, time left and, where known, MFU (model FLOPs
+    utilization); or, where stderr is not a terminal, lines: at every evaluation, and at least once
+    a minute.
     """
 
     def __init__(self, steps: int, start: int, label: str, shown: bool):
@@ -141,7 +142,7 @@ class Progress:
         if tokens_per_second is not None and math.isfinite(tokens_per_second):
             shown["tokens/s"] = f"{tokens_per_second:,.0f}"
         if share is not None:
-            shown["of peak"] = f"{share:.1%}"
+            shown["MFU"] = f"{share:.1%}"
         self._step += 1
         self._loss = shown["loss"]
         self._bar.set_postfix(shown, refresh=False)

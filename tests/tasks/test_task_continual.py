@@ -110,7 +110,7 @@ def test_all_at_once_takes_the_steps_of_all_tasks_and_no_task_comes_before_anoth
     ]
     assert result["steps"] == sum(max(1, round(1.5 * size / 16)) for size in sizes)
     assert np.shape(result["matrix"]) == (1, 2) and "eval/forgetting" not in result
-    assert "all at once" in (tmp_path / "run/continual.md").read_text()
+    assert "| joint |" in (tmp_path / "run/continual.md").read_text()
 
 
 @pytest.mark.slow
