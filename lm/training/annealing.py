@@ -3,7 +3,7 @@ from one value to another. It is a parameter that no gradient moves, so that eva
 and every checkpoint have the value of their step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from lm.config import Config
 from lm.model.config import attention_groups
 
 
-def anneal(config: Config, params: Any, step: jax.Array) -> Any:
+def anneal(config: Config, params: Mapping[str, Any], step: jax.Array) -> Mapping[str, Any]:
     """The parameters, annealed options among them at their value after so many updates."""
     schedules = {name: group.anneal for name, group in attention_groups(config).items()}
     if not any(schedules.values()):

@@ -10,14 +10,14 @@ import optax
 from lm.config import Config
 
 
-def depths(params: Any, layers: int) -> Any:
+def depths(params: optax.Params, layers: int) -> Any:
     """How far each parameter is from the words: a number, or one for every scanned layer.
 
     0 for embeddings, i + 1 for the i-th of L blocks of a stack, and L + 1 for all that comes after.
     One block that stands for all L is as far as the first.
     """
 
-    def depth(path: Any, leaf: Any) -> Any:
+    def depth(path: tuple[Any, ...], leaf: jax.Array) -> Any:
         names = [key.key for key in path]
         if (
             names[0] in ("embedding", "inputs", "encoder_inputs")
@@ -44,7 +44,7 @@ def layer_decay(
     weight decay, a part of the update, is scaled too.
     """
 
-    def scale(updates: Any, params: Any = None) -> Any:
+    def scale(updates: optax.Updates, params: optax.Params | None = None) -> Any:
         del params
         return jax.tree.map(
             lambda u, d: u * jnp.asarray(decay ** (layers + 1 - d), u.dtype),
@@ -69,7 +69,7 @@ class Unfreezing(NamedTuple):
     """Updates made, and the state of the transformation within."""
 
     num_updates: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 def unfreezing(
@@ -81,16 +81,18 @@ def unfreezing(
     after every so many updates, the embeddings last. Gradients are computed all the same.
     """
 
-    def awake(tree: Any, count: jax.Array) -> Any:
+    def awake(tree: optax.Updates, count: jax.Array) -> Any:
         lowest = layers + 1 - count // every
         return jax.tree.map(
             lambda x, d: jnp.where(d >= lowest, x, jnp.zeros_like(x)), tree, depths(tree, layers)
         )
 
-    def init(params: Any) -> Unfreezing:
+    def init(params: optax.Params) -> Unfreezing:
         return Unfreezing(jnp.zeros((), jnp.int32), tx.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Unfreezing]:
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[Any, Unfreezing]:
         updates, inner = tx.update(awake(updates, state.num_updates), state.inner, params)
         return awake(updates, state.num_updates), Unfreezing(state.num_updates + 1, inner)
 

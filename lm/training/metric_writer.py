@@ -38,7 +38,7 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     return records
 
 
-def _is_record(line: Any) -> bool:
+def _is_record(line: object) -> bool:
     """Whether a line is one that a `Writer` has written."""
     return (
         isinstance(line, dict)

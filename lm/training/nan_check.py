@@ -42,7 +42,7 @@ def first_nonfinite(program: Program, state: TrainState, rows: Rows, key: jax.Ar
     )
 
 
-def _first(kind: str, function: Callable[..., Any], *arguments: Any) -> str | None:
+def _first(kind: str, function: Callable[..., Any], *arguments: object) -> str | None:
     """The first tensor that is not finite of what a function gives."""
     named = []
 
@@ -59,7 +59,7 @@ def _first(kind: str, function: Callable[..., Any], *arguments: Any) -> str | No
     return None
 
 
-def _walk(tree: Any, path: tuple[str, ...] = ()):
+def _walk(tree: object, path: tuple[str, ...] = ()):
     """Leaves in insertion order, which is the order of computation; jax.tree would sort by name."""
     if isinstance(tree, dict):
         for name, child in tree.items():

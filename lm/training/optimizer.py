@@ -41,7 +41,7 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     return with_float32_state(tx)
 
 
-def decayed(params: Any) -> Any:
+def decayed(params: optax.Params) -> Any:
     """Which parameters weight decay pulls on: kernels and word tables, by their names.
 
     Norms, biases, positions and the softmax's own learned parameters are left alone. Names, not
@@ -50,7 +50,7 @@ def decayed(params: Any) -> Any:
     names = ("kernel", "embedding", "table")
     ends = ("_kernel", "_table")
 
-    def decays(path: Any, _: Any) -> bool:
+    def decays(path: tuple[Any, ...], _: object) -> bool:
         return path[-1].key in names or path[-1].key.endswith(ends)
 
     return jax.tree_util.tree_map_with_path(decays, params)
@@ -162,19 +162,19 @@ def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformatio
     return optax.partition(by_label, _labels)
 
 
-def _labels(params: Any) -> Any:
+def _labels(params: optax.Params) -> Any:
     """The optimizer of each parameter: Muon for the kernels of blocks, and AdamW for all else: the
     embeddings and their projection, poolers, the head with its priors and gates, and vectors.
     """
 
-    def label(path: Any, _: Any) -> str:
+    def label(path: tuple[Any, ...], _: object) -> str:
         inside = path[0].key in ("stack", "encoder") and path[-1].key == "kernel"
         return "muon" if inside else "adamw"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def _matrices(params: Any) -> Any:
+def _matrices(params: optax.Params) -> Any:
     """Which axes are a matrix's, [.., in, out], whatever axes a scan over layers put before."""
     numbers = optax.contrib.MuonDimensionNumbers
     return jax.tree.map(lambda leaf: numbers(leaf.ndim - 2, leaf.ndim - 1), params)

@@ -3,7 +3,7 @@ score to exactly 0, more and more of them by a schedule.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -56,10 +56,10 @@ class Pruned(NamedTuple):
     """
 
     num_updates: jax.Array
-    mask: Any
-    dense: Any
-    scores: Any
-    inner: Any
+    mask: Mapping[str, Any]
+    dense: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    inner: optax.OptState
 
 
 def pruning(
@@ -77,7 +77,7 @@ def pruning(
       score: one of `SCORES`.
     """
 
-    def init(params: Any) -> Pruned:
+    def init(params: optax.Params) -> Pruned:
         kernels = _kernels(params)
         mask = {path: jnp.ones(w.shape, bool) for path, w in kernels.items()}
         dense = {path: jnp.copy(w) for path, w in kernels.items()}
@@ -85,7 +85,9 @@ def pruning(
         trees = map(unflatten_dict, (mask, dense, scores))
         return Pruned(jnp.zeros((), jnp.int32), *trees, inner=tx.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Pruned]:
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[Any, Pruned]:
         count, slopes, weights = state.num_updates + 1, _kernels(updates), _kernels(params)
         mask, dense, scores = map(_kernels, (state.mask, state.dense, state.scores))
         learning = {path: jnp.where(mask[path], g, 0) for path, g in slopes.items()}
@@ -119,7 +121,7 @@ def sparsity_schedule(settings: Config, steps: int) -> Sparsity:
     return Sparsity(settings.sparsity, start, max(round(settings.pruning_end * steps), start + 1))
 
 
-def pruned_share(params: Any) -> jax.Array:
+def pruned_share(params: optax.Params) -> jax.Array:
     """The share of the kernels' elements that are 0, a scalar."""
     kernels = _kernels(params).values()
     zeros = jnp.stack([jnp.sum(w == 0, dtype=jnp.float32) for w in kernels])

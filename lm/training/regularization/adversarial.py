@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
 
 from lm.model.embedding import Embedding
 from lm.model.transformer import Batch, Transformer
@@ -32,7 +33,9 @@ class Moved:
 
     moves: Moves
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
+    ) -> Any:
         """Watches what is embedded."""
         if not isinstance(context.module, Embedding) or context.method_name != "__call__":
             return call(*arguments, **keywords)

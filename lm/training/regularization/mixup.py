@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
 
 from lm.attention import Mask
 from lm.model.layers import Block, Stack
@@ -36,7 +38,9 @@ class Mixed:
     layer: int
     last: int
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
+    ) -> Any:
         """Watches the stack, its blocks and the readout."""
         module = context.module
         if context.method_name != "__call__" or not isinstance(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
 
 from lm.model.embedding import Embedding
 from lm.model.layers import Block
@@ -24,7 +26,9 @@ class StochasticDepth:
 
     rate: float
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
+    ) -> Any:
         """Scales what blocks add to the residual stream; an interceptor of `flax.linen`."""
         y, module = call(*arguments, **keywords), context.module
         block = module.parent if isinstance(module, nn.Dropout) else None
@@ -45,7 +49,9 @@ class WordDropout:
 
     rate: float
 
-    def __call__(self, call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+    def __call__(
+        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
+    ) -> Any:
         """Takes words out of what is embedded; an interceptor of `flax.linen`."""
         module = context.module
         inside = isinstance(module, Embedding) and context.method_name == "__call__"
