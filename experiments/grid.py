@@ -17,7 +17,7 @@ import sys
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from lm.data.deduplicate import place
+from lm.data.deduplicate import split_position
 from lm.tasks import build_task
 
 
@@ -26,7 +26,7 @@ def halves(predictions: list[dict]) -> tuple[list[dict], list[dict]]:
     found: tuple[list[dict], list[dict]] = ([], [])
     for each in predictions:
         key = hashlib.sha256(each["text"].encode()).digest()
-        found[place(key) >= 0.5].append(each)
+        found[split_position(key) >= 0.5].append(each)
     return found
 
 

@@ -34,11 +34,11 @@ def text_fields(length: int, vocab_size: int, pairs: bool = False) -> Fields:
         "segments": np.zeros(length, segments),
         "bytes": np.zeros((), np.int32),
     }
-    memory = {
+    encoder = {
         "encoder_tokens": np.zeros(length, tokens),
         "encoder_segments": np.zeros(length, segments),
     }
-    return fields | memory if pairs else fields
+    return fields | encoder if pairs else fields
 
 
 class SplitWriter:

@@ -15,14 +15,14 @@ from lm.data.tokenizer import Encoded, Tokenizer
 from lm.errors import UserError
 
 
-class Said(NamedTuple):
-    """Tokens of a conversation, and which of them the assistant says."""
+class ChatTokens(NamedTuple):
+    """Tokens of a conversation, and which of them the assistant writes."""
 
     ids: np.ndarray  # int32 [n]
     counts: np.ndarray  # int32 [n]: 1 in answers and what closes them
 
 
-class _Written(NamedTuple):
+class _MarkedText(NamedTuple):
     """A marked text and the answers in it: their first and last + 1 character."""
 
     text: str
@@ -41,17 +41,17 @@ class Chat:
     tokenizer: Tokenizer
     name: str = ""
 
-    def written(self, messages: Messages, ask: bool = True) -> str:
+    def render(self, messages: Messages, ask: bool = True) -> str:
         """Messages as a marked text, and what stands before the next answer."""
         text = self._marked(messages, ask)
         return text.replace(BEGINS, "").replace(ENDS, "")
 
-    def asked(self, messages: Messages) -> np.ndarray:
+    def encode_prompt(self, messages: Messages) -> np.ndarray:
         """The tokens that the assistant's next answer follows."""
-        (part,) = encode_marked(self.tokenizer, [self.written(messages)])
+        (part,) = encode_marked(self.tokenizer, [self.render(messages)])
         return self._opened(part).ids
 
-    def learned(self, conversations: Sequence[Messages]) -> list[list[Said]]:
+    def encode_training(self, conversations: Sequence[Messages]) -> list[list[ChatTokens]]:
         """What each conversation teaches: mostly one text.
 
         An answer that the template writes otherwise where more is said after it, such as one whose
@@ -77,7 +77,7 @@ class Chat:
     def closes(self) -> int:
         """The token that closes an answer: a special one of the template, or `end`."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        ((said,),) = self.learned([messages])
+        ((said,),) = self.encode_training([messages])
         last = int(said.ids[np.flatnonzero(said.counts)[-1]])
         special = {marker.token for marker in self.tokenizer.markers.values()}
         return last if last in special else self.tokenizer.end
@@ -94,10 +94,10 @@ class Chat:
         named = self.tokenizer.markers.items()
         return tuple(name for name, marker in named if marker.token == self.closes)
 
-    def _opened(self, part: Encoded, counts: np.ndarray | None = None) -> Said:
+    def _opened(self, part: Encoded, counts: np.ndarray | None = None) -> ChatTokens:
         counts = np.zeros(len(part.ids), np.int32) if counts is None else counts
         ids = np.concatenate([self.opens, part.ids]).astype(np.int32)
-        return Said(ids, np.append(np.zeros(len(self.opens), np.int32), counts))
+        return ChatTokens(ids, np.append(np.zeros(len(self.opens), np.int32), counts))
 
     def _marked(self, messages: Messages, ask: bool) -> str:
         kept = [self._quoted(message) for message in messages]
@@ -112,17 +112,17 @@ class Chat:
             for key, value in message.items()
         }
 
-    def _texts(self, messages: Messages) -> list[_Written]:
+    def _texts(self, messages: Messages) -> list[_MarkedText]:
         marked = self._marked(messages, False)
         if BEGINS in marked:
             return [_unmarked(marked)]
-        whole, texts = _Written(marked, []), []
+        whole, texts = _MarkedText(marked, []), []
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
             asked, said = (
-                self.written(messages[:number]),
-                self.written(messages[: number + 1], False),
+                self.render(messages[:number]),
+                self.render(messages[: number + 1], False),
             )
             if not said.startswith(asked):
                 raise UserError(
@@ -134,7 +134,7 @@ class Chat:
             if whole.text.startswith(said[: answer[1]]):
                 whole.answers.append(answer)
             else:
-                texts.append(_Written(said, [answer]))
+                texts.append(_MarkedText(said, [answer]))
         return [*texts, whole] if whole.answers else texts
 
     def _end(self, said: str) -> int:
@@ -144,7 +144,7 @@ class Chat:
         return len(closed) if closed.endswith(names) else len(said)
 
 
-def _unmarked(text: str) -> _Written:
+def _unmarked(text: str) -> _MarkedText:
     """Without the marks of answers, which become their places."""
     found, answers = "", []
     for part in text.split(BEGINS):
@@ -152,4 +152,4 @@ def _unmarked(text: str) -> _Written:
         if marked:
             answers.append((len(found), len(found) + len(answer)))
         found += answer + behind
-    return _Written(found, answers)
+    return _MarkedText(found, answers)

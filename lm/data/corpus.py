@@ -17,7 +17,7 @@ from lm.data.array_record import text_fields
 from lm.data.batches import Groups
 from lm.data.cached_rows import CachedRows, RowWriter, cached_rows, open_rows
 from lm.data.deduplicate import SPLITS, Tally, distinct
-from lm.data.make_tokenizer import make_tokenizer, watched
+from lm.data.make_tokenizer import make_tokenizer, warn_of_long_words
 from lm.data.objectives import Objective, build_objective
 from lm.data.packing import Packer, PairPacker, PairRows, Rows
 from lm.data.sources import Document, holds_pairs
@@ -142,7 +142,7 @@ def _build(
     made = make_tokenizer(
         tokenizer,
         vocab_size,
-        watched(
+        warn_of_long_words(
             (document.name, text)
             for split, document in training
             if split == "train"
@@ -191,7 +191,7 @@ def _build(
 
 def _texts(document: Document) -> list[str]:
     """What is tokenized of a document: of a pair, both sides."""
-    return [text for text in (document.memory, document.text) if text is not None]
+    return [text for text in (document.encoder_text, document.text) if text is not None]
 
 
 def _batches(

@@ -21,7 +21,7 @@ class Tally:
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     duplicates: int = 0  # documents left out because their text came before
     empty: int = 0  # documents left out because they have no text
-    places: tuple[float, float] = (1.0, 0.0)  # the least and the greatest of any document
+    positions: tuple[float, float] = (1.0, 0.0)  # the least and the greatest of any document
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     @property
@@ -32,11 +32,14 @@ class Tally:
     def add(self, split: str, key: bytes) -> None:
         """Counts a kept document, given the SHA-256 of its text."""
         self.documents[split] += 1
-        self.places = min(self.places[0], place(key)), max(self.places[1], place(key))
+        self.positions = (
+            min(self.positions[0], split_position(key)),
+            max(self.positions[1], split_position(key)),
+        )
         self._digest.update(split.encode() + key)
 
 
-def place(key: bytes) -> float:
+def split_position(key: bytes) -> float:
     """Where in [0, 1) a document falls, given the SHA-256 of its text: uniform over documents."""
     return int.from_bytes(key[:6], "big") / 2**48  # 48 bits: exact in a float
 
@@ -59,13 +62,17 @@ def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str
         if not document.text:
             tally.empty += 1
             continue
-        text = document.text if document.memory is None else f"{document.memory}\0{document.text}"
+        text = (
+            document.text
+            if document.encoder_text is None
+            else f"{document.encoder_text}\0{document.text}"
+        )
         key = hashlib.sha256(encode_utf8(text)).digest()
         if key in seen:
             tally.duplicates += 1
             continue
         seen.add(key)
-        split = document.split or ("validation" if place(key) < validation else "train")
+        split = document.split or ("validation" if split_position(key) < validation else "train")
         tally.add(split, key)
         yield split, document
     _check(source, validation, tally)
@@ -77,7 +84,7 @@ def _check(source: str, validation: float, tally: Tally) -> None:
         raise UserError(
             f"{source} has no text ({counted(tally.empty, 'empty document')}); choose another"
         )
-    least, greatest = tally.places
+    least, greatest = tally.positions
     remedy = (
         f"use validation between {least:.6f} and {greatest:.6f}, or more documents"
         if total > 1

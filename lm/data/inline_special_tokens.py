@@ -27,7 +27,7 @@ def quoted(text: str, tokenizer: Tokenizer) -> str:
     return _names(tokenizer.markers).sub(lambda name: _apart(name[0]), text)
 
 
-def plain(text: str) -> str:
+def without_marks(text: str) -> str:
     """A marked text for a reader."""
     for mark in OWN:
         text = text.replace(mark, "")

@@ -74,8 +74,8 @@ def tokenizer_fingerprint(name: str) -> str:
     if name.endswith("tokenizer.json"):
         file = Path(name).expanduser()
         files = [file, *(file.with_name(beside) for beside in FILES)]
-        said = [each.read_bytes() if each.is_file() else b"" for each in files]
-        return hashlib.sha256(b"\0".join(said)).hexdigest()
+        contents = [each.read_bytes() if each.is_file() else b"" for each in files]
+        return hashlib.sha256(b"\0".join(contents)).hexdigest()
     return name
 
 
@@ -106,14 +106,14 @@ def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> T
     return load_subword(name, vocab_size)
 
 
-def watched(documents: Iterable[tuple[str, str]]) -> Iterator[str]:
+def warn_of_long_words(documents: Iterable[tuple[str, str]]) -> Iterator[str]:
     """The texts of named documents, to train a tokenizer on; the first that has a word too long to
     be kept whole is named, as such words are hardly text, and slow.
     """
-    told = False
+    warned = False
     for name, text in documents:
-        if not told and (found := _LONG_WORD.search(text)):
-            told = True
+        if not warned and (found := _LONG_WORD.search(text)):
+            warned = True
             print(
                 f"{name} has a word of {len(found[0]):,} letters ({found[0][:20]}...); tokenizers "
                 f"that are trained cut words at {LONGEST_WORD} bytes",

@@ -91,8 +91,8 @@ class PairPacker:
     """Puts pairs into rows, in order, as many as fit on both sides.
 
     A row's segment i is `END t1 .. tn` among the tokens, which the END of the next segment or of
-    the padding closes, and `END s1 .. sm` among the memory's tokens. Pairs with a side too long for
-    a row are left out and counted.
+    the padding closes, and `END s1 .. sm` among the encoder's tokens. Pairs with a side too long
+    for a row are left out and counted.
     """
 
     def __init__(self, length: int, end: int):
@@ -107,16 +107,16 @@ class PairPacker:
         self._full: list[PairRows] = []
         self._open()
 
-    def add(self, memory: Encoded, document: Encoded) -> None:
+    def add(self, encoder: Encoded, document: Encoded) -> None:
         """Puts a pair into the row, or into the next one."""
-        sizes = np.array([len(document.ids) + 1, len(memory.ids) + 1])
+        sizes = np.array([len(document.ids) + 1, len(encoder.ids) + 1])
         if (sizes > self._length).any():
             self.long += 1
             return
         if (self._used + sizes > self._length).any():
             self._close()
         self._number += 1
-        sides = (self._tokens, self._segments, document.ids), (*self._memory, memory.ids)
+        sides = (self._tokens, self._segments, document.ids), (*self._encoder, encoder.ids)
         for place, size, (tokens, segments, ids) in zip(self._used, sizes, sides, strict=True):
             tokens[place + 1 : place + size] = ids
             segments[place : place + size] = self._number
@@ -141,10 +141,10 @@ class PairPacker:
         length, end = self._length, self._end
         self._tokens = np.full(length + 1, end, np.int32)
         self._segments = np.zeros(length, np.int32)
-        self._memory = np.full(length, end, np.int32), np.zeros(length, np.int32)
+        self._encoder = np.full(length, end, np.int32), np.zeros(length, np.int32)
         self._used, self._number, self._bytes = np.zeros(2, int), 0, 0
 
     def _close(self) -> None:
         size: Any = np.int64(self._bytes)
-        self._full.append(PairRows(self._tokens, self._segments, size, *self._memory))
+        self._full.append(PairRows(self._tokens, self._segments, size, *self._encoder))
         self._open()

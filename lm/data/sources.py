@@ -27,7 +27,7 @@ class Document(NamedTuple):
     name: str
     text: str
     split: str | None = None  # "train" or "validation" where the source has splits of its own
-    memory: str | None = None  # of a pair, the text that `text` answers
+    encoder_text: str | None = None  # of a pair, the text that `text` answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,13 +259,13 @@ def _synthetic_fingerprint(options: str) -> Any:
 def _docstring_pairs(_: str) -> Iterator[Document]:
     for module in _stdlib_documents(""):
         for place, (signature, summary) in enumerate(text_pairs.of_module(module.text)):
-            yield Document(f"{module.name}#{place}", summary, memory=signature)
+            yield Document(f"{module.name}#{place}", summary, encoder_text=signature)
 
 
 def _file_pairs(pattern: str) -> Iterator[Document]:
     for file in _files_documents(pattern):
-        for number, (memory, text) in text_pairs.of_lines(file.name, file.text):
-            yield Document(f"{file.name}:{number}", text, memory=memory)
+        for number, (source, text) in text_pairs.of_lines(file.name, file.text):
+            yield Document(f"{file.name}:{number}", text, encoder_text=source)
 
 
 SOURCES: dict[str, Source] = {

@@ -81,13 +81,13 @@ def specials(
     """
     if post is None and not settings:
         return SpecialTokens.closed_by((end if bos is None else bos,), end)
-    said = settings.get("add_bos_token")
+    adds_bos = settings.get("add_bos_token")
     before = () if post is None else post.before
-    if said is None and post is None:
+    if adds_bos is None and post is None:
         made = settings.get("tokenizer_class", "")
-        said = not made or made.removesuffix("Fast").removesuffix("Tokenizer") in _OPENING
-    if bos is not None and said is not None and (before[:1] == (bos,)) != said:
-        before = (bos, *before) if said else before[1:]
+        adds_bos = not made or made.removesuffix("Fast").removesuffix("Tokenizer") in _OPENING
+    if bos is not None and adds_bos is not None and (before[:1] == (bos,)) != adds_bos:
+        before = (bos, *before) if adds_bos else before[1:]
     if post is None or not post.after:
         return SpecialTokens.closed_by(before, end)
     return post._replace(before=before)

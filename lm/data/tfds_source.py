@@ -35,13 +35,13 @@ def texts(name: str) -> Iterator[tuple[str | None, int, str]]:
         raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
     held_out = next((split for split in _HELD_OUT if split in builder.info.splits), None)
     order = [("validation", held_out), ("train", "train")] if held_out else [(None, "train")]
-    for split, theirs in order:
-        for index, example in enumerate(builder.as_data_source(split=theirs)):
+    for split, tfds_split in order:
+        for index, example in enumerate(builder.as_data_source(split=tfds_split)):
             try:
                 yield split, index, example[feature].decode("utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"tfds:{name} {theirs} example {index} is not UTF-8 at byte {error.start}; "
+                    f"tfds:{name} {tfds_split} example {index} is not UTF-8 at byte {error.start}; "
                     "choose another dataset, or mend its text and give it as files:PATTERN"
                 ) from None
 

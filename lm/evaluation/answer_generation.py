@@ -11,7 +11,7 @@ from lm.tasks.base import Example, LabelledRows
 from lm.training.program import Program
 
 
-def written(
+def generate_answers(
     program: Program,
     params: Mapping[str, Any],
     data: LabelledRows,
@@ -32,11 +32,11 @@ def written(
             prompts,
             max_new_tokens=task.max_new_tokens,
             temperature=0.0,
-            sources=memories if data.layout.memory else None,
+            sources=memories if data.layout.has_encoder else None,
         )
         for ids in np.stack(list(words), axis=1):
             ends = np.flatnonzero(ids == data.tokenizer.end)
-            said = ids[: ends[0]] if len(ends) else ids
+            kept = ids[: ends[0]] if len(ends) else ids
             # As the answers that it learned from, it is a text of its own.
-            answers.append(data.tokenizer.decode(said, final=False))
+            answers.append(data.tokenizer.decode(kept, final=False))
     return answers

@@ -8,7 +8,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.batches import RowSubset
-from lm.evaluation.answer_generation import written
+from lm.evaluation.answer_generation import generate_answers
 from lm.evaluation.row_outputs import row_outputs
 from lm.tasks.base import LabelledData, LabelledRows
 from lm.training.program import Program
@@ -32,7 +32,7 @@ def predictions(
     outputs = {wanted[index]: each for index, each in found}
     answers: list[Any] = [{}] * len(examples)
     if data.task.max_new_tokens:
-        texts = written(program, params, data, config, examples)
+        texts = generate_answers(program, params, data, config, examples)
         answers = [{"predicted": text} for text in texts]
     return [
         {"place": example["place"], "text": data.task.display_text(example)}

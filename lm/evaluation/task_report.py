@@ -88,10 +88,10 @@ def _draw(path: epath.Path, data: LabelledData, predictions: Sequence[Any]) -> N
 
 
 def _scatter(axes: Axes, predictions: Sequence[Any]) -> None:
-    truth, said = np.array([[p["label"], p["predicted"]] for p in predictions]).T
-    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    truth, predicted = np.array([[p["label"], p["predicted"]] for p in predictions]).T
+    ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axes.plot(ends, ends, color="#9A9A9A", linewidth=1)
-    axes.plot(truth, said, ".", color="#332288", markersize=3, alpha=0.5)
+    axes.plot(truth, predicted, ".", color="#332288", markersize=3, alpha=0.5)
     axes.set_xlabel("label")
     axes.set_ylabel("predicted")
 
@@ -108,9 +108,9 @@ def _confusion(axes: Axes, pairs: Sequence[tuple[Any, Any]], labels: Sequence[st
     shown = sorted(sorted(labels, key=lambda label: -count[label])[:MOST], key=labels.index)
     number = {label: i for i, label in enumerate(shown)}
     table = np.zeros((len(shown), len(shown)))
-    for true, said in pairs:
-        if true in number and said in number:
-            table[number[true], number[said]] += 1
+    for true, predicted in pairs:
+        if true in number and predicted in number:
+            table[number[true], number[predicted]] += 1
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(shown) <= 8:

@@ -83,7 +83,7 @@ def generate_texts(
     ids, sources = prompt_ids(tokenizer, texts, run.opens), None
     shown, stops, end = list(texts), list(request.stop_strings), tokenizer.end
     if chat:
-        ids = [run.chat.asked([{"role": "user", "content": text}]) for text in texts]
+        ids = [run.chat.encode_prompt([{"role": "user", "content": text}]) for text in texts]
         stops, end = [*stops, *run.chat.stops], run.chat.closes
     if run.config.model.architecture == "encoder_decoder":
         sources = [run.frame.encoder_input(each.ids) for each in tokenizer.encode_batch(texts)]

@@ -28,8 +28,8 @@ TASKS: dict[str, type[Task]] = {
 
 def build_task(config: Config) -> Task:
     """The task that config.task names, with its options."""
-    knobs = {field.name: config.task[field.name] for field in dataclasses.fields(Task)}
-    options: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in knobs.items()}
+    keys = {field.name: config.task[field.name] for field in dataclasses.fields(Task)}
+    options: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()}
     return TASKS[config.task.name](**options)
 
 

@@ -20,16 +20,18 @@ def _scorers() -> tuple[Any, Any, Any]:
     return metrics.BLEU(), metrics.CHRF(), library("rouge_score.rouge_scorer").RougeScorer(_ROUGE)
 
 
-def overlaps(said: Sequence[str], true: Sequence[str]) -> np.ndarray:
-    """What each of N texts and its reference have in common, [N, 31]; said may be empty.
+def overlaps(predicted: Sequence[str], true: Sequence[str]) -> np.ndarray:
+    """What each of N texts and its reference have in common, [N, 31]; predicted may be empty.
 
     Ten lengths and counts of word n-grams (BLEU), eighteen of characters (chrF), three F-measures
     (ROUGE, which knows the letters a to z and digits alone).
     """
     bleu, chrf, rouge = _scorers()
     # What sacrebleu's own bootstrap resamples.
-    counts = [each._extract_corpus_statistics(list(said), [list(true)]) for each in (bleu, chrf)]
-    scores = [rouge.score(reference, text) for text, reference in zip(said, true, strict=True)]
+    counts = [
+        each._extract_corpus_statistics(list(predicted), [list(true)]) for each in (bleu, chrf)
+    ]
+    scores = [rouge.score(reference, text) for text, reference in zip(predicted, true, strict=True)]
     measures = [[score[name].fmeasure for name in _ROUGE] for score in scores]
     return np.concatenate([np.asarray(each, float) for each in (*counts, measures)], axis=1)
 

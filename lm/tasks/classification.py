@@ -188,8 +188,8 @@ class Regression(_WholeText):
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
         """How large the errors are."""
-        truth, said = self.metric_inputs(predictions, labels).T
-        middle, most, largest = np.quantile(np.abs(said - truth), [0.5, 0.9, 1.0])
+        truth, predicted = self.metric_inputs(predictions, labels).T
+        middle, most, largest = np.quantile(np.abs(predicted - truth), [0.5, 0.9, 1.0])
         return (
             f"absolute error: median {middle:.3f}, nine in ten below {most:.3f}, largest "
             f"{largest:.3f}\nlabels: from {truth.min():.3f} to {truth.max():.3f}, standard "

@@ -154,7 +154,7 @@ class ExtractiveQA(Task):
             notes.append(
                 f"config.task.max_answer_length = {self.max_answer_length}, but training has "
                 f"answers of "
-                f"up to {longest} tokens, which can never be said; raise it"
+                f"up to {longest} tokens, which can never be predicted; raise it"
             )
         return self, notes
 
@@ -190,13 +190,13 @@ class ExtractiveQA(Task):
                         span = context[spans[start, 0] : spans[end, 1]].decode("utf-8", "ignore")
         best, none = max(best, NEVER), max(none, NEVER)
         span, difference = span.strip(), float(none - best)
-        said = "" if difference > self.no_answer_threshold else span
-        exact, f1 = metrics.answer_scores(said, example["label"])
+        predicted = "" if difference > self.no_answer_threshold else span
+        exact, f1 = metrics.answer_scores(predicted, example["label"])
         span_exact, span_f1 = metrics.answer_scores(span, example["label"])
         return {
             "label": example["label"],
-            "predicted": said,
-            "confidence": float(np.exp(min(best if said else none, 0.0))),
+            "predicted": predicted,
+            "confidence": float(np.exp(min(best if predicted else none, 0.0))),
             "exact": exact,
             "f1": f1,
             "span": span,
@@ -206,7 +206,7 @@ class ExtractiveQA(Task):
         }
 
     def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
-        """Exact match and F1 of what is said, and of the span; by how many nats no answer is
+        """Exact match and F1 of the prediction, and of the span; by how many nats no answer is
         likelier than the span; and whether there is none: [N, 6].
         """
         names = ("exact", "f1", "span_exact", "span_f1", "no_answer")

@@ -23,23 +23,24 @@ class Layout:
       start: the token that opens a row where `specials` are not known.
       end: the token that closes what is written, and fills rows.
       decoder: a decoder reads the rows, whose states have seen what stands before them alone.
-      memory: rows have an encoder's side and a decoder's.
+      has_encoder: rows have an encoder's side and a decoder's.
       choices: C, texts to choose from; 0 where there are none.
       texts: T, texts with one target each that share a row at most.
-      num_classes: V, what the head chooses among; 0: words.
+      num_classes: V, the classes that the head chooses among; 0: the tokens of the vocabulary.
       labels: the names of these, in order; (): they are no fixed set.
-      frame: what stands around texts where there is memory; None: END opens them.
+      encoder_decoder: what stands around texts where rows have an encoder's side; None: END opens
+        them.
       specials: what stands around the texts of a row; None: `start a end`, `start a end b end`.
     """
 
     length: int
     start: int
     end: int
-    memory: bool = False
+    has_encoder: bool = False
     choices: int = 0
     texts: int = 1
     num_classes: int = 0
-    frame: EncoderDecoderTokens | None = None
+    encoder_decoder: EncoderDecoderTokens | None = None
     specials: SpecialTokens | None = None
     decoder: bool = False
     labels: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Layout:
         tokens, types = [np.array(around[0], int)], [np.zeros(len(around[0]), int)]
         for number, (part, size) in enumerate(zip(parts, kept, strict=True)):
             tokens += [part[:size], np.array(around[number + 1], int)]
-            kind = number * self.known.second_type
+            kind = number * self.special_tokens.second_type
             types.append(np.full(size + len(around[number + 1]), kind))
         return {
             "inputs": self.padded(np.concatenate(tokens), self.end),
@@ -72,13 +73,13 @@ class Layout:
 
     def around(self, texts: int) -> tuple[tuple[int, ...], ...]:
         """The special tokens of one text (before, after) or of two (before, between, after)."""
-        known = self.known
+        tokens = self.special_tokens
         if texts == 1:
-            return known.before, known.after
-        return known.before, known.between, known.last
+            return tokens.before, tokens.after
+        return tokens.before, tokens.between, tokens.last
 
     @property
-    def known(self) -> SpecialTokens:
+    def special_tokens(self) -> SpecialTokens:
         """`specials`, or what stands in for them."""
         return self.specials or SpecialTokens.closed_by((self.start,), self.end)
 

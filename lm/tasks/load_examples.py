@@ -118,9 +118,9 @@ def _check_labels(task: Task, labels: Labels, examples: Sequence[Example]) -> No
                 places.setdefault(label, example["place"])
                 number[label] += 1
     if number:
-        told = [f"{name!r} ({number[name]}, first {places[name]})" for name in number]
-        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        shown = [f"{name!r} ({number[name]}, first {places[name]})" for name in number]
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         raise UserError(
-            f"the run does not know these labels: {', '.join(told[:_SHOWN])}{more}; it has learned "
+            f"the run does not know these labels: {', '.join(shown[:_SHOWN])}{more}; it knows "
             f"{', '.join(labels)[:200]}. Mend them, or remove the labels to predict without metrics"
         )

@@ -131,8 +131,8 @@ class MultipleChoice(Task):
             )
         for example in examples:
             example["label"] = example["label"][suit[0]]
-        said = {"index": "numbers that count from 0", "typed": "the texts of choices"}[suit[0]]
-        return {"choice_labels": suit[0]}, [f"labels are read as {said}"]
+        form = {"index": "numbers that count from 0", "typed": "the texts of choices"}[suit[0]]
+        return {"choice_labels": suit[0]}, [f"labels are read as {form}"]
 
     def placeholder_label(self, record: Record, labels: Labels) -> Any:
         """The first choice, as labels are written."""

@@ -63,7 +63,7 @@ class TaskObjective(Objective):
 
     def _written(self, rows: Mapping[str, jax.Array]) -> Batch:
         batch = dataclasses.replace(causal(rows), weights=rows["weights"])
-        if not self.layout.memory:
+        if not self.layout.has_encoder:
             return batch
         segments = rows["encoder_segments"]
         return dataclasses.replace(

@@ -16,8 +16,8 @@ from etils import epath
 from lm.config import Config, to_dict
 from lm.data import Tokenizer, make_tokenizer, sources
 from lm.data.cached_rows import RowWriter, cached_rows
-from lm.data.deduplicate import SPLITS, place
-from lm.data.make_tokenizer import watched
+from lm.data.deduplicate import SPLITS, split_position
+from lm.data.make_tokenizer import warn_of_long_words
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError, counted
 from lm.tasks import build_task
@@ -58,8 +58,8 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
         **{name: to_dict(config.task)[name] for name in ("name", "format", "columns")},
         "held_out": config.task.validation_source,
         "decoder": config.model.architecture == "decoder",
-        "memory": config.model.architecture == "encoder_decoder",
-        "frame": to_dict(config)["special_tokens"],
+        "has_encoder": config.model.architecture == "encoder_decoder",
+        "special_tokens": to_dict(config)["special_tokens"],
         "options": dataclasses.asdict(dataclasses.replace(task, **_LATE)),
     }
     names = list(config.continual.sources) or [wanted["source"]]
@@ -68,12 +68,15 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     build = functools.partial(_build, task=task, names=names, wanted=wanted)
     found = cached_rows(cache, wanted["name"], wanted, prints, build)
     manifest = found.manifest
-    task = dataclasses.replace(task, **manifest["settled"])
+    task = dataclasses.replace(task, **manifest["inferred_options"])
     task, notes = task.with_answer_limit(manifest["answers"])
     for note in (*manifest["notes"], *notes):
-        _say(f"{manifest['source']}: {note}")
+        _print_once(f"{manifest['source']}: {note}")
     end, specials = found.tokenizer.end, found.tokenizer.specials
-    kept = {"frame": encoder_decoder_tokens(config.special_tokens, end), "specials": specials}
+    kept = {
+        "encoder_decoder": encoder_decoder_tokens(config.special_tokens, end),
+        "specials": specials,
+    }
     kept["labels"] = tuple(manifest["labels"])
     layout = Layout(**manifest["layout"] | kept)
     data = TaskData(**vars(found), task=task, layout=layout)
@@ -87,9 +90,9 @@ def _build(
     """Fills `folder` with the rows of all sources; returns the manifest."""
     found = [_examples(task, name, wanted) for name in names]
     examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
-    settled, notes = task.infer_options([e for each in examples.values() for e in each])
-    manifest = _write(folder, dataclasses.replace(task, **settled), examples, wanted)
-    manifest |= {"settled": settled, "notes": notes}
+    inferred, notes = task.infer_options([e for each in examples.values() for e in each])
+    manifest = _write(folder, dataclasses.replace(task, **inferred), examples, wanted)
+    manifest |= {"inferred_options": inferred, "notes": notes}
     if len(names) > 1:
         manifest["tasks"] = [
             {"source": name, "splits": {s: _counted(s, each[s], wanted["seq_len"]) for s in SPLITS}}
@@ -131,7 +134,7 @@ def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list
 
 def _split(task: Task, example: Example, validation: float) -> str:
     key = hashlib.sha256(json.dumps(task.texts(example)).encode()).digest()
-    return "validation" if place(key) < validation else "train"
+    return "validation" if split_position(key) < validation else "train"
 
 
 def _write(
@@ -140,7 +143,7 @@ def _write(
     """Fills `folder` with rows and held-out examples; returns what the manifest says of them."""
     labels = task.collect_labels(examples["train"])
     texts = ((each["place"], text) for each in examples["train"] for text in task.texts(each))
-    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], watched(texts))
+    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], warn_of_long_words(texts))
     choices = max(task.num_choices(example) for each in examples.values() for example in each)
     layout = layout_of(task, wanted, tokenizer, labels, choices)
     fields = {**task.abstract_row(layout), "row": np.zeros((), np.int32)}
@@ -178,7 +181,7 @@ def _write(
 
 
 @functools.cache  # a sweep opens the same data again and again
-def _say(note: str) -> None:
+def _print_once(note: str) -> None:
     print(note, file=sys.stderr, flush=True)
 
 
@@ -189,15 +192,18 @@ def layout_of(
     labels: tuple[str, ...],
     choices: int = 0,
 ) -> Layout:
-    """What a task's rows are made of, for a wanted `length`, `memory`, `decoder` and `frame`."""
+    """What a task's rows are made of.
+
+    `wanted` has "seq_len", "has_encoder", "decoder" and "special_tokens".
+    """
     layout = Layout(
         length=wanted["seq_len"],
         start=tokenizer.start,
         end=tokenizer.end,
         specials=tokenizer.specials,
-        memory=wanted["memory"],
+        has_encoder=wanted["has_encoder"],
         decoder=wanted["decoder"],
-        frame=encoder_decoder_tokens(wanted["frame"], tokenizer.end),
+        encoder_decoder=encoder_decoder_tokens(wanted["special_tokens"], tokenizer.end),
         texts=most_texts(wanted["seq_len"]) if task.packing else 1,
         choices=choices,
         labels=labels,
@@ -207,11 +213,11 @@ def layout_of(
 
 def _hash(examples: dict[str, list[Example]]) -> str:
     """Of the examples that have rows, whatever length and tokenizer made of them."""
-    said = {
+    kept = {
         split: [{k: v for k, v in e.items() if k != "rows"} for e in filter(has_rows, each)]
         for split, each in examples.items()
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _counted(split: str, examples: Sequence[Example], length: int) -> dict[str, int]:

@@ -130,8 +130,8 @@ def _public(name: str) -> Iterator[Record]:
         raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
     # MNLI has two; the one of the genres that it trains on comes first in the literature.
     held_out = ("validation", "validation_matched", "dev", "test")
-    theirs = next((split for split in held_out if split in builder.info.splits), None)
-    order = [("validation", theirs), ("train", "train")] if theirs else [(None, "train")]
+    tfds_split = next((split for split in held_out if split in builder.info.splits), None)
+    order = [("validation", tfds_split), ("train", "train")] if tfds_split else [(None, "train")]
     for split, other in order:
         for index, example in enumerate(builder.as_data_source(split=other)):
             values = {key: _plain(builder.info.features[key], example[key]) for key in example}

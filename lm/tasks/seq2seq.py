@@ -10,7 +10,7 @@ import numpy as np
 from lm.data import ByteTokenizer, Encoded, Tokenizer
 from lm.data.chat import Chat
 from lm.data.chat_template import template_of
-from lm.data.inline_special_tokens import plain
+from lm.data.inline_special_tokens import without_marks
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.tasks import metrics
@@ -121,16 +121,16 @@ class Seq2Seq(TextGeneration):
         """One row; a source that is too long loses its end."""
         source, target = (each.ids for each in encoded)
         answer = np.append(target, layout.end)
-        given, memory = self.prompt(source, len(answer), layout)
+        given, encoder = self.prompt(source, len(answer), layout)
         counts = np.append(np.zeros(len(given)), np.ones(len(answer)))
         row = self.token_row(np.concatenate([given, answer]), counts, layout)
-        if memory is None:
+        if encoder is None:
             return [row]
         return [
             row
             | {
-                "encoder_tokens": layout.padded(memory, layout.end),
-                "encoder_segments": layout.padded(np.ones(len(memory), int), 0),
+                "encoder_tokens": layout.padded(encoder, layout.end),
+                "encoder_segments": layout.padded(np.ones(len(encoder), int), 0),
             }
         ]
 
@@ -138,10 +138,10 @@ class Seq2Seq(TextGeneration):
         """What stands before an answer of so many tokens, and what the encoder reads (None: there
         is none).
         """
-        if layout.memory:
-            frame = layout.frame or encoder_decoder_tokens(None, layout.end)
-            return frame.decoder_start(), frame.encoder_input(source, layout.length)
-        before = layout.known.before
+        if layout.has_encoder:
+            tokens = layout.encoder_decoder or encoder_decoder_tokens(None, layout.end)
+            return tokens.decoder_start(), tokens.encoder_input(source, layout.length)
+        before = layout.special_tokens.before
         room = max(layout.length - answer - len(before), layout.length // 2)
         return np.concatenate([before, source[:room], [layout.end]]).astype(np.int32), None
 
@@ -155,13 +155,13 @@ class Seq2Seq(TextGeneration):
         foreseen = super().metric_inputs(predictions, labels)
         if not self.max_new_tokens:
             return foreseen
-        said, true = ([p[name] for p in predictions] for name in ("predicted", "label"))
-        return np.concatenate([foreseen, overlaps(said, true)], axis=1)
+        predicted, true = ([p[name] for p in predictions] for name in ("predicted", "label"))
+        return np.concatenate([foreseen, overlaps(predicted, true)], axis=1)
 
     def describe(self, prediction: Prediction) -> str:
         """Also what was written, where something was."""
-        said = f"wrote {prediction['predicted']!r:.80}; " if self.max_new_tokens else ""
-        return said + super().describe(prediction)
+        text = f"generated {prediction['predicted']!r:.80}; " if self.max_new_tokens else ""
+        return text + super().describe(prediction)
 
     def abstract_row(self, layout: Layout) -> Row:
         """See `Task`."""
@@ -222,17 +222,17 @@ class Instruction(TextGeneration):
         return {"place": record.place, "messages": given, "label": answers[-1]}
 
     def texts(self, example: Example) -> list[str]:
-        """The conversation as a template of ours writes it, for a reader and a new tokenizer; what
-        is learned is in `tokenize`.
+        """The conversation as a built-in template writes it, for reports and a new tokenizer;
+        training goes by `tokenize`.
         """
         template = template_of(self.template or "plain", ByteTokenizer())
-        return [plain(template(example["messages"], False))]
+        return [without_marks(template(example["messages"], False))]
 
     def tokenize(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Any]:
-        """Of each conversation, what it teaches; see `lm.data.chat.Chat.learned`."""
+        """Of each conversation, what it teaches; see `lm.data.chat.Chat.encode_training`."""
         chat = Chat(tokenizer, self.template)
         try:
-            return chat.learned([example["messages"] for example in examples])
+            return chat.encode_training([example["messages"] for example in examples])
         except UserError as error:
             if len(examples) == 1:
                 raise UserError(f"{examples[0]['place']}: {error}") from None
@@ -243,7 +243,7 @@ class Instruction(TextGeneration):
 
         A conversation whose first answer begins beyond the row is left out.
         """
-        rows = [self.token_row(said.ids, said.counts, layout) for said in encoded]
+        rows = [self.token_row(each.ids, each.counts, layout) for each in encoded]
         return [row for row in rows if row["weights"].any()]
 
     def abstract_row(self, layout: Layout) -> Row:

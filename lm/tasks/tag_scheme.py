@@ -83,19 +83,19 @@ def entities(tags: Sequence[str], scheme: str) -> set[Entity]:
     return set(library("seqeval.metrics.sequence_labeling").get_entities(list(tags)))
 
 
-def entity_report(truth: Sequence[Any], said: Sequence[Any], scheme: str) -> str:
+def entity_report(truth: Sequence[Any], predicted: Sequence[Any], scheme: str) -> str:
     """Precision, recall and F1 by type of entity, as seqeval prints them; of tags that mark no
     entities, by tag, as scikit-learn does.
     """
     layout: dict[str, Any] = {"digits": 4, "zero_division": 0}
     if scheme == "none":
-        flat = ([tag for tags in side for tag in tags] for side in (truth, said))
+        flat = ([tag for tags in side for tag in tags] for side in (truth, predicted))
         return library("sklearn.metrics").classification_report(*flat, **layout)
-    if not any(tag != "O" for tags in (*truth, *said) for tag in tags):
+    if not any(tag != "O" for tags in (*truth, *predicted) for tag in tags):
         return "no entities, neither true nor predicted\n"
     if scheme == "bilou":
         layout |= {"mode": "strict", "scheme": library("seqeval.scheme").BILOU}
-    return library("seqeval.metrics").classification_report(list(truth), list(said), **layout)
+    return library("seqeval.metrics").classification_report(list(truth), list(predicted), **layout)
 
 
 def _mark(tag: str) -> str:

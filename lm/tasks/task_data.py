@@ -20,11 +20,11 @@ class TaskData(CachedRows):
     The manifest says what they are: `task`, `source`, `hash` (of the examples in order, and their
     splits), `tokenizer` (its spec), `labels`, and in `splits`, for each, `examples`, `rows`, and
     `long`, how many examples were left out because no answer begins within a row. Of several
-    sources also `tasks`, the `source` and `splits` of each. `settled` and `notes` are what
+    sources also `tasks`, the `source` and `splits` of each. `inferred_options` and `notes` are what
     `Task.infer_options` found, `answer_statistics` what `Task.answer_statistics` did.
 
     Attributes:
-      task: what they are for, settled: with what only all examples told (`Task.infer_options`).
+      task: what they are for, with the options that were inferred (`Task.infer_options`).
       layout: what a row is made of.
       number: which one of several sources is meant, from 0; None: all.
     """

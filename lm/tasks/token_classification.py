@@ -165,17 +165,17 @@ class TokenClassification(Task):
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The tags of all words; "confidences" are theirs, and "confidence" the least of them."""
-        said, confidence = [], []
+        predicted, confidence = [], []
         for output in outputs:
             words = int(np.sum(output["weights"]))
             log_probs = output["log_probs"][:words]
             best = output.get("best", np.argmax(output["log_probs"], axis=-1))[:words]
-            said += [labels[i] for i in best]
+            predicted += [labels[i] for i in best]
             confidence += np.exp(log_probs[np.arange(words), best]).tolist()
         return {
             "words": example["words"],
             "label": example["label"],
-            "predicted": said,
+            "predicted": predicted,
             "confidence": min(confidence),
             "confidences": confidence,
         }
@@ -184,7 +184,7 @@ class TokenClassification(Task):
         """The words whose tags are wrong, with these."""
         tags = (prediction[name] for name in ("words", "predicted", "label"))
         rows = [row for row in zip(*tags, strict=True) if row[1] != row[2]]
-        wrong = "; ".join(f"{word}: {said}, not {true}" for word, said, true in rows)
+        wrong = "; ".join(f"{word}: {predicted}, not {true}" for word, predicted, true in rows)
         return f"{wrong} (confidence {prediction['confidence']:.3f})"
 
     def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:
@@ -208,7 +208,7 @@ class TokenClassification(Task):
     def confidences(self, predictions: Predictions) -> tuple[list[float], list[bool]]:
         """Of every word."""
         confidences = [each for p in predictions for each in p["confidences"]]
-        return confidences, [true == said for true, said in self.label_pairs(predictions)]
+        return confidences, [true == predicted for true, predicted in self.label_pairs(predictions)]
 
     def report(self, predictions: Predictions, labels: Labels) -> str:
         """Precision, recall and F1 by type of entity, or by tag."""

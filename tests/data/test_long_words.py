@@ -6,7 +6,7 @@ import string
 import pytest
 
 from lm.data import prepare
-from lm.data.make_tokenizer import LONGEST_WORD, make_tokenizer, watched
+from lm.data.make_tokenizer import LONGEST_WORD, make_tokenizer, warn_of_long_words
 
 SIZES = {"bpe": 320, "wordpiece": 600, "unigram": 295}
 PLAIN = ["some plain words, and some more of them to learn from\n" * 3]
@@ -33,7 +33,7 @@ def test_a_word_of_150_000_letters_neither_ends_nor_holds_up_the_training(name):
 
 def test_the_first_document_with_a_long_word_is_named_before_it_is_trained_on(capsys):
     texts = {"a": "x" * LONGEST_WORD, "b": f"y {'z' * 150_000} y", "c": "w" * 500}
-    seen = watched(texts.items())
+    seen = warn_of_long_words(texts.items())
     assert next(seen) == texts["a"] and not capsys.readouterr().err
     assert next(seen) == texts["b"]
     assert capsys.readouterr().err.startswith("b has a word of 150,000 letters (zzzz")

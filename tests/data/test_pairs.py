@@ -22,7 +22,7 @@ def write(folder):
 
 def test_files_hold_a_pair_a_line_tab_separated_or_json(tmp_path):
     found = list(documents(write(tmp_path)))
-    assert [(document.memory, document.text) for document in found] == PAIRS
+    assert [(document.encoder_text, document.text) for document in found] == PAIRS
 
 
 def test_rows_hold_whole_pairs_on_both_sides_and_leave_out_only_the_long(tmp_path):

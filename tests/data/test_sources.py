@@ -62,7 +62,7 @@ def test_endings_of_any_case_are_known(suffix, tmp_path):
     pair = b'{"source": "a", "target": "b"}\n'
     (tmp_path / f"ROWS.JSONL{suffix.upper()}").write_bytes(COMPRESS[suffix](pair))
     (document,) = documents(f"pairs:{tmp_path}/ROWS*")
-    assert (document.memory, document.text) == ("a", "b")
+    assert (document.encoder_text, document.text) == ("a", "b")
 
 
 @pytest.mark.parametrize(

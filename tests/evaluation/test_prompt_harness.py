@@ -195,7 +195,7 @@ def test_a_conversation_of_the_harness_is_asked_as_it_was_trained(run, log_probs
     model, chat = Laboratory(run), run.chat
     talk = [{"role": "user", "content": "hi"}]
     context = model.apply_chat_template(talk)
-    tokens = chat.asked(talk)
+    tokens = chat.encode_prompt(talk)
     assert bytes(tokens[1:].tolist()) == b"### user:\nhi\n\n### assistant:\n" and tokens[0] == 255
     words = log_probs([*tokens, *b"no"])
     ((nats, _),) = model.loglikelihood(asked("loglikelihood", (context, "no")))
@@ -207,7 +207,7 @@ def test_a_conversation_of_the_harness_is_asked_as_it_was_trained(run, log_probs
     # After an answer stands what closes it, which is END here and has no name.
     talk += [{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
     (prompt,) = model._prompts([model.apply_chat_template(talk)], 64)
-    assert prompt.tolist() == chat.asked(talk).tolist() and prompt.tolist().count(255) == 2
+    assert prompt.tolist() == chat.encode_prompt(talk).tolist() and prompt.tolist().count(255) == 2
 
 
 def test_the_template_of_the_harness_is_the_runs_or_one_that_is_named(run):

@@ -123,7 +123,7 @@ def test_a_written_answer_is_a_text_of_its_own_in_whole_characters(name, monkeyp
     layout = Layout(64, tokenizer.end, tokenizer.end)
     data = types.SimpleNamespace(task=build_task(config), tokenizer=tokenizer, layout=layout)
     program = types.SimpleNamespace(model=None)
-    said = answer_generation.written(
+    said = answer_generation.generate_answers(
         program, {}, data, config, [{"texts": ["the"], "label": "the"}]
     )
     assert said == ["the é"]

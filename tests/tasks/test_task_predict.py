@@ -135,7 +135,7 @@ def test_all_predictions_are_written_and_metrics_of_those_with_a_label(opened, t
 MISTAKES = {
     "labels that the run does not know": (
         "text,label\nso so,mixed\ngood,pos\nmeh,mixed\n",
-        r"know these labels: 'mixed' \(2, first test.csv line 2\); it has learned neg, pos",
+        r"know these labels: 'mixed' \(2, first test.csv line 2\); it knows neg, pos",
     ),
     "no label": ("text,label\ngood,pos\nmeh,\n", r"1 of 2 .* first test.csv line 3; .*predict"),
     "no column of texts": ("review,label\ngood,pos\n", "has no column 'text', only review, label"),

@@ -42,7 +42,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         data = types.SimpleNamespace(task=task, tokenizer=ByteTokenizer(), layout=layout)
         example = {"texts": ["x" * size], "label": "y"}
         program = types.SimpleNamespace(model=model)
-        (said,) = answer_generation.written(program, {}, data, asking, [example])
+        (said,) = answer_generation.generate_answers(program, {}, data, asking, [example])
         assert len(said) == longest
     with pytest.raises(UserError, match=f"use at most {most}"):
         check(override(config, {"task.max_new_tokens": most + 1}))
@@ -51,7 +51,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
 def test_an_encoder_decoder_learns_between_the_tokens_of_its_checkpoint():
     config = override(default.get_config(), {"task.name": "seq2seq"})
     task, frame = build_task(config), encoder_decoder_tokens(((0,), (2,), (2, 0)), 255)
-    layout = Layout(6, 255, 255, memory=True, frame=frame)
+    layout = Layout(6, 255, 255, has_encoder=True, encoder_decoder=frame)
     encoded = ByteTokenizer().encode_batch(["abcdefgh", "xy"])
     (row,) = task.rows({}, encoded, layout, {})
     assert row["encoder_tokens"].tolist() == [0, *b"abcd", 2]

@@ -26,7 +26,7 @@ class Objective:
       architecture: which `model.architecture` it trains.
       metric: what tables compare: bits per byte where its targets are the rows' whole text, else
         nats per token that it predicts.
-      accuracy: evaluation also reports how often the likeliest word is the target.
+      accuracy: evaluation also reports how often the likeliest token is the target.
       pairs: its rows hold pairs of texts.
     """
 
@@ -98,7 +98,7 @@ class Objective:
 def row_keys(key: jax.Array, tokens: jax.Array) -> jax.Array:
     """A key for every row of tokens [B, n], [B]: a function of `key` and that row alone.
 
-    Rows are told apart by the sum of tokens times powers of an odd number, modulo 2^32.
+    Rows are distinguished by the sum of tokens times powers of an odd number, modulo 2^32.
     """
     powers = np.cumprod(np.full(tokens.shape[1], _MULTIPLIER, np.uint32), dtype=np.uint32)
     prints = jnp.sum((tokens.astype(jnp.uint32) + 1) * powers, axis=1, dtype=jnp.uint32)

@@ -75,7 +75,7 @@ class Masked(Objective):
     def _hide(
         self, key: jax.Array, tokens: jax.Array, ordinary: jax.Array, words: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Of one row [L]: what is read, and which tokens are to be told."""
+        """Of one row [L]: what is read, and which tokens are to be predicted."""
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         chosen = ordinary & (jax.random.uniform(keys[0], tokens.shape)[words] < self.mask_rate)
         fate = jax.random.uniform(keys[1], tokens.shape)

@@ -34,6 +34,6 @@ class Seq2seq(Objective):
 
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Also "encoder_tokens" and "encoder_segments" [B, L]: what the encoder reads."""
-        memory = jax.ShapeDtypeStruct((size, self.length), jnp.int32)
+        side = jax.ShapeDtypeStruct((size, self.length), jnp.int32)
         names = ("encoder_tokens", "encoder_segments")
-        return super().abstract_rows(size) | dict.fromkeys(names, memory)
+        return super().abstract_rows(size) | dict.fromkeys(names, side)

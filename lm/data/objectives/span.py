@@ -72,14 +72,14 @@ class Span(Objective):
         tokens, segments = rows["tokens"][:, :-1], rows["segments"]
         words = jnp.asarray(self.tokenizer.ordinary)[tokens] & (segments > 0)
         arrays = jax.vmap(self._corrupt)(row_keys(key, rows["tokens"]), tokens, segments, words)
-        memory, encoder_segments, inputs, targets, segments = arrays
+        encoder_inputs, encoder_segments, inputs, targets, segments = arrays
         return Batch(
             inputs=inputs,
             targets=targets,
             weights=(segments > 0).astype(jnp.float32),
             segments=segments,
             positions=positions_within(segments),
-            encoder_inputs=memory,
+            encoder_inputs=encoder_inputs,
             encoder_segments=encoder_segments,
             encoder_positions=positions_within(encoder_segments),
         )
@@ -94,7 +94,9 @@ class Span(Objective):
 
         kept = (segments > 0) & (~hidden | begins)
         place = jnp.where(kept, jnp.cumsum(kept) - 1, self.length)
-        memory = _put(self.length, self.tokenizer.end, (place, jnp.where(begins, sentinel, tokens)))
+        encoder_inputs = _put(
+            self.length, self.tokenizer.end, (place, jnp.where(begins, sentinel, tokens))
+        )
         encoder_segments = _put(self.length, 0, (place, segments))
 
         # A position may write a sentinel, a token of its span, and its document's END, in order.
@@ -119,7 +121,7 @@ class Span(Objective):
         before = jnp.pad(targets[:-1], (1, 0), constant_values=self.tokenizer.end)
         opens = of_targets != jnp.pad(of_targets[:-1], (1, 0))
         inputs = jnp.where(opens, self.tokenizer.end, before)
-        return memory, encoder_segments, inputs, targets, of_targets
+        return encoder_inputs, encoder_segments, inputs, targets, of_targets
 
     def _spans(self, key: jax.Array, segments: jax.Array, words: jax.Array) -> jax.Array:
         """The span of each position of a row [L], counted from 0; -1 where nothing is cut out."""

@@ -90,9 +90,9 @@ class Laboratory(LM):
             self.chat_template(True)
         chat: Any = self._chat
         if add_generation_prompt:
-            return chat.written(chat_history)
+            return chat.render(chat_history)
         start = quoted(chat_history[-1]["content"], chat.tokenizer)
-        return chat.written(chat_history[:-1]) + start
+        return chat.render(chat_history[:-1]) + start
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Of each (context, continuation) log p(continuation | context) in nats, and whether each
