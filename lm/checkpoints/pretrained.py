@@ -65,14 +65,8 @@ def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
         config = override(config, {"task.labels": checkpoint.labels})
     tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
     architecture = config.model.architecture
-    wanted = {
-        "length": config.data.seq_len,
-        "memory": architecture == "encoder_decoder",
-        "decoder": architecture == "decoder",
-        "frame": config.special_tokens,
-    }
     labels = build_task(config).collect_labels(())
-    layout = layout_of(build_task(config), wanted, tokenizer, labels)
+    layout = layout_of(build_task(config), config, tokenizer, labels)
     if architecture == "decoder":
         layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
     if reason := "" if predicts_tokens(config) else checkpoint.head_mismatch(config, labels):

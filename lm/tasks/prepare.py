@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     names = list(config.continual.sources) or [wanted["source"]]
     wanted["source"] = " + ".join(names)
     prints = [sources.fingerprint(each) for each in (*names, wanted["held_out"]) if each]
-    build = functools.partial(_build, task=task, names=names, wanted=wanted)
+    build = functools.partial(_build, task=task, config=config, names=names, wanted=wanted)
     found = cached_rows(cache, wanted["name"], wanted, prints, build)
     manifest = found.manifest
     task = dataclasses.replace(task, **manifest["inferred_options"])
@@ -85,13 +85,13 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
 
 
 def _build(
-    folder: epath.Path, task: Task, names: Sequence[str], wanted: dict[str, Any]
+    folder: epath.Path, task: Task, config: Config, names: Sequence[str], wanted: dict[str, Any]
 ) -> dict[str, Any]:
     """Fills `folder` with the rows of all sources; returns the manifest."""
     found = [_examples(task, name, wanted) for name in names]
     examples = {split: [e for each in found for e in each[split]] for split in SPLITS}
     inferred, notes = task.infer_options([e for each in examples.values() for e in each])
-    manifest = _write(folder, dataclasses.replace(task, **inferred), examples, wanted)
+    manifest = _write(folder, dataclasses.replace(task, **inferred), config, examples)
     manifest |= {"inferred_options": inferred, "notes": notes}
     if len(names) > 1:
         manifest["tasks"] = [
@@ -138,14 +138,15 @@ def _split(task: Task, example: Example, validation: float) -> str:
 
 
 def _write(
-    folder: epath.Path, task: Task, examples: dict[str, list[Example]], wanted: dict[str, Any]
+    folder: epath.Path, task: Task, config: Config, examples: dict[str, list[Example]]
 ) -> dict[str, Any]:
     """Fills `folder` with rows and held-out examples; returns what the manifest says of them."""
     labels = task.collect_labels(examples["train"])
     texts = ((each["place"], text) for each in examples["train"] for text in task.texts(each))
-    tokenizer = make_tokenizer(wanted["tokenizer"], wanted["vocab_size"], warn_of_long_words(texts))
+    data = config.data
+    tokenizer = make_tokenizer(data.tokenizer, data.vocab_size, warn_of_long_words(texts))
     choices = max(task.num_choices(example) for each in examples.values() for example in each)
-    layout = layout_of(task, wanted, tokenizer, labels, choices)
+    layout = layout_of(task, config, tokenizer, labels, choices)
     fields = {**task.abstract_row(layout), "row": np.zeros((), np.int32)}
     writer = RowWriter(folder, fields, layout.num_classes or tokenizer.vocab_size)
     summaries, classes, sizes = {}, [], []
@@ -186,25 +187,19 @@ def _print_once(note: str) -> None:
 
 
 def layout_of(
-    task: Task,
-    wanted: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    labels: tuple[str, ...],
-    choices: int = 0,
+    task: Task, config: Config, tokenizer: Tokenizer, labels: tuple[str, ...], choices: int = 0
 ) -> Layout:
-    """What a task's rows are made of.
-
-    `wanted` has "seq_len", "has_encoder", "decoder" and "special_tokens".
-    """
+    """What a task's rows are made of."""
+    length, architecture = config.data.seq_len, config.model.architecture
     layout = Layout(
-        length=wanted["seq_len"],
+        length=length,
         start=tokenizer.start,
         end=tokenizer.end,
         specials=tokenizer.specials,
-        has_encoder=wanted["has_encoder"],
-        decoder=wanted["decoder"],
-        encoder_decoder=encoder_decoder_tokens(wanted["special_tokens"], tokenizer.end),
-        texts=most_texts(wanted["seq_len"]) if task.packing else 1,
+        has_encoder=architecture == "encoder_decoder",
+        decoder=architecture == "decoder",
+        encoder_decoder=encoder_decoder_tokens(config.special_tokens, tokenizer.end),
+        texts=most_texts(length) if task.packing else 1,
         choices=choices,
         labels=labels,
     )
