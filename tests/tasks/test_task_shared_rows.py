@@ -9,6 +9,7 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.task_evaluation import metrics, predictions
+from lm.experiment.validate import check
 from lm.model.pooling import Mean, PooledTanh
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
@@ -17,7 +18,6 @@ from lm.tasks.packing import most_texts, share_rows
 from lm.tasks.prepare import prepare_task
 from lm.training.build_model import build_model
 from lm.training.program import build_program
-from lm.training.validate import check
 from tests.small_models import init
 
 L = 40
