@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tokenizers
+
 from lm.data.tokenizer import decode_utf8
 from lm.data.tokenizer_json import byte_characters
 
@@ -22,7 +24,9 @@ class Decoder:
     last character lacks some; here only those are.
     """
 
-    def __init__(self, backend: Any, config: Mapping[str, Any], added: Mapping[str, Any]):
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], added: Mapping[str, Any]
+    ):
         """Takes a tokenizer, the content of its file, and its added tokens by name."""
         self._backend = backend
         self._special = {token["id"] for token in added.values() if token.get("special")}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers
 
 from lm.config import Config
 from lm.errors import UserError
@@ -41,7 +42,7 @@ class SpecialTokens(NamedTuple):
         return cls(before, (end,), (end,), (end,))
 
 
-def post_processed(backend: Any) -> SpecialTokens | None:
+def post_processed(backend: tokenizers.Tokenizer) -> SpecialTokens | None:
     """What the post-processor of a tokenizer puts around texts; None where it has none.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 from lm.data.detokenizer import Decoder
 from lm.data.files import read_text
@@ -190,7 +191,7 @@ class SubwordTokenizer:
             return decode_utf8(b"".join(self._pieces[i] for i in ids), final)
         return self._decoder([int(i) for i in ids], final)
 
-    def _checked(self, text: str, encoding: Any) -> Encoded:
+    def _checked(self, text: str, encoding: tokenizers.Encoding) -> Encoded:
         ids = np.array(encoding.ids, np.int32)
         if self._is_reserved[ids].any():
             return self._apart(text)

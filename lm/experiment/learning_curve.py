@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from matplotlib.axes import Axes
 
 from lm.data.files import replacing
 from lm.training.metric_writer import read_metrics
@@ -51,7 +52,7 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     return np.array([step for step, _ in found]), np.array([x for _, x in found], float)
 
 
-def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]], loss: str | None) -> None:
+def _draw_losses(axes: Axes, records: Sequence[Mapping[str, Any]], loss: str | None) -> None:
     steps, values = series(records, "train/loss")
     if len(steps) > _MANY:
         axes.plot(steps, values, color=_TRAINING, linewidth=0.6, alpha=0.5)

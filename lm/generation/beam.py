@@ -125,7 +125,7 @@ class _Beams(NamedTuple):
     log_p: jax.Array  # [B, W]
     finished: tuple[jax.Array, jax.Array, jax.Array]  # tokens, lengths, scores
     next_log_p: jax.Array  # log-probabilities of the next token, [B, W, V]
-    cache: Any
+    cache: Mapping[str, Any]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -103,7 +103,7 @@ class StaticModel:
 def forward(
     model: Transformer,
     params: Mapping[str, Any],
-    cache: Any,
+    cache: Mapping[str, Any] | None,
     prompts: Prompts,
     inputs: jax.Array,
     offset: jax.Array,
@@ -153,7 +153,7 @@ def _decode(
     sampling: SamplingParams,
     steps: int,
     params: Mapping[str, Any],
-    cache: Any,
+    cache: Mapping[str, Any],
     prompts: Prompts,
     last: jax.Array,
     offset: jax.Array,

@@ -62,7 +62,7 @@ class Block(nn.Module):
         memory_mask: Mask,
         train: bool,
         cache_length: int | None,
-        position_bias: Any = None,
+        position_bias: AlibiBias | RelativeBias | None = None,
     ) -> jax.Array:
         """[B, L, D] -> [B, L, D].
 

@@ -12,7 +12,7 @@ from lm.attention.base import LayerContext
 from lm.attention.kv_cache import read_cache, update_cache
 from lm.attention.mask import Mask
 from lm.attention.norms import RMSNorm
-from lm.attention.positions import apply_rotary
+from lm.attention.positions import AlibiBias, RelativeBias, apply_rotary
 from lm.model.config import AttentionConfig
 
 
@@ -35,7 +35,7 @@ class MultiHeadAttention(nn.Module):
         mask: Mask,
         memory: jax.Array | None = None,
         cache_length: int | None = None,
-        position_bias: Any = None,
+        position_bias: AlibiBias | RelativeBias | None = None,
     ) -> jax.Array:
         """[B, Q, D] -> [B, Q, D].
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 from lm.checkpoints.hf.gguf import is_gguf, read_tokenizer_fields
 from lm.checkpoints.hf.tokenizer import MADE_OF
@@ -148,7 +149,10 @@ def _byte_tokenizer_json(tokenizer: Tokenizer) -> str:
 
 
 def _settings(
-    config: Config, tokenizer: Tokenizer, base: Mapping[str, Any] | None, backend: Any
+    config: Config,
+    tokenizer: Tokenizer,
+    base: Mapping[str, Any] | None,
+    backend: tokenizers.Tokenizer,
 ) -> dict[str, Any]:
     """tokenizer_config.json; without a base, END opens and closes texts, as in training."""
     end = backend.id_to_token(tokenizer.end)
@@ -174,7 +178,10 @@ def _settings(
 
 
 def _with_bos(
-    backend: Any, settings: Mapping[str, Any], opens: bool | None, closes: bool | None
+    backend: tokenizers.Tokenizer,
+    settings: Mapping[str, Any],
+    opens: bool | None,
+    closes: bool | None,
 ) -> str | None:
     """The tokenizer.json that opens texts with bos_token, or does not, as `add_bos_token` wants it;
     None where it does so already, or nothing is said. What it says itself holds for all versions.
@@ -202,7 +209,7 @@ def _with_bos(
 
 
 def _padding_candidates(
-    settings: Mapping[str, Any], tokenizer: Tokenizer, backend: Any
+    settings: Mapping[str, Any], tokenizer: Tokenizer, backend: tokenizers.Tokenizer
 ) -> list[str]:
     """What can pad a text that is read at its last token, which classes for that find by what pads:
     a special token that closes no text; [] where there is none.
@@ -213,7 +220,7 @@ def _padding_candidates(
     return [name for name in names if name not in (None, backend.id_to_token(tokenizer.end))]
 
 
-def _with_row_template(backend: Any, layout: Layout) -> str:
+def _with_row_template(backend: tokenizers.Tokenizer, layout: Layout) -> str:
     """The tokenizer.json that puts around one text or two what a task's rows have there."""
     from tokenizers.processors import TemplateProcessing
 
