@@ -26,12 +26,9 @@ MOST_IMPORTS = 15
 
 # What is still to mend: each set must be exactly what the code does, so that it only shrinks.
 UPWARD = {
-    ("checkpoints", "experiment"),
     ("training", "checkpoints"),
 }
-CIRCLES = {
-    ("lm.checkpoints", "lm.experiment.continual"),
-}
+CIRCLES = set()
 MANY_IMPORTS = {
     "lm.experiment.train",
 }

@@ -10,7 +10,6 @@ from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.init_params import check_init_from
-from lm.checkpoints.initial_state import beginning
 from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.resume import asked_alike_since
 from lm.checkpoints.teacher import teacher_config
@@ -21,6 +20,7 @@ from lm.devices import sharding
 from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import evaluate
 from lm.experiment.continuation import go_on
+from lm.experiment.initial_state import initial_state
 from lm.experiment.learning_curve import draw_curve
 from lm.experiment.primary_metric import check_finite, describe_metrics, primary_metric
 from lm.experiment.provenance import commit
@@ -101,7 +101,7 @@ class _Run:
         self.key = jax.random.fold_in(root, RunStream.STEPS)
         key = jax.random.fold_in(root, RunStream.INIT)
         with announced(f"{label}: making or reading the parameters"):
-            self.state, origin = beginning(program, self.checkpoints, config, corpus, key)
+            self.state, origin = initial_state(program, self.checkpoints, config, corpus, key)
         self.start = int(self.state.step)
         self.rows = train_batches(
             corpus.rows("train"),

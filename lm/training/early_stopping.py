@@ -1,5 +1,5 @@
-"""When is more training of no use? When a held-out metric has not improved for some evaluations in
-a row. What is known of it stands in metrics.jsonl, so a run that resumes knows it again.
+"""Stops a run early, where a held-out metric has not improved for some evaluations in a row; a run
+that resumes reads from metrics.jsonl what is known of it.
 """
 
 import math

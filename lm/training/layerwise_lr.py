@@ -1,4 +1,4 @@
-"""Do all layers learn alike? Rates that fall towards the words, and layers that wait their turn."""
+"""Scales learning rates by layer, and unfreezes layers one after another."""
 
 from typing import Any, NamedTuple
 

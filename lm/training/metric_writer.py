@@ -1,4 +1,4 @@
-"""What does a run tell? Lines of metrics.jsonl, TensorBoard scalars, and a progress bar."""
+"""Writes metrics.jsonl and TensorBoard scalars, and shows a progress bar."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Which tensor went wrong first? Looks through one step's tensors in the order of computation."""
+"""Finds the first tensor of a step that is not finite, in the order of computation."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How do gradients become updates? The config's `optimizer` and `schedule` as an Optax chain."""
+"""Builds the optimizer and the learning-rate schedule of a config as an Optax chain."""
 
 import math
 from collections.abc import Callable, Hashable

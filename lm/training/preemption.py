@@ -1,4 +1,4 @@
-"""How is a run asked to stop? By SIGINT or SIGTERM, of which the first lets it finish its step."""
+"""Turns SIGINT and SIGTERM into a request to stop after the running step."""
 
 import signal
 import sys

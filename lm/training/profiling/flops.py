@@ -1,4 +1,4 @@
-"""How much arithmetic does a token cost? Matrix products counted in the program itself."""
+"""Counts the FLOPs of a token: the matrix products of the traced program."""
 
 import math
 from typing import Any

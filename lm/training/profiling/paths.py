@@ -1,4 +1,4 @@
-"""How will it be computed? In words, for a run's log: which path attention and the head take."""
+"""Describes, for the log of a run, how attention and the output head are computed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What if parts of a model are missing at random? Branches of rows, and words; in training only."""
+"""Drops parts of a model at random in training: residual branches of rows, and tokens."""
 
 import dataclasses
 import inspect
