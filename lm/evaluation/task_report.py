@@ -3,17 +3,19 @@ and the worst mistakes, and a figure.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
-from matplotlib.axes import Axes
 
 from lm.data.files import replacing, to_json, write_text
 from lm.errors import counted
 from lm.evaluation.calibration import calibration
 from lm.tasks import metrics
 from lm.tasks.base import LabelledData, Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # slow to import
 
 MISTAKES = 20  # shown on the page
 BINS = 10  # of confidence
@@ -87,7 +89,7 @@ def _draw(path: epath.Path, data: LabelledData, predictions: Sequence[Any]) -> N
         figure.savefig(file, format="png")
 
 
-def _scatter(axes: Axes, predictions: Sequence[Any]) -> None:
+def _scatter(axes: "Axes", predictions: Sequence[Any]) -> None:
     truth, predicted = np.array([[p["label"], p["predicted"]] for p in predictions]).T
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axes.plot(ends, ends, color="#9A9A9A", linewidth=1)
@@ -96,13 +98,13 @@ def _scatter(axes: Axes, predictions: Sequence[Any]) -> None:
     axes.set_ylabel("predicted")
 
 
-def _errors(axes: Axes, predictions: Sequence[Any]) -> None:
+def _errors(axes: "Axes", predictions: Sequence[Any]) -> None:
     axes.hist([p["predicted"] - p["label"] for p in predictions], bins=40, color="#332288")
     axes.set_xlabel("predicted minus label")
     axes.set_ylabel("examples")
 
 
-def _confusion(axes: Axes, pairs: Sequence[tuple[Any, Any]], labels: Sequence[str]) -> None:
+def _confusion(axes: "Axes", pairs: Sequence[tuple[Any, Any]], labels: Sequence[str]) -> None:
     """Shares of each true label's row; the commonest labels where there are many."""
     count = {label: sum(true == label for true, _ in pairs) for label in labels}
     shown = sorted(sorted(labels, key=lambda label: -count[label])[:MOST], key=labels.index)
@@ -123,7 +125,7 @@ def _confusion(axes: Axes, pairs: Sequence[tuple[Any, Any]], labels: Sequence[st
     axes.set_ylabel("label")
 
 
-def _histogram(axes: Axes, data: LabelledData, predictions: Sequence[Any]) -> None:
+def _histogram(axes: "Axes", data: LabelledData, predictions: Sequence[Any]) -> None:
     """The main metric of every example alone."""
     task, inputs = data.task, data.task.metric_inputs(predictions, data.labels)
     measure = task.metrics[task.main_metric]
@@ -133,7 +135,7 @@ def _histogram(axes: Axes, data: LabelledData, predictions: Sequence[Any]) -> No
 
 
 def _reliability(
-    axes: Axes, confidences: Sequence[float], is_right: Sequence[bool], what: str
+    axes: "Axes", confidences: Sequence[float], is_right: Sequence[bool], what: str
 ) -> None:
     """How often predictions of each confidence are right; empty bins are not drawn."""
     found = calibration(np.array(confidences), np.array(is_right), BINS)

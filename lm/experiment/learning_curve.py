@@ -1,14 +1,16 @@
 """Draws how one run learned: its training loss and what was held out, over the steps."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
-from matplotlib.axes import Axes
 
 from lm.data.files import replacing
 from lm.training.metric_writer import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # slow to import
 
 # What is measured on held-out text or examples in the units of the training loss.
 _LOSSES = ("eval/nats_per_token", "eval/nats_per_label", "eval/mean_squared_error")
@@ -52,7 +54,7 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     return np.array([step for step, _ in found]), np.array([x for _, x in found], float)
 
 
-def _draw_losses(axes: Axes, records: Sequence[Mapping[str, Any]], loss: str | None) -> None:
+def _draw_losses(axes: "Axes", records: Sequence[Mapping[str, Any]], loss: str | None) -> None:
     steps, values = series(records, "train/loss")
     if len(steps) > _MANY:
         axes.plot(steps, values, color=_TRAINING, linewidth=0.6, alpha=0.5)
