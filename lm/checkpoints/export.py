@@ -1,4 +1,4 @@
-"""Writes what a run has learned for others: a checkpoint of transformers, or an adapter of peft."""
+"""Exports a run as a checkpoint of transformers, or as an adapter of peft."""
 
 import pathlib
 

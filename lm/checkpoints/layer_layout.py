@@ -15,7 +15,7 @@ _SINGLE = re.compile(r"/layer_(\d+)/")
 _STACKED = "/layers/"
 
 
-def named_leaves(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: object) -> dict[str, Any]:
     """The leaves of a tree by the names of their paths."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 

@@ -1,5 +1,5 @@
-"""Holds what of a config may change when a run goes on: keys that change no number that was
-promised, under which conditions they do not, and the record of what was changed.
+"""Holds which config keys may change when a run goes on, under which conditions they change no
+number that it would have had, and the record of what was changed.
 """
 
 from typing import Any
@@ -48,14 +48,14 @@ def changed(config: Config, recorded: Config) -> dict[str, tuple[Any, Any]]:
 def check_changes(config: Config, recorded: Config, workdir: epath.Path) -> None:
     """Raises UserError where a key of `FREE` or `LENGTH` would change numbers after all."""
     for key, (before, now) in changed(config, recorded).items():
-        if why := _hindrance(key, config):
+        if why := _objection(key, config):
             raise UserError(
                 f"{workdir} cannot go on with config.{key} = {now!r} instead of {before!r}: {why}; "
                 "use another --workdir, or that value"
             )
 
 
-def _hindrance(key: str, config: Config) -> str:
+def _objection(key: str, config: Config) -> str:
     regularization = config.regularization
     if key in ("evaluation.every", "evaluation.num_examples") and regularization.penalty_adaptation:
         return "config.regularization.penalty_adaptation follows what evaluations find"
@@ -110,8 +110,8 @@ def record_changes(config: Config, recorded: Config, workdir: epath.Path, done: 
     lines = file.read_text() if file.exists() else ""
     write_text(file, lines + to_json({"step": done, "changed": changes}) + "\n")
     write_json(workdir / "config.json", to_dict(config))
-    told = (f"{key} {before} -> {now}" for key, (before, now) in changes.items())
-    return f"changed at step {done}: {', '.join(told)}"
+    shown = (f"{key} {before} -> {now}" for key, (before, now) in changes.items())
+    return f"changed at step {done}: {', '.join(shown)}"
 
 
 def asked_alike_since(workdir: epath.Path) -> int:

@@ -32,22 +32,22 @@ def batch_of(tokens):
 @pytest.mark.parametrize("architecture", ["decoder", "encoder"])
 def test_a_prompt_is_words_of_its_own_before_the_text(architecture):
     settings = {"model.architecture": architecture}
-    tuned, model = prompted("prompt", **settings), plain(V + P, **settings)
+    adapted, model = prompted("prompt", **settings), plain(V + P, **settings)
     tokens = words(2, L)
-    params = init(tuned, batch_of(tokens))
+    params = init(adapted, batch_of(tokens))
     inputs = dict(params["inputs"])
     table = jnp.concatenate([params["embedding"], inputs.pop("prompt")["vectors"]])
     longer = jnp.concatenate([jnp.broadcast_to(V + jnp.arange(P), (2, P)), tokens], axis=1)
     expected = model.apply(
         {"params": params | {"embedding": table, "inputs": inputs}}, batch_of(longer)
     )
-    hidden = tuned.apply({"params": params}, batch_of(tokens))
+    hidden = adapted.apply({"params": params}, batch_of(tokens))
     np.testing.assert_allclose(hidden, expected[:, P:], atol=1e-5)
 
 
 def test_a_prefix_of_what_earlier_words_leave_is_the_earlier_words():
     settings = {"model.position_embedding": "none"}
-    tuned, model = prompted("prefix", **settings), plain(**settings)
+    adapted, model = prompted("prefix", **settings), plain(**settings)
     tokens = words(1, P + L)
     params = init(model, batch_of(tokens))
     expected, left = model.apply(
@@ -65,7 +65,7 @@ def test_a_prefix_of_what_earlier_words_leave_is_the_earlier_words():
     with_prefix["stack"]["layer_0"]["attention"]["mechanism"] = {
         f"prefix_{kind}": {"vectors": x[:, :P].swapaxes(0, 1)} for kind, x in of_heads.items()
     }
-    hidden = tuned.apply({"params": with_prefix}, batch_of(tokens[:, P:]))
+    hidden = adapted.apply({"params": with_prefix}, batch_of(tokens[:, P:]))
     np.testing.assert_allclose(hidden, expected[:, P:], atol=1e-5)
 
 

@@ -105,12 +105,12 @@ def test_what_is_added_changes_nothing_before_training(tiny, method):
     config, batch = override(tiny, {"model.num_layers": 1}), causal(rows())
     key = jax.random.key(0)
     plain = build_model(config, 256)
-    tuned = build_model(override(config, {"finetuning.method": method}), 256)
-    params, own = (model.init(key, batch, method="loss")["params"] for model in (plain, tuned))
+    adapted = build_model(override(config, {"finetuning.method": method}), 256)
+    params, own = (model.init(key, batch, method="loss")["params"] for model in (plain, adapted))
     for path, leaf in flatten_dict(params).items():
         np.testing.assert_array_equal(leaf, flatten_dict(own)[path])
     expected = plain.apply({"params": params}, batch)
-    np.testing.assert_allclose(tuned.apply({"params": own}, batch), expected, atol=1e-6)
+    np.testing.assert_allclose(adapted.apply({"params": own}, batch), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("addition", [Lora(4, 8.0), RankStableLora(4, 8.0), Dora(4, 8.0)])
@@ -137,13 +137,13 @@ def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
         override(tiny, {"model.num_layers": 1, "finetuning.method": method}),
         causal(rows()),
     )
-    tuned, plain = (
+    adapted, plain = (
         build_model(config, 256),
         build_model(override(tiny, {"model.num_layers": 1}), 256),
     )
-    params = init(tuned, batch)
+    params = init(adapted, batch)
     merged = merge(config, params)
-    hidden = tuned.apply({"params": params}, batch)
+    hidden = adapted.apply({"params": params}, batch)
     np.testing.assert_allclose(plain.apply({"params": merged}, batch), hidden, atol=2e-4)
     trained, _ = partition(params, build_finetuning(config).frozen_layers)
     if method == "dora":

@@ -37,7 +37,7 @@ CASES = [
 ]
 
 
-def tuned(config, model, method):
+def adapted(config, model, method):
     """The program of a method, and rows for it."""
     layout = Layout(length=6, start=1, end=0, num_classes=3) if model == "classifier" else None
     config = override(config, {**SIZES, **MODELS[model], "finetuning.method": method})
@@ -72,7 +72,7 @@ def kernels(tree):
 
 @pytest.mark.parametrize(("model", "method"), CASES)
 def test_frozen_matrices_get_no_gradient(small_config, model, method):
-    _, program, rows = tuned(small_config, model, method)
+    _, program, rows = adapted(small_config, model, method)
     traced = jax.make_jaxpr(program.train_step)(program.abstract_state, rows, jax.random.key(0))
     trained, frozen = (
         kernels(program.abstract_state.params),
@@ -83,7 +83,7 @@ def test_frozen_matrices_get_no_gradient(small_config, model, method):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_training_everything_computes_the_gradient_of_every_matrix(small_config, model):
-    _, program, rows = tuned(small_config, model, "full")
+    _, program, rows = adapted(small_config, model, "full")
     traced = jax.make_jaxpr(program.train_step)(program.abstract_state, rows, jax.random.key(0))
     found = products(traced.jaxpr)
     for shape in kernels(program.abstract_state.params):
@@ -101,7 +101,7 @@ def test_training_everything_computes_the_gradient_of_every_matrix(small_config,
 def test_a_step_moves_what_is_trained_and_keeps_state_and_checkpoint_of_that_alone(
     small_config, model, method
 ):
-    _, program, rows = tuned(small_config, model, method)
+    _, program, rows = adapted(small_config, model, method)
     state = program.init_state(jax.random.key(0))
     # Additions begin at zero, where the gradient of what multiplies them is zero as well.
     state = state.replace(params=noisy(state.params))
@@ -130,7 +130,7 @@ def test_a_step_moves_what_is_trained_and_keeps_state_and_checkpoint_of_that_alo
     ],
 )
 def test_merged_additions_compute_the_same(small_config, model, method):
-    config, program, rows = tuned(small_config, model, method)
+    config, program, rows = adapted(small_config, model, method)
     state = program.init_state(jax.random.key(0))
     params = noisy(combine(state.params, state.frozen_params))
     batch = program.objective(rows, jax.random.key(0))

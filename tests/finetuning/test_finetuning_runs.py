@@ -1,4 +1,4 @@
-"""A tuned run keeps only what it trained, resumes on its own base, and refuses another."""
+"""A adapted run keeps only what it trained, resumes on its own base, and refuses another."""
 
 import json
 import pathlib
@@ -34,9 +34,9 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def tuned(base_config, tmp_path_factory):
+def adapted(base_config, tmp_path_factory):
     """The config, the folder and the result of a LoRA, whose base is beside it."""
-    folder = epath.Path(tmp_path_factory.mktemp("tuned"))
+    folder = epath.Path(tmp_path_factory.mktemp("adapted"))
     config = override(base_config, SIZES)
     train(config, folder / "base")
     config = override(config, {"init_from": str(folder / "base"), "finetuning.method": "lora"})
@@ -48,8 +48,8 @@ def size(folder):
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
-    config, workdir, result = tuned
+def test_a_finetuned_run_keeps_what_it_trained_alone(adapted):
+    config, workdir, result = adapted
     base = workdir.parent / "base"
     before, after = restore(base), restore(workdir)
     assert result["trained_parameters"] == 2 * (2 * 16 * 8) < result["parameters"]
@@ -66,8 +66,8 @@ def test_a_tuned_run_keeps_what_it_trained_alone(tuned):
     assert 0 < result["memory"] < whole["memory"]
 
 
-def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned, tmp_path):
-    config, workdir, _ = tuned
+def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(adapted, tmp_path):
+    config, workdir, _ = adapted
     finished = run(
         "export", "--adapter", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", flags=""
     )
@@ -94,20 +94,20 @@ def test_a_command_writes_the_adapter_for_peft_from_which_training_starts(tuned,
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, expected)
 
 
-def test_a_fresh_parameter_that_is_not_trained_is_refused(tuned, tmp_path):
-    config = override(tuned[0], {"output.tied": False})
+def test_a_fresh_parameter_that_is_not_trained_is_refused(adapted, tmp_path):
+    config = override(adapted[0], {"output.tied": False})
     with pytest.raises(UserError, match=r"has no head/table .* use lora\+head"):
         train(config, tmp_path / "untied")
 
 
-def test_a_run_that_keeps_only_what_it_tuned_is_no_donor(tuned):
-    check_init_from(str(tuned[1].parent / "base"))
+def test_a_run_that_keeps_only_what_it_trained_is_no_starting_point(adapted):
+    check_init_from(str(adapted[1].parent / "base"))
     with pytest.raises(UserError, match=r"keeps only what lora trained of .*base; start from that"):
-        check_init_from(str(tuned[1]))
+        check_init_from(str(adapted[1]))
 
 
 @pytest.fixture(scope="module")
-def begun(tuned, tmp_path_factory):
+def begun(adapted, tmp_path_factory):
     """A run of the whole base that looks back to its start, as a function that begins or resumes
     it; its checkpoints; and its first state, which they hold.
     """
@@ -116,7 +116,7 @@ def begun(tuned, tmp_path_factory):
         "regularization.sparsity": 0.5,
         "regularization.l2_sp": 0.1,
     }
-    config = override(tuned[0], habits)
+    config = override(adapted[0], habits)
     program, checkpoints = build_program(config, 256), Checkpoints(tmp_path_factory.mktemp("begun"))
 
     def start():
@@ -146,8 +146,8 @@ def test_a_run_that_looks_back_to_its_start_resumes_with_it_and_refuses_another(
         start()
 
 
-def test_a_tuned_run_resumes_on_its_base_and_refuses_another(tuned, losses):
-    config, workdir, result = tuned
+def test_a_finetuned_run_resumes_on_its_base_and_refuses_another(adapted, losses):
+    config, workdir, result = adapted
     # Without its result, the run goes on from its checkpoint and its base to the same numbers.
     expected = losses(workdir)
     (workdir / "result.json").unlink()
