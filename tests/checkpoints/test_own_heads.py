@@ -58,7 +58,7 @@ def config_of(folder, task, cache, **settings):
         "output.tied": False,
         "data.seq_len": 16,
         "init_from": f"hf:{folder}",
-        "cache": str(cache),
+        "cache_dir": str(cache),
         "mesh.data": 1,
     }
     return with_checkpoint_model(override(config, own | settings))

@@ -260,11 +260,11 @@ UNREAD = {
     ),
     "scales of the other side": (
         peft.IA3Config(target_modules=["down_proj"], feedforward_modules=[]),
-        r"it scales what model.num_layers.0.mlp.down_proj gives, and here that is what it reads",
+        r"it scales what model.layers.0.mlp.down_proj gives, and here that is what it reads",
     ),
     "scales of the other side of keys": (
         peft.IA3Config(target_modules=["k_proj"], feedforward_modules=["k_proj"]),
-        r"it scales what model.num_layers.0.self_attn.k_proj reads, and here",
+        r"it scales what model.layers.0.self_attn.k_proj reads, and here",
     ),
     "scales of one scanned layer": (
         peft.IA3Config(target_modules=r".*0.self_attn.v_proj", feedforward_modules=[]),

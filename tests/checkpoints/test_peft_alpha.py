@@ -25,15 +25,13 @@ def test_keys_of_alpha_pattern_match_names_as_pefts_do():
         {"q_proj": 1, ".*_proj": 2},
         {".*_proj": 2, "q_proj": 1},
         {"proj": 3},
-        {r"layers\.1\.self_attn\.[kv]_proj": 4, r"model.num_layers.\d.mlp.*": 5},
+        {r"layers\.1\.self_attn\.[kv]_proj": 4, r"model.layers.\d.mlp.*": 5},
         {"q_proj|v_proj": 6},
         {"1.self_attn.q_proj": 7, "^model": 8},
         {},
     ]
-    names = [
-        f"model.num_layers.{n}.{part}" for n in (0, 1, 11) for part in ("mlp.up_proj", "q_proj")
-    ]
-    names += [f"model.num_layers.{n}.self_attn.{x}_proj" for n in (0, 1, 11) for x in "qkvo"]
+    names = [f"model.layers.{n}.{part}" for n in (0, 1, 11) for part in ("mlp.up_proj", "q_proj")]
+    names += [f"model.layers.{n}.self_attn.{x}_proj" for n in (0, 1, 11) for x in "qkvo"]
     for pattern in patterns:
         for name in names:
             expected = pattern.get(get_pattern_key(pattern.keys(), name), 8)

@@ -180,7 +180,7 @@ def _read_folder(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.nda
     try:
         return adapter_config, load_file(folder / TENSORS)
     except (AttributeError, ValueError, TypeError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder} is damaged ({plain(error)}); save_adapter it again") from None
+        raise UserError(f"{folder} is damaged ({plain(error)}); save it again") from None
 
 
 def with_adapter_keys(config: Config) -> Config:

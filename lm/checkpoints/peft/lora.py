@@ -107,7 +107,7 @@ def read(
     """
     if (init := adapter_config.get("init_lora_weights")) not in _INITS:
         raise UserError(
-            f"it began with {init!r}, which changes the base; save_adapter it from peft with "
+            f"it began with {init!r}, which changes the base; save it from peft with "
             "path_initial_model_for_weight_conversion"
         )
     known, power = kernel_sources(config, family), 0.5 if adapter_config.get("use_rslora") else 1.0

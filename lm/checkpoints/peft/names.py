@@ -60,7 +60,7 @@ def check_all_read(tensors: Mapping[str, Any], read: Collection[str], family: Fa
             "where layers are scanned, all of them have what one has"
         )
     if not tensors:
-        raise UserError("it has no tensors; save_adapter it again")
+        raise UserError("it has no tensors; save it again")
 
 
 def _is_model_path(path: list[str], config: Config) -> bool:
