@@ -68,7 +68,7 @@ FORMATS: dict[str, AdapterFormat] = {
 def save_adapter(
     folder: pathlib.Path, config: Config, params: Mapping[str, Any], family: Family
 ) -> None:
-    """Writes what a method has added to a model, for peft to load_adapter onto the same base.
+    """Writes what a method has added to a model, for peft to load onto the same base.
 
     Args:
       folder: new, or empty.
