@@ -23,12 +23,7 @@ ROOMS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 MOST_IMPORTS = 15
-
-# What is still to mend: each set must be exactly what the code does, so that it only shrinks.
-UPWARD = {
-    ("training", "checkpoints"),
-}
-CIRCLES = set()
+# What is still to mend: exactly what the code does, so that it only shrinks.
 MANY_IMPORTS = {
     "lm.experiment.train",
 }
@@ -80,7 +75,7 @@ def test_the_root_of_lm_holds_three_files():
 def test_imports_between_rooms_point_up_the_list():
     pairs = {(room(module), room(other)) for module in FILES for other in imports(module)}
     upward = {(a, b) for a, b in pairs if a and b and a != b and LEVEL[b] >= LEVEL[a]}
-    assert upward == UPWARD
+    assert not upward
 
 
 def test_the_root_imports_no_room():
@@ -96,7 +91,7 @@ def test_no_package_imports_one_that_imports_it_back():
     """A folder within a package is a part of it; so is what it imports from there."""
     edges = {(package(module), package(other)) for module in FILES for other in imports(module)}
     circles = {(a, b) for a, b in edges if a < b and (b, a) in edges and not b.startswith(f"{a}.")}
-    assert circles == CIRCLES
+    assert not circles
 
 
 def test_no_circle_of_files_exists():

@@ -2,7 +2,6 @@
 remedy.
 """
 
-from lm.checkpoints.hf import is_checkpoint
 from lm.config import Config, Key
 from lm.errors import UserError
 from lm.finetuning import method_names
@@ -145,7 +144,7 @@ def _check_distillation(config: Config) -> None:
             "together: the folder of a run, and its share in the loss"
         )
     labels = config.task.name and not build_task(config).predicts_tokens
-    if labels and is_checkpoint(settings.teacher):
+    if labels and settings.teacher.startswith("hf:"):
         raise UserError(
             f"config.regularization.teacher = {settings.teacher!r} has no head for task "
             f"{config.task.name}; give the folder of a run that was trained from it"
