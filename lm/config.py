@@ -20,8 +20,7 @@ from ml_collections import ConfigDict
 from configs import default
 from lm.errors import UserError, nearest, one_of
 
-# A ConfigDict, whose attributes have no types that a checker could know.
-Config = Any
+Config = ConfigDict
 
 T = TypeVar("T")
 
@@ -207,7 +206,7 @@ def declared() -> Mapping[str, Declared]:
 
     def read(group: Config, prefix: str) -> None:
         for key, value in group.items():
-            if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            if isinstance(value, ConfigDict):
                 read(value, f"{prefix}{key}.")
             else:
                 found[prefix + key] = Declared(group.get_type(key), value is None)
@@ -241,7 +240,7 @@ def check_types(config: Config, besides: Container[str] = ()) -> None:
                 raise UserError(f"{what}: must be at most {_LARGEST} in size")
 
 
-def _value(config: Config, key: str) -> Any:
+def _value(config: Config | Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key; raises UserError where the config lacks it."""
     value: Any = config
     for part in key.split("."):
@@ -304,8 +303,10 @@ def keys_of(kind: type) -> dict[str, Key]:
     return {name: note for name, (note, *_) in ((n, m) for n, m in notes.items() if m)}
 
 
-def typed(kind: type[T], config: Config, **derived: Any) -> T:
-    """A frozen dataclass from a config: the values of its fields' keys, and what is derived."""
+def typed(kind: type[T], config: Config | Mapping[str, Any], **derived: Any) -> T:
+    """A frozen dataclass from a config or some of its groups: the values of the keys of its fields,
+    and what is derived.
+    """
     values = {
         name: frozen(_value(config, key.name))
         for name, key in keys_of(kind).items()

@@ -3,7 +3,6 @@ rules between keys. Each failure names the value, the limit and the remedy.
 """
 
 import math
-from typing import Any
 
 from lm.config import BELOW_ONE, SMALLEST, Config, Key, cache_folder, check_types
 from lm.data import holds_pairs
@@ -71,7 +70,7 @@ def check(config: Config) -> None:
     _check_shapes(config)
 
 
-def check_recorded(config: Config, file: Any) -> None:
+def check_recorded(config: Config, file: object) -> None:
     """As `check`, of the config that a run's config.json holds, which the message names."""
     try:
         check(config)
