@@ -10,14 +10,21 @@ from lm.checkpoints.teacher import with_teacher
 from lm.config import Config
 from lm.data import Dataset
 from lm.experiment.continual.importance import with_importance
+from lm.training.announce import announced
 from lm.training.program import Program
 from lm.training.train_state import TrainState
 
 
 def initial_state(
-    program: Program, checkpoints: Checkpoints, config: Config, corpus: Dataset, key: jax.Array
+    program: Program,
+    checkpoints: Checkpoints,
+    config: Config,
+    dataset: Dataset,
+    key: jax.Array,
+    label: str,
 ) -> tuple[TrainState, str]:
     """The state, and a line that says where it came from; see `starting_state`."""
-    state, source = starting_state(program, checkpoints, config, key)
-    state = with_teacher(state, program, config, corpus, checkpoints.folder.parent)
-    return with_importance(state, program, config, corpus), source
+    with announced(f"{label}: making or reading the parameters"):
+        state, source = starting_state(program, checkpoints, config, key)
+        state = with_teacher(state, program, config, dataset, checkpoints.folder.parent)
+        return with_importance(state, program, config, dataset), source

@@ -1,35 +1,55 @@
 """Describes a finished run for its result.json: its metrics, and what made them."""
 
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
 from lm.config import Config, content_hash
+from lm.data.files import write_json
+from lm.evaluation.held_out import Evaluation
+from lm.experiment.learning_curve import draw_curve
+from lm.experiment.primary_metric import check_finite, primary_metric
 from lm.experiment.provenance import versions
 from lm.finetuning import param_count
 from lm.training.metric_writer import read_metrics
 from lm.training.program import Program
 
 
-def describe(
-    metrics: Mapping[str, Any], config: Config, program: Program, workdir: epath.Path, **own: Any
+def write_result(
+    found: Evaluation,
+    config: Config,
+    program: Program,
+    workdir: epath.Path,
+    main: bool,
+    **own: Any,
 ) -> dict[str, Any]:
     """Metrics, with what a table sets beside them and what it needs to know of the run.
+
+    The first process writes them to result.json, which says that the run is finished, with the
+    report of its predictions and its learning curve beside it.
 
     Speed is the median over the lines of metrics.jsonl, those of earlier legs too: whether a run
     was interrupted, and where, does not show.
 
     Args:
-      metrics: of the last evaluation.
+      found: the last evaluation.
       config, program, workdir: of the run.
+      main: whether this process writes.
       own: what else the run knows of itself.
+
+    Raises:
+      UserError: where the primary metric is not finite.
     """
+    metrics = found.metrics
+    primary = primary_metric(config, available=metrics)
+    check_finite(primary, metrics)
+    if main:
+        metrics = metrics | found.write_report(workdir)
     records = read_metrics(workdir / "metrics.jsonl")
     rates = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
-    return {
+    result = {
         **metrics,
         **own,
         "batch_size": config.batch_size,
@@ -42,3 +62,7 @@ def describe(
         "mesh": dict(program.mesh.shape),
         "versions": versions(),
     }
+    if main:
+        write_json(workdir / "result.json", result)
+        draw_curve(workdir, primary.name)
+    return result

@@ -19,8 +19,9 @@ from lm.config import override, to_dict
 from lm.data.files import write_json
 from lm.devices.sharding import path_name
 from lm.errors import UserError, of_memory
+from lm.experiment.hooks import recalled_stopping
 from lm.experiment.run_dir import open_workdir
-from lm.experiment.train import _Run, train
+from lm.experiment.train import train
 from lm.training.program import build_program
 
 EVERY = {
@@ -252,10 +253,7 @@ def remembered(config, workdir, records, kept):
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     checkpoints = SimpleNamespace(steps=kept, protect=lambda step: None)
     corpus = SimpleNamespace(metrics=("nats_per_token", "bits_per_byte"))
-    run = SimpleNamespace(
-        config=config, workdir=workdir, start=6, checkpoints=checkpoints, corpus=corpus
-    )
-    return _Run.remembered(run)  # pyright: ignore[reportArgumentType]
+    return recalled_stopping(config, workdir, corpus, checkpoints, 6)
 
 
 def test_patience_counts_evaluations_of_the_same_rows_whose_best_is_still_there(begun):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import types
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,9 @@ from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.restore import restore
 from lm.config import CACHE, override, to_dict
 from lm.errors import Interrupted, UserError
-from lm.experiment import train as train_module
+from lm.evaluation.held_out import Evaluation
+from lm.experiment import run as run_module
+from lm.experiment.result import write_result
 from lm.experiment.train import train
 from lm.training import prepare as prepare_module
 from tests.conftest import QUICK
@@ -28,7 +29,7 @@ from tests.conftest import QUICK
 
 def interrupt_at(step, monkeypatch):
     """Sends SIGINT to this process when the data of a step is asked for."""
-    original = train_module.train_batches
+    original = run_module.train_batches
 
     def batches(*arguments, start, **keywords):
         for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
@@ -36,7 +37,7 @@ def interrupt_at(step, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             yield rows
 
-    monkeypatch.setattr(train_module, "train_batches", batches)
+    monkeypatch.setattr(run_module, "train_batches", batches)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, ca
 
 def test_a_workdir_of_another_config_is_refused_and_untouched(small_config, finished):
     _, workdir = finished
-    with pytest.raises(UserError, match=r"config\.model\.layers is 1 there and 3 here"):
+    with pytest.raises(UserError, match=r"config\.model\.num_layers is 1 there and 3 here"):
         train(override(small_config, {"model.num_layers": 3}), workdir)
     assert json.loads((workdir / "config.json").read_text())["model"]["layers"] == 1
 
@@ -231,12 +232,9 @@ def test_a_run_with_half_a_result_evaluates_once_and_knows_all_that_it_knew(
 
 
 def test_every_process_has_the_result_and_the_first_writes_it(small_config, tmp_path):
-    corpus = types.SimpleNamespace(manifest={"hash": "0"})
-    facts = {"steps": 12, "flops": 1.0, "memory": 1, "commit": None, "begun": 0.0, "stopping": None}
     program = prepare_module.shared_program(small_config, 256)
-    own = {"config": small_config, "program": program, "workdir": tmp_path, "corpus": corpus}
-    run = types.SimpleNamespace(main=False, **facts, **own)
-    result = train_module._Run.result(run, {"eval/bits_per_byte": 2.0})
+    found = Evaluation({"eval/bits_per_byte": 2.0})
+    result = write_result(found, small_config, program, tmp_path, False, seconds=1.0, steps=12)
     assert {"seconds", "steps", "eval/bits_per_byte", "config_hash"} <= result.keys()
     assert not list(tmp_path.iterdir())
 

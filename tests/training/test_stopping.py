@@ -12,7 +12,8 @@ from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import Evaluation
-from lm.experiment import train as train_module
+from lm.experiment import hooks as hooks_module
+from lm.experiment import run as run_module
 from lm.experiment.train import train
 from lm.training.early_stopping import Stopping
 
@@ -85,7 +86,7 @@ def patient(small_config):
 
 def test_the_best_state_is_restored_reported_and_the_newest(patient, tmp_path, monkeypatch, losses):
     judge = Judge([3.0, 2.0, 2.5, 2.6])
-    monkeypatch.setattr(train_module, "evaluate", judge)
+    monkeypatch.setattr(hooks_module, "evaluate", judge)
     result = train(patient, tmp_path / "run")
     # The restored parameters are bit for bit those that were judged best: the judge knows them.
     assert (result[METRIC], result["best_step"]) == (2.0, 4)
@@ -101,8 +102,8 @@ def test_the_best_state_is_restored_reported_and_the_newest(patient, tmp_path, m
 
 def test_an_interrupted_run_remembers_its_best(patient, tmp_path, monkeypatch, losses):
     config, judge = override(patient, {"checkpoint.every": 6}), Judge([3.0, 2.0, 2.5, 2.6])
-    monkeypatch.setattr(train_module, "evaluate", judge)
-    original = train_module.train_batches
+    monkeypatch.setattr(hooks_module, "evaluate", judge)
+    original = run_module.train_batches
 
     def broken(*arguments, start, **keywords):
         for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
@@ -110,7 +111,7 @@ def test_an_interrupted_run_remembers_its_best(patient, tmp_path, monkeypatch, l
                 raise Interrupted(6, 2)
             yield rows
 
-    monkeypatch.setattr(train_module, "train_batches", broken)
+    monkeypatch.setattr(run_module, "train_batches", broken)
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run")
     result = train(config, tmp_path / "run")
@@ -131,7 +132,7 @@ def test_a_run_that_cannot_be_judged_is_not_finished_and_is_judged_again(
     patient, tmp_path, monkeypatch, patience
 ):
     config = override(patient, {"evaluation.patience": patience})
-    monkeypatch.setattr(train_module, "evaluate", Judge([math.nan] * 6))
+    monkeypatch.setattr(hooks_module, "evaluate", Judge([math.nan] * 6))
     for _ in range(2):
         with pytest.raises(UserError, match="bits_per_byte is nan after training"):
             train(config, tmp_path / "run")
@@ -139,7 +140,7 @@ def test_a_run_that_cannot_be_judged_is_not_finished_and_is_judged_again(
     last = strict(tmp_path / "run/metrics.jsonl")[-1]
     assert last["step"] == (4 if patience else 12) and last[METRIC] is None
     assert Checkpoints(tmp_path / "run").latest == last["step"]
-    monkeypatch.setattr(train_module, "evaluate", Judge([2.0]))
+    monkeypatch.setattr(hooks_module, "evaluate", Judge([2.0]))
     assert train(config, tmp_path / "run")[METRIC] == 2.0
     assert (tmp_path / "run/result.json").exists()
 
@@ -148,7 +149,7 @@ def test_what_was_learned_is_kept_where_an_evaluation_fails(patient, tmp_path, m
     def fail(*_):
         raise UserError("no token is asked for")
 
-    monkeypatch.setattr(train_module, "evaluate", fail)
+    monkeypatch.setattr(hooks_module, "evaluate", fail)
     with pytest.raises(UserError, match="no token"):
         train(patient, tmp_path / "run")
     assert Checkpoints(tmp_path / "run").latest == 2

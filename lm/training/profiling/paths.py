@@ -9,7 +9,14 @@ from lm.attention import ATTENTIONS, Mask
 from lm.attention.chunking import describe
 from lm.attention.fused import has_kernel
 from lm.config import Config
+from lm.training.layerwise_lr import shared_layer_rate
 from lm.training.program import Program
+
+
+def describe_paths(config: Config, program: Program) -> str:
+    """How attention and the head are computed, and at which rate one shared layer learns."""
+    attention, output = attention_path(config, program), output_path(config, program)
+    return f"attention {attention}; {output}{shared_layer_rate(config)}"
 
 
 def attention_path(config: Config, program: Program) -> str:

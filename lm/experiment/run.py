@@ -1,0 +1,131 @@
+"""One leg of a run, from its starting point to the result or to a signal."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from lm.checkpoints.checkpointer import Checkpoints
+from lm.config import Config
+from lm.data import Dataset, train_batches
+from lm.errors import Interrupted
+from lm.evaluation.held_out import Evaluation
+from lm.experiment.hooks import CheckClaim, Evaluate, Save, recalled_stopping
+from lm.experiment.initial_state import initial_state
+from lm.experiment.result import write_result
+from lm.training.hooks import Log, NanCheck
+from lm.training.metric_writer import Progress, Writer
+from lm.training.preemption import Signals
+from lm.training.profiling.paths import describe_paths
+from lm.training.program import Program
+from lm.training.random_streams import RunStream
+from lm.training.trainer import Trainer
+
+
+class Run:
+    """A trainer in a workdir, with the hooks that evaluate, save and log."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: epath.Path,
+        dataset: Dataset,
+        program: Program,
+        num_steps: int,
+        label: str,
+        still_held: Callable[[], None],
+        commit: str | None,
+    ):
+        self.config, self.workdir, self.dataset, self.program = config, workdir, dataset, program
+        self.checkpoints, self.signals = (
+            Checkpoints(workdir, config.checkpoint.max_to_keep),
+            Signals(),
+        )
+        self.commit, self.begun, self.main = commit, time.perf_counter(), jax.process_index() == 0
+        root = jax.random.key(config.seed)
+        key = jax.random.fold_in(root, RunStream.INIT)
+        state, source = initial_state(program, self.checkpoints, config, dataset, key, label)
+        start = int(state.step)
+        batches = train_batches(
+            dataset.rows("train"),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start=start,
+            groups=dataset.row_groups(config),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        stopping = recalled_stopping(config, workdir, dataset, self.checkpoints, start)
+        writer = None
+        if self.main:
+            print(f"{label}: {source}; {describe_paths(config, program)}", flush=True)
+            # Where only result.json was missing, the last evaluation is made and written again.
+            again = start == num_steps and stopping is None
+            writer = Writer(workdir, start, start - 1 if again else start, config.log.tensorboard)
+        progress = Progress(num_steps, start, label, shown=self.main)
+        self.log = Log(config, program, writer, progress)
+        self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)
+        hooks = (
+            CheckClaim(still_held),
+            NanCheck(self._last_checkpoint),
+            self.evaluate,
+            Save(config.checkpoint.every, self.checkpoints, self.evaluate, self.signals),
+            self.log,
+        )
+        key = jax.random.fold_in(root, RunStream.STEPS)
+        self.trainer = Trainer(program, state, batches, key, num_steps, hooks)
+
+    def finish(self) -> dict[str, Any]:
+        """Trains to the end, evaluates and saves; what result.json holds.
+
+        Raises:
+          Interrupted: after a signal, once the state is saved.
+        """
+        trainer, evaluate = self.trainer, self.evaluate
+        with self.signals:
+            try:
+                trainer.fit()
+                if evaluate.stopping:
+                    evaluate.return_to_best(trainer)
+                    found = evaluate.measure(trainer)
+                else:
+                    found = evaluate.run(trainer, trainer.num_steps)
+                    self.checkpoints.save(trainer.state)
+                    self.checkpoints.wait()
+                result = self.result(found)
+            finally:
+                self.close()
+        if self.signals.received:
+            raise Interrupted(trainer.num_steps, self.signals.received)
+        return result
+
+    def result(self, found: Evaluation) -> dict[str, Any]:
+        """What every process knows of the finished run; the first writes it."""
+        stopping = self.evaluate.stopping
+        own = {} if stopping is None else {"best_step": stopping.best}
+        seconds = self.log.writer.seconds if self.log.writer else time.perf_counter() - self.begun
+        return write_result(
+            found,
+            self.config,
+            self.program,
+            self.workdir,
+            self.main,
+            **own,
+            steps=self.trainer.num_steps,
+            flops_per_token=self.log.flops,
+            memory=self.log.step_memory(self.trainer),
+            seconds=round(seconds, 3),
+            data_hash=self.dataset.manifest["hash"],
+            commit=self.commit,
+        )
+
+    def close(self) -> None:
+        """Leaves everything on disk."""
+        self.log.close()
+        self.checkpoints.close()
+
+    def _last_checkpoint(self) -> int | None:
+        self.checkpoints.wait()
+        return self.checkpoints.latest
