@@ -141,7 +141,7 @@ def test_a_workdir_of_another_config_is_refused_and_untouched(small_config, fini
     _, workdir = finished
     with pytest.raises(UserError, match=r"config\.model\.num_layers is 1 there and 3 here"):
         train(override(small_config, {"model.num_layers": 3}), workdir)
-    assert json.loads((workdir / "config.json").read_text())["model"]["layers"] == 1
+    assert json.loads((workdir / "config.json").read_text())["model"]["num_layers"] == 1
 
 
 def test_a_folder_that_is_no_run_is_refused(small_config, tmp_path):
@@ -276,7 +276,7 @@ def test_the_cache_that_a_workdir_names_is_not_read_and_what_it_reads_is_said(
 
 
 def test_the_default_cache_is_that_of_the_configs():
-    assert default.get_config().cache == CACHE
+    assert default.get_config().cache_dir == CACHE
 
 
 def test_a_donor_that_is_not_there_is_refused_before_any_work(small_config, tmp_path):
