@@ -1,15 +1,14 @@
 """Bottleneck adapters: a small feed-forward layer of its own in each block."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 
 from lm.devices.cpu import dense_product
+from lm.finetuning.method import Args, Call, Context, Kwargs
 from lm.model.layers import FeedForward
 from lm.model.multihead import MultiHeadAttention
 
@@ -57,13 +56,7 @@ class BottleneckAdapter:
 
     name: ClassVar[str] = "adapter"
 
-    def __call__(
-        self,
-        call: Callable[..., jax.Array],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> jax.Array:
+    def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> jax.Array:
         """Adds to the branches of the placement; an interceptor of `flax.linen`."""
         y, branch = call(*args, **kwargs), context.module
         if context.method_name != "__call__" or not isinstance(

@@ -1,15 +1,14 @@
 """IA3: learned scales of activations inside every block."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 
-from lm.finetuning.method import Path, ends_with
+from lm.finetuning.method import Args, Call, Context, Kwargs, Path, ends_with
 
 
 class Scale(nn.Module):
@@ -32,13 +31,7 @@ class Ia3:
 
     name: ClassVar[str] = "ia3"
 
-    def __call__(
-        self,
-        call: Callable[..., jax.Array],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> jax.Array:
+    def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> jax.Array:
         """Scales what goes into or out of the dense layers; an interceptor of `flax.linen`."""
         layer = context.module
         if not isinstance(layer, nn.Dense):
@@ -46,9 +39,8 @@ class Ia3:
         if ends_with(layer.path, ("feed_forward/out",)):
             return call(Scale(layer.param_dtype, name=self.name)(*args), **kwargs)
         y = call(*args, **kwargs)
-        if ends_with(layer.path, ("key", "value")):
-            y = Scale(layer.param_dtype, name=self.name)(y)
-        return y
+        scaled = ends_with(layer.path, ("key", "value"))
+        return Scale(layer.param_dtype, name=self.name)(y) if scaled else y
 
     def merged(self, path: Path, layer: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of a layer that alone does what this one and its scale do."""

@@ -1,19 +1,18 @@
 """LoRA, an update of low rank to a matrix, in its plain, rank-stable and decomposed (DoRA) form."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
 from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 
 from lm.devices.cpu import flat_product
 from lm.errors import UserError, nearest
-from lm.finetuning.method import Path, ends_with
+from lm.finetuning.method import Args, Call, Context, Kwargs, Path, ends_with
 
 
 class LowRank(nn.Module):
@@ -106,13 +105,7 @@ class Lora:
         """What the product of A and B is multiplied by."""
         return self.alpha / self.rank
 
-    def __call__(
-        self,
-        call: Callable[..., jax.Array],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> jax.Array:
+    def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> jax.Array:
         """Adds to the dense layers that are targets; an interceptor of `flax.linen`."""
         y, layer = call(*args, **kwargs), context.module
         if not isinstance(layer, nn.Dense) or not ends_with(layer.path, self.target_modules):

@@ -10,6 +10,11 @@ from flax.linen.module import InterceptorContext
 
 from lm.config import Config
 
+# What an interceptor of `flax.linen` gets: the method that is called, its arguments, its module.
+Call = Callable[..., Any]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Context = InterceptorContext
 Path = tuple[str, ...]  # the names on the way to a parameter or a module
 # (path of a parameter, config) -> how many of its leading layers are frozen: 0 trains all of it,
 # None freezes all of it. Only parameters of scanned layers have layers to count.
@@ -25,15 +30,8 @@ class Adapter(Protocol):
 
     name: ClassVar[str]
 
-    def __call__(
-        self,
-        call: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
+    def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> Any:
         """The output of a module's method, with what the adapter adds."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

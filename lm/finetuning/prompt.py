@@ -3,16 +3,15 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 
 from lm.attention.mask import ALL_SEGMENTS, Mask
+from lm.finetuning.method import Args, Call, Context, Kwargs
 from lm.model.embedding import Embedding
 from lm.model.layers import Stack
 from lm.model.multihead import MultiHeadAttention
@@ -47,9 +46,8 @@ class Prompt:
 
     Every document of a packed row sees them, at positions P on: distances to them are those of the
     document alone. In an encoder they see the row's text as well, unless that is of several
-    documents, which would then see each other;
-    `lm.training.validate_options.check_packed` refuses to train so. Those of an
-    encoder-decoder stand before the encoder's text.
+    documents, which would then see each other; `lm.training.validate_options.check_packed` refuses
+    to train so. Those of an encoder-decoder stand before the encoder's text.
 
     Attributes:
       num_virtual_tokens: P, at least 1.
@@ -59,13 +57,7 @@ class Prompt:
 
     name: ClassVar[str] = "prompt"
 
-    def __call__(
-        self,
-        call: Callable[..., jax.Array],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> jax.Array:
+    def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> jax.Array:
         """Watches the calls of the whole model; an interceptor of `flax.linen`."""
         model = context.module
         if not isinstance(model, Transformer) or context.method_name != "__call__":
@@ -82,10 +74,10 @@ class Prompt:
         self,
         modules: tuple[str, str],
         fresh: bool,
-        call: Callable[..., jax.Array],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
+        call: Call,
+        args: Args,
+        kwargs: Kwargs,
+        context: Context,
     ) -> jax.Array:
         module, number = context.module, self.num_virtual_tokens
         if module.name not in modules or context.method_name != "__call__":
@@ -166,13 +158,7 @@ class Prefix:
 
     name: ClassVar[str] = "prefix"
 
-    def __call__(
-        self,
-        call: Callable[..., jax.Array],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> jax.Array:
+    def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> jax.Array:
         """Adds to what self-attention attends to; an interceptor of `flax.linen`."""
         module = context.module
         if context.method_name != "__call__":
