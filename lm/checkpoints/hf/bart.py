@@ -5,7 +5,7 @@ from typing import Any
 
 from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
 from lm.checkpoints.hf.hf_config import first_token
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, linears, norm
 from lm.config import Config
 from lm.errors import UserError
 from lm.model.config import model_config
@@ -13,9 +13,7 @@ from lm.model.config import model_config
 
 def _attention(hf: str, param: str) -> tuple[TensorMapping, ...]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
-    projections = (linear(f"{hf}.{a}", f"{param}/{b}") for a, b in names.items())
-    norms = norm(f"{hf}_layer_norm", f"{param}_norm")
-    return (*(view for pair in projections for view in pair), *norms)
+    return (*linears(hf, param, names), *norm(f"{hf}_layer_norm", f"{param}_norm"))
 
 
 def _side(
@@ -71,10 +69,8 @@ def _extra_hf_config(config: Config) -> dict[str, Any]:
 
 def _special_tokens(hf_config: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """<s>, a text and </s>; the decoder begins with </s> and <s>."""
-    begin, end = (
-        first_token(hf_config, "bos_token_id", 0),
-        first_token(hf_config, "eos_token_id", 2),
-    )
+    begin = first_token(hf_config, "bos_token_id", 0)
+    end = first_token(hf_config, "eos_token_id", 2)
     return (begin,), (end,), (first_token(hf_config, "decoder_start_token_id", end), begin)
 
 

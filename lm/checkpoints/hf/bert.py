@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, head_table, in_layers, linear, norm
 from lm.config import Config
 
 POST_NORM = {
@@ -32,14 +32,12 @@ REQUIRED = {"position_embedding_type": "absolute", "is_decoder": False}
 
 def embeddings(skip_rows: int = 0) -> tuple[TensorMapping, ...]:
     """The tables of tokens, places and types, and their norm."""
-    tables = "embeddings."
+    positions = "embeddings.position_embeddings.weight"
     return (
-        TensorMapping(f"{tables}word_embeddings.weight", "embedding"),
-        TensorMapping(
-            f"{tables}position_embeddings.weight", "inputs/position_embedding", skip_rows=skip_rows
-        ),
-        TensorMapping(f"{tables}token_type_embeddings.weight", "inputs/type_embedding"),
-        *norm(f"{tables}LayerNorm", "inputs/norm"),
+        TensorMapping("embeddings.word_embeddings.weight", "embedding"),
+        TensorMapping(positions, "inputs/position_embedding", skip_rows=skip_rows),
+        TensorMapping("embeddings.token_type_embeddings.weight", "inputs/type_embedding"),
+        *norm("embeddings.LayerNorm", "inputs/norm"),
     )
 
 
@@ -63,27 +61,28 @@ BODY = in_layers(
 )
 
 
-def _bert_mappings(config: Config) -> tuple[TensorMapping, ...]:
+def _mappings(
+    config: Config, transform: str, norm_name: str, output: str, skip_rows: int = 0
+) -> tuple[TensorMapping, ...]:
+    """Those of BERT and RoBERTa, whose heads differ in the names of their tensors."""
     return (
-        *embeddings(),
+        *embeddings(skip_rows),
         *BODY,
         *linear("pooler.dense", "pool/dense"),
-        *linear("cls.predictions.transform.dense", "transform/in"),
-        *norm("cls.predictions.transform.LayerNorm", "transform/norm"),
-        *output_table("cls.predictions", config),
+        *linear(transform, "transform/in"),
+        *norm(norm_name, "transform/norm"),
+        *output_table(output, config),
     )
+
+
+def _bert_mappings(config: Config) -> tuple[TensorMapping, ...]:
+    head = "cls.predictions"
+    return _mappings(config, f"{head}.transform.dense", f"{head}.transform.LayerNorm", head)
 
 
 def _roberta_mappings(config: Config) -> tuple[TensorMapping, ...]:
     # The first two places are for padding, and begin no text.
-    return (
-        *embeddings(skip_rows=2),
-        *BODY,
-        *linear("pooler.dense", "pool/dense"),
-        *linear("lm_head.dense", "transform/in"),
-        *norm("lm_head.layer_norm", "transform/norm"),
-        *output_table("lm_head", config),
-    )
+    return _mappings(config, "lm_head.dense", "lm_head.layer_norm", "lm_head", skip_rows=2)
 
 
 def _electra_mappings(_: Config) -> tuple[TensorMapping, ...]:
@@ -93,8 +92,7 @@ def _electra_mappings(_: Config) -> tuple[TensorMapping, ...]:
         *BODY,
         *linear("generator_predictions.dense", "transform/in"),
         *norm("generator_predictions.LayerNorm", "transform/norm"),
-        TensorMapping("generator_lm_head.bias", "head/bias"),
-        TensorMapping("generator_lm_head.weight", "head/table"),
+        *head_table("generator_lm_head"),
     )
 
 
@@ -139,11 +137,7 @@ ELECTRA = Family(
     "electra",
     "ElectraForMaskedLM",
     POST_NORM,
-    (
-        *KEYS,
-        LENGTH,
-        KeyMapping("model.embedding_dim", "embedding_size", 128),
-    ),
+    (*KEYS, LENGTH, KeyMapping("model.embedding_dim", "embedding_size", 128)),
     _electra_mappings,
     prefix="electra.",
     unprefixed=("generator_",),

@@ -2,7 +2,7 @@
 
 from lm.checkpoints.hf.bert import POST_NORM, embeddings
 from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, head_table, in_layers, linear, norm
 from lm.config import Config
 
 _BODY = in_layers(
@@ -25,8 +25,7 @@ def _mappings(_: Config) -> tuple[TensorMapping, ...]:
         *_BODY,
         *linear("vocab_transform", "transform/in"),
         *norm("vocab_layer_norm", "transform/norm"),
-        TensorMapping("vocab_projector.bias", "head/bias"),
-        TensorMapping("vocab_projector.weight", "head/table"),
+        *head_table("vocab_projector"),
     )
 
 

@@ -105,12 +105,8 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         hf_config = _settings(found, kind, stored)
     except (IndexError, KeyError) as error:
         raise UserError(f"{path} lacks {error.args[0]}; it is damaged, fetch it again") from None
-    interleaved = {}
-    if kind == "llama":
-        interleaved = {
-            "attn_q": hf_config["num_attention_heads"],
-            "attn_k": hf_config["num_key_value_heads"],
-        }
+    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+    interleaved = {k: hf_config[v] for k, v in heads.items()} if kind == "llama" else {}
     tensors = {}
     for name, tensor in stored.items():
         part = name.rpartition(".")[0].rpartition(".")[2]
@@ -172,30 +168,26 @@ def _damaged(path: Path, cause: Exception | str) -> UserError:
     )
 
 
-def _strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _numbers(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+def _list_of(value: object, kind: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
 
 
 def _check_tokens(path: Path, found: Mapping[str, Any]) -> None:
     """Raises UserError where what a file says of its tokenizer is of another kind."""
     tokens = found.get("tokens", [])
-    for key, fits in (("tokens", _strings), ("merges", _strings), ("chat_template", _string)):
-        if key in found and not fits(found[key]):
+    texts = {key: found[key] for key in ("tokens", "merges") if key in found}
+    texts |= {"chat_template": [found["chat_template"]]} if "chat_template" in found else {}
+    for key, value in texts.items():
+        if not _list_of(value, str):
             raise _damaged(path, f"its {key} are no texts")
     for key in ("scores", "token_type"):
-        if key in found and not (_numbers(found[key]) and len(found[key]) == len(tokens)):
+        if key in found and not (
+            _list_of(found[key], int | float) and len(found[key]) == len(tokens)
+        ):
             raise _damaged(path, f"its {key} are not a number for each token")
     for key, value in found.items():
         if key.endswith("_token_id") and not isinstance(value, int):
             raise _damaged(path, f"its {key} is {value!r:.40}, and no number")
-
-
-def _string(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) -> dict[str, Any]:

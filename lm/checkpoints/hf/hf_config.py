@@ -8,56 +8,33 @@ from typing import Any
 from lm.errors import UserError
 
 _LARGEST = 2**31 - 1
-_DEEPEST = 10_000  # layers
-_MOST_LABELS = 1_000_000
+Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it should be
 
 
-def _size(value: object, most: int = _LARGEST) -> bool:
-    return type(value) is int and 1 <= value <= most
+def _whole(least: int, most: int = _LARGEST) -> Kind:
+    text = f"a whole number from {least} to {most:,}"
+    return lambda value: type(value) is int and least <= value <= most, text
 
 
-def _layers(value: object) -> bool:
-    return _size(value, _DEEPEST)
-
-
-def _labels(value: object) -> bool:
-    return _size(value, _MOST_LABELS)
-
-
-def _optional_size(value: object) -> bool:
-    return value is None or _size(value)
-
-
-def _count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
+def _or_null(kind: Kind) -> Kind:
+    return lambda value: value is None or kind[0](value), f"null or {kind[1]}"
 
 
 def _positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 1e30
 
 
-def _switch(value: object) -> bool:
-    return type(value) is bool
-
-
-def _name(value: object) -> bool:
-    return type(value) is str
-
-
 def _rope(value: object) -> bool:
-    if value is None:
-        return True
-    names = ("rope_type", "type")
     return isinstance(value, dict) and (
         _positive(value.get("rope_theta", 1.0))
-        and all(value.get(name) is None or _name(value[name]) for name in names)
+        and all(isinstance(value.get(name), str | None) for name in ("rope_type", "type"))
     )
 
 
 def _token(value: object) -> bool:
     """One token, several, or none, which some say by -1."""
     several = value if isinstance(value, list) else [value]
-    return all(token is None or token == -1 or _count(token) for token in several)
+    return all(x is None or (type(x) is int and -1 <= x <= _LARGEST) for x in several)
 
 
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers")
@@ -71,39 +48,24 @@ _SIZES = (
 )
 _TOKENS = ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start")
 _TOKENS += ("forced_bos", "forced_eos")
-_KINDS: tuple[tuple[Callable[[Any], bool], str, Iterable[str]], ...] = (
-    (_layers, f"a whole number from 1 to {_DEEPEST:,}", _LAYERS),
-    (_size, f"a whole number from 1 to {_LARGEST:,}", _SIZES),
-    (_labels, f"a whole number from 1 to {_MOST_LABELS:,}", ("num_labels",)),
-    (
-        _optional_size,
-        f"null or a whole number from 1 to {_LARGEST:,}",
-        ("n_inner", "num_key_value_heads", "head_dim", "num_decoder_layers"),
-    ),
-    (_count, f"a whole number from 0 to {_LARGEST:,}", ("type_vocab_size",)),
-    (
-        _positive,
-        "a number above 0 and below 1e30",
-        ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta"),
-    ),
-    (
-        _switch,
-        "true or false",
-        ("tie_word_embeddings", "scale_embedding", "scale_decoder_outputs"),
-    ),
-    (
-        _name,
-        "a name",
-        ("hidden_act", "activation", "activation_function", "feed_forward_proj"),
-    ),
-    (
-        _rope,
-        "null or an object with a rope_type and a rope_theta",
-        ("rope_parameters", "rope_scaling"),
-    ),
-    (_token, "null, a token's number or a list of them", [f"{x}_token_id" for x in _TOKENS]),
+_SWITCHES = ("tie_word_embeddings", "scale_embedding", "scale_decoder_outputs")
+_NAMES = ("hidden_act", "activation", "activation_function", "feed_forward_proj")
+_NUMBERS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta")
+_DERIVED = ("n_inner", "num_key_value_heads", "head_dim", "num_decoder_layers")
+_ROPE = (_rope, "an object with a rope_type and a rope_theta")
+_KINDS: tuple[tuple[Kind, Iterable[str]], ...] = (
+    (_whole(1, 10_000), _LAYERS),
+    (_whole(1), _SIZES),
+    (_whole(1, 1_000_000), ("num_labels",)),
+    (_or_null(_whole(1)), _DERIVED),
+    (_whole(0), ("type_vocab_size",)),
+    ((_positive, "a number above 0 and below 1e30"), _NUMBERS),
+    ((lambda value: type(value) is bool, "true or false"), _SWITCHES),
+    ((lambda value: type(value) is str, "a name"), _NAMES),
+    (_or_null(_ROPE), ("rope_parameters", "rope_scaling")),
+    ((_token, "null, a token's number or a list of them"), [f"{x}_token_id" for x in _TOKENS]),
 )
-KINDS = {key: (fits, what) for fits, what, keys in _KINDS for key in keys}
+KINDS = {key: kind for kind, keys in _KINDS for key in keys}
 
 
 def check_values(hf_config: Mapping[str, Any], where: str) -> None:

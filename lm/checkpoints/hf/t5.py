@@ -8,27 +8,20 @@ from typing import Any
 
 from lm.checkpoints.hf.family import Family, KeyMapping
 from lm.checkpoints.hf.hf_config import first_token
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linears, norm
 from lm.config import Config
 from lm.errors import UserError
 from lm.model.activations import GATED
 
 
 def _attention(hf: str, param: str) -> tuple[TensorMapping, ...]:
-    names = {"q": "query", "k": "key", "v": "value", "o": "out"}
-    return tuple(view for a, b in names.items() for view in linear(f"{hf}.{a}", f"{param}/{b}"))
+    return linears(hf, param, {"q": "query", "k": "key", "v": "value", "o": "out"})
 
 
 def _mappings(config: Config) -> tuple[TensorMapping, ...]:
     gated = config.model.activation in GATED
-
-    def feed_forward(place: int) -> tuple[TensorMapping, ...]:
-        inner = {"wi_0": "gate", "wi_1": "in"} if gated else {"wi": "in"}
-        return tuple(
-            view
-            for a, b in (inner | {"wo": "out"}).items()
-            for view in linear(f"layer.{place}.DenseReluDense.{a}", f"feed_forward/{b}")
-        )
+    matrices = {"wi_0": "gate", "wi_1": "in"} if gated else {"wi": "in"}
+    matrices["wo"] = "out"
 
     def side(
         hf: str, param: str, *crossing: tuple[TensorMapping, ...]
@@ -44,7 +37,7 @@ def _mappings(config: Config) -> tuple[TensorMapping, ...]:
                 _attention("layer.0.SelfAttention", "attention"),
                 *crossing,
                 norm(f"layer.{place}.layer_norm", "feed_forward_norm"),
-                feed_forward(place),
+                linears(f"layer.{place}.DenseReluDense", "feed_forward", matrices),
             ),
             *norm(f"{hf}.final_layer_norm", f"{param}/final_norm"),
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm.checkpoints.hf.family import Family
-from lm.checkpoints.hf.tensor_mapping import Tensor, TensorMapping, linear
+from lm.checkpoints.hf.tensor_mapping import Tensor, TensorMapping, head_table, linear
 from lm.config import Config
 from lm.errors import UserError
 from lm.tasks.labels import class_name
@@ -87,22 +87,14 @@ def task_head(config: Config, family: Family, labels: Sequence[str]) -> TaskHead
         return TaskHead(name, body_prefix(family, name), mappings, bias, settings)
     if task != "token_classification" and family.model_type in _POOLERS:
         _, dense, matrix = _POOLERS[family.model_type]
-        mappings = (
-            *linear(dense, "read/dense"),
-            TensorMapping(f"{matrix}.weight", "head/table"),
-            TensorMapping(f"{matrix}.bias", "head/bias"),
-        )
+        mappings = (*linear(dense, "read/dense"), *head_table(matrix))
         bias = None if config.output.bias else (f"{matrix}.bias", len(numbers))
         return TaskHead(name, family.prefix, mappings, bias, settings)
     scores = task != "token_classification" or family.model_type in ("llama", "qwen2")
     layer = "score" if scores else "classifier"
-    mappings = (
-        TensorMapping(f"{layer}.weight", "head/table"),
-        TensorMapping(f"{layer}.bias", "head/bias"),
-    )
     lacks = task == "token_classification" and not config.output.bias
     bias = (f"{layer}.bias", len(labels)) if lacks else None
-    return TaskHead(name, family.prefix, mappings, bias, settings)
+    return TaskHead(name, family.prefix, head_table(layer), bias, settings)
 
 
 def _check_same_function(config: Config, family: Family, name: str) -> None:

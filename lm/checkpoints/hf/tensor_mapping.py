@@ -78,6 +78,19 @@ def linear(hf: str, param: str) -> tuple[TensorMapping, ...]:
     )
 
 
+def linears(hf: str, param: str, names: Mapping[str, str]) -> tuple[TensorMapping, ...]:
+    """Several `linear`, by their last names in transformers and here."""
+    return tuple(m for a, b in names.items() for m in linear(f"{hf}.{a}", f"{param}/{b}"))
+
+
+def head_table(hf: str) -> tuple[TensorMapping, ...]:
+    """The output table [outcomes, in], which is not transposed, and its bias."""
+    return (
+        TensorMapping(f"{hf}.weight", "head/table"),
+        TensorMapping(f"{hf}.bias", "head/bias"),
+    )
+
+
 def norm(hf: str, param: str) -> tuple[TensorMapping, ...]:
     """The scale of a norm, and its bias."""
     return (

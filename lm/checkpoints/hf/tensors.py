@@ -6,7 +6,7 @@ import dataclasses
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -62,12 +62,10 @@ def open_tensors(folder: Path) -> Mapping[str, Tensor]:
     Raises:
       UserError: where the folder has no weights, or they are damaged.
     """
-    readers: dict[str, Callable[[Path], dict[str, Tensor]]]
-    readers = {SAFE: _open_safe, LEGACY: _open_torch}
-    for name, read in readers.items():
+    for name, read in ((SAFE, _open_safe), (LEGACY, _open_torch)):
         index = folder / f"{name}.index.json"
         if index.exists():
-            return _open_shards(_shards(index), read)
+            return {name: x for shard in _shards(index) for name, x in read(shard).items()}
         if (folder / name).exists():
             return read(folder / name)
     raise UserError(
@@ -76,9 +74,7 @@ def open_tensors(folder: Path) -> Mapping[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, which lie in its folder; what a link there leads to is the
-    user's own doing.
-    """
+    """The files that an index names, in its folder; where a link there leads is not looked at."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
         raise UserError(f"{index} is no index of shards; fetch it again")
@@ -93,15 +89,6 @@ def _shards(index: Path) -> list[Path]:
         if not (index.parent / shard).is_file():
             raise UserError(f"{index.parent} lacks {shard}, one of its shards; fetch it again")
     return [index.parent / shard for shard in shards]
-
-
-def _open_shards(
-    shards: Sequence[Path], read: Callable[[Path], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for shard in shards:
-        tensors |= read(shard)
-    return tensors
 
 
 def _open_safe(path: Path) -> dict[str, Tensor]:
