@@ -63,5 +63,6 @@ class BottleneckAdapter:
             branch, PLACEMENTS[self.adapter_placement]
         ):
             return y
-        added = Bottleneck(self.adapter_dim, branch.dtype, branch.param_dtype, name=self.name)
+        dtypes = branch.config.numerics.dtypes
+        added = Bottleneck(self.adapter_dim, **dtypes, name=self.name)
         return y + added(args[0] if self.adapter_placement == "parallel" else y)
