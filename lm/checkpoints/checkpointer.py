@@ -5,6 +5,7 @@ a checksum in every checkpoint, by which damage is found when it is read.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -233,9 +234,7 @@ class _Preservation:
 
 @contextlib.contextmanager
 def _reading(path: epath.Path) -> Iterator[None]:
-    """Turns any failure to read a checkpoint into one line; but for those of the machine, such as
-    too little memory, with which it may be whole.
-    """
+    """Turns failures to read a checkpoint into one line, but for those of the machine (memory)."""
     try:
         with _silent_stderr():
             yield
@@ -275,8 +274,5 @@ def _cause(error: BaseException) -> str:
 
 def _free_name(path: epath.Path) -> epath.Path:
     """The path, or where there is something, the first of path-2, path-3, ... that is free."""
-    number = 2
-    free = path
-    while free.exists():
-        free, number = path.parent / f"{path.name}-{number}", number + 1
-    return free
+    others = (path.parent / f"{path.name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([path], others) if not free.exists())

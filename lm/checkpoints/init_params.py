@@ -125,11 +125,8 @@ def _abstract_params(program: Program) -> Any:
 
 
 def _eval_params(saved: Mapping[str, Any], program: Program) -> dict[str, jax.Array]:
-    """The parameters that evaluation uses of another run's state, by path in the program's
-    layout.
-    """
+    """What evaluation uses of another run's state, by path in the program's layout."""
     params = saved["params"] if saved.get("ema_params") is None else saved["ema_params"]
     found, wanted = named_leaves(params), named_leaves(program.abstract_params)
-    if layouts_differ(found.keys(), wanted.keys()):
-        return params_in_layout(found, wanted.keys())
-    return found
+    differ = layouts_differ(found.keys(), wanted.keys())
+    return params_in_layout(found, wanted.keys()) if differ else found

@@ -64,9 +64,7 @@ def restored_state(
 def _initial_state(
     program: Program, config: Config, key: jax.Array, hold: Callable[..., None]
 ) -> tuple[TrainState, str]:
-    """The state before the first step. `hold(source, arrays)` records what `init_from` named, or
-    checks it.
-    """
+    """The state before the first step; `hold(source, arrays)` records or checks what was read."""
     state = program.init_state(key)
     if not config.init_from:
         return state, "starts from scratch"
@@ -108,9 +106,7 @@ def _initial_state(
 
 
 def _check_trained(program: Program, config: Config, new: list[str]) -> None:
-    """Raises UserError where a new parameter would keep its random values: not given, not
-    trained.
-    """
+    """Raises UserError where a new parameter keeps its random values: not given, not trained."""
     for name in new:
         path = tuple(name.split("/"))
         if program.finetuning.frozen_layers(path) != 0:

@@ -54,27 +54,23 @@ def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
 
 
 def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
-    """Of a checkpoint that was fine-tuned for the config's task: the config, with the checkpoint's
-    labels where it names none, tokenizer and program.
-
-    Raises:
-      UserError: it has no head for the task, or another than the model's.
+    """The config of a checkpoint that was fine-tuned for its task, with the checkpoint's labels
+    where it names none, tokenizer and program; UserError where it has no such head.
     """
     checkpoint, task = open_checkpoint(config.init_from), config.task.name
     if task in ("classification", "token_classification") and not config.task.labels:
         config = override(config, {"task.labels": checkpoint.labels})
     tokenizer = make_tokenizer(config.data.tokenizer, config.data.vocab_size, ())
-    architecture = config.model.architecture
     labels = build_task(config).collect_labels(())
     layout = layout_of(build_task(config), config, tokenizer, labels)
-    if architecture == "decoder":
+    if config.model.architecture == "decoder":
         layout = dataclasses.replace(layout, specials=tokenizer.own_specials)
     if reason := "" if predicts_tokens(config) else checkpoint.head_mismatch(config, labels):
         raise UserError(f"{config.init_from}: its head is not that of config.task: {reason}")
     program = shared_program(config, tokenizer.vocab_size, tokenizer=tokenizer, layout=layout)
     shapes = _shapes(program)
-    found = checkpoint.find(shapes, config, labels)
-    if any(name not in found for name in shapes if name.startswith(("head/", "read/"))):
+    lacking = shapes.keys() - checkpoint.find(shapes, config, labels).keys()
+    if any(name.startswith(("head/", "read/")) for name in lacking):
         raise UserError(
             f"{config.init_from} has not learned config.task.name = {task!r}; train it first, or "
             "name questions in config.prompt.source"

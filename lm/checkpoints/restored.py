@@ -34,32 +34,35 @@ class Restored:
     step: int
 
     @property
+    def _packs_texts(self) -> bool:
+        """Whether it was trained here on texts in packed rows, and on no task."""
+        return self.step > 0 and not self.config.task.name
+
+    @property
     def frame(self) -> EncoderDecoderTokens:
         """The tokens around the texts of an encoder-decoder: config.special_tokens, but END where
         an objective has trained it, which packs texts so.
         """
-        packed = self.step > 0 and not self.config.task.name
-        return encoder_decoder_tokens(
-            None if packed else self.config.special_tokens, self.tokenizer.end
-        )
+        tokens = None if self._packs_texts else self.config.special_tokens
+        return encoder_decoder_tokens(tokens, self.tokenizer.end)
 
     @property
     def opens(self) -> tuple[int, ...]:
         """The tokens that open a decoder's text: those of its tokenizer, such as Llama's <s>, or
         none; of a run that was trained here on texts, the one that opens each of these.
         """
-        packed = self.step > 0 and not self.config.task.name
-        return (self.tokenizer.start,) if packed else self.tokenizer.specials.before
+        return (self.tokenizer.start,) if self._packs_texts else self.tokenizer.specials.before
 
     @property
     def around(self) -> SpecialTokens:
         """The tokens around a text that a decoder or encoder reads as a whole: those that it was
         trained with here; else, of a decoder, those of its tokenizer.
         """
-        if self.config.model.architecture == "decoder" and not self.step:
+        decodes = self.config.model.architecture == "decoder"
+        if decodes and not self.step:
             return self.tokenizer.own_specials
-        packed = self.config.model.architecture == "decoder" and not self.config.task.name
-        return SpecialTokens.opened_by(self.opens) if packed else self.tokenizer.specials
+        opened = decodes and self._packs_texts
+        return SpecialTokens.opened_by(self.opens) if opened else self.tokenizer.specials
 
     @property
     def chat(self) -> Chat:

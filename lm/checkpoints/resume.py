@@ -57,13 +57,12 @@ def check_changes(config: Config, recorded: Config, workdir: epath.Path) -> None
 
 def _objection(key: str, config: Config) -> str:
     regularization = config.regularization
-    if key in ("evaluation.every", "evaluation.num_examples") and regularization.penalty_adaptation:
-        return "config.regularization.penalty_adaptation follows what evaluations find"
-    if key in LENGTH and regularization.penalty_adaptation:
-        return (
-            "config.regularization.penalty_adaptation follows the evaluations, of which the last "
-            "step has one"
-        )
+    if regularization.penalty_adaptation:
+        follows = "config.regularization.penalty_adaptation follows"
+        if key in ("evaluation.every", "evaluation.num_examples"):
+            return f"{follows} what evaluations find"
+        if key in LENGTH:
+            return f"{follows} the evaluations, of which the last step has one"
     if key in LENGTH and regularization.sparsity:
         return "config.regularization.sparsity is spread over the steps"
     if key != "model.scan" or config.model.share_layers:

@@ -12,10 +12,10 @@ from lm.checkpoints.checksum import check_source, record_source
 from lm.checkpoints.hf import is_checkpoint, open_checkpoint, with_checkpoint_model
 from lm.checkpoints.init_params import pretrained_params
 from lm.checkpoints.initialize import restored_state
+from lm.checkpoints.layer_layout import named_leaves
 from lm.checkpoints.run_files import read_run_json, recorded_config
 from lm.config import Config, chosen_options, override
 from lm.data import Dataset, make_tokenizer
-from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.training.program import Program
@@ -36,8 +36,7 @@ _PLAIN = {
 
 
 def teacher_config(config: Config) -> Config | None:
-    """The config of the teacher that `config.regularization.teacher` names; None where there is
-    none.
+    """The config of the teacher that `config.regularization.teacher` names; None: it names none.
 
     Raises:
       UserError: it is no run's folder, or its architecture, task, pooling or positions do not fit.
@@ -52,13 +51,11 @@ def teacher_config(config: Config) -> Config | None:
         recorded = epath.Path(source) / "config.json"
         if not recorded.exists():
             raise UserError(f"config.regularization.teacher = {source!r}: there is no {recorded}")
-        same = {
-            name: config[name] for name in ("mesh", "batch_size", "grad_accum_steps", "cache_dir")
-        }
         # What it learned at does not matter any more.
         theirs = _without_teacher(recorded_config(recorded))
         theirs = override(theirs, {"schedule.warmup_steps": 0})
-        theirs.unlock().update(same)
+        same = ("mesh", "batch_size", "grad_accum_steps", "cache_dir")
+        theirs.unlock().update({name: config[name] for name in same})
     for name, own, other in (
         ("model.architecture", config.model.architecture, theirs.model.architecture),
         ("task.name", config.task.name, theirs.task.name),
@@ -68,14 +65,12 @@ def teacher_config(config: Config) -> Config | None:
         if own != other:
             raise UserError(
                 f"config.regularization.teacher = {source!r} has config.{name} = {other!r}, and "
-                f"its "
-                f"student {own!r}; take a teacher of the same kind"
+                f"its student {own!r}; take a teacher of the same kind"
             )
     if OUTPUTS[theirs.output.head].needs_counts > OUTPUTS[config.output.head].needs_counts:
         raise UserError(
-            f"config.regularization.teacher = {source!r} has the head {theirs.output.head}, "
-            f"which asks "
-            f"for counts of words that {config.output.head} does not; take another teacher"
+            f"config.regularization.teacher = {source!r} has the head {theirs.output.head}, which "
+            f"asks for counts of words that {config.output.head} does not; take another teacher"
         )
     if theirs.model.max_seq_len < config.data.seq_len:
         raise UserError(
@@ -89,10 +84,9 @@ def teacher_config(config: Config) -> Config | None:
 
 def _plain(config: Config) -> Config:
     """With the softmax in attention and head, whatever the student has in its place."""
-    groups = ("attention", "encoder_attention", "cross_attention", "output")
     changed = [
         f"{group}.{key}"
-        for group in groups
+        for group in ("attention", "encoder_attention", "cross_attention", "output")
         for key in chosen_options(config[group], ("query_chunk_size", "token_chunk_size", "tied"))
     ]
     return override(config, {key: _PLAIN.get(key) for key in changed})
@@ -104,11 +98,7 @@ def _without_teacher(config: Config) -> Config:
 
 
 def with_teacher(
-    state: TrainState,
-    program: Program,
-    config: Config,
-    corpus: Dataset,
-    workdir: epath.Path,
+    state: TrainState, program: Program, config: Config, corpus: Dataset, workdir: epath.Path
 ) -> TrainState:
     """The state with the parameters of the program's teacher, where it has one.
 
@@ -122,8 +112,7 @@ def with_teacher(
     source = config.regularization.teacher
     known = _params(program.teacher, source, theirs, corpus)
     hold = check_source if int(state.step) else record_source
-    leaves = jax.tree_util.tree_leaves_with_path(known)
-    hold(workdir / TEACHER, source, {jax.tree_util.keystr(path): x for path, x in leaves})
+    hold(workdir / TEACHER, source, named_leaves(known))
     return dataclasses.replace(state, teacher=known)
 
 
@@ -134,14 +123,13 @@ def _params(teacher: Program, source: str, theirs: Config, corpus: Dataset) -> P
         state = restored_state(teacher, checkpoints, theirs)
         checkpoints.close()
         return state.eval_params
-    leaves = jax.tree_util.tree_leaves_with_path(teacher.abstract_params)
-    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+    shapes = {name: leaf.shape for name, leaf in named_leaves(teacher.abstract_params).items()}
     missing = shapes.keys() - open_checkpoint(source).find(shapes, theirs, teacher.labels).keys()
     if missing:
         raise UserError(
-            f"config.regularization.teacher = {source!r} has no {', '.join(sorted(missing))}, "
-            f"and what "
-            "it never learned it cannot teach; give the folder of a run that was trained from it"
+            f"config.regularization.teacher = {source!r} has no {', '.join(sorted(missing))}, and "
+            "what it never learned it cannot teach; give the folder of a run that was trained from "
+            "it"
         )
     return pretrained_params(teacher, theirs, jax.random.key(0))[0]
 

@@ -60,10 +60,8 @@ class Checkpoint:
         where = self.folder if is_gguf(self.folder) else self.folder / "config.json"
         check_values(self.hf_config, str(where))
         keys = self.family.config_from_hf(self.hf_config, str(where))
-        for key, tensor in self.family.true_if_present.items():
-            keys[key] = tensor in self.tensors
-        for key, tensor in self.family.true_if_absent.items():
-            keys[key] = tensor not in self.tensors
+        keys |= {key: x in self.tensors for key, x in self.family.true_if_present.items()}
+        keys |= {key: x not in self.tensors for key, x in self.family.true_if_absent.items()}
         config = with_model_keys(config, keys)
         self._check_layers(config)
         config.special_tokens = self.family.special_tokens(self.hf_config)
@@ -121,9 +119,7 @@ class Checkpoint:
         return label_names(self.hf_config, str(self.folder / "config.json"))
 
     def head_mismatch(self, config: Config, labels: Sequence[str]) -> str:
-        """Why the head that it has for labels is not that of a config's task; "" where it is, or
-        where it has none.
-        """
+        """Why its head for labels is not that of a config's task; "" where it is, or has none."""
         try:
             head_mappings(config, self.family, self.hf_config, self.tensors, labels)
         except HeadMismatch as error:
@@ -133,9 +129,7 @@ class Checkpoint:
     def describe(
         self, found: Mapping[str, ParamSource], config: Config, labels: Sequence[str] = ()
     ) -> str:
-        """Folder and family, which tensors are no part of what was found, and why the head is
-        none.
-        """
+        """Folder and family, which tensors are no part of `found`, and why the head is none."""
         used = {tensor for source in found.values() for tensor in source.tensors}
         ignored = re.compile(self.family.ignored)
         unused = sorted(name for name in self.tensors.keys() - used if not ignored.search(name))
@@ -151,9 +145,8 @@ class Checkpoint:
         if names and not any(name.replace(LAYER, last) in self.tensors for name in names):
             raise UserError(
                 f"{self.folder} is said to have {config.model.num_layers} layers, and has no "
-                f"tensor "
-                f"of the last, such as {names[0].replace(LAYER, last)}; its config.json belongs to "
-                "another checkpoint, or it is damaged"
+                f"tensor of the last, such as {names[0].replace(LAYER, last)}; its config.json "
+                "belongs to another checkpoint, or it is damaged"
             )
 
     def _sources(self, config: Config, labels: Sequence[str] = ()) -> dict[str, ParamSource]:

@@ -90,21 +90,18 @@ def _byte_level(path: Path, found: Mapping[str, Any]) -> Any:
                 "again"
             )
     tokenizer = Tokenizer(models.BPE(numbers, merges, ignore_merges=kind == "llama-bpe"))
-    steps: list[Any] = [
-        cuts.ByteLevel(add_prefix_space=False, use_regex=WORD_PATTERNS[kind] is None)
-    ]
+    steps: list[Any] = [cuts.Digits(individual_digits=True)] if kind == "smollm" else []
     if (pattern := WORD_PATTERNS[kind]) is not None:
-        steps.insert(0, cuts.Split(Regex(pattern), "isolated"))
-    if kind == "smollm":
-        steps.insert(0, cuts.Digits(individual_digits=True))
+        steps.append(cuts.Split(Regex(pattern), "isolated"))
+    steps.append(cuts.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
     if kind == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = cuts.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     for token, kind_of in zip(found["tokens"], _types(found), strict=True):
         if kind_of in (CONTROL, USER_DEFINED):
-            added = AddedToken(token, normalized=False, special=kind_of == CONTROL)
-            tokenizer.add_tokens([added])
+            special = kind_of == CONTROL
+            tokenizer.add_tokens([AddedToken(token, normalized=False, special=special)])
     return tokenizer
 
 
@@ -132,9 +129,7 @@ def _pieces(path: Path, found: Mapping[str, Any]) -> Any:
 
 
 def _types(found: Mapping[str, Any]) -> Sequence[int]:
-    """The kind of each token, numbered as SentencePiece does; what opens and closes texts is no
-    text, whatever the file says.
-    """
+    """SentencePiece's number of each token's kind; bos and eos are no text, whatever it says."""
     types = list(found.get("token_type") or [NORMAL] * len(found["tokens"]))
     for number in (found.get("bos_token_id", -1), found.get("eos_token_id", -1)):
         if 0 <= number < len(types) and types[number] == NORMAL:

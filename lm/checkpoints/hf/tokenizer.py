@@ -61,18 +61,13 @@ def find_tokenizer(folder: Path, cache: Path) -> Path | None:
         files = [folder / name for name in names]
         if all(file.exists() for file in files):
             settings = read_json_if_exists(folder / "tokenizer_config.json")
-            kind = settings["model_type"] = read_json_if_exists(folder / "config.json").get(
-                "model_type"
-            )
+            kind = read_json_if_exists(folder / "config.json").get("model_type")
+            settings["model_type"] = kind
             known = _DEFAULTS.get(kind, {}) | read_settings(folder)
             content = b"".join(file.read_bytes() for file in files)
             content += json.dumps([names, settings, known], sort_keys=True).encode()
-            return _cached_tokenizer(
-                cache,
-                content,
-                functools.partial(_with_post_processor, make, files, settings),
-                known,
-            )
+            make = functools.partial(_with_post_processor, make, files, settings)
+            return _cached_tokenizer(cache, content, make, known)
     return None
 
 
@@ -104,9 +99,7 @@ def _with_post_processor(
 def _cached_tokenizer(
     cache: Path, content: bytes, make: Callable[[], Any], settings: dict[str, Any]
 ) -> Path:
-    """The path of a tokenizer.json that is made of this content, unless it is there, and beside it
-    what is known of its special tokens; see `read_settings`.
-    """
+    """The path of a tokenizer.json of this content, made unless it is there, with its settings."""
     content += f" {_FORMAT}".encode()
 
     def fill(folder: epath.Path) -> None:

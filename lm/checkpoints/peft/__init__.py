@@ -43,24 +43,18 @@ class AdapterFormat:
 
 # Settings of all kinds that describe where an adapter is from and what it is for.
 _OTHER_KEYS = (
-    "task_type",
-    "peft_type",
-    "auto_mapping",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
+    *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode"),
+    *("base_model_name_or_path", "revision"),
 )
+_LORA, _IA3, _VIRTUAL = ((x.REQUIRED, x.OTHER_KEYS) for x in (lora, ia3, virtual))
 FORMATS: dict[str, AdapterFormat] = {
-    "LORA": AdapterFormat(
-        ("lora", "rslora"), lora.write, lora.read, lora.REQUIRED, lora.OTHER_KEYS
-    ),
-    "IA3": AdapterFormat(("ia3",), ia3.write, ia3.read, ia3.REQUIRED, ia3.OTHER_KEYS),
+    "LORA": AdapterFormat(("lora", "rslora"), lora.write, lora.read, *_LORA),
+    "IA3": AdapterFormat(("ia3",), ia3.write, ia3.read, *_IA3),
     "PROMPT_TUNING": AdapterFormat(
-        ("prompt",), virtual.write_prompt, virtual.read_prompt, virtual.REQUIRED, virtual.OTHER_KEYS
+        ("prompt",), virtual.write_prompt, virtual.read_prompt, *_VIRTUAL
     ),
     "PREFIX_TUNING": AdapterFormat(
-        ("prefix",), virtual.write_prefix, virtual.read_prefix, virtual.REQUIRED, virtual.OTHER_KEYS
+        ("prefix",), virtual.write_prefix, virtual.read_prefix, *_VIRTUAL
     ),
 }
 
@@ -152,9 +146,7 @@ def load_adapter(folder: pathlib.Path, config: Config, family: Family) -> tuple[
 def _check_settings(
     file: pathlib.Path, adapter_config: Mapping[str, Any], form: AdapterFormat
 ) -> None:
-    """Raises UserError where a setting is set that changes what is computed, or may: what a later
-    version of peft adds is known to nobody here.
-    """
+    """Raises UserError for a setting that changes what is computed, or may, as an unknown one."""
     for key, found in adapter_config.items():
         if key in form.required:
             if found is not None and found != form.required[key]:
@@ -191,9 +183,7 @@ def with_adapter_keys(config: Config) -> Config:
 
 
 def adapter_params(config: Config) -> dict[str, Any]:
-    """By path, the parameters in the folder that finetuning.adapter_from names, of a config that
-    `with_adapter_keys` gave.
-    """
+    """By path, the parameters in finetuning.adapter_from of a config of `with_adapter_keys`."""
     return flatten_dict(_adapter_of(config)[1], sep="/")
 
 

@@ -21,11 +21,8 @@ from lm.finetuning.method import ends_with
 
 REQUIRED = {"modules_to_save": None}
 OTHER_KEYS = (
-    "target_modules",
-    "exclude_modules",
-    "feedforward_modules",
-    "fan_in_fan_out",
-    "init_ia3_weights",
+    *("target_modules", "exclude_modules", "feedforward_modules"),
+    *("init_ia3_weights", "fan_in_fan_out"),
 )
 _INNER = ("feed_forward/out",)  # scaled is what it reads
 _SCALED = ("key", "value", *_INNER)
@@ -75,9 +72,8 @@ def read(
     for path, source in scaled.items():
         _check_side(tensors, family, path, source)
         scale = _scale(tensors, family, source)
-        query = None
-        if path[-1] == "key":
-            query = _scale(tensors, family, queries[(*path[:-1], "query")])
+        of_key = path[-1] == "key"
+        query = _scale(tensors, family, queries[(*path[:-1], "query")]) if of_key else None
         if query is not None and not np.all(query == 1):
             if rotated or (scale is not None and scale.shape != query.shape):
                 raise UserError(
@@ -102,11 +98,11 @@ def _check_side(
     inner = ends_with(path, _INNER)
     for name in _names(family, source):
         if name in tensors and tensors[name].shape[0 if inner else -1] != 1:
+            module = name.removeprefix(PEFT_PREFIX).removesuffix(".ia3_l")
             side = ("gives", "reads") if inner else ("reads", "gives")
             raise UserError(
-                f"it scales what {name.removeprefix(PEFT_PREFIX).removesuffix('.ia3_l')} "
-                f"{side[0]}, and "
-                f"here that is what it {side[1]}; see feedforward_modules"
+                f"it scales what {module} {side[0]}, and here that is what it {side[1]}; see "
+                "feedforward_modules"
             )
 
 

@@ -26,21 +26,9 @@ from lm.finetuning.lora import Lora
 REQUIRED = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
 # Keys that say how it was trained, or what is read from the tensors: none changes what is computed.
 OTHER_KEYS = (
-    "r",
-    "target_modules",
-    "exclude_modules",
-    "lora_alpha",
-    "lora_dropout",
-    "fan_in_fan_out",
-    "use_rslora",
-    "init_lora_weights",
-    "layers_to_transform",
-    "layers_pattern",
-    "rank_pattern",
-    "alpha_pattern",
-    "megatron_core",
-    "eva_config",
-    "qalora_group_size",
+    *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("init_lora_weights", "lora_dropout", "eva_config", "qalora_group_size", "megatron_core"),
 )
 # Initialisations that leave the base as it is; others (pissa, olora, corda, loftq) change it.
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")

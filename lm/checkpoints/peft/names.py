@@ -39,9 +39,8 @@ def added_params(
             continue
         layer = path[:-2]
         if layer not in known:
-            raise UserError(
-                f"transformers has no matrix for {'/'.join(layer)}; it cannot be written"
-            )
+            name = "/".join(layer)
+            raise UserError(f"transformers has no matrix for {name}; it cannot be written")
         found.setdefault(layer, (known[layer], {}))[1][path[-1]] = flat[path]
     return found
 
@@ -55,9 +54,8 @@ def check_all_read(tensors: Mapping[str, Any], read: Collection[str], family: Fa
     """Raises UserError where an adapter has tensors that were not read, or none."""
     if others := sorted(tensors.keys() - set(read)):
         raise UserError(
-            f"it has {others[0].removeprefix(PEFT_PREFIX)}, which this {family.model_type} "
-            f"cannot hold; "
-            "where layers are scanned, all of them have what one has"
+            f"it has {others[0].removeprefix(PEFT_PREFIX)}, which this {family.model_type} cannot "
+            "hold; where layers are scanned, all of them have what one has"
         )
     if not tensors:
         raise UserError("it has no tensors; save it again")

@@ -13,22 +13,11 @@ from lm.checkpoints.peft.names import check_all_read
 from lm.config import Config
 from lm.errors import UserError
 
-REQUIRED = {
-    "prefix_projection": False,
-    "num_transformer_submodules": 1,
-    "modules_to_save": None,
-}
+REQUIRED = {"prefix_projection": False, "num_transformer_submodules": 1, "modules_to_save": None}
 OTHER_KEYS = (
-    "num_virtual_tokens",
-    "token_dim",
-    "num_attention_heads",
-    "num_layers",
-    "prompt_tuning_init",
-    "prompt_tuning_init_text",
-    "tokenizer_name_or_path",
-    "tokenizer_kwargs",
-    "encoder_hidden_size",
-    "init_weights",
+    *("num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers"),
+    *("encoder_hidden_size", "init_weights", "prompt_tuning_init", "prompt_tuning_init_text"),
+    *("tokenizer_name_or_path", "tokenizer_kwargs"),
 )
 _TENSOR = "prompt_embeddings"
 _PROMPT = ("inputs", "prompt", "vectors")
@@ -62,8 +51,7 @@ def read_prompt(
 def write_prefix(config: Config, params: Mapping[str, Any], family: Family) -> tuple[dict, dict]:
     """Keys and values of all layers, [P, layers * 2 * G * K], and settings.
 
-    In peft the text's positions begin at P, here at 0: with rotary positions its keys are rotated
-    by P.
+    In peft the text's positions begin at P, here at 0: rotary positions rotate its keys by P.
     """
     _check_prefix(config, family)
     flat: Any = flatten_dict(params)
@@ -103,13 +91,10 @@ def read_prefix(
 
 
 def _prefix_paths(config: Config) -> list[list[tuple[str, ...]]]:
-    return [
-        [
-            ("stack", f"layer_{layer}", "attention", "mechanism", kind, "vectors")
-            for layer in range(config.model.num_layers)
-        ]
-        for kind in _KINDS
+    layers = [
+        ("stack", f"layer_{i}", "attention", "mechanism") for i in range(config.model.num_layers)
     ]
+    return [[(*layer, kind, "vectors") for layer in layers] for kind in _KINDS]
 
 
 def _check_prompt(config: Config, family: Family) -> None:
@@ -121,10 +106,8 @@ def _check_prompt(config: Config, family: Family) -> None:
 
 
 def _check_prefix(config: Config, family: Family) -> None:
-    if config.model.architecture != "decoder" or config.model.position_embedding not in (
-        "rotary",
-        "none",
-    ):
+    shifted = config.model.position_embedding in ("rotary", "none")
+    if config.model.architecture != "decoder" or not shifted:
         raise UserError(
             f"peft counts the positions of a {family.model_type}'s text from behind a prefix, and "
             "here they stay; only decoders with rotary positions exchange prefixes"
