@@ -124,15 +124,23 @@ def embed() -> int:
 
 def generate() -> int:
     """Generates a continuation of every prompt; the first is streamed."""
-    from lm.generation.generate_command import generate_texts, request
+    from lm.generation import SamplingParams
+    from lm.generation.generate_command import Request, generate_texts
 
-    sampling = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _SEED)
-    if _NUM_BEAMS.value > 1 and (given := [flag.name for flag in sampling if flag.present]):
+    sampled: Any = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P)
+    given = [flag.name for flag in (*sampled, _SEED) if flag.present]
+    if _NUM_BEAMS.value > 1 and given:
         raise UserError(f"--num_beams={_NUM_BEAMS.value} does not sample; leave out --{given[0]}")
-    options = (_MAX_NEW_TOKENS, _STOP_STRINGS, _NUM_BEAMS, _LENGTH_PENALTY, *sampling)
-    values: dict[str, Any] = {flag.name: flag.value for flag in options}
-    requested = request(_PROMPT.value, **values)
-    pieces, speed = generate_texts(_restored(), requested, chat=_APPLY_CHAT_TEMPLATE.value)
+    request = Request(
+        prompts=_PROMPT.value,
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+        stop_strings=_STOP_STRINGS.value,
+        sampling=SamplingParams(**{flag.name: flag.value for flag in sampled}),
+        seed=_SEED.value,
+        num_beams=_NUM_BEAMS.value,
+        length_penalty=_LENGTH_PENALTY.value,
+    )
+    pieces, speed = generate_texts(_restored(), request, chat=_APPLY_CHAT_TEMPLATE.value)
     for piece in pieces:
         print(piece, end="", flush=True)
     print(speed, file=sys.stderr)

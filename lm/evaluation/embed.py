@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.evaluation.row_outputs import row_outputs
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel
+from lm.generation.prompts import prompt_batch
 from lm.model.pooling import mean
 from lm.model.transformer import Batch
 from lm.tasks.load_examples import source_of
@@ -189,9 +190,8 @@ def _pooled(
 def _encoder_states(static: StaticModel, params: Mapping[str, Any], batch: Batch) -> jax.Array:
     """The hidden states [B, L, D] of an encoder-decoder's encoder; its decoder reads one token."""
     first = batch.inputs[:, :1]
-    decoded = Batch(first, first, first * 1.0, first * 0 + 1, first * 0)
     decoded = dataclasses.replace(
-        decoded,
+        prompt_batch(first, first * 0),
         encoder_inputs=batch.inputs,
         encoder_segments=batch.segments,
         encoder_positions=batch.positions,

@@ -75,7 +75,16 @@ def document_likelihoods(
       UserError: the model does not predict next tokens, `stride` is out of range, or no text has a
         token to predict.
     """
-    _check_model(run)
+    if not predicts_tokens(run.config):
+        raise UserError(
+            f"a run of task {run.config.task.name} predicts labels, so texts have no "
+            "likelihood; give --data=FILE of labelled examples, without --text"
+        )
+    if (architecture := run.config.model.architecture) != "decoder":
+        raise UserError(
+            f"perplexity needs a decoder, not model.architecture = {architecture}; "
+            "use config.prompt instead"
+        )
     length = max_text_len_of(run.program.model)
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
@@ -107,10 +116,8 @@ def document_likelihoods(
                 held = 0
     if pending:
         score()
-    found = [
-        DocumentLikelihood(*each)
-        for each in zip(names, nats, *zip(*counts, strict=True), strict=True)
-    ]
+    columns = zip(names, nats, counts, strict=True)
+    found = [DocumentLikelihood(name, total, *sizes) for name, total, sizes in columns]
     if not sum(each.tokens for each in found):
         raise UserError("the texts have no token to predict; give a longer text")
     return found
@@ -168,17 +175,3 @@ def write_likelihoods(documents: Sequence[DocumentLikelihood], folder: epath.Pat
     text = "".join(to_json(each, ensure_ascii=False) + "\n" for each in objects)
     (folder / "documents.jsonl").write_text(text)
     write_json(folder / "metrics.json", total(documents).metrics)
-
-
-def _check_model(run: Restored) -> None:
-    config = run.config
-    if not predicts_tokens(config):
-        raise UserError(
-            f"a run of task {config.task.name} predicts labels, so texts have no "
-            "likelihood; give --data=FILE of labelled examples, without --text"
-        )
-    if config.model.architecture != "decoder":
-        raise UserError(
-            f"perplexity needs a decoder, not model.architecture = {config.model.architecture}; "
-            "use config.prompt instead"
-        )

@@ -4,7 +4,7 @@ report, such as on a test set.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from etils import epath
@@ -77,7 +77,13 @@ def predict(
     settled, _ = task.infer_options(examples)  # a run has this done, an imported checkpoint has not
     task = dataclasses.replace(task, **settled)
     if need_labels:
-        _check_labelled(task, examples)
+        without = [example["place"] for example in examples if UNLABELLED in example]
+        if without:
+            raise UserError(
+                f"{len(without)} of {len(examples)} examples have no label in column "
+                f"{task.label!r}, the first {without[0]}; fill it in, or use `run.py predict`, "
+                "which needs none"
+            )
     source = {"source": ", ".join(sources)}
     data = LoadedExamples(source, run.tokenizer, task, layout, labels, examples, [])
     found: list[Prediction] = []
@@ -107,11 +113,9 @@ def evaluate_files(
 
 def check_new_folder(folder: epath.Path | None) -> None:
     """Raises UserError where a folder to write to is not empty."""
-    if (
-        folder is not None
-        and folder.exists()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give a new folder to write to")
 
 
@@ -141,9 +145,8 @@ def describe(predicted: PredictionResult, folder: epath.Path) -> list[str]:
     if predicted.left_out:
         lines[0] += f"; {predicted.left_out} examples do not fit into a row and were left out"
     if labelled:
-        task = predicted.data.task
-        value = f"{predicted.metrics[f'eval/{task.main_metric}']:.4f}"
-        shown = f"{value} {task.main_metric.replace('_', ' ')}"
+        name = predicted.data.task.main_metric
+        shown = f"{predicted.metrics[f'eval/{name}']:.4f} {name.replace('_', ' ')}"
         lines.append(f"eval: {shown} on the {labelled} with a label")
     return lines
 
@@ -166,12 +169,3 @@ def _generating(task: Task, config: Config, need_labels: bool, max_new_tokens: i
             f"use at most {limit}"
         )
     return dataclasses.replace(task, max_new_tokens=max_new_tokens)
-
-
-def _check_labelled(task: Task, examples: Sequence[Any]) -> None:
-    without = [example["place"] for example in examples if UNLABELLED in example]
-    if without:
-        raise UserError(
-            f"{len(without)} of {len(examples)} examples have no label in column {task.label!r}, "
-            f"the first {without[0]}; fill it in, or use `run.py predict`, which needs none"
-        )

@@ -12,7 +12,7 @@ from lm.data.files import replacing, to_json, write_text
 from lm.errors import counted
 from lm.evaluation.calibration import calibration
 from lm.tasks import metrics
-from lm.tasks.base import LabelledData, Task
+from lm.tasks.base import LabelledData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # slow to import
@@ -36,14 +36,18 @@ def write_report(
     inputs = task.metric_inputs(predictions, labels)
     low, high = metrics.interval(task.metrics[task.main_metric], inputs, len(labels))
     scores = task.score(predictions, labels)
-    page = [f"{counted(len(predictions), 'example')} held out of {_held_out(data)}", ""]
+    source = data.manifest.get("held_out") or data.manifest["source"]
+    page = [f"{counted(len(predictions), 'example')} held out of {source}", ""]
     page += [f"{name:20} {value:.4f}" for name, value in scores.items()]
-    page += [
-        f"{task.main_metric}: 95 % between {low:.4f} and {high:.4f} (bootstrap over examples)",
-        "",
-    ]
-    page += [task.report(predictions, labels), f"The {MISTAKES} worst mistakes", ""]
-    page += [_shown(task, each) for each in task.mistakes(predictions)[:MISTAKES]] or ["none"]
+    between = f"95 % between {low:.4f} and {high:.4f} (bootstrap over examples)"
+    page += [f"{task.main_metric}: {between}", "", task.report(predictions, labels)]
+    page += [f"The {MISTAKES} worst mistakes", ""]
+    mistakes = task.mistakes(predictions)[:MISTAKES]
+    for each in mistakes:
+        text = " ".join(str(each["text"]).split())
+        page += [f"{each['place']}: {task.describe(each)}", f"    {text[:200]}"]
+    if not mistakes:
+        page.append("none")
     write_text(folder / "report.txt", "\n".join(page) + "\n")
     _draw(folder / "report.png", data, predictions)
     return {"interval": [low, high]}
@@ -55,22 +59,10 @@ def write_predictions(folder: epath.Path, predictions: Sequence[Any]) -> None:
     write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _held_out(data: LabelledData) -> str:
-    """The source of the held-out examples: one of their own, or that of the training examples."""
-    return data.manifest.get("held_out") or data.manifest["source"]
-
-
-def _shown(task: Task, prediction: Any) -> str:
-    text = " ".join(str(prediction["text"]).split())
-    return f"{prediction['place']}: {task.describe(prediction)}\n    {text[:200]}"
-
-
 def _draw(path: epath.Path, data: LabelledData, predictions: Sequence[Any]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(10, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     task = data.task
     if task.real_targets:
@@ -94,14 +86,12 @@ def _scatter(axes: "Axes", predictions: Sequence[Any]) -> None:
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axes.plot(ends, ends, color="#9A9A9A", linewidth=1)
     axes.plot(truth, predicted, ".", color="#332288", markersize=3, alpha=0.5)
-    axes.set_xlabel("label")
-    axes.set_ylabel("predicted")
+    axes.set(xlabel="label", ylabel="predicted")
 
 
 def _errors(axes: "Axes", predictions: Sequence[Any]) -> None:
     axes.hist([p["predicted"] - p["label"] for p in predictions], bins=40, color="#332288")
-    axes.set_xlabel("predicted minus label")
-    axes.set_ylabel("examples")
+    axes.set(xlabel="predicted minus label", ylabel="examples")
 
 
 def _confusion(axes: "Axes", pairs: Sequence[tuple[Any, Any]], labels: Sequence[str]) -> None:
@@ -121,8 +111,7 @@ def _confusion(axes: "Axes", pairs: Sequence[tuple[Any, Any]], labels: Sequence[
             axes.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=7)
     axes.set_yticks(range(len(shown)), shown, fontsize=7)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
+    axes.set(xlabel="predicted", ylabel="label")
 
 
 def _histogram(axes: "Axes", data: LabelledData, predictions: Sequence[Any]) -> None:
@@ -130,8 +119,7 @@ def _histogram(axes: "Axes", data: LabelledData, predictions: Sequence[Any]) -> 
     task, inputs = data.task, data.task.metric_inputs(predictions, data.labels)
     measure = task.metrics[task.main_metric]
     axes.hist([measure(row[None], 0) for row in inputs], bins=40, color="#332288")
-    axes.set_xlabel(task.main_metric.replace("_", " "))
-    axes.set_ylabel("examples")
+    axes.set(xlabel=task.main_metric.replace("_", " "), ylabel="examples")
 
 
 def _reliability(
@@ -140,12 +128,10 @@ def _reliability(
     """How often predictions of each confidence are right; empty bins are not drawn."""
     found = calibration(np.array(confidences), np.array(is_right), BINS)
     axes.plot([0, 1], [0, 1], color="#9A9A9A", linewidth=1)
-    size = 20 + 300 * found.counts / len(confidences)
-    axes.scatter(
-        found.confidence, found.accuracy, s=size, color="#332288", alpha=0.7, clip_on=False
-    )
+    look = {"s": 20 + 300 * found.counts / len(confidences), "color": "#332288", "alpha": 0.7}
+    axes.scatter(found.confidence, found.accuracy, clip_on=False, **look)
     axes.set_title(f"expected calibration error {found.error:.3f}", fontsize=10)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"confidence: the probability of {what}")
-    axes.set_ylabel(f"share of {counted(len(is_right), 'prediction')} that is right")
+    axes.set(xlim=(0, 1.02), xlabel=f"confidence: the probability of {what}")
+    axes.set(
+        ylim=(0, 1.02), ylabel=f"share of {counted(len(is_right), 'prediction')} that is right"
+    )

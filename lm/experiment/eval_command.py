@@ -16,6 +16,7 @@ from lm.finetuning.adapted import max_text_len_of
 from lm.training.announce import announced
 
 
+@announced("compiling and evaluating")
 def evaluate_run(
     run: Restored,
     *,
@@ -36,17 +37,6 @@ def evaluate_run(
     Raises:
       UserError: the model does not support the evaluation.
     """
-    with announced("compiling and evaluating"):
-        return _evaluate(run, texts, data, stride, folder)
-
-
-def _evaluate(
-    run: Restored,
-    texts: Sequence[str],
-    data: Sequence[str],
-    stride: int | None,
-    folder: epath.Path | None,
-) -> dict[str, float]:
     if texts or (data and not run.config.task.name):
         found = perplexity.document_likelihoods(run, perplexity.read_documents(texts, data), stride)
         length = max_text_len_of(run.program.model)

@@ -18,18 +18,6 @@ _MAX_CANDIDATES = 2**31 - 1  # candidates are numbered in int32
 _MAX_EXPONENT = 88.0  # exp of more overflows float32
 
 
-class BeamSearchParams(NamedTuple):
-    """Options of beam search; with one beam, generation samples instead.
-
-    Attributes:
-      num_beams: W, how many beams are kept.
-      length_penalty: a, at least 0; see `beam_search`. Larger values prefer longer texts.
-    """
-
-    num_beams: int = 1
-    length_penalty: float = 0.0
-
-
 class BeamSearchResult(NamedTuple):
     """The best continuations of B prompts, W each, best first.
 
@@ -79,7 +67,7 @@ def beam_search(
     Raises:
       UserError: as `generate`; where `num_beams` or `length_penalty` are out of range.
     """
-    check_beam_search(BeamSearchParams(num_beams, length_penalty), max_new_tokens)
+    check_beam_search(num_beams, length_penalty, max_new_tokens)
     if (candidates := num_beams * model.vocab_size) > _MAX_CANDIDATES:
         raise UserError(
             f"{num_beams} beams of {model.vocab_size} tokens have {candidates} candidates, more "
@@ -87,9 +75,8 @@ def beam_search(
         )
     padded = pad_prompts(model, prompts, sources, max_new_tokens, max_new_tokens, prefix)
     options = max_new_tokens, num_beams, eos_token_id, length_penalty
-    result = BeamSearchResult(
-        *map(np.asarray, _search(StaticModel(model), *options, params, padded))
-    )
+    found = _search(StaticModel(model), *options, params, padded)
+    result = BeamSearchResult(*map(np.asarray, found))
     check_finite(not np.isnan(result.scores).any())
     return result
 
@@ -102,9 +89,8 @@ def beam_search_steps(
     yield from result.best(eos_token_id).T
 
 
-def check_beam_search(options: BeamSearchParams, max_new_tokens: int) -> None:
+def check_beam_search(num_beams: int, length_penalty: float, max_new_tokens: int) -> None:
     """Raises UserError where the options of a search of so many tokens are out of range."""
-    num_beams, length_penalty = options
     if num_beams < 1 or not length_penalty >= 0:
         raise UserError(
             f"{num_beams} beams with length penalty {length_penalty}: use at least 1 and at least 0"

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 
 from lm.checkpoints.restored import Restored
 from lm.errors import UserError
-from lm.generation.beam import BeamSearchParams, beam_search_steps, check_beam_search
+from lm.generation.beam import beam_search_steps, check_beam_search
 from lm.generation.decode import generate
 from lm.generation.prompts import prompt_ids
 from lm.generation.sample import SamplingParams
@@ -24,44 +23,30 @@ class Request:
       prompts: the texts; for an encoder-decoder, the inputs of the encoder.
       max_new_tokens: the longest continuation.
       stop_strings: texts before which a continuation ends.
-      beams: options of beam search, which is used where there is more than one beam.
-      sampling: options of sampling otherwise.
-      seed: of sampling.
+      sampling, seed: of sampling, where there is one beam.
+      num_beams, length_penalty: of beam search, where there are more; see `beam_search`.
+
+    Raises:
+      UserError: for a request that no model can serve.
     """
 
     prompts: Sequence[str]
     max_new_tokens: int
     stop_strings: Sequence[str]
-    beams: BeamSearchParams
     sampling: SamplingParams
     seed: int
+    num_beams: int
+    length_penalty: float
 
-
-def request(
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    stop_strings: Sequence[str] = (),
-    num_beams: int = 1,
-    length_penalty: float = 0.0,
-    seed: int = 0,
-    **sampling: float,
-) -> Request:
-    """A request from the values of flags; `sampling` are the fields of `SamplingParams`.
-
-    Raises:
-      UserError: for a request that no model can serve.
-    """
-    options: dict[str, Any] = sampling
-    beams, params = BeamSearchParams(num_beams, length_penalty), SamplingParams(**options)
-    check_beam_search(beams, max_new_tokens)
-    if not prompts:
-        raise UserError("generate needs --prompt=TEXT; it may be given several times")
-    if "" in stop_strings:
-        raise UserError("--stop_strings= is empty; give it a text, or leave it out")
-    if num_beams == 1 and length_penalty:
-        raise UserError("--length_penalty needs beam search; add --num_beams=4, for example")
-    return Request(prompts, max_new_tokens, stop_strings, beams, params, seed)
+    def __post_init__(self):
+        """Checks the options."""
+        check_beam_search(self.num_beams, self.length_penalty, self.max_new_tokens)
+        if not self.prompts:
+            raise UserError("generate needs --prompt=TEXT; it may be given several times")
+        if "" in self.stop_strings:
+            raise UserError("--stop_strings= is empty; give it a text, or leave it out")
+        if self.num_beams == 1 and self.length_penalty:
+            raise UserError("--length_penalty needs beam search; add --num_beams=4, for example")
 
 
 def generate_texts(
@@ -74,11 +59,11 @@ def generate_texts(
     Raises:
       UserError: more beams than the vocabulary has tokens, or a text that does not fit.
     """
-    tokenizer, texts, beams = run.tokenizer, request.prompts, request.beams
-    if beams.num_beams > tokenizer.vocab_size:
+    tokenizer, texts = run.tokenizer, request.prompts
+    if request.num_beams > tokenizer.vocab_size:
         raise UserError(
-            f"--num_beams={beams.num_beams} is more than the {tokenizer.vocab_size} tokens of the "
-            "vocabulary; use fewer, such as --num_beams=4"
+            f"--num_beams={request.num_beams} is more than the {tokenizer.vocab_size} tokens of "
+            "the vocabulary; use fewer, such as --num_beams=4"
         )
     ids, sources = prompt_ids(tokenizer, texts, run.opens), None
     shown, stops, end = list(texts), list(request.stop_strings), tokenizer.end
@@ -93,12 +78,13 @@ def generate_texts(
     options = {"prompts": ids, "sources": sources, "max_new_tokens": request.max_new_tokens}
     options["prefix"] = run.config.objective == "prefix"
     model, params = run.program.model, run.params
-    if beams.num_beams > 1:
-        steps = beam_search_steps(model, params, eos_token_id=end, **options, **beams._asdict())
+    if request.num_beams > 1:
+        options |= {"num_beams": request.num_beams, "length_penalty": request.length_penalty}
+        steps = beam_search_steps(model, params, eos_token_id=end, **options)
         speed = Speed(steps, compiling=request.max_new_tokens)
     else:
-        sampling: dict[str, Any] = vars(request.sampling) | {"seed": request.seed}
-        speed = Speed(generate(model, params, **options, **sampling))
+        options |= {**vars(request.sampling), "seed": request.seed}
+        speed = Speed(generate(model, params, **options))
     return _in_mesh(run, stream(tokenizer, shown, ids, speed, stops)), speed
 
 

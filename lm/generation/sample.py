@@ -13,9 +13,8 @@ import numpy as np
 from lm.devices.cpu import fusion_barrier
 from lm.errors import UserError
 
-_FLOAT32_MAX, _FLOAT32_TINY = (
-    float(getattr(np.finfo(np.float32), name)) for name in ("max", "tiny")
-)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 _ROUNDING = 1e-6  # error of sums of float32 probabilities
 
 
@@ -115,9 +114,8 @@ def request_keys(
     contents = [b"|".join(np.asarray(ids, np.int32).tobytes() for ids in each) for each in requests]
     hashes = np.array([zlib.crc32(each) for each in contents], np.uint32)
     numbers = np.array(count_repeats(contents) if repeats is None else repeats, np.uint32)
-    fold = jax.vmap(jax.random.fold_in)
     seeded = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
-    return fold(seeded, numbers)
+    return jax.vmap(jax.random.fold_in)(seeded, numbers)
 
 
 def count_repeats(requests: Iterable[Hashable]) -> list[int]:

@@ -61,9 +61,8 @@ class Continuation:
         text = self.text
         if self.ended:
             return text
-        partial = (
-            n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])
-        )
+        starts = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+        partial = (len(start) for start in starts if text.endswith(start))
         return text[: len(text) - max(partial, default=0)]
 
     def _whole(self) -> str:

@@ -38,17 +38,20 @@ def diagnose(run: Restored, sample: int) -> dict[str, Any]:
       UserError: where the head predicts whole sequences, or labels.
     """
     name = run.config.output.head
-    if run.config.task.name:
+    if task := run.config.task.name:
         raise UserError(
             f"diagnose measures language models; see report.txt and report.png of the workdir "
-            f"for task {run.config.task.name}"
+            f"for task {task}"
         )
     if OUTPUTS[name].sequence_level:
-        raise UserError(
-            f"head {name} scores whole sequences; diagnose needs a head of single tokens"
-        )
+        why = "scores whole sequences; diagnose needs a head of single tokens"
+        raise UserError(f"head {name} {why}")
     contexts = collect_contexts(run, sample)
     counted = calibration(contexts.confidence, contexts.correct)
+    columns = counted.edges[:-1], counted.counts, counted.confidence, counted.accuracy
+    # Means of empty bins are NaN, which becomes None.
+    values = ([None if np.isnan(x) else x for x in column.tolist()] for column in columns)
+    names = ("lower_edge", "count", "confidence", "accuracy")
     return {
         "head": name,
         "vocab_size": run.corpus.tokenizer.vocab_size,
@@ -62,21 +65,7 @@ def diagnose(run: Restored, sample: int) -> dict[str, Any]:
             "confidence": float(np.mean(contexts.confidence)),
             "expected_calibration_error": counted.error,
             "expected_by_chance": counted.chance,
-            "bins": [
-                {
-                    "lower_edge": low,
-                    "count": int(count),
-                    "confidence": _or_none(c),
-                    "accuracy": _or_none(a),
-                }
-                for low, count, c, a in zip(
-                    counted.edges[:-1].tolist(),
-                    counted.counts,
-                    counted.confidence,
-                    counted.accuracy,
-                    strict=True,
-                )
-            ],
+            "bins": [dict(zip(names, each, strict=True)) for each in zip(*values, strict=True)],
         },
     }
 
@@ -134,12 +123,5 @@ def _argmax(run: Restored) -> dict[str, Any]:
 
 
 def _plain(found: Spectrum) -> dict[str, Any]:
-    return {
-        "rank": found.rank,
-        "entropy_rank": found.entropy_rank,
-        "singular_values": found.singular.tolist(),
-    }
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    ranks = {"rank": found.rank, "entropy_rank": found.entropy_rank}
+    return ranks | {"singular_values": found.singular.tolist()}

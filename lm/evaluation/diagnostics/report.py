@@ -32,36 +32,27 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """The numbers in lines of text."""
     sizes = "  {contexts} contexts x {vocab_size} tokens, d_model {d_model}"
     shown = [sizes.format(**found)]
-    names = {
-        "spectrum": "log-probabilities",
-        "spectrum_centred": "minus each context's mean",
-        "spectrum_truth": "true log-probabilities",
-    }
-    for key, name in names.items():
+    for key, (name, form) in _LINES.items():
         if key in found:
-            shown.append(_line(name, found[key], "rank {rank}, entropy rank {entropy_rank:.2f}"))
-    shown.append(
-        _line(
-            "surviving gradient",
-            found["gradient"],
-            "{share:.4f} of the norm; random gradient {random_share:.4f}",
-        )
-    )
-    shown.append(
-        _line("never the argmax", found["argmax"], "{never} of a sample of {tokens} tokens")
-    )
-    shown.append(
-        _line(
-            "calibration",
-            found["calibration"],
-            "error {expected_calibration_error:.4f} ({expected_by_chance:.4f} expected by chance), "
-            "accuracy {accuracy:.4f}, {predictions:,} predictions",
-        )
-    )
+            numbers = found[key].get("unavailable") or form.format(**found[key])
+            shown.append(f"  {name:30} {numbers}")
     return shown
 
 
-def _line(name: str, found: Mapping[str, Any], form: str) -> str:
-    return f"  {name:30} " + (
-        found["unavailable"] if "unavailable" in found else form.format(**found)
-    )
+_RANK = "rank {rank}, entropy rank {entropy_rank:.2f}"
+# A name and a format for each measurement.
+_LINES = {
+    "spectrum": ("log-probabilities", _RANK),
+    "spectrum_centred": ("minus each context's mean", _RANK),
+    "spectrum_truth": ("true log-probabilities", _RANK),
+    "gradient": (
+        "surviving gradient",
+        "{share:.4f} of the norm; random gradient {random_share:.4f}",
+    ),
+    "argmax": ("never the argmax", "{never} of a sample of {tokens} tokens"),
+    "calibration": (
+        "calibration",
+        "error {expected_calibration_error:.4f} ({expected_by_chance:.4f} expected by chance), "
+        "accuracy {accuracy:.4f}, {predictions:,} predictions",
+    ),
+}

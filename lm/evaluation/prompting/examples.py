@@ -1,6 +1,5 @@
 """Reads the questions of config.prompt and the examples shown before them, and draws these."""
 
-import collections
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.config import Config
+from lm.config import Config, override
 from lm.errors import UserError
 from lm.evaluation.task_evaluation import sample
+from lm.generation.sample import count_repeats
 from lm.tasks import build_task
 from lm.tasks.base import Task, number_of
 from lm.tasks.labels import class_name
@@ -64,8 +64,10 @@ def read_examples(config: Config) -> Examples:
     Raises:
       UserError: there are none, or one lacks a column or has no such label.
     """
-    prompt, task = config.prompt, _task(config)
-    words = tuple(prompt.verbalizers)
+    prompt, words = config.prompt, tuple(config.prompt.verbalizers)
+    kind = "classification" if words else "multiple_choice"
+    # It has the columns of config.task, but no text: the template has it.
+    task = dataclasses.replace(build_task(override(config, {"task.name": kind})), text=())
     labels = tuple(config.task.labels) or words
     numbers = {class_name(label): number for number, label in enumerate(labels)}
 
@@ -77,35 +79,24 @@ def read_examples(config: Config) -> Examples:
     for each in read(prompt.source):
         splits[each[0].split or "validation"].append(each)
     if prompt.shots_source:
-        splits["train"] = [
-            each for each in read(prompt.shots_source) if each[0].split != "validation"
-        ]
+        shots = read(prompt.shots_source)
+        splits["train"] = [each for each in shots if each[0].split != "validation"]
     if not splits["validation"]:
         raise UserError(f"config.prompt.source = {prompt.source!r} holds no questions")
     if not words:
         _, notes = task.infer_options([found for split in splits.values() for _, found in split])
         print(*(f"{prompt.source}: {note}" for note in notes), sep="\n", file=sys.stderr)
-    answered = {
-        split: [
-            Example(record, words, number_of(found["label"], numbers, found))
-            if words
-            else Example(record, found["choices"], found["label"])
-            for record, found in each
-        ]
-        for split, each in splits.items()
-    }
-    questions = sample(answered["validation"], config.evaluation.num_examples)
+
+    def answered(record: Record, found: dict[str, Any]) -> Example:
+        if words:
+            return Example(record, words, number_of(found["label"], numbers, found))
+        return Example(record, found["choices"], found["label"])
+
+    held_out, training = ([answered(*each) for each in split] for split in splits.values())
+    questions = sample(held_out, config.evaluation.num_examples)
     most = max(len(each.answers) for each in questions)
     labels = labels if words else tuple(map(str, range(most)))
-    shown = answered["train"] or answered["validation"]
-    return Examples(task, labels, {"source": prompt.source}, questions, shown)
-
-
-def _task(config: Config) -> Task:
-    """The task of the answers, with config.task's columns but no text: the template has it."""
-    task_config = config.copy_and_resolve_references()
-    task_config.task.name = "classification" if config.prompt.verbalizers else "multiple_choice"
-    return dataclasses.replace(build_task(task_config), text=())
+    return Examples(task, labels, {"source": prompt.source}, questions, training or held_out)
 
 
 def draw_shots(
@@ -130,10 +121,7 @@ def draw_shots(
     order = [int(i) for i in random.permutation(len(labels)) if int(i) not in barred]
     if not balanced:
         return order[:count]
-    seen: collections.Counter[int] = collections.Counter()
-    turn = {}
-    for number in order:
-        turn[number] = seen[labels[number]]
-        seen[labels[number]] += 1
+    turns = count_repeats(labels[number] for number in order)
+    turn = dict(zip(order, turns, strict=True))
     chosen = sorted(order, key=turn.__getitem__)[:count]
     return [chosen[i] for i in random.permutation(len(chosen))]

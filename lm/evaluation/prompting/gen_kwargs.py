@@ -47,9 +47,8 @@ def read_gen_kwargs(given: Mapping[str, Any], positions: int) -> GenKwargs:
     """
     named = {name: value for name, value in given.items() if value is not None}
     try:
-        found: dict[str, Any] = dict(
-            normalize_gen_kwargs(named, min(_MAX_NEW_TOKENS, positions // 2))
-        )
+        longest = min(_MAX_NEW_TOKENS, positions // 2)
+        found: dict[str, Any] = dict(normalize_gen_kwargs(named, longest))
         numbers: dict[str, Any] = {name: float(found[name]) for name in _SAMPLING if name in found}
         samples, seed, tokens = found["do_sample"], int(found.get("seed", 0)), found["max_gen_toks"]
     except (TypeError, ValueError, OverflowError) as error:

@@ -91,28 +91,20 @@ class QueryEncoder:
             inputs = np.concatenate([opens, ids[truncated:-1]]).astype(np.int32)
             seen = positions - truncated + len(opens) - 1
             prefix = int(seen[0]) + 1 if self.objective == "prefix" else 0
-            yield EncodedQuery(
-                [ScoredRow(inputs, seen, ids[positions], prefix=prefix)],
-                len(positions),
-                truncated > 0,
-            )
+            row = ScoredRow(inputs, seen, ids[positions], prefix=prefix)
+            yield EncodedQuery([row], len(positions), truncated > 0)
 
     def _masked(self, queries: Sequence[Query]) -> Iterator[EncodedQuery]:
         """Log p(answer | before, after), the sum over its tokens."""
         for query, ids, positions in self._encoded(queries):
-            around = self.tokenizer.specials
-            sides = around.before, around.after
-            truncated = self._excess(
-                query, len(ids) + sum(map(len, sides)) - self.length, positions
-            )
-            tokens = np.concatenate([sides[0], ids[truncated:], sides[1]]).astype(np.int32)
-            positions = positions + len(sides[0]) - truncated
-            groups = (
-                [positions] if self.mlm_scoring == "answer" else np.split(positions, len(positions))
-            )
+            before, after = self.tokenizer.specials.before, self.tokenizer.specials.after
+            excess = len(before) + len(ids) + len(after) - self.length
+            truncated = self._excess(query, excess, positions)
+            tokens = np.concatenate([before, ids[truncated:], after]).astype(np.int32)
+            positions = positions + len(before) - truncated
             rows: list[ScoredRow] = []
             mask: Any = self.tokenizer.mask
-            for group in groups:
+            for group in np.split(positions, 1 if self.mlm_scoring == "answer" else len(positions)):
                 inputs = tokens.copy()
                 inputs[group] = mask
                 rows.append(ScoredRow(inputs, group, tokens[group]))
@@ -129,9 +121,8 @@ class QueryEncoder:
             for query, ids, positions in self._encoded(queries):
                 first, end = int(positions[0]), int(positions[-1]) + 1
                 seen = ids[:first], np.append(sentinel, ids[end:]).astype(np.int32)
-                yield self._decoder_row(
-                    query, *seen, ids[first:end], (*self.frame.opens, *sentinel)
-                )
+                opens = (*self.frame.opens, *sentinel)
+                yield self._decoder_row(query, *seen, ids[first:end], opens)
             return
         before = self.tokenizer.encode_batch([query.before for query in queries])
         answers = self._encoded([Query("", query.answer) for query in queries])
@@ -155,11 +146,8 @@ class QueryEncoder:
         after = after[: len(after) - max(truncated - len(before), 0)]
         encoder_inputs = self.frame.encoder_input(np.concatenate([before[truncated:], after]))
         inputs = np.concatenate([opens, answer[:-1]])
-        return EncodedQuery(
-            [ScoredRow(inputs, positions, answer, encoder_inputs=encoder_inputs)],
-            len(answer),
-            truncated > 0,
-        )
+        row = ScoredRow(inputs, positions, answer, encoder_inputs=encoder_inputs)
+        return EncodedQuery([row], len(answer), truncated > 0)
 
     def _encoded(self, queries: Sequence[Query]) -> Iterator[tuple[Query, np.ndarray, np.ndarray]]:
         """Each query, the tokens of its text, and the positions of the answer."""

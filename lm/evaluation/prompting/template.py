@@ -51,9 +51,7 @@ class Template:
 
     def _filled(self, answer: str, value: Callable[[str], str]) -> Query:
         def text(pieces: tuple[tuple[str, str | None], ...]) -> str:
-            return "".join(
-                literal + (value(column) if column else "") for literal, column in pieces
-            )
+            return "".join(text + (value(column) if column else "") for text, column in pieces)
 
         return Query(text(self.before), answer, text(self.after))
 
