@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -101,12 +102,20 @@ def of_storage(error: BaseException) -> str | None:
                 f"no right to read or write{_place(each)}: change its permissions, or use another "
                 "--workdir or config.cache_dir"
             )
+        if isinstance(each, OSError) and _is_of_new_folder(each):
+            return f"the folder {each.filename} cannot be made ({each.strerror}): use another one"
         if number in _PASSING or any(word in text for word in _PASSING_TEXT):
             return (
                 f"reading or writing failed{_place(each)} ({' '.join(text.split())[:120]}), which "
                 "may pass: run the same command again; if it stays, look after the disk or network"
             )
     return None
+
+
+def _is_of_new_folder(error: OSError) -> bool:
+    """Whether an error comes from making a folder, as in /proc, or below what is a file."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool({"mkdir", "makedirs"} & set(frames[-1:]))
 
 
 def of_memory(error: BaseException) -> str | None:

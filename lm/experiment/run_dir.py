@@ -49,12 +49,10 @@ def open_workdir(
         return None
     for key, (old, new) in changes.items():
         if key.startswith("evaluation."):
-            otherwise = (
-                "measure it by eval" if key == "evaluation.num_examples" else "another --workdir"
-            )
+            remeasured = key == "evaluation.num_examples"
             raise UserError(
                 f"{workdir} is finished, with config.{key} = {old!r} instead of {new!r}; use that "
-                f"value, or {otherwise}"
+                f"value, or {'measure it by eval' if remeasured else 'another --workdir'}"
             )
     return result
 

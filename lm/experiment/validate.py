@@ -14,11 +14,7 @@ _KEYS = (
     Key("continual.stage", at_least=0),
 )
 
-_OF_EARLIER_TASKS = (
-    "continual.replay_fraction",
-    "continual.memory_size",
-    "regularization.ewc",
-)
+_OF_EARLIER_TASKS = ("continual.replay_fraction", "continual.memory_size", "regularization.ewc")
 
 
 def check(config: Config) -> None:
@@ -44,30 +40,27 @@ def _check_tasks(config: Config) -> None:
     sources = tuple(config.continual.sources)
     key, task = f"config.continual.sources = {sources}", config.task.name
     if len(set(sources)) < max(len(sources), 2):
-        raise UserError(
-            f"{key}: give two tasks or more, each once; a single one is config.data.source"
-        )
+        remedy = "give two tasks or more, each once; a single one is config.data.source"
+        raise UserError(f"{key}: {remedy}")
     if not task:
         raise UserError(f"{key} are labelled examples; set config.task.name")
     if build_task(config).shares_rows:
         raise UserError(f"{key}: task {task} packs examples into shared rows; use another task")
     if config.task.validation_source:
         raise UserError(
-            f"config.task.validation_source = {config.task.validation_source!r} is held out of "
-            f"one task; of "
-            "several, each holds out the share config.data.validation_fraction: leave it out"
+            f"config.task.validation_source = {config.task.validation_source!r} is held out of one "
+            "task; of several, each holds out the share config.data.validation_fraction: leave it "
+            "out"
         )
     if config.finetuning.method != "full":
         raise UserError(
             f"config.finetuning.method = {config.finetuning.method!r}: a run of a chain starts "
-            f"from all "
-            "parameters of the one before, and this saves a part of them; use full"
+            "from all parameters of the one before, and this saves a part of them; use full"
         )
-    if config.regularization.penalty_adaptation:
+    if adaptation := config.regularization.penalty_adaptation:
         raise UserError(
-            f"config.regularization.penalty_adaptation = "
-            f"{config.regularization.penalty_adaptation} follows the gap of one task; set "
-            "it to 0 in a chain"
+            f"config.regularization.penalty_adaptation = {adaptation} follows the gap of one task; "
+            "set it to 0 in a chain"
         )
 
 

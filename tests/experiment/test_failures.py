@@ -56,7 +56,7 @@ def test_a_failure_of_the_machine_is_one_line(error, words, monkeypatch, capsys)
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(run, "find_command", fail)
+    monkeypatch.setattr(run.command_line, "find_command", fail)
     assert run.main(["run.py", "train"]) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.startswith("run.py: ")
@@ -70,9 +70,16 @@ def test_an_error_of_the_code_keeps_its_traceback(error, monkeypatch):
         raise error
 
     assert explain(error) is None
-    monkeypatch.setattr(run, "find_command", fail)
+    monkeypatch.setattr(run.command_line, "find_command", fail)
     with pytest.raises(type(error)):
         run.main(["run.py", "train"])
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run.main(["run.py", "gallery", f"--workdir={tmp_path / 'file' / 'run'}"]) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "file/run cannot be made (Not a directory): use" in line
 
 
 def test_what_an_error_hides_is_not_what_failed():

@@ -9,7 +9,7 @@ import tokenizers
 
 from configs import default
 from lm.config import override
-from lm.evaluation import answer_generation
+from lm.evaluation import task_evaluation
 from lm.generation import Continuation, Speed, beam_search_steps, generate, stream
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
@@ -118,12 +118,12 @@ def test_a_long_text_is_the_whole_one_at_every_token_and_each_costs_as_much(name
 def test_a_written_answer_is_a_text_of_its_own_in_whole_characters(name, monkeypatch):
     tokenizer = made(name)
     ids = tokenizer.encode_batch(["the é🙂"])[0].ids[:-1]
-    monkeypatch.setattr(answer_generation, "generate", lambda *_, **__: iter(ids[:, None]))
+    monkeypatch.setattr(task_evaluation, "generate", lambda *_, **__: iter(ids[:, None]))
     config = override(default.get_config(), {"task.name": "seq2seq", "task.max_new_tokens": 9})
     layout = Layout(64, tokenizer.end, tokenizer.end)
     data = types.SimpleNamespace(task=build_task(config), tokenizer=tokenizer, layout=layout)
     program = types.SimpleNamespace(model=None)
-    said = answer_generation.generate_answers(
+    said = task_evaluation.generate_answers(
         program, {}, data, config, [{"texts": ["the"], "label": "the"}]
     )
     assert said == ["the é"]

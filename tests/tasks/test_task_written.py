@@ -10,7 +10,7 @@ from lm.config import override
 from lm.data import ByteTokenizer
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
-from lm.evaluation import answer_generation
+from lm.evaluation import task_evaluation
 from lm.generation.prompts import pad_prompts
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
@@ -34,7 +34,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         pad_prompts(model, prompts, sources, max_new_tokens, max_new_tokens, False)
         return iter([np.zeros(len(prompts), int)] * max_new_tokens)
 
-    monkeypatch.setattr(answer_generation, "generate", generate)
+    monkeypatch.setattr(task_evaluation, "generate", generate)
     for longest in (1, 10, most):
         asking = override(config, {"task.max_new_tokens": longest})
         check(asking)
@@ -42,7 +42,7 @@ def test_a_source_of_any_size_leaves_room_for_the_answer(
         data = types.SimpleNamespace(task=task, tokenizer=ByteTokenizer(), layout=layout)
         example = {"texts": ["x" * size], "label": "y"}
         program = types.SimpleNamespace(model=model)
-        (said,) = answer_generation.generate_answers(program, {}, data, asking, [example])
+        (said,) = task_evaluation.generate_answers(program, {}, data, asking, [example])
         assert len(said) == longest
     with pytest.raises(UserError, match=f"use at most {most}"):
         check(override(config, {"task.max_new_tokens": most + 1}))

@@ -119,8 +119,7 @@ def tabulate(
 
     rows = []
     for label in labels:
-        test = tests.get(label, PairedTest())
-        adjusted_p = adjusted.get(label, 1.0)
+        test, adjusted_p = tests.get(label, PairedTest()), adjusted.get(label, 1.0)
         rows.append(_row(groups[label], values[label], test, adjusted_p, verdict_of(label)))
     missing = tuple(f"{run.name}: {run.problem}" for run in runs if not run.result)
     table = Table(metric, unit(metric), better, base, tuple(rows), missing=missing)

@@ -49,22 +49,19 @@ def draw(table: Table, path: epath.PathLike) -> None:
     of the smoothed training loss. In the right panel a filled marker is a difference that the table
     calls better or worse; one beyond the axis is an arrow with its value.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
 
     rows = len(table.rows)
     longest = max(len(_short(row.label)) for row in table.rows)
     below = rows > COLOURS or longest > INSIDE  # where the legend of the curves goes
     tall = max(4.6, 1.8 + 0.27 * rows) + 0.2 * rows * (below and rows <= COLOURS)
     figure = Figure(figsize=(10.5 + 0.075 * longest, tall), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     top = min(tall, 6.0)  # taller curves show no more
     heights = (top, tall - top) if tall > top else (top,)
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(5, 5.5))
     styles = _styles(table)
     _draw_curves(figure.add_subplot(grid[0, 0]), table, styles, below)
-    forest = figure.add_subplot(grid[:, 1])
-    _draw_differences(forest, table, styles)
+    _draw_differences(figure.add_subplot(grid[:, 1]), table, styles)
     handles = _legend(rows > COLOURS)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     with epath.Path(path).open("wb") as file:
@@ -107,10 +104,8 @@ def _draw_curves(axes: "Axes", table: Table, styles: Mapping[str, Style], below:
         axes.text(0.5, 0.5, "no curves recorded", ha="center", transform=axes.transAxes)
         return
     rising = key == table.metric and table.better == "higher"
-    axes.set_ylim(*_range(list(curves.values()), rising))
     unit = table.unit if key == table.metric else "smoothed"
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"{key} ({unit})")
+    axes.set(xlabel="step", ylabel=f"{key} ({unit})", ylim=_range(list(curves.values()), rising))
     axes.set_title("Mean over seeds; shaded: lowest to highest seed", fontsize=10)
     axes.grid(alpha=0.25)
     if below:
@@ -152,13 +147,13 @@ def _log(workdir: epath.Path) -> dict[int, dict[str, Any]]:
 
 def _curve(logs: list[dict[int, dict[str, Any]]], key: str) -> Curve:
     """The seeds' values at the steps that all have recorded."""
-    known = [{step: v[key] for step, v in log.items() if _finite(v.get(key))} for log in logs]
+
+    def finite(value: object) -> bool:
+        return isinstance(value, int | float) and math.isfinite(value)
+
+    known = [{step: v[key] for step, v in log.items() if finite(v.get(key))} for log in logs]
     steps = sorted(set.intersection(*map(set, known)))
     return np.array(steps), np.array([[seed[step] for step in steps] for seed in known])
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -179,8 +174,7 @@ def _draw_differences(axes: "Axes", table: Table, styles: Mapping[str, Style]) -
             axes.text(0, height, f" {row.verdict}", color="#555555", fontsize=8, va="center")
         else:
             _draw_difference(axes, height, row, colour, limit)
-    axes.set_xlim(-1.08 * limit, 1.08 * limit)
-    axes.set_ylim(len(table.rows) - 0.4, -0.6)
+    axes.set(xlim=(-1.08 * limit, 1.08 * limit), ylim=(len(table.rows) - 0.4, -0.6))
     axes.set_yticks(range(len(table.rows)), [_plain(_short(row.label)) for row in table.rows])
     axes.tick_params(axis="y", labelsize=8.5, length=0)
     axes.grid(axis="x", alpha=0.25)
@@ -194,34 +188,21 @@ def _draw_difference(axes: "Axes", height: float, row: Row, colour: str, limit: 
     difference = row.difference or 0.0
     if row.interval:
         axes.plot(row.interval, (height, height), color=colour, linewidth=2, zorder=2)
-    face = colour if row.verdict in DECIDED else "white"
     marker = "o"
     if abs(difference) > limit:
-        marker, sign = (">", 1) if difference > 0 else ("<", -1)
-        side = "right" if difference > 0 else "left"
-        axes.text(
-            sign * 0.98 * limit, height, f"{difference:+.3g}  ", fontsize=8, va="center", ha=side
-        )
+        marker, sign, side = (">", 1, "right") if difference > 0 else ("<", -1, "left")
+        value = f"{difference:+.3g}  "
+        axes.text(sign * 0.98 * limit, height, value, fontsize=8, va="center", ha=side)
         difference = sign * 1.03 * limit
-    axes.plot(
-        difference,
-        height,
-        marker,
-        color=colour,
-        markerfacecolor=face,
-        markersize=6.5,
-        markeredgewidth=1.5,
-        zorder=3,
-    )
+    face = colour if row.verdict in DECIDED else "white"
+    look = {"color": colour, "markerfacecolor": face, "markersize": 6.5, "markeredgewidth": 1.5}
+    axes.plot(difference, height, marker, zorder=3, **look)
 
 
 def _limit(rows: tuple[Row, ...]) -> float:
     """The half-width of the axis, chosen so that one outlier does not flatten all others."""
-    reach = [
-        max(map(abs, (row.difference, *(row.interval or ()))))
-        for row in rows
-        if row.difference is not None and row.pairs
-    ]
+    tested = [row for row in rows if row.pairs]
+    reach = [max(map(abs, (row.difference or 0.0, *(row.interval or ())))) for row in tested]
     if not any(reach):
         return 1.0
     return float(min(max(reach), 3 * np.quantile([r for r in reach if r], 0.6)))
@@ -239,13 +220,8 @@ def _legend(by_verdict: bool) -> list[Any]:
         marker("separable from it (Holm, 5 % for all rows)", **grey),
         marker("not separable, or no test", markerfacecolor="white", **grey),
     ]
-    if by_verdict:
-        found += [
-            marker("better", marker="s", color=BETTER),
-            marker("worse", marker="s", color=WORSE),
-        ]
-        found += [marker("neither", marker="s", color=OTHER)]
-    return found
+    colours = {"better": BETTER, "worse": WORSE, "neither": OTHER} if by_verdict else {}
+    return found + [marker(name, marker="s", color=colour) for name, colour in colours.items()]
 
 
 def _short(label: str) -> str:

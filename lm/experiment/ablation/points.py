@@ -63,9 +63,8 @@ def load_ablation(
             raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
     metric, also = getattr(module, "METRIC", None), getattr(module, "ALSO", ())
     if not (metric is None or isinstance(metric, str)):
-        raise UserError(
-            f"{path}: METRIC = {metric!r} is not the name of a metric; use 'eval/accuracy'"
-        )
+        remedy = "is not the name of a metric; use 'eval/accuracy'"
+        raise UserError(f"{path}: METRIC = {metric!r} {remedy}")
     if not (isinstance(also, list | tuple) and all(isinstance(name, str) for name in also)):
         raise UserError(f"{path}: ALSO = {also!r} is not a list of metrics; use ('eval/accuracy',)")
     rows = _rows(module, path, arg)

@@ -52,7 +52,10 @@ def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
             for point in points:
                 if found := holder(point.workdir):
                     raise found
-        return _Sweep(points).alone()
+        sweep = _Sweep(points)
+        for point in points:
+            sweep.train(point)
+        return sweep.failed
 
 
 class _Sweep:
@@ -67,11 +70,6 @@ class _Sweep:
             # What would fail every point, such as missing text, is reported once, before training.
             check_devices(waiting[0].config)
             prepare_corpus(waiting[0].config)
-
-    def alone(self) -> list[Point]:
-        for point in self.points:
-            self.train(point)
-        return self.failed
 
     def share(self) -> list[Point]:
         left, shown = list(self.points), ""
@@ -104,11 +102,8 @@ class _Sweep:
         report, path = _report(point), point.workdir / "error.txt"
         if report and report != self.before[point.workdir]:
             self.failed.append(point)
-            print(
-                f"{name} failed in another sweep: {report.splitlines()[-1]}",
-                file=sys.stderr,
-                flush=True,
-            )
+            reason = f"failed in another sweep: {report.splitlines()[-1]}"
+            print(f"{name} {reason}", file=sys.stderr, flush=True)
             return
         try:
             if open_workdir(point.config, point.workdir) is not None:

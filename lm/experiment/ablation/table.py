@@ -11,7 +11,7 @@ from datetime import timedelta
 from etils import epath
 
 from lm.config import Config
-from lm.data.files import replacing
+from lm.data.files import replacing, write_text
 from lm.experiment.ablation import plot
 from lm.experiment.ablation.comparison import Row, Table, tabulate
 from lm.experiment.ablation.points import Point
@@ -38,13 +38,10 @@ def write_tables(tables: Sequence[Table], folder: epath.PathLike) -> None:
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, put in {
-        "table.md": lambda path: path.write_text("\n".join(map(to_markdown, tables))),
-        "table.csv": lambda path: path.write_text(to_csv(tables[0])),
-        "table.png": lambda path: plot.draw(tables[0], path),
-    }.items():
-        with replacing(folder / name) as partial:
-            put(partial)
+    write_text(folder / "table.md", "\n".join(map(to_markdown, tables)))
+    write_text(folder / "table.csv", to_csv(tables[0]))
+    with replacing(folder / "table.png") as partial:
+        plot.draw(tables[0], partial)
 
 
 def to_markdown(table: Table) -> str:

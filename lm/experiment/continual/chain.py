@@ -29,15 +29,11 @@ def stage_configs(config: Config, workdir: epath.Path, corpus: Any) -> list[Conf
         steps = [total_steps(run, corpus.only(number)) for number, run in enumerate(stages)]
         return [override(stages[0], {"epochs": None, "steps": sum(steps)})]
     first, *later = stages
-    unused = {
-        "continual.replay_fraction": 0.0,
-        "continual.memory_size": 0,
-        "regularization.ewc": 0.0,
-    }
-    return [override(first, unused)] + [
-        override(run, {"init_from": str(workdir / str(stage))})
-        for stage, run in enumerate(later, start=1)
-    ]
+    unused = {"continual.replay_fraction": 0.0, "continual.memory_size": 0}
+    chain = [override(first, {**unused, "regularization.ewc": 0.0})]
+    for stage, run in enumerate(later, start=1):
+        chain.append(override(run, {"init_from": str(workdir / str(stage))}))
+    return chain
 
 
 def train_stages(
