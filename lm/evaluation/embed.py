@@ -17,6 +17,7 @@ from lm.data.files import lines_of, to_json
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.evaluation.row_outputs import row_outputs
+from lm.evaluation.scored_row import MIN_LENGTH, round_up
 from lm.finetuning.adapted import max_text_len_of
 from lm.generation.decode import StaticModel
 from lm.generation.prompts import prompt_batch
@@ -25,7 +26,6 @@ from lm.model.transformer import Batch
 from lm.tasks.load_examples import source_of
 from lm.tasks.records import Record, format_of, records
 
-_MIN_LENGTH = 16  # positions of the shortest rows
 ENDINGS = (".npy", ".jsonl")
 
 
@@ -160,8 +160,7 @@ def _by_length(rows: Sequence[np.ndarray], limit: int) -> Mapping[int, list[int]
     """The numbers of rows by the power of two to which they are padded, or `limit` below it."""
     groups: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        length = min(max(_MIN_LENGTH, 1 << max(len(row) - 1, 0).bit_length()), limit)
-        groups.setdefault(length, []).append(number)
+        groups.setdefault(round_up(len(row), MIN_LENGTH, limit), []).append(number)
     return groups
 
 
@@ -205,20 +204,19 @@ def _encoder_states(static: StaticModel, params: Mapping[str, Any], batch: Batch
     return outputs[1]["intermediates"]["encoder"]["__call__"][0]
 
 
-def _first(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    return hidden[:, 0]
-
-
 def _last(hidden: jax.Array, real: jax.Array) -> jax.Array:
     ends = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
     return jnp.take_along_axis(hidden, ends[:, None, None], axis=1)[:, 0]
 
 
-def _max(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    return jnp.max(jnp.where(real[:, :, None] > 0, hidden, -jnp.inf), axis=1)
-
-
 # Hidden states [B, L, D] and where they are real [B, L] to vectors [B, D]. "pooler" is the model's
 # own layer on the first state, such as BERT's.
-_OF_STATES = {"mean": mean, "first": _first, "last": _last, "max": _max}
+_OF_STATES = {
+    "mean": mean,
+    "first": lambda hidden, real: hidden[:, 0],
+    "last": _last,
+    "max": lambda hidden, real: jnp.max(
+        hidden, axis=1, where=real[..., None] > 0, initial=-jnp.inf
+    ),
+}
 POOLINGS: Mapping[str, Any] = {**_OF_STATES, "pooler": None}

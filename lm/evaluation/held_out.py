@@ -39,12 +39,6 @@ def evaluate(
     return EVALUATORS[dataset.evaluator](program, params, dataset, config)
 
 
-def _text(
-    program: Program, params: Mapping[str, Any], corpus: Corpus, config: Config
-) -> Evaluation:
-    return Evaluation(likelihood(program, params, corpus, config))
-
-
 def _task(
     program: Program, params: Mapping[str, Any], data: TaskData, config: Config
 ) -> Evaluation:
@@ -125,6 +119,6 @@ def true_nats_per_token(corpus: Corpus, config: Config) -> float:
 
 # By name: of text the likelihood, of a task the metrics of its predictions.
 EVALUATORS: dict[str, Callable[[Program, Any, Any, Config], Evaluation]] = {
-    "likelihood": _text,
+    "likelihood": lambda *of: Evaluation(likelihood(*of)),
     "predictions": _task,
 }

@@ -66,8 +66,6 @@ def document_likelihoods(
     except for the first L, has at least L - stride tokens of context.
 
     Args:
-      run: a decoder language model.
-      documents: names and texts.
       stride: from 1 to L; None: L, without overlap. Small ones cost L / stride times as much, and
         give each token more context.
 

@@ -54,7 +54,6 @@ def predict(
     """Predicts all examples of some files.
 
     Args:
-      run: a run of a task.
       sources: files, patterns of files, or other sources of labelled examples.
       need_labels: whether an example without a label is an error.
       max_new_tokens: the longest answer of a task that generates answers; None: as in training,

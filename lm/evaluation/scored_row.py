@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MIN_LENGTH, _MIN_TARGETS = 16, 8  # of the smallest arrays
+MIN_LENGTH, _MIN_TARGETS = 16, 8  # of the smallest arrays
 
 
 class ScoredRow(NamedTuple):
@@ -33,11 +33,11 @@ class ScoredRow(NamedTuple):
 
     def sizes(self, limit: int) -> tuple[int, int, int]:
         """L, T and S (0: no encoder), each rounded up to a power of two, at most `limit`."""
-        length = _round_up(len(self.inputs), _MIN_LENGTH, limit)
-        targets = _round_up(len(self.targets), _MIN_TARGETS, length)
+        length = round_up(len(self.inputs), MIN_LENGTH, limit)
+        targets = round_up(len(self.targets), _MIN_TARGETS, length)
         if self.encoder_inputs is None:
             return length, targets, 0
-        return length, targets, _round_up(len(self.encoder_inputs), _MIN_LENGTH, limit)
+        return length, targets, round_up(len(self.encoder_inputs), MIN_LENGTH, limit)
 
     def padded(self, sizes: tuple[int, int, int]) -> dict[str, np.ndarray]:
         """Its arrays, padded with zeros to these sizes."""
@@ -61,5 +61,6 @@ def _pad(values: np.ndarray, size: int) -> np.ndarray:
     return np.pad(values.astype(np.int32), (0, size - len(values)))
 
 
-def _round_up(size: int, smallest: int, limit: int) -> int:
+def round_up(size: int, smallest: int, limit: int) -> int:
+    """The power of two, from `smallest`, that holds `size`; at most `limit`."""
     return min(max(smallest, 1 << (size - 1).bit_length()), limit)

@@ -27,9 +27,8 @@ def score_rows(
     """The log-likelihood of each row's targets in nats, and whether each of them is the likeliest.
 
     Args:
-      program: the model and its mesh.
-      params: all of its parameters.
-      rows: N rows.
+      program, params: the model, its mesh, and all of its parameters.
+      rows: N of them.
       batch_size: rows in a batch; a multiple of data * fsdp devices.
 
     Returns:

@@ -28,7 +28,6 @@ def evaluate_run(
     """The metrics of a run; prints a table where there are several documents.
 
     Args:
-      run: the model.
       texts: texts whose perplexity is computed.
       data: files or sources: labelled examples for a run of a task, texts for a language model.
       stride: of perplexity; see `lm.evaluation.perplexity.document_likelihoods`.

@@ -11,13 +11,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from lm.checkpoints import run_files
 from lm.checkpoints.resume import FREE, LENGTH, changed, check_changes
-from lm.checkpoints.run_files import (
-    check_same_config,
-    check_same_text,
-    read_result,
-    recorded_config,
-)
 from lm.config import Config, to_dict
 from lm.data import Dataset
 from lm.data.files import write_json
@@ -41,10 +36,10 @@ def open_workdir(
         if workdir.exists() and not _is_free(workdir):
             raise UserError(f"{workdir} is not empty and is no run's folder; use another --workdir")
         return None
-    before = recorded_config(recorded)
-    check_same_config(config, before, workdir, ignored=free)
+    before = run_files.recorded_config(recorded)
+    run_files.check_same_config(config, before, workdir, ignored=free)
     check_changes(config, before, workdir)
-    result, changes = read_result(workdir), changed(config, before)
+    result, changes = run_files.read_result(workdir), changed(config, before)
     if result is None or any(key in changes for key in LENGTH):
         return None
     for key, (old, new) in changes.items():
@@ -89,11 +84,11 @@ def claimed(config: Config, workdir: epath.Path, corpus: Dataset) -> Iterator[No
     """
     recorded, main = workdir / "data.json", jax.process_index() == 0
     result = workdir / "result.json"
-    if main and result.exists() and read_result(workdir) is None:
+    if main and result.exists() and run_files.read_result(workdir) is None:
         print(f"{result} is not whole; it is derived again", file=sys.stderr, flush=True)
     free = not workdir.exists() or _is_free(workdir)
     if recorded.exists():
-        check_same_text(workdir, corpus)
+        run_files.check_same_text(workdir, corpus)
     elif main:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_dict(config))

@@ -59,12 +59,8 @@ def pad_prompts(
     """Pads prompts, and the inputs of an encoder, to arrays.
 
     Args:
-      model: the model that continues them.
-      prompts: B arrays of token ids, not empty.
-      sources: B arrays of token ids for the encoder; None for a decoder.
-      max_new_tokens: how many tokens are generated.
+      model, prompts, sources, max_new_tokens, prefix: as for `generate`.
       capacity: positions of the cache after the prompts.
-      prefix: prompt positions attend to each other.
 
     Raises:
       UserError: where the model cannot generate, or has too few positions.
@@ -73,33 +69,30 @@ def pad_prompts(
         raise UserError("an encoder predicts masked tokens and cannot generate; use a decoder")
     if model.output_head().sequence_level:
         raise UserError("the output head reads whole sequences and cannot generate")
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max(map(len, prompts))
     _check_length(model, "a prompt", longest, max_new_tokens)
-    size, length = len(prompts), longest + capacity
-    inputs, padding = np.zeros((size, longest), np.int32), np.ones((size, length), bool)
-    for row, prompt in enumerate(prompts):
-        inputs[row, longest - len(prompt) :] = prompt
-        padding[row, : longest - len(prompt)] = False
+    starts = np.array([longest - len(prompt) for prompt in prompts])
+    real = np.arange(longest) >= starts[:, None]
+    inputs = np.zeros(real.shape, np.int32)
+    inputs[real] = np.concatenate(prompts)
+    new = (0, 0), (0, capacity)
     padded = Prompts(
         inputs=jnp.asarray(inputs),
-        starts=jnp.asarray([longest - len(prompt) for prompt in prompts]),
-        padding=jnp.asarray(padding),
-        prefix=jnp.asarray(padding & (np.arange(length) < longest)) if prefix else None,
+        starts=jnp.asarray(starts),
+        padding=jnp.asarray(np.pad(real, new, constant_values=True)),
+        prefix=jnp.asarray(np.pad(real, new)) if prefix else None,
     )
     if sources is None:
         return padded
-    _check_length(model, "a source", max(map(len, sources)), 0)
-    encoder_inputs = np.zeros((size, max(map(len, sources))), np.int32)
-    segments = np.zeros_like(encoder_inputs)
-    for row, source in enumerate(sources):
-        encoder_inputs[row, : len(source)] = source
-        segments[row, : len(source)] = 1
-    positions = np.broadcast_to(np.arange(encoder_inputs.shape[1]), encoder_inputs.shape)
+    _check_length(model, "a source", longest := max(map(len, sources)), 0)
+    real = np.arange(longest) < np.array([len(source) for source in sources])[:, None]
+    encoder_inputs = np.zeros(real.shape, np.int32)
+    encoder_inputs[real] = np.concatenate(sources)
     return dataclasses.replace(
         padded,
         encoder_inputs=jnp.asarray(encoder_inputs),
-        encoder_segments=jnp.asarray(segments),
-        encoder_positions=jnp.asarray(positions),
+        encoder_segments=jnp.asarray(real, jnp.int32),
+        encoder_positions=jnp.broadcast_to(jnp.arange(longest), real.shape),
     )
 
 

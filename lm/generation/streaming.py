@@ -97,7 +97,6 @@ def stream(
     """Yields printable pieces: the first text as it grows, then every other text at once.
 
     Args:
-      tokenizer: the tokenizer of the model.
       prompts: B texts, which are shown before their continuations.
       ids: the token ids of each.
       tokens: for each step, the next token of every prompt, [B].

@@ -17,10 +17,7 @@ _MARGIN = 1e-7  # of linear programs, in units of the largest difference between
 def token_vectors(head: str, params: Mapping[str, Any], tied: bool) -> np.ndarray | None:
     """Token vectors with a last column for the bias, [V, D + 1]; None where logits are not linear.
 
-    Args:
-      head: the name of the head.
-      params: the parameters of the model.
-      tied: whether the head shares the embedding table.
+    A `tied` head shares the embedding table.
     """
     if head not in LINEAR:
         return None

@@ -47,10 +47,8 @@ def surviving_shares(
             # which is linear, is the forward derivative.
             return jax.vjp(pull, jnp.zeros_like(values))[1]((direction,))[0]
 
-        together = max(1, _ENTRIES // values.size)
-        return values, jax.lax.map(
-            push, jnp.eye(state.size, dtype=state.dtype), batch_size=together
-        )
+        directions = jnp.eye(state.size, dtype=state.dtype)
+        return values, jax.lax.map(push, directions, batch_size=max(1, _ENTRIES // values.size))
 
     shares = []
     for state, target in zip(hidden, targets, strict=True):

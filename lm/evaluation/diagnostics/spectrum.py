@@ -52,11 +52,9 @@ def spectra(blocks: Iterable[np.ndarray]) -> tuple[Spectrum, Spectrum]:
       blocks: the transposed matrix in blocks of tokens, [tokens, contexts] each.
     """
     folded = fold(np.insert(block, 0, 1.0, axis=1) for block in blocks)
-    whole, centred = folded[:, 1:], folded[1:, 1:]
-    return (
-        spectrum(np.linalg.svd(whole, compute_uv=False)),
-        spectrum(np.linalg.svd(centred, compute_uv=False)),
-    )
+    matrices = folded[:, 1:], folded[1:, 1:]
+    whole, centred = (spectrum(np.linalg.svd(each, compute_uv=False)) for each in matrices)
+    return whole, centred
 
 
 def fold(blocks: Iterable[np.ndarray]) -> np.ndarray:

@@ -31,7 +31,6 @@ def evaluate_prompts(run: Restored, folder: epath.Path | None = None) -> dict[st
     question's own, Holtzman et al. 2021, 2104.08315).
 
     Args:
-      run: a language model.
       folder: where predictions.jsonl, report.txt and report.png are written; None: nowhere.
 
     Returns:

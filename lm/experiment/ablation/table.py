@@ -10,13 +10,13 @@ from datetime import timedelta
 
 from etils import epath
 
+from lm.checkpoints.run_files import read_result
 from lm.config import Config
 from lm.data.files import replacing, write_text
 from lm.experiment.ablation import plot
 from lm.experiment.ablation.comparison import Row, Table, tabulate
 from lm.experiment.ablation.points import Point
 from lm.experiment.primary_metric import primary_metric
-from lm.experiment.run_dir import read_result
 
 
 def make_tables(
