@@ -1,6 +1,4 @@
-"""Perplexity of given texts under a decoder: nats per token, bits per byte and perplexity of each
-document and of all together.
-"""
+"""Perplexity of given texts under a decoder, of each document and of all together."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

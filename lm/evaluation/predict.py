@@ -1,6 +1,4 @@
-"""Predicts the examples of further files with a run of a task; with labels also their metrics and
-report, such as on a test set.
-"""
+"""Predicts the examples of further files with a run of a task; labelled ones are also scored."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,6 +1,4 @@
-"""A document and the tokens of it that are scored, padded to powers of two, so that few shapes are
-compiled.
-"""
+"""A document and its scored tokens, padded to powers of two, so that few shapes are compiled."""
 
 from typing import Any, NamedTuple
 

@@ -1,6 +1,4 @@
-"""Computes the log-likelihood of the targets of rows, in batches of a few shapes; equal rows are
-computed once.
-"""
+"""Computes the log-likelihood of rows' targets in batches of a few shapes; of equal rows once."""
 
 import functools
 from collections.abc import Mapping, Sequence

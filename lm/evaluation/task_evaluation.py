@@ -1,6 +1,4 @@
-"""Evaluates a model on the held-out examples of a task: its predictions, the answers that it
-generates, and their metrics.
-"""
+"""Evaluates a model on the held-out examples of a task: predictions, answers and metrics."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -59,15 +57,10 @@ def generate_answers(
     answers: list[str] = []
     for begin in range(0, len(asked), config.batch_size):
         prompts, memories = zip(*asked[begin : begin + config.batch_size], strict=True)
-        words = generate(
-            program.model,
-            params,
-            prompts,
-            max_new_tokens=task.max_new_tokens,
-            temperature=0.0,
-            sources=memories if data.layout.has_encoder else None,
-        )
-        for ids in np.stack(list(words), axis=1):
+        options = {"sources": memories if data.layout.has_encoder else None, "temperature": 0.0}
+        options["max_new_tokens"] = task.max_new_tokens
+        tokens = list(generate(program.model, params, prompts, **options))
+        for ids in np.stack(tokens, axis=1):
             ends = np.flatnonzero(ids == data.tokenizer.end)
             kept = ids[: ends[0]] if len(ends) else ids
             # As the answers that it learned from, it is a text of its own.

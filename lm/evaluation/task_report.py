@@ -1,6 +1,4 @@
-"""Writes the report of a task's predictions: each as a line of JSON, a page of text with metrics
-and the worst mistakes, and a figure.
-"""
+"""Writes the report of a task: predictions as JSON lines, metrics with mistakes, and a figure."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

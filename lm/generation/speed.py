@@ -36,9 +36,7 @@ class Speed:
             yield step
 
     def __str__(self) -> str:
-        """The number of tokens, the time, and the rate, without compilation where there are
-        enough tokens.
-        """
+        """Tokens, time, and the rate, without compilation where there are enough tokens."""
         count = self.steps * self._prompts
         total = f"{counted(count, 'token')} in {self.seconds:.2f} s"
         later = self.steps - self._compiling

@@ -1,6 +1,4 @@
-"""Finds tokens that can never be the most likely one, by linear programming on the token vectors of
-heads with linear logits.
-"""
+"""Finds tokens that are never the likeliest, by linear programs, for heads with linear logits."""
 
 from collections.abc import Mapping
 from typing import Any

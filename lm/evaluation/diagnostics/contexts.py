@@ -1,6 +1,4 @@
-"""Collects predictions on held-out text: the confidence of all, and a sample of hidden states with
-their input and target tokens.
-"""
+"""Collects predictions on held-out text: all confidences, a sample of states and their tokens."""
 
 from typing import Any, NamedTuple
 

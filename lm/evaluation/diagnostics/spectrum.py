@@ -1,6 +1,4 @@
-"""Computes the singular values of a head's log-probabilities, a matrix of contexts by tokens that
-is never in memory at once.
-"""
+"""The singular values of log-probabilities [contexts, tokens], never in memory at once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple

@@ -1,6 +1,4 @@
-"""Evaluates config.prompt: every question is scored with each of its answers, and the likeliest one
-is the prediction.
-"""
+"""Evaluates config.prompt: of the answers to a question, the likeliest one is the prediction."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

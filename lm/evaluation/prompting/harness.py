@@ -186,18 +186,11 @@ class Laboratory(LM):
         run = self.run
         stops = (*settings.stops, *(self._chat.stops if self._chat else ()))
         texts = [Continuation(run.tokenizer, prompt, stops) for prompt in prompts]
+        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
+        options |= {"repeats": repeats, "prefix": run.config.objective == "prefix"}
+        options |= vars(settings.sampling)
         with jax.set_mesh(run.program.mesh):
-            steps = generate(
-                run.program.model,
-                run.params,
-                prompts,
-                max_new_tokens=settings.max_new_tokens,
-                seed=settings.seed,
-                repeats=repeats,
-                prefix=run.config.objective == "prefix",
-                **vars(settings.sampling),
-            )
-            for step in steps:
+            for step in generate(run.program.model, run.params, prompts, **options):
                 for text, token in zip(texts, step.tolist(), strict=True):
                     text.add(token)
                 if all(text.ended for text in texts):

@@ -1,6 +1,4 @@
-"""Reads an ablation from its config file and makes its points, rows times seeds, each with the name
-of its folder.
-"""
+"""Reads an ablation from its config file and makes its points: rows x seeds, and folders."""
 
 import dataclasses
 import re

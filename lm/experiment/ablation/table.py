@@ -33,9 +33,7 @@ def make_tables(
 
 
 def write_tables(tables: Sequence[Table], folder: epath.PathLike) -> None:
-    """Writes table.md, of all tables, and table.csv and table.png, of the first, into `folder`,
-    each completely or not at all.
-    """
+    """Writes table.md of all tables, table.csv and table.png of the first; each whole or not."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", "\n".join(map(to_markdown, tables)))
