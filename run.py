@@ -124,8 +124,7 @@ def embed() -> int:
 
 def generate() -> int:
     """Generates a continuation of every prompt; the first is streamed."""
-    from lm.generation import SamplingParams
-    from lm.generation.generate_command import Request, generate_texts
+    from lm.generation.generate_command import Request, SamplingParams, generate_texts
 
     sampled: Any = (_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P)
     given = [flag.name for flag in (*sampled, _SEED) if flag.present]
