@@ -12,7 +12,7 @@ import os
 import traceback
 import types
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -165,35 +165,16 @@ def chosen_options(group: Config, fixed: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in fixed and value is not None}
 
 
-# What the members of a tuple are, where no other check looks at them.
-_MEMBERS = {
-    "attention.learn": str,
-    "continual.sources": str,
-    "cross_attention.learn": str,
-    "encoder_attention.learn": str,
-    "output.class_weights": float,
-    "output.cutoffs": int,
-    "prompt.content_free": str,
-    "prompt.verbalizers": str,
-    "task.choices": str,
-    "task.columns": str,
-    "task.labels": str,
-    "task.text": str,
-    "finetuning.target_modules": str,
-}
+# What the members of a tuple are, if not texts; other checks look at those of several types.
+_MEMBERS = {"output.class_weights": float, "output.cutoffs": int}
+_OF_SEVERAL_TYPES = ("special_tokens", "anneal")  # last parts of keys
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "truth value", tuple: "tuple"}
 # Steps, sizes and seeds are 32-bit integers on devices; other numbers are float32.
 _LARGEST, _LARGEST_FLOAT = 2**31 - 1, 3.4e38
 
 
-@dataclasses.dataclass(frozen=True)
-class Declared:
-    """What configs/default.py says of a key.
-
-    Attributes:
-      kind: the type of its values.
-      optional: whether None is one of them.
-    """
+class Declared(NamedTuple):
+    """What configs/default.py says of a key: the type of its values, and whether None is one."""
 
     kind: type
     optional: bool
@@ -231,8 +212,10 @@ def check_types(config: Config, besides: Container[str] = ()) -> None:
         if not _is(value, each.kind):
             none = " or None" if each.optional else ""
             raise UserError(f"{what}: must be a {_KINDS[each.kind]}{none}")
-        if key in _MEMBERS and not all(_is(member, _MEMBERS[key]) for member in value or ()):
-            raise UserError(f"{what}: must be a tuple of {_KINDS[_MEMBERS[key]]}s")
+        member_kind = _MEMBERS.get(key, str)
+        plain_tuple = each.kind is tuple and key.split(".")[-1] not in _OF_SEVERAL_TYPES
+        if plain_tuple and not all(_is(member, member_kind) for member in value or ()):
+            raise UserError(f"{what}: must be a tuple of {_KINDS[member_kind]}s")
         for number in _numbers(value):
             if isinstance(number, float) and not abs(number) <= _LARGEST_FLOAT:
                 raise UserError(f"{what}: must be finite, in float32")
@@ -294,6 +277,18 @@ class Key:
             text = [f"{words} {limit}" for words, limit, _ in given]
             text[0] += f", at least {SMALLEST}" if self.above == 0 else ""
             raise UserError(f"config.{self.name} = {value}: must be {' and '.join(text)}")
+
+
+def keys(
+    group: str,
+    names: str,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> list[Key]:
+    """Keys of one group, whose names are separated by spaces, that have the same bounds."""
+    return [Key(f"{group}.{name}", at_least, above, at_most, below) for name in names.split()]
 
 
 def keys_of(kind: type) -> dict[str, Key]:

@@ -1,4 +1,4 @@
-"""What does one step learn from? Rows of tokens, what they teach, and how much each part counts."""
+"""The batch of a step: rows of tokens, their targets, and how much each position counts."""
 
 import flax.struct
 import jax

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lm.attention import ATTENTIONS
 from lm.attention.gated import GATES
-from lm.config import Config, Key, chosen_options, frozen, keys_of, typed
+from lm.config import Config, Key, chosen_options, frozen, keys, keys_of, typed
 from lm.devices.cpu import dense_product
 from lm.model.activations import ACTIVATIONS
 from lm.model.norms import NORMS
@@ -122,8 +122,7 @@ ATTENTION_OPTIONS = (
     Key("attention.random_features", at_least=1, below=65_537),
     Key("attention.gate", one_of=GATES),
     Key("attention.k", at_least=1),
-    Key("attention.cap", above=0),
-    Key("attention.temperature", above=0),
+    *keys("attention", "cap temperature", above=0),
     Key("attention.reference_length", above=1),
 )
 
@@ -205,26 +204,15 @@ class HeadConfig:
 
 # Bounds of the options of heads that no other setting moves.
 HEAD_OPTIONS = (
-    Key("output.cap", above=0),
-    Key("output.temperature", above=0),
-    Key("output.z_loss", at_least=0),
+    *keys("output", "cap temperature reach sigma epsilon emphasis", above=0),
+    *keys("output", "z_loss focal confidence_penalty double_every", at_least=0),
+    *keys("output", "gates divisor classes samples", at_least=1),
     Key("output.label_smoothing", at_least=0, below=1),
-    Key("output.focal", at_least=0),
-    Key("output.confidence_penalty", at_least=0),
     Key("output.mixtures", at_least=1, below=65_537),
-    Key("output.gates", at_least=1),
     Key("output.pieces", at_least=1, below=65),
-    Key("output.reach", above=0),
-    Key("output.sigma", above=0),
-    Key("output.divisor", at_least=1),
-    Key("output.classes", at_least=1),
-    Key("output.samples", at_least=1),
     Key("output.distribution", one_of=DISTRIBUTIONS),
     Key("output.every", at_least=1, below=100_000_001),
-    Key("output.double_every", at_least=0),
     Key("output.alpha", above=1, at_most=2),
-    Key("output.epsilon", above=0),
-    Key("output.emphasis", above=0),
 )
 
 
@@ -294,11 +282,7 @@ def model_config(config: Config) -> ModelConfig:
     )
     kinds = {name: _attention(config, group) for name, group in attention_groups(config).items()}
     transform = typed(
-        TransformConfig,
-        config,
-        embedding_dim=embedding.embedding_dim,
-        norm=norm,
-        numerics=numerics,
+        TransformConfig, config, embedding_dim=embedding.embedding_dim, norm=norm, numerics=numerics
     )
     options = chosen_options(config.output, ("head", "tied", "token_chunk_size"))
     own = kinds["attention"]
@@ -344,9 +328,7 @@ def attention_options(group: Config) -> dict[str, Any]:
 
 
 def model_keys() -> list[Key]:
-    """Every key of the model with its bounds, those of an encoder-decoder's other sides among
-    them.
-    """
+    """Every key of the model with its bounds, also those of an encoder-decoder's other sides."""
     kinds = (
         Numerics,
         NormConfig,
@@ -359,17 +341,13 @@ def model_keys() -> list[Key]:
         ModelConfig,
     )
     found = [*(key for kind in kinds for key in keys_of(kind).values()), *ATTENTION_OPTIONS]
-    sides = ("encoder_attention", "cross_attention")
-    return [
-        *found,
-        *HEAD_OPTIONS,
-        *(
-            dataclasses.replace(key, name=f"{side}.{key.name.partition('.')[2]}")
-            for side in sides
-            for key in found
-            if key.name.startswith("attention.")
-        ),
-    ]
+    of_other_sides = (
+        dataclasses.replace(key, name=f"{side}.{key.name.partition('.')[2]}")
+        for side in ("encoder_attention", "cross_attention")
+        for key in found
+        if key.name.startswith("attention.")
+    )
+    return [*found, *HEAD_OPTIONS, *of_other_sides]
 
 
 def _stack(

@@ -2,7 +2,6 @@
 in a residual with its norm, stacks of blocks, and what stands between a stack and the head.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -69,29 +68,22 @@ class Block(nn.Module):
         `memory` [B, S, D] is the encoder's output for a decoder; None where its keys are cached.
         """
         attention = MultiHeadAttention(self.config.attention, name="attention")
-        x = self._residual(
-            "attention",
-            x,
-            lambda y: attention(y, positions, mask, None, cache_length, position_bias),
-            train,
-        )
+        arguments = (positions, mask, None, cache_length, position_bias)
+        x = self._residual("attention", x, train, attention, *arguments)
         if self.config.cross_attention is not None:
             cross = MultiHeadAttention(self.config.cross_attention, name="cross_attention")
-            x = self._residual(
-                "cross_attention",
-                x,
-                lambda y: cross(y, positions, memory_mask, memory, cache_length),
-                train,
-            )
+            arguments = (positions, memory_mask, memory, cache_length)
+            x = self._residual("cross_attention", x, train, cross, *arguments)
         feed_forward = FeedForward(self.config.feed_forward, name="feed_forward")
-        return self._residual("feed_forward", x, feed_forward, train)
+        return self._residual("feed_forward", x, train, feed_forward)
 
     def _residual(
-        self, name: str, x: jax.Array, branch: Callable[[jax.Array], jax.Array], train: bool
+        self, name: str, x: jax.Array, train: bool, branch: nn.Module, *arguments: Any
     ) -> jax.Array:
+        """One residual: `branch` takes the normalised x and the arguments."""
         config = self.config
         y = x if config.norm_position == "post" else config.norm.build(f"{name}_norm")(x)
-        y = branch(y)
+        y = branch(y, *arguments)
         if config.norm_position == "sandwich":
             y = config.norm.build(f"{name}_out_norm")(y)
         y = x + nn.Dropout(config.dropout, deterministic=not train)(y)

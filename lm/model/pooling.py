@@ -1,8 +1,9 @@
-"""Which hidden states does the output head see, and what does it choose among? A language model's
-head sees all positions and chooses among words. A task reads out some of them, and chooses among
-labels; or it points, and chooses among the positions or the texts themselves.
+"""The readouts: which hidden states the output head sees, and what it chooses among. A language
+model's head sees all positions and chooses among tokens. A task reads out some of them, and chooses
+among labels; or it points, and chooses among the positions or the texts themselves.
 """
 
+import dataclasses
 import functools
 from typing import Any, ClassVar
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+
+from lm.model.batch import Batch
 
 # Hidden states, and what the head chooses among where that is no table of its own.
 Seen = tuple[jax.Array, jax.Array | None]
@@ -25,11 +28,11 @@ class AllPositions(nn.Module):
     param_dtype: DTypeLike
     extra = 0  # features that a readout adds
 
-    def flat(self, batch: Any) -> Any:
+    def flat(self, batch: Batch) -> Batch:
         """The batch with one axis of rows."""
         return batch
 
-    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """States [B, T, D] that the head sees, and what it chooses among where that is no table of
         its own: [B, V, D], row by row.
         """
@@ -39,9 +42,9 @@ class AllPositions(nn.Module):
 class TargetPositions(AllPositions):
     """The positions `batch.target_positions`, [B, T], such as the first token of a text or word."""
 
-    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """See `AllPositions`."""
-        return jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1), None
+        return at_targets(hidden, batch), None
 
 
 class Pooled(AllPositions):
@@ -52,7 +55,7 @@ class Pooled(AllPositions):
     activation: ClassVar[Any]
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """See `AllPositions`; several texts begin at `batch.target_positions`."""
         dense = nn.Dense(
             self.d_model,
@@ -63,7 +66,7 @@ class Pooled(AllPositions):
         )
         firsts = hidden[:, :1]
         if batch.targets.shape[1] > 1:
-            firsts = jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1)
+            firsts = at_targets(hidden, batch)
         return type(self).activation(dense(firsts)), None
 
 
@@ -88,7 +91,7 @@ class PooledGelu(Pooled):
 class Mean(AllPositions):
     """The mean over the positions of each of a row's T texts, [B, T, D]."""
 
-    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """See `AllPositions`; text t is segment t + 1, and one that a row does not have is 0."""
         texts = batch.targets.shape[1]
         if texts == 1:
@@ -110,7 +113,7 @@ class SpanPointer(AllPositions):
     queries = 2
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """Queries [B, 2, D + 1] and table [B, L, D + 1]."""
         return self.point(hidden, batch.segments > 0)
 
@@ -131,23 +134,29 @@ class ChoicePointer(SpanPointer):
 
     queries = 1
 
-    def flat(self, batch: Any) -> Any:
+    def flat(self, batch: Batch) -> Batch:
         """The batch with inputs [B C, L]."""
         names = ("inputs", "segments", "positions", "token_types", "target_positions")
         arrays = {name: getattr(batch, name) for name in names}
         merged = {k: x.reshape(-1, x.shape[-1]) for k, x in arrays.items() if x is not None}
-        return batch.replace(**merged)
+        return dataclasses.replace(batch, **merged)
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, batch: Any) -> Seen:
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """Query [B, 1, D + 1] and table [B, C, D + 1]."""
         if batch.target_positions is None:
             pooled = mean(hidden, batch.segments)
         else:
-            pooled = jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1)[:, 0]
+            pooled = at_targets(hidden, batch)[:, 0]
         rows = batch.targets.shape[0]
         real = jnp.any(batch.segments > 0, axis=1).reshape(rows, -1)
         return self.point(pooled.reshape(rows, real.shape[1], -1), real)
+
+
+def at_targets(hidden: jax.Array, batch: Batch) -> jax.Array:
+    """Hidden states [B, L, D] at `batch.target_positions` [B, T]: [B, T, D]."""
+    assert batch.target_positions is not None
+    return jnp.take_along_axis(hidden, batch.target_positions[:, :, None], axis=1)
 
 
 def mean(hidden: jax.Array, segments: jax.Array) -> jax.Array:

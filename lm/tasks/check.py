@@ -43,8 +43,7 @@ def check_task(config: Config) -> None:
     if config.task.max_new_tokens and config.task.name != "seq2seq":
         raise UserError(
             f"config.task.max_new_tokens makes task seq2seq write, and task {config.task.name} "
-            f"does "
-            "not; leave it out"
+            "does not; leave it out"
         )
     most = most_written(config)
     if config.task.max_new_tokens and config.task.max_new_tokens > most:
@@ -117,10 +116,8 @@ def most_written(config: Config) -> int:
 
 def _check_architecture(config: Config) -> None:
     name, architecture = config.task.name, config.model.architecture
-    suited = {
-        "seq2seq": ("decoder", "encoder_decoder"),
-        "instruction": ("decoder",),
-    }.get(name, ("encoder", "decoder"))
+    suited = {"seq2seq": ("decoder", "encoder_decoder"), "instruction": ("decoder",)}
+    suited = suited.get(name, ("encoder", "decoder"))
     if architecture not in suited:
         raise UserError(
             f"task {name} wants config.model.architecture {' or '.join(suited)}, not "
@@ -157,15 +154,9 @@ def _check_head(config: Config) -> None:
                 f"task {name} points at places of a row, which head {head} cannot; use "
                 f"{', '.join(POINTERS)}"
             )
-        for option in ("bias", "label_smoothing", "class_weights"):
+        of_labels = f"is of a fixed set of labels, and task {name} chooses among places of a row"
+        nearing = f"brings logits nearer to each other, and task {name} tells padding by a far one"
+        reasons = dict.fromkeys(("bias", "label_smoothing", "class_weights"), of_labels)
+        for option, reason in (reasons | {"cap": nearing, "temperature": nearing}).items():
             if config.output[option]:
-                raise UserError(
-                    f"config.output.{option} is of a fixed set of labels, and task {name} chooses "
-                    "among places of a row; leave it out"
-                )
-        for option in ("cap", "temperature"):
-            if config.output[option]:
-                raise UserError(
-                    f"config.output.{option} brings logits nearer to each other, and task {name} "
-                    "tells padding by a far one; leave it out"
-                )
+                raise UserError(f"config.output.{option} {reason}; leave it out")

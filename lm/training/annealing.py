@@ -1,6 +1,5 @@
-"""How does a softmax change while its model trains? One of its options moves along a straight line
-from one value to another. It is a parameter that no gradient moves, so that evaluation, generation
-and every checkpoint have the value of their step.
+"""Moves an option of a softmax along a straight line while its model trains. It is a parameter that
+no gradient moves, so that evaluation, generation and every checkpoint have the value of their step.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lm.model.pooling import Seen
 from lm.model.transformer import Batch, Transformer
 from lm.training.random_streams import StepStream
+from lm.training.train_state import Params
 
 
 class ForwardPass(NamedTuple):
@@ -23,9 +25,9 @@ class ForwardPass(NamedTuple):
 
     nats: jax.Array
     weights: jax.Array
-    params: Any
-    head_inputs: Any
-    predict: Callable[[Any, Any], jax.Array]
+    params: Params
+    head_inputs: jax.Array | Seen
+    predict: Callable[..., jax.Array]
     chunks: int = 1
 
     def stop_gradient(self) -> "ForwardPass":
@@ -34,6 +36,7 @@ class ForwardPass(NamedTuple):
         return self._replace(params=params, head_inputs=head_inputs)
 
 
+Step = jax.Array | None  # updates made, for heads whose loss follows a schedule
 # (params, batch, key, step) -> ForwardPass. A regularizer of the loss takes one and gives one: it
 # may change the batch, pass more than once, and add terms to `nats`.
 LossFn = Callable[..., ForwardPass]
@@ -42,34 +45,29 @@ LossFn = Callable[..., ForwardPass]
 def training_loss(model: Transformer, train: bool = True) -> LossFn:
     """The plain loss of a model, with dropout in training."""
 
-    def loss(
-        params: Any, batch: Batch, key: jax.Array, step: jax.Array | None = None
-    ) -> ForwardPass:
-        def head_loss(module: Any) -> Any:
-            head_inputs = module.states(batch, train)
-            return module.loss_of(head_inputs, batch, step), head_inputs
+    def apply(params: Params, *arguments: Any, **options: Any) -> Any:
+        return model.apply({"params": params}, *arguments, **options)
 
-        rngs = dropout_keys(key) if train else {}
-        found: Any = model.apply({"params": params}, method=head_loss, rngs=rngs)
-        (nats, head_inputs), weights = found, batch.weights.reshape(-1)
-        states, table = head_inputs
-        head: Any = model.output_head()
+    def loss(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
+        def head_loss(module: Transformer) -> tuple[jax.Array, Seen]:
+            seen = module.states(batch, train)
+            return module.loss_of(seen, batch, step), seen
+
+        def predict_rows(params: Params, seen: Seen) -> jax.Array:
+            found = apply(params, seen, batch, method="head_outputs")
+            return found.reshape(len(weights), *found.shape[2:])
+
+        def predict_tokens(params: Params, states: jax.Array) -> jax.Array:
+            return apply(params, states, method="word_log_probs")
+
+        rngs, weights = dropout_keys(key) if train else {}, batch.weights.reshape(-1)
+        nats, (states, table) = apply(params, method=head_loss, rngs=rngs)
+        head = model.output_head()
         if model.outputs.real_targets or table is not None or head.sequence_level:
-
-            def predict(params: Any, head_inputs: Any) -> Any:
-                found: Any = model.apply(
-                    {"params": params}, head_inputs, batch, method="head_outputs"
-                )
-                return found.reshape(len(weights), *found.shape[2:])
-
-            return ForwardPass(nats, weights, params, head_inputs, predict)
-
-        def token_log_probs(params: Any, states: Any) -> Any:
-            return model.apply({"params": params}, states, method="word_log_probs")
-
+            return ForwardPass(nats, weights, params, (states, table), predict_rows)
         states = states.reshape(len(weights), -1)
         chunks = head.chunks(len(weights), 2 * head.logits_per_token)
-        return ForwardPass(nats, weights, params, states, token_log_probs, chunks)
+        return ForwardPass(nats, weights, params, states, predict_tokens, chunks)
 
     return loss
 

@@ -1,7 +1,7 @@
 """Builds the optimizer and the learning-rate schedule of a config as an Optax chain."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +19,11 @@ def schedule(config: Config, steps: int) -> optax.Schedule:
     Update n, the first being 1, has the rate of n - 1: the peak comes at `warmup`, and the last
     rate at steps - 1.
     """
-    return SCHEDULES[config.schedule.name](config, steps)
+    after, warmup = SCHEDULES[config.schedule.name](config, steps), config.schedule.warmup_steps
+    if not warmup:
+        return after
+    rise = optax.linear_schedule(0.0, config.optimizer.learning_rate, warmup)
+    return optax.join_schedules([rise, after], [warmup])
 
 
 def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
@@ -56,14 +60,6 @@ def decayed(params: optax.Params) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def _warm(config: Config, then: optax.Schedule) -> optax.Schedule:
-    warmup = config.schedule.warmup_steps
-    if not warmup:
-        return then
-    rise = optax.linear_schedule(0.0, config.optimizer.learning_rate, warmup)
-    return optax.join_schedules([rise, then], [warmup])
-
-
 def _falling(config: Config, steps: int) -> int:
     """How many updates come after that at the peak; 1 where there is none."""
     return max(steps - 1 - config.schedule.warmup_steps, 1)
@@ -71,31 +67,27 @@ def _falling(config: Config, steps: int) -> int:
 
 def _cosine(config: Config, steps: int) -> optax.Schedule:
     """Half a cosine from the peak to the final share of it."""
-    return _warm(
-        config,
-        optax.cosine_decay_schedule(
-            config.optimizer.learning_rate, _falling(config, steps), config.schedule.final_lr_ratio
-        ),
-    )
+    peak, final = config.optimizer.learning_rate, config.schedule.final_lr_ratio
+    return optax.cosine_decay_schedule(peak, _falling(config, steps), final)
 
 
 def _linear(config: Config, steps: int) -> optax.Schedule:
     """A straight line from the peak to the final share of it."""
     peak = config.optimizer.learning_rate
     end = peak * config.schedule.final_lr_ratio
-    return _warm(config, optax.linear_schedule(peak, end, _falling(config, steps)))
+    return optax.linear_schedule(peak, end, _falling(config, steps))
 
 
 def _rsqrt(config: Config, steps: int) -> optax.Schedule:
     """Peak * sqrt(warmup / step) after the warm-up (1706.03762); the run may be prolonged."""
     del steps
     warmup, peak = max(config.schedule.warmup_steps, 1), config.optimizer.learning_rate
-    return _warm(config, lambda count: peak * jax.lax.rsqrt(1.0 + count / warmup))
+    return lambda count: peak * jax.lax.rsqrt(1.0 + count / warmup)
 
 
 def _constant(config: Config, steps: int) -> optax.Schedule:
     del steps
-    return _warm(config, optax.constant_schedule(config.optimizer.learning_rate))
+    return optax.constant_schedule(config.optimizer.learning_rate)
 
 
 def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
@@ -104,9 +96,8 @@ def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
     """
     peak, room = config.optimizer.learning_rate, _falling(config, steps)
     falling = min(math.ceil(steps * config.schedule.decay_fraction), room)
-    start = room - falling
     end = peak * config.schedule.final_lr_ratio
-    return _warm(config, optax.linear_schedule(peak, end, falling, transition_begin=start))
+    return optax.linear_schedule(peak, end, falling, transition_begin=room - falling)
 
 
 def _adamw(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -155,11 +146,7 @@ def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformatio
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_matrices,
     )
-    by_label: dict[Hashable, optax.GradientTransformation] = {
-        "muon": matrices,
-        "adamw": _adamw(settings, rate),
-    }
-    return optax.partition(by_label, _labels)
+    return optax.partition({"muon": matrices, "adamw": _adamw(settings, rate)}, _labels)
 
 
 def _labels(params: optax.Params) -> Any:
@@ -180,6 +167,7 @@ def _matrices(params: optax.Params) -> Any:
     return jax.tree.map(lambda leaf: numbers(leaf.ndim - 2, leaf.ndim - 1), params)
 
 
+# What follows the warm-up.
 SCHEDULES: dict[str, Callable[[Config, int], optax.Schedule]] = {
     "cosine": _cosine,
     "linear": _linear,

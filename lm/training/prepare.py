@@ -50,8 +50,7 @@ def total_steps(config: Config, corpus: Dataset) -> int:
     if config.schedule.warmup_steps >= steps:
         raise UserError(
             f"config.schedule.warmup_steps = {config.schedule.warmup_steps} must be below the "
-            f"{steps} steps of "
-            f"config.epochs = {config.epochs}; shorten the warm-up"
+            f"{steps} steps of config.epochs = {config.epochs}; shorten the warm-up"
         )
     return steps
 

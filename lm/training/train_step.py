@@ -67,8 +67,10 @@ def build_train_step(
         rounding = jax.random.fold_in(key, StepStream.ROUNDING)
         params = apply_updates(state.params, updates, rounding)
         params = anneal(config, params, state.step + 1)
-        ema_params = update_ema(state.ema_params, params, ema_decay) if ema_decay else None
-        ema_params = anneal(config, ema_params, state.step + 1)
+        ema_params = None
+        if ema_decay:
+            ema_params = update_ema(state.ema_params, params, ema_decay)
+            ema_params = anneal(config, ema_params, state.step + 1)
         finite = state.finite & jnp.isfinite(nats) & jnp.isfinite(grad_norm)
         new = TrainState(
             state.step + 1, params, opt_state, ema_params, finite, penalty_scale=state.penalty_scale

@@ -4,7 +4,7 @@ rules between keys. Each failure names the value, the limit and the remedy.
 
 import math
 
-from lm.config import BELOW_ONE, SMALLEST, Config, Key, cache_folder, check_types
+from lm.config import BELOW_ONE, SMALLEST, Config, Key, cache_folder, check_types, keys
 from lm.data import holds_pairs
 from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import check_special_tokens
@@ -28,29 +28,18 @@ _KEYS = (
     Key("data.validation_fraction", above=0, below=1),
     Key("corruption.mask_rate", above=0, below=1),
     Key("corruption.mean_span_length", at_least=1),
-    Key("finetuning.num_layers", at_least=1),
-    Key("finetuning.rank", at_least=1),
-    Key("finetuning.adapter_dim", at_least=1),
-    Key("finetuning.num_virtual_tokens", at_least=1),
-    Key("optimizer.learning_rate", at_least=0),
-    Key("optimizer.weight_decay", at_least=0),
-    Key("optimizer.b1", at_least=0, below=BELOW_ONE),
-    Key("optimizer.b2", at_least=0, below=BELOW_ONE),
+    *keys("finetuning", "num_layers rank adapter_dim num_virtual_tokens", at_least=1),
+    *keys("optimizer", "learning_rate weight_decay clip_norm", at_least=0),
+    *keys("optimizer", "b1 b2 ema_decay", at_least=0, below=BELOW_ONE),
     Key("optimizer.eps", at_least=SMALLEST),
-    Key("optimizer.clip_norm", at_least=0),
-    Key("optimizer.ema_decay", at_least=0, below=BELOW_ONE),
     Key("optimizer.layerwise_lr_decay", above=0),
     Key("optimizer.name", one_of=OPTIMIZERS),
-    Key("schedule.warmup_steps", at_least=0),
-    Key("schedule.final_lr_ratio", at_least=0),
+    *keys("schedule", "warmup_steps final_lr_ratio unfreeze_every", at_least=0),
     Key("schedule.decay_fraction", at_least=0, below=1),
-    Key("schedule.unfreeze_every", at_least=0),
     Key("schedule.name", one_of=SCHEDULES),
     Key("checkpoint.every", at_least=0),
     Key("checkpoint.max_to_keep", at_least=1),
-    Key("evaluation.every", at_least=0),
-    Key("evaluation.num_examples", at_least=0),
-    Key("evaluation.patience", at_least=0),
+    *keys("evaluation", "every num_examples patience", at_least=0),
     Key("log.every", at_least=1),
 )
 
@@ -85,14 +74,10 @@ def _check_shapes(config: Config) -> None:
         raise UserError(
             f"config.model.d_model = {model.d_model} is not divisible by config.model.num_heads = "
             f"{model.num_heads}; use {lower or model.num_heads} or {lower + model.num_heads}, or "
-            f"set head_dim"
+            "set head_dim"
         )
-    if model.num_kv_heads is not None and model.num_heads % model.num_kv_heads:
-        raise UserError(
-            f"config.model.num_kv_heads = {model.num_kv_heads} does not divide "
-            f"config.model.num_heads = "
-            f"{model.num_heads}; use one of {_divisors(model.num_heads)}"
-        )
+    if model.num_kv_heads is not None:
+        _check_divides("model.num_kv_heads", model.num_kv_heads, "model.num_heads", model.num_heads)
     resolved = model_config(config)
     head_dim, width = resolved.stack.block.attention.head_dim, resolved.embedding.embedding_dim
     if model.position_embedding == "rotary" and head_dim % 2:
@@ -118,21 +103,14 @@ def _check_shapes(config: Config) -> None:
         )
     if config.data.seq_len > model.max_seq_len:
         raise UserError(
-            f"config.data.seq_len = {config.data.seq_len} is longer than "
-            f"config.model.max_seq_len = "
-            f"{model.max_seq_len} positions; shorten the rows or raise max_seq_len"
+            f"config.data.seq_len = {config.data.seq_len} is longer than config.model.max_seq_len "
+            f"= {model.max_seq_len} positions; shorten the rows or raise max_seq_len"
         )
-    if config.batch_size % config.grad_accum_steps:
-        raise UserError(
-            f"config.grad_accum_steps = {config.grad_accum_steps} does not divide "
-            f"config.batch_size = "
-            f"{config.batch_size}; use one of {_divisors(config.batch_size)}"
-        )
+    _check_divides("grad_accum_steps", config.grad_accum_steps, "batch_size", config.batch_size)
     if config.epochs is None and config.schedule.warmup_steps >= config.steps:
         raise UserError(
             f"config.schedule.warmup_steps = {config.schedule.warmup_steps} must be below "
-            f"config.steps = "
-            f"{config.steps}; shorten the warm-up"
+            f"config.steps = {config.steps}; shorten the warm-up"
         )
     if config.evaluation.patience and not config.evaluation.every:
         raise UserError(
@@ -173,6 +151,11 @@ def _check_relative(model: Config) -> None:
         )
 
 
-def _divisors(n: int) -> str:
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return ", ".join(map(str, sorted({*small, *(n // d for d in small)})))
+def _check_divides(key: str, n: int, whole_key: str, whole: int) -> None:
+    if whole % n:
+        small = [d for d in range(1, math.isqrt(whole) + 1) if whole % d == 0]
+        divisors = ", ".join(map(str, sorted({*small, *(whole // d for d in small)})))
+        raise UserError(
+            f"config.{key} = {n} does not divide config.{whole_key} = {whole}; use one of "
+            f"{divisors}"
+        )

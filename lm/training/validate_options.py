@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS, Mechanism
-from lm.config import Config, chosen_options
+from lm.config import Config, Key, chosen_options
 from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError, one_of
 from lm.finetuning import METHODS, NO_OPTIONS, max_text_len, method_names
@@ -66,11 +66,8 @@ def _check_attention(config: Config, group: str, attention: Config) -> None:
 
 
 def _check_output(config: Config) -> None:
-    name, chosen = (
-        config.output.head,
-        chosen_options(config.output, ("head", "tied", "token_chunk_size")),
-    )
-    head = OUTPUTS[name]
+    chosen = chosen_options(config.output, ("head", "tied", "token_chunk_size"))
+    name, head = config.output.head, OUTPUTS[config.output.head]
     own = set(head.__dataclass_fields__) - {*Head.__dataclass_fields__, "counts"}
     _belong(chosen, own, "output", name)
     if config.output.tied and not head.tieable:
@@ -110,8 +107,7 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
         others = [p for p in POSITIONS if p not in shaping or p in mechanism.position_embeddings]
         raise UserError(
             f"config.model.position_embedding = {model.position_embedding!r} shape scores that "
-            f"mechanism {name} does "
-            f"not have; use {', '.join(others[:-1])} or {others[-1]}"
+            f"mechanism {name} does not have; use {', '.join(others[:-1])} or {others[-1]}"
         )
     if attention.horizon is not None and attention.horizon < model.max_seq_len:
         raise UserError(
@@ -123,9 +119,8 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
     head_dim = model_config(config).stack.block.attention.head_dim
     if name == "differential" and head_dim % unit:
         raise UserError(
-            f"mechanism differential splits each head in two, but with "
-            f"{model.position_embedding} positions "
-            f"the head size {head_dim} is no multiple of {unit}; use one"
+            f"mechanism differential splits each head in two, but with {model.position_embedding} "
+            f"positions the head size {head_dim} is no multiple of {unit}; use one"
         )
 
 
@@ -195,21 +190,16 @@ def _check_tune(config: Config) -> None:
     if "dora" in names and "ia3" in names[names.index("dora") :]:
         raise UserError(
             f"config.finetuning.method = {method!r}: dora measures the matrix, which ia3 has "
-            f"scaled "
-            "already; name ia3 before dora"
+            "scaled already; name ia3 before dora"
         )
     own = {option for name in names for option in METHODS[name].options}
     _belong(chosen_options(config.finetuning, NO_OPTIONS), own, "finetuning", f"method {method}")
-    if config.finetuning.adapter_placement is not None:
-        one_of("finetuning.adapter_placement", config.finetuning.adapter_placement, PLACEMENTS)
-    if (
-        config.finetuning.num_layers is not None
-        and config.finetuning.num_layers > config.model.num_layers
-    ):
+    Key("finetuning.adapter_placement", one_of=PLACEMENTS).check(config)
+    trained, layers = config.finetuning.num_layers, config.model.num_layers
+    if trained is not None and trained > layers:
         raise UserError(
-            f"config.finetuning.num_layers = {config.finetuning.num_layers} is more than "
-            f"config.model.num_layers = "
-            f"{config.model.num_layers}; use at most as many"
+            f"config.finetuning.num_layers = {trained} is more than config.model.num_layers = "
+            f"{layers}; use at most as many"
         )
     mechanism = ATTENTIONS[config.attention.mechanism]
     if "prefix" in names and (mechanism.owns_weights or mechanism.causal_only):

@@ -21,10 +21,14 @@ from lm.errors import UserError
 from lm.training.build_model import build_model
 from lm.training.loss import ForwardPass, training_loss
 from lm.training.regularization.adversarial import Moved, drawn, freelb, smart, uphill
-from lm.training.regularization.distillation import distillation
-from lm.training.regularization.divergence import symmetric_kl, tempered_kl, total_divergence
+from lm.training.regularization.divergence import (
+    distillation,
+    rdrop,
+    symmetric_kl,
+    tempered_kl,
+    total_divergence,
+)
 from lm.training.regularization.generalization_gap import adapted
-from lm.training.regularization.rdrop import rdrop
 from lm.training.train_state import TrainState
 from lm.training.validate import check
 

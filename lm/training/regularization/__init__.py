@@ -10,11 +10,10 @@ from lm.model.transformer import Transformer
 from lm.training.loss import ForwardPass, LossFn, training_loss
 from lm.training.regularization.adversarial import freelb, smart
 from lm.training.regularization.augment import augmentation
-from lm.training.regularization.distillation import distillation
+from lm.training.regularization.divergence import distillation, rdrop
 from lm.training.regularization.mixup import mixup
 from lm.training.regularization.noise import StochasticDepth, WordDropout
 from lm.training.regularization.penalties import check_penalized, mixout, penalty_and_grad
-from lm.training.regularization.rdrop import rdrop
 
 NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 

@@ -10,11 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
+from flax.linen.module import InterceptorContext as Context
 
 from lm.model.embedding import Embedding
 from lm.model.transformer import Batch, Transformer
-from lm.training.loss import ForwardPass, LossFn
+from lm.training.loss import ForwardPass, LossFn, Step
 from lm.training.mixed_precision import accumulate, float32_zeros
 from lm.training.random_streams import StepStream
 from lm.training.regularization.divergence import symmetric_kl, total_divergence
@@ -33,13 +33,11 @@ class Moved:
 
     moves: Moves
 
-    def __call__(
-        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
-    ) -> Any:
+    def __call__(self, call: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
         """Watches what is embedded."""
         if not isinstance(context.module, Embedding) or context.method_name != "__call__":
-            return call(*arguments, **keywords)
-        given = inspect.signature(call).bind(*arguments, **keywords).arguments
+            return call(*args, **kwargs)
+        given = inspect.signature(call).bind(*args, **kwargs).arguments
         own = self.moves[context.module.name or ""]
         given["words"] = given["words"] + own.astype(given["words"].dtype)
         return call(**given)
@@ -132,9 +130,7 @@ def smart(plain_loss: LossFn, model: Transformer, coefficient: float, radius: fl
       radius: r.
     """
 
-    def smoothed(
-        params: Params, batch: Batch, key: jax.Array, step: jax.Array | None = None
-    ) -> ForwardPass:
+    def smoothed(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
         plain = plain_loss(params, batch, key, step)
 
         def distance(moves: Moves, plain: ForwardPass) -> jax.Array:

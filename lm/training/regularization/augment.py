@@ -1,5 +1,5 @@
-"""What else could a row have said? Words that are left out, trade places or are hidden, drawn anew
-at every step: a pure function of the step's key and the row itself.
+"""Leaves words of a row out, swaps or hides them, drawn anew at every step: a pure function of the
+step's key and the row itself.
 """
 
 import dataclasses
@@ -64,12 +64,8 @@ class Augmentation:
         if not (self.delete or self.swap or self.hide):
             return batch
         shape = batch.inputs.shape
-        flat = {
-            "inputs": batch.inputs,
-            "segments": batch.segments,
-            "token_types": batch.token_types,
-        }
-        flat = {k: x.reshape(-1, shape[-1]) for k, x in flat.items() if x is not None}
+        arrays = {k: getattr(batch, k) for k in ("inputs", "segments", "token_types")}
+        flat = {k: x.reshape(-1, shape[-1]) for k, x in arrays.items() if x is not None}
         if self.delete and batch.target_positions is not None:
             flat["target_positions"] = batch.target_positions
         rows = jax.vmap(self.row)(row_keys(key, flat["inputs"]), flat)

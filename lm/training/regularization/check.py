@@ -2,7 +2,7 @@
 remedy.
 """
 
-from lm.config import Config, Key
+from lm.config import Config, Key, keys
 from lm.errors import UserError
 from lm.finetuning import method_names
 from lm.output import OUTPUTS
@@ -12,28 +12,13 @@ from lm.training.pruning import SCORES
 WHOLE = ("classification", "regression")  # tasks with one target for a row
 
 KEYS = (
-    Key("regularization.l1", at_least=0),
-    Key("regularization.l2", at_least=0),
-    Key("regularization.l2_sp", at_least=0),
-    Key("regularization.ewc", at_least=0),
-    Key("regularization.mixout", at_least=0, below=1),
-    Key("regularization.stochastic_depth", at_least=0, below=1),
-    Key("regularization.word_dropout", at_least=0, below=1),
-    Key("regularization.rdrop", at_least=0),
-    Key("regularization.smart", at_least=0),
-    Key("regularization.freelb", at_least=0),
-    Key("regularization.penalty_adaptation", at_least=0),
-    Key("regularization.target_gap", at_least=0),
-    Key("regularization.mixup", at_least=0),
-    Key("regularization.mixup_layer", at_least=0),
-    Key("regularization.token_deletion", at_least=0, below=1),
-    Key("regularization.token_swap", at_least=0, below=1),
-    Key("regularization.mask_spans", at_least=0, below=1),
-    Key("regularization.sparsity", at_least=0, below=1),
-    Key("regularization.pruning_start", at_least=0, below=1),
-    Key("regularization.adversarial_radius", above=0),
+    *keys("regularization", "l1 l2 l2_sp ewc rdrop smart freelb mixup mixup_layer", at_least=0),
+    *keys("regularization", "penalty_adaptation target_gap", at_least=0),
+    *keys("regularization", "mixout stochastic_depth word_dropout", at_least=0, below=1),
+    *keys("regularization", "token_deletion token_swap mask_spans", at_least=0, below=1),
+    *keys("regularization", "sparsity pruning_start", at_least=0, below=1),
+    *keys("regularization", "adversarial_radius distillation_temperature", above=0),
     Key("regularization.pruning_end", above=0, at_most=1),
-    Key("regularization.distillation_temperature", above=0),
     Key("regularization.distillation", at_least=0, at_most=1),
     Key("regularization.pruning_criterion", one_of=SCORES),
 )
@@ -55,17 +40,13 @@ def _check_adaptation(config: Config) -> None:
     settings = config.regularization
     if settings.penalty_adaptation and not (settings.l1 or settings.l2 or settings.l2_sp):
         raise UserError(
-            f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} "
-            f"multiplies penalties, "
-            f"and all are 0; set "
-            "l1, l2 or l2_sp"
+            f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} multiplies "
+            "penalties, and all are 0; set l1, l2 or l2_sp"
         )
     if settings.penalty_adaptation and not config.evaluation.every:
         raise UserError(
             f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} follows "
-            f"evaluations, "
-            f"of which "
-            "config.evaluation.every = 0 makes none before the end; set it"
+            "evaluations, of which config.evaluation.every = 0 makes none before the end; set it"
         )
 
 
@@ -75,8 +56,7 @@ def _check_passes(config: Config) -> None:
         if settings[name] and not OUTPUTS[head].full_support:
             raise UserError(
                 f"config.regularization.{name} = {settings[name]} compares log-probabilities, "
-                f"which "
-                f"head {head} has none of outside its support; use another head, or 0"
+                f"which head {head} has none of outside its support; use another head, or 0"
             )
     if settings.smart and settings.freelb:
         raise UserError(
@@ -123,15 +103,13 @@ def _check_augmentation(config: Config) -> None:
         if settings[name] and task not in WHOLE:
             raise UserError(
                 f"config.regularization.{name} = {settings[name]} moves tokens, and "
-                f"{f'task {task}' if task else 'a language model'} has targets at their "
-                f"positions; it "
-                f"suits {' and '.join(WHOLE)}"
+                f"{f'task {task}' if task else 'a language model'} has targets at their positions; "
+                f"it suits {' and '.join(WHOLE)}"
             )
     if settings.mask_spans and not task and config.objective in ("masked", "span"):
         raise UserError(
             f"config.regularization.mask_spans = {settings.mask_spans}: objective "
-            f"{config.objective} "
-            "masks tokens already; set config.corruption.mask_rate"
+            f"{config.objective} masks tokens already; set config.corruption.mask_rate"
         )
 
 
@@ -140,8 +118,7 @@ def _check_distillation(config: Config) -> None:
     if bool(settings.teacher) != (settings.distillation > 0):
         raise UserError(
             f"config.regularization.teacher = {settings.teacher!r} and distillation = "
-            f"{settings.distillation} go "
-            "together: the folder of a run, and its share in the loss"
+            f"{settings.distillation} go together: the folder of a run, and its share in the loss"
         )
     labels = config.task.name and not build_task(config).predicts_tokens
     if labels and settings.teacher.startswith("hf:"):
@@ -166,8 +143,7 @@ def _check_pruning(config: Config) -> None:
     if settings.sparsity and config.optimizer.ema_decay:
         raise UserError(
             f"config.optimizer.ema_decay = {config.optimizer.ema_decay} averages parameters, and "
-            f"an average of "
-            "what is pruned is not 0; set it to 0, or regularization.sparsity"
+            "an average of what is pruned is not 0; set it to 0, or regularization.sparsity"
         )
     if settings.sparsity and config.evaluation.patience:
         raise UserError(

@@ -1,4 +1,6 @@
-"""Compares the predictions of two passes: a divergence summed over the positions of a batch."""
+"""Compares the predictions of two passes, summed over the positions of a batch, and makes two draws
+of dropout agree (R-Drop), or a student and its teacher (distillation).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm.model.transformer import Batch
 from lm.output.chunked import join, split
-from lm.training.loss import ForwardPass
+from lm.training.loss import ForwardPass, LossFn, Step
+from lm.training.random_streams import StepStream
+from lm.training.train_state import Params
 
 # Two predictions [N, ...] -> a number for each position, [N].
 Divergence = Callable[[jax.Array, jax.Array], jax.Array]
@@ -27,7 +32,7 @@ def total_divergence(divergence: Divergence, first: ForwardPass, second: Forward
     if first.chunks == 1:
         found = part(head_inputs)
     else:
-        parts = tuple(split(each, first.chunks) for each in head_inputs)
+        parts = jax.tree.map(lambda x: split(x, first.chunks), head_inputs)
         found = join(jax.lax.map(jax.checkpoint(part), parts), len(first.weights))
     return jnp.sum(found * first.weights)
 
@@ -60,3 +65,43 @@ def tempered_kl(temperature: float) -> Divergence:
         return temperature**2 * jnp.sum(nats, axis=-1)
 
     return divergence
+
+
+def rdrop(plain_loss: LossFn, coefficient: float) -> LossFn:
+    """(L_1 + L_2) / 2 + a / 4 (KL(p_1 || p_2) + KL(p_2 || p_1)), of two draws of dropout.
+
+    Half of the loss of R-Drop (2106.14448), so that it is in nats per token; a means the same.
+
+    Args:
+      plain_loss: draws dropout by its key.
+      coefficient: a, above 0; 0.5 to 5 in the paper.
+    """
+
+    def loss(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
+        first = plain_loss(params, batch, key, step)
+        second = plain_loss(params, batch, jax.random.fold_in(key, StepStream.RDROP), step)
+        distance = total_divergence(symmetric_kl, first, second)
+        return first._replace(nats=(first.nats + second.nats) / 2 + coefficient / 4 * distance)
+
+    return loss
+
+
+def distillation(
+    student_loss: LossFn, teacher: ForwardPass, weight: float, temperature: float
+) -> LossFn:
+    """(1 - w) L + w T^2 KL(q^(1/T) || p^(1/T)) of a student p and a teacher q; see `tempered_kl`.
+
+    Args:
+      student_loss: L.
+      teacher: its pass over the same batch, which gets no gradient.
+      weight: w, above 0, at most 1.
+      temperature: T, above 0.
+    """
+    divergence, teacher = tempered_kl(temperature), teacher.stop_gradient()
+
+    def loss(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
+        student = student_loss(params, batch, key, step)
+        distance = total_divergence(divergence, student, teacher)
+        return student._replace(nats=(1.0 - weight) * student.nats + weight * distance)
+
+    return loss

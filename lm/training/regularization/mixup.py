@@ -8,13 +8,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
+from flax.linen.module import InterceptorContext as Context
 
 from lm.attention import Mask
 from lm.model.layers import Block, Stack
 from lm.model.pooling import AllPositions
 from lm.model.transformer import Batch
-from lm.training.loss import ForwardPass, LossFn
+from lm.training.loss import ForwardPass, LossFn, Step
 from lm.training.random_streams import StepStream
 from lm.training.train_state import Params
 
@@ -38,16 +38,14 @@ class Mixed:
     layer: int
     last: int
 
-    def __call__(
-        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
-    ) -> Any:
+    def __call__(self, call: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
         """Watches the stack, its blocks and the readout."""
         module = context.module
         if context.method_name != "__call__" or not isinstance(
             module, (Stack, Block, AllPositions)
         ):
-            return call(*arguments, **keywords)
-        given = inspect.signature(call).bind(*arguments, **keywords).arguments
+            return call(*args, **kwargs)
+        given = inspect.signature(call).bind(*args, **kwargs).arguments
         if isinstance(module, AllPositions):
             # A readout counts a row's texts by its targets, of which half are the other's.
             targets = given["batch"].targets
@@ -58,7 +56,7 @@ class Mixed:
             return jnp.concatenate([states, states], axis=1), table
         name = f"layer_{self.layer}" if self.layer else "stack"
         if module.name != name or self.layer == self.last:
-            return call(*arguments, **keywords)
+            return call(*args, **kwargs)
         mask: Mask = given["mask"]
         assert mask.segments is not None
         real = (mask.segments > 0)[:, :, None]
@@ -84,9 +82,7 @@ def mixup(plain_loss: LossFn, alpha: float, layer: int, last: int) -> LossFn:
       last: blocks of the model.
     """
 
-    def mixed_loss(
-        params: Params, batch: Batch, key: jax.Array, step: jax.Array | None = None
-    ) -> ForwardPass:
+    def mixed_loss(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
         draw = jax.random.fold_in(key, StepStream.MIXUP)
         share = jax.random.beta(jax.random.fold_in(draw, 0), alpha, alpha)
         other = jax.random.permutation(jax.random.fold_in(draw, 1), len(batch.targets))
@@ -100,9 +96,7 @@ def mixture(
 ) -> LossFn:
     """The loss of rows mixed with these others, [B], in this share; see `mixup`."""
 
-    def loss(
-        params: Params, batch: Batch, key: jax.Array, step: jax.Array | None = None
-    ) -> ForwardPass:
+    def loss(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
         weights = [share * batch.weights, (1.0 - share) * batch.weights[other]]
         both = dataclasses.replace(
             batch,

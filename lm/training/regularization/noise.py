@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
+from flax.linen.module import InterceptorContext as Context
 
 from lm.model.embedding import Embedding
 from lm.model.layers import Block
@@ -26,11 +26,9 @@ class StochasticDepth:
 
     rate: float
 
-    def __call__(
-        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
-    ) -> Any:
+    def __call__(self, call: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
         """Scales what blocks add to the residual stream; an interceptor of `flax.linen`."""
-        y, module = call(*arguments, **keywords), context.module
+        y, module = call(*args, **kwargs), context.module
         block = module.parent if isinstance(module, nn.Dropout) else None
         if not isinstance(block, Block) or not block.has_rng("dropout"):
             return y
@@ -49,15 +47,13 @@ class WordDropout:
 
     rate: float
 
-    def __call__(
-        self, call: Callable, arguments: tuple, keywords: dict, context: InterceptorContext
-    ) -> Any:
+    def __call__(self, call: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
         """Takes words out of what is embedded; an interceptor of `flax.linen`."""
         module = context.module
         inside = isinstance(module, Embedding) and context.method_name == "__call__"
         if not inside or not module.has_rng("dropout"):
-            return call(*arguments, **keywords)
-        given = inspect.signature(call).bind(*arguments, **keywords).arguments
+            return call(*args, **kwargs)
+        given = inspect.signature(call).bind(*args, **kwargs).arguments
         words = given["words"]
         keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - self.rate, words.shape[:2])
         given["words"] = jnp.where(keep[..., None], words, jnp.zeros_like(words))
