@@ -8,7 +8,6 @@ from lm.output.adaptive import AdaptiveHead
 from lm.output.base import Head
 from lm.output.class_factored import ClassFactoredHead
 from lm.output.crf import CrfHead
-from lm.output.gaussian import GaussianHead
 from lm.output.gumbel import GumbelHead
 from lm.output.hierarchical import HierarchicalHead
 from lm.output.independent import SigmoidHead, SquaredHead
@@ -16,7 +15,7 @@ from lm.output.mixtape import MixtapeHead
 from lm.output.mixture import MixtureHead, MixtureOfContextsHead
 from lm.output.plif import PlifHead
 from lm.output.sampled import DynamicHead, NoiseContrastiveHead, SampledHead
-from lm.output.softmax import SigsoftmaxHead, SoftmaxHead
+from lm.output.softmax import GaussianHead, SigsoftmaxHead, SoftmaxHead
 from lm.output.sparse import EntmaxHead, SparsemaxHead
 from lm.output.von_mises_fisher import VonMisesFisherHead
 

@@ -64,12 +64,6 @@ class AdaptiveHead(Head):
             tails.append((down, self.param(f"tail_{i}_table", init, (end - start, size), dtype)))
         self.tails = tails
 
-    def loss(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """Training loss per token in nats, [N]: -log p(target)."""
-        return self.negative_log_likelihood(hidden, targets, embedding)
-
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
@@ -112,7 +106,7 @@ class AdaptiveHead(Head):
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
-        head = jax.nn.log_softmax(product(hidden, self.head, self._dtype(hidden)), axis=-1)
+        head = jax.nn.log_softmax(self.project(hidden, self.head), axis=-1)
         frequent = self.starts[0]
         parts = [head[:, :frequent]]
         for i, tail in enumerate(self.tails):

@@ -71,13 +71,13 @@ class Head(nn.Module):
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
-        """Training loss per token in nats, [N], of hidden [N, D] and targets [N].
+        """Training loss per token in nats, [N], of hidden [N, D] and targets [N]: -log p(target).
 
         That of a `random` head also takes `key`, from which it draws (None: the rng "softmax", if
         there is one), and `index`, [N], each token's place in the whole batch: its draws depend on
         nothing else.
         """
-        raise NotImplementedError
+        return self.negative_log_likelihood(hidden, targets, embedding)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
@@ -260,6 +260,13 @@ class Head(nn.Module):
     def project(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
         """Hidden [N, D] times table [V, D] to [N, V], in float32 at least."""
         return product(hidden, table, jnp.dtype(self.dtype or hidden.dtype))
+
+    def project_each(self, hidden: jax.Array, vectors: jax.Array) -> jax.Array:
+        """Hidden [N, D] times vectors [N, K, D] of each token's own to [N, K]; see `project`."""
+        dtype = jnp.dtype(self.dtype or hidden.dtype)
+        hidden, vectors = hidden.astype(dtype), vectors.astype(dtype)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        return jnp.einsum("nd,nkd->nk", hidden, vectors, preferred_element_type=wide)
 
 
 def take_targets(x: jax.Array, targets: jax.Array) -> jax.Array:

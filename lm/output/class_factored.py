@@ -52,12 +52,6 @@ class ClassFactoredHead(Head):
         shape = (len(self.members()), self.d_model)
         return self.param("class_table", self.table_init, shape, self.param_dtype), table
 
-    def loss(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """Training loss per token in nats, [N]: -log p(target)."""
-        return self.negative_log_likelihood(hidden, targets, embedding)
-
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
@@ -92,12 +86,5 @@ class ClassFactoredHead(Head):
     def _within(self, hidden: jax.Array, table: jax.Array, chosen: jax.Array) -> jax.Array:
         """Logits of the tokens of each position's class, [N, size]."""
         members = jnp.asarray(self.members())[chosen]
-        dtype = jnp.dtype(self.dtype or hidden.dtype)
-        vectors = table[jnp.minimum(members, self.vocab_size - 1)]
-        logits = jnp.einsum(
-            "nd,nsd->ns",
-            hidden.astype(dtype),
-            vectors.astype(dtype),
-            preferred_element_type=jnp.promote_types(dtype, jnp.float32),
-        )
+        logits = self.project_each(hidden, table[jnp.minimum(members, self.vocab_size - 1)])
         return jnp.where(members < self.vocab_size, logits, -jnp.inf)

@@ -1,5 +1,6 @@
 """A conditional random field: a linear chain over the tags of a row."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -44,20 +45,9 @@ class CrfHead(Head):
     ) -> jax.Array:
         """Training loss per position in nats, shaped as the targets; 0 where nothing is."""
         z, transitions = self.potentials(hidden, embedding)
-        row = _chain_nats if z.ndim == 2 else jax.vmap(_chain_nats, (0, None, 0, 0))
-        targets = jnp.asarray(targets)
-        where = jnp.ones(targets.shape, bool) if where is None else where
-        return row(z, transitions, targets, where)
+        return _chain_nats(z, transitions, jnp.asarray(targets), _all_if_none(where, z))
 
-    def negative_log_likelihood(
-        self,
-        hidden: jax.Array,
-        targets: jax.Array,
-        embedding: jax.Array | None = None,
-        where: jax.Array | None = None,
-    ) -> jax.Array:
-        """The same as `loss`."""
-        return self.loss(hidden, targets, embedding, where)
+    negative_log_likelihood = loss
 
     def loss_sum(
         self,
@@ -91,8 +81,7 @@ class CrfHead(Head):
     ) -> jax.Array:
         """Marginal log-probabilities of the tags, [..., L, V] in nats."""
         z, transitions = self.potentials(hidden, embedding)
-        row = _marginals if z.ndim == 2 else jax.vmap(_marginals, (0, None, 0))
-        return row(z, transitions, jnp.ones(z.shape[:-1], bool) if where is None else where)
+        return _marginals(z, transitions, _all_if_none(where, z))
 
     def best(
         self,
@@ -102,10 +91,14 @@ class CrfHead(Head):
     ) -> jax.Array:
         """The likeliest row of tags, [..., L] (Viterbi); of positions that are not there, any."""
         z, transitions = self.potentials(hidden, embedding)
-        row = _best if z.ndim == 2 else jax.vmap(_best, (0, None, 0))
-        return row(z, transitions, jnp.ones(z.shape[:-1], bool) if where is None else where)
+        return _best(z, transitions, _all_if_none(where, z))
 
 
+def _all_if_none(where: jax.Array | None, z: jax.Array) -> jax.Array:
+    return jnp.ones(z.shape[:-1], bool) if where is None else where
+
+
+@functools.partial(jnp.vectorize, signature="(l,v),(v,v),(l),(l)->(l)")
 def _chain_nats(z, transitions, targets, where):
     """-log p(y_t | y_<t) of one row, [L]; messages come from the right."""
 
@@ -130,6 +123,7 @@ def _chain_nats(z, transitions, targets, where):
     return jax.lax.scan(forward, none, (own, first, before, targets, where))[1]
 
 
+@functools.partial(jnp.vectorize, signature="(l,v),(v,v),(l)->(l,v)")
 def _marginals(z, transitions, where):
     def back(message, inputs):
         z, visible = inputs
@@ -148,6 +142,7 @@ def _marginals(z, transitions, where):
     return jax.nn.log_softmax(before + behind, axis=-1)
 
 
+@functools.partial(jnp.vectorize, signature="(l,v),(v,v),(l)->(l)")
 def _best(z, transitions, where):
     def back(message, inputs):
         z, visible = inputs

@@ -14,10 +14,6 @@ def by_frequency(
       counts: [V], or None where tokens are in this order already. Equal counts keep their order.
       vocab_size: V.
     """
-    if counts is None:
-        order = np.arange(vocab_size)
-    else:
-        order = np.argsort(-np.asarray(counts, np.int64), kind="stable")
-    ranks = np.empty(vocab_size, np.int32)
-    ranks[order] = np.arange(vocab_size)
-    return order.astype(np.int32), ranks
+    frequency = np.zeros(vocab_size) if counts is None else np.asarray(counts, np.int64)
+    order = np.argsort(-frequency, kind="stable")
+    return order.astype(np.int32), np.argsort(order).astype(np.int32)

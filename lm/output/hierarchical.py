@@ -45,24 +45,12 @@ class HierarchicalHead(Head):
         """The vectors of a target's path are gathered for it."""
         return self.tree.path.shape[1] * self.d_model
 
-    def loss(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """Training loss per token in nats, [N]: -log p(target)."""
-        return self.negative_log_likelihood(hidden, targets, embedding)
-
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
         """-log p(target) in nats, [N]."""
         path, turns = jnp.asarray(self.tree.path)[targets], jnp.asarray(self.tree.turns)[targets]
-        dtype = jnp.dtype(self.dtype or hidden.dtype)
-        scores = jnp.einsum(
-            "nd,nkd->nk",
-            hidden.astype(dtype),
-            self.nodes[path].astype(dtype),
-            preferred_element_type=jnp.promote_types(dtype, jnp.float32),
-        )
+        scores = self.project_each(hidden, self.nodes[path])
         # Beyond the end of a path, turns are 0.
         branches = jnp.where(turns == 0, 0.0, jax.nn.softplus(-turns * scores))
         return jnp.sum(branches, axis=-1)

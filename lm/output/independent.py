@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.output.base import take_targets
+from lm.output.base import Head, take_targets
 from lm.output.pointwise import LogitsHead
 
 
@@ -24,7 +24,7 @@ class SigmoidHead(LogitsHead):
     bias: bool = True
 
     @nn.compact
-    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
         z = self.project(hidden, self.table(embedding))
         if self.bias:
@@ -39,11 +39,7 @@ class SigmoidHead(LogitsHead):
         z = self.logits(hidden, embedding)
         return jnp.sum(jax.nn.softplus(z), axis=-1) - take_targets(z, targets)
 
-    def negative_log_likelihood(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """-log p(target) in nats, [N]."""
-        return -take_targets(self.log_probs(hidden, embedding), targets)
+    negative_log_likelihood = Head.negative_log_likelihood
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""

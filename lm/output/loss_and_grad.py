@@ -14,7 +14,7 @@ TokenLoss = Callable[..., jax.Array]
 LossAndGrad = Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]
 
 
-def loss_sum(
+def _loss_sum(
     compute: LossAndGrad,
     params: Any,
     shared: Any,
@@ -32,7 +32,7 @@ def loss_sum(
       targets: [N].
       weights: [N], not differentiated.
     """
-    return _loss_sum(compute, params, shared, hidden, targets, weights)
+    return _forward(compute, params, shared, hidden, targets, weights)[0]
 
 
 def zero_sums(params: Any, hidden: jax.Array) -> tuple[jax.Array, Any, Any]:
@@ -44,12 +44,6 @@ def zero_sums(params: Any, hidden: jax.Array) -> tuple[jax.Array, Any, Any]:
     wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
     zero = jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32))
     return zero, wide, jax.tree.map(jnp.zeros_like, wide)
-
-
-def _value(
-    compute: LossAndGrad, params: Any, shared: Any, hidden: jax.Array, targets: Any, weights: Any
-) -> jax.Array:
-    return _forward(compute, params, shared, hidden, targets, weights)[0]
 
 
 def _forward(compute, params, shared, hidden, targets, weights):
@@ -65,5 +59,5 @@ def _backward(compute, saved, grad):
     return params_grad, None, hidden_grad, None, None
 
 
-_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(0,))
-_loss_sum.defvjp(_forward, _backward)
+loss_sum = jax.custom_vjp(_loss_sum, nondiff_argnums=(0,))
+loss_sum.defvjp(_forward, _backward)

@@ -58,7 +58,7 @@ class MixtapeHead(LogitsHead):
         return tree_priors(own + common + bias), logits
 
     @nn.compact
-    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
         priors, logits = self.parts(hidden, embedding)
         return self.add_bias(jnp.sum(priors * logits, axis=0))

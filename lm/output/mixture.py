@@ -43,12 +43,6 @@ class MixtureHead(Head):
         log_priors = jax.nn.log_softmax(priors.astype(logits.dtype), axis=-1)
         return log_priors, logits.reshape(-1, self.mixtures, self.vocab_size)
 
-    def loss(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """Training loss per token in nats, [N]: -log p(target)."""
-        return self.negative_log_likelihood(hidden, targets, embedding)
-
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
     ) -> jax.Array:
@@ -81,7 +75,7 @@ class MixtureOfContextsHead(LogitsHead):
     vocab_shardable = True
 
     @nn.compact
-    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
         priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
         mixed = jnp.einsum("nk,nkd->nd", jax.nn.softmax(priors, axis=-1), contexts)

@@ -38,6 +38,7 @@ class PlifHead(PointwiseHead):
         inner = np.linspace(-self.reach, self.reach, self.pieces + 1)[1:-1]
         return PiecewiseLinear((-np.inf, *inner.tolist(), np.inf))
 
+    @nn.compact
     def transform_params(self) -> jax.Array:
         """The slopes of the pieces, [K]."""
         raw = self.param("slopes", nn.initializers.constant(_ONE), (self.pieces,), jnp.float32)

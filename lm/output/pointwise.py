@@ -12,7 +12,8 @@ from lm.output.logit_transform import LogitTransform
 
 
 class LogitsHead(Head):
-    """The likelihood of softmax(z), z = h W' + b, [N, V]; heads differ in how they train it.
+    """The likelihood of softmax(z), z = f(h W' + b), [N, V]; heads differ in how they train it, and
+    in the `logit_transform` f, here the identity.
 
     Attributes:
       bias: adds b, [V], zero at first.
@@ -20,22 +21,30 @@ class LogitsHead(Head):
 
     bias: bool = False
 
+    @property
+    def logit_transform(self) -> LogitTransform:
+        """How each logit is transformed."""
+        return LogitTransform()
+
+    def transform_params(self) -> jax.Array | None:
+        """The parameters of `logit_transform`."""
+        return None
+
     @nn.compact
-    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """The logits [N, V]."""
+    def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """The logits before the transform, [N, V], up to a number for each row."""
         return self.add_bias(self.project(hidden, self.table(embedding)))
+
+    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """The logits [N, V] after the transform."""
+        z = self.raw_logits(hidden, embedding)
+        return self.logit_transform.value(z, self.transform_params())
 
     def add_bias(self, z: jax.Array) -> jax.Array:
         """Logits [N, V] with the bias, where the head has one."""
         if not self.bias:
             return z
         return z + self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
-
-    def loss(
-        self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
-    ) -> jax.Array:
-        """Training loss per token in nats, [N]: -log p(target)."""
-        return self.negative_log_likelihood(hidden, targets, embedding)
 
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
@@ -52,8 +61,9 @@ class LogitsHead(Head):
         entropy: bool = False,
     ) -> LogitStats:
         """What losses need to know of the logits; see `lm.output.logit_stats`."""
-        z = self.logits(hidden, embedding)
-        return logit_stats(z, targets, mean, entropy, self.vocab_axis)
+        z, transform = self.raw_logits(hidden, embedding), self.logit_transform
+        params = self.transform_params()
+        return logit_stats(z, targets, mean, entropy, self.vocab_axis, transform, params)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """Log-probabilities [N, V] in nats, of hidden [N, D]."""
@@ -82,40 +92,6 @@ class PointwiseHead(LogitsHead):
     class_weights: tuple[float, ...] | None = None
 
     vocab_shardable = True
-
-    @property
-    def logit_transform(self) -> LogitTransform:
-        """How each logit is transformed."""
-        return LogitTransform()
-
-    def transform_params(self) -> jax.Array | None:
-        """The parameters of `logit_transform`."""
-        return None
-
-    @nn.compact
-    def raw_logits(
-        self, hidden: jax.Array, embedding: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """The logits before the transform, [N, V], and its parameters."""
-        z = self.add_bias(self.project(hidden, self.table(embedding)))
-        return z, self.transform_params()
-
-    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """The logits [N, V] after the transform."""
-        return self.logit_transform.value(*self.raw_logits(hidden, embedding))
-
-    def logit_stats(
-        self,
-        hidden: jax.Array,
-        targets: jax.Array,
-        embedding: jax.Array | None = None,
-        mean: bool = False,
-        entropy: bool = False,
-    ) -> LogitStats:
-        """What losses need to know of the logits; see `lm.output.logit_stats`."""
-        z, params = self.raw_logits(hidden, embedding)
-        transform = self.logit_transform
-        return logit_stats(z, targets, mean, entropy, self.vocab_axis, transform, params)
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None

@@ -7,16 +7,12 @@ from jax.typing import DTypeLike
 from lm.devices.cpu import few_rows, fusion_barrier
 
 
-def product(hidden: jax.Array, table: jax.Array, dtype: DTypeLike) -> jax.Array:
+def _product(hidden: jax.Array, table: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Hidden [N, D] times table [V, D] to [N, V], operands in `dtype`, sums in float32 at least.
 
     The gradients are sums in float32 too, and are rounded only to the types of `hidden` and of
     `table`: a float32 table gets float32 gradients from bfloat16 products.
     """
-    return _product(hidden, table, dtype)
-
-
-def _value(hidden: jax.Array, table: jax.Array, dtype: DTypeLike) -> jax.Array:
     hidden, table = hidden.astype(dtype), table.astype(dtype)
     if table.dtype.itemsize >= 4 and few_rows(hidden):  # a CPU has no mixed product of that form
         return fusion_barrier(_dot("vd,nd->vn", table, hidden)).T
@@ -29,7 +25,7 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _forward(hidden, table, dtype):
-    return _value(hidden, table, dtype), (hidden, table)
+    return _product(hidden, table, dtype), (hidden, table)
 
 
 def _backward(dtype, saved, grad):
@@ -44,5 +40,5 @@ def _backward(dtype, saved, grad):
     return hidden_grad.astype(hidden.dtype), table_grad.astype(table.dtype)
 
 
-_product = jax.custom_vjp(_value, nondiff_argnums=(2,))
-_product.defvjp(_forward, _backward)
+product = jax.custom_vjp(_product, nondiff_argnums=(2,))
+product.defvjp(_forward, _backward)

@@ -119,7 +119,7 @@ class NoiseContrastiveHead(SampledHead):
     """
 
     @nn.compact
-    def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+    def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V]."""
         z = self.project(hidden, self.table(embedding))
         return self.add_bias(z - np.log(self.vocab_size))
@@ -216,8 +216,7 @@ def sampling_line(
     if distribution == "unigram":
         shares = (frequency + 1.0) / np.sum(frequency + 1.0)
     elif distribution == "log_uniform":
-        ranks = np.empty(vocab_size)
-        ranks[np.argsort(-frequency, kind="stable")] = np.arange(vocab_size)
+        ranks = np.argsort(np.argsort(-frequency, kind="stable"))
         shares = np.log1p(1.0 / (ranks + 1.0)) / np.log(vocab_size + 1.0)
     else:
         raise ValueError(f"distribution {distribution!r} is not one of {', '.join(DISTRIBUTIONS)}")

@@ -1,6 +1,5 @@
 """A head that reads the hidden state as a direction on the sphere, surer the longer it is."""
 
-import functools
 import math
 
 import flax.linen as nn
@@ -55,13 +54,8 @@ class VonMisesFisherHead(Head):
         return -log_normaliser(length, self.d_model) - along
 
 
-def log_normaliser(length: jax.Array, features: int) -> jax.Array:
+def _log_normaliser(length: jax.Array, features: int) -> jax.Array:
     """Gives log C_D(k) for k > 0, any shape; its derivative is -I_{D/2}(k) / I_{D/2-1}(k)."""
-    return _log_normaliser(length, features)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _log_normaliser(length, features) -> jax.Array:
     order = features / 2.0 - 1.0
     constant = -features / 2.0 * math.log(2.0 * math.pi)
     return constant + order * jnp.log(length) - log_bessel(length, order)
@@ -75,7 +69,8 @@ def _backward(features, length, gradient):
     return (-gradient * bessel_ratios(length, features / 2.0 - 1.0, 1)[0],)
 
 
-_log_normaliser.defvjp(_forward, _backward)
+log_normaliser = jax.custom_vjp(_log_normaliser, nondiff_argnums=(1,))
+log_normaliser.defvjp(_forward, _backward)
 
 
 def bessel_ratios(x: jax.Array, order: float, count: int) -> list[jax.Array]:
