@@ -86,7 +86,7 @@ MISTAKES = {
     ),
     "steps where epochs say how many": (
         ["train", "--config=configs/finetune.py:tiny", "--config.steps=4", "--workdir=W"],
-        "config.steps = 4 is not looked at where config.epochs = 4.0 says how many",
+        "config.steps = 4 is not used where config.epochs = 4.0 says how many",
     ),
     "a seed of twenty digits": (
         ["generate", "--seed=12345678901234567890", "--prompt=x", "--workdir=W"],
