@@ -194,7 +194,8 @@ def test_two_rows_of_one_name_are_refused_before_any_work(ablation, tmp_path):
 
 def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "lm.checkpoints.resolve.adopt", lambda c: override(c, {"model.num_layers": 3})
+        "lm.checkpoints.resolve.with_checkpoint_model",
+        lambda c: override(c, {"model.num_layers": 3}),
     )
     rows = [{}, {"init_from": "hf:B"}]
     assert [
