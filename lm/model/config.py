@@ -329,17 +329,8 @@ def attention_options(group: Config) -> dict[str, Any]:
 
 def model_keys() -> list[Key]:
     """Every key of the model with its bounds, also those of an encoder-decoder's other sides."""
-    kinds = (
-        Numerics,
-        NormConfig,
-        EmbeddingConfig,
-        AttentionConfig,
-        FeedForwardConfig,
-        BlockConfig,
-        StackConfig,
-        HeadConfig,
-        ModelConfig,
-    )
+    parts = (Numerics, NormConfig, EmbeddingConfig, AttentionConfig, FeedForwardConfig)
+    kinds = (*parts, BlockConfig, StackConfig, HeadConfig, ModelConfig)
     found = [*(key for kind in kinds for key in keys_of(kind).values()), *ATTENTION_OPTIONS]
     of_other_sides = (
         dataclasses.replace(key, name=f"{side}.{key.name.partition('.')[2]}")
@@ -350,22 +341,17 @@ def model_keys() -> list[Key]:
     return [*found, *HEAD_OPTIONS, *of_other_sides]
 
 
-def _stack(
-    config: Config, attention: AttentionConfig, cross: AttentionConfig | None
-) -> StackConfig:
-    model, numerics = config.model, attention.numerics
+def _stack(config: Config, own: AttentionConfig, cross: AttentionConfig | None) -> StackConfig:
+    mlp_dim, numerics = config.model.mlp_dim or 4 * config.model.d_model, own.numerics
+    feed_forward = typed(
+        FeedForwardConfig, config, mlp_dim=mlp_dim, out_init_std=own.out_init_std, numerics=numerics
+    )
     block = typed(
         BlockConfig,
         config,
-        attention=attention,
+        attention=own,
         cross_attention=cross and dataclasses.replace(cross, cross=True),
-        feed_forward=typed(
-            FeedForwardConfig,
-            config,
-            mlp_dim=model.mlp_dim or 4 * model.d_model,
-            out_init_std=attention.out_init_std,
-            numerics=numerics,
-        ),
+        feed_forward=feed_forward,
         norm=typed(NormConfig, config, numerics=numerics),
     )
     return typed(StackConfig, config, block=block)

@@ -70,9 +70,7 @@ def check_devices(config: Config) -> Mesh:
 
 
 def _check_num_classes(options: Mapping[str, Any], num_classes: int, vocab_size: int) -> None:
-    """Raises UserError where options of the head name more words or labels than there are, or
-    weights are not one for each; gathering would not.
-    """
+    """Raises UserError where options of the head name more words or labels than there are."""
     number, kind = num_classes or vocab_size, "labels" if num_classes else "words"
     weights, cutoffs = options.get("class_weights"), options.get("cutoffs") or ()
     if weights is not None and len(weights) != number:

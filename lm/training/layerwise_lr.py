@@ -19,10 +19,8 @@ def depths(params: optax.Params, layers: int) -> Any:
 
     def depth(path: tuple[Any, ...], leaf: jax.Array) -> Any:
         names = [key.key for key in path]
-        if (
-            names[0] in ("embedding", "inputs", "encoder_inputs")
-            or names[-1] == "relative_position"
-        ):
+        embeds = names[0] in ("embedding", "inputs", "encoder_inputs")
+        if embeds or names[-1] == "relative_position":
             return 0
         if names[0] not in ("stack", "encoder") or names[1] == "final_norm":
             return layers + 1

@@ -91,9 +91,7 @@ def _constant(config: Config, steps: int) -> optax.Schedule:
 
 
 def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
-    """Constant, then a linear fall over the last share of the steps (MiniCPM, 2404.06395), or over
-    all that the warm-up leaves.
-    """
+    """Constant, then a linear fall over the last share of the steps at most (2404.06395)."""
     peak, room = config.optimizer.learning_rate, _falling(config, steps)
     falling = min(math.ceil(steps * config.schedule.decay_fraction), room)
     end = peak * config.schedule.final_lr_ratio
@@ -150,9 +148,7 @@ def _muon(settings: Config, rate: optax.Schedule) -> optax.GradientTransformatio
 
 
 def _labels(params: optax.Params) -> Any:
-    """The optimizer of each parameter: Muon for the kernels of blocks, and AdamW for all else: the
-    embeddings and their projection, poolers, the head with its priors and gates, and vectors.
-    """
+    """The optimizer of each parameter: Muon for the kernels of blocks, AdamW for all else."""
 
     def label(path: tuple[Any, ...], _: object) -> str:
         inside = path[0].key in ("stack", "encoder") and path[-1].key == "kernel"

@@ -84,9 +84,8 @@ def shared_program(
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}
-    settings, taught = (
-        json.dumps(each, sort_keys=True) for each in (settings, teacher and to_dict(teacher))
-    )
+    taught = json.dumps(teacher and to_dict(teacher), sort_keys=True)
+    settings = json.dumps(settings, sort_keys=True)
     return _program(settings, vocab_size, counts, tokenizer, layout, taught)
 
 
@@ -99,12 +98,6 @@ def _program(
     layout: Layout | None,
     teacher: str,
 ) -> Program:
-    config, taught = ConfigDict(json.loads(settings)), json.loads(teacher)
-    return build_program(
-        config,
-        vocab_size,
-        None if counts is None else np.frombuffer(counts, np.int64),
-        tokenizer,
-        layout,
-        taught and ConfigDict(taught),
-    )
+    config, taught = (each and ConfigDict(each) for each in map(json.loads, (settings, teacher)))
+    numbers = None if counts is None else np.frombuffer(counts, np.int64)
+    return build_program(config, vocab_size, numbers, tokenizer, layout, taught)

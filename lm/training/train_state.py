@@ -14,6 +14,10 @@ Params = Any  # a tree of parameters: arrays in dictionaries, by the names of th
 Rows = Mapping[str, jax.Array]  # of a data set, by the names of the fields
 
 
+# Fields that are in no checkpoint, as they do not change.
+NOT_SAVED = ("frozen_params", "init_params", "teacher", "importance")
+
+
 @flax.struct.dataclass
 class TrainState:
     """The state of a run between two updates.
@@ -52,13 +56,10 @@ class TrainState:
     @property
     def eval_params(self) -> Params:
         """The parameters that evaluation and generation use, all of the model."""
-        return combine(
-            self.params if self.ema_params is None else self.ema_params, self.frozen_params
-        )
+        trained = self.params if self.ema_params is None else self.ema_params
+        return combine(trained, self.frozen_params)
 
     @property
     def saved(self) -> "TrainState":
         """What a checkpoint holds."""
-        return dataclasses.replace(
-            self, frozen_params=None, init_params=None, teacher=None, importance=None
-        )
+        return dataclasses.replace(self, **dict.fromkeys(NOT_SAVED))

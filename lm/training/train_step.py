@@ -31,12 +31,11 @@ from lm.training.regularization import (
     penalty_and_grad,
     regularized_loss,
 )
-from lm.training.train_state import Params, Rows, TrainState
+from lm.training.train_state import NOT_SAVED, Params, Rows, TrainState
 
 Metrics = dict[str, jax.Array]
-LossAndGrad = tuple[tuple[jax.Array, jax.Array], Params]  # sums of nats and weights; d nats
-
-NOT_SAVED = ("frozen_params", "init_params", "teacher", "importance")
+NatsAndWeights = tuple[jax.Array, jax.Array]  # sums over tokens
+LossAndGrad = tuple[NatsAndWeights, Params]  # and d nats
 
 
 def build_train_step(
@@ -118,9 +117,7 @@ def build_loss_and_grad(
             teacher_pass = training_loss(teacher, train=False)(state.teacher, batch, key)
         loss_fn = regularized_loss(regularization, model, teacher_pass)
 
-        def loss(
-            params: Params, batch: Batch, key: jax.Array, step: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
+        def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> NatsAndWeights:
             if regularization.mixout:
                 draw = jax.random.fold_in(key, StepStream.MIXOUT)
                 params = mixout(regularization.mixout, params, state.init_params, draw)

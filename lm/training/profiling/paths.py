@@ -20,9 +20,7 @@ def describe_paths(config: Config, program: Program) -> str:
 
 
 def attention_path(config: Config, program: Program) -> str:
-    """How attention (of an encoder-decoder, its decoder's) will be computed in training, for the
-    run's log.
-    """
+    """How attention (of an encoder-decoder, its decoder's) will be computed, for the run's log."""
     model = program.model.config
     attention = model.stack.block.attention
     if ATTENTIONS[attention.mechanism].owns_weights:
@@ -34,12 +32,9 @@ def attention_path(config: Config, program: Program) -> str:
     causal = model.architecture != "encoder" and batch.prefix is None
     mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
     plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
-    plain = (
-        plain
-        and model.stack.position_embedding not in ("alibi", "relative")
-        and attention.query_chunk_size is None
-    )
-    kernel = plain and has_kernel(array, array, array, mask)
+    biased = model.stack.position_embedding in ("alibi", "relative")
+    whole = attention.query_chunk_size is None
+    kernel = plain and whole and not biased and has_kernel(array, array, array, mask)
     return describe(length, causal, attention.query_chunk_size, kernel)
 
 
