@@ -6,21 +6,17 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lm.errors import UserError
-
-_HELD_OUT = ("validation", "test")  # the first that the dataset has is our validation split
 
 
 def texts(name: str) -> Iterator[tuple[str | None, int, str]]:
     """Yields (split, index within the TFDS split, text) for each example of dataset `name`.
 
-    Split is "validation" or "train" where the dataset holds out examples of its own, and None
-    where it has only `train`. Validation comes first, so that a text that stands in both is kept
-    there and dropped from train. Set TFDS_DATA_DIR to say where datasets are stored
-    (default `~/tensorflow_datasets`).
+    Splits are those of `examples`. Set TFDS_DATA_DIR to say where datasets are stored (default
+    `~/tensorflow_datasets`).
 
     Args:
         name: `NAME` or `NAME/CONFIG`, as for `tfds.builder`.
@@ -31,19 +27,35 @@ def texts(name: str) -> Iterator[tuple[str | None, int, str]]:
     """
     builder = prepared(name)
     feature = text_feature(name, builder.info.features)
-    if "train" not in builder.info.splits:
-        raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
-    held_out = next((split for split in _HELD_OUT if split in builder.info.splits), None)
-    order = [("validation", held_out), ("train", "train")] if held_out else [(None, "train")]
-    for split, tfds_split in order:
-        for index, example in enumerate(builder.as_data_source(split=tfds_split)):
-            try:
-                yield split, index, example[feature].decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"tfds:{name} {tfds_split} example {index} is not UTF-8 at byte {error.start}; "
-                    "choose another dataset, or mend its text and give it as files:PATTERN"
-                ) from None
+    for split, tfds_split, index, example in examples(name, builder, ("validation", "test")):
+        try:
+            yield split, index, example[feature].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"tfds:{name} {tfds_split} example {index} is not UTF-8 at byte {error.start}; "
+                "choose another dataset, or mend its text and give it as files:PATTERN"
+            ) from None
+
+
+def examples(
+    name: str, builder: Any, held_out: Sequence[str]
+) -> Iterator[tuple[str | None, str, int, Any]]:
+    """Yields (split, TFDS split, index within that, example) of a prepared builder.
+
+    Split is "validation", the first of `held_out` that the dataset has, or "train"; None where it
+    has only `train`. Validation comes first, so that a text that stands in both is kept there and
+    dropped from train.
+
+    Raises:
+        UserError: the dataset has no `train` split.
+    """
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise UserError(f"tfds:{name} has no train split, only {sorted(splits)}")
+    other = next((split for split in held_out if split in splits), None)
+    for split, found in [("validation", other), ("train", "train")] if other else [(None, "train")]:
+        for index, example in enumerate(builder.as_data_source(split=found)):
+            yield split, found, index, example
 
 
 def fingerprint(name: str) -> Any:

@@ -272,6 +272,21 @@ class Task:
             )
         return value
 
+    def number_of(self, label: str, labels: Numbers, example: Example) -> int:
+        """The number of a label; UserError where neither config nor training examples have it."""
+        if label not in labels:
+            raise UserError(
+                f"{example['place']} has the label {label!r}, which is none of the known: "
+                f"{', '.join(labels)[:80]}. Name all labels in config.task.labels, or mend that one"
+            )
+        return labels[label]
+
+    def likeliest(self, outputs: Outputs) -> tuple[int, dict[str, float]]:
+        """The number of the likeliest label of a row with one, its "confidence" and "nats"."""
+        log_probs, nats = outputs["log_probs"][0], float(outputs["nats"][0])
+        best = int(np.argmax(log_probs))
+        return best, {"confidence": float(np.exp(log_probs[best])), "nats": nats}
+
 
 class LabelledData(Protocol):
     """Examples whose predictions can be scored and reported."""
@@ -312,20 +327,3 @@ class LabelledRows(LabelledData, Protocol):
     def rows(self, split: str) -> RowSource:
         """The rows of "validation"."""
         ...
-
-
-def number_of(label: str, labels: Numbers, example: Example) -> int:
-    """The number of a label; UserError where neither config nor training examples have it."""
-    if label not in labels:
-        raise UserError(
-            f"{example['place']} has the label {label!r}, which is none of the known: "
-            f"{', '.join(labels)[:80]}. Name all labels in config.task.labels, or mend that one"
-        )
-    return labels[label]
-
-
-def likeliest(outputs: Outputs) -> tuple[int, dict[str, float]]:
-    """The number of the likeliest label of a row that has one, with its "confidence" and "nats"."""
-    log_probs = outputs["log_probs"][0]
-    best = int(np.argmax(log_probs))
-    return best, {"confidence": float(np.exp(log_probs[best])), "nats": float(outputs["nats"][0])}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lm.tasks.libraries import library
+from lm.tasks.metrics import mean_of
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _BLEU, _CHRF = slice(0, 10), slice(10, 28)  # columns of `overlaps`; those of ROUGE follow
@@ -51,11 +52,7 @@ def _of_sums(which: int, counts: np.ndarray) -> float:
     return float(_scorers()[which]._compute_score_from_stats(totals).score)
 
 
-def _rouge(column: int) -> Any:
-    """The mean F-measure of the texts, 0 to 1 (Lin 2004)."""
-    return lambda inputs, classes: float(np.mean(inputs[:, column]))
-
-
+# Of ROUGE, the mean F-measure of the texts, 0 to 1 (Lin 2004).
 OVERLAP = {"bleu": _bleu, "chrf": _chrf} | {
-    name: _rouge(number - len(_ROUGE)) for number, name in enumerate(_ROUGE)
+    name: mean_of(number - len(_ROUGE)) for number, name in enumerate(_ROUGE)
 }

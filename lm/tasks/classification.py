@@ -10,18 +10,7 @@ import numpy as np
 from lm.data import Encoded
 from lm.errors import UserError
 from lm.tasks import metrics
-from lm.tasks.base import (
-    Example,
-    Labels,
-    Numbers,
-    Outputs,
-    Prediction,
-    Predictions,
-    Task,
-    Texts,
-    likeliest,
-    number_of,
-)
+from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 from lm.tasks.labels import class_name, is_no_value, ordered, same_but_for_case, truth_and_numbers
 from lm.tasks.layout import Layout, Row
 from lm.tasks.records import Record
@@ -123,11 +112,11 @@ class Classification(_WholeText):
 
     def rows(self, example: Example, encoded: Texts, layout: Layout, labels: Numbers) -> list[Row]:
         """See `Task`."""
-        return [self.text_row(encoded, layout, number_of(example["label"], labels, example))]
+        return [self.text_row(encoded, layout, self.number_of(example["label"], labels, example))]
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """See `Task`."""
-        best, known = likeliest(outputs[0])
+        best, known = self.likeliest(outputs[0])
         return {"label": example["label"], "predicted": labels[best], **known}
 
     def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:

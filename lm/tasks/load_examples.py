@@ -2,7 +2,6 @@
 tokenizer and labels.
 """
 
-import collections
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,10 +65,13 @@ def read_examples(
       UserError: there are none, one lacks a column, has more choices than the layout, or has a
         label that is none of `labels`.
     """
-    found = [
-        each for name in names for each in _records(source_of(name), config, split="validation")
+    examples = [
+        task.example(record)
+        if task.has_label(record)
+        else task.unlabelled_example(record, labels) | {UNLABELLED: True}
+        for name in names
+        for record in _held_out(source_of(name), config)
     ]
-    examples = [_example(task, record, labels) for record in found]
     if not examples:
         raise UserError(f"{', '.join(names)} holds no examples; choose another file")
     _check_labels(task, labels, examples)
@@ -93,32 +95,24 @@ def encoded_in_parts(data: LoadedExamples, size: int) -> Iterator[LoadedExamples
         yield dataclasses.replace(data, kept=list(filter(has_rows, kept)), table=table)
 
 
-def _records(source: str, config: Config, split: str) -> list[Record]:
+def _held_out(source: str, config: Config) -> list[Record]:
     form = "" if format_of(source) else config.task.format
     found = list(records(source, form, tuple(config.task.columns)))
-    own = [each for each in found if each.split == split]
+    own = [each for each in found if each.split == "validation"]
     if not own and any(each.split for each in found):
-        print(f"{source} has no {split} split; all of its examples are read", file=sys.stderr)
+        print(f"{source} has no validation split; all of its examples are read", file=sys.stderr)
     return own or found
-
-
-def _example(task: Task, record: Record, labels: Labels) -> Example:
-    if task.has_label(record):
-        return task.example(record)
-    return task.unlabelled_example(record, labels) | {UNLABELLED: True}
 
 
 def _check_labels(task: Task, labels: Labels, examples: Sequence[Example]) -> None:
     """Raises UserError where examples have labels that the task does not know."""
-    places: dict[str, str] = {}
-    number: collections.Counter[str] = collections.Counter()
+    places: dict[str, list[str]] = {}
     for example in examples:
         for label in task.known_labels(example):
             if label not in labels:
-                places.setdefault(label, example["place"])
-                number[label] += 1
-    if number:
-        shown = [f"{name!r} ({number[name]}, first {places[name]})" for name in number]
+                places.setdefault(label, []).append(example["place"])
+    if places:
+        shown = [f"{name!r} ({len(each)}, first {each[0]})" for name, each in places.items()]
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         raise UserError(
             f"the run does not know these labels: {', '.join(shown[:_SHOWN])}{more}; it knows "

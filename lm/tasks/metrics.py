@@ -3,6 +3,7 @@ function of inputs [N, ...], one entry for each prediction, and of the number of
 """
 
 import collections
+import functools
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -29,6 +30,20 @@ def interval(metric: Metric, inputs: np.ndarray, classes: int) -> tuple[float, f
     return float(low), float(high)
 
 
+def mean_of(column: int) -> Metric:
+    """The mean of a column."""
+    return lambda inputs, classes: float(np.mean(inputs[:, column]))
+
+
+def _ratio_of(above: int, below: int) -> Metric:
+    """The sum of a column over that of another; 0 where the latter is 0."""
+    return lambda inputs, classes: _ratio(inputs[:, above].sum(), inputs[:, below].sum())
+
+
+def _ratio(above: float, below: float) -> float:
+    return float(above / below) if below else 0.0
+
+
 # --- classification: [N, 3] of true class, predicted class, nats -----------------------------
 
 
@@ -53,10 +68,6 @@ def _matthews(inputs: np.ndarray, classes: int) -> float:
     return library("sklearn.metrics").matthews_corrcoef(inputs[:, 0], inputs[:, 1])
 
 
-def _nats(inputs: np.ndarray, classes: int) -> float:
-    return float(np.mean(inputs[:, 2]))
-
-
 def classification_report(inputs: np.ndarray, labels: Sequence[str]) -> str:
     """Scikit-learn's precision, recall and F1 by class."""
     return library("sklearn.metrics").classification_report(
@@ -74,14 +85,14 @@ CLASSIFICATION = {
     "f1": _f1,
     "f1_macro": _f1_macro,
     "matthews": _matthews,
-    "nats_per_label": _nats,
+    "nats_per_label": mean_of(2),
 }
 
 
 # --- regression: [N, 2] of the true and the predicted number ---------------------------------
 
 
-def _correlation(name: str, inputs: np.ndarray) -> float:
+def _correlation(inputs: np.ndarray, classes: int, name: str) -> float:
     """NaN-free: where one side does not vary, there is no correlation, and this says 0."""
     if np.ptp(inputs[:, 0]) == 0 or np.ptp(inputs[:, 1]) == 0:
         return 0.0
@@ -90,21 +101,13 @@ def _correlation(name: str, inputs: np.ndarray) -> float:
     return float(getattr(stats, name)(inputs[:, 0], inputs[:, 1]).statistic)
 
 
-def _pearson(inputs: np.ndarray, classes: int) -> float:
-    return _correlation("pearsonr", inputs)
-
-
-def _spearman(inputs: np.ndarray, classes: int) -> float:
-    return _correlation("spearmanr", inputs)
-
-
 def _mean_squared_error(inputs: np.ndarray, classes: int) -> float:
     return float(np.mean(np.square(inputs[:, 0] - inputs[:, 1])))
 
 
 REGRESSION = {
-    "pearson": _pearson,
-    "spearman": _spearman,
+    "pearson": functools.partial(_correlation, name="pearsonr"),
+    "spearman": functools.partial(_correlation, name="spearmanr"),
     "mean_squared_error": _mean_squared_error,
 }
 
@@ -125,34 +128,18 @@ def entity_counts(
     return [len(true & found), len(found), len(true), correct, len(truth)]
 
 
-def _ratio(above: float, below: float) -> float:
-    return float(above / below) if below else 0.0
-
-
 def _entity_f1(inputs: np.ndarray, classes: int) -> float:
     correct, predicted, true = inputs[:, :3].sum(axis=0)
     return _ratio(2 * correct, predicted + true)
 
 
-def _entity_precision(inputs: np.ndarray, classes: int) -> float:
-    return _ratio(inputs[:, 0].sum(), inputs[:, 1].sum())
-
-
-def _entity_recall(inputs: np.ndarray, classes: int) -> float:
-    return _ratio(inputs[:, 0].sum(), inputs[:, 2].sum())
-
-
-def _word_accuracy(inputs: np.ndarray, classes: int) -> float:
-    return _ratio(inputs[:, 3].sum(), inputs[:, 4].sum())
-
-
+WORD_TAGS = {"word_accuracy": _ratio_of(3, 4)}  # of tags that mark no entities
 TOKEN_CLASSIFICATION = {
     "entity_f1": _entity_f1,
-    "entity_precision": _entity_precision,
-    "entity_recall": _entity_recall,
-    "word_accuracy": _word_accuracy,
+    "entity_precision": _ratio_of(0, 1),
+    "entity_recall": _ratio_of(0, 2),
+    **WORD_TAGS,
 }
-WORD_TAGS = {"word_accuracy": _word_accuracy}  # of tags that mark no entities
 
 
 # --- extractive question answering: [N, 6], see `ExtractiveQA.metric_inputs` ------------------
@@ -205,8 +192,8 @@ def best_threshold(inputs: np.ndarray, column: int) -> tuple[float, float]:
 
 
 EXTRACTIVE_QA = {
-    "answer_f1": lambda inputs, classes: float(np.mean(inputs[:, 1])),
-    "exact_match": lambda inputs, classes: float(np.mean(inputs[:, 0])),
+    "answer_f1": mean_of(1),
+    "exact_match": mean_of(0),
     "best_f1": lambda inputs, classes: best_threshold(inputs, 3)[0],
     "best_exact": lambda inputs, classes: best_threshold(inputs, 2)[0],
 }
@@ -214,13 +201,4 @@ EXTRACTIVE_QA = {
 
 # --- text generation: [N, 3] of nats, hits and tokens -----------------------------------------
 
-
-def _nats_per_token(inputs: np.ndarray, classes: int) -> float:
-    return _ratio(inputs[:, 0].sum(), inputs[:, 2].sum())
-
-
-def _token_accuracy(inputs: np.ndarray, classes: int) -> float:
-    return _ratio(inputs[:, 1].sum(), inputs[:, 2].sum())
-
-
-TEXT_GENERATION = {"nats_per_token": _nats_per_token, "token_accuracy": _token_accuracy}
+TEXT_GENERATION = {"nats_per_token": _ratio_of(0, 2), "token_accuracy": _ratio_of(1, 2)}

@@ -10,17 +10,7 @@ import numpy as np
 from lm.data import Encoded
 from lm.errors import UserError
 from lm.tasks import metrics
-from lm.tasks.base import (
-    Example,
-    Labels,
-    Numbers,
-    Outputs,
-    Prediction,
-    Predictions,
-    Task,
-    Texts,
-    likeliest,
-)
+from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 from lm.tasks.labels import class_name
 from lm.tasks.layout import Layout, Row
 from lm.tasks.records import Record
@@ -177,7 +167,7 @@ class MultipleChoice(Task):
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The number of a choice."""
-        best, known = likeliest(outputs[0])
+        best, known = self.likeliest(outputs[0])
         return {"label": str(example["label"]), "predicted": str(best), **known}
 
     def metric_inputs(self, predictions: Predictions, labels: Labels) -> np.ndarray:

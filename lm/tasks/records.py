@@ -3,6 +3,7 @@ examples of TensorFlow Datasets. Every record knows where it stands, for message
 """
 
 import csv
+import functools
 import io
 import json
 import sys
@@ -15,6 +16,7 @@ from lm.data.files import lines_of
 from lm.errors import UserError
 from lm.tasks.conll import conll, conllu
 
+Line = tuple[int, dict[str, Any]]  # the number of a record's line, and its values by column
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
@@ -45,8 +47,13 @@ def records(source: str, form: str = "", columns: Sequence[str] = ()) -> Iterato
         raise UserError(f"{source!r} names no labelled examples; use files:PATTERN or tfds:NAME")
     for document in sources.documents(source):
         name = Path(document.name).name
-        lines = _form(name, form)(document.text, tuple(columns), name)
-        for number, values in lines:
+        ending = form or format_of(name)
+        if ending not in FORMATS:
+            raise UserError(
+                f"{name} ends in none of {', '.join(FORMATS)}; say which it is in "
+                "config.task.format"
+            )
+        for number, values in FORMATS[ending](document.text, tuple(columns), name):
             yield Record(f"{name} line {number}", values)
 
 
@@ -56,18 +63,7 @@ def format_of(name: str) -> str:
     return next((ending for ending in endings if ending in FORMATS), "")
 
 
-def _form(name: str, form: str) -> Callable[..., Iterator[tuple[int, dict[str, Any]]]]:
-    ending = form or format_of(name)
-    if ending not in FORMATS:
-        raise UserError(
-            f"{name} ends in none of {', '.join(FORMATS)}; say which it is in config.task.format"
-        )
-    return FORMATS[ending]
-
-
-def _table(
-    text: str, columns: tuple[str, ...], name: str, **dialect: Any
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table(text: str, columns: tuple[str, ...], name: str, **dialect: Any) -> Iterator[Line]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
     try:
@@ -93,16 +89,7 @@ def _table(
         raise UserError(f"{name} line {reader.line_num} cannot be read: {error}") from None
 
 
-def _csv(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    return _table(text, columns, name)
-
-
-def _tsv(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Quotes are text, as in GLUE's own files."""
-    return _table(text, columns, name, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[Line]:
     del columns
     for number, line in lines_of(text):
         if not line.strip():
@@ -126,18 +113,13 @@ def _jsonl(text: str, columns: tuple[str, ...], name: str) -> Iterator[tuple[int
 
 def _public(name: str) -> Iterator[Record]:
     builder = tfds_source.prepared(name)
-    if "train" not in builder.info.splits:
-        raise UserError(f"tfds:{name} has no train split, only {sorted(builder.info.splits)}")
     # MNLI has two; the one of the genres that it trains on comes first in the literature.
     held_out = ("validation", "validation_matched", "dev", "test")
-    tfds_split = next((split for split in held_out if split in builder.info.splits), None)
-    order = [("validation", tfds_split), ("train", "train")] if tfds_split else [(None, "train")]
-    for split, other in order:
-        for index, example in enumerate(builder.as_data_source(split=other)):
-            values = {key: _plain(builder.info.features[key], example[key]) for key in example}
-            if all(value == [] for value in values.values()):
-                continue  # CoNLL-2003's reader ends every file with a sentence of no words
-            yield Record(f"tfds:{name} {other} example {index}", values, split)
+    for split, other, index, example in tfds_source.examples(name, builder, held_out):
+        values = {key: _plain(builder.info.features[key], example[key]) for key in example}
+        if all(value == [] for value in values.values()):
+            continue  # CoNLL-2003's reader ends every file with a sentence of no words
+        yield Record(f"tfds:{name} {other} example {index}", values, split)
 
 
 def _plain(feature: Any, value: Any) -> Any:
@@ -173,10 +155,8 @@ def separator_hint(names: Sequence[str]) -> str:
     if len(names) == 1:
         for mark, name in _SEPARATORS.items():
             if mark in names[0]:
-                return (
-                    f"columns seem to be parted by {name}: write commas in a .csv and tabs in a "
-                    ".tsv"
-                )
+                written = "write commas in a .csv and tabs in a .tsv"
+                return f"columns seem to be parted by {name}: {written}"
     return ""
 
 
@@ -188,9 +168,10 @@ def no_column(place: str, name: str, names: Sequence[str], remedy: str) -> str:
     return f"{place} has no column {name!r}, only {shown_columns(names)}{hint}; {remedy}"
 
 
-FORMATS: dict[str, Callable[..., Iterator[tuple[int, dict[str, Any]]]]] = {
-    "csv": _csv,
-    "tsv": _tsv,
+FORMATS: dict[str, Callable[..., Iterator[Line]]] = {
+    "csv": _table,
+    # Quotes are text, as in GLUE's own files.
+    "tsv": functools.partial(_table, delimiter="\t", quoting=csv.QUOTE_NONE),
     "jsonl": _jsonl,
     "conll": conll,
     "conllu": conllu,

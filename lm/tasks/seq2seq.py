@@ -14,19 +14,10 @@ from lm.data.inline_special_tokens import without_marks
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError
 from lm.tasks import metrics
-from lm.tasks.base import (
-    Example,
-    Labels,
-    Metric,
-    Numbers,
-    Outputs,
-    Prediction,
-    Predictions,
-    Task,
-    Texts,
-)
+from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 from lm.tasks.bleu_rouge import OVERLAP, overlaps
 from lm.tasks.layout import Layout, Row, pack
+from lm.tasks.metrics import Metric
 from lm.tasks.records import Record
 
 ROLES = ("system", "user", "assistant")

@@ -11,19 +11,9 @@ import numpy as np
 from lm.data import Encoded, Tokenizer
 from lm.errors import UserError
 from lm.tasks import metrics
-from lm.tasks.base import (
-    Example,
-    Labels,
-    Metric,
-    Numbers,
-    Outputs,
-    Prediction,
-    Predictions,
-    Task,
-    Texts,
-    number_of,
-)
+from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 from lm.tasks.layout import Layout, Row
+from lm.tasks.metrics import Metric
 from lm.tasks.records import Record
 from lm.tasks.tag_scheme import MARKS, entity_report, scheme_of
 
@@ -115,7 +105,7 @@ class TokenClassification(Task):
         where it has seen the word. A word without pieces, such as a control character, is tagged
         at the piece behind it, or where the row closes, or else at the row's last piece.
         """
-        numbers = [number_of(tag, labels, example) for tag in example["label"]]
+        numbers = [self.number_of(tag, labels, example) for tag in example["label"]]
         (sentence,) = encoded
         pieces = self._pieces(example["words"], sentence)
         ends = np.maximum.accumulate(pieces[:, 1])

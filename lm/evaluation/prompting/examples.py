@@ -12,7 +12,7 @@ from lm.errors import UserError
 from lm.evaluation.task_evaluation import sample
 from lm.generation.sample import count_repeats
 from lm.tasks import build_task
-from lm.tasks.base import Task, number_of
+from lm.tasks.base import Task
 from lm.tasks.labels import class_name
 from lm.tasks.records import Record, records
 
@@ -89,7 +89,7 @@ def read_examples(config: Config) -> Examples:
 
     def answered(record: Record, found: dict[str, Any]) -> Example:
         if words:
-            return Example(record, words, number_of(found["label"], numbers, found))
+            return Example(record, words, task.number_of(found["label"], numbers, found))
         return Example(record, found["choices"], found["label"])
 
     held_out, training = ([answered(*each) for each in split] for split in splits.values())
