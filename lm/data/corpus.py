@@ -194,9 +194,7 @@ def _texts(document: Document) -> list[str]:
     return [text for text in (document.encoder_text, document.text) if text is not None]
 
 
-def _batches(
-    documents: Iterable[tuple[str, Document]],
-) -> Iterator[list[tuple[str, Document]]]:
+def _batches(documents: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
     batch, characters = [], 0
     for split, document in documents:
         batch.append((split, document))

@@ -22,9 +22,7 @@ def quoted(text: str, tokenizer: Tokenizer) -> str:
     none, see `encode_utf8`.
     """
     encode_utf8(text)
-    for mark in OWN:
-        text = text.replace(mark, "")
-    return _names(tokenizer.markers).sub(lambda name: _apart(name[0]), text)
+    return _names(tokenizer.markers).sub(lambda name: _apart(name[0]), without_marks(text))
 
 
 def without_marks(text: str) -> str:

@@ -97,13 +97,12 @@ def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> T
     check_tokenizer(name, vocab_size)
     if name == "bytes":
         return ByteTokenizer()
+    if name.endswith("tokenizer.json"):
+        return load_subword(name, vocab_size)
+    assert vocab_size is not None  # checked above
     if name == "characters":
-        assert vocab_size is not None  # checked above
         return CharacterTokenizer(vocab_size)
-    if name in ALGORITHMS:
-        assert vocab_size is not None
-        return _trained(name, vocab_size, texts)
-    return load_subword(name, vocab_size)
+    return _trained(name, vocab_size, texts)
 
 
 def warn_of_long_words(documents: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -127,21 +126,15 @@ def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
     """The tokenizer that a manifest records, from its spec and the content of `tokenizer.json`."""
     if spec["name"] == "characters":
         return CharacterTokenizer(spec["vocab_size"])
-    if json_text is None:
-        return ByteTokenizer()
-    return SubwordTokenizer(
-        json_text,
-        name=spec["name"],
-        vocab_size=spec["vocab_size"],
-        end=spec["end"],
-        settings=spec["settings"],
-    )
+    return ByteTokenizer() if json_text is None else SubwordTokenizer.of_spec(spec, json_text)
 
 
 def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
     from tokenizers import Regex, pre_tokenizers, processors
 
-    tokenizer, trainer = ALGORITHMS[name](vocab_size)
+    tokenizer, trainer = ALGORITHMS[name](
+        vocab_size=vocab_size, initial_alphabet=byte_characters(), show_progress=False
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -166,20 +159,14 @@ def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokeniz
     return SubwordTokenizer(json.dumps(config, ensure_ascii=False), name=name)
 
 
-def _bpe(vocab_size: int) -> tuple[Any, Any]:
+def _bpe(**options: Any) -> tuple[Any, Any]:
     """Byte-pair encoding: merges the most frequent pair (Sennrich et al. 2016, 1508.07909)."""
     from tokenizers import Tokenizer, models, trainers
 
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=byte_characters(),
-        show_progress=False,
-    )
-    return Tokenizer(models.BPE()), trainer
+    return Tokenizer(models.BPE()), trainers.BpeTrainer(special_tokens=list(SPECIALS), **options)
 
 
-def _wordpiece(vocab_size: int) -> tuple[Any, Any]:
+def _wordpiece(**options: Any) -> tuple[Any, Any]:
     """WordPiece: the longest piece first (Wu et al. 2016, 1609.08144; Devlin et al. 2019)."""
     from tokenizers import Tokenizer, models, trainers
 
@@ -192,32 +179,25 @@ def _wordpiece(vocab_size: int) -> tuple[Any, Any]:
         )
     )
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
         # Continuations are listed among the special tokens, since the trainer else adds only those
         # it meets, in the order of a hash table: bytes would be unknown, and no run like the last.
         special_tokens=[*SPECIALS, UNKNOWN, *(CONTINUES + byte for byte in byte_characters())],
-        initial_alphabet=byte_characters(),
         continuing_subword_prefix=CONTINUES,
-        show_progress=False,
+        **options,
     )
     return tokenizer, trainer
 
 
-def _unigram(vocab_size: int) -> tuple[Any, Any]:
+def _unigram(**options: Any) -> tuple[Any, Any]:
     """Unigram language model over pieces (Kudo 2018, 1804.10959)."""
     from tokenizers import Tokenizer, models, trainers
 
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*SPECIALS, UNKNOWN],
-        unk_token=UNKNOWN,
-        initial_alphabet=byte_characters(),
-        show_progress=False,
-    )
+    special = [*SPECIALS, UNKNOWN]
+    trainer = trainers.UnigramTrainer(special_tokens=special, unk_token=UNKNOWN, **options)
     return Tokenizer(models.Unigram()), trainer
 
 
-ALGORITHMS: dict[str, Callable[[int], tuple[Any, Any]]] = {
+ALGORITHMS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "bpe": _bpe,
     "wordpiece": _wordpiece,
     "unigram": _unigram,

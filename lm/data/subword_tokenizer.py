@@ -17,7 +17,7 @@ import tokenizers
 from lm.data.detokenizer import Decoder
 from lm.data.files import read_text
 from lm.data.special_tokens import SpecialTokens, post_processed, specials
-from lm.data.tokenizer import Encoded, Marker, decode_utf8, encode_utf8
+from lm.data.tokenizer import ComparedByHash, Encoded, Marker, decode_utf8, encode_utf8
 from lm.data.tokenizer_config import read_settings, with_added
 from lm.data.tokenizer_json import (
     added_tokens,
@@ -38,7 +38,7 @@ MASKS = ("<|mask|>", "[MASK]", "<mask>")
 _UNCOMMON = "\ue000"  # of private use: no vocabulary has it
 
 
-class SubwordTokenizer:
+class SubwordTokenizer(ComparedByHash):
     """A tokenizer of the Hugging Face `tokenizers` library, loaded from its JSON."""
 
     def __init__(
@@ -113,20 +113,13 @@ class SubwordTokenizer:
         self._pieces = bytes_of_pieces(config, added, self.end, self.vocab_size)
         self._decoder = Decoder(self._backend, config, added)
         self._piece_lengths = np.array([len(piece) for piece in self._pieces or []], np.int32)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both encode every text alike."""
-        return isinstance(other, SubwordTokenizer) and self.hash == other.hash
-
-    def __hash__(self) -> int:
-        """As `__eq__` asks."""
-        return hash(self.hash)
-
-    @property
-    def hash(self) -> str:
-        """Equal for tokenizers that encode every text alike."""
         around = json.dumps([self.end, self.start, self.specials])
-        return hashlib.sha256(f"{around} {self.vocab_size} {self.json}".encode()).hexdigest()
+        self.hash = hashlib.sha256(f"{around} {self.vocab_size} {text}".encode()).hexdigest()
+
+    @classmethod
+    def of_spec(cls, spec: Mapping[str, Any], text: str) -> "SubwordTokenizer":
+        """The tokenizer that a manifest records, from its `spec` and its `tokenizer.json`."""
+        return cls(text, **{key: value for key, value in spec.items() if key != "hash"})
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -147,16 +140,9 @@ class SubwordTokenizer:
     @functools.cached_property
     def _behind(self) -> "SubwordTokenizer":
         config = without_prefix_space(parse_tokenizer(str(self.json), self.name), everywhere=False)
-        text = json.dumps(config)
         if config == parse_tokenizer(str(self.json), self.name):
             return self
-        return SubwordTokenizer(
-            text,
-            name=self.name,
-            vocab_size=self.vocab_size,
-            end=self._end_token,
-            settings=self.settings,
-        )
+        return SubwordTokenizer.of_spec(self.spec, json.dumps(config))
 
     @functools.cached_property
     def _inner(self) -> Any:

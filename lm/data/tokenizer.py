@@ -109,33 +109,52 @@ class Tokenizer(Protocol):
         ...
 
 
-class ByteTokenizer:
+class ComparedByHash:
+    """A tokenizer that is equal to those of the same hash: they encode every text alike."""
+
+    hash: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ComparedByHash) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+
+class _Untrained(ComparedByHash):
+    """What the tokenizers have in common that are made of no file."""
+
+    name: str
+    vocab_size: int
+    end_name: str  # as the manifest records `end`
+    settings: Mapping[str, Any] = types.MappingProxyType({})
+    markers: Mapping[str, Marker] = types.MappingProxyType({})
+    json: str | None = None
+
+    @property
+    def behind_special(self) -> Any:
+        """See `Tokenizer`."""
+        return self
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `Tokenizer`."""
+        size = self.vocab_size
+        return {"name": self.name, "vocab_size": size, "end": self.end_name, "hash": self.hash}
+
+
+class ByteTokenizer(_Untrained):
     """UTF-8 bytes as tokens: vocabulary 256, nothing to train, nothing unknown."""
 
     name = "bytes"
     vocab_size = 256
     end = END_BYTE
     start = END_BYTE
+    end_name = "0xFF"
     specials = own_specials = SpecialTokens.closed_by((END_BYTE,), END_BYTE)
-    settings: Mapping[str, Any] = types.MappingProxyType({})
-    markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = MASK_BYTE
     sentinels: tuple[int, ...] = SENTINEL_BYTES
-    json: str | None = None
     hash = hashlib.sha256(b"bytes, end 0xFF").hexdigest()
-
-    def __eq__(self, other: object) -> bool:
-        """Any two are the same."""
-        return isinstance(other, ByteTokenizer)
-
-    def __hash__(self) -> int:
-        """As `__eq__` asks."""
-        return hash(self.hash)
-
-    @property
-    def behind_special(self) -> Tokenizer:
-        """See `Tokenizer`."""
-        return self
 
     @property
     def ordinary(self) -> np.ndarray:
@@ -148,11 +167,6 @@ class ByteTokenizer:
     def word_starts(self) -> np.ndarray:
         """Boolean [256]: all but letters, digits, and the bytes of characters beyond ASCII."""
         return np.array([begins_word(bytes([byte])) for byte in range(256)])
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Name, vocabulary size, end token and hash, as the manifest records them."""
-        return {"name": "bytes", "vocab_size": 256, "end": "0xFF", "hash": self.hash}
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Each text's UTF-8 bytes; every token stands for one byte, END for none.
@@ -176,7 +190,7 @@ class ByteTokenizer:
 _SURROGATES = (0xD800, 0xE000)  # code points that stand for no character
 
 
-class CharacterTokenizer:
+class CharacterTokenizer(_Untrained):
     """Characters as tokens: token i is the i-th code point, and U+0000 opens and closes documents.
 
     For text over an alphabet of its own, such as a synthetic language; ordinary text fits only a
@@ -186,29 +200,15 @@ class CharacterTokenizer:
     name = "characters"
     end = 0
     start = 0
+    end_name = "U+0000"
     specials = own_specials = SpecialTokens.closed_by((0,), 0)
-    settings: Mapping[str, Any] = types.MappingProxyType({})
-    markers: Mapping[str, Marker] = types.MappingProxyType({})
     mask: int | None = None
     sentinels: tuple[int, ...] = ()
-    json: str | None = None
 
     def __init__(self, vocab_size: int):
         """Characters below `vocab_size`, the surrogates not counted."""
         self.vocab_size = vocab_size
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both have the same vocabulary."""
-        return isinstance(other, CharacterTokenizer) and self.vocab_size == other.vocab_size
-
-    def __hash__(self) -> int:
-        """As `__eq__` asks."""
-        return hash(self.hash)
-
-    @property
-    def behind_special(self) -> Tokenizer:
-        """See `Tokenizer`."""
-        return self
+        self.hash = hashlib.sha256(f"characters, {vocab_size}".encode()).hexdigest()
 
     @property
     def ordinary(self) -> np.ndarray:
@@ -219,17 +219,6 @@ class CharacterTokenizer:
     def word_starts(self) -> np.ndarray:
         """Boolean [V]: every character is a word."""
         return np.ones(self.vocab_size, bool)
-
-    @property
-    def hash(self) -> str:
-        """Equal for tokenizers that encode every text alike."""
-        return hashlib.sha256(f"characters, {self.vocab_size}".encode()).hexdigest()
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Name, vocabulary size, end token and hash, as the manifest records them."""
-        size = self.vocab_size
-        return {"name": "characters", "vocab_size": size, "end": "U+0000", "hash": self.hash}
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Each text's characters; every token stands for its bytes in UTF-8, END for none.

@@ -30,6 +30,7 @@ KEYS = (
     Key("task.choice_labels", one_of=("", *READINGS)),
     Key("task.doc_stride", at_least=0),
     Key("task.max_answer_length", at_least=1),
+    Key("task.no_answer_threshold", above=-math.inf, below=math.inf),
     Key("task.max_new_tokens", at_least=0),
 )
 
@@ -116,8 +117,8 @@ def most_written(config: Config) -> int:
 
 def _check_architecture(config: Config) -> None:
     name, architecture = config.task.name, config.model.architecture
-    suited = {"seq2seq": ("decoder", "encoder_decoder"), "instruction": ("decoder",)}
-    suited = suited.get(name, ("encoder", "decoder"))
+    suits = {"seq2seq": ("decoder", "encoder_decoder"), "instruction": ("decoder",)}
+    suited = suits.get(name, ("encoder", "decoder"))
     if architecture not in suited:
         raise UserError(
             f"task {name} wants config.model.architecture {' or '.join(suited)}, not "

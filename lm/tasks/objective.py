@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.data.objectives import Objective, causal, positions_within
+from lm.data.objectives.seq2seq import with_encoder
 from lm.model.batch import Batch
 from lm.tasks.base import Task
 from lm.tasks.layout import Layout
@@ -48,7 +49,8 @@ class TaskObjective(Objective):
         """See `Objective`: targets and weights are [B, T], T of what the task asks of a row."""
         del key
         if self.task.predicts_tokens:
-            return self._written(rows)
+            batch = dataclasses.replace(causal(rows), weights=rows["weights"])
+            return with_encoder(batch, rows) if self.layout.has_encoder else batch
         segments = rows["segments"]
         alone = jnp.broadcast_to(jnp.arange(self.length), segments.shape)
         return Batch(
@@ -59,18 +61,6 @@ class TaskObjective(Objective):
             positions=positions_within(segments) if self.task.shares_rows else alone,
             token_types=rows["types"],
             target_positions=rows.get("target_positions"),
-        )
-
-    def _written(self, rows: Mapping[str, jax.Array]) -> Batch:
-        batch = dataclasses.replace(causal(rows), weights=rows["weights"])
-        if not self.layout.has_encoder:
-            return batch
-        segments = rows["encoder_segments"]
-        return dataclasses.replace(
-            batch,
-            encoder_inputs=rows["encoder_tokens"],
-            encoder_segments=segments,
-            encoder_positions=positions_within(segments),
         )
 
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -78,7 +78,9 @@ def test_the_longest_answer_is_that_of_training_or_the_one_of_the_config():
     assert said(derived) == 45 and not notes
     assert task().with_answer_limit({**seen, "longest": 4})[0].max_answer_length == 30
     short, notes = task(max_answer_length=44).with_answer_limit(seen)
-    assert said(short) < 44 and "answers of up to 45 tokens, which can never be said" in notes[0]
+    assert (
+        said(short) < 44 and "answers of up to 45 tokens, which can never be predicted" in notes[0]
+    )
     assert not task(max_answer_length=45).with_answer_limit(seen)[1]
 
 
@@ -100,7 +102,7 @@ def test_training_answers_are_measured_and_those_that_fit_nowhere_are_said(
     data = prepare_task(override(task_config, settings), cache)
     assert 0 < data.manifest["answers"]["lost"] < data.manifest["answers"]["number"]
     told = capsys.readouterr().err
-    assert "training answers fit into no window" in told and "can never be said" in told
+    assert "training answers fit into no window" in told and "can never be predicted" in told
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,8 @@ def test_the_report_names_the_best_thresholds():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("max_answer_length", 0, "must be at least 1 token"),
-        ("no_answer_threshold", float("nan"), "must be a number of nats"),
+        ("max_answer_length", 0, "must be at least 1"),
+        ("no_answer_threshold", float("nan"), "must be above -inf and below inf"),
     ],
 )
 def test_options_of_answers_have_bounds(task_config, key, value, message):

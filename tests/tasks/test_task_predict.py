@@ -188,8 +188,8 @@ def test_a_source_without_a_held_out_split_is_read_whole_and_says_so(monkeypatch
         for i, split in enumerate(("train", "train", "validation"))
     ]
     monkeypatch.setattr(load_examples, "records", lambda *_: iter(found))
-    assert load_examples._records("tfds:x", config, "validation") == found[2:]
+    assert load_examples._held_out("tfds:x", config) == found[2:]
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(load_examples, "records", lambda *_: iter(found[:2]))
-    assert load_examples._records("tfds:x", config, "validation") == found[:2]
+    assert load_examples._held_out("tfds:x", config) == found[:2]
     assert "tfds:x has no validation split; all of its examples" in capsys.readouterr().err

@@ -34,10 +34,4 @@ def build_objective(config: Config, tokenizer: Tokenizer) -> Objective:
     return OBJECTIVES[config.objective](tokenizer, config.data.seq_len, **options)
 
 
-__all__ = [
-    "OBJECTIVES",
-    "Objective",
-    "build_objective",
-    "causal",
-    "positions_within",
-]
+__all__ = ["OBJECTIVES", "Objective", "build_objective", "causal", "positions_within"]

@@ -24,16 +24,21 @@ class Seq2seq(Objective):
     def __call__(self, rows: Mapping[str, jax.Array], key: jax.Array) -> Batch:
         """See `Objective`; draws nothing."""
         del key
-        segments = rows["encoder_segments"]
-        return dataclasses.replace(
-            causal(rows),
-            encoder_inputs=rows["encoder_tokens"],
-            encoder_segments=segments,
-            encoder_positions=positions_within(segments),
-        )
+        return with_encoder(causal(rows), rows)
 
     def abstract_rows(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Also "encoder_tokens" and "encoder_segments" [B, L]: what the encoder reads."""
         side = jax.ShapeDtypeStruct((size, self.length), jnp.int32)
         names = ("encoder_tokens", "encoder_segments")
         return super().abstract_rows(size) | dict.fromkeys(names, side)
+
+
+def with_encoder(batch: Batch, rows: Mapping[str, jax.Array]) -> Batch:
+    """The same, with what the encoder reads: "encoder_tokens" and "encoder_segments" [B, L]."""
+    segments = rows["encoder_segments"]
+    return dataclasses.replace(
+        batch,
+        encoder_inputs=rows["encoder_tokens"],
+        encoder_segments=segments,
+        encoder_positions=positions_within(segments),
+    )

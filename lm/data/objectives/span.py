@@ -94,30 +94,22 @@ class Span(Objective):
 
         kept = (segments > 0) & (~hidden | begins)
         place = jnp.where(kept, jnp.cumsum(kept) - 1, self.length)
-        encoder_inputs = _put(
-            self.length, self.tokenizer.end, (place, jnp.where(begins, sentinel, tokens))
-        )
+        read = jnp.where(begins, sentinel, tokens)
+        encoder_inputs = _put(self.length, self.tokenizer.end, (place, read))
         encoder_segments = _put(self.length, 0, (place, segments))
 
         # A position may write a sentinel, a token of its span, and its document's END, in order.
         has_span = jnp.zeros(self.length + 1, bool).at[segments].max(hidden)[segments]
         closes = ends_document & has_span & (segments > 0)
-        written = begins.astype(jnp.int32) + hidden + closes
-        first, size = jnp.cumsum(written) - written, self.target_length
+        number = begins.astype(jnp.int32) + hidden + closes
+        first, size = jnp.cumsum(number) - number, self.target_length
         of_sentinel = jnp.where(begins, first, size)
         of_token = jnp.where(hidden, first + begins, size)
         of_end = jnp.where(closes, first + begins + hidden, size)
         end = jnp.full_like(tokens, self.tokenizer.end)
-        targets = _put(
-            size,
-            self.tokenizer.end,
-            (of_sentinel, sentinel),
-            (of_token, tokens),
-            (of_end, end),
-        )
-        of_targets = _put(
-            size, 0, *((place, segments) for place in (of_sentinel, of_token, of_end))
-        )
+        written = (of_sentinel, sentinel), (of_token, tokens), (of_end, end)
+        targets = _put(size, self.tokenizer.end, *written)
+        of_targets = _put(size, 0, *((place, segments) for place, _ in written))
         before = jnp.pad(targets[:-1], (1, 0), constant_values=self.tokenizer.end)
         opens = of_targets != jnp.pad(of_targets[:-1], (1, 0))
         inputs = jnp.where(opens, self.tokenizer.end, before)
