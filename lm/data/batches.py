@@ -192,11 +192,8 @@ def _gather(rows: RowSource, indices: list[int]) -> Batch:
         read = rows.__getitems__(indices)
     else:
         read = [rows[i] for i in indices]
-    return {key: _narrow(np.stack([row[key] for row in read])) for key in read[0]}
-
-
-def _narrow(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
+    arrays = {key: np.stack([row[key] for row in read]) for key in read[0]}
+    return {k: x.astype(np.float32 if x.dtype.kind == "f" else np.int32) for k, x in arrays.items()}
 
 
 def _padded(values: np.ndarray, missing: int) -> np.ndarray:

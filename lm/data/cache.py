@@ -78,7 +78,8 @@ def _damage(folder: epath.Path, found: tuple[tuple[str, int, int], ...]) -> str 
     if _SUMS not in sizes:
         return f"it has no {_SUMS}"
     try:
-        written = {name: tuple(each) for name, each in _read_sums(folder).items()}
+        listed = json.loads((folder / _SUMS).read_text())
+        written = {name: (size, digest) for name, (size, digest) in listed.items()}
     except (ValueError, AttributeError, TypeError):
         return f"{_SUMS} is not what was written"
     for name, (size, _) in written.items():
@@ -90,13 +91,6 @@ def _damage(folder: epath.Path, found: tuple[tuple[str, int, int], ...]) -> str 
         if tuple(_sum(folder / name)) != sums:
             return f"{name} is not what was written"
     return None
-
-
-def _read_sums(folder: epath.Path) -> dict[str, list]:
-    found = json.loads((folder / _SUMS).read_text())
-    if not all(len(each) == 2 for each in found.values()):
-        raise ValueError
-    return found
 
 
 def _sum(file: epath.Path) -> list:

@@ -120,10 +120,8 @@ class Chat:
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            asked, said = (
-                self.render(messages[:number]),
-                self.render(messages[: number + 1], False),
-            )
+            asked = self.render(messages[:number])
+            said = self.render(messages[: number + 1], False)
             if not said.startswith(asked):
                 raise UserError(
                     f"the chat_template of {self.tokenizer.name} writes an answer otherwise than it"

@@ -146,7 +146,7 @@ def _build(
             (document.name, text)
             for split, document in training
             if split == "train"
-            for text in _texts(document)
+            for text in document.texts
         ),
     )
     tally, pairs = Tally(), holds_pairs(source)
@@ -159,7 +159,7 @@ def _build(
         num_bytes[split] += int(rows.bytes.sum())
 
     for batch in _batches(distinct(source, validation_fraction, tally)):
-        encoded = iter(made.encode_batch([text for _, d in batch for text in _texts(d)]))
+        encoded = iter(made.encode_batch([text for _, d in batch for text in d.texts]))
         for split, _ in batch:
             packers[split].add(*itertools.islice(encoded, 2 if pairs else 1))
         for split, packer in packers.items():
@@ -189,16 +189,11 @@ def _build(
     return {**about, "tokenizer": made.spec, "splits": splits}
 
 
-def _texts(document: Document) -> list[str]:
-    """What is tokenized of a document: of a pair, both sides."""
-    return [text for text in (document.encoder_text, document.text) if text is not None]
-
-
 def _batches(documents: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
     batch, characters = [], 0
     for split, document in documents:
         batch.append((split, document))
-        characters += sum(map(len, _texts(document)))
+        characters += sum(map(len, document.texts))
         if characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

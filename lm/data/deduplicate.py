@@ -31,11 +31,9 @@ class Tally:
 
     def add(self, split: str, key: bytes) -> None:
         """Counts a kept document, given the SHA-256 of its text."""
+        position, (least, greatest) = split_position(key), self.positions
         self.documents[split] += 1
-        self.positions = (
-            min(self.positions[0], split_position(key)),
-            max(self.positions[1], split_position(key)),
-        )
+        self.positions = (min(least, position), max(greatest, position))
         self._digest.update(split.encode() + key)
 
 
@@ -62,12 +60,7 @@ def distinct(source: str, validation: float, tally: Tally) -> Iterator[tuple[str
         if not document.text:
             tally.empty += 1
             continue
-        text = (
-            document.text
-            if document.encoder_text is None
-            else f"{document.encoder_text}\0{document.text}"
-        )
-        key = hashlib.sha256(encode_utf8(text)).digest()
+        key = hashlib.sha256(encode_utf8("\0".join(document.texts))).digest()
         if key in seen:
             tally.duplicates += 1
             continue

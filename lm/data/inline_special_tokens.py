@@ -22,7 +22,9 @@ def quoted(text: str, tokenizer: Tokenizer) -> str:
     none, see `encode_utf8`.
     """
     encode_utf8(text)
-    return _names(tokenizer.markers).sub(lambda name: _apart(name[0]), without_marks(text))
+    # No name within a name, nor one of a single character, is taken for a token.
+    found = _names(tokenizer.markers)
+    return found.sub(lambda name: "".join(c + AS_TEXT for c in name[0]), without_marks(text))
 
 
 def without_marks(text: str) -> str:
@@ -41,7 +43,8 @@ def encode_marked(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoded]:
     pieces = [_pieces(tokenizer, text) for text in texts]
     found: dict[bool, Any] = {}
     for behind in (False, True):
-        some = [piece.clean for each in pieces for piece in each if piece.is_text(behind)]
+        texts_only = [p for each in pieces for p in each if p.token is None and p.behind == behind]
+        some = [piece.raw.replace(AS_TEXT, "") for piece in texts_only]
         found[behind] = iter((tokenizer.behind_special if behind else tokenizer).encode_batch(some))
     encoded = []
     for each in pieces:
@@ -75,17 +78,8 @@ class _Piece(NamedTuple):
     token: int | None
     behind: bool
 
-    def is_text(self, behind: bool) -> bool:
-        """Whether it is text that does, or does not, stand behind a special token."""
-        return self.token is None and self.behind == behind
-
-    @property
-    def clean(self) -> str:
-        """The text that is meant."""
-        return self.raw.replace(AS_TEXT, "")
-
     def places(self, spans: np.ndarray) -> np.ndarray:
-        """Spans of the clean text as spans of the whole marked one."""
+        """Spans of the text without `AS_TEXT` as spans of the whole marked one."""
         bytes_of, at, width = [], self.begin, len(AS_TEXT.encode())
         for part in self.raw.split(AS_TEXT):
             size = len(part.encode())
@@ -126,8 +120,3 @@ def _names(markers: Mapping[str, Marker]) -> re.Pattern[str]:
     """Any of the names that is not quoted, the longest where one begins with another."""
     longest = sorted(markers, key=len, reverse=True)
     return re.compile(f"(?:{'|'.join(map(re.escape, longest)) or '(?!)'})(?!{AS_TEXT})")
-
-
-def _apart(name: str) -> str:
-    """The name as text: no name within it, nor one of a single character, is taken for a token."""
-    return "".join(character + AS_TEXT for character in name)

@@ -29,6 +29,11 @@ class Document(NamedTuple):
     split: str | None = None  # "train" or "validation" where the source has splits of its own
     encoder_text: str | None = None  # of a pair, the text that `text` answers
 
+    @property
+    def texts(self) -> list[str]:
+        """What is tokenized of it: of a pair, both sides."""
+        return [self.text] if self.encoder_text is None else [self.encoder_text, self.text]
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:

@@ -11,7 +11,7 @@ from lm.data import Encoded
 from lm.errors import UserError
 from lm.tasks import metrics
 from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
-from lm.tasks.labels import class_name, is_no_value, ordered, same_but_for_case, truth_and_numbers
+from lm.tasks.labels import NO_VALUE, class_name, ordered, same_but_for_case, truth_and_numbers
 from lm.tasks.layout import Layout, Row
 from lm.tasks.records import Record
 
@@ -37,15 +37,11 @@ class _WholeText(Task):
     def text_row(self, encoded: Sequence[Any], layout: Layout, target: Any) -> Row:
         """The row of texts with one target, the first of T."""
         row = layout.joined([each.ids for each in encoded])
-        last = int(row["segments"].sum()) - 1
-        others = (0, layout.texts - 1)
+        place = int(row["segments"].sum()) - 1 if self.pooling == "last" else 0
+        others, kind = (0, layout.texts - 1), np.float32 if self.real_targets else np.int32
         return row | {
-            "target_positions": np.pad([last if self.pooling == "last" else 0], others).astype(
-                np.int32
-            ),
-            "targets": np.pad([target], others).astype(
-                np.float32 if self.real_targets else np.int32
-            ),
+            "target_positions": np.pad([place], others).astype(np.int32),
+            "targets": np.pad([target], others).astype(kind),
             "weights": np.pad(np.ones(1, np.float32), others),
         }
 
@@ -70,7 +66,7 @@ class Classification(_WholeText):
                 f"{record.place}: the label {given!r:.40} is no single class; give a text"
             )
         label = class_name(given)
-        if is_no_value(label) and label not in self.labels:
+        if label in NO_VALUE and label not in self.labels:
             raise UserError(
                 f"{record.place} has the label {label!r}, as pandas writes an empty cell; remove "
                 "it, or name all labels in config.task.labels where this is one"

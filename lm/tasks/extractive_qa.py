@@ -92,8 +92,8 @@ class ExtractiveQA(Task):
         if self.doc_stride >= room:
             raise UserError(
                 f"{example['place']}: windows of {room} tokens cannot overlap by "
-                f"config.task.doc_stride"
-                f" = {self.doc_stride}; use less, or a larger config.data.seq_len"
+                f"config.task.doc_stride = {self.doc_stride}; use less, or a larger "
+                "config.data.seq_len"
             )
         first, last = self._place(example, context)
         rows = []
@@ -105,15 +105,12 @@ class ExtractiveQA(Task):
             spans = np.zeros((layout.length, 2), np.int32)
             places = slice(shift + begin, shift + begin + len(window))
             spans[places] = context.spans[begin : begin + len(window)]
-            rows.append(
-                layout.joined([question, window])
-                | {
-                    "targets": np.array(target, np.int32),
-                    "weights": np.ones(2, np.float32),
-                    "spans": spans,
-                }
-            )
+            rows.append(self._row(question, window, target, spans, layout))
         return rows
+
+    def _row(self, question: Any, window: Any, target: Any, spans: Any, layout: Layout) -> Row:
+        target = {"targets": np.array(target, np.int32), "weights": np.ones(2, np.float32)}
+        return layout.joined([question, window]) | target | {"spans": spans}
 
     def _place(self, example: Example, context: Encoded) -> tuple[int, int]:
         """The first and the last token of the first answer; (-1, -1) where there is none, or none
@@ -153,17 +150,14 @@ class ExtractiveQA(Task):
         if self.max_answer_length < longest:
             notes.append(
                 f"config.task.max_answer_length = {self.max_answer_length}, but training has "
-                f"answers of "
-                f"up to {longest} tokens, which can never be predicted; raise it"
+                f"answers of up to {longest} tokens, which can never be predicted; raise it"
             )
         return self, notes
 
     def abstract_row(self, layout: Layout) -> Row:
         """See `Task`; "spans" [L, 2] are the bytes of the context behind each token."""
         nothing = np.zeros(1, np.int32)
-        spans = np.zeros((layout.length, 2), np.int32)
-        target = {"targets": np.zeros(2, np.int32), "weights": np.ones(2, np.float32)}
-        return layout.joined([nothing, nothing]) | target | {"spans": spans}
+        return self._row(nothing, nothing, [0, 0], np.zeros((layout.length, 2), np.int32), layout)
 
     def predict(self, example: Example, outputs: Sequence[Outputs], labels: Labels) -> Prediction:
         """The likeliest span of any window, or nothing where the window that points the least at

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0*")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_NO_VALUE = ("nan", "NaN", "<NA>", "NaT")  # what pandas writes into an empty cell
+NO_VALUE = ("nan", "NaN", "<NA>", "NaT")  # what pandas writes into an empty cell
 
 
 def is_missing(value: object) -> bool:
@@ -16,11 +16,6 @@ def is_missing(value: object) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip())
-
-
-def is_no_value(label: str) -> bool:
-    """Whether a text is what pandas writes into an empty cell, such as "nan"."""
-    return label in _NO_VALUE
 
 
 def class_name(value: object) -> str:

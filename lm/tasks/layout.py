@@ -3,8 +3,7 @@ long are truncated, and short rows padded.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -99,54 +98,3 @@ def fit(sizes: Sequence[int], room: int) -> list[int]:
         # Down to the next longest at once, or by what is too much.
         kept[longest] -= min(sum(kept) - room, max(kept[longest] - others, 1))
     return kept
-
-
-def pack(rows: Iterable[Row], layout: Layout) -> Iterator[Row]:
-    """Rows of one document each, several to a row, in their order, as long as they fit.
-
-    A row has "tokens" [L + 1], "segments" [L] and "weights" [L]; documents are numbered from 1 in
-    `segments`, do not see each other, and the first input of each is the token that opens it. A
-    document's last token counts as it does alone.
-    """
-    waiting: list[Row] = []
-    used = 0
-    for row in rows:
-        size = _inputs(row)
-        between = _kept(waiting[-1], row) if waiting else 0
-        if waiting and used + between + size > layout.length:
-            yield _merged(waiting, layout)
-            waiting, used, between = [], 0, 0
-        waiting.append(row)
-        used += between + size
-    if waiting:
-        yield _merged(waiting, layout)
-
-
-def _inputs(row: Row) -> int:
-    return int(np.sum(row["segments"] > 0))
-
-
-def _kept(row: Row, following: Row) -> int:
-    """1 where the last token of a document takes a place of its own: where it counts, and the next
-    document does not open with the same.
-    """
-    size = _inputs(row)
-    same = row["tokens"][size] == following["tokens"][0]
-    return int(row["weights"][size - 1] > 0 and not same)
-
-
-def _merged(rows: Sequence[Row], layout: Layout) -> Row:
-    kept = [_kept(*pair) for pair in itertools.pairwise(rows)] + [1]
-    sizes = [_inputs(row) + more for row, more in zip(rows, kept, strict=True)]
-    both = list(zip(rows, sizes, strict=True))
-    found = np.concatenate([row["tokens"][:size] for row, size in both])
-    tokens = np.full(layout.length + 1, layout.end, np.int32)
-    tokens[: len(found)] = found
-    weights = np.concatenate([np.append(row["weights"], 0)[:size] for row, size in both])
-    segments = np.repeat(np.arange(1, len(rows) + 1), sizes)
-    real = len(found) - 1
-    return {
-        "tokens": tokens,
-        "segments": layout.padded(segments[:real], 0),
-        "weights": np.pad(weights[:real], (0, layout.length - real)).astype(np.float32),
-    }

@@ -72,12 +72,11 @@ def prepare_task(config: Config, cache: epath.PathLike) -> TaskData:
     task, notes = task.with_answer_limit(manifest["answers"])
     for note in (*manifest["notes"], *notes):
         _print_once(f"{manifest['source']}: {note}")
-    end, specials = found.tokenizer.end, found.tokenizer.specials
     kept = {
-        "encoder_decoder": encoder_decoder_tokens(config.special_tokens, end),
-        "specials": specials,
+        "encoder_decoder": encoder_decoder_tokens(config.special_tokens, found.tokenizer.end),
+        "specials": found.tokenizer.specials,
+        "labels": tuple(manifest["labels"]),
     }
-    kept["labels"] = tuple(manifest["labels"])
     layout = Layout(**manifest["layout"] | kept)
     data = TaskData(**vars(found), task=task, layout=layout)
     stage, jointly = config.continual.stage, config.continual.joint
@@ -126,8 +125,7 @@ def _examples(task: Task, source: str, wanted: dict[str, Any]) -> dict[str, list
             raise UserError(
                 f"the {split} split of {source} is empty: it has {counted(total, 'example')}, and "
                 f"config.data.validation_fraction = {validation}; change that share, or name "
-                f"held-out "
-                "examples in config.task.validation_source"
+                "held-out examples in config.task.validation_source"
             )
     return found
 

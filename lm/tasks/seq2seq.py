@@ -16,8 +16,9 @@ from lm.errors import UserError
 from lm.tasks import metrics
 from lm.tasks.base import Example, Labels, Numbers, Outputs, Prediction, Predictions, Task, Texts
 from lm.tasks.bleu_rouge import OVERLAP, overlaps
-from lm.tasks.layout import Layout, Row, pack
+from lm.tasks.layout import Layout, Row
 from lm.tasks.metrics import Metric
+from lm.tasks.packing import pack
 from lm.tasks.records import Record
 
 ROLES = ("system", "user", "assistant")
@@ -117,13 +118,9 @@ class Seq2Seq(TextGeneration):
         row = self.token_row(np.concatenate([given, answer]), counts, layout)
         if encoder is None:
             return [row]
-        return [
-            row
-            | {
-                "encoder_tokens": layout.padded(encoder, layout.end),
-                "encoder_segments": layout.padded(np.ones(len(encoder), int), 0),
-            }
-        ]
+        segments = layout.padded(np.ones(len(encoder), int), 0)
+        tokens = layout.padded(encoder, layout.end)
+        return [row | {"encoder_tokens": tokens, "encoder_segments": segments}]
 
     def prompt(self, source: Any, answer: int, layout: Layout) -> tuple[np.ndarray, Any]:
         """What stands before an answer of so many tokens, and what the encoder reads (None: there

@@ -9,8 +9,9 @@ import pytest
 from configs import default
 from lm.data import ByteTokenizer
 from lm.tasks import build_task
-from lm.tasks.layout import Layout, pack
+from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
+from lm.tasks.packing import pack
 from lm.training.build_model import build_model
 from tests.small_models import init
 
