@@ -5,14 +5,14 @@ once.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from lm.devices import sharding
 from lm.errors import UserError, counted
+
+if TYPE_CHECKING:
+    import jax
 
 Batch = dict[str, np.ndarray]
 # Numbers of rows, and the share of the drawn ones that come from among them; shares sum to 1.
@@ -109,9 +109,13 @@ def eval_batches(
 
 
 def sharded_eval_batches(
-    mesh: Mesh, rows: RowSource, *, batch_size: int, limit: int | None = None
-) -> Iterator[dict[str, jax.Array]]:
+    mesh: "jax.sharding.Mesh", rows: RowSource, *, batch_size: int, limit: int | None = None
+) -> Iterator[dict[str, "jax.Array"]]:
     """The batches of `eval_batches` as arrays that the devices of all hosts share."""
+    import jax
+
+    from lm.devices import sharding
+
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     for batch in eval_batches(rows, batch_size=batch_size, limit=limit, **part):
         yield sharding.global_batch(mesh, batch)

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 from etils import epath
@@ -18,11 +18,13 @@ from lm.data.batches import Groups
 from lm.data.cached_rows import CachedRows, RowWriter, cached_rows, open_rows
 from lm.data.deduplicate import SPLITS, Tally, distinct
 from lm.data.make_tokenizer import make_tokenizer, warn_of_long_words
-from lm.data.objectives import Objective, build_objective
 from lm.data.packing import Packer, PairPacker, PairRows, Rows
 from lm.data.sources import Document, holds_pairs
 from lm.data.synthetic import Language, language_of
 from lm.errors import UserError
+
+if TYPE_CHECKING:
+    from lm.data.objectives import Objective
 
 BATCH_CHARACTERS = 4_000_000  # of documents that are tokenized together
 
@@ -52,8 +54,10 @@ class Corpus(CachedRows):
         """The synthetic language that it was drawn from; None for other text."""
         return language_of(self.manifest["source"])
 
-    def objective(self, config: Config) -> Objective:
+    def objective(self, config: Config) -> "Objective":
         """See `Dataset`: the one that config.objective names."""
+        from lm.data.objectives import build_objective  # which imports jax
+
         return build_objective(config, self.tokenizer)
 
     def row_groups(self, config: Config) -> Groups | None:

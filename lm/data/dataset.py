@@ -1,14 +1,16 @@
 """The contract of a dataset: what a run trains on and is evaluated on."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from lm.config import Config
 from lm.data.batches import Groups, RowSource
-from lm.data.objectives import Objective
 from lm.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lm.data.objectives import Objective
 
 
 class Dataset(Protocol):
@@ -42,7 +44,7 @@ class Dataset(Protocol):
         """How often each token or class is a target in train: int64 [V]."""
         ...
 
-    def objective(self, config: Config) -> Objective:
+    def objective(self, config: Config) -> "Objective":
         """How rows become a batch."""
         ...
 

@@ -5,12 +5,13 @@ character may be several tokens, and some tokens are a byte.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from lm.data.tokenizer import decode_utf8
 from lm.data.tokenizer_json import byte_characters
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -25,7 +26,7 @@ class Decoder:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], added: Mapping[str, Any]
+        self, backend: "tokenizers.Tokenizer", config: Mapping[str, Any], added: Mapping[str, Any]
     ):
         """Takes a tokenizer, the content of its file, and its added tokens by name."""
         self._backend = backend

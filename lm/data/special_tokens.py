@@ -3,13 +3,15 @@ an encoder-decoder such as T5 (config.special_tokens).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import tokenizers
 
 from lm.config import Config
 from lm.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Classes of transformers that put bos_token first where neither a post-processor nor add_bos_token
 # says whether it is.
@@ -42,7 +44,7 @@ class SpecialTokens(NamedTuple):
         return cls(before, (end,), (end,), (end,))
 
 
-def post_processed(backend: tokenizers.Tokenizer) -> SpecialTokens | None:
+def post_processed(backend: "tokenizers.Tokenizer") -> SpecialTokens | None:
     """What the post-processor of a tokenizer puts around texts; None where it has none.
 
     Args:

@@ -9,10 +9,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tokenizers
 
 from lm.data.detokenizer import Decoder
 from lm.data.files import read_text
@@ -29,6 +28,9 @@ from lm.data.tokenizer_json import (
     word_starts_of,
 )
 from lm.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Names of the special tokens where no file says them, the first that a tokenizer has: ours, then
 # well-known ones.
@@ -177,7 +179,7 @@ class SubwordTokenizer(ComparedByHash):
             return decode_utf8(b"".join(self._pieces[i] for i in ids), final)
         return self._decoder([int(i) for i in ids], final)
 
-    def _checked(self, text: str, encoding: tokenizers.Encoding) -> Encoded:
+    def _checked(self, text: str, encoding: "tokenizers.Encoding") -> Encoded:
         ids = np.array(encoding.ids, np.int32)
         if self._is_reserved[ids].any():
             return self._apart(text)
