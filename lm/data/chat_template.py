@@ -54,11 +54,7 @@ TEMPLATES = {"plain": _headed, "chatml": _chatml}
 
 
 def _own(source: str, tokenizer: Tokenizer, messages: Messages, ask: bool) -> str:
-    """What a checkpoint's own template makes of messages.
-
-    Raises:
-      UserError: it has a mistake, or refuses these messages.
-    """
+    """What a checkpoint's own template makes of messages; UserError where it cannot, or refuses."""
     names = {key: value for key, value in tokenizer.settings.items() if key.endswith("_token")}
     names.pop("add_bos_token", None)
     try:

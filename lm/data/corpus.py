@@ -143,16 +143,8 @@ def _build(
     started = time.monotonic()
     logging.info("Preparing %s with tokenizer %s in %s", source, tokenizer, folder)
     training = distinct(source, validation_fraction, Tally())
-    made = make_tokenizer(
-        tokenizer,
-        vocab_size,
-        warn_of_long_words(
-            (document.name, text)
-            for split, document in training
-            if split == "train"
-            for text in document.texts
-        ),
-    )
+    texts = ((d.name, text) for split, d in training if split == "train" for text in d.texts)
+    made = make_tokenizer(tokenizer, vocab_size, warn_of_long_words(texts))
     tally, pairs = Tally(), holds_pairs(source)
     packers = {split: (PairPacker if pairs else Packer)(seq_len, made.end) for split in SPLITS}
     writer = RowWriter(folder, text_fields(seq_len, made.vocab_size, pairs), made.vocab_size)

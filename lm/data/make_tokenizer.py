@@ -135,12 +135,9 @@ def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokeniz
     tokenizer, trainer = ALGORITHMS[name](
         vocab_size=vocab_size, initial_alphabet=byte_characters(), show_progress=False
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-            pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), "isolated"),
-        ]
-    )
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    parts = pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, parts])
     tokenizer.train_from_iterator(texts, trainer)
     end = SPECIALS[0]
     tokenizer.post_processor = processors.TemplateProcessing(

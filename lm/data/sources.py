@@ -168,11 +168,7 @@ def _files_fingerprint(pattern: str) -> Any:
 
 
 def _decoded(path: str, data: bytes) -> str:
-    """The text of a file, without its mark of UTF-8.
-
-    Raises:
-        UserError: it is of another encoding.
-    """
+    """The text of a file without its mark of UTF-8; UserError where it is of another encoding."""
     if (encoding := _wide_encoding(data)) is not None:
         raise UserError(
             f"{path} is {encoding}, and text is read as UTF-8; convert it (iconv -f {encoding} -t "
@@ -188,9 +184,7 @@ def _decoded(path: str, data: bytes) -> str:
 
 
 def _wide_encoding(data: bytes) -> str | None:
-    """The name of an encoding by units of two or four bytes, told by its mark; or, without one, by
-    every second byte of the beginning being zero, as it is in English.
-    """
+    """The encoding by units of two or four bytes that a mark tells, or that every second is 0."""
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             return encoding

@@ -88,10 +88,8 @@ class SubwordTokenizer(ComparedByHash):
         bos = next((added[key]["id"] for key in starts if key in added), None)
         post = post_processed(self._backend)
         self.specials = specials(post, self.settings, bos, self.end)
-        closes = post is not None and post.after
-        self.own_specials = (
-            self.specials if closes else SpecialTokens.opened_by(self.specials.before)
-        )
+        opened = SpecialTokens.opened_by(self.specials.before)
+        self.own_specials = self.specials if post is not None and post.after else opened
         self.start: int = [self.end if bos is None else bos, *self.specials.before][-1]
         size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size = vocab_size or size
@@ -169,9 +167,7 @@ class SubwordTokenizer(ComparedByHash):
             encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         else:  # without offsets: half as long again
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [
-            self._checked(text, encoding) for text, encoding in zip(texts, encodings, strict=True)
-        ]
+        return [self._checked(*each) for each in zip(texts, encodings, strict=True)]
 
     def decode(self, ids: Iterable[int], final: bool = True) -> str:
         """See `Tokenizer`."""
@@ -259,9 +255,7 @@ def _located(ids: np.ndarray, text: str, offsets: Sequence[tuple[int, int]]) -> 
 
 
 def _take_marks(characters: np.ndarray, text: str) -> None:
-    """Lets the tokens of a letter end behind the combining marks that a normaliser joined to it, or
-    dropped: no token's characters [n, 2] hold these.
-    """
+    """Lets a letter's tokens end behind the combining marks that a normaliser joined or dropped."""
     held = np.zeros(len(text) + 1, np.int64)
     np.add.at(held, characters[:, 0], 1)
     np.add.at(held, characters[:, 1], -1)
@@ -276,17 +270,10 @@ def _take_marks(characters: np.ndarray, text: str) -> None:
 
 
 def _byte_lengths(spans: np.ndarray, size: int) -> np.ndarray:
-    """Bytes from the end of one token to the end of the next, and from the last to the text's end.
+    """Bytes from the end of one token to that of the next, and to the text's end: int32 [n + 1].
 
     Tokens that end together are pieces of a character, or of what became one: its bytes are
     dealt out evenly, the first tokens getting one more where that does not come out even.
-
-    Args:
-        spans: of n tokens, in bytes.
-        size: of the text.
-
-    Returns:
-        int32 [n + 1], of sum `size`.
     """
     ends = np.maximum.accumulate(spans[:, 1])
     lengths = np.diff(ends, prepend=0, append=size)

@@ -1,6 +1,7 @@
 """Reads CoNLL columns, one word a line, and CoNLL-U."""
 
 import collections
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from lm.data.files import lines_of
 from lm.errors import UserError
 
 Sentence = tuple[int, dict[str, Any]]  # the number of its first line, and its columns
+_Line = tuple[int, list[str]]  # its number and its cells
 _SAYS = re.compile(r"#\s*(newdoc\b|newpar\b|[\w.:-]+\s*=\s)")  # a comment of CoNLL-U
 _DOCUMENT = "-DOCSTART-"  # opens a line that is no word
 # Columns of CoNLL-U by their places (Nivre et al. 2020); tags are the universal parts of speech.
@@ -87,14 +89,9 @@ def _is_comment(cells: Sequence[str], width: int) -> bool:
     return len(cells) != width or bool(_SAYS.match(" ".join(cells)))
 
 
-def _sentences(
-    lines: Sequence[tuple[int, list[str]]],
-) -> Iterator[tuple[int, list[tuple[int, list[str]]]]]:
+def _sentences(lines: Sequence[_Line]) -> Iterator[tuple[int, list[_Line]]]:
     """Runs of lines that are not empty, each with the number of its first."""
-    rows: list[tuple[int, list[str]]] = []
-    for number, cells in (*lines, (0, [])):
-        if cells:
-            rows.append((number, cells))
-        elif rows:
+    for filled, run in itertools.groupby(lines, key=lambda line: bool(line[1])):
+        if filled:
+            rows = list(run)
             yield rows[0][0], rows
-            rows = []

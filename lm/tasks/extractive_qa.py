@@ -113,9 +113,7 @@ class ExtractiveQA(Task):
         return layout.joined([question, window]) | target | {"spans": spans}
 
     def _place(self, example: Example, context: Encoded) -> tuple[int, int]:
-        """The first and the last token of the first answer; (-1, -1) where there is none, or none
-        of its text has a token.
-        """
+        """The first and the last token of the first answer; (-1, -1) where it has none."""
         if not example["label"]:
             return -1, -1
         answer, start = example["label"][0], example["starts"][0]

@@ -46,13 +46,11 @@ def _wanted(reading: str, count: int) -> str:
     """What a label is not that the reading knows none of so many choices for."""
     last = string.ascii_uppercase[: min(count, 26)][-1]
     return {
-        "": f"neither a choice nor a number from 0 to {count - 1}",
         "index": f"no number from 0 to {count - 1}",
         "number": f"no number from 1 to {count}",
         "letter": f"no letter from A to {last}",
         "text": "none of the choices",
-        "typed": f"neither a choice nor a number from 0 to {count - 1}",
-    }[reading]
+    }.get(reading, f"neither a choice nor a number from 0 to {count - 1}")
 
 
 class MultipleChoice(Task):

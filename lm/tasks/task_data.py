@@ -61,7 +61,7 @@ class TaskData(CachedRows):
             groups += [(self.replayed(config), replay)] if replay else []
         if not config.task.balanced:
             return groups
-        classes = self.classes()
+        classes = self.array("classes")  # of each row the first target, which is its class
         whole = [(np.arange(len(classes)), 1.0)]
         return [part for group in groups or whole for part in _by_class(*group, classes)]
 
@@ -72,9 +72,8 @@ class TaskData(CachedRows):
         assert self.number is not None
         kept = []
         for number in range(self.number):
-            order = np.random.default_rng((config.seed, number)).permutation(
-                self.train_rows(number)
-            )
+            chance = np.random.default_rng((config.seed, number))
+            order = chance.permutation(self.train_rows(number))
             kept.append(order[: config.continual.memory_size or None])
         return np.concatenate(kept)
 
@@ -93,10 +92,6 @@ class TaskData(CachedRows):
             return found
         span = self._span(self.number, "validation", "examples")
         return found[span.start : span.stop]
-
-    def classes(self) -> np.ndarray:
-        """The first target of every training row, [rows]: its class, in classification."""
-        return self.array("classes")
 
     def train_rows(self, number: int) -> np.ndarray:
         """Which training rows are of one of several sources."""

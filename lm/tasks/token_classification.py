@@ -207,10 +207,8 @@ class TokenClassification(Task):
 
 
 def _unspaced(sentence: Encoded, tokenizer: Tokenizer) -> Encoded:
-    """The same, where the first piece holds nothing if it stands for a space that is not there: it
-    shares its character with the next piece.
-    """
-    spans = sentence.spans
+    """The same, where the first piece holds nothing if it stands for a space that is not there."""
+    spans = sentence.spans  # such a piece shares its character with the next
     if len(spans) < 2 or spans[1, 0] > 0 or tokenizer.decode(sentence.ids[:1]).strip():
         return sentence
     return sentence._replace(offsets=np.concatenate([[[0, 0]], spans[1:]]))

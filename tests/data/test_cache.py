@@ -95,10 +95,10 @@ def test_damaged_examples_of_a_task_are_built_again(damage, pattern, tmp_path, c
     config.task.name = "classification"
     config.data.update(source=f"files:{tmp_path}/rows.csv", seq_len=16, validation_fraction=0.4)
     data = prepare_task(config, tmp_path / "cache")
-    before = data.examples(), data.classes().tolist(), data.manifest
+    before = data.examples(), data.array("classes").tolist(), data.manifest
     damage(only(data.folder, pattern))
     again = prepare_task(config, tmp_path / "cache")
-    assert (again.examples(), again.classes().tolist(), again.manifest) == before
+    assert (again.examples(), again.array("classes").tolist(), again.manifest) == before
     assert "is damaged" in caplog.text
 
 

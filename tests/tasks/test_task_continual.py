@@ -156,7 +156,7 @@ def test_replayed_rows_are_training_rows_of_earlier_tasks_by_seed_and_step_alone
     few = {row for batch in batches(15, **{"continual.memory_size": 10}) for row in batch}
     assert len(few & earlier) == 10 and few >= own
     for batch in batches(3, **{"task.balanced": True}):
-        assert data.classes()[batch].sum() == 8 and len(earlier.intersection(batch)) == 4
+        assert data.array("classes")[batch].sum() == 8 and len(earlier.intersection(batch)) == 4
 
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
