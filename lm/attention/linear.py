@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lm.attention.base import LayerContext, Mechanism, random_key
 from lm.attention.feature_product import feature_attend
 from lm.attention.mask import Mask
+from lm.softmax.weighting import promote
 
 
 class LinearAttention(Mechanism):
@@ -101,7 +102,7 @@ class CosformerAttention(Mechanism):
 
 def elu_features(x: jax.Array) -> jax.Array:
     """elu(x) + 1 in float32: x + 1 above 0, exp(x) below; positive."""
-    x = _float32(x)
+    x = promote(x)
     return jnp.where(x > 0.0, x + 1.0, jnp.exp(jnp.minimum(x, 0.0)))
 
 
@@ -110,7 +111,7 @@ def cosine_features(x: jax.Array, positions: jax.Array, horizon: int) -> jax.Arr
     in float32.
     """
     angles = (math.pi / 2 / horizon * positions.astype(jnp.float32))[..., None, None]
-    x = jax.nn.relu(_float32(x))
+    x = jax.nn.relu(promote(x))
     return jnp.concatenate([x * jnp.cos(angles), x * jnp.sin(angles)], axis=-1)
 
 
@@ -127,7 +128,7 @@ def random_exponents(x: jax.Array, directions: jax.Array) -> jax.Array:
     Returns:
       [B, L, H, M]; at most |w_m|^2 / 2, which is what keeps exp(it) finite for K up to 128 or so.
     """
-    y = _float32(x) * x.shape[-1] ** -0.25
+    y = promote(x) * x.shape[-1] ** -0.25
     exponents = jnp.einsum("blhk,mk->blhm", y, directions)
     return exponents - jnp.sum(y * y, axis=-1, keepdims=True) / 2 - math.log(len(directions)) / 2
 
@@ -144,7 +145,3 @@ def orthogonal_normal(key: jax.Array, rows: int, size: int) -> jax.Array:
     directions = bases.swapaxes(1, 2).reshape(-1, size)[:rows]
     lengths = jnp.linalg.norm(jax.random.normal(jax.random.fold_in(key, 1), (rows, size)), axis=1)
     return directions * lengths[:, None]
-
-
-def _float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

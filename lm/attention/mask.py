@@ -12,19 +12,7 @@ import jax.numpy as jnp
 ALL_SEGMENTS = -1
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=(
-        "segments",
-        "key_segments",
-        "padding",
-        "offset",
-        "prefix",
-        "positions",
-        "key_positions",
-    ),
-    meta_fields=("causal", "window"),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mask:
     """The structure of visibility between Q queries and S keys; all conditions must hold.
@@ -46,8 +34,8 @@ class Mask:
       key_positions: [B, S], likewise; None: the queries' own `positions` (then Q = S).
     """
 
-    causal: bool = False
-    window: int | None = None
+    causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
     segments: jax.Array | None = None
     key_segments: jax.Array | None = None
     padding: jax.Array | None = None

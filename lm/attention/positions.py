@@ -3,7 +3,6 @@ and sinusoidal vectors.
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -40,7 +39,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return 2.0 ** (-8.0 * np.arange(1, heads + 1, dtype=np.float32) / heads)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("slopes",), meta_fields=())
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AlibiBias:
     """-slope * |distance|: ALiBi's addition to scores (2108.12409).
@@ -56,9 +55,7 @@ class AlibiBias:
         return -jnp.asarray(self.slopes)[:, None, None] * jnp.abs(distance)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("table",), meta_fields=("max_distance", "causal")
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RelativeBias:
     """T5's relative positions (1910.10683): a learned number for each head and bucket of distances.
@@ -75,8 +72,8 @@ class RelativeBias:
     """
 
     table: jax.Array
-    max_distance: int
-    causal: bool
+    max_distance: int = dataclasses.field(metadata={"static": True})
+    causal: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, distance: jax.Array) -> jax.Array:
         """Query's position minus key's, [B, 1, n, S] -> [B, H, n, S]."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lm.attention.attend import attend
 from lm.attention.base import LayerContext, Mechanism
 from lm.attention.mask import Mask
+from lm.softmax.weighting import promote, visible_scores
 
 
 class StickBreakingAttention(Mechanism):
@@ -52,14 +53,10 @@ def break_stick(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     log weight_j = log sigmoid(z_j) + sum over visible k > j of log(1 - sigmoid(z_k)). Masked keys
     break nothing off and get 0; a row without visible keys is zeros, with zero gradient.
     """
-    z = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    left = jax.nn.log_sigmoid(-z)
-    if where is not None:
-        left = jnp.where(where, left, 0.0)
+    z = promote(scores)
+    left = visible_scores(jax.nn.log_sigmoid(-z), where, masked=0.0)
     # Shifted, not subtracted: what a large score breaks off must not come back as a rounding error.
     later = jnp.pad(left[..., 1:], [(0, 0)] * (z.ndim - 1) + [(0, 1)])
     rest = jnp.flip(jnp.cumsum(jnp.flip(later, -1), axis=-1), -1)
-    weights = jnp.exp(jax.nn.log_sigmoid(z) + rest)
-    if where is not None:
-        weights = jnp.where(where, weights, 0.0)
+    weights = visible_scores(jnp.exp(jax.nn.log_sigmoid(z) + rest), where, masked=0.0)
     return weights.astype(scores.dtype)

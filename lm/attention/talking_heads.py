@@ -21,12 +21,6 @@ class TalkingHeadsAttention(Mechanism):
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext
     ) -> jax.Array:
         """See `Mechanism`."""
-        heads = query.shape[2]
-        shape = (heads, heads)
-        mixing = self.param("before", _identity, shape), self.param("after", _identity, shape)
-        return score_attention(self)(query, key, value, mask, layer, mixing=mixing)
-
-
-def _identity(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    del key
-    return jnp.eye(*shape)
+        identity = jnp.eye(query.shape[2])
+        before, after = (self.param(name, lambda _: identity) for name in ("before", "after"))
+        return score_attention(self)(query, key, value, mask, layer, mixing=(before, after))

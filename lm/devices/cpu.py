@@ -31,12 +31,7 @@ def fusion_barrier(x: T) -> T:
 
 
 def dense_product(inputs: jax.Array, kernel: jax.Array, *_: object, **__: object) -> jax.Array:
-    """`flat_product` as the `dot_general` of `flax.linen.Dense`."""
-    return flat_product(inputs, kernel)
-
-
-def flat_product(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[..., in] x [in, out] -> [..., out].
+    """[..., in] x [in, out] -> [..., out], also as the `dot_general` of `flax.linen.Dense`.
 
     On a CPU all positions become one axis first: the kernel's gradient, a sum over positions, then
     contracts one axis, where two would make XLA's CPU backend copy its operands transposed.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 
-from lm.devices.cpu import flat_product
+from lm.devices.cpu import dense_product
 from lm.errors import UserError, nearest
 from lm.finetuning.method import Args, Call, Context, Kwargs, Path, ends_with
 
@@ -41,7 +41,7 @@ class LowRank(nn.Module):
         b = self.param("b_kernel", zeros, (self.rank, features), self.param_dtype)
         dtype = self.dtype or jnp.result_type(x, a)
         x, a, b = (array.astype(dtype) for array in (x, a, b))
-        return self.scale * flat_product(flat_product(x, a), b)
+        return self.scale * dense_product(dense_product(x, a), b)
 
 
 class Decomposed(LowRank):

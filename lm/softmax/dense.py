@@ -1,4 +1,4 @@
-"""Dense weightings: the softmax and variants that give every visible place a positive weight.
+"""Dense weightings: the softmax and variants, which give every visible place some weight.
 
 All take scores s of shape [..., S] and act on the last axis. Below, m is the row's maximum and n
 the number of its visible places.
@@ -9,13 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.softmax.weighting import (
-    divide_by_sum,
-    row_length,
-    row_maximum,
-    visible_scores,
-    visible_weights,
-)
+from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
 
 
 def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -110,7 +104,7 @@ def taylor(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     less their maximum; below s = -1 weights grow again.
     """
     z = visible_scores(scores, where, masked=0.0)
-    series = visible_weights(1.0 + z + 0.5 * z * z, where, z.dtype)
+    series = visible_scores(1.0 + z + 0.5 * z * z, where, masked=0.0)
     return divide_by_sum(series, jnp.sum(series, axis=-1, keepdims=True)).astype(scores.dtype)
 
 
@@ -136,5 +130,36 @@ def cog(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """
     z = visible_scores(scores, where, masked=0.0)
     sign = jnp.where(z < 0, -1.0, 1.0)
-    weights = visible_weights(sign * softmax(sign * z, where), where, z.dtype)
-    return weights.astype(scores.dtype)
+    return (sign * softmax(sign * z, where)).astype(scores.dtype)
+
+
+def gumbel_softmax(
+    scores: jax.Array,
+    where: jax.Array | None = None,
+    *,
+    temperature: float | jax.Array = 1.0,
+    hard: bool = False,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Gives softmax((s + g) / t), g = -log(-log u), u uniform in (0, 1) (1611.01144, 1611.00712).
+
+    The largest place of a row is distributed as softmax(s). As t falls to 0 rows tend to one-hot.
+
+    Args:
+      scores: [..., S].
+      where: boolean, broadcasts to `scores`.
+      temperature: t, above 0.
+      hard: rows are one-hot at the largest place, the first of equal ones; the gradient is that
+        of the soft weights (straight-through).
+      key: a random key. None: no noise, the row's mode, as for evaluation.
+    """
+    z = visible_scores(scores, where, masked=0.0)
+    if key is not None:
+        z = z + jax.random.gumbel(key, z.shape, z.dtype)
+    soft = softmax(z / temperature, where)
+    if hard:
+        places = jax.lax.broadcasted_iota(jnp.int32, soft.shape, soft.ndim - 1)
+        largest = (places == jnp.argmax(soft, axis=-1, keepdims=True)) & (soft > 0)
+        # In this order the difference is exactly zero, and rows are exactly one-hot.
+        soft = largest.astype(soft.dtype) + (soft - jax.lax.stop_gradient(soft))
+    return soft.astype(scores.dtype)

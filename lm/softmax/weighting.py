@@ -97,13 +97,6 @@ def visible_scores(
     return scores if where is None else jnp.where(where, scores, masked)
 
 
-def visible_weights(
-    weights: jax.Array, where: jax.Array | None, dtype: jax.typing.DTypeLike
-) -> jax.Array:
-    """Weights in the caller's type, exactly zero where masked."""
-    return (weights if where is None else jnp.where(where, weights, 0.0)).astype(dtype)
-
-
 def row_maximum(scores: jax.Array) -> jax.Array:
     """The largest score of each row, [..., 1], without gradient; 0 where nothing is visible."""
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
