@@ -41,10 +41,7 @@ def open_model(
 
 
 def restore(
-    workdir: epath.Path,
-    step: int | None = None,
-    given: Config | None = None,
-    cache: str = "",
+    workdir: epath.Path, step: int | None = None, given: Config | None = None, cache: str = ""
 ) -> Restored:
     """Reads a workdir's checkpoint; `step` None takes the newest.
 

@@ -59,9 +59,8 @@ class BottleneckAdapter:
     def __call__(self, call: Call, args: Args, kwargs: Kwargs, context: Context) -> jax.Array:
         """Adds to the branches of the placement; an interceptor of `flax.linen`."""
         y, branch = call(*args, **kwargs), context.module
-        if context.method_name != "__call__" or not isinstance(
-            branch, PLACEMENTS[self.adapter_placement]
-        ):
+        placed = isinstance(branch, PLACEMENTS[self.adapter_placement])
+        if not placed or context.method_name != "__call__":
             return y
         dtypes = branch.config.numerics.dtypes
         added = Bottleneck(self.adapter_dim, **dtypes, name=self.name)

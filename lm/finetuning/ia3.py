@@ -25,9 +25,7 @@ class Scale(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Ia3:
-    """l_k * keys, l_v * values, and l_f * what the feed-forward layer's last matrix reads
-    (2205.05638).
-    """
+    """l_k * keys, l_v * values, l_f * what the last feed-forward matrix reads (2205.05638)."""
 
     name: ClassVar[str] = "ia3"
 

@@ -53,9 +53,8 @@ class Decomposed(LowRank):
         update = self.update(x, y.shape[-1])
         self.param("growth", nn.initializers.zeros, y.shape[-1:], self.param_dtype)
         own = self.variables["params"]
-        moved = jax.lax.stop_gradient(
-            layer["kernel"] + self.scale * own["a_kernel"] @ own["b_kernel"]
-        )
+        moved = layer["kernel"] + self.scale * own["a_kernel"] @ own["b_kernel"]
+        moved = jax.lax.stop_gradient(moved)
         factor = lengths(layer["kernel"], own["growth"]) / jnp.linalg.norm(moved, axis=0)
         bias = layer["bias"].astype(y.dtype) if "bias" in layer else jnp.zeros((), y.dtype)
         return (y - bias + update) * factor.astype(y.dtype) + bias

@@ -33,9 +33,8 @@ class Vectors(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
-        own = self.param(
-            "vectors", self.vectors_init, (self.number, *x.shape[2:]), self.param_dtype
-        )
+        shape = (self.number, *x.shape[2:])
+        own = self.param("vectors", self.vectors_init, shape, self.param_dtype)
         own = jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], *own.shape))
         return jnp.concatenate([own, x], axis=1)
 
@@ -64,9 +63,8 @@ class Prompt:
             return call(*args, **kwargs)
         # A cache that exists holds the prompt's keys.
         fresh = "cache" not in model.variables
-        modules = ("encoder_inputs", "encoder")
-        if model.config.encoder is None:
-            modules = ("inputs", "stack")
+        decodes = model.config.encoder is None
+        modules = ("inputs", "stack") if decodes else ("encoder_inputs", "encoder")
         with nn.intercept_methods(functools.partial(self._in_stack, modules, fresh)):
             return call(*args, **kwargs)
 
@@ -83,7 +81,10 @@ class Prompt:
         if module.name not in modules or context.method_name != "__call__":
             return call(*args, **kwargs)
         given = inspect.signature(call).bind(*args, **kwargs).arguments
-        given["positions"] = self._positions(given["positions"], fresh)
+        given["positions"] = given["positions"] + number
+        if fresh:
+            own = jnp.broadcast_to(jnp.arange(number), (len(given["positions"]), number))
+            given["positions"] = jnp.concatenate([own, given["positions"]], axis=1)
         if isinstance(module, Embedding):
             numerics = module.config.numerics
             options = {"param_dtype": numerics.dtypes["param_dtype"], "name": self.name}
@@ -101,14 +102,6 @@ class Prompt:
             given["mask"] = self._visible(given["mask"], given["positions"])
         y = call(**given)
         return y[:, number:] if fresh else y
-
-    def _positions(self, positions: jax.Array, fresh: bool) -> jax.Array:
-        number = self.num_virtual_tokens
-        later = positions + number
-        if not fresh:
-            return later
-        own = jnp.broadcast_to(jnp.arange(number), (positions.shape[0], number))
-        return jnp.concatenate([own, later], axis=1)
 
     def _visible(self, mask: Mask, positions: jax.Array) -> Mask:
         """The mask of a text, for prompt and text."""
@@ -165,9 +158,8 @@ class Prefix:
             return call(*args, **kwargs)
         if isinstance(module, MultiHeadAttention) and not module.config.cross:
             given = inspect.signature(call).bind(*args, **kwargs).arguments
-            given["mask"] = _positioned(
-                given["mask"], given["positions"], given.get("cache_length")
-            )
+            length = given.get("cache_length")
+            given["mask"] = _positioned(given["mask"], given["positions"], length)
             return call(**given)
         if module.path[-2:] != ("attention", "mechanism"):
             return call(*args, **kwargs)
@@ -202,9 +194,8 @@ def _positioned(mask: Mask, positions: jax.Array, cache_length: int | None) -> M
     mask = dataclasses.replace(mask, positions=positions)
     if cache_length is None:
         return mask
-    return dataclasses.replace(
-        mask, key_positions=_cached_positions(mask, jnp.arange(cache_length))
-    )
+    cached = _cached_positions(mask, jnp.arange(cache_length))
+    return dataclasses.replace(mask, key_positions=cached)
 
 
 def _cached_positions(mask: Mask, places: jax.Array) -> jax.Array:

@@ -2,16 +2,14 @@
 
 from lm.checkpoints.hf.bert import KEYS, LENGTH, POST_NORM, REQUIRED, embeddings, output_table
 from lm.checkpoints.hf.family import Family, KeyMapping
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, linears, norm
 from lm.config import Config
 
+_ATTENTION = {"query": "query", "key": "key", "value": "value", "dense": "out"}
 _BODY = in_layers(
     "encoder.albert_layer_groups.0.albert_layers.0",
     "stack",
-    linear("attention.query", "attention/query"),
-    linear("attention.key", "attention/key"),
-    linear("attention.value", "attention/value"),
-    linear("attention.dense", "attention/out"),
+    linears("attention", "attention", _ATTENTION),
     norm("attention.LayerNorm", "attention_norm"),
     linear("ffn", "feed_forward/in"),
     linear("ffn_output", "feed_forward/out"),

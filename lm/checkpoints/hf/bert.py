@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, head_table, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import (
+    TensorMapping,
+    head_table,
+    in_layers,
+    linear,
+    linears,
+    norm,
+)
 from lm.config import Config
 
 POST_NORM = {
@@ -50,9 +57,7 @@ def output_table(hf: str, config: Config) -> tuple[TensorMapping, ...]:
 BODY = in_layers(
     "encoder.layer.{layer}",
     "stack",
-    linear("attention.self.query", "attention/query"),
-    linear("attention.self.key", "attention/key"),
-    linear("attention.self.value", "attention/value"),
+    linears("attention.self", "attention", {"query": "query", "key": "key", "value": "value"}),
     linear("attention.output.dense", "attention/out"),
     norm("attention.output.LayerNorm", "attention_norm"),
     linear("intermediate.dense", "feed_forward/in"),

@@ -48,12 +48,12 @@ def matching_family(
     if swapped:
         raise UserError(f"transformers has no model with {swapped[0]}; only softmax is exported")
     order = sorted(families.values(), key=lambda family: family.model_type != preferred)
-    reasons = [(family.incompatibility(config), family.model_type) for family in order]
-    for family, (reason, _) in zip(order, reasons, strict=True):
-        if reason is None:
+    reasons = []
+    for family in order:
+        if (reason := family.incompatibility(config)) is None:
             return family
-    told = "; ".join(f"{name}: {reason}" for reason, name in reasons)
-    raise UserError(f"this model is of no family that can be written ({told})")
+        reasons.append(f"{family.model_type}: {reason}")
+    raise UserError(f"this model is of no family that can be written ({'; '.join(reasons)})")
 
 
 def write_checkpoint(
@@ -122,16 +122,16 @@ def tensors(
         kept = (m for m in mappings if not m.param.startswith(family.optional))
         mappings, names = [*kept, *head.mappings], head
     known = param_sources(mappings, config.model.num_layers)
-    parts: dict[str, list[tuple[TensorMapping, Any]]] = collections.defaultdict(list)
+    parts: dict[str, list[tuple[TensorMapping, Any, int | None]]] = collections.defaultdict(list)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
         if name not in known:
             raise UserError(f"a {family.model_type} of transformers has no place for {name}")
         source = known[name]
         for layer, tensor in enumerate(source.tensors):
-            parts[tensor].append((source.mapping, (leaf, layer if source.stacked else None)))
+            parts[tensor].append((source.mapping, leaf, layer if source.stacked else None))
     for name, pieces in parts.items():
-        values = [(mapping, _fetch(*where)) for mapping, where in pieces]
+        values = [(mapping, _fetch(leaf, layer)) for mapping, leaf, layer in pieces]
         mapping, value = values[0]
         array = np.zeros(mapping.hf_shape(value.shape), np.float32)
         for mapping, value in values:

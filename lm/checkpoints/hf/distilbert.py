@@ -2,19 +2,23 @@
 
 from lm.checkpoints.hf.bert import POST_NORM, embeddings
 from lm.checkpoints.hf.family import ACTIVATIONS, Family, KeyMapping
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, head_table, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import (
+    TensorMapping,
+    head_table,
+    in_layers,
+    linear,
+    linears,
+    norm,
+)
 from lm.config import Config
 
+_ATTENTION = {"q_lin": "query", "k_lin": "key", "v_lin": "value", "out_lin": "out"}
 _BODY = in_layers(
     "transformer.layer.{layer}",
     "stack",
-    linear("attention.q_lin", "attention/query"),
-    linear("attention.k_lin", "attention/key"),
-    linear("attention.v_lin", "attention/value"),
-    linear("attention.out_lin", "attention/out"),
+    linears("attention", "attention", _ATTENTION),
     norm("sa_layer_norm", "attention_norm"),
-    linear("ffn.lin1", "feed_forward/in"),
-    linear("ffn.lin2", "feed_forward/out"),
+    linears("ffn", "feed_forward", {"lin1": "in", "lin2": "out"}),
     norm("output_layer_norm", "feed_forward_norm"),
 )
 

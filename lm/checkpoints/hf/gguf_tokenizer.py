@@ -54,16 +54,20 @@ def from_gguf(path: Path, found: Mapping[str, Any]) -> Any:
         ) from None
 
 
+def named_tokens(found: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that a file names by their numbers, by their names in transformers."""
+    tokens = found.get("tokens", ())
+    numbers = {name: found.get(key, -1) for name, key in _NAMED.items()}
+    return {name: tokens[i] for name, i in numbers.items() if 0 <= i < len(tokens)}
+
+
 def special_token_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says of its special tokens, as `lm.data.special_tokens.read_settings` has it.
 
     Where `add_bos_token` is not said, kind "llama" and words cut as "llama-bpe" open with
     bos_token, and others do not, as llama.cpp has it.
     """
-    tokens, settings = found.get("tokens", ()), {}
-    for name, key in _NAMED.items():
-        if 0 <= found.get(key, -1) < len(tokens):
-            settings[name] = tokens[found[key]]
+    settings: dict[str, Any] = named_tokens(found)
     opens = found.get("model") == "llama" or found.get("pre") == "llama-bpe"
     settings["add_bos_token"] = bool(found.get("add_bos_token", opens))
     if isinstance(found.get("chat_template"), str):

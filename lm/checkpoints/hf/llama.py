@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.checkpoints.hf.family import Family, KeyMapping
-from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, norm
+from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linears, norm
 from lm.config import Config
 from lm.errors import UserError
+
+_ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+_FEED_FORWARD = {"gate_proj": "gate", "up_proj": "in", "down_proj": "out"}
 
 
 def _mappings(_: Config) -> tuple[TensorMapping, ...]:
@@ -19,14 +22,9 @@ def _mappings(_: Config) -> tuple[TensorMapping, ...]:
             "layers.{layer}",
             "stack",
             norm("input_layernorm", "attention_norm"),
-            linear("self_attn.q_proj", "attention/query"),
-            linear("self_attn.k_proj", "attention/key"),
-            linear("self_attn.v_proj", "attention/value"),
-            linear("self_attn.o_proj", "attention/out"),
+            linears("self_attn", "attention", _ATTENTION),
             norm("post_attention_layernorm", "feed_forward_norm"),
-            linear("mlp.gate_proj", "feed_forward/gate"),
-            linear("mlp.up_proj", "feed_forward/in"),
-            linear("mlp.down_proj", "feed_forward/out"),
+            linears("mlp", "feed_forward", _FEED_FORWARD),
         ),
         *norm("norm", "stack/final_norm"),
         TensorMapping("lm_head.weight", "head/table"),

@@ -85,10 +85,7 @@ def linears(hf: str, param: str, names: Mapping[str, str]) -> tuple[TensorMappin
 
 def head_table(hf: str) -> tuple[TensorMapping, ...]:
     """The output table [outcomes, in], which is not transposed, and its bias."""
-    return (
-        TensorMapping(f"{hf}.weight", "head/table"),
-        TensorMapping(f"{hf}.bias", "head/bias"),
-    )
+    return (TensorMapping(f"{hf}.weight", "head/table"), TensorMapping(f"{hf}.bias", "head/bias"))
 
 
 def norm(hf: str, param: str) -> tuple[TensorMapping, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 import tokenizers
 
 from lm.checkpoints.hf.gguf import is_gguf, read_tokenizer_fields
+from lm.checkpoints.hf.gguf_tokenizer import named_tokens
 from lm.checkpoints.hf.tokenizer import MADE_OF
 from lm.config import Config
 from lm.data import ByteTokenizer, Tokenizer
@@ -33,12 +34,6 @@ _KNOWN = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 _IN_CONFIG = ("bos_token", "eos_token", "pad_token")  # whose ids stand in config.json
-_IN_GGUF = {
-    "bos_token": "bos_token_id",
-    "eos_token": "eos_token_id",
-    "pad_token": "padding_token_id",
-    "unk_token": "unknown_token_id",
-}
 _AS_IN_GGUF = ("add_bos_token", "add_eos_token", "chat_template")
 # What names files or code of the machine that wrote it.
 _LOCAL = ("auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file")
@@ -52,10 +47,7 @@ def base_settings(folder: Path) -> dict[str, Any]:
     """
     if is_gguf(folder):
         found = read_tokenizer_fields(folder)
-        tokens = found.get("tokens", ())
-        named = {name: found.get(key, -1) for name, key in _IN_GGUF.items()}
-        settings = {k: tokens[i] for k, i in named.items() if 0 <= i < len(tokens)}
-        return settings | {k: found[k] for k in _AS_IN_GGUF if k in found}
+        return named_tokens(found) | {k: found[k] for k in _AS_IN_GGUF if k in found}
     settings = read_config(folder)
     odd = [k for k in (*_KNOWN, "eos_token") if token_text(settings.get(k)) is None]
     return {k: v for k, v in settings.items() if k not in (*_LOCAL, *odd) and v is not None}
@@ -137,9 +129,8 @@ def _byte_tokenizer_json(tokenizer: Tokenizer) -> str:
     from tokenizers import decoders, models, pre_tokenizers
 
     assert tokenizer.mask is not None
-    specials = dict(
-        zip((tokenizer.end, tokenizer.mask, *tokenizer.sentinels), SPECIALS, strict=False)
-    )
+    numbers = (tokenizer.end, tokenizer.mask, *tokenizer.sentinels)
+    specials = dict(zip(numbers, SPECIALS, strict=False))
     vocabulary = dict(enumerate(byte_characters())) | specials
     made = Backend(models.BPE({name: byte for byte, name in vocabulary.items()}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
