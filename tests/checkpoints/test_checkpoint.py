@@ -351,4 +351,4 @@ def test_a_command_generates_from_a_checkpoint_without_a_workdir(written):
     assert "--num_beams=999999 is more than the " in refused.stderr
     refused = run("eval", "--config=configs/clm.py:tiny", start, "--step=3")
     assert refused.returncode == 2
-    assert "--step is of a run's checkpoints" in refused.stderr
+    assert "--step needs --workdir=DIR" in refused.stderr
