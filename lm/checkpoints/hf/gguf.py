@@ -137,13 +137,11 @@ def _open(path: Path) -> Any:
 
         values = 0
 
-        def _get(
-            self, offset: int, dtype: DTypeLike, count: int = 1, *more: Any, **order: Any
-        ) -> Any:
+        def _get(self, offset: int, dtype: DTypeLike, count: int = 1, *more: Any, **by: Any) -> Any:
             self.values += 1
             if self.values > _MOST_VALUES:
                 raise ValueError(f"it has more than {_MOST_VALUES:,} values")
-            found = super()._get(offset, dtype, count, *more, **order)
+            found = super()._get(offset, dtype, count, *more, **by)
             if len(found) < count:
                 raise ValueError("it says more than it holds")
             return found
@@ -175,11 +173,11 @@ def _list_of(value: object, kind: Any) -> bool:
 def _check_tokens(path: Path, found: Mapping[str, Any]) -> None:
     """Raises UserError where what a file says of its tokenizer is of another kind."""
     tokens = found.get("tokens", [])
-    texts = {key: found[key] for key in ("tokens", "merges") if key in found}
-    texts |= {"chat_template": [found["chat_template"]]} if "chat_template" in found else {}
-    for key, value in texts.items():
-        if not _list_of(value, str):
+    for key in ("tokens", "merges"):
+        if key in found and not _list_of(found[key], str):
             raise _damaged(path, f"its {key} are no texts")
+    if not isinstance(found.get("chat_template", ""), str):
+        raise _damaged(path, "its chat_template are no texts")
     for key in ("scores", "token_type"):
         if key in found and not (
             _list_of(found[key], int | float) and len(found[key]) == len(tokens)

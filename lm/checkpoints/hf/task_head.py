@@ -212,10 +212,9 @@ def _check_labels(
     if task == "regression" or names == tuple(labels):
         return
     if names == tuple(f"LABEL_{i}" for i in range(size)):
-        if tuple(labels) != tuple(map(str, range(size))):
-            raise HeadMismatch(
-                "its labels have no names but LABEL_0, ...; name them in its id2label"
-            )
+        if list(labels) != [str(i) for i in range(size)]:
+            reason = "its labels have no names but LABEL_0, ...; name them in its id2label"
+            raise HeadMismatch(reason)
     else:
         order = f"; set config.task.labels={names!r} to take it" if {*names} == {*labels} else ""
         raise HeadMismatch(

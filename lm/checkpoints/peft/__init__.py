@@ -143,17 +143,15 @@ def load_adapter(folder: pathlib.Path, config: Config, family: Family) -> tuple[
     return config, unflatten_dict(flat)
 
 
-def _check_settings(
-    file: pathlib.Path, adapter_config: Mapping[str, Any], form: AdapterFormat
-) -> None:
+def _check_settings(file: pathlib.Path, found: Mapping[str, Any], form: AdapterFormat) -> None:
     """Raises UserError for a setting that changes what is computed, or may, as an unknown one."""
-    for key, found in adapter_config.items():
+    for key, value in found.items():
         if key in form.required:
-            if found is not None and found != form.required[key]:
-                raise UserError(f"{file} has {key} {found!r}; only {form.required[key]!r} is read")
-        elif found and key not in (*_OTHER_KEYS, *form.known):
+            if value is not None and value != form.required[key]:
+                raise UserError(f"{file} has {key} {value!r}; only {form.required[key]!r} is read")
+        elif value and key not in (*_OTHER_KEYS, *form.known):
             raise UserError(
-                f"{file} has {key} {str(found)[:80]!r}, which is not known here and may change "
+                f"{file} has {key} {str(value)[:80]!r}, which is not known here and may change "
                 "what is computed; train without it, or have peft merge the adapter into its base"
             )
 
