@@ -57,13 +57,8 @@ class Pooled(AllPositions):
     @nn.compact
     def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
         """See `AllPositions`; several texts begin at `batch.target_positions`."""
-        dense = nn.Dense(
-            self.d_model,
-            kernel_init=self.query_init,
-            dtype=hidden.dtype,
-            param_dtype=self.param_dtype,
-            name="dense",
-        )
+        dtypes = {"dtype": hidden.dtype, "param_dtype": self.param_dtype}
+        dense = nn.Dense(self.d_model, kernel_init=self.query_init, name="dense", **dtypes)
         firsts = hidden[:, :1]
         if batch.targets.shape[1] > 1:
             firsts = at_targets(hidden, batch)

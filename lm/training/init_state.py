@@ -15,7 +15,8 @@ from lm.finetuning import FineTuning, partition
 from lm.finetuning.lora import check_targets
 from lm.model.transformer import Transformer
 from lm.training.mixed_precision import in_float32
-from lm.training.regularization import check_penalized, needs_init_params
+from lm.training.regularization import needs_init_params
+from lm.training.regularization.penalties import check_penalized
 from lm.training.train_state import Params, TrainState
 
 

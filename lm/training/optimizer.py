@@ -99,14 +99,8 @@ def _warmup_stable_decay(config: Config, steps: int) -> optax.Schedule:
 
 
 def _adamw(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adamw(
-        rate,
-        b1=settings.b1,
-        b2=settings.b2,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        mask=decayed,
-    )
+    b1, b2, eps, weight_decay = settings.b1, settings.b2, settings.eps, settings.weight_decay
+    return optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
 
 
 def _sgd(settings: Config, rate: optax.Schedule) -> optax.GradientTransformation:

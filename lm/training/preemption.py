@@ -11,10 +11,8 @@ class Signals:
         self.received = 0
 
     def __enter__(self) -> "Signals":
-        self._before = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        caught = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._receive) for number in caught}
         return self
 
     def __exit__(self, *_) -> None:

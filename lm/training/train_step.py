@@ -23,14 +23,9 @@ from lm.training.mixed_precision import (
 from lm.training.optimizer import schedule
 from lm.training.pruning import pruned_share
 from lm.training.random_streams import StepStream
-from lm.training.regularization import (
-    augmentation,
-    freelb,
-    has_penalties,
-    mixout,
-    penalty_and_grad,
-    regularized_loss,
-)
+from lm.training.regularization import augmentation, has_penalties, regularized_loss
+from lm.training.regularization.adversarial import freelb
+from lm.training.regularization.penalties import mixout, penalty_and_grad
 from lm.training.train_state import NOT_SAVED, Params, Rows, TrainState
 
 Metrics = dict[str, jax.Array]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS, Mechanism
-from lm.config import Config, Key, chosen_options
+from lm.config import Config, Key, chosen_options, frozen
 from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError, one_of
 from lm.finetuning import METHODS, NO_OPTIONS, max_text_len, method_names
@@ -53,13 +53,11 @@ def _check_attention(config: Config, group: str, attention: Config) -> None:
         if attention.anneal:
             _check_anneal(group, attention, chosen)
     elif weighting != "softmax" or attention.learn or attention.anneal:
-        key = "learn" if attention.learn else "anneal"
-        key, value = (
-            (key, tuple(attention[key])) if weighting == "softmax" else ("weighting", weighting)
-        )
+        learned = "learn" if attention.learn else "anneal"
+        key = learned if weighting == "softmax" else "weighting"
         raise UserError(
-            f"config.{group}.{key} = {value!r} is not used by {owner}, which has weights of its "
-            "own; leave it out"
+            f"config.{group}.{key} = {frozen(attention[key])!r} is not used by {owner}, which has "
+            "weights of its own; leave it out"
         )
     else:
         _belong(chosen, own, group, owner)

@@ -11,8 +11,8 @@ from lm.data.objectives.causal import causal
 from lm.errors import UserError
 from lm.training.build_model import build_model
 from lm.training.program import build_program
-from lm.training.regularization import has_penalties, mixout, needs_init_params, noises
-from lm.training.regularization.penalties import penalty
+from lm.training.regularization import has_penalties, needs_init_params, noises
+from lm.training.regularization.penalties import mixout, penalty
 
 PARAMS = {
     "in": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])},

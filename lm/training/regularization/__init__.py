@@ -6,14 +6,14 @@ each of which makes one `LossFn` (`lm.training.loss`) of another.
 from typing import Any
 
 from lm.config import Config
+from lm.data import Tokenizer
 from lm.model.transformer import Transformer
 from lm.training.loss import ForwardPass, LossFn, training_loss
-from lm.training.regularization.adversarial import freelb, smart
-from lm.training.regularization.augment import augmentation
+from lm.training.regularization.adversarial import smart
+from lm.training.regularization.augment import Augmentation
 from lm.training.regularization.divergence import distillation, rdrop
 from lm.training.regularization.mixup import mixup
 from lm.training.regularization.noise import StochasticDepth, WordDropout
-from lm.training.regularization.penalties import check_penalized, mixout, penalty_and_grad
 
 NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 
@@ -21,6 +21,13 @@ NOISES = {"stochastic_depth": StochasticDepth, "word_dropout": WordDropout}
 def noises(settings: Config) -> tuple[Any, ...]:
     """What intercepts the model's modules in training (`lm.finetuning.adapted`)."""
     return tuple(noise(settings[name]) for name, noise in NOISES.items() if settings[name])
+
+
+def augmentation(settings: Config, tokenizer: Tokenizer) -> Augmentation:
+    """What `config.regularization` does to the rows that a tokenizer wrote."""
+    return Augmentation(
+        tokenizer, settings.token_deletion, settings.token_swap, settings.mask_spans
+    )
 
 
 def regularized_loss(
@@ -52,17 +59,3 @@ def has_penalties(settings: Config) -> bool:
 def needs_init_params(settings: Config) -> bool:
     """Whether the parameters are needed with which training began."""
     return any(settings[name] for name in ("l2_sp", "ewc", "mixout"))
-
-
-__all__ = [
-    "NOISES",
-    "augmentation",
-    "check_penalized",
-    "freelb",
-    "has_penalties",
-    "mixout",
-    "needs_init_params",
-    "noises",
-    "penalty_and_grad",
-    "regularized_loss",
-]

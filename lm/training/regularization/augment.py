@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm.config import Config
 from lm.data import Tokenizer
 from lm.data.objectives.base import row_keys
 from lm.errors import UserError
@@ -130,10 +129,3 @@ class Augmentation:
         marked = jnp.asarray(self.tokenizer.word_starts)[tokens]
         begins = marked | ~free | ~after
         return Words(jnp.cumsum(begins) - 1, jnp.cumsum(~free), free, marked)
-
-
-def augmentation(settings: Config, tokenizer: Tokenizer) -> Augmentation:
-    """What `config.regularization` does to the rows that a tokenizer wrote."""
-    return Augmentation(
-        tokenizer, settings.token_deletion, settings.token_swap, settings.mask_spans
-    )

@@ -38,15 +38,13 @@ def check_regularization(config: Config) -> None:
 
 def _check_adaptation(config: Config) -> None:
     settings = config.regularization
+    what = f"config.regularization.penalty_adaptation = {settings.penalty_adaptation}"
     if settings.penalty_adaptation and not (settings.l1 or settings.l2 or settings.l2_sp):
-        raise UserError(
-            f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} multiplies "
-            "penalties, and all are 0; set l1, l2 or l2_sp"
-        )
+        raise UserError(f"{what} multiplies penalties, and all are 0; set l1, l2 or l2_sp")
     if settings.penalty_adaptation and not config.evaluation.every:
         raise UserError(
-            f"config.regularization.penalty_adaptation = {settings.penalty_adaptation} follows "
-            "evaluations, of which config.evaluation.every = 0 makes none before the end; set it"
+            f"{what} follows evaluations, of which config.evaluation.every = 0 makes none before "
+            "the end; set it"
         )
 
 
