@@ -62,13 +62,8 @@ def attend(
     if heads % groups:
         raise ValueError(f"{groups} key groups do not divide {heads} heads")
 
-    own = learned or options or position_bias or gates or mixing
-    if (
-        query_chunk_size is None
-        and weighting == "softmax"
-        and not own
-        and has_kernel(query, key, value, mask)
-    ):
+    plain = weighting == "softmax" and not (learned or options or position_bias or gates or mixing)
+    if query_chunk_size is None and plain and has_kernel(query, key, value, mask):
         return fused_attention(query, key, value, mask)
 
     # Heads before positions, so that blocks of queries and prefixes of keys are slices.
@@ -77,11 +72,8 @@ def attend(
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     query_gate, key_gate = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
     queries, keys = (query, query_gate), (key, value, key_gate)
-    shared = (
-        {name: p[:, None, None] for name, p in (learned or {}).items()},
-        position_bias,
-        mixing,
-    )
+    per_head = {name: p[:, None, None] for name, p in (learned or {}).items()}
+    shared = (per_head, position_bias, mixing)
     apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
     context = functools.partial(_context, functools.partial(apply, **(options or {})))
 

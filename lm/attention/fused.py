@@ -28,13 +28,8 @@ def has_kernel(query: Shaped, key: Shaped, value: Shaped, mask: Mask) -> bool:
         return False
     half = query.dtype == key.dtype == value.dtype and query.dtype in (jnp.bfloat16, jnp.float16)
     size = query.shape[3]
-    return (
-        half
-        and size == value.shape[3]
-        and size % 8 == 0
-        and size <= 128
-        and supports_mask(query, mask)
-    )
+    fits = size == value.shape[3] and size % 8 == 0 and size <= 128
+    return half and fits and supports_mask(query, mask)
 
 
 def supports_mask(query: Shaped, mask: Mask) -> bool:

@@ -84,9 +84,8 @@ def sharded(compute: LossAndGrad, shards: Shards, vocab_dims: Mapping[str, int])
             params_grad, hidden_grad = grads
 
             def reduce(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
-                return jax.lax.psum(
-                    grad, shards.token_axes if shards.vocab_axis in spec else all_axes
-                )
+                split = shards.vocab_axis in spec
+                return jax.lax.psum(grad, shards.token_axes if split else all_axes)
 
             params_grad = jax.tree.map(reduce, params_grad, specs)
             wide = hidden_grad.astype(jnp.promote_types(hidden_grad.dtype, jnp.float32))
