@@ -315,20 +315,20 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is(value: object, kind: type) -> bool:
     if kind is tuple:
         return isinstance(value, tuple | list)
     kinds = (int, float) if kind is float else kind
     return isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
 
 
-def _numbers(value: Any) -> list[Any]:
+def _numbers(value: object) -> list[Any]:
     """The numbers in a value, however deep in lists."""
     if isinstance(value, tuple | list):
         return [number for member in value for number in _numbers(member)]
     return [value] if isinstance(value, int | float) else []
 
 
-def _short(value: Any, most: int = 60) -> str:
+def _short(value: object, most: int = 60) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= most else f"{text[: most - 3]}..."

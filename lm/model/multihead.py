@@ -2,8 +2,6 @@
 cache of decoding, a mechanism of `ATTENTIONS`, and the projection back.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 
@@ -88,7 +86,9 @@ class MultiHeadAttention(nn.Module):
             key = RMSNorm(**config.numerics.dtypes, name="key_norm")(key)
         return key, self._project("value", source, config.num_kv_heads)
 
-    def _of_memory(self, memory: Any, cache_length: int | None) -> tuple[jax.Array, jax.Array]:
+    def _of_memory(
+        self, memory: jax.Array | None, cache_length: int | None
+    ) -> tuple[jax.Array, jax.Array]:
         """Keys and values of a memory, or of the one that the cache remembers."""
         if memory is None:
             names = "memory_key", "memory_value"

@@ -25,13 +25,14 @@ class EvalFunctions:
     objective: Objective
     vocab_size: int
 
+    def _apply(self, params: Params, *arguments: Any, **options: Any) -> Any:
+        return self.model.apply({"params": params}, *arguments, **options)
+
     def eval_step(self, params: Params, rows: Rows) -> dict[str, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         # Without a key: random softmaxes and heads are what their draws stand for.
-        sums: Any = self.model.apply(
-            {"params": params}, batch, self.objective.accuracy, method="measures"
-        )
+        sums = self._apply(params, batch, self.objective.accuracy, method="measures")
         return {name: jnp.sum(value * batch.weights) for name, value in sums.items()} | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),
@@ -41,13 +42,13 @@ class EvalFunctions:
     def eval_loss(self, params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
-        nats: Any = self.model.apply({"params": params}, batch, train=False, method="loss")
+        nats = self._apply(params, batch, train=False, method="loss")
         return nats, jnp.sum(batch.weights)
 
     def predict(self, params: Params, rows: Rows) -> dict[str, jax.Array]:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
-        found: Any = self.model.apply({"params": params}, batch, method="predictions")
+        found = self._apply(params, batch, method="predictions")
         return found | {name: rows[name] for name in ("row", "weights", "spans") if name in rows}
 
     def token_nll(self, params: Params, rows: Rows) -> Any:

@@ -12,7 +12,7 @@ import jax
 
 from lm.errors import UserError
 from lm.training.program import Program
-from lm.training.train_state import TrainState
+from lm.training.train_state import Params, Rows, TrainState
 
 _GIB = 2**30
 
@@ -57,7 +57,7 @@ def device_memory(devices: list[Any]) -> int | None:
     return min(found) // len(own) if found else None
 
 
-def _bytes(tree: Any, each: int = 0) -> int:
+def _bytes(tree: Params | TrainState, each: int = 0) -> int:
     """Of arrays with shardings, on one device, every number in `each` bytes at least."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * max(x.dtype.itemsize, each)
@@ -65,7 +65,7 @@ def _bytes(tree: Any, each: int = 0) -> int:
     )
 
 
-def step_memory(program: Program, state: TrainState, rows: Any, key: jax.Array) -> int | None:
+def step_memory(program: Program, state: TrainState, rows: Rows, key: jax.Array) -> int | None:
     """Bytes of the compiled step on one device: its arguments and its temporaries.
 
     The arguments are parameters, optimizer state and rows, which the new state overwrites; the
