@@ -117,9 +117,7 @@ def build_program(
     if layout is not None:
         objective = TaskObjective(tokenizer, layout.length, build_task(config), layout)
     tx = optimizer(config, config.steps)
-    distilled = None
-    if teacher is not None:
-        distilled = build_program(teacher, vocab_size, counts, tokenizer, layout)
+    distilled = build_program(teacher, vocab_size, counts, tokenizer, layout) if teacher else None
     make_batch = build_make_batch(config, objective, tokenizer)
     loss_and_grad = build_loss_and_grad(config, model, distilled and distilled.model)
     train_step = build_train_step(config, tx, make_batch, loss_and_grad)

@@ -101,9 +101,7 @@ def pruning(
         }
         share, due = sparsity(count), sparsity.due(count)
         kept = jax.lax.cond(
-            due,
-            lambda: {path: _kept(path, s, share) for path, s in scores.items()},
-            lambda: mask,
+            due, lambda: {path: _kept(path, s, share) for path, s in scores.items()}, lambda: mask
         )
         moves = {
             path: jnp.where(kept[path], jnp.where(mask[path], steps[path], dense[path]), -w)
