@@ -143,12 +143,7 @@ def compare(cases: dict, vocab_size: int, rounds: int) -> dict:
             for a, b, limit in LIMITS[vocab_size]
         ],
         "temporaries_ratios": [
-            {
-                "of": a,
-                "to": b,
-                "ratio": round(temporaries[a] / temporaries[b], 3),
-                "limit": limit,
-            }
+            {"of": a, "to": b, "ratio": round(temporaries[a] / temporaries[b], 3), "limit": limit}
             for a, b, limit in TEMPORARIES[vocab_size]
         ],
     }

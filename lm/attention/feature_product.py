@@ -92,19 +92,7 @@ def _run(
     chunk: int,
     beyond: int = 0,
 ) -> jax.Array:
-    """Sums of w v over the keys at least `beyond` places earlier, in the query's segment.
-
-    Args:
-      query: [B, G, H/G, L, M].
-      key: [B, G, L, M].
-      value: [B, G, L, K].
-      segments: [B, 1, L].
-      chunk: positions computed at a time.
-      beyond: 0 or 1.
-
-    Returns:
-      [B, G, H/G, L, K].
-    """
+    """Sums of w v over the keys at least `beyond` places earlier, in the query's segment."""
     length = key.shape[2]
     extra = -length % chunk
     order = jnp.tril(jnp.ones((chunk, chunk), bool), -beyond)

@@ -54,9 +54,7 @@ def open_pretrained(config: Config, *, headless: bool = False) -> Restored:
 
 
 def _with_own_head(config: Config) -> tuple[Config, Tokenizer, Program]:
-    """The config of a checkpoint that was fine-tuned for its task, with the checkpoint's labels
-    where it names none, tokenizer and program; UserError where it has no such head.
-    """
+    """The config, tokenizer and program of a checkpoint that was fine-tuned for its task."""
     checkpoint, task = open_checkpoint(config.init_from), config.task.name
     if task in ("classification", "token_classification") and not config.task.labels:
         config = override(config, {"task.labels": checkpoint.labels})

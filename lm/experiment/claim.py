@@ -281,9 +281,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; None where there is no /proc, or it
-    has ended and its parent has not asked how (in a container, nobody may).
-    """
+    """When a process started, in ticks since the machine did; None where nobody may know."""
     try:
         # The second field, the command, may hold spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

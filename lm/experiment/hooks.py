@@ -1,4 +1,4 @@
-"""Hooks of a run in its workdir: the claim, evaluations with early stopping, and checkpoints."""
+"""Hooks of a run in its workdir: its evaluations with early stopping, and its checkpoints."""
 
 from collections.abc import Callable
 
@@ -18,17 +18,6 @@ from lm.training.metric_writer import read_metrics
 from lm.training.preemption import Signals
 from lm.training.regularization.generalization_gap import adapt_penalties
 from lm.training.trainer import Hook, Step, Trainer
-
-
-class CheckClaim(Hook):
-    """Ends a run before it writes more, once another command has taken over its workdir."""
-
-    def __init__(self, still_held: Callable[[], None]):
-        self.still_held = still_held
-
-    def on_step(self, trainer: Trainer, step: Step) -> None:
-        """Raises Held."""
-        self.still_held()
 
 
 class Evaluate(Hook):
@@ -54,6 +43,10 @@ class Evaluate(Hook):
     def done(self) -> bool:
         """Whether patience is at its end."""
         return self.stopping is not None and self.stopping.done
+
+    def on_step(self, trainer: Trainer, step: Step) -> None:
+        """Raises Held, before anything is written, where another command has the workdir now."""
+        self.still_held()
 
     def is_due(self, trainer: Trainer, number: int) -> bool:
         """The last step is evaluated here where it may be the best; else once training is over."""

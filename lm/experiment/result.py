@@ -18,12 +18,7 @@ from lm.training.program import Program
 
 
 def write_result(
-    found: Evaluation,
-    config: Config,
-    program: Program,
-    workdir: epath.Path,
-    main: bool,
-    **own: Any,
+    found: Evaluation, config: Config, program: Program, workdir: epath.Path, main: bool, **own: Any
 ) -> dict[str, Any]:
     """Metrics, with what a table sets beside them and what it needs to know of the run.
 

@@ -12,7 +12,7 @@ from lm.config import Config
 from lm.data import Dataset, train_batches
 from lm.errors import Interrupted
 from lm.evaluation.held_out import Evaluation
-from lm.experiment.hooks import CheckClaim, Evaluate, Save, recalled_stopping
+from lm.experiment.hooks import Evaluate, Save, recalled_stopping
 from lm.experiment.initial_state import initial_state
 from lm.experiment.result import write_result
 from lm.training.hooks import Log, NanCheck
@@ -68,9 +68,8 @@ class Run:
         self.log = Log(config, program, writer, progress)
         self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)
         hooks = (
-            CheckClaim(still_held),
+            self.evaluate,  # first: it checks the claim before anything is written
             NanCheck(self._last_checkpoint),
-            self.evaluate,
             Save(config.checkpoint.every, self.checkpoints, self.evaluate, self.signals),
             self.log,
         )

@@ -74,20 +74,14 @@ class CrfHead(Head):
         return getattr(self, method)(hidden, targets, embedding, where)
 
     def log_probs(
-        self,
-        hidden: jax.Array,
-        embedding: jax.Array | None = None,
-        where: jax.Array | None = None,
+        self, hidden: jax.Array, embedding: jax.Array | None = None, where: jax.Array | None = None
     ) -> jax.Array:
         """Marginal log-probabilities of the tags, [..., L, V] in nats."""
         z, transitions = self.potentials(hidden, embedding)
         return _marginals(z, transitions, _all_if_none(where, z))
 
     def best(
-        self,
-        hidden: jax.Array,
-        embedding: jax.Array | None = None,
-        where: jax.Array | None = None,
+        self, hidden: jax.Array, embedding: jax.Array | None = None, where: jax.Array | None = None
     ) -> jax.Array:
         """The likeliest row of tags, [..., L] (Viterbi); of positions that are not there, any."""
         z, transitions = self.potentials(hidden, embedding)

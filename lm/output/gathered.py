@@ -60,10 +60,7 @@ def gathered_map(function: TokenFunction, size: int) -> TokenMap:
 def _block_by_block(
     counts: jax.Array, size: int, add: Callable[[T, jax.Array, jax.Array], T], start: T
 ) -> T:
-    """Repeats `add(sums, here, real)` from `start` on, until all tokens that count were `here`.
-
-    `here`, [n], are n places of tokens; the last, partial block repeats some that are not `real`.
-    """
+    """Repeats `add(sums, here, real)` until all tokens that count were `here`, n at a time."""
     count = jnp.sum(counts)
     order = jnp.pad(jnp.argsort(~counts, stable=True), (0, -len(counts) % size))
 

@@ -22,16 +22,7 @@ def _loss_sum(
     targets: jax.Array,
     weights: jax.Array,
 ) -> jax.Array:
-    """sum_i w_i loss_i, a scalar.
-
-    Args:
-      compute: `chunked`, `gathered` or `sharded` of a loss.
-      params: pytree; its gradient is rounded to its types once, after all sums.
-      shared: pytree, not differentiated.
-      hidden: [N, D].
-      targets: [N].
-      weights: [N], not differentiated.
-    """
+    """sum_i w_i loss_i, a scalar; `compute` is `chunked`, `gathered` or `sharded` of a loss."""
     return _forward(compute, params, shared, hidden, targets, weights)[0]
 
 

@@ -125,9 +125,7 @@ class TokenClassification(Task):
         return rows
 
     def _pieces(self, words: Sequence[str], sentence: Encoded) -> np.ndarray:
-        """The first piece of each word and the one after its last, [words, 2]: pieces that hold
-        some of the word itself, and not only what separates it from the one before.
-        """
+        """The first piece of each word that holds some of it, and the one after its last."""
         found, byte = [], 0
         for word in words:
             after = byte + len(word.encode())

@@ -283,7 +283,5 @@ def test_a_run_goes_on_longer_in_parts_with_stacked_layers_to_the_same_numbers(
     assert Checkpoints(tmp_path / "parts").latest == 20
     steps = [each["train/loss"] for each in losses(tmp_path / "parts") if "train/loss" in each]
     np.testing.assert_allclose(
-        steps,
-        [e["train/loss"] for e in losses(tmp_path / "whole") if "train/loss" in e],
-        rtol=1e-4,
+        steps, [e["train/loss"] for e in losses(tmp_path / "whole") if "train/loss" in e], rtol=1e-4
     )

@@ -125,10 +125,7 @@ def test_an_answer_is_predicted_behind_what_opens_texts_and_nothing_else(objecti
 def test_packed_documents_open_with_beginning_of_text_and_close_with_end(objective, tmp_path):
     backend = byte_level("<b>", "<e>", "<mask>", around=BEGIN)
     tokenizer = folder_of(tmp_path, backend, bos_token="<b>", eos_token="<e>", mask_token="<mask>")
-    rows = {
-        "tokens": np.array([[1, 5, 6, 1, 7, 1]]),
-        "segments": np.array([[1, 1, 1, 2, 2]]),
-    }
+    rows = {"tokens": np.array([[1, 5, 6, 1, 7, 1]]), "segments": np.array([[1, 1, 1, 2, 2]])}
     batch = OBJECTIVES[objective](tokenizer, 5)(rows, jax.random.key(0))
     assert np.asarray(batch.inputs)[0, [0, 3]].tolist() == [0, 0]
     if objective != "masked":

@@ -62,9 +62,7 @@ def test_every_pooling_is_of_the_texts_own_states_and_padding_has_no_part(encode
     unit = embed(encoder, TEXTS, "mean", normalize=True).vectors
     means = np.stack([each.mean(0) for each in wanted])
     np.testing.assert_allclose(
-        unit @ unit.T,
-        (means @ means.T) / np.outer(*[np.linalg.norm(means, axis=1)] * 2),
-        atol=1e-5,
+        unit @ unit.T, (means @ means.T) / np.outer(*[np.linalg.norm(means, axis=1)] * 2), atol=1e-5
     )
 
 

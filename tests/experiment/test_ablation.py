@@ -26,18 +26,12 @@ MISTAKES = {
     "sweep() takes no argument": ("def sweep(): yield {}\nSEEDS = [0]", "takes 0 positional"),
     "sweep is no function": ("sweep = [{}]\nSEEDS = [0]", "TypeError: 'list' object is not call"),
     "SEEDS is a number": (SWEEP.format("yield {}") + "SEEDS = 3", "SEEDS = 3 is not a list of"),
-    "a seed is a word": (
-        SWEEP.format("yield {}") + "SEEDS = ('a',)",
-        "SEEDS = ('a',) is not a",
-    ),
+    "a seed is a word": (SWEEP.format("yield {}") + "SEEDS = ('a',)", "SEEDS = ('a',) is not a"),
     "METRIC is a list": (
         SWEEP.format("yield {}") + "METRIC = ['a']",
         "METRIC = ['a'] is not the name",
     ),
-    "ALSO is a string": (
-        SWEEP.format("yield {}") + "ALSO = 'a'",
-        "ALSO = 'a' is not a list of m",
-    ),
+    "ALSO is a string": (SWEEP.format("yield {}") + "ALSO = 'a'", "ALSO = 'a' is not a list of m"),
 }
 
 

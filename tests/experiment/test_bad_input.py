@@ -224,11 +224,7 @@ RECORDED = {
     "has no grad_accum_steps: an older version of this code": {"grad_accum_steps": ...},
     "has no model.activation: an older version of this code": {"model": []},
 }
-DAMAGED = {
-    "is no JSON object": "[1]",
-    "is not JSON": "{",
-    "holds no config": '{"": {"a.b.": 1}}',
-}
+DAMAGED = {"is no JSON object": "[1]", "is not JSON": "{", "holds no config": '{"": {"a.b.": 1}}'}
 
 
 def recorded(folder, content):

@@ -127,11 +127,7 @@ def test_a_mistake_is_one_line_and_status_2(mistake, tmp_path, cache):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"", "empty"),
-        (b"caf\xe9 au lait" * 9, "not UTF-8"),
-        (b"short", "fewer than"),
-    ],
+    [(b"", "empty"), (b"caf\xe9 au lait" * 9, "not UTF-8"), (b"short", "fewer than")],
 )
 def test_text_that_cannot_be_trained_on_is_one_line_and_status_2(content, message, tmp_path, cache):
     for number in range(4):

@@ -46,10 +46,7 @@ def caused(error: Exception) -> Exception:
             "failed for /data/d/0 .* may pass",
         ),
         (MemoryError(), "the memory of this machine is used up"),
-        (
-            OOM,
-            r"device is used up \(Out of memory allocating 9 bytes.\): in training raise",
-        ),
+        (OOM, r"device is used up \(Out of memory allocating 9 bytes.\): in training raise"),
     ],
 )
 def test_a_failure_of_the_machine_is_one_line(error, words, monkeypatch, capsys):

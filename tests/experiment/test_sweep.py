@@ -200,10 +200,7 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
     rows = [{}, {"init_from": "hf:B"}]
     assert [
         p.config.model.num_layers for p in make_points(ablation, Ablation(rows, (0,)), tmp_path)
-    ] == [
-        1,
-        3,
-    ]
+    ] == [1, 3]
     with pytest.raises(
         UserError, match=r"layers=2: config.model.num_layers = 2 contradicts .* has 3"
     ):

@@ -20,11 +20,7 @@ from lm.training.program import build_program
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "options"),
-    [
-        ("adaptive", {"tied": False}),
-        ("dynamic", {"samples": 16, "every": 3}),
-        ("entmax", {}),
-    ],
+    [("adaptive", {"tied": False}), ("dynamic", {"samples": 16, "every": 3}), ("entmax", {})],
 )
 def test_a_run_with_the_head_finishes_and_reports_what_fits_it(
     small_config, tmp_path, head, options

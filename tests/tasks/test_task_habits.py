@@ -41,10 +41,7 @@ TOGETHER = {
 
 @pytest.mark.parametrize(
     ("habits", "told"),
-    [
-        (TOGETHER, {"train/penalty", "train/sparsity"}),
-        ({"regularization.mixup": 0.3}, set()),
-    ],
+    [(TOGETHER, {"train/penalty", "train/sparsity"}), ({"regularization.mixup": 0.3}, set())],
     ids=["together", "mixup"],
 )
 def test_a_step_with_habits_has_a_finite_loss_and_tells_of_them(task_config, habits, told):

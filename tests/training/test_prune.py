@@ -7,13 +7,7 @@ import optax
 import pytest
 
 from configs import default
-from lm.training.pruning import (
-    SCORES,
-    Sparsity,
-    pruned_share,
-    pruning,
-    sparsity_schedule,
-)
+from lm.training.pruning import SCORES, Sparsity, pruned_share, pruning, sparsity_schedule
 
 SCHEDULE = Sparsity(0.7, start=4, end=24)
 STEPS, RATE = 40, 0.1

@@ -34,7 +34,7 @@ _POST_PROCESSORS = {
 }
 # Their defaults where tokenizer_config.json lacks a key.
 _DEFAULTS: dict[str | None, dict[str, Any]] = {
-    "llama": {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
+    "llama": {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
 }
 
 
@@ -134,9 +134,7 @@ def _wordpiece(files: list[Path], settings: dict[str, Any]) -> Any:
 
 
 def _byte_level(files: list[Path], settings: dict[str, Any]) -> Any:
-    """GPT-2's: pairs of byte characters merged in the order of merges.txt; Qwen's composes
-    characters first, and cuts words in its own way.
-    """
+    """GPT-2's: pairs of byte characters merged in order; Qwen's composes characters first."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))

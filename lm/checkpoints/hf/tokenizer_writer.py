@@ -122,9 +122,7 @@ def write_generation(
 
 
 def _byte_tokenizer_json(tokenizer: Tokenizer) -> str:
-    """The tokenizer.json whose tokens are bytes; the thirteen that never occur in UTF-8 are special
-    tokens, by the names that trained tokenizers have for these.
-    """
+    """The tokenizer.json whose tokens are bytes; those that UTF-8 lacks are special tokens."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -174,9 +172,7 @@ def _with_bos(
     opens: bool | None,
     closes: bool | None,
 ) -> str | None:
-    """The tokenizer.json that opens texts with bos_token, or does not, as `add_bos_token` wants it;
-    None where it does so already, or nothing is said. What it says itself holds for all versions.
-    """
+    """The tokenizer.json made to open texts as `add_bos_token` wants it; None where it does so."""
     from tokenizers.processors import TemplateProcessing
 
     bos, eos = (token_text(settings.get(name)) for name in ("bos_token", "eos_token"))
@@ -202,9 +198,7 @@ def _with_bos(
 def _padding_candidates(
     settings: Mapping[str, Any], tokenizer: Tokenizer, backend: tokenizers.Tokenizer
 ) -> list[str]:
-    """What can pad a text that is read at its last token, which classes for that find by what pads:
-    a special token that closes no text; [] where there is none.
-    """
+    """What can pad a text that is read at its last token: special tokens that close no text."""
     others = (tokenizer.mask, *tokenizer.sentinels)
     spare = [backend.id_to_token(token) for token in others if token is not None]
     names = (token_text(settings.get("pad_token")), *spare)

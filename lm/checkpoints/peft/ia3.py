@@ -92,9 +92,7 @@ def read(
 def _check_side(
     tensors: Mapping[str, Any], family: Family, path: tuple[str, ...], source: ParamSource
 ) -> None:
-    """Raises UserError where a matrix is scaled on its other side: in peft, feedforward_modules are
-    scaled in what they read, [1, n], and the others in what they give, [n, 1].
-    """
+    """Raises UserError where a matrix is scaled on the side that peft does not scale."""
     inner = ends_with(path, _INNER)
     for name in _names(family, source):
         if name in tensors and tensors[name].shape[0 if inner else -1] != 1:

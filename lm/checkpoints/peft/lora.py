@@ -129,9 +129,7 @@ def read(
 
 
 def _alpha(adapter_config: Mapping[str, Any], name: str) -> float:
-    """Of a module: the value of alpha_pattern's first key, a regular expression, that matches
-    the whole name, or all of it behind one of its dots.
-    """
+    """Of a module: what alpha_pattern's first regular expression for its name or its end gives."""
     for key, alpha in (adapter_config.get("alpha_pattern") or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", name):

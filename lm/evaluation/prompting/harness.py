@@ -165,9 +165,7 @@ class Laboratory(LM):
         return list(zip(totals.tolist(), likeliest.tolist(), strict=True))
 
     def _prompts(self, contexts: Sequence[str], length: int) -> list[np.ndarray]:
-        """The tokens of contexts, after those that open a text; of contexts longer than `length`
-        the last, as in the harness's own models.
-        """
+        """Tokens of contexts, the last `length` of each, after those that open a text."""
         tokenizer = self.run.tokenizer
         if self._chat is None:
             encoded = tokenizer.encode_batch(list(contexts))

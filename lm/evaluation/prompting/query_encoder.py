@@ -76,11 +76,7 @@ class QueryEncoder:
         return list(QUERY_ENCODERS[self.objective](self, queries))
 
     def _causal(self, queries: Sequence[Query]) -> Iterator[EncodedQuery]:
-        """Log p(answer | before), without the text after the answer.
-
-        Where no token comes before the answer, its first token is predicted from the tokenizer's
-        `start`.
-        """
+        """Log p(answer | before); `start` predicts the first token where nothing is before it."""
         for query, ids, positions in self._encoded([query._replace(after="") for query in queries]):
             opens = self.opens
             truncated = self._excess(query, len(opens) + len(ids) - 1 - self.length, positions)
@@ -111,10 +107,8 @@ class QueryEncoder:
             yield EncodedQuery(rows, len(positions), truncated > 0)
 
     def _answered(self, queries: Sequence[Query]) -> Iterator[EncodedQuery]:
-        """Log p(answer | before): the encoder reads the question, the decoder predicts the answer.
-
-        With the span objective, the encoder reads the text around the answer with a sentinel in its
-        place, and the decoder predicts that sentinel and the answer.
+        """Log p(answer | before) of a decoder whose encoder reads the question, or, with the span
+        objective, the text around the answer with a sentinel in its place.
         """
         if self.objective == "span":
             sentinel = self.tokenizer.sentinels[:1]
@@ -137,9 +131,7 @@ class QueryEncoder:
         answer: np.ndarray,
         opens: tuple[int, ...],
     ) -> EncodedQuery:
-        """The row of a decoder that predicts the answer from both sides of it in the encoder. Where
-        they are too long, the first loses its first tokens, and then the second its last.
-        """
+        """The row of a decoder that predicts the answer from both sides of it in the encoder."""
         positions = np.arange(len(answer)) + len(opens) - 1
         self._excess(query, positions[-1] + 1 - self.length, np.arange(len(answer)))
         truncated = max(len(self.frame.encoder_input(before)) + len(after) - self.length, 0)
