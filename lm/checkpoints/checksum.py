@@ -30,10 +30,7 @@ def checksum(arrays: Mapping[str, jax.Array]) -> str:
 
 @jax.jit
 def _mixed_sum(x: jax.Array) -> jax.Array:
-    """The sum of every element's bits after the finalising steps of MurmurHash3, modulo 2^32.
-
-    Elements are numbered on the devices that hold them, so that no array is gathered.
-    """
+    """The sum of every element's bits after MurmurHash3's finalising steps, modulo 2^32."""
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     x = x.astype(unsigned) if x.dtype == bool else jax.lax.bitcast_convert_type(x, unsigned)
     bits, index, stride = x.astype(jnp.uint32), jnp.zeros(x.shape, jnp.uint32), 1

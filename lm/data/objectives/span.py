@@ -137,10 +137,7 @@ class Span(Objective):
 
 
 def _partition(key: jax.Array, total, parts, limit: int, slots: int) -> jax.Array:
-    """Lengths of `parts` runs, at least 1 each, that share out `total` things, [slots].
-
-    Every way is equally likely. Slots beyond `parts` are 0; `total` is at most `limit`.
-    """
+    """Lengths, [slots], of `parts` runs that share `total` things, all ways equally likely."""
     places = jnp.arange(limit)
     chance = jax.random.uniform(key, (limit,))
     # A run begins at thing 0, and at as many others as there are further runs.
