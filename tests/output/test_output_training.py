@@ -46,7 +46,9 @@ def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_c
     pairs = override(
         small_config, {"objective": "seq2seq", "model.architecture": "encoder_decoder"}
     )
-    program: Any = SimpleNamespace(objective=build_objective(pairs, ByteTokenizer()))
+    program: Any = SimpleNamespace(
+        objective=build_objective(pairs, ByteTokenizer()), model=build_model(pairs, 256)
+    )
     assert "over 8 to 32 keys" in attention_path(pairs, program)
     labels = override(small_config, {"task.name": "classification", "output.tied": False})
     task, layout = build_task(labels), Layout(length=32, start=0, end=0, num_classes=3)
