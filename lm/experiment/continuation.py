@@ -1,4 +1,4 @@
-"""Holds how long a run is, in updates, and how it goes on with other settings than at first."""
+"""Goes on with a run under a config that differs from the one with which it began."""
 
 import jax
 from etils import epath
@@ -12,8 +12,7 @@ from lm.training.prepare import total_steps
 
 
 def go_on(config: Config, workdir: epath.Path, corpus: Dataset, label: str) -> None:
-    """Makes a config, which may differ from that with which a run began, the run's own, and says
-    what is different.
+    """Makes a config the run's own, and prints what has changed since the run began.
 
     Raises:
       UserError: where text or learning rates are not those that the run has had.
@@ -24,5 +23,5 @@ def go_on(config: Config, workdir: epath.Path, corpus: Dataset, label: str) -> N
     recorded, done = recorded_config(workdir / "config.json"), Checkpoints(workdir).latest or 0
     before, now = (total_steps(each, corpus) for each in (recorded, config))
     check_length(config, recorded, before, now, done)
-    if told := record_changes(config, recorded, workdir, done):
-        print(f"{label}: {told}", flush=True)
+    if changes := record_changes(config, recorded, workdir, done):
+        print(f"{label}: {changes}", flush=True)

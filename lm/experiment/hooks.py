@@ -21,11 +21,7 @@ from lm.training.trainer import Hook, Step, Trainer
 
 
 class Evaluate(Hook):
-    """Evaluates on held-out rows, adapts penalties, and stops early.
-
-    Attributes:
-      stopping: None without config.evaluation.patience.
-    """
+    """Evaluates on held-out rows, adapts penalties, and stops early if `stopping` is not None."""
 
     def __init__(
         self,
@@ -60,8 +56,7 @@ class Evaluate(Hook):
 
     def measure(self, trainer: Trainer) -> Evaluation:
         """Evaluates the current parameters."""
-        params = trainer.state.eval_params
-        return evaluate(trainer.program, params, self.dataset, self.config)
+        return evaluate(trainer.program, trainer.state.eval_params, self.dataset, self.config)
 
     def run(self, trainer: Trainer, number: int) -> Evaluation:
         """Evaluates the current parameters and writes the line."""
@@ -95,9 +90,7 @@ class Evaluate(Hook):
 
 
 class Save(Hook):
-    """Saves the state when it is due, with every evaluation that may be the best, and on a signal,
-    after which the run ends.
-    """
+    """Saves the state when it is due or may be the best, and on a signal, which ends the run."""
 
     def __init__(self, every: int, checkpoints: Checkpoints, evaluate: Evaluate, signals: Signals):
         self.every, self.checkpoints, self.signals = every, checkpoints, signals

@@ -39,10 +39,8 @@ class Run:
         commit: str | None,
     ):
         self.config, self.workdir, self.dataset, self.program = config, workdir, dataset, program
-        self.checkpoints, self.signals = (
-            Checkpoints(workdir, config.checkpoint.max_to_keep),
-            Signals(),
-        )
+        self.checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
+        self.signals = Signals()
         self.commit, self.begun, self.main = commit, time.perf_counter(), jax.process_index() == 0
         root = jax.random.key(config.seed)
         key = jax.random.fold_in(root, RunStream.INIT)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention.scores import ANNEALED
 from lm.config import Config
-from lm.model.config import attention_groups
+from lm.model.resolve import attention_groups
 
 
 def anneal(config: Config, params: Mapping[str, Any], step: jax.Array) -> Mapping[str, Any]:

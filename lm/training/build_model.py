@@ -12,7 +12,8 @@ from lm.devices import sharding
 from lm.errors import UserError
 from lm.finetuning import build_finetuning
 from lm.finetuning.adapted import AdaptedTransformer
-from lm.model.config import OutputSpace, model_config
+from lm.model.config import OutputSpace
+from lm.model.resolve import model_config
 from lm.model.transformer import Transformer
 from lm.output import OUTPUTS
 from lm.output.sharded import output_shards

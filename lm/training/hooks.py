@@ -16,11 +16,7 @@ from lm.training.trainer import Hook, Step, Trainer
 
 
 class NanCheck(Hook):
-    """Ends a run whose loss or gradient is not finite, and names the first such tensor.
-
-    The state is still the one before the step, and is not saved. `last_checkpoint` gives the step
-    of the last checkpoint, or None.
-    """
+    """Ends a run whose step is not finite, and names the first such tensor and last checkpoint."""
 
     def __init__(self, last_checkpoint: Callable[[], int | None]):
         self.last_checkpoint = last_checkpoint
@@ -40,12 +36,8 @@ class NanCheck(Hook):
 
 
 class Log(Hook):
-    """Writes metrics and speed when they are due, and moves the progress bar.
-
-    Attributes:
-      writer: of metrics.jsonl; None in processes other than the first.
-      progress: the bar.
-      flops: of a token.
+    """Writes metrics and speed when they are due, and moves the progress bar; `writer` is None in
+    processes other than the first.
     """
 
     def __init__(self, config: Config, program: Program, writer: Writer | None, progress: Progress):

@@ -10,7 +10,8 @@ from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import check_special_tokens
 from lm.errors import UserError
 from lm.model.activations import GATED
-from lm.model.config import model_config, model_keys
+from lm.model.config import model_keys
+from lm.model.resolve import model_config
 from lm.tasks.check import check_task
 from lm.training.optimizer import OPTIMIZERS, SCHEDULES
 from lm.training.validate_options import check_options

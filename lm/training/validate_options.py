@@ -13,7 +13,8 @@ from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError, one_of
 from lm.finetuning import METHODS, NO_OPTIONS, max_text_len, method_names
 from lm.finetuning.bottleneck import PLACEMENTS
-from lm.model.config import POSITIONS, attention_groups, attention_options, model_config
+from lm.model.config import POSITIONS
+from lm.model.resolve import attention_groups, attention_options, model_config
 from lm.output import OUTPUTS
 from lm.output.base import Head
 from lm.softmax import WEIGHTINGS

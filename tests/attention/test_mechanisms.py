@@ -12,7 +12,7 @@ from lm.data.objectives import causal
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.generation import generate, prompt_batch
-from lm.model.config import model_config
+from lm.model.resolve import model_config
 from lm.training.build_model import build_model
 from lm.training.program import build_program
 from lm.training.validate import check

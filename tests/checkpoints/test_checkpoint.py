@@ -31,7 +31,7 @@ from lm.errors import UserError
 from lm.evaluation.held_out import evaluate
 from lm.experiment.train import train
 from lm.generation import prompt_batch
-from lm.model.config import attention_groups
+from lm.model.resolve import attention_groups
 from lm.training.program import build_program
 from tests.commands import run
 

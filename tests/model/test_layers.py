@@ -12,9 +12,9 @@ from lm.attention.norms import RMSNorm
 from lm.config import override
 from lm.devices.cpu import dense_product, fusion_barrier
 from lm.model.activations import gelu_exact
-from lm.model.config import model_config
 from lm.model.embedding import Embedding
 from lm.model.norms import LayerNorm
+from lm.model.resolve import model_config
 from lm.output.product import product
 
 

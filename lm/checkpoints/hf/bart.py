@@ -8,7 +8,7 @@ from lm.checkpoints.hf.hf_config import first_token
 from lm.checkpoints.hf.tensor_mapping import TensorMapping, in_layers, linear, linears, norm
 from lm.config import Config
 from lm.errors import UserError
-from lm.model.config import model_config
+from lm.model.resolve import model_config
 
 
 def _attention(hf: str, param: str) -> tuple[TensorMapping, ...]:

@@ -22,7 +22,7 @@ from lm.data import Tokenizer
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.devices.sharding import path_name
 from lm.errors import UserError
-from lm.model.config import attention_groups
+from lm.model.resolve import attention_groups
 from lm.tasks import predicts_tokens
 from lm.tasks.layout import Layout
 

@@ -10,7 +10,7 @@ from typing import Any
 from lm.checkpoints.hf.tensor_mapping import TensorMapping
 from lm.config import Config
 from lm.errors import UserError
-from lm.model.config import model_config
+from lm.model.resolve import model_config
 from lm.output import OUTPUTS
 from lm.tasks import predicts_tokens
 
