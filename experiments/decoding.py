@@ -1,4 +1,4 @@
-"""How fast is greedy decoding, against transformers in torch?
+"""Times greedy decoding against transformers in torch.
 
 Command  python experiments/decoding.py   (pip install -e ".[parity]"; about four minutes)
 Writes   experiments/results/decoding.json

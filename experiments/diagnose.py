@@ -1,4 +1,4 @@
-"""Does the diagnosis of a head with 131,072 words fit, and what does it cost?
+"""Measures memory and time of the diagnosis of a head with 131,072 tokens.
 
 Command  python experiments/diagnose.py
 Writes   experiments/results/diagnose.json

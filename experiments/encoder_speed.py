@@ -1,4 +1,4 @@
-"""How fast is a pretrained encoder's forward pass here, against transformers in torch?
+"""Times a pretrained encoder's forward pass against transformers in torch.
 
 Command  python experiments/encoder_speed.py
 Writes   experiments/results/encoder_speed.json

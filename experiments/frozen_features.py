@@ -1,4 +1,4 @@
-"""How far does a regression on frozen features come, where fine-tuning is to do better?
+"""Evaluates a regression on frozen features, the baseline of fine-tuning.
 
 Command  python experiments/archives.py
          python experiments/frozen_features.py

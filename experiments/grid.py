@@ -1,4 +1,4 @@
-"""Which point of a grid is best, and how good is it on examples that did not choose it?
+"""Picks the best point of a grid, and evaluates it on examples that did not choose it.
 
 Command  python experiments/grid.py WORKDIR    (of a sweep over a task, such as runs/grid)
 

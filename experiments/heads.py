@@ -1,4 +1,4 @@
-"""How much time and memory do the output heads take, next to the plain softmax head?
+"""Measures time and memory of the output heads next to the plain softmax head.
 
 Command  python experiments/heads.py
 Writes   experiments/results/heads.json and heads.png

@@ -1,4 +1,4 @@
-"""How exact are the output heads? Loss and gradients against others' code and plain formulas.
+"""Compares losses and gradients of output heads with other packages and plain formulas.
 
 Command  pip install -e ".[parity]"
          python experiments/heads_oracles.py

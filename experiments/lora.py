@@ -1,4 +1,4 @@
-"""What does LoRA save against training everything? Time of a step, and memory as compiled.
+"""Compares LoRA with full fine-tuning: time of a step, and memory as compiled.
 
 Command  python experiments/lora.py
 Writes   experiments/results/lora.json

@@ -1,4 +1,4 @@
-"""Do start-up and data keep out of the way? Seconds to a first step, MB/s prepared, tokens/s.
+"""Measures start-up and data: seconds to a first step, MB/s prepared, tokens/s delivered.
 
 Command  python experiments/pace.py
 Writes   experiments/results/pace.json

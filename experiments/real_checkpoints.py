@@ -1,4 +1,4 @@
-"""Do real checkpoints mean here what they mean elsewhere? MiniLM's documented cosines, and what an
+"""Checks real checkpoints against published figures: MiniLM's documented cosines, and what an
 ALBERT says of hidden atoms in a reaction, and how far that is from transformers, where installed.
 
 Command  python experiments/real_checkpoints.py

@@ -1,4 +1,4 @@
-"""How long do functions take, next to each other? They run in turns, so that a noisy machine is
+"""Times functions next to each other. They run in turns, so that a noisy machine is
 noisy for all of them; whoever times calls each once before, as a first call also compiles.
 """
 

@@ -1,4 +1,4 @@
-"""How fast is a training step against Hugging Face transformers' GPT-2 in torch?
+"""Times a training step against Hugging Face transformers' GPT-2 in torch.
 
 Command  pip install -e ".[parity]"
          python experiments/training_step.py

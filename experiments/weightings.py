@@ -1,4 +1,4 @@
-"""How fast are the entmax weightings against the softmax, and against the PyPI package entmax?
+"""Times the entmax weightings against the softmax and the PyPI package entmax.
 
 Command  pip install -e ".[parity]"
          python experiments/weightings.py

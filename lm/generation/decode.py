@@ -129,7 +129,7 @@ def next_token_log_probs(
     model: Transformer, params: Mapping[str, Any], hidden: jax.Array
 ) -> jax.Array:
     """Log-probabilities [B, V] in nats, from inputs of the head [B, D]."""
-    log_probs: Any = model.apply({"params": params}, hidden, method="word_log_probs")
+    log_probs: Any = model.apply({"params": params}, hidden, method="token_log_probs")
     return log_probs
 
 
@@ -187,7 +187,7 @@ def _sample(
 
         def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
             hidden, key = pair
-            tokens: Any = model.apply({"params": params}, hidden[None], key, method="draw_words")
+            tokens: Any = model.apply({"params": params}, hidden[None], key, method="sample_tokens")
             return tokens[0]
 
         # One after the other: vmap would compute every branch of such a draw.

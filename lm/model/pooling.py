@@ -99,8 +99,8 @@ class Mean(AllPositions):
 class SpanPointer(AllPositions):
     """Points at a row's positions: one learned query for where an answer starts, one for its end.
 
-    The head chooses among the L positions as it would among words whose vectors are the hidden
-    states, so any head with a table of words will do. One more feature, 1 in the query and 0 or
+    The head chooses among the L positions as it would among tokens whose vectors are the hidden
+    states, so any head with a table of tokens will do. One more feature, 1 in the query and 0 or
     `FAR` in the table, keeps padding out.
     """
 

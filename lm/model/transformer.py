@@ -95,9 +95,9 @@ class Transformer(nn.Module):
                 segments=batch.segments, key_segments=batch.encoder_segments, **places
             )
         if batch.encoder_inputs is not None:
-            words, positions = self.embedding[batch.encoder_inputs], batch.encoder_positions
+            vectors, positions = self.embedding[batch.encoder_inputs], batch.encoder_positions
             assert positions is not None
-            inputs = self.encoder_inputs(words, positions, None, train)
+            inputs = self.encoder_inputs(vectors, positions, None, train)
             memory = self.encoder(
                 inputs, positions, Mask(segments=batch.encoder_segments), train=train
             )
@@ -105,8 +105,8 @@ class Transformer(nn.Module):
         mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
         if cache_length is not None:
             mask = dataclasses.replace(mask, segments=None, offset=offset, padding=padding)
-        words = self.embedding[batch.inputs]
-        x = self.inputs(words, batch.positions, batch.token_types, train)
+        vectors = self.embedding[batch.inputs]
+        x = self.inputs(vectors, batch.positions, batch.token_types, train)
         return self.stack(x, batch.positions, mask, memory, memory_mask, train, cache_length)
 
     def pooled(self, batch: Batch, train: bool = False) -> jax.Array:
@@ -126,9 +126,9 @@ class Transformer(nn.Module):
 
         `step`, of training, is for heads whose loss follows a schedule.
         """
-        return self.loss_of(self.states(batch, train), batch, step)
+        return self.head_loss(self.states(batch, train), batch, step)
 
-    def loss_of(self, seen: Seen, batch: Batch, step: jax.Array | None = None) -> jax.Array:
+    def head_loss(self, seen: Seen, batch: Batch, step: jax.Array | None = None) -> jax.Array:
         """The training loss of what the head sees."""
         states, table = seen
         if table is not None:
@@ -140,7 +140,7 @@ class Transformer(nn.Module):
         """-log p(target) in nats, [B, L], of the positions that count: what evaluation reports."""
         return self._each("negative_log_likelihood", self.states(batch), batch)
 
-    def measures(self, batch: Batch, accuracy: bool = False) -> dict[str, jax.Array]:
+    def eval_metrics(self, batch: Batch, accuracy: bool = False) -> dict[str, jax.Array]:
         """Evaluation's, each [B, L]: "nats", "accuracy" if asked for, and `support_metrics`."""
         seen = self.states(batch)
         found = {"nats": self._each("negative_log_likelihood", seen, batch)}
@@ -152,7 +152,7 @@ class Transformer(nn.Module):
 
     def predictions(self, batch: Batch) -> dict[str, jax.Array]:
         """What a task is judged by, [B, T, ...]: "nats" of the targets and "log_probs" of all
-        classes, or "hits" where these are words; of real targets, "values"; and "best" where the
+        classes, or "hits" where these are tokens; of real targets, "values"; and "best" where the
         likeliest row of targets is not that of the likeliest targets.
         """
         seen = self.states(batch)
@@ -179,15 +179,15 @@ class Transformer(nn.Module):
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
         hidden = self.head_inputs(batch, **decoding)
-        flat = self.word_log_probs(self._tokens(hidden))
+        flat = self.token_log_probs(self._tokens(hidden))
         return flat.reshape(*hidden.shape[:2], -1)
 
-    def word_log_probs(self, hidden: jax.Array) -> jax.Array:
+    def token_log_probs(self, hidden: jax.Array) -> jax.Array:
         """Log-probabilities [N, V] in nats of hidden states [N, D]."""
         return self.head.log_probs(hidden, self._tied_table())
 
-    def draw_words(self, hidden: jax.Array, key: jax.Array) -> jax.Array:
-        """Words [N] drawn from the head's distribution at hidden states [N, D]."""
+    def sample_tokens(self, hidden: jax.Array, key: jax.Array) -> jax.Array:
+        """Tokens [N] drawn from the head's distribution at hidden states [N, D]."""
         return self.head.sample(hidden, key, self._tied_table())
 
     def states(self, batch: Batch, train: bool = False) -> Seen:

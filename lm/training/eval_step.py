@@ -32,7 +32,7 @@ class EvalFunctions:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         # Without a key: random softmaxes and heads are what their draws stand for.
-        sums = self._apply(params, batch, self.objective.accuracy, method="measures")
+        sums = self._apply(params, batch, self.objective.accuracy, method="eval_metrics")
         return {name: jnp.sum(value * batch.weights) for name, value in sums.items()} | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),

@@ -51,14 +51,14 @@ def training_loss(model: Transformer, train: bool = True) -> LossFn:
     def loss(params: Params, batch: Batch, key: jax.Array, step: Step = None) -> ForwardPass:
         def head_loss(module: Transformer) -> tuple[jax.Array, Seen]:
             seen = module.states(batch, train)
-            return module.loss_of(seen, batch, step), seen
+            return module.head_loss(seen, batch, step), seen
 
         def predict_rows(params: Params, seen: Seen) -> jax.Array:
             found = apply(params, seen, batch, method="head_outputs")
             return found.reshape(len(weights), *found.shape[2:])
 
         def predict_tokens(params: Params, states: jax.Array) -> jax.Array:
-            return apply(params, states, method="word_log_probs")
+            return apply(params, states, method="token_log_probs")
 
         rngs, weights = dropout_keys(key) if train else {}, batch.weights.reshape(-1)
         nats, (states, table) = apply(params, method=head_loss, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Is every batch a function of seed and number alone, and does evaluation see each row once?"""
+"""Every batch is a function of seed and number alone, and evaluation sees each row once."""
 
 import functools
 import itertools

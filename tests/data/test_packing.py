@@ -1,4 +1,4 @@
-"""Does cutting a stream into rows keep every token, byte and border between documents?"""
+"""Cutting a stream into rows keeps every token, byte and border between documents."""
 
 import numpy as np
 from hypothesis import given, settings

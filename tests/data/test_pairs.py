@@ -1,4 +1,4 @@
-"""Do pairs stay together, whole, and as many to a row as fit?"""
+"""Pairs stay together, whole, and as many to a row as fit."""
 
 import json
 

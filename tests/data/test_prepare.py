@@ -1,4 +1,4 @@
-"""Is a prepared corpus what its manifest says, and is it whole or absent, whatever happens?"""
+"""A prepared corpus is what its manifest says, and it is whole or absent, whatever happens."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Does each source give the text that it names, whole and in order, and say what is wrong?"""
+"""Each source gives the text that it names, whole and in order, and says what is wrong."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Is the synthetic language what it says: its rank, its entropy, and its draws?"""
+"""The synthetic language is what it says: its rank, its entropy, and its draws."""
 
 import numpy as np
 import pytest

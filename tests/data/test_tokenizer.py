@@ -1,4 +1,4 @@
-"""Does every tokenizer give the text back, count its bytes, and keep special tokens out of it?"""
+"""Every tokenizer gives the text back, counts its bytes, and keeps special tokens out of it."""
 
 import functools
 import hashlib

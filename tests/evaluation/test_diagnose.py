@@ -1,4 +1,4 @@
-"""Do the measurements of a trained softmax agree with dense oracles, and with what is known?"""
+"""Measurements of a trained softmax agree with dense oracles, and with what is known."""
 
 import json
 

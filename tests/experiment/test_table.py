@@ -1,4 +1,4 @@
-"""Are the verdicts of a table honest, and does it show all that it knows and nothing else?"""
+"""Verdicts of a table are honest, and it shows all that it knows and nothing else."""
 
 import csv
 import io

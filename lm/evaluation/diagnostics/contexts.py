@@ -42,7 +42,7 @@ def collect_contexts(run: Restored, sample: int) -> Contexts:
 
         def score(pair):
             state, target = pair
-            values = model.apply({"params": params}, state[None], method="word_log_probs")[0]
+            values = model.apply({"params": params}, state[None], method="token_log_probs")[0]
             return jnp.exp(jnp.max(values)), jnp.argmax(values) == target
 
         targets, inputs = batch.targets.ravel(), batch.inputs.ravel()
