@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import pickle
 import re
 import zipfile
@@ -236,29 +235,6 @@ def test_an_absent_hub_is_said(monkeypatch, tmp_path):
         open_checkpoint("hf:someone/something")
     with pytest.raises(UserError, match="there is no folder"):
         open_checkpoint(f"hf:{tmp_path}/nothing")
-
-
-def test_old_vocabularies_become_tokenizers(tmp_path):
-    from lm.checkpoints.hf.tokenizer import find_tokenizer
-    from lm.data import load_subword
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "c", ","]
-    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    path = find_tokenizer(tmp_path, tmp_path / "cache")
-    assert isinstance(path, pathlib.Path)
-    tokenizer = load_subword(str(path))
-    (encoded,) = tokenizer.encode_batch(["Ab, cz"])
-    assert [words[i] for i in encoded.ids] == ["a", "##b", ",", "[UNK]"]
-    assert (tokenizer.vocab_size, tokenizer.mask, tokenizer.end) == (9, 4, 3)
-    pairs = tmp_path / "pairs"
-    pairs.mkdir()
-    (pairs / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
-    (pairs / "merges.txt").write_text("#version: 0.2\na b\n")
-    tokenizer = load_subword(str(find_tokenizer(pairs, tmp_path / "cache")))
-    assert tokenizer.encode_batch(["abb"])[0].ids.tolist() == [2, 1]
-    (tmp_path / "vocab.txt").rename(tmp_path / "spiece.model")
-    with pytest.raises(UserError, match=r"SentencePiece model"):
-        find_tokenizer(tmp_path, tmp_path / "cache")
 
 
 SOFTMAXES = [
