@@ -21,7 +21,8 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from configs import clm
-from lm.data import prepare, train_batches
+from lm.config import typed
+from lm.data import DataConfig, prepare, train_batches
 from lm.experiment.provenance import commit, versions
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = pathlib.Path(folder)
         start = time.perf_counter()
-        corpus = prepare(**config.data, cache=cache / "data")
+        corpus = prepare(typed(DataConfig, config), cache / "data")
         seconds = time.perf_counter() - start
         size = sum(split["bytes"] for split in corpus.manifest["splits"].values())
         batches = train_batches(corpus.rows("train"), batch_size=config.batch_size, seed=0)

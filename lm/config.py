@@ -12,7 +12,7 @@ import os
 import traceback
 import types
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeGuard, TypeVar, get_args, get_type_hints
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -258,7 +258,7 @@ class Key:
     below: float | None = None
     one_of: Iterable[str] = ()
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config | Mapping[str, Any]) -> None:
         """Raises UserError where the config's value is out of bounds."""
         value = _value(config, self.name)
         if value is None:
@@ -298,16 +298,28 @@ def keys_of(kind: type) -> dict[str, Key]:
     return {name: note for name, (note, *_) in ((n, m) for n, m in notes.items() if m)}
 
 
+def keys_within(kind: type) -> list[Key]:
+    """The config keys of a typed config and of the typed configs in its fields."""
+    found = list(keys_of(kind).values())
+    for hint in dict.fromkeys(get_type_hints(kind).values()):
+        for part in (hint, *get_args(hint)):
+            found += keys_within(part) if _is_typed(part) else ()
+    return found
+
+
 def typed(kind: type[T], config: Config | Mapping[str, Any], **derived: Any) -> T:
     """A frozen dataclass from a config or some of its groups: the values of the keys of its fields,
-    and what is derived.
+    what is derived, and for every other field whose type is such a dataclass, that one likewise.
     """
-    values = {
-        name: frozen(_value(config, key.name))
-        for name, key in keys_of(kind).items()
-        if name not in derived
-    }
-    return kind(**values, **derived)
+    values = {k: frozen(_value(config, v.name)) for k, v in keys_of(kind).items()}
+    for name, part in get_type_hints(kind).items():
+        if name not in (*values, *derived) and _is_typed(part):
+            values[name] = typed(part, config)
+    return kind(**(values | derived))
+
+
+def _is_typed(hint: object) -> TypeGuard[type]:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def frozen(value: Any) -> Any:

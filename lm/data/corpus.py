@@ -2,16 +2,16 @@
 one pass over the source (two if a tokenizer must be trained), in bounded memory.
 """
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from absl import logging
 from etils import epath
 
-from lm.config import Config
+from lm.config import Config, Key, keys_of
 from lm.data import sources
 from lm.data.array_record import text_fields
 from lm.data.batches import Groups
@@ -29,7 +29,34 @@ if TYPE_CHECKING:
 BATCH_CHARACTERS = 4_000_000  # of documents that are tokenized together
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which text, and how it is cut into rows.
+
+    Attributes:
+      source: see `sources.documents`.
+      tokenizer: `bytes`, `characters`, `bpe`, `wordpiece`, `unigram` (trained on the train split),
+        or a path ending in `tokenizer.json`.
+      vocab_size: number of tokens; None where the tokenizer has its own.
+      seq_len: L, tokens to predict in a row.
+      validation_fraction: fraction of documents that are held out.
+
+    Raises:
+      UserError: a number is out of its bounds.
+    """
+
+    source: Annotated[str, Key("data.source")]
+    tokenizer: Annotated[str, Key("data.tokenizer")] = "bytes"
+    vocab_size: Annotated[int | None, Key("data.vocab_size", at_least=2, below=1_000_001)] = None
+    seq_len: Annotated[int, Key("data.seq_len", at_least=1)]
+    validation_fraction: Annotated[float, Key("data.validation_fraction", above=0, below=1)]
+
+    def __post_init__(self):
+        for key in keys_of(DataConfig).values():
+            key.check({"data": vars(self)})
+
+
+@dataclasses.dataclass(frozen=True)
 class Corpus(CachedRows):
     """Prepared text; see `Dataset`.
 
@@ -65,16 +92,9 @@ class Corpus(CachedRows):
         del config
 
 
-def prepare(
-    *,
-    source: str,
-    tokenizer: str = "bytes",
-    vocab_size: int | None = None,
-    seq_len: int,
-    validation_fraction: float,
-    cache: epath.PathLike,
-) -> Corpus:
-    """Opens the corpus so described, and prepares it first if that was not done before.
+def prepare(data: DataConfig, cache: epath.PathLike) -> Corpus:
+    """Opens a corpus, and prepares it first if that was not done before, in the folder `cache`, on
+    a local file system.
 
     A document's split depends on nothing but its text and `validation_fraction`, so train and
     validation share no document, whatever else the source holds. A source with a validation or
@@ -87,42 +107,19 @@ def prepare(
     `bytes` (of text) and `bytes_per_token`; of pairs also `long`, how many were left out because a
     side is longer than a row; of a synthetic language also its `entropy`, nats per token.
 
-    Args:
-        source: see `sources.documents`.
-        tokenizer: `bytes`, `characters`, `bpe`, `wordpiece`, `unigram` (trained on the train
-            split), or a path ending in `tokenizer.json`.
-        vocab_size: number of tokens; None where the tokenizer has its own.
-        seq_len: L, tokens to predict in a row.
-        validation_fraction: fraction of documents that are held out, between 0 and 1.
-        cache: folder that holds prepared corpora, on a local file system.
-
     Raises:
-        UserError: an argument is out of range, the source is unknown, empty or not UTF-8, or a
-            split has too little text.
+        UserError: the source is unknown, empty or not UTF-8, or a split has too little text.
     """
-    if seq_len < 1:
-        raise UserError(f"seq_len={seq_len} is not a number of tokens; use 1 or more, such as 256")
-    if not 0 < validation_fraction < 1:
-        raise UserError(
-            f"validation_fraction={validation_fraction} is not between 0 and 1; use for example "
-            f"0.05"
-        )
-    source = sources.complete(source, tokenizer, vocab_size)
-    description = {
-        "source": source,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "seq_len": seq_len,
-        "validation_fraction": validation_fraction,
-    }
+    source = sources.complete(data.source, data.tokenizer, data.vocab_size)
+    data = dataclasses.replace(data, source=source)
 
     def build(folder: epath.Path) -> dict[str, Any]:
-        manifest = _build(folder, **description)
+        manifest = _build(folder, data)
         language = language_of(source)
         return manifest | ({"entropy": language.entropy} if language else {})
 
     name, prints = source.partition(":")[0], sources.fingerprint(source)
-    return Corpus(**vars(cached_rows(cache, name, description, prints, build)))
+    return Corpus(**vars(cached_rows(cache, name, dataclasses.asdict(data), prints, build)))
 
 
 def open_corpus(folder: epath.PathLike) -> Corpus:
@@ -130,21 +127,13 @@ def open_corpus(folder: epath.PathLike) -> Corpus:
     return Corpus(**vars(open_rows(folder)))
 
 
-def _build(
-    folder: epath.Path,
-    *,
-    source: str,
-    tokenizer: str,
-    vocab_size: int | None,
-    seq_len: int,
-    validation_fraction: float,
-) -> dict[str, Any]:
+def _build(folder: epath.Path, data: DataConfig) -> dict[str, Any]:
     """Fills a folder with the rows of a corpus; see `prepare`."""
-    started = time.monotonic()
-    logging.info("Preparing %s with tokenizer %s in %s", source, tokenizer, folder)
-    training = distinct(source, validation_fraction, Tally())
+    started, source, seq_len = time.monotonic(), data.source, data.seq_len
+    logging.info("Preparing %s with tokenizer %s in %s", source, data.tokenizer, folder)
+    training = distinct(source, data.validation_fraction, Tally())
     texts = ((d.name, text) for split, d in training if split == "train" for text in d.texts)
-    made = make_tokenizer(tokenizer, vocab_size, warn_of_long_words(texts))
+    made = make_tokenizer(data.tokenizer, data.vocab_size, warn_of_long_words(texts))
     tally, pairs = Tally(), holds_pairs(source)
     packers = {split: (PairPacker if pairs else Packer)(seq_len, made.end) for split in SPLITS}
     writer = RowWriter(folder, text_fields(seq_len, made.vocab_size, pairs), made.vocab_size)
@@ -154,7 +143,7 @@ def _build(
         writer.write(split, rows._asdict(), rows.tokens[:, 1:][rows.segments > 0])
         num_bytes[split] += int(rows.bytes.sum())
 
-    for batch in _batches(distinct(source, validation_fraction, tally)):
+    for batch in _batches(distinct(source, data.validation_fraction, tally)):
         encoded = iter(made.encode_batch([text for _, d in batch for text in d.texts]))
         for split, _ in batch:
             packers[split].add(*itertools.islice(encoded, 2 if pairs else 1))

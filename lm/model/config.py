@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lm.attention import ATTENTIONS
 from lm.attention.gated import GATES
-from lm.config import Key, keys, keys_of
+from lm.config import Key, keys, keys_within
 from lm.devices.cpu import dense_product
 from lm.model.activations import ACTIVATIONS
 from lm.model.norms import NORMS
@@ -266,13 +266,11 @@ class OutputSpace:
 
 def model_keys() -> list[Key]:
     """Every key of the model with its bounds, also those of an encoder-decoder's other sides."""
-    parts = (Numerics, NormConfig, EmbeddingConfig, AttentionConfig, FeedForwardConfig)
-    kinds = (*parts, BlockConfig, StackConfig, HeadConfig, ModelConfig)
-    found = [*(key for kind in kinds for key in keys_of(kind).values()), *ATTENTION_OPTIONS]
+    found = [*keys_within(ModelConfig), *ATTENTION_OPTIONS, *HEAD_OPTIONS]
     of_other_sides = (
         dataclasses.replace(key, name=f"{side}.{key.name.partition('.')[2]}")
         for side in ("encoder_attention", "cross_attention")
         for key in found
         if key.name.startswith("attention.")
     )
-    return [*found, *HEAD_OPTIONS, *of_other_sides]
+    return [*found, *of_other_sides]

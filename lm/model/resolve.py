@@ -13,7 +13,6 @@ from lm.model.config import (
     HeadConfig,
     ModelConfig,
     NormConfig,
-    Numerics,
     Options,
     StackConfig,
     TransformConfig,
@@ -27,19 +26,14 @@ def model_config(config: Config) -> ModelConfig:
       UserError: the config lacks a key.
     """
     model = config.model
-    numerics = typed(Numerics, config)
-    norm = typed(NormConfig, config, numerics=numerics)
     embedding = typed(
         EmbeddingConfig,
         config,
         embedding_dim=model.embedding_dim or model.d_model,
-        norm=norm if model.embedding_norm else None,
-        numerics=numerics,
+        norm=typed(NormConfig, config) if model.embedding_norm else None,
     )
     kinds = {name: _attention(config, group) for name, group in attention_groups(config).items()}
-    transform = typed(
-        TransformConfig, config, embedding_dim=embedding.embedding_dim, norm=norm, numerics=numerics
-    )
+    transform = typed(TransformConfig, config, embedding_dim=embedding.embedding_dim)
     options = chosen_options(config.output, ("head", "tied", "token_chunk_size"))
     own = kinds["attention"]
     return typed(
@@ -52,7 +46,6 @@ def model_config(config: Config) -> ModelConfig:
         stack=_stack(config, own, kinds.get("cross_attention")),
         transform=transform if model.head_transform else None,
         head=typed(HeadConfig, config, options=_pairs(options)),
-        numerics=numerics,
     )
 
 
@@ -84,17 +77,14 @@ def attention_options(group: Config) -> dict[str, Any]:
 
 
 def _stack(config: Config, own: AttentionConfig, cross: AttentionConfig | None) -> StackConfig:
-    mlp_dim, numerics = config.model.mlp_dim or 4 * config.model.d_model, own.numerics
-    feed_forward = typed(
-        FeedForwardConfig, config, mlp_dim=mlp_dim, out_init_std=own.out_init_std, numerics=numerics
-    )
+    mlp_dim = config.model.mlp_dim or 4 * config.model.d_model
+    feed_forward = typed(FeedForwardConfig, config, mlp_dim=mlp_dim, out_init_std=own.out_init_std)
     block = typed(
         BlockConfig,
         config,
         attention=own,
         cross_attention=cross and dataclasses.replace(cross, cross=True),
         feed_forward=feed_forward,
-        norm=typed(NormConfig, config, numerics=numerics),
     )
     return typed(StackConfig, config, block=block)
 
@@ -117,7 +107,6 @@ def _attention(config: Config, group: Config) -> AttentionConfig:
         weighting_options=_pairs(chosen),
         cross=False,
         out_init_std=model.init_std * depth,
-        numerics=typed(Numerics, config),
     )
 
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lm.config import Config, cache_folder, override, to_dict
-from lm.data import ByteTokenizer, Dataset, Tokenizer, prepare
+from lm.config import Config, cache_folder, override, to_dict, typed
+from lm.data import ByteTokenizer, DataConfig, Dataset, Tokenizer, prepare
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.tasks.layout import Layout
@@ -28,7 +28,7 @@ def prepare_corpus(config: Config) -> Dataset:
         if config.task.name:
             return prepare_task(config, cache)
         check_packed(config)
-        return prepare(**config.data, cache=cache)
+        return prepare(typed(DataConfig, config), cache)
 
 
 def total_steps(config: Config, corpus: Dataset) -> int:

@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import pathlib
+import socket
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from etils import epath
 from configs import default
 from lm.checkpoints.hf.tokenizer import find_tokenizer
 from lm.config import override
-from lm.data import open_corpus, prepare
+from lm.data import DataConfig, open_corpus, prepare
 from lm.data.cache import built, damage_of
 from lm.errors import UserError
 from lm.tasks.prepare import prepare_task
@@ -64,8 +66,8 @@ def corpus_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     for number in range(60):
         (folder / f"{number}.txt").write_text(f"text {number} " * (number % 7 + 3))
-    options = {"seq_len": 16, "validation_fraction": 0.3, "cache": tmp_path_factory.mktemp("cache")}
-    return functools.partial(prepare, source=f"files:{folder}/*.txt", **options)
+    data = DataConfig(source=f"files:{folder}/*.txt", seq_len=16, validation_fraction=0.3)
+    return functools.partial(prepare, data, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize(("damage", "pattern"), DAMAGES)
@@ -120,6 +122,15 @@ def test_a_folder_that_is_whole_is_not_built_again(tmp_path):
     folder.rmtree()
     folder.write_text("a file in its place")
     assert (built(folder, fill) / "numbers.txt").exists()
+
+
+def test_the_folder_of_a_living_or_foreign_process_is_left_alone(tmp_path):
+    living = tmp_path / f"x.partial-{os.getpid()}-01234567@{socket.gethostname()}"
+    foreign = tmp_path / "x.partial-1-01234567@another-host"
+    for path in (living, foreign):
+        path.mkdir()
+    built(epath.Path(tmp_path / "x"), lambda folder: (folder / "numbers.txt").write_text("1 2 3"))
+    assert living.exists() and foreign.exists()
 
 
 def test_a_damaged_tokenizer_that_was_made_is_made_again(tmp_path):

@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from lm.data import prepare
+from lm.data import DataConfig, prepare
 from lm.data.make_tokenizer import LONGEST_WORD, make_tokenizer, warn_of_long_words
 
 SIZES = {"bpe": 320, "wordpiece": 600, "unigram": 295}
@@ -43,12 +43,12 @@ def test_the_first_document_with_a_long_word_is_named_before_it_is_trained_on(ca
 def test_a_corpus_names_the_file_of_a_long_word(tmp_path, capsys):
     for number in range(30):
         (tmp_path / f"{number}.txt").write_text(f"{number} {PLAIN[0]}{'q' * 300 * (number == 7)}")
-    prepare(
+    data = DataConfig(
         source=f"files:{tmp_path}/*.txt",
         tokenizer="bpe",
         vocab_size=300,
         seq_len=16,
         validation_fraction=0.1,
-        cache=tmp_path / "cache",
     )
+    prepare(data, tmp_path / "cache")
     assert "7.txt has a word of 300 letters" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lm.data import documents, holds_pairs, prepare
+from lm.data import DataConfig, documents, holds_pairs, prepare
 from lm.data.text_pairs import of_module
 from lm.errors import UserError
 
@@ -28,7 +28,8 @@ def test_files_hold_a_pair_a_line_tab_separated_or_json(tmp_path):
 def test_rows_hold_whole_pairs_on_both_sides_and_leave_out_only_the_long(tmp_path):
     source = write(tmp_path)
     (tmp_path / "c.tsv").write_text(f"{'long' * 20}\tshort\n")
-    corpus = prepare(source=source, seq_len=48, validation_fraction=0.3, cache=tmp_path / "cache")
+    data = DataConfig(source=source, seq_len=48, validation_fraction=0.3)
+    corpus = prepare(data, tmp_path / "cache")
     end, found, size = corpus.tokenizer.end, [], 0
     for split in ("train", "validation"):
         for row in corpus.rows(split):

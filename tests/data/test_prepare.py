@@ -2,10 +2,8 @@
 
 import functools
 import itertools
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 
@@ -14,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lm.data import Document, array_record, documents, open_corpus, prepare, sources
+from lm.data import DataConfig, Document, array_record, documents, open_corpus, prepare, sources
 from lm.data import corpus as corpus_module
 from lm.data.packing import Packer
 from lm.errors import UserError
@@ -33,11 +31,11 @@ def write_texts(folder, number=40, seed=0):
     return f"files:{folder}/*.txt"
 
 
-def prepared(tmp_path, **changes):
+def prepared(tmp_path, cache=None, **changes):
     if "source" not in changes:
         changes["source"] = write_texts(tmp_path / "texts")
-    options = {"seq_len": 32, "validation_fraction": 0.3, "cache": tmp_path / "cache"}
-    return prepare(**(options | changes))
+    options = {"seq_len": 32, "validation_fraction": 0.3}
+    return prepare(DataConfig(**(options | changes)), cache or tmp_path / "cache")
 
 
 def stream(rows):
@@ -230,7 +228,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 
 _SLOW = """
 import sys, time
-from lm.data import prepare, sources
+from lm.data import DataConfig, prepare, sources
 texts = sources.SOURCES["files"].documents
 def slow(argument):
     for document in texts(argument):
@@ -238,7 +236,7 @@ def slow(argument):
         print("read", flush=True)
         time.sleep(float(sys.argv[3]))
 sources.SOURCES["files"] = sources.Source(slow, sources.SOURCES["files"].fingerprint)
-prepare(source=sys.argv[1], seq_len=32, validation_fraction=0.3, cache=sys.argv[2])
+prepare(DataConfig(source=sys.argv[1], seq_len=32, validation_fraction=0.3), sys.argv[2])
 """
 
 
@@ -284,16 +282,6 @@ def test_two_preparations_at_once_do_not_harm_each_other(tmp_path):
     assert slower.communicate(timeout=60)[1] == "" and slower.returncode == 0
     assert [path.name for path in cache.iterdir()] == [corpus.folder.name]
     assert stream(open_corpus(corpus.folder).rows("train")).tolist() == written
-
-
-def test_the_folder_of_a_living_or_foreign_process_is_left_alone(tmp_path):
-    cache = tmp_path / "cache"
-    living = cache / f"x.partial-{os.getpid()}-01234567@{socket.gethostname()}"
-    foreign = cache / "x.partial-1-01234567@another-host"
-    for path in (living, foreign):
-        path.mkdir(parents=True)
-    prepared(tmp_path)
-    assert living.exists() and foreign.exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lm.data import eval_batches, prepare
+from lm.data import DataConfig, eval_batches, prepare
 from lm.data.synthetic import Language, language
 from lm.errors import UserError
 
@@ -36,7 +36,7 @@ def test_the_entropy_is_that_of_the_whole_chain_of_words():
 
 
 def test_drawn_text_follows_the_chain(tmp_path):
-    corpus = prepare(source="synthetic:rank=6,tokens=400000", cache=tmp_path, **SMALL)
+    corpus = prepare(DataConfig(source="synthetic:rank=6,tokens=400000", **SMALL), tmp_path)
     chain = corpus.language
     assert chain is not None and corpus.manifest["entropy"] == chain.entropy
     rows = next(eval_batches(corpus.rows("train"), batch_size=len(corpus.rows("train"))))
@@ -55,7 +55,7 @@ def test_drawn_text_follows_the_chain(tmp_path):
 
 def test_the_same_name_is_the_same_text_and_another_seed_another(tmp_path):
     def hash_of(source, folder):
-        return prepare(source=source, cache=tmp_path / folder, **SMALL).manifest["hash"]
+        return prepare(DataConfig(source=source, **SMALL), tmp_path / folder).manifest["hash"]
 
     source = "synthetic:rank=6,tokens=20000"
     assert hash_of(source, "a") == hash_of(source, "b")
@@ -75,12 +75,13 @@ def test_the_same_name_is_the_same_text_and_another_seed_another(tmp_path):
 )
 def test_an_impossible_language_is_an_error(options, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        prepare(source=f"synthetic:{options}", cache=tmp_path, **SMALL)
+        prepare(DataConfig(source=f"synthetic:{options}", **SMALL), tmp_path)
 
 
 def test_a_synthetic_language_needs_its_own_tokenizer(tmp_path):
     with pytest.raises(UserError, match="use tokenizer characters, not bytes"):
-        prepare(source="synthetic:rank=4", seq_len=8, validation_fraction=0.2, cache=tmp_path)
+        data = DataConfig(source="synthetic:rank=4", seq_len=8, validation_fraction=0.2)
+        prepare(data, tmp_path)
 
 
 def test_a_language_of_128k_words_is_made_without_a_square_matrix():
