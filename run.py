@@ -10,6 +10,7 @@
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    train all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    train them and compare them in a table
+  python run.py plan     --config=FILE[:ARG] --on=v5e-16      memory and time on a slice, without it
   python run.py export   --workdir=DIR --output=DIR           a checkpoint for transformers or peft
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
@@ -69,6 +70,10 @@ _LENGTH_PENALTY = flags.DEFINE_float(
 _NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
 _ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
 _SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of the ablation; default: all", 1)
+_ON = flags.DEFINE_string("on", None, "slice to plan for, such as v5e-16, h100-8 or cpu-8")
+_MESH = flags.DEFINE_enum(
+    "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
+)
 _SHARE = flags.DEFINE_bool("share", False, "share the workdir with other commands that do so")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 
@@ -178,6 +183,22 @@ def table() -> int:
     return 1 if failed else 0
 
 
+def plan() -> int:
+    """Compiles a config for a slice that need not be there, and prints what its steps take of each
+    device and how fast they can be at best.
+    """
+    from lm.experiment.plan.command import plan_config, plan_meshes
+
+    if not _ON.value:
+        raise UserError("plan needs --on=SLICE, such as v5e-16, v5p-32, h100-8 or cpu-8")
+    config, name = _config(), _CONFIG_FLAG.config_filename
+    searches = _MESH.value == "search"
+    lines = plan_meshes(config, _ON.value) if searches else plan_config(config, name, _ON.value)
+    for line in lines:
+        print(line, flush=True)
+    return 0
+
+
 def export() -> int:
     """Writes a checkpoint as a folder for transformers, with adapters merged, or only the adapter
     for peft.
@@ -261,6 +282,7 @@ COMMANDS = {
     "diagnose": Command(diagnose, _RUN + "num_contexts"),
     "sweep": Command(sweep, "config workdir seeds share print_config"),
     "table": Command(table, "config workdir seeds share print_config"),
+    "plan": Command(plan, "config on mesh print_config"),
     "export": Command(export, _RUN + "output adapter"),
     "gallery": Command(gallery, "workdir"),
 }
@@ -308,10 +330,7 @@ def _run(argv: list[str], own: Any) -> int:
         for key, value in flatten(to_dict(_config())).items():
             print(f"{key} = {value!r}")
         return 0
-    from lm.devices.cpu import keep_freed_memory
-
-    keep_freed_memory()
-    return command.run()
+    return command_line.execute(command)
 
 
 def _fail(reason: object, status: int) -> int:

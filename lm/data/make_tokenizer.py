@@ -105,6 +105,19 @@ def make_tokenizer(name: str, vocab_size: int | None, texts: Iterable[str]) -> T
     return _trained(name, vocab_size, texts)
 
 
+def untrained_tokenizer(name: str, vocab_size: int | None) -> Tokenizer:
+    """A tokenizer with the size and special tokens of the one that `make_tokenizer` makes, without
+    text to train it on: for programs that are compiled and not run. Text becomes bytes.
+
+    Raises:
+        UserError: what `check_tokenizer` raises.
+    """
+    check_tokenizer(name, vocab_size)
+    if name not in ALGORITHMS:
+        return make_tokenizer(name, vocab_size, ())
+    return SubwordTokenizer(_train(name, vocab_size, ())[0], name=name, vocab_size=vocab_size)
+
+
 def warn_of_long_words(documents: Iterable[tuple[str, str]]) -> Iterator[str]:
     """The texts of named documents, to train a tokenizer on; the first that has a word too long to
     be kept whole is named, as such words are hardly text, and slow.
@@ -130,6 +143,17 @@ def open_tokenizer(spec: dict[str, Any], json_text: str | None) -> Tokenizer:
 
 
 def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
+    text, found = _train(name, vocab_size, texts)
+    if found != vocab_size:
+        raise UserError(
+            f"tokenizer {name} finds only {found} tokens in the training text, fewer than "
+            f"vocab_size={vocab_size}; use a vocab_size well below {found}, or more text"
+        )
+    return SubwordTokenizer(text, name=name)
+
+
+def _train(name: str, vocab_size: int | None, texts: Iterable[str]) -> tuple[str, int]:
+    """The tokenizer.json of a tokenizer that was trained on texts, and its number of tokens."""
     from tokenizers import Regex, pre_tokenizers, processors
 
     tokenizer, trainer = ALGORITHMS[name](
@@ -147,13 +171,7 @@ def _trained(name: str, vocab_size: int, texts: Iterable[str]) -> SubwordTokeniz
     config["added_tokens"] = [
         token for token in config["added_tokens"] if not token["content"].startswith(CONTINUES)
     ]
-    found = len(config["model"]["vocab"])
-    if found != vocab_size:
-        raise UserError(
-            f"tokenizer {name} finds only {found} tokens in the training text, fewer than "
-            f"vocab_size={vocab_size}; use a vocab_size well below {found}, or more text"
-        )
-    return SubwordTokenizer(json.dumps(config, ensure_ascii=False), name=name)
+    return json.dumps(config, ensure_ascii=False), len(config["model"]["vocab"])
 
 
 def _bpe(**options: Any) -> tuple[Any, Any]:

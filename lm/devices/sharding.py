@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
@@ -65,7 +66,9 @@ def make_mesh(
             f"config.mesh = {shape} does not fit {count} devices; data * fsdp * tensor must be "
             f"{count} (-1 for one of them means the rest)"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # An axis may take a part of an axis of a TPU's torus; jax.make_mesh allows it on v5e alone.
+    placed = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_parts(mesh: Mesh) -> int:

@@ -1,6 +1,6 @@
 """Builds the Transformer of a config for its data, its task and its devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,13 +57,14 @@ def build_model(
     return Transformer(model, vocab_size, outputs)
 
 
-def check_devices(config: Config) -> Mesh:
-    """The mesh of a config, once batch and heads are known to divide over it.
+def check_devices(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of a config, over all devices or those given, once batch and heads are known to
+    divide over it.
 
     Raises:
       UserError: where they do not.
     """
-    mesh = sharding.make_mesh(**config.mesh)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
     sharding.check_batch(mesh, config.batch_size, config.grad_accum_steps)
     attention = model_config(config).stack.block.attention
     sharding.check_heads(mesh, attention.num_heads, attention.num_kv_heads)

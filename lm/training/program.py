@@ -1,7 +1,8 @@
 """Builds the program of an experiment: its model, its mesh, and its jitted functions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,6 +96,7 @@ def build_program(
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
     layout: Layout | None = None,
     teacher: Config | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Program:
     """Model, mesh and jitted functions of a config; nothing is computed yet.
 
@@ -106,18 +108,21 @@ def build_program(
       tokenizer: of the rows, for objectives that write special tokens.
       layout: of a task's rows; None: the rows are text.
       teacher: the config of the model to distil; None: there is none.
+      devices: of the mesh, which may be only described; None: all that there are.
 
     Raises:
       UserError: where sizes do not divide over the mesh, the tokenizer lacks a special token, or a
         method trains nothing.
     """
-    mesh = check_devices(config)
+    mesh = check_devices(config, devices)
     model, methods = build_model(config, vocab_size, counts, mesh, layout), build_finetuning(config)
     objective = build_objective(config, tokenizer)
     if layout is not None:
         objective = TaskObjective(tokenizer, layout.length, build_task(config), layout)
     tx = optimizer(config, config.steps)
-    distilled = build_program(teacher, vocab_size, counts, tokenizer, layout) if teacher else None
+    distilled = None
+    if teacher:
+        distilled = build_program(teacher, vocab_size, counts, tokenizer, layout, devices=devices)
     make_batch = build_make_batch(config, objective, tokenizer)
     loss_and_grad = build_loss_and_grad(config, model, distilled and distilled.model)
     train_step = build_train_step(config, tx, make_batch, loss_and_grad)

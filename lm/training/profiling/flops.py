@@ -6,18 +6,8 @@ from typing import Any
 import jax
 import jax.extend
 
+from lm.devices.accelerators import accelerator_of
 from lm.training.program import Program
-
-# Dense peak FLOP/s of a device in bfloat16, as its maker states it.
-PEAKS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
 
 
 def flops_per_token(program: Program) -> float:
@@ -35,10 +25,9 @@ def flops_per_token(program: Program) -> float:
 
 
 def peak_flops() -> float | None:
-    """Peak FLOP/s of all devices together; None where the kind is not in `PEAKS`."""
-    kind = jax.devices()[0].device_kind
-    peak = next((peak for name, peak in PEAKS.items() if kind.startswith(name)), None)
-    return None if peak is None else peak * jax.device_count()
+    """Peak FLOP/s of all devices together; None where the kind is not in `ACCELERATORS`."""
+    known = accelerator_of(jax.devices()[0].device_kind)
+    return None if known is None else known.peak_flops * jax.device_count()
 
 
 def _products(jaxpr: Any) -> float:

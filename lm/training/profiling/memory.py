@@ -24,7 +24,7 @@ def check_memory(program: Program, trains: bool = True) -> None:
     alone, where nothing is trained. Activations come on top.
     """
     state = program.abstract_state
-    least = _bytes(state) + _bytes(state.params, 4) if trains else _bytes(state.all_params)
+    least = state_and_gradient_bytes(program) if trains else bytes_per_device(state.all_params)
     most = device_memory(list(program.mesh.devices.flat))
     if most is None or least <= most:
         return
@@ -57,8 +57,14 @@ def device_memory(devices: list[Any]) -> int | None:
     return min(found) // len(own) if found else None
 
 
-def _bytes(tree: Params | TrainState, each: int = 0) -> int:
-    """Of arrays with shardings, on one device, every number in `each` bytes at least."""
+def state_and_gradient_bytes(program: Program) -> int:
+    """Bytes that the state and the gradients take on one device, whatever the batch."""
+    state = program.abstract_state
+    return bytes_per_device(state) + bytes_per_device(state.params, 4)
+
+
+def bytes_per_device(tree: Params | TrainState, each: int = 0) -> int:
+    """Bytes of arrays with shardings on one device, every number in `each` bytes at least."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * max(x.dtype.itemsize, each)
         for x in jax.tree.leaves(tree)
