@@ -11,6 +11,8 @@
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    train all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    train them and compare them in a table
   python run.py plan     --config=FILE[:ARG] --on=v5e-16      memory and time on a slice, without it
+  python run.py status   --workdir=DIR                        finished, running, failed, missing
+  python run.py launch   --config=FILE[:ARG] --workdir=DIR --on=v5e-16 --with=sky    on a cluster
   python run.py export   --workdir=DIR --output=DIR           a checkpoint for transformers or peft
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
@@ -20,6 +22,7 @@ instead of a workdir. Config keys are set by their dotted name: --config.model.d
 flags of a command, with --config=FILE also the config keys; --version the versions of packages.
 """
 
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -70,11 +73,21 @@ _LENGTH_PENALTY = flags.DEFINE_float(
 _NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
 _ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
 _SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of the ablation; default: all", 1)
-_ON = flags.DEFINE_string("on", None, "slice to plan for, such as v5e-16, h100-8 or cpu-8")
+_ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 _MESH = flags.DEFINE_enum(
     "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
 )
 _SHARE = flags.DEFINE_bool("share", False, "share the workdir with other commands that do so")
+_WITH = flags.DEFINE_string(
+    "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
+)
+_WORKERS = flags.DEFINE_integer("workers", 1, "that share the points of a sweep", 1, 1000)
+_SPOT = flags.DEFINE_bool("spot", False, "workers may be preempted, at a lower price")
+_COMMAND = flags.DEFINE_string(
+    "command", None, "of workers: train, sweep or table; default: sweep if the config has sweep()"
+)
+_IMAGE = flags.DEFINE_string("image", None, "container image with the project in it, for xpk")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "write the files of launch and submit nothing")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 
 
@@ -90,40 +103,31 @@ def evaluate() -> int:
     """Evaluates a checkpoint on its held-out data, other labelled examples (--data), texts (--text,
     --data) or config.prompt.
     """
-    from lm.evaluation.predict import check_new_folder
-    from lm.experiment.eval_command import evaluate_run
+    from lm.experiment.checkpoint_commands import run_eval
 
-    check_new_folder(folder := _folder(_OUTPUT.value))
-    run = _restored()
-    metrics = evaluate_run(
-        run, texts=_TEXT.value, data=_DATA.value, stride=_STRIDE.value, folder=folder
-    )
-    print(f"{_WORKDIR.value or run.config.init_from} at step {run.step}")
-    for name, value in metrics.items():
-        print(f"  {name:22} {value:,.6g}")
+    given = {"texts": _TEXT.value, "data": _DATA.value, "stride": _STRIDE.value}
+    lines = run_eval(_restored, _WORKDIR.value, **given, folder=_folder(_OUTPUT.value))
+    print("\n".join(lines))
     return 0
 
 
 def predict() -> int:
     """Writes the predictions of a task's run for examples of --data, with or without labels."""
-    from lm.evaluation.predict import check_new_folder, predict_files
+    from lm.experiment.checkpoint_commands import run_predict
 
-    folder = _folder(_OUTPUT.value)
-    if not _DATA.value or folder is None:
-        raise UserError("predict needs --data=FILE and --output=DIR, a new folder for predictions")
-    check_new_folder(folder)
     tokens = _MAX_NEW_TOKENS.value if _MAX_NEW_TOKENS.present else None
-    print("\n".join(predict_files(_restored(), _DATA.value, folder, tokens)))
+    print("\n".join(run_predict(_restored, _DATA.value, _folder(_OUTPUT.value), tokens)))
     return 0
 
 
 def embed() -> int:
     """Writes an embedding of each text: pooled hidden states of the last layer."""
-    from lm.evaluation.embed import check_output, embed_files
+    from lm.experiment.checkpoint_commands import run_embed
 
-    file, run = check_output(_folder(_OUTPUT.value)), _restored(headless=True)
+    open_run = functools.partial(_restored, headless=True)
+    given = {"texts": _TEXT.value, "data": _DATA.value}
     options = {"pooling": _POOLING.value, "normalize": _NORMALIZE.value}
-    print(embed_files(run, file, texts=_TEXT.value, names=_DATA.value, **options))
+    print(run_embed(open_run, _folder(_OUTPUT.value), **given, **options))
     return 0
 
 
@@ -153,10 +157,9 @@ def generate() -> int:
 
 def diagnose() -> int:
     """Measures the output softmax of a checkpoint; writes diagnose.json and diagnose.png."""
-    from lm.evaluation.diagnostics import diagnose_run
+    from lm.experiment.checkpoint_commands import run_diagnose
 
-    workdir = _workdir()
-    print("\n".join(diagnose_run(_restored(), _NUM_CONTEXTS.value, workdir)))
+    print("\n".join(run_diagnose(_restored, _NUM_CONTEXTS.value, _workdir())))
     return 0
 
 
@@ -196,6 +199,45 @@ def plan() -> int:
     lines = plan_meshes(config, _ON.value) if searches else plan_config(config, name, _ON.value)
     for line in lines:
         print(line, flush=True)
+    return 0
+
+
+def status() -> int:
+    """Tells of a run, or of each run of an ablation, whether it is finished, running (where, and at
+    which step), interrupted, failed or missing; reads the folder alone.
+    """
+    from lm.experiment.status import describe_status
+
+    print("\n".join(describe_status(_workdir())))
+    return 0
+
+
+def launch() -> int:
+    """Starts train, sweep or table on a cluster: writes what the engine --with takes, and submits
+    it where the engine's program is installed.
+    """
+    from lm.experiment.launch.command import Request, check_config, make_job, submit
+
+    if _CONFIG.value is None or not _WORKDIR.value or not _ON.value:
+        raise UserError("launch needs --config=FILE[:ARG], --workdir=DIR and --on=SLICE")
+    given = [x for x in sys.argv[2:] if x.lstrip("-").startswith(("config=", "config.", "seeds="))]
+    request = Request(
+        engine=_WITH.value,
+        arguments=given,
+        config=_CONFIG_FLAG.config_filename,
+        workdir=str(_workdir()),
+        on=_ON.value,
+        workers=_WORKERS.value,
+        spot=_SPOT.value,
+        image=_IMAGE.value,
+        command=_COMMAND.value,
+    )
+    job = make_job(request)
+    if job.arguments[0] == "train":
+        check_config(_config())
+    else:
+        _ablation()  # checks the config of every point
+    print("\n".join(submit(job, _WITH.value, _OUTPUT.value, dry_run=_DRY_RUN.value)))
     return 0
 
 
@@ -283,6 +325,12 @@ COMMANDS = {
     "sweep": Command(sweep, "config workdir seeds share print_config"),
     "table": Command(table, "config workdir seeds share print_config"),
     "plan": Command(plan, "config on mesh print_config"),
+    "status": Command(status, "workdir", computes=False),
+    "launch": Command(
+        launch,
+        "config workdir with on workers spot command image output dry_run seeds print_config",
+        computes=False,
+    ),
     "export": Command(export, _RUN + "output adapter"),
     "gallery": Command(gallery, "workdir"),
 }

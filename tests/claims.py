@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import json
 
 from lm.experiment.claim import claim
 
@@ -15,3 +16,14 @@ def held_elsewhere(folder):
         yield
     finally:
         other.run(stack.close)
+
+
+def write_claim(folder, number=1, **changes):
+    """A claim as another process has left it."""
+    with claim(folder):
+        (path,) = folder.glob(".claim-*")
+        record = json.loads(path.read_text())
+    path = folder / f".claim-{number}"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record | {"token": "theirs"} | changes))
+    return path

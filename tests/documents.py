@@ -64,7 +64,8 @@ def lines_of(text):
 
 
 def folder_for_commands(folder):
-    """Makes the folder in which commands run: with the configs, of two rows each."""
+    """Makes the folder in which commands run: with run.py, and the configs, of two rows each."""
+    shutil.copy(ROOT / "run.py", folder)
     shutil.copytree(ROOT / "configs", folder / "configs")
     for config in folder.glob("configs/*.py"):
         text = config.read_text()
@@ -98,7 +99,11 @@ def smaller(arguments, corpus, cache):
     given = {a.partition("=")[0].removeprefix("--config.") for a in arguments}
     text = " ".join(arguments)
     if "--config=" not in text:
-        return [*arguments] if arguments[0] == "gallery" else [*arguments, f"--cache_dir={cache}"]
+        return (
+            [*arguments]
+            if arguments[0] in ("gallery", "status")
+            else [*arguments, f"--cache_dir={cache}"]
+        )
     if "continual.sources" in given:
         given.add("data.source")
     if "init_from=hf:" in text:

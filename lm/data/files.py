@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _MAX_BYTES = 1 << 28  # the largest tokenizer.json in use has some 30 MB
 def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives the path to write to; the file takes its place when the block ends without error."""
     path = epath.Path(path)
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         yield partial
         partial.replace(path)

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import json
+import math
 import os
 import random
 import re
@@ -20,7 +21,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -71,6 +72,16 @@ class Holder:
         except PermissionError:
             pass
         return self.born == _born(self.pid)
+
+
+class Sighting(NamedTuple):
+    """What the claim of a folder shows: who made it (None: its file is not whole), whether it is in
+    force, and the seconds since it was refreshed.
+    """
+
+    holder: Holder | None
+    in_force: bool
+    age: float
 
 
 class Held(UserError):
@@ -163,6 +174,13 @@ def holder(folder: epath.PathLike) -> Held | None:
     return _holder_among(_claims(epath.Path(folder)))
 
 
+def last_claim(folder: epath.PathLike) -> Sighting | None:
+    """The claim in force in a folder, or the last that was not let go of; None without any."""
+    claims = sorted(_claims(epath.Path(folder)).items())
+    seen = [Sighting(_read(path), not _is_over(path), _age(path)) for _, path in claims]
+    return next((each for each in seen if each.in_force), seen[-1] if seen else None)
+
+
 def _wait_for(folder: epath.Path) -> Claim:
     told = False
     while True:
@@ -223,15 +241,22 @@ def _is_over(path: epath.Path) -> bool:
     found = _read(path)
     if found is not None and found.is_near:
         return not found.runs
-    # Both times are the file server's: clocks of two machines may differ.
+    return _age(path) > STALE
+
+
+def _age(path: epath.Path) -> float:
+    """Seconds since a claim was refreshed; infinite where it is gone.
+
+    Both times are the file server's: clocks of two machines may differ.
+    """
     probe = path.parent / f".claim-probe-{uuid.uuid4().hex}"
     probe.write_text("")
     now = probe.stat().mtime
     probe.unlink()
     try:
-        return now - path.stat().mtime > STALE
+        return now - path.stat().mtime
     except FileNotFoundError:
-        return True
+        return math.inf
 
 
 def _read(path: epath.Path) -> Holder | None:

@@ -12,10 +12,13 @@ from lm.experiment.provenance import commit, versions
 
 
 class Command(NamedTuple):
-    """A command: what it runs, and the names of the flags that it reads, separated by spaces."""
+    """A command: what it runs, the names of the flags that it reads, separated by spaces, and
+    whether it computes, for which JAX is imported.
+    """
 
     run: Callable[[], int]
     flags: str
+    computes: bool = True
 
     def reads(self, flag: str) -> bool:
         """Whether the command reads the flag of this name."""
@@ -73,9 +76,10 @@ def parse(argv: Sequence[str]) -> None:
 
 def execute(command: Command) -> int:
     """Runs a command; on a machine without accelerators glibc keeps the memory that it frees."""
-    from lm.devices.cpu import keep_freed_memory  # which imports jax
+    if command.computes:
+        from lm.devices.cpu import keep_freed_memory  # which imports jax
 
-    keep_freed_memory()
+        keep_freed_memory()
     return command.run()
 
 

@@ -58,8 +58,10 @@ def _is_free(workdir: epath.Path) -> bool:
 
 
 def _is_remark(child: epath.Path) -> bool:
-    """Whether a file tells nothing of a run but the traceback with which it failed in a sweep."""
-    return child.name == "error.txt" or child.name.startswith(".")
+    """Whether a file tells nothing of a run but how it was launched, or the traceback with which it
+    failed in a sweep.
+    """
+    return child.name in ("error.txt", "launch") or child.name.startswith(".")
 
 
 @contextlib.contextmanager

@@ -13,22 +13,12 @@ import pytest
 from lm.experiment import claim as claim_module
 from lm.experiment.claim import STALE, Held, claim, holder
 from lm.experiment.train import train
-from tests.claims import held_elsewhere
+from tests.claims import held_elsewhere, write_claim
 from tests.commands import ROOT
 
 
 def only_claim(folder):
     (path,) = folder.glob(".claim-*")
-    return path
-
-
-def write_claim(folder, number=1, **changes):
-    """A claim as another process has left it."""
-    with claim(folder):
-        record = json.loads(only_claim(folder).read_text())
-    path = folder / f".claim-{number}"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record | {"token": "theirs"} | changes))
     return path
 
 

@@ -15,6 +15,7 @@ from lm.errors import Interrupted, UserError, explain, of_storage
 from lm.experiment.ablation.points import Point
 from lm.experiment.claim import POLL, Held, holder
 from lm.experiment.continual.run_experiment import run_experiment
+from lm.experiment.point_list import record_points
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.run_dir import held, open_workdir
 from lm.training.build_model import check_devices
@@ -46,16 +47,27 @@ def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
             raise UserError("--share is of commands of one process each; leave it out")
         if found := holder(folder):
             raise Held(f"{str(found).partition(';')[0]}, which does not share; wait until it ends")
-        return _Sweep(points).share()
+        sweep = _Sweep(points)
+        _record(points)
+        return sweep.share()
     with held(folder):
         if jax.process_index() == 0:
             for point in points:
                 if found := holder(point.workdir):
                     raise found
         sweep = _Sweep(points)
+        if jax.process_index() == 0:
+            _record(points)
         for point in points:
             sweep.train(point)
         return sweep.failed
+
+
+def _record(points: Sequence[Point]) -> None:
+    """Writes which points there are, for `run.py status`."""
+    folder = points[0].workdir.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    record_points(folder, [point.workdir.name for point in points])
 
 
 class _Sweep:

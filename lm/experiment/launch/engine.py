@@ -1,0 +1,33 @@
+"""What an engine is: how it is given work, and what it can be given."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from lm.experiment.launch.job import Job, Submission
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A program that starts workers on machines.
+
+    Attributes:
+      prepare: makes the files and commands for a job, with the folder of the files.
+      tool: the program that submits them; None: a person does.
+      install: how to get that program.
+      kinds: of the slices that it has, "tpu", "gpu" and "cpu".
+      remote: whether workers start on other machines, which have no disk of this one.
+      spot: whether it takes --spot.
+      several_gpu_hosts: whether it starts a worker on several hosts of GPUs, which, unlike those of
+        a TPU, do not know of each other.
+      needs_image: whether workers are containers.
+    """
+
+    prepare: Callable[[Job, Path], Submission]
+    tool: str | None = None
+    install: str = ""
+    kinds: tuple[str, ...] = ("tpu", "gpu", "cpu")
+    remote: bool = True
+    spot: bool = True
+    several_gpu_hosts: bool = False
+    needs_image: bool = False

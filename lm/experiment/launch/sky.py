@@ -1,0 +1,51 @@
+"""A task of SkyPilot, submitted as a managed job for each worker: preempted ones are started again,
+wherever there is room.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lm.experiment.launch.job import Job, Submission
+from lm.experiment.launch.yaml_text import to_yaml
+
+# Of each TPU, what SkyPilot calls it and the image of its hosts.
+_TPUS = {
+    "v4": ("v4", "tpu-ubuntu2204-base"),
+    "v5e": ("v5litepod", "v2-alpha-tpuv5-lite"),
+    "v5p": ("v5p", "v2-alpha-tpuv5"),
+    "v6e": ("v6e", "v2-alpha-tpuv6e"),
+    "tpu7x": ("7x", "v2-alpha-tpu7-ubuntu2404"),
+}
+_RESTARTS = 3  # after errors of its own; preemptions are not counted
+
+
+def prepare(job: Job, folder: Path) -> Submission:
+    """A YAML file of a task, and a command for each worker."""
+    task = {
+        "name": job.name,
+        "workdir": ".",
+        "num_nodes": 1,
+        "resources": _resources(job),
+        "setup": job.install,
+        "run": job.command(".venv/bin/python") + "\n",
+    }
+    file = f"{job.name}.yaml"
+    launch = ["sky", "jobs", "launch", "--yes", "--detach-run"]
+    commands = [[*launch, f"--name={name}", str(folder / file)] for name in job.worker_names]
+    return Submission(files={file: to_yaml(task)}, commands=commands)
+
+
+def _resources(job: Job) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    accelerator, _, number = job.slice.name.partition("-")
+    if job.slice.kind == "tpu":
+        name, image = _TPUS[accelerator]
+        found["infra"] = "gcp"
+        found["accelerators"] = f"tpu-{name}-{number}:1"
+        found["accelerator_args"] = {"runtime_version": image}
+    elif job.slice.kind == "gpu":
+        found["accelerators"] = f"{accelerator.upper()}:{job.slice.chips_per_host}"
+    else:
+        found["cpus"] = f"{job.slice.chips}+"
+    recovery = {"strategy": "EAGER_NEXT_REGION", "max_restarts_on_errors": _RESTARTS}
+    return found | {"use_spot": job.spot, "job_recovery": recovery}
