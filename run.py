@@ -34,6 +34,7 @@ from lm.config import Config, flatten, to_dict
 from lm.errors import Interrupted, UserError, explain
 from lm.experiment import command_line
 from lm.experiment.command_line import Command
+from lm.experiment.processes import run_command
 
 if TYPE_CHECKING:
     from etils import epath
@@ -88,6 +89,9 @@ _COMMAND = flags.DEFINE_string(
 )
 _IMAGE = flags.DEFINE_string("image", None, "container image with the project in it, for xpk")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "write the files of launch and submit nothing")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of N processes")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "N; default: as the cluster says", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this one, from 0 to N - 1", 0)
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 
 
@@ -310,20 +314,22 @@ def _folder(name: str | None) -> "epath.Path | None":
 
 
 # Each command and the flags that it reads.
+_HOSTS = "coordinator num_processes process_id "
 _RUN = "config workdir cache_dir step print_config "
+_ASK = _RUN + _HOSTS
 COMMANDS = {
-    "train": Command(train, "config workdir share print_config"),
-    "eval": Command(evaluate, _RUN + "data text stride output"),
-    "predict": Command(predict, _RUN + "data output max_new_tokens"),
-    "embed": Command(embed, _RUN + "data text output pooling normalize"),
+    "train": Command(train, "config workdir share print_config " + _HOSTS),
+    "eval": Command(evaluate, _ASK + "data text stride output"),
+    "predict": Command(predict, _ASK + "data output max_new_tokens"),
+    "embed": Command(embed, _ASK + "data text output pooling normalize"),
     "generate": Command(
         generate,
-        _RUN + "prompt apply_chat_template max_new_tokens temperature top_k top_p min_p seed "
+        _ASK + "prompt apply_chat_template max_new_tokens temperature top_k top_p min_p seed "
         "stop_strings num_beams length_penalty",
     ),
-    "diagnose": Command(diagnose, _RUN + "num_contexts"),
-    "sweep": Command(sweep, "config workdir seeds share print_config"),
-    "table": Command(table, "config workdir seeds share print_config"),
+    "diagnose": Command(diagnose, _ASK + "num_contexts"),
+    "sweep": Command(sweep, "config workdir seeds share print_config " + _HOSTS),
+    "table": Command(table, "config workdir seeds share print_config " + _HOSTS),
     "plan": Command(plan, "config on mesh print_config"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(
@@ -349,20 +355,8 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         return _run(argv, own)
-    except UserError as error:
-        return _fail(error, 2)
-    except Interrupted as error:
-        return _fail(error, 128 + error.signal)
-    except BrokenPipeError:
-        # The reader of the output, such as head, has closed it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was finished is kept", 130)
-    except Exception as error:
-        if (failure := explain(error)) is None:
-            raise
-        return _fail(failure, 1)
+    except BaseException as error:
+        return _report(error)
 
 
 def _run(argv: list[str], own: Any) -> int:
@@ -378,7 +372,26 @@ def _run(argv: list[str], own: Any) -> int:
         for key, value in flatten(to_dict(_config())).items():
             print(f"{key} = {value!r}")
         return 0
-    return command_line.execute(command)
+    values = {flag.name: flag.value for flag in own}
+    return run_command(argv[1], command, values, _config, _report)
+
+
+def _report(error: BaseException) -> int:
+    """Prints what has ended a command in a line; its status. Any other error is raised again."""
+    match error:
+        case UserError():
+            return _fail(error, 2)
+        case Interrupted():
+            return _fail(error, 128 + error.signal)
+        case BrokenPipeError():
+            # The reader of the output, such as head, has closed it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        case KeyboardInterrupt():
+            return _fail("interrupted; what was finished is kept", 130)
+        case Exception() if failure := explain(error):
+            return _fail(failure, 1)
+    raise error
 
 
 def _fail(reason: object, status: int) -> int:

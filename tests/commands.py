@@ -27,13 +27,23 @@ SERVER.set_forkserver_preload(
 def run(*arguments: str, cwd=ROOT, flags: str | None = None) -> subprocess.CompletedProcess:
     """Waits for a command, under XLA's flags; its status and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
-        out, err = pathlib.Path(folder, "out"), pathlib.Path(folder, "err")
-        process = SERVER.Process(target=_command, args=(arguments, cwd, flags, out, err))
-        process.start()
-        process.join()
-        return subprocess.CompletedProcess(
-            arguments, process.exitcode, out.read_text(), err.read_text()
-        )
+        return Started(arguments, pathlib.Path(folder), cwd, flags).wait()
+
+
+class Started:
+    """A command that runs; what it prints goes to files in a folder."""
+
+    def __init__(self, arguments, folder: pathlib.Path, cwd=ROOT, flags: str | None = None):
+        self.arguments, self.out, self.err = arguments, folder / "out", folder / "err"
+        command = arguments, cwd, flags, self.out, self.err
+        self.process = SERVER.Process(target=_command, args=command)
+        self.process.start()
+
+    def wait(self) -> subprocess.CompletedProcess:
+        """Its status and what it printed, once it has ended."""
+        self.process.join()
+        status, out, err = self.process.exitcode, self.out.read_text(), self.err.read_text()
+        return subprocess.CompletedProcess(self.arguments, status, out, err)
 
 
 def _command(arguments, cwd, flags, out, err) -> None:

@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lm.checkpoints.checksum import checksum
 from lm.checkpoints.layer_layout import layouts_differ, named_leaves, to_layout
+from lm.devices.hosts import any_process, from_main, process_count
 from lm.devices.sharding import tree_shardings, whole
 from lm.errors import UserError, explain
 from lm.training.train_state import TrainState
@@ -55,7 +56,10 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, oldest first."""
+        """Steps of all complete checkpoints, oldest first; those that the first process sees."""
+        return from_main(self._listed)
+
+    def _listed(self) -> list[int]:
         if not self.folder.exists():
             return []
         return sorted(
@@ -67,16 +71,19 @@ class Checkpoints:
     @functools.cached_property
     def _checkpointer(self) -> ocp.training.Checkpointer:
         """Orbax's, which lists what there is as it begins and stumbles over damaged metadata."""
-        for step in self.steps:
-            try:
-                self._metadata(step)
-            except DamagedCheckpoint as error:
-                self._set_aside({step: error})
+        from_main(self._set_aside_unreadable)
         logging.getLogger("absl").addFilter(_not_of_orbax)
         policy: Any = self._preservation
         return ocp.training.Checkpointer(
             self.folder, preservation_policy=policy, cleanup_tmp_directories=self._is_writer
         )
+
+    def _set_aside_unreadable(self) -> None:
+        for step in self._listed():
+            try:
+                self._metadata(step)
+            except DamagedCheckpoint as error:
+                self._set_aside({step: error})
 
     def save(self, state: TrainState) -> None:
         """Begins to write a state in the background; waits for the save before it, if any."""
@@ -159,10 +166,11 @@ class Checkpoints:
                 state = self._verified(abstract, steps[-1])
             except DamagedCheckpoint as error:
                 # It may be gone: the run that writes here keeps the latest alone.
-                if (self.folder / str(steps[-1])).exists():
+                if from_main((self.folder / str(steps[-1])).exists):
                     damaged[steps[-1]] = error
             else:
-                self._set_aside(damaged, f"; step {steps[-1]} is used instead")
+                instead = f"; step {steps[-1]} is used instead"
+                from_main(functools.partial(self._set_aside, damaged, instead))
                 return state
         if damaged:
             raise UserError(
@@ -172,10 +180,20 @@ class Checkpoints:
         raise UserError(f"{self.folder} holds no checkpoint; train the run first")
 
     def _verified(self, abstract: Callable[[int], Any], step: int) -> Any:
-        """The state of a step, which is what was saved."""
-        path, recorded = self.folder / str(step), self._metadata(step).custom_metadata
-        with _reading(path):
-            state = ocp.load(path, abstract(step), checkpointable_name="state")
+        """The state of a step, which is what was saved; DamagedCheckpoint in all processes where
+        one of them cannot read it.
+        """
+        path, recorded, state, failure = self.folder / str(step), None, None, None
+        try:
+            recorded, wanted = self._metadata(step).custom_metadata, abstract(step)
+            with _reading(path), _each_process_alone():
+                state = ocp.load(path, wanted, checkpointable_name="state")
+        except DamagedCheckpoint as error:
+            failure = error
+        if any_process(failure is not None):
+            raise failure or DamagedCheckpoint(
+                f"checkpoint {path} cannot be read by another process: it is damaged"
+            )
         if (expected := (recorded or {}).get(CHECKSUM)) is None:
             raise DamagedCheckpoint(
                 f"checkpoint {path} is damaged, or of an older version of this code: it has no "
@@ -200,15 +218,26 @@ class Checkpoints:
         )
 
     def _set_aside(self, damaged: dict[int, DamagedCheckpoint], instead: str = "") -> None:
-        """Reports damaged checkpoints; the run that writes here moves them away."""
+        """Reports damaged checkpoints; the run that writes here moves them away. Of several
+        processes, the first does.
+        """
         for step, error in damaged.items():
             kept = ""
-            if self._is_writer and jax.process_index() == 0:
+            if self._is_writer:
                 target = _free_name(self.folder.parent / "damaged" / str(step))
                 target.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(target)
                 kept = f"; moved to {target}"
             print(f"{error}{kept}{instead}", file=sys.stderr, flush=True)
+
+
+def _each_process_alone() -> contextlib.AbstractContextManager[Any]:
+    """Makes no process wait, as it loads, for one that fails to."""
+    if process_count() == 1:
+        return contextlib.nullcontext()
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    return ocp.Context(multiprocessing_options=options)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

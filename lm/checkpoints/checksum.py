@@ -4,6 +4,7 @@ the parameters that a run reads from elsewhere are still those that it began wit
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from etils import epath
 
 from lm.checkpoints.run_files import read_run_json
 from lm.data.files import write_json
+from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 
 
@@ -47,21 +49,25 @@ def _mixed_sum(x: jax.Array) -> jax.Array:
 def record_source(file: epath.Path, source: str, arrays: Mapping[str, jax.Array]) -> None:
     """Writes where named arrays came from, and their checksum, as a run begins."""
     found = checksum(arrays)
-    if jax.process_index() == 0:
+    if is_main():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"source": source, "checksum": found})
 
 
 def check_source(file: epath.Path, source: str, arrays: Mapping[str, jax.Array]) -> None:
     """Raises UserError where these are not the arrays that were recorded, or nothing was."""
-    if not file.exists():
-        raise UserError(
-            f"{file.parent} has no {file.name}, by which to tell whether {source} is still the "
-            "same; restore that file, or train again in another --workdir"
-        )
-    recorded = read_run_json(file, "source", "checksum")
+    recorded = from_main(lambda: _recorded_source(file, source))
     if (found := checksum(arrays)) != recorded["checksum"]:
         raise UserError(
             f"{file.parent} was trained on {recorded['source']} (checksum {recorded['checksum']}), "
             f"which has changed: {source} has checksum {found}; restore that {file.stem}"
         )
+
+
+def _recorded_source(file: epath.Path, source: str) -> dict[str, Any]:
+    if not file.exists():
+        raise UserError(
+            f"{file.parent} has no {file.name}, by which to tell whether {source} is still the "
+            "same; restore that file, or train again in another --workdir"
+        )
+    return read_run_json(file, "source", "checksum")

@@ -6,7 +6,14 @@ then `train_batches(corpus.rows("train"), batch_size=16, seed=0)` and
 `eval_batches(corpus.rows("validation"), batch_size=16)`. `sources.py` says what a corpus may be.
 """
 
-from lm.data.batches import Groups, RowSource, eval_batches, sharded_eval_batches, train_batches
+from lm.data.batches import (
+    Groups,
+    RowSource,
+    eval_batches,
+    local_train_batches,
+    sharded_eval_batches,
+    train_batches,
+)
 from lm.data.corpus import Corpus, DataConfig, open_corpus, prepare
 from lm.data.dataset import Dataset
 from lm.data.make_tokenizer import check_tokenizer, make_tokenizer
@@ -33,6 +40,7 @@ __all__ = [
     "make_tokenizer",
     "open_corpus",
     "prepare",
+    "local_train_batches",
     "sharded_eval_batches",
     "train_batches",
 ]

@@ -39,8 +39,7 @@ def train_batches(
     seed: int,
     start: int = 0,
     groups: Groups | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Yields batches without end, from batch `start` on; rows are shuffled anew each epoch.
 
@@ -54,17 +53,16 @@ def train_batches(
         start: index of the first batch, to resume.
         groups: of rows, each shuffled anew whenever it is used up; only these are drawn. None:
             all rows, each as often as the others.
-        process_index: of this host; it gets the process_index-th slice of each batch.
-        process_count: hosts; divides `batch_size`.
+        places: of the rows of each batch that are read here, from 0 to B - 1; None: all.
 
     Returns:
-        An iterator of {tokens [B, L + 1], segments [B, L], bytes [B]} and what else a row has,
-        int32, B being this host's part.
+        An iterator of {tokens [n, L + 1], segments [n, L], bytes [n]} and what else a row has,
+        int32, of n places.
 
     Raises:
         UserError: there are fewer rows than a batch has, or an argument is out of range.
     """
-    part = _part(batch_size, process_index, process_count)
+    part = _part(batch_size, places)
     order = _order(rows, batch_size, seed, groups)
     return _ahead(lambda k: _gather(rows, [order[i] for i in part(k)]), start, sys.maxsize)
 
@@ -74,8 +72,7 @@ def eval_batches(
     *,
     batch_size: int,
     limit: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Yields every row once, or a sample of `limit` rows that is the same for every run.
 
@@ -86,13 +83,12 @@ def eval_batches(
         rows: of any split.
         batch_size: B, rows in the global batch.
         limit: rows in the sample; None, or more than there are, for all.
-        process_index: of this host, as for `train_batches`.
-        process_count: hosts; divides `batch_size`.
+        places: as for `train_batches`.
 
     Raises:
         UserError: an argument is out of range.
     """
-    part = _part(batch_size, process_index, process_count)
+    part = _part(batch_size, places)
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit} rows is no evaluation; use 1 or more, or None for all")
     order = _shuffled(np.arange(len(rows)), seed=0)
@@ -101,23 +97,31 @@ def eval_batches(
     def batch(k: int) -> Batch:
         indices = part(k)
         chosen = [order[i] for i in indices if i < number]
-        batch = _gather(rows, chosen or [0])  # a row for its shape, where this host has none left
+        batch = _gather(rows, chosen or [0])  # a row for its shape, where none is left here
         missing = len(indices) - len(chosen)
         return {key: _padded(values[: len(chosen)], missing) for key, values in batch.items()}
 
     return _ahead(batch, 0, -(-number // batch_size))
 
 
+def local_train_batches(
+    mesh: "jax.sharding.Mesh", rows: RowSource, *, batch_size: int, **options: Any
+) -> Iterator[Batch]:
+    """The batches of `train_batches`, of each the rows that this process's devices hold."""
+    from lm.devices import sharding
+
+    places = sharding.local_places(mesh, batch_size)
+    return train_batches(rows, batch_size=batch_size, places=places, **options)
+
+
 def sharded_eval_batches(
     mesh: "jax.sharding.Mesh", rows: RowSource, *, batch_size: int, limit: int | None = None
 ) -> Iterator[dict[str, "jax.Array"]]:
-    """The batches of `eval_batches` as arrays that the devices of all hosts share."""
-    import jax
-
+    """The batches of `eval_batches` as arrays that the devices of all processes share."""
     from lm.devices import sharding
 
-    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    for batch in eval_batches(rows, batch_size=batch_size, limit=limit, **part):
+    places = sharding.local_places(mesh, batch_size)
+    for batch in eval_batches(rows, batch_size=batch_size, limit=limit, places=places):
         yield sharding.global_batch(mesh, batch)
 
 
@@ -137,20 +141,12 @@ class RowSubset:
         return self._rows[self._indices[index]]
 
 
-def _part(batch_size: int, process_index: int, process_count: int) -> Callable[[int], range]:
-    """The function from k to the places, in the whole order, of this host's rows of batch k."""
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size={batch_size} is not a positive multiple of {process_count} processes; use "
-            f"{max(batch_size // process_count, 1) * process_count}"
-        )
-    share = batch_size // process_count
-
-    def part(k: int) -> range:
-        first = k * batch_size + process_index * share
-        return range(first, first + share)
-
-    return part
+def _part(batch_size: int, places: Sequence[int] | None) -> Callable[[int], list[int]]:
+    """The function from k to the places, in the whole order, of batch k's rows at `places`."""
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} is no number of rows; use 1 or more")
+    here = range(batch_size) if places is None else places
+    return lambda k: [k * batch_size + place for place in here]
 
 
 def _order(rows: RowSource, batch_size: int, seed: int, groups: Groups | None) -> Any:

@@ -100,6 +100,22 @@ def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
             )
 
 
+def local_places(mesh: Mesh, batch_size: int) -> list[int]:
+    """The places in a batch of the rows that devices of this process hold, in order.
+
+    Processes whose devices are copies along the axis tensor hold the same.
+    """
+    size = batch_size // batch_parts(mesh)
+    return [part * size + row for part in _local_parts(mesh) for row in range(size)]
+
+
+def _local_parts(mesh: Mesh) -> list[int]:
+    """Which of the `batch_parts` devices of this process hold, in order."""
+    whole = (batch_parts(mesh),)
+    found = batch_sharding(mesh).addressable_devices_indices_map(whole).values()
+    return sorted({range(*whole)[index[0]].start for index in found if index is not None})
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over data and fsdp, everything behind the first axis whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -136,12 +152,20 @@ def tree_shardings(mesh: Mesh, params: Any, tree: Any) -> Any:
 
 
 def global_batch(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The arrays over all hosts, of which `rows` are this host's part."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in rows.items()
-    }
+    """The arrays over all processes, of which `rows` are those at this one's `local_places`."""
+    sharding, parts = batch_sharding(mesh), _local_parts(mesh)
+
+    def array(local: np.ndarray) -> jax.Array:
+        split = np.split(local, len(parts))
+        size = len(split[0])
+
+        def part(index: Any) -> np.ndarray:
+            return split[parts.index((index[0].start or 0) // size)]
+
+        shape = (size * batch_parts(mesh), *local.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: array(local) for name, local in rows.items()}
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -74,15 +74,6 @@ def parse(argv: Sequence[str]) -> None:
         flag.override_values[key] = None
 
 
-def execute(command: Command) -> int:
-    """Runs a command; on a machine without accelerators glibc keeps the memory that it frees."""
-    if command.computes:
-        from lm.devices.cpu import keep_freed_memory  # which imports jax
-
-        keep_freed_memory()
-    return command.run()
-
-
 def config_help(argv: Sequence[str]) -> list[str]:
     """The keys of the config that a command line names; [] where it names none."""
     names = [x.partition("=")[2] for x in argv if x.lstrip("-").startswith("config=")]

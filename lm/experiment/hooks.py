@@ -96,6 +96,10 @@ class Save(Hook):
         self.every, self.checkpoints, self.signals = every, checkpoints, signals
         self.evaluate = evaluate
 
+    def on_step(self, trainer: Trainer, step: Step) -> None:
+        """Learns which signals other processes have received."""
+        self.signals.exchange()
+
     def is_due(self, trainer: Trainer, number: int) -> bool:
         """The last step is not: its state is saved once the run has been evaluated."""
         if self.evaluate.stopping and self.evaluate.is_due(trainer, number):

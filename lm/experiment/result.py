@@ -8,6 +8,7 @@ from etils import epath
 
 from lm.config import Config, content_hash
 from lm.data.files import write_json
+from lm.devices.hosts import is_main
 from lm.evaluation.held_out import Evaluation
 from lm.experiment.learning_curve import draw_curve
 from lm.experiment.primary_metric import check_finite, primary_metric
@@ -18,7 +19,7 @@ from lm.training.program import Program
 
 
 def write_result(
-    found: Evaluation, config: Config, program: Program, workdir: epath.Path, main: bool, **own: Any
+    found: Evaluation, config: Config, program: Program, workdir: epath.Path, **own: Any
 ) -> dict[str, Any]:
     """Metrics, with what a table sets beside them and what it needs to know of the run.
 
@@ -31,7 +32,6 @@ def write_result(
     Args:
       found: the last evaluation.
       config, program, workdir: of the run.
-      main: whether this process writes.
       own: what else the run knows of itself.
 
     Raises:
@@ -40,7 +40,7 @@ def write_result(
     metrics = found.metrics
     primary = primary_metric(config, available=metrics)
     check_finite(primary, metrics)
-    if main:
+    if is_main():
         metrics = metrics | found.write_report(workdir)
     records = read_metrics(workdir / "metrics.jsonl")
     rates = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
@@ -57,7 +57,7 @@ def write_result(
         "mesh": dict(program.mesh.shape),
         "versions": versions(),
     }
-    if main:
+    if is_main():
         write_json(workdir / "result.json", result)
         draw_curve(workdir, primary.name)
     return result

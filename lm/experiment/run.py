@@ -9,14 +9,14 @@ from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.config import Config
-from lm.data import Dataset, train_batches
+from lm.data import Dataset, local_train_batches
 from lm.errors import Interrupted
 from lm.evaluation.held_out import Evaluation
 from lm.experiment.hooks import Evaluate, Save, recalled_stopping
 from lm.experiment.initial_state import initial_state
 from lm.experiment.result import write_result
 from lm.training.hooks import Log, NanCheck
-from lm.training.metric_writer import Progress, Writer
+from lm.training.metric_writer import Progress, open_writer
 from lm.training.preemption import Signals
 from lm.training.profiling.paths import describe_paths
 from lm.training.program import Program
@@ -41,28 +41,25 @@ class Run:
         self.config, self.workdir, self.dataset, self.program = config, workdir, dataset, program
         self.checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
         self.signals = Signals()
-        self.commit, self.begun, self.main = commit, time.perf_counter(), jax.process_index() == 0
+        self.commit, self.begun = commit, time.perf_counter()
         root = jax.random.key(config.seed)
         key = jax.random.fold_in(root, RunStream.INIT)
         state, source = initial_state(program, self.checkpoints, config, dataset, key, label)
         start = int(state.step)
-        batches = train_batches(
+        batches = local_train_batches(
+            program.mesh,
             dataset.rows("train"),
             batch_size=config.batch_size,
             seed=config.seed,
             start=start,
             groups=dataset.row_groups(config),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
         stopping = recalled_stopping(config, workdir, dataset, self.checkpoints, start)
-        writer = None
-        if self.main:
-            print(f"{label}: {source}; {describe_paths(config, program)}", flush=True)
-            # Where only result.json was missing, the last evaluation is made and written again.
-            again = start == num_steps and stopping is None
-            writer = Writer(workdir, start, start - 1 if again else start, config.log.tensorboard)
-        progress = Progress(num_steps, start, label, shown=self.main)
+        print(f"{label}: {source}; {describe_paths(config, program)}", flush=True)
+        # Where only result.json was missing, the last evaluation is made and written again.
+        again = start == num_steps and stopping is None
+        writer = open_writer(workdir, start, start - again, config.log.tensorboard)
+        progress = Progress(num_steps, start, label)
         self.log = Log(config, program, writer, progress)
         self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)
         hooks = (
@@ -92,6 +89,7 @@ class Run:
                     self.checkpoints.save(trainer.state)
                     self.checkpoints.wait()
                 result = self.result(found)
+                self.signals.exchange(wait=True)
             finally:
                 self.close()
         if self.signals.received:
@@ -108,7 +106,6 @@ class Run:
             self.config,
             self.program,
             self.workdir,
-            self.main,
             **own,
             steps=self.trainer.num_steps,
             flops_per_token=self.log.flops,

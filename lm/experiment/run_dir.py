@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from itertools import filterfalse
 from typing import Any
 
-import jax
 from etils import epath
 
 from lm.checkpoints import run_files
@@ -16,12 +15,20 @@ from lm.checkpoints.resume import FREE, LENGTH, changed, check_changes
 from lm.config import Config, to_dict
 from lm.data import Dataset
 from lm.data.files import write_json
+from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.experiment.claim import claim
 
 
 def open_workdir(
     config: Config, workdir: epath.Path, free: tuple[str, ...] = FREE + LENGTH
+) -> dict[str, Any] | None:
+    """What `_open_workdir` finds in the first process."""
+    return from_main(lambda: _open_workdir(config, workdir, free))
+
+
+def _open_workdir(
+    config: Config, workdir: epath.Path, free: tuple[str, ...]
 ) -> dict[str, Any] | None:
     """The result of a finished run of this config in this workdir; None where there is work to do.
 
@@ -66,16 +73,15 @@ def _is_remark(child: epath.Path) -> bool:
 
 @contextlib.contextmanager
 def held(workdir: epath.Path, wait: bool = False) -> Iterator[Callable[[], None]]:
-    """Holds a workdir for one command at a time; of several processes of a run, the first does.
+    """Holds a workdir for one command at a time; of several processes, the first does for all.
 
     Gives a function that raises where the workdir was taken over meanwhile; see
     `lm.experiment.claim`.
     """
-    if jax.process_index():
-        yield lambda: None
-    else:
-        with claim(workdir, wait) as mine:
-            yield mine.check
+    with contextlib.ExitStack() as stack:
+        checks: list[Callable[[], None]] = []
+        from_main(lambda: checks.append(stack.enter_context(claim(workdir, wait)).check))
+        yield checks[0] if checks else lambda: None
 
 
 @contextlib.contextmanager
@@ -84,21 +90,26 @@ def claimed(config: Config, workdir: epath.Path, corpus: Dataset) -> Iterator[No
 
     A user's mistake that is found inside lets go of the workdir again, where no run was in it.
     """
-    recorded, main = workdir / "data.json", jax.process_index() == 0
-    result = workdir / "result.json"
-    if main and result.exists() and run_files.read_result(workdir) is None:
+    free = from_main(lambda: _begin(config, workdir, corpus))
+    try:
+        yield
+    except UserError:
+        if free and is_main():
+            for child in filterfalse(_is_remark, workdir.iterdir()):
+                child.rmtree() if child.is_dir() else child.unlink()
+        raise
+
+
+def _begin(config: Config, workdir: epath.Path, corpus: Dataset) -> bool:
+    """Writes or checks what a run is made of; whether no run was in the workdir."""
+    recorded, result = workdir / "data.json", workdir / "result.json"
+    if result.exists() and run_files.read_result(workdir) is None:
         print(f"{result} is not whole; it is derived again", file=sys.stderr, flush=True)
     free = not workdir.exists() or _is_free(workdir)
     if recorded.exists():
         run_files.check_same_text(workdir, corpus)
-    elif main:
+    else:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_dict(config))
         write_json(recorded, corpus.manifest)
-    try:
-        yield
-    except UserError:
-        if free and main:
-            for child in filterfalse(_is_remark, workdir.iterdir()):
-                child.rmtree() if child.is_dir() else child.unlink()
-        raise
+    return free

@@ -11,6 +11,7 @@ import tqdm
 from etils import epath
 
 from lm.data.files import to_json, write_text
+from lm.devices.hosts import is_main
 from lm.errors import UserError
 
 
@@ -66,7 +67,7 @@ class Writer:
     """Appends metrics of a workdir that was trained to step `start` and evaluated to `evaluated`.
 
     Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
-    that a resumed run's file equals an uninterrupted one's. Only process 0 is given a writer.
+    that a resumed run's file equals an uninterrupted one's.
     """
 
     def __init__(self, workdir: epath.PathLike, start: int, evaluated: int, tensorboard: bool):
@@ -115,14 +116,21 @@ class Writer:
             self._events.close()
 
 
+def open_writer(
+    workdir: epath.PathLike, start: int, evaluated: int, tensorboard: bool
+) -> Writer | None:
+    """A `Writer` in the first process; None in the others."""
+    return Writer(workdir, start, evaluated, tensorboard) if is_main() else None
+
+
 class Progress:
     """A bar over steps with loss, tokens/s, time left and, where known, MFU (model FLOPs
     utilization); or, where stderr is not a terminal, lines: at every evaluation, and at least once
-    a minute.
+    a minute. Only the first process shows it.
     """
 
-    def __init__(self, steps: int, start: int, label: str, shown: bool):
-        self._steps, self._step, self._label = steps, start, label
+    def __init__(self, steps: int, start: int, label: str):
+        self._steps, self._step, self._label, shown = steps, start, label, is_main()
         self._lines = shown and not sys.stderr.isatty()
         self._loss, self._told = "", (start, time.perf_counter())
         self._bar = tqdm.tqdm(

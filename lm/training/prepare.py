@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from lm.config import Config, cache_folder, override, to_dict, typed
 from lm.data import ByteTokenizer, DataConfig, Dataset, Tokenizer, prepare
+from lm.devices.hosts import main_first
 from lm.errors import UserError
 from lm.output import OUTPUTS
 from lm.tasks.layout import Layout
@@ -22,7 +23,13 @@ from lm.training.validate_options import check_packed
 
 
 def prepare_corpus(config: Config) -> Dataset:
-    """The prepared rows of a config's data, made where the cache lacks them."""
+    """The prepared rows of a config's data, made where the cache lacks them; by the first of
+    several processes, and by others that have no part in its cache.
+    """
+    return main_first(lambda: _prepare_corpus(config))
+
+
+def _prepare_corpus(config: Config) -> Dataset:
     cache = cache_folder(config, "data")
     with announced(f"preparing {config.data.source} in {cache}, once"):
         if config.task.name:

@@ -55,6 +55,11 @@ def test_batches_are_int32_arrays_of_the_rows():
     assert batch["bytes"].tolist() == [name + 1 for name in names(batch)]
 
 
+def parts(size, count):
+    """The places of a batch that each of `count` hosts holds."""
+    return np.split(np.arange(size), count)
+
+
 def test_batch_k_is_the_same_whatever_the_start_and_the_number_of_hosts():
     rows = Rows(30)
     whole = first(train_batches(rows, batch_size=4, seed=1), 40)
@@ -62,15 +67,10 @@ def test_batch_k_is_the_same_whatever_the_start_and_the_number_of_hosts():
         assert first(train_batches(rows, batch_size=4, seed=1, start=start), 1) == [whole[start]]
     for count in (2, 4):
         hosts = [
-            first(
-                train_batches(
-                    rows, batch_size=4, seed=1, start=3, process_index=p, process_count=count
-                ),
-                20,
-            )
-            for p in range(count)
+            first(train_batches(rows, batch_size=4, seed=1, start=3, places=places), 20)
+            for places in parts(4, count)
         ]
-        joined = [list(itertools.chain(*parts)) for parts in zip(*hosts, strict=True)]
+        joined = [list(itertools.chain(*each)) for each in zip(*hosts, strict=True)]
         assert joined == whole[3:23]
 
 
@@ -96,9 +96,7 @@ def test_fewer_rows_than_a_batch_is_an_error():
         train_batches(Rows(7), batch_size=8, seed=0)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"batch_size": 0}, {"batch_size": 3, "process_count": 2}, {"seed": -1}]
-)
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"seed": -1}])
 def test_arguments_out_of_range_are_errors_at_once(changes):
     with pytest.raises(UserError):
         train_batches(Rows(9), **({"batch_size": 3, "seed": 0} | changes))
@@ -109,10 +107,8 @@ def test_arguments_out_of_range_are_errors_at_once(changes):
 def test_evaluation_sees_every_row_once_and_fills_up_with_padding(limit, count):
     number = min(limit or 10, 10)
     hosts = [
-        list(
-            eval_batches(Rows(10), batch_size=4, limit=limit, process_index=p, process_count=count)
-        )
-        for p in range(count)
+        list(eval_batches(Rows(10), batch_size=4, limit=limit, places=places))
+        for places in parts(4, count)
     ]
     batches = list(itertools.chain(*hosts))
     assert {len(host) for host in hosts} == {-(-number // 4)}

@@ -7,7 +7,6 @@ import shutil
 import threading
 import time
 
-import jax
 import pytest
 
 from lm.config import override, to_dict
@@ -139,19 +138,6 @@ def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
             with pytest.raises(Held, match="is held by process"):
                 train_points(found, share)
     assert not quick
-
-
-def test_of_several_processes_the_first_holds_the_sweep_and_the_others_train_beside_it(
-    ablation, tmp_path, quick, monkeypatch
-):
-    found = make_points(ablation, Ablation(ROWS, (0,)), tmp_path)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with held_elsewhere(tmp_path):
-        assert train_points(found) == []
-    assert set(quick) == {point.workdir for point in found}
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="--share is of commands of one process each"):
-        train_points(found, share=True)
 
 
 def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):

@@ -29,7 +29,7 @@ from tests.conftest import QUICK
 
 def interrupt_at(step, monkeypatch):
     """Sends SIGINT to this process when the data of a step is asked for."""
-    original = run_module.train_batches
+    original = run_module.local_train_batches
 
     def batches(*arguments, start, **keywords):
         for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
@@ -37,7 +37,7 @@ def interrupt_at(step, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             yield rows
 
-    monkeypatch.setattr(run_module, "train_batches", batches)
+    monkeypatch.setattr(run_module, "local_train_batches", batches)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_the_best_state_is_restored_reported_and_the_newest(patient, tmp_path, m
 def test_an_interrupted_run_remembers_its_best(patient, tmp_path, monkeypatch, losses):
     config, judge = override(patient, {"checkpoint.every": 6}), Judge([3.0, 2.0, 2.5, 2.6])
     monkeypatch.setattr(hooks_module, "evaluate", judge)
-    original = run_module.train_batches
+    original = run_module.local_train_batches
 
     def broken(*arguments, start, **keywords):
         for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
@@ -111,7 +111,7 @@ def test_an_interrupted_run_remembers_its_best(patient, tmp_path, monkeypatch, l
                 raise Interrupted(6, 2)
             yield rows
 
-    monkeypatch.setattr(run_module, "train_batches", broken)
+    monkeypatch.setattr(run_module, "local_train_batches", broken)
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run")
     result = train(config, tmp_path / "run")

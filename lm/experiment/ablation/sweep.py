@@ -6,11 +6,12 @@ import time
 import traceback
 from collections.abc import Sequence
 
-import jax
+from etils import epath
 
 from lm.checkpoints.run_files import read_result
 from lm.config import plain
 from lm.data.files import write_text
+from lm.devices.hosts import all_fail, from_main, is_main
 from lm.errors import Interrupted, UserError, explain, of_storage
 from lm.experiment.ablation.points import Point
 from lm.experiment.claim import POLL, Held, holder
@@ -35,29 +36,21 @@ def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
       them again.
 
     Raises:
-      UserError: where devices or text fail the first point that is not finished, or a command of
-        several processes is to share.
+      UserError: where devices or text fail the first point that is not finished.
       Held: where another sweep that does not share is running in the folder, or without `share`
         any other command in one of the points.
       Interrupted: after SIGINT or SIGTERM; the next sweep continues from there.
     """
     folder = points[0].workdir.parent
     if share:
-        if jax.process_count() > 1:
-            raise UserError("--share is of commands of one process each; leave it out")
-        if found := holder(folder):
-            raise Held(f"{str(found).partition(';')[0]}, which does not share; wait until it ends")
+        from_main(lambda: _check_shared(folder))
         sweep = _Sweep(points)
-        _record(points)
+        from_main(lambda: _record(points))
         return sweep.share()
     with held(folder):
-        if jax.process_index() == 0:
-            for point in points:
-                if found := holder(point.workdir):
-                    raise found
+        from_main(lambda: _check_free(points))
         sweep = _Sweep(points)
-        if jax.process_index() == 0:
-            _record(points)
+        from_main(lambda: _record(points))
         for point in points:
             sweep.train(point)
         return sweep.failed
@@ -76,12 +69,12 @@ class _Sweep:
     def __init__(self, points: Sequence[Point]):
         self.points, self.failed = points, []
         # Points that failed before are tried again; those that fail elsewhere meanwhile are not.
-        self.before = {point.workdir: _report(point) for point in points}
-        waiting = [point for point in points if read_result(point.workdir) is None]
+        self.before = from_main(lambda: [_report(point) for point in points])
+        waiting = from_main(lambda: [i for i, each in enumerate(points) if not _is_finished(each)])
         if waiting:
             # What would fail every point, such as missing text, is reported once, before training.
-            check_devices(waiting[0].config)
-            prepare_corpus(waiting[0].config)
+            check_devices(points[waiting[0]].config)
+            prepare_corpus(points[waiting[0]].config)
 
     def share(self) -> list[Point]:
         left, shown = list(self.points), ""
@@ -110,9 +103,10 @@ class _Sweep:
             self._train(point)
 
     def _train(self, point: Point) -> None:
-        name = f"{self.points.index(point) + 1}/{len(self.points)} {point.row} seed {point.seed}"
-        report, path = _report(point), point.workdir / "error.txt"
-        if report and report != self.before[point.workdir]:
+        index = self.points.index(point)
+        name = f"{index + 1}/{len(self.points)} {point.row} seed {point.seed}"
+        report, path = from_main(lambda: _report(point)), point.workdir / "error.txt"
+        if report and report != self.before[index]:
             self.failed.append(point)
             reason = f"failed in another sweep: {report.splitlines()[-1]}"
             print(f"{name} {reason}", file=sys.stderr, flush=True)
@@ -124,15 +118,33 @@ class _Sweep:
         except (Interrupted, Held):
             raise
         except Exception as error:
-            if of_storage(error):  # every other point would fail too
+            if of_storage(error) or not all_fail(error):  # every other point would fail too
                 raise
             self.failed.append(point)
-            write_text(path, traceback.format_exc())
-            print(f"{name} failed: {explain(error) or plain(error)}", file=sys.stderr, flush=True)
+            if is_main():
+                write_text(path, traceback.format_exc())
+                reason = explain(error) or plain(error)
+                print(f"{name} failed: {reason}", file=sys.stderr, flush=True)
         else:
-            path.unlink(missing_ok=True)
+            if is_main():
+                path.unlink(missing_ok=True)
             metric, seconds = primary_metric(point.config, available=result), result["seconds"]
             print(f"{name}: {result[metric.name]:.4f} {metric.unit}, {seconds:.0f} s", flush=True)
+
+
+def _check_shared(folder: epath.Path) -> None:
+    if found := holder(folder):
+        raise Held(f"{str(found).partition(';')[0]}, which does not share; wait until it ends")
+
+
+def _check_free(points: Sequence[Point]) -> None:
+    for point in points:
+        if found := holder(point.workdir):
+            raise found
+
+
+def _is_finished(point: Point) -> bool:
+    return read_result(point.workdir) is not None
 
 
 def _report(point: Point) -> str:

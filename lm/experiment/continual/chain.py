@@ -11,11 +11,12 @@ from etils import epath
 from lm.checkpoints.restore import restore
 from lm.config import Config, content_hash, override
 from lm.data.files import write_json, write_text
+from lm.devices.hosts import from_main
 from lm.evaluation.held_out import evaluate
 from lm.experiment.continual.forgetting import forgetting_metrics, to_markdown
 from lm.experiment.primary_metric import check_finite, primary_metric
 from lm.experiment.train import train
-from lm.training.metric_writer import Writer, read_metrics
+from lm.training.metric_writer import open_writer, read_metrics
 from lm.training.prepare import total_steps
 
 TABLE = "continual.md"
@@ -41,12 +42,12 @@ def train_stages(
 ) -> dict[str, Any]:
     """Trains and evaluates the runs that are not recorded yet; writes the table and result.json."""
     metric = primary_metric(config, available=[f"eval/{name}" for name in corpus.task.metrics])
-    sources, main = config.continual.sources, jax.process_index() == 0
+    sources = config.continual.sources
     names = [f"{metric.name}/{stage}" for stage in range(1, len(sources) + 1)]
     # One line for each run: the metric of all tasks after it, at the steps of all runs so far.
-    records = read_metrics(workdir / "metrics.jsonl")
+    records = from_main(lambda: read_metrics(workdir / "metrics.jsonl"))
     before = records[-1]["step"] if records else 0
-    writer = Writer(workdir, before, before, config.log.tensorboard) if main else None
+    writer = open_writer(workdir, before, before, config.log.tensorboard)
     results = []
     for stage, run in enumerate(chain, start=1):
         folder = workdir / str(stage)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 from etils import epath
 
 from lm.checkpoints.init_params import check_init_from
@@ -10,6 +9,7 @@ from lm.checkpoints.resume import FREE, record_changes
 from lm.checkpoints.run_files import read_result, recorded_config
 from lm.checkpoints.teacher import teacher_config
 from lm.config import Config
+from lm.devices.hosts import from_main, is_main
 from lm.experiment.continual.chain import TABLE, stage_configs, train_stages
 from lm.experiment.primary_metric import summary
 from lm.experiment.run_dir import claimed, held, open_workdir
@@ -46,7 +46,7 @@ def run_experiment(
         check_init_from(config.init_from)
         with held(workdir, wait):
             finished = open_workdir(config, workdir, FREE) or _train_chain(config, workdir, label)
-    if jax.process_index() == 0:
+    if is_main():
         print((workdir / TABLE).read_text(), flush=True)
     return finished
 
@@ -54,8 +54,12 @@ def run_experiment(
 def _train_chain(config: Config, workdir: epath.Path, label: str) -> dict[str, Any]:
     corpus = prepare_corpus(config)
     recorded = workdir / "config.json"
-    if recorded.exists() and jax.process_index() == 0:
-        record_changes(config, recorded_config(recorded), workdir, 0)  # its runs report their own
+
+    def go_on() -> None:
+        if recorded.exists():  # its runs report their own changes
+            record_changes(config, recorded_config(recorded), workdir, 0)
+
+    from_main(go_on)
     with claimed(config, workdir, corpus):
         chain = stage_configs(config, workdir, corpus)
         corpus_program(chain[0], prepare_corpus(chain[0]), teacher_config(chain[0]))
@@ -64,7 +68,7 @@ def _train_chain(config: Config, workdir: epath.Path, label: str) -> dict[str, A
 
 def train_and_report(config: Config, workdir: epath.Path, wait: bool = False) -> list[str]:
     """Runs `run_experiment` and describes its result in lines."""
-    before = read_result(workdir)
+    before = from_main(lambda: read_result(workdir))
     result = run_experiment(config, workdir, wait=wait)
     finished = result == before  # and not a run that continued to more steps
     first = [f"{workdir} is finished already; its result:"] if finished else []

@@ -1,0 +1,305 @@
+"""Several processes that run one command, one for each host: how they meet, learn what the first of
+them decides, agree, and end together.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src import clusters, distributed  # JAX has no public form of what is used of them
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from lm.devices.lost_process import end_with_line
+from lm.errors import Interrupted, UserError
+
+T = TypeVar("T")
+
+START = 300  # seconds within which all processes must have been started
+SILENCE = 30  # seconds without a heartbeat after which a process is lost
+_PATIENCE = 10.0  # seconds until a process says that it waits for the others
+_LOOK = 1.0  # seconds between two looks for one that has failed
+ALIKE = 10  # seconds within which a mistake that all make is found by all
+
+_state = distributed.global_state
+_KEY = "softmax-laboratory"
+_FAILED = f"{_KEY}/failed"
+_FOREVER = 10**9  # milliseconds, 11 days; a lost process ends the wait
+_turns = itertools.count()  # of the exchanges, which all processes make in the same order
+_ending, _alone = threading.Event(), threading.Event()
+_OF_ALL = (UserError, Interrupted, KeyboardInterrupt)  # what no lost process raises
+
+
+class Cluster(NamedTuple):
+    """The processes of a command.
+
+    Attributes:
+      coordinator: HOST:PORT of the first process; None: JAX knows it.
+      num_processes: how many they are.
+      process_id: of this one, from 0.
+    """
+
+    coordinator: str | None
+    num_processes: int
+    process_id: int
+
+
+def find_cluster(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Cluster | None:
+    """The cluster that flags describe; without flags the one that JAX finds itself in (Cloud TPU,
+    GKE, Slurm, Open MPI); None: there is one process.
+
+    Raises:
+      UserError: a flag is missing or out of range.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return _detected_cluster()
+    if num_processes == 1 and len(missing) == 2:
+        return None
+    if coordinator is None or num_processes is None or process_id is None:
+        raise UserError(
+            f"--{missing[0]} is missing; each of N processes needs --coordinator=HOST:PORT of the "
+            "first, --num_processes=N and its own --process_id from 0 to N - 1 (Cloud TPU, GKE and "
+            "Slurm need none of them)"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator={coordinator} is not HOST:PORT, such as 10.0.0.2:12345")
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except OSError as error:
+        raise UserError(
+            f"--coordinator={coordinator}: {host} is not found ({error.strerror}); give the name "
+            "or the address of the host of process 0"
+        ) from None
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id} is not below --num_processes={num_processes}; number the "
+            "processes from 0"
+        )
+    return Cluster(coordinator, num_processes, process_id) if num_processes > 1 else None
+
+
+def _detected_cluster() -> Cluster | None:
+    kinds = [kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method]
+    found = next((kind for kind in kinds if kind.is_env_present()), None)
+    if found is None or (count := found.get_process_count()) == 1:
+        return None
+    return Cluster(None, count, found.get_process_id())
+
+
+@contextlib.contextmanager
+def together(cluster: Cluster, report: Callable[[BaseException], int]) -> Iterator[None]:
+    """Runs a block on all processes of a cluster, of which the first alone writes to stdout.
+
+    A process that is lost, or fails where the others do not, ends them all, with one line on stderr
+    and status 1. What fails in all is raised. Where this process fails alone, it ends with the
+    status that `report` returns, once that has printed the error.
+    """
+    _start(cluster)
+    if not is_main():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    watch = threading.Thread(target=_end_with_others, name="hosts", daemon=True)
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        if not all_fail(error):
+            _end_alone(error, report)
+        raise
+    finally:
+        _ending.set()
+        watch.join()  # before the client that it uses is shut down
+
+
+def _start(cluster: Cluster) -> None:
+    """Meets the other processes; before JAX has touched a device."""
+    count, met = cluster.num_processes, False
+    where = f"{count} processes to meet at {cluster.coordinator or 'the host of the first'}"
+
+    def lost(processes: Sequence[int]) -> str:
+        if met:
+            names = " and ".join(f"process {number}" for number in processes) or "process 0"
+            return (
+                f"run.py: lost {names} of {count}, which ended or cannot be reached; start all "
+                "again, to go on from the last checkpoint"
+            )
+        return (
+            f"run.py: waited {START} s for {where}; start the same command on all of them, with "
+            "process 0 on the host of the coordinator, whose port the others must reach"
+        )
+
+    end_with_line(lost, status=1)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would catch SIGTERM, which `lm.training.preemption` does.
+    jax.config.update("jax_enable_preemption_service", False)
+    waits = threading.Timer(_PATIENCE, _say, [f"process {cluster.process_id} waits for {where}"])
+    waits.daemon = True
+    waits.start()
+    # JAX gives each process of Slurm and Open MPI one GPU, also where it is alone on its host.
+    alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(count)
+    alone |= os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    jax.distributed.initialize(
+        *cluster,
+        local_device_ids=[] if alone else None,
+        cluster_detection_method="deactivate" if cluster.coordinator else None,
+        initialization_timeout=START,
+        heartbeat_timeout_seconds=SILENCE,
+    )
+    waits.cancel()
+    met = True
+
+
+def all_fail(error: BaseException) -> bool:
+    """Whether all processes have failed, as this one has; waits for them.
+
+    Where the error may come from a lost process, it waits until that is found, which ends this one.
+    """
+    if process_count() == 1:
+        return True
+    if not _alone.is_set():
+        seconds = ALIKE if isinstance(error, _OF_ALL) else SILENCE + 15
+        try:
+            _client().wait_at_barrier(f"{_KEY}/{next(_turns)}", seconds * 1000)
+        except jax.errors.JaxRuntimeError:
+            time.sleep(1)  # a process that is lost may just have been found
+            _alone.set()
+    return not _alone.is_set()
+
+
+def _end_alone(error: BaseException, report: Callable[[BaseException], int]) -> None:
+    """Tells the others, and ends this process without waiting for them."""
+    _ending.set()
+    try:
+        status = report(error)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    line = " ".join(f"{error or type(error).__name__}".split())
+    answer = f"process {_state.process_id} of {process_count()} has ended: {line[:500]}"
+    _client().key_value_set(_FAILED, answer, allow_overwrite=True)
+    time.sleep(2 * _LOOK)  # with the first process goes what tells the others
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _end_with_others() -> None:
+    """Ends this process when one that fails alone has told so."""
+    while not _ending.wait(_LOOK):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # nothing is told
+            _say(_client().key_value_try_get(_FAILED))
+            os._exit(1)
+
+
+def _say(line: str) -> None:
+    print(f"run.py: {line}", file=sys.stderr, flush=True)
+
+
+def is_main() -> bool:
+    """Whether this is the first process, which alone writes; touches no device."""
+    return _state.process_id == 0
+
+
+def process_count() -> int:
+    """How many processes run this command; touches no device."""
+    return _state.num_processes
+
+
+def from_main(compute: Callable[[], T]) -> T:
+    """What the first process computes, on all of them; the others get it as JSON keeps it.
+
+    A UserError is raised on all. All processes make such calls in the same order.
+    """
+    if process_count() == 1:
+        return compute()
+    key = f"{_KEY}/{next(_turns)}"
+    if is_main():
+        try:
+            value = compute()
+        except UserError as error:
+            answer = {"error": type(error).__name__, "line": str(error)}
+            _client().key_value_set(key, json.dumps(answer))
+            raise
+        _client().key_value_set(key, json.dumps({"value": value}))
+        return value
+    answer = json.loads(_client().blocking_key_value_get(key, _FOREVER))
+    if "error" in answer:
+        raise _user_error(answer["error"])(answer["line"])
+    return answer["value"]
+
+
+def _user_error(name: str, kind: type[UserError] = UserError) -> type[UserError]:
+    """The kind of UserError of this name."""
+    below = [_user_error(name, each) for each in kind.__subclasses__()]
+    return next((each for each in below if each.__name__ == name), kind)
+
+
+def main_first(compute: Callable[[], T]) -> T:
+    """What each process computes, the others after the first, so that they find what it has written
+    where they share the folder.
+    """
+    made: list[T] = []
+    from_main(lambda: made.append(compute()))
+    return made[0] if made else compute()
+
+
+def check_alike(described: Mapping[str, str]) -> None:
+    """Raises UserError on all processes where one has another value than the first."""
+    if process_count() == 1:
+        return
+    turn = f"{_KEY}/{next(_turns)}"
+    _client().key_value_set(f"{turn}/{_state.process_id}", json.dumps(described))
+
+    def compare() -> None:
+        for number in range(1, process_count()):
+            text = _client().blocking_key_value_get(f"{turn}/{number}", _FOREVER)
+            theirs: dict[str, str] = json.loads(text)
+            for key in described.keys() | theirs.keys():
+                if (own := described.get(key)) != (other := theirs.get(key)):
+                    raise UserError(
+                        f"process {number} has {key} = {other} and process 0 has {own}; start the "
+                        "same command on all"
+                    )
+
+    from_main(compare)
+
+
+def any_process(value: bool) -> bool:
+    """Whether it is true in any process; all call this, and wait for each other."""
+    return bool(largest(int(value))) if process_count() > 1 else value
+
+
+def largest(value: int) -> jax.Array:
+    """The largest of the int32 that the processes give; on all of them, but not waited for."""
+    mesh, split, whole = _all_devices()
+    local = np.full(jax.local_device_count(), value, np.int32)
+    with jax.set_mesh(mesh):
+        given = jax.make_array_from_process_local_data(split, local)
+        return jax.jit(jnp.max, out_shardings=whole)(given)
+
+
+@functools.cache
+def _all_devices() -> tuple[Mesh, Sharding, Sharding]:
+    """A mesh of one axis; an array split over it, and one that is whole on each device."""
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    return mesh, NamedSharding(mesh, PartitionSpec("devices")), NamedSharding(mesh, PartitionSpec())
+
+
+def _client() -> Any:
+    """Of JAX's service that all processes have in common."""
+    return _state.client
