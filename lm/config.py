@@ -279,16 +279,9 @@ class Key:
             raise UserError(f"config.{self.name} = {value}: must be {' and '.join(text)}")
 
 
-def keys(
-    group: str,
-    names: str,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> list[Key]:
+def keys(group: str, names: str, **bounds: Any) -> list[Key]:
     """Keys of one group, whose names are separated by spaces, that have the same bounds."""
-    return [Key(f"{group}.{name}", at_least, above, at_most, below) for name in names.split()]
+    return [Key(f"{group}.{name}", **bounds) for name in names.split()]
 
 
 def keys_of(kind: type) -> dict[str, Key]:
@@ -316,6 +309,13 @@ def typed(kind: type[T], config: Config | Mapping[str, Any], **derived: Any) -> 
         if name not in (*values, *derived) and _is_typed(part):
             values[name] = typed(part, config)
     return kind(**(values | derived))
+
+
+def replace_within(config: T, **changes: Any) -> T:
+    """A typed config with new values of fields, in itself and in every one within that has them."""
+    values = {name: changes.get(name, value) for name, value in vars(config).items()}
+    within = {k: replace_within(v, **changes) for k, v in values.items() if _is_typed(type(v))}
+    return type(config)(**(values | within))
 
 
 def _is_typed(hint: object) -> TypeGuard[type]:

@@ -2,10 +2,14 @@
 
 import jax
 import numpy as np
+import optax
 
 from configs import default
+from lm.config import Config, override
 from lm.model.transformer import Batch, Transformer
 from lm.training.build_model import build_model
+from lm.training.config import resolve
+from lm.training.optimizer import optimizer
 
 
 def model_of(vocab_size: int, **settings) -> Transformer:
@@ -14,6 +18,11 @@ def model_of(vocab_size: int, **settings) -> Transformer:
     config.model.update(num_layers=2, d_model=16, num_heads=4, max_seq_len=32)
     config.update_from_flattened_dict(settings)
     return build_model(config, vocab_size)
+
+
+def optimizer_of(config: Config, steps: int) -> optax.GradientTransformation:
+    """That of a config in a run of so many updates."""
+    return optimizer(resolve(override(config, {"steps": steps})).optimizer)
 
 
 def noisy(params):

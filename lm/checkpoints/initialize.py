@@ -86,7 +86,7 @@ def _initial_state(
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: taken.get(path_name(path), leaf), whole
     )
-    params, frozen_params = partition(params, program.finetuning.frozen_layers)
+    params, frozen_params = partition(params, program.config.finetuning.frozen_layers)
     ema_params, init_params = (
         None if tree is None else jax.tree.map(lambda x, t: x.copy().astype(t.dtype), params, tree)
         for tree in (state.ema_params, state.init_params)
@@ -109,8 +109,8 @@ def _check_trained(program: Program, config: Config, new: list[str]) -> None:
     """Raises UserError where a new parameter keeps its random values: not given, not trained."""
     for name in new:
         path = tuple(name.split("/"))
-        if program.finetuning.frozen_layers(path) != 0:
-            method = "+".join(program.finetuning.methods)
+        if program.config.finetuning.frozen_layers(path) != 0:
+            method = "+".join(program.config.finetuning.methods)
             remedy = f"; use {method}+head" if path[0] in HEADS else ""
             raise UserError(
                 f"config.init_from = {config.init_from!r} has no {name} of this shape, and "

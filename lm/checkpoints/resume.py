@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from lm.config import Config, identity, to_dict
+from lm.config import Config, identity, to_dict, typed
 from lm.data.files import to_json, write_json, write_text
 from lm.errors import UserError
 from lm.finetuning import method_names
+from lm.training.config import resolve
 from lm.training.metric_writer import read_metrics
-from lm.training.optimizer import schedule
-from lm.training.regularization import needs_init_params
+from lm.training.optimizer import ScheduleConfig, schedule
 
 # Each is a key, or a group of keys. Where dropout or another draw is on, the first eight draw
 # otherwise, as config.grad_accum_steps says; all else is the same up to rounding.
@@ -69,7 +69,7 @@ def _objection(key: str, config: Config) -> str:
         return ""
     if config.optimizer.name == "adafactor":
         return "adafactor's means and clipping are those of stacked layers, or of single ones"
-    if "full" not in method_names(config) or needs_init_params(regularization):
+    if "full" not in method_names(config) or resolve(config).regularization.needs_init_params:
         return "the parameters with which training began, read again, are of the other layout"
     return ""
 
@@ -84,7 +84,7 @@ def check_length(config: Config, recorded: Config, before: int, now: int, done: 
         raise UserError(f"config.steps = {now}, but the run has made {done}; use at least as many")
     steps = jnp.arange(done)
     rates = [
-        np.broadcast_to(jax.vmap(schedule(each, length))(steps), done)
+        np.broadcast_to(jax.vmap(schedule(typed(ScheduleConfig, each, steps=length)))(steps), done)
         for each, length in ((recorded, before), (config, now))
     ]
     if (rates[0] != rates[1]).any():

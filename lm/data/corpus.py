@@ -66,15 +66,8 @@ class Corpus(CachedRows):
     [L]} are the texts that the segments answer.
     """
 
-    @property
-    def evaluator(self) -> str:
-        """See `Dataset`."""
-        return "likelihood"
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """See `Dataset`."""
-        return ()
+    evaluator = "likelihood"
+    metrics = ()
 
     @property
     def language(self) -> Language | None:

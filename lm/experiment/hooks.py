@@ -46,7 +46,7 @@ class Evaluate(Hook):
 
     def is_due(self, trainer: Trainer, number: int) -> bool:
         """The last step is evaluated here where it may be the best; else once training is over."""
-        last, every = number == trainer.num_steps, self.config.evaluation.every
+        last, every = number == trainer.num_steps, trainer.program.config.evaluation.every
         return last if last and self.stopping else bool(every and number % every == 0 and not last)
 
     def after_step(self, trainer: Trainer, number: int) -> None:
@@ -67,9 +67,7 @@ class Evaluate(Hook):
             self.checkpoints.save(trainer.state)
             raise
         self.still_held()  # as before every line; an evaluation may take long
-        trainer.state, gap = adapt_penalties(
-            trainer.state, trainer.program, self.dataset, self.config
-        )
+        trainer.state, gap = adapt_penalties(trainer.state, trainer.program, self.dataset)
         if self.log.writer is not None:
             self.log.writer.write(number, found.metrics | gap)
             self.log.progress.evaluated(", ".join(describe_metrics(found.metrics, self.config)))

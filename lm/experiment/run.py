@@ -33,7 +33,6 @@ class Run:
         workdir: epath.Path,
         dataset: Dataset,
         program: Program,
-        num_steps: int,
         label: str,
         still_held: Callable[[], None],
         commit: str | None,
@@ -45,7 +44,7 @@ class Run:
         root = jax.random.key(config.seed)
         key = jax.random.fold_in(root, RunStream.INIT)
         state, source = initial_state(program, self.checkpoints, config, dataset, key, label)
-        start = int(state.step)
+        start, num_steps = int(state.step), program.config.steps
         batches = local_train_batches(
             program.mesh,
             dataset.rows("train"),
@@ -55,12 +54,12 @@ class Run:
             groups=dataset.row_groups(config),
         )
         stopping = recalled_stopping(config, workdir, dataset, self.checkpoints, start)
-        print(f"{label}: {source}; {describe_paths(config, program)}", flush=True)
+        print(f"{label}: {source}; {describe_paths(program)}", flush=True)
         # Where only result.json was missing, the last evaluation is made and written again.
         again = start == num_steps and stopping is None
         writer = open_writer(workdir, start, start - again, config.log.tensorboard)
         progress = Progress(num_steps, start, label)
-        self.log = Log(config, program, writer, progress)
+        self.log = Log(program, writer, progress)
         self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)
         hooks = (
             self.evaluate,  # first: it checks the claim before anything is written
@@ -69,7 +68,7 @@ class Run:
             self.log,
         )
         key = jax.random.fold_in(root, RunStream.STEPS)
-        self.trainer = Trainer(program, state, batches, key, num_steps, hooks)
+        self.trainer = Trainer(program, state, batches, key, hooks)
 
     def finish(self) -> dict[str, Any]:
         """Trains to the end, evaluates and saves; what result.json holds.

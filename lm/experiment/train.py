@@ -14,7 +14,7 @@ from lm.experiment.run import Run
 from lm.experiment.run_dir import claimed, held, open_workdir
 from lm.experiment.validate import check
 from lm.training.build_model import check_devices
-from lm.training.prepare import corpus_program, prepare_corpus, total_steps
+from lm.training.prepare import corpus_program, prepare_corpus
 from lm.training.profiling.memory import check_memory
 
 
@@ -51,8 +51,7 @@ def train(
         go_on(config, workdir, dataset, label)
         program = corpus_program(config, dataset, teacher_config(config))
         check_memory(program)
-        steps = total_steps(config, dataset)
         with jax.set_mesh(program.mesh):
             with claimed(config, workdir, dataset):
-                run = Run(config, workdir, dataset, program, steps, label, still_held, commit())
+                run = Run(config, workdir, dataset, program, label, still_held, commit())
             return run.finish()

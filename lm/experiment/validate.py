@@ -2,7 +2,7 @@
 config.continual with config.regularization.ewc, which needs earlier tasks.
 """
 
-from lm.config import Config, Key
+from lm.config import Config, Key, keys
 from lm.errors import UserError
 from lm.evaluation.prompting.check import check_prompt
 from lm.tasks import build_task
@@ -10,8 +10,7 @@ from lm.training import validate
 
 _KEYS = (
     Key("continual.replay_fraction", at_least=0, below=1),
-    Key("continual.memory_size", at_least=0),
-    Key("continual.stage", at_least=0),
+    *keys("continual", "memory_size stage", at_least=0),
 )
 
 _OF_EARLIER_TASKS = ("continual.replay_fraction", "continual.memory_size", "regularization.ewc")

@@ -7,12 +7,12 @@ adds any, and an entry in the table below.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from flax.traverse_util import flatten_dict
 
 from lm.attention.scores import ANNEALED
-from lm.config import Config, chosen_options
+from lm.config import Config, Key, chosen_options, frozen, typed
 from lm.finetuning import method
 from lm.finetuning.bottleneck import BottleneckAdapter
 from lm.finetuning.ia3 import Ia3
@@ -40,18 +40,20 @@ NO_OPTIONS = ("method", "adapter_from")  # keys of config.finetuning that are no
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """The methods of a config.
+class FinetuningConfig:
+    """What fine-tuning adds to a model, and which parameters it trains.
 
     Attributes:
-      config: the whole config.
       methods: their names.
-      adapters: what they add, for `AdaptedTransformer`.
+      adapters: what they add, with their options, for `AdaptedTransformer`.
+      target_modules: what the config names of matrices to adapt; None: nothing.
+      frozen_blocks: how many of the first blocks method `layers` leaves alone.
     """
 
-    config: Config
-    methods: tuple[str, ...]
+    methods: Annotated[tuple[str, ...], Key("finetuning.method")]
     adapters: tuple[Adapter, ...]
+    target_modules: Annotated[tuple[str, ...] | None, Key("finetuning.target_modules")]
+    frozen_blocks: Annotated[int, Key("finetuning.num_layers", at_least=1)]
 
     def frozen_layers(self, path: Path) -> int | None:
         """How many leading layers of a parameter are frozen; 0: none, None: all of it.
@@ -60,27 +62,26 @@ class FineTuning:
         """
         if path[-1].startswith(ANNEALED):
             return 0
-        found = [METHODS[name].frozen_layers(path, self.config) for name in self.methods]
+        found = [METHODS[name].frozen_layers(path, self.frozen_blocks) for name in self.methods]
         return min((layers for layers in found if layers is not None), default=None)
 
-    def trained_names(self, params: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Of every method, the names of the parameters that it trains in a tree of them."""
-        selected = {name: METHODS[name].frozen_layers for name in self.methods}
-        return {
-            name: ["/".join(p) for p in flatten_dict(params) if frozen(p, self.config) is not None]
-            for name, frozen in selected.items()
-        }
+    def trains(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Whether one of the methods trains any of these parameters."""
+        frozen = METHODS[method].frozen_layers
+        return any(frozen(path, self.frozen_blocks) is not None for path in flatten_dict(params))
 
 
-def build_finetuning(config: Config) -> FineTuning:
+def finetuning_config(config: Config) -> FinetuningConfig:
     """The methods that a config names, built with its options."""
-    names = method_names(config)
-    chosen, adapters = chosen_options(config.finetuning, NO_OPTIONS), []
+    names, adapters = method_names(config), []
+    options = chosen_options(config.finetuning, NO_OPTIONS)
     for adapter in (METHODS[name].adapter for name in names):
         if adapter is not None:
-            own = {field.name for field in dataclasses.fields(adapter)} & set(chosen)
-            adapters.append(adapter(**{key: _hashable(chosen[key]) for key in own}))
-    return FineTuning(config, names, tuple(adapters))
+            own = options.keys() & {field.name for field in dataclasses.fields(adapter)}
+            adapters.append(adapter(**{key: frozen(options[key]) for key in own}))
+    blocks = config.model.num_layers - (config.finetuning.num_layers or 1)
+    built = {"methods": names, "adapters": tuple(adapters), "frozen_blocks": blocks}
+    return typed(FinetuningConfig, config, **built)
 
 
 def method_names(config: Config) -> tuple[str, ...]:
@@ -94,17 +95,13 @@ def max_text_len(config: Config) -> int:
     return config.model.max_seq_len - (own if "prompt" in method_names(config) else 0)
 
 
-def _hashable(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
 __all__ = [
     "METHODS",
     "NO_OPTIONS",
-    "FineTuning",
+    "FinetuningConfig",
     "Method",
-    "build_finetuning",
     "combine",
+    "finetuning_config",
     "max_text_len",
     "method_names",
     "param_count",

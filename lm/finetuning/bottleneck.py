@@ -1,12 +1,13 @@
 """Bottleneck adapters: a small feed-forward layer of its own in each block."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from lm.config import Key
 from lm.devices.cpu import dense_product
 from lm.finetuning.method import Args, Call, Context, Kwargs
 from lm.model.layers import FeedForward
@@ -17,6 +18,7 @@ PLACEMENTS = {
     "pfeiffer": (FeedForward,),
     "parallel": (FeedForward,),
 }
+Placement = Annotated[str, Key("finetuning.adapter_placement", one_of=PLACEMENTS)]
 
 
 class Bottleneck(nn.Module):
@@ -51,8 +53,8 @@ class BottleneckAdapter:
         f(x) there (2110.04366).
     """
 
-    adapter_dim: int = 64
-    adapter_placement: str = "houlsby"
+    adapter_dim: Annotated[int, Key("finetuning.adapter_dim", at_least=1)] = 64
+    adapter_placement: Placement = "houlsby"
 
     name: ClassVar[str] = "adapter"
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 
+from lm.config import Key
 from lm.devices.cpu import dense_product
 from lm.errors import UserError, nearest
 from lm.finetuning.method import Args, Call, Context, Kwargs, Path, ends_with
@@ -92,7 +93,7 @@ class Lora:
         named "out".
     """
 
-    rank: int = 8
+    rank: Annotated[int, Key("finetuning.rank", at_least=1)] = 8
     alpha: float = 16.0
     target_modules: tuple[str, ...] = ("query", "value")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lm.config import Config
 from lm.errors import UserError
-from lm.finetuning import METHODS, build_finetuning, method_names
+from lm.finetuning import METHODS, finetuning_config, method_names
 from lm.finetuning.method import Path
 
 
@@ -36,7 +36,7 @@ def unmerge(
 
 def _change(config: Config, params: Mapping[str, Any], method: str) -> Any:
     names = [name for name in method_names(config) if METHODS[name].adapter is not None]
-    pairs = list(zip(names, build_finetuning(config).adapters, strict=True))
+    pairs = list(zip(names, finetuning_config(config).adapters, strict=True))
     # The last is the innermost, next to the matrix.
     for name, adapter in pairs[::-1] if method == "merged" else pairs:
         change = getattr(adapter, method, None)

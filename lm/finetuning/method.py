@@ -8,17 +8,15 @@ from typing import Any, ClassVar, Protocol
 
 from flax.linen.module import InterceptorContext
 
-from lm.config import Config
-
 # What an interceptor of `flax.linen` gets: the method that is called, its arguments, its module.
 Call = Callable[..., Any]
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Context = InterceptorContext
 Path = tuple[str, ...]  # the names on the way to a parameter or a module
-# (path of a parameter, config) -> how many of its leading layers are frozen: 0 trains all of it,
-# None freezes all of it. Only parameters of scanned layers have layers to count.
-FrozenLayers = Callable[[Path, Config], int | None]
+# (path of a parameter, number of blocks that `layers` leaves alone) -> how many of its leading
+# layers are frozen: 0 trains all, None freezes all. Only scanned layers have layers to count.
+FrozenLayers = Callable[[Path, int], int | None]
 
 
 class Adapter(Protocol):
@@ -63,12 +61,12 @@ def ends_with(path: Path, endings: tuple[str, ...]) -> bool:
 HEADS = ("head", "transform", "pool", "read")
 
 
-def everything(path: Path, config: Config) -> int | None:
+def everything(path: Path, frozen_blocks: int) -> int | None:
     """All parameters: plain fine-tuning."""
     return 0
 
 
-def head(path: Path, config: Config) -> int | None:
+def head(path: Path, frozen_blocks: int) -> int | None:
     """What reads the stack's hidden states: output head, transform, pooler, task's readout.
 
     A table that is tied to the embedding belongs to the model and is not trained.
@@ -76,7 +74,7 @@ def head(path: Path, config: Config) -> int | None:
     return 0 if path[0] in HEADS else None
 
 
-def top_layers(path: Path, config: Config) -> int | None:
+def top_layers(path: Path, frozen_blocks: int) -> int | None:
     """The last `finetuning.num_layers` blocks of every stack, its final norm, and the head
     (1911.03090).
 
@@ -84,30 +82,29 @@ def top_layers(path: Path, config: Config) -> int | None:
     whole and the first part dropped.
     """
     if path[0] not in ("stack", "encoder"):
-        return head(path, config)
-    frozen = config.model.num_layers - (config.finetuning.num_layers or 1)
+        return head(path, frozen_blocks)
     if path[1] == "layers":
-        return frozen
+        return frozen_blocks
     if path[1].startswith("layer_"):
-        return 0 if int(path[1].removeprefix("layer_")) >= frozen else None
+        return 0 if int(path[1].removeprefix("layer_")) >= frozen_blocks else None
     return 0
 
 
-def biases(path: Path, config: Config) -> int | None:
+def biases(path: Path, frozen_blocks: int) -> int | None:
     """Every bias, of matrices, norms and head (BitFit, 2106.10199)."""
-    return 0 if path[-1] == "bias" and softmaxes(path, config) is None else None
+    return 0 if path[-1] == "bias" and softmaxes(path, frozen_blocks) is None else None
 
 
-def norms(path: Path, config: Config) -> int | None:
+def norms(path: Path, frozen_blocks: int) -> int | None:
     """Scales and biases of the norms (2003.00152, for Transformers 2103.05247)."""
     return 0 if len(path) > 1 and path[-2].endswith("norm") else None
 
 
-def softmaxes(path: Path, config: Config) -> int | None:
+def softmaxes(path: Path, frozen_blocks: int) -> int | None:
     """The parameters of attention's weighting: alpha, scale, cap, sink, lambda."""
     return 0 if len(path) > 1 and path[-2] in ("mechanism", "scores") else None
 
 
 def under(name: str) -> FrozenLayers:
     """The parameters of the modules of this name, which a method has added."""
-    return lambda path, config: 0 if any(x.startswith(name) for x in path[:-1]) else None
+    return lambda path, _: 0 if any(x.startswith(name) for x in path[:-1]) else None

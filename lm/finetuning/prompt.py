@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lm.attention.mask import ALL_SEGMENTS, Mask
+from lm.config import Key
 from lm.finetuning.method import Args, Call, Context, Kwargs
 from lm.model.embedding import Embedding
 from lm.model.layers import Stack
 from lm.model.multihead import MultiHeadAttention
 from lm.model.transformer import Transformer
+
+NumVirtualTokens = Annotated[int, Key("finetuning.num_virtual_tokens", at_least=1)]
 
 
 class Vectors(nn.Module):
@@ -52,7 +55,7 @@ class Prompt:
       num_virtual_tokens: P, at least 1.
     """
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: NumVirtualTokens = 20
 
     name: ClassVar[str] = "prompt"
 
@@ -147,7 +150,7 @@ class Prefix:
       num_virtual_tokens: P, at least 1.
     """
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: NumVirtualTokens = 20
 
     name: ClassVar[str] = "prefix"
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from lm.attention import ATTENTIONS
 from lm.attention.gated import GATES
+from lm.attention.norms import NORMS
 from lm.config import Key, keys, keys_within
 from lm.devices.cpu import dense_product
 from lm.model.activations import ACTIVATIONS
-from lm.model.norms import NORMS
 from lm.output import OUTPUTS
 from lm.output.sampled import DISTRIBUTIONS
 from lm.output.sharded import Shards
@@ -172,15 +172,6 @@ class StackConfig:
         """Whether the layers are steps of a scan."""
         return self.scan or self.share_layers
 
-    def with_query_chunk_size(self, size: int) -> "StackConfig":
-        """The same, whose attention computes so many queries at a time; 0: all."""
-        block = self.block
-        own = dataclasses.replace(block.attention, query_chunk_size=size)
-        cross = block.cross_attention
-        cross = cross and dataclasses.replace(cross, query_chunk_size=size)
-        block = dataclasses.replace(block, attention=own, cross_attention=cross)
-        return dataclasses.replace(self, block=block)
-
 
 @dataclasses.dataclass(frozen=True)
 class TransformConfig:
@@ -233,13 +224,6 @@ class ModelConfig:
     pooler: Annotated[bool, Key("model.pooler")]
     head: HeadConfig
     numerics: Numerics
-
-    def with_query_chunk_size(self, size: int) -> "ModelConfig":
-        """The same, whose attention computes so many queries at a time; 0: all."""
-        encoder = self.encoder and self.encoder.with_query_chunk_size(size)
-        return dataclasses.replace(
-            self, encoder=encoder, stack=self.stack.with_query_chunk_size(size)
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from lm.attention import ATTENTIONS
 from lm.config import Config, chosen_options, frozen, typed
 from lm.model.config import (
@@ -59,7 +61,7 @@ def attention_groups(config: Config) -> dict[str, Config]:
     if config.model.architecture == "encoder_decoder":
         for name in ("encoder_attention", "cross_attention"):
             own = chosen_options(config[name], ())
-            group = config.attention.copy_and_resolve_references().unlock()
+            group = ConfigDict(config.attention.to_dict())
             parts = ("mechanism", "weighting")
             if any(own.get(part, group[part]) != group[part] for part in parts):
                 for key in group:

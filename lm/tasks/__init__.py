@@ -4,10 +4,7 @@ records become rows, which hidden states the output head sees, and the metrics o
 Adding a task is one module in this package and one entry in the table below.
 """
 
-import dataclasses
-from typing import Any
-
-from lm.config import Config
+from lm.config import Config, typed
 from lm.tasks.base import Task
 from lm.tasks.classification import Classification, Regression
 from lm.tasks.extractive_qa import ExtractiveQA
@@ -28,9 +25,7 @@ TASKS: dict[str, type[Task]] = {
 
 def build_task(config: Config) -> Task:
     """The task that config.task names, with its options."""
-    keys = {field.name: config.task[field.name] for field in dataclasses.fields(Task)}
-    options: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()}
-    return TASKS[config.task.name](**options)
+    return typed(TASKS[config.task.name], config)
 
 
 def predicts_tokens(config: Config) -> bool:

@@ -5,11 +5,13 @@ and a model's outputs predictions and scores.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 
+from lm.config import Key
 from lm.data import Encoded, RowSource, Tokenizer
+from lm.data.chat_template import TEMPLATES
 from lm.errors import UserError
 from lm.tasks.labels import is_missing
 from lm.tasks.layout import Layout, Row
@@ -59,21 +61,23 @@ class Task:
       label_dependent: the keys of a prediction that need its label.
     """
 
-    text: tuple[str, ...]
-    label: str
-    choices: tuple[str, ...]
-    labels: tuple[str, ...]
-    choice_labels: str
-    pooling: str
-    tag_scheme: str
-    word_separator: str
-    max_answer_length: int | None
-    no_answer_threshold: float
-    doc_stride: int
-    template: str
-    packing: bool
-    max_new_tokens: int
-    metric: str
+    text: Annotated[tuple[str, ...], Key("task.text")]
+    label: Annotated[str, Key("task.label")]
+    choices: Annotated[tuple[str, ...], Key("task.choices")]
+    labels: Annotated[tuple[str, ...], Key("task.labels")]
+    choice_labels: Annotated[str, Key("task.choice_labels")]
+    pooling: Annotated[str, Key("task.pooling")]
+    tag_scheme: Annotated[str, Key("task.tag_scheme")]
+    word_separator: Annotated[str, Key("task.word_separator")]
+    max_answer_length: Annotated[int | None, Key("task.max_answer_length", at_least=1)]
+    no_answer_threshold: Annotated[
+        float, Key("task.no_answer_threshold", above=-math.inf, below=math.inf)
+    ]
+    doc_stride: Annotated[int, Key("task.doc_stride", at_least=0)]
+    template: Annotated[str, Key("task.template", one_of=("", *TEMPLATES))]
+    packing: Annotated[bool, Key("task.packing")]
+    max_new_tokens: Annotated[int, Key("task.max_new_tokens", at_least=0)]
+    metric: Annotated[str, Key("task.metric")]
 
     metrics: ClassVar[Mapping[str, Metric]]
     confidence_of: ClassVar[str] = "the prediction"

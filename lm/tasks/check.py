@@ -4,13 +4,12 @@ names the value, the limit and the remedy.
 
 import math
 
-from lm.config import Config, Key
-from lm.data.chat_template import TEMPLATES
+from lm.config import Config, Key, keys_of
 from lm.data.special_tokens import encoder_decoder_tokens
 from lm.errors import UserError, one_of
 from lm.finetuning import max_text_len, method_names
 from lm.output import OUTPUTS
-from lm.tasks import TASKS, build_task
+from lm.tasks import TASKS, Task, build_task
 from lm.tasks.classification import POOLERS, POOLINGS
 from lm.tasks.labels import class_name
 from lm.tasks.multiple_choice import READINGS
@@ -21,23 +20,18 @@ from lm.tasks.tag_scheme import MARKS
 POINTERS = ("softmax", "sigsoftmax", "sparsemax", "entmax")
 
 
-KEYS = (
+_NAMES = (
     Key("task.name", one_of=TASKS),
     Key("task.format", one_of=("", *FORMATS)),
     Key("task.pooling", one_of=POOLINGS),
     Key("task.tag_scheme", one_of=("", *MARKS)),
-    Key("task.template", one_of=("", *TEMPLATES)),
     Key("task.choice_labels", one_of=("", *READINGS)),
-    Key("task.doc_stride", at_least=0),
-    Key("task.max_answer_length", at_least=1),
-    Key("task.no_answer_threshold", above=-math.inf, below=math.inf),
-    Key("task.max_new_tokens", at_least=0),
 )
 
 
 def check_task(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
-    for key in KEYS:
+    for key in (*_NAMES, *keys_of(Task).values()):
         key.check(config)
     task = build_task(config)
     one_of("task.metric", task.main_metric, task.metrics)

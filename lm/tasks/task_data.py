@@ -33,10 +33,7 @@ class TaskData(CachedRows):
     layout: Layout
     number: int | None = None
 
-    @property
-    def evaluator(self) -> str:
-        """See `Dataset`."""
-        return "predictions"
+    evaluator = "predictions"
 
     @property
     def metrics(self) -> tuple[str, ...]:

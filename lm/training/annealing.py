@@ -9,23 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.scores import ANNEALED
-from lm.config import Config
-from lm.model.resolve import attention_groups
+from lm.model.config import ModelConfig
 
 
-def anneal(config: Config, params: Mapping[str, Any], step: jax.Array) -> Mapping[str, Any]:
+def anneal(config: ModelConfig, params: Mapping[str, Any], step: jax.Array) -> Mapping[str, Any]:
     """The parameters, annealed options among them at their value after so many updates."""
-    schedules = {name: group.anneal for name, group in attention_groups(config).items()}
-    if not any(schedules.values()):
-        return params
 
     def moved(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = [key.key for key in path]
         if not names[-1].startswith(ANNEALED):
             return leaf
-        group = "encoder_attention" if names[0] == "encoder" else "attention"
-        group = "cross_attention" if "cross_attention" in names else group
-        return jnp.full_like(leaf, value_at(schedules[group], step))
+        stack = config.encoder if names[0] == "encoder" and config.encoder else config.stack
+        own, cross = stack.block.attention, stack.block.cross_attention
+        attention = cross if "cross_attention" in names and cross else own
+        return jnp.full_like(leaf, value_at(attention.anneal, step))
 
     return jax.tree_util.tree_map_with_path(moved, params)
 

@@ -3,29 +3,27 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
 from lm.config import Config, chosen_options
 from lm.data.objectives import OBJECTIVES
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.finetuning import build_finetuning
 from lm.finetuning.adapted import AdaptedTransformer
 from lm.model.config import OutputSpace
-from lm.model.resolve import model_config
 from lm.model.transformer import Transformer
 from lm.output import OUTPUTS
 from lm.output.sharded import output_shards
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
+from lm.training.config import resolve
 from lm.training.regularization import noises
 
 
 def build_model(
     config: Config,
     vocab_size: int,
-    counts: np.ndarray | None = None,
+    counts: tuple[int, ...] | None = None,
     mesh: Mesh | None = None,
     layout: Layout | None = None,
 ) -> Transformer:
@@ -41,18 +39,18 @@ def build_model(
     Raises:
       UserError: an option of the head names more tokens or labels than there are.
     """
-    asks = counts is not None and OUTPUTS[config.output.head].needs_counts
     outputs = OutputSpace(
         num_classes=layout.num_classes if layout else 0,
         real_targets=layout is not None and build_task(config).real_targets,
         readout=build_task(config).readout if layout else "all_positions",
         target_fraction=OBJECTIVES[config.objective].share(chosen_options(config.corruption, ())),
-        counts=tuple(np.asarray(counts).tolist()) if asks else None,
+        counts=counts if OUTPUTS[config.output.head].needs_counts else None,
         shards=None if mesh is None else output_shards(mesh),
     )
-    model = model_config(config)
+    settings = resolve(config)
+    model, adapters = settings.model, settings.finetuning.adapters
     _check_num_classes(dict(model.head.options), outputs.num_classes, vocab_size)
-    if interceptors := noises(config.regularization) + build_finetuning(config).adapters:
+    if interceptors := noises(settings.regularization) + adapters:
         return AdaptedTransformer(model, vocab_size, outputs, interceptors=interceptors)
     return Transformer(model, vocab_size, outputs)
 
@@ -66,7 +64,7 @@ def check_devices(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
     """
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     sharding.check_batch(mesh, config.batch_size, config.grad_accum_steps)
-    attention = model_config(config).stack.block.attention
+    attention = resolve(config).model.stack.block.attention
     sharding.check_heads(mesh, attention.num_heads, attention.num_kv_heads)
     return mesh
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm.config import replace_within
 from lm.data.objectives import Objective
 from lm.model.transformer import Transformer
 from lm.training.train_state import Params, Rows
@@ -55,7 +56,7 @@ class EvalFunctions:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         square = self.model.clone(
-            config=self.model.config.with_query_chunk_size(0),
+            config=replace_within(self.model.config, query_chunk_size=0),
             outputs=dataclasses.replace(self.model.outputs, shards=None, target_fraction=1.0),
         )
         return square.apply({"params": params}, batch, method="negative_log_likelihood")

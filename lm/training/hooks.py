@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 
-from lm.config import Config
 from lm.errors import UserError
 from lm.training.metric_writer import Progress, Writer
 from lm.training.nan_check import first_nonfinite
@@ -40,8 +39,8 @@ class Log(Hook):
     processes other than the first.
     """
 
-    def __init__(self, config: Config, program: Program, writer: Writer | None, progress: Progress):
-        self.every, self.writer, self.progress = config.log.every, writer, progress
+    def __init__(self, program: Program, writer: Writer | None, progress: Progress):
+        self.every, self.writer, self.progress = program.config.log.every, writer, progress
         self.flops, self.peak = flops_per_token(program), peak_flops()
         self._memory: int | None = None
         self._restart()

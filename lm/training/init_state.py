@@ -7,23 +7,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm.config import Config
 from lm.data.objectives import Objective
 from lm.devices import sharding
 from lm.errors import UserError
-from lm.finetuning import FineTuning, partition
+from lm.finetuning import partition
 from lm.finetuning.lora import check_targets
 from lm.model.transformer import Transformer
+from lm.training.config import TrainingConfig
 from lm.training.mixed_precision import in_float32
-from lm.training.regularization import needs_init_params
 from lm.training.regularization.penalties import check_penalized
 from lm.training.train_state import Params, TrainState
 
 
 def build_init_state(
-    config: Config,
+    config: TrainingConfig,
     model: Transformer,
-    methods: FineTuning,
     objective: Objective,
     tx: optax.GradientTransformation,
 ) -> Callable[[jax.Array], TrainState]:
@@ -35,11 +33,11 @@ def build_init_state(
         rngs = {"params": key, "softmax": key}
         batch = objective(rows, key)
         params = model.init(rngs, batch, train=False, method="loss")["params"]
-        params, frozen_params = partition(params, methods.frozen_layers)
+        params, frozen_params = partition(params, config.finetuning.frozen_layers)
         ema_params = init_params = importance = None
         if config.optimizer.ema_decay:
             ema_params = jax.tree.map(jnp.copy, in_float32(params))
-        if needs_init_params(regularization):
+        if regularization.needs_init_params:
             init_params = jax.tree.map(jnp.copy, params)
         if regularization.ewc:
             importance = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
@@ -59,9 +57,8 @@ def build_init_state(
 
 
 def abstract_state(
-    config: Config,
+    config: TrainingConfig,
     init_state: Callable[[jax.Array], TrainState],
-    methods: FineTuning,
     mesh: Mesh,
     teacher: Params = None,
 ) -> TrainState:
@@ -72,8 +69,8 @@ def abstract_state(
     """
     state = jax.eval_shape(init_state, jax.random.key(0)).replace(teacher=teacher)
     check_targets(config.finetuning.target_modules or (), state.params, state.frozen_params)
-    for name, trained in methods.trained_names(state.params).items():
-        if not trained:
+    for name in config.finetuning.methods:
+        if not config.finetuning.trains(name, state.params):
             raise UserError(
                 f"config.finetuning.method {name!r} finds no parameter of its kind in this model; "
                 "leave it out, or give the model such parameters"

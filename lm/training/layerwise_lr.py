@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm.config import Config
+from lm.model.config import StackConfig
 
 
 def depths(params: optax.Params, layers: int) -> Any:
@@ -53,14 +53,12 @@ def layer_decay(
     return optax.chain(tx, optax.stateless(scale))
 
 
-def shared_layer_rate(config: Config) -> str:
-    """What a run says of the rate at which the one layer of all learns; "" where that is the rate
-    of the others.
-    """
-    decay, layers = config.optimizer.layerwise_lr_decay, config.model.num_layers
-    if decay == 1.0 or not config.model.share_layers:
+def shared_layer_rate(decay: float, stack: StackConfig) -> str:
+    """Says at which rate a layer that stands for all learns; "" where it learns as the rest."""
+    if decay == 1.0 or not stack.share_layers:
         return ""
-    return f"; the shared layer learns at {decay}^{layers} = {decay**layers:.3g} of the rate"
+    rate = decay**stack.num_layers
+    return f"; the shared layer learns at {decay}^{stack.num_layers} = {rate:.3g} of the rate"
 
 
 class Unfreezing(NamedTuple):

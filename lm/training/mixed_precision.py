@@ -17,12 +17,7 @@ T = TypeVar("T")
 
 def in_float32(tree: T) -> T:
     """The same numbers in float32; those of a wider type stay."""
-    return jax.tree.map(lambda x: x.astype(_float32_at_least(x)), tree)
-
-
-def float32_zeros(params: Params) -> Params:
-    """Zeros of the parameters' shapes, with which a sum of their gradients begins."""
-    return jax.tree.map(lambda p: jnp.zeros(p.shape, _float32_at_least(p)), params)
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def accumulate(total: T, new: T, weight: float = 1.0) -> T:
@@ -82,7 +77,3 @@ def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
 def path_seed(path: jax.tree_util.KeyPath) -> int:
     """A number of a parameter's path: its draws do not depend on which other parameters exist."""
     return zlib.crc32(path_name(path).encode())
-
-
-def _float32_at_least(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)

@@ -3,11 +3,9 @@ program.
 """
 
 import functools
-import json
 
 import jax
-import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import FrozenConfigDict
 
 from lm.config import Config, cache_folder, override, to_dict, typed
 from lm.data import ByteTokenizer, DataConfig, Dataset, Tokenizer, prepare
@@ -66,7 +64,8 @@ def corpus_program(config: Config, corpus: Dataset, teacher: Config | None = Non
     """The program of a config for a corpus, with the words' counts where the head asks for them,
     and with the config of a teacher where it distils one.
     """
-    counts = corpus.counts().tobytes() if OUTPUTS[config.output.head].needs_counts else None
+    asks = OUTPUTS[config.output.head].needs_counts
+    counts = tuple(corpus.counts().tolist()) if asks else None
     objective = corpus.objective(config)
     layout = objective.layout if isinstance(objective, TaskObjective) else None
     config = override(config, {"steps": total_steps(config, corpus)})
@@ -77,7 +76,7 @@ def corpus_program(config: Config, corpus: Dataset, teacher: Config | None = Non
 def shared_program(
     config: Config,
     vocab_size: int,
-    counts: bytes | None = None,
+    counts: tuple[int, ...] | None = None,
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
     layout: Layout | None = None,
     teacher: Config | None = None,
@@ -85,26 +84,15 @@ def shared_program(
     """The program of a config; one of the last two again, where only the seed, what the run starts
     from, or its place in a chain differs.
 
-    What it compiles is kept on disk, in the config's cache. `counts` are int64 [V], as bytes.
+    What it compiles is kept on disk, in the config's cache.
     """
     cache = cache_folder(config, "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    settings = to_dict(config) | {"seed": None, "init_from": "", "continual": None}
-    taught = json.dumps(teacher and to_dict(teacher), sort_keys=True)
-    settings = json.dumps(settings, sort_keys=True)
-    return _program(settings, vocab_size, counts, tokenizer, layout, taught)
+    settings = to_dict(config) | {"seed": 0, "init_from": "", "continual": None}
+    configs = FrozenConfigDict(settings), teacher and FrozenConfigDict(to_dict(teacher))
+    return _program(configs[0], vocab_size, counts, tokenizer, layout, configs[1])
 
 
-@functools.lru_cache(maxsize=2)  # the first run of a chain may differ from the others
-def _program(
-    settings: str,
-    vocab_size: int,
-    counts: bytes | None,
-    tokenizer: Tokenizer,
-    layout: Layout | None,
-    teacher: str,
-) -> Program:
-    config, taught = (each and ConfigDict(each) for each in map(json.loads, (settings, teacher)))
-    numbers = None if counts is None else np.frombuffer(counts, np.int64)
-    return build_program(config, vocab_size, numbers, tokenizer, layout, taught)
+# The first run of a chain may differ from the others.
+_program = functools.lru_cache(maxsize=2)(build_program)

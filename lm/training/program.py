@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Wrapped
 
@@ -13,12 +12,12 @@ from lm.config import Config
 from lm.data import ByteTokenizer, Tokenizer
 from lm.data.objectives import Objective, build_objective
 from lm.devices import sharding
-from lm.finetuning import FineTuning, build_finetuning
 from lm.model.transformer import Batch, Transformer
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
 from lm.training.build_model import build_model, check_devices
+from lm.training.config import TrainingConfig, resolve
 from lm.training.eval_step import EvalFunctions
 from lm.training.init_state import abstract_state, build_init_state
 from lm.training.optimizer import optimizer
@@ -36,8 +35,8 @@ class Program:
     """The jitted functions of one experiment; runs that differ only in the seed share them.
 
     Attributes:
+      config: of its training; of a program that runs share, with the seed 0.
       model: the Transformer.
-      finetuning: the methods by which it is trained.
       mesh: the devices.
       abstract_state: the state's shapes, types and shardings.
       init_state: `init_state(key) -> TrainState`, sharded from the start; without a teacher.
@@ -62,8 +61,8 @@ class Program:
     `params` are all of the model's, `TrainState.all_params` or `TrainState.eval_params`.
     """
 
+    config: TrainingConfig
     model: Transformer
-    finetuning: FineTuning
     mesh: Mesh
     abstract_state: TrainState
     init_state: Wrapped
@@ -92,7 +91,7 @@ class Program:
 def build_program(
     config: Config,
     vocab_size: int,
-    counts: np.ndarray | None = None,
+    counts: tuple[int, ...] | None = None,
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (has no state)
     layout: Layout | None = None,
     teacher: Config | None = None,
@@ -114,28 +113,26 @@ def build_program(
       UserError: where sizes do not divide over the mesh, the tokenizer lacks a special token, or a
         method trains nothing.
     """
-    mesh = check_devices(config, devices)
-    model, methods = build_model(config, vocab_size, counts, mesh, layout), build_finetuning(config)
+    mesh, settings = check_devices(config, devices), resolve(config)
+    model = build_model(config, vocab_size, counts, mesh, layout)
     objective = build_objective(config, tokenizer)
     if layout is not None:
         objective = TaskObjective(tokenizer, layout.length, build_task(config), layout)
-    tx = optimizer(config, config.steps)
+    tx = optimizer(settings.optimizer)
     distilled = None
     if teacher:
         distilled = build_program(teacher, vocab_size, counts, tokenizer, layout, devices=devices)
-    make_batch = build_make_batch(config, objective, tokenizer)
-    loss_and_grad = build_loss_and_grad(config, model, distilled and distilled.model)
-    train_step = build_train_step(config, tx, make_batch, loss_and_grad)
+    make_batch = build_make_batch(settings.regularization, objective, tokenizer)
+    loss_and_grad = build_loss_and_grad(settings, model, distilled and distilled.model)
+    train_step = build_train_step(settings, tx, make_batch, loss_and_grad)
     evaluation = EvalFunctions(model, objective, vocab_size)
-    init_state = build_init_state(config, model, methods, objective, tx)
-    abstract = abstract_state(
-        config, init_state, methods, mesh, distilled and distilled.abstract_params
-    )
+    init_state = build_init_state(settings, model, objective, tx)
+    abstract = abstract_state(settings, init_state, mesh, distilled and distilled.abstract_params)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     whole = sharding.whole(mesh)
     return Program(
+        config=settings,
         model=model,
-        finetuning=methods,
         mesh=mesh,
         abstract_state=abstract,
         init_state=jax.jit(init_state, out_shardings=shardings.replace(teacher=None)),

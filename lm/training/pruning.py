@@ -4,14 +4,14 @@ score to exactly 0, more and more of them by a schedule.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lm.config import Config
+from lm.config import Key
 
 _STAGES = 100  # into which the time of pruning is divided; at the end of each, kernels are sorted
 
@@ -25,12 +25,12 @@ class Sparsity:
 
     Attributes:
       final: S, above 0, below 1.
-      start, end: a and b, in updates; a is below b.
+      start, end: a and b, in updates, of which the keys are shares; a is below b.
     """
 
-    final: float
-    start: int
-    end: int
+    final: Annotated[float, Key("regularization.sparsity", at_least=0, below=1)]
+    start: Annotated[int, Key("regularization.pruning_start", at_least=0, below=1)]
+    end: Annotated[int, Key("regularization.pruning_end", above=0, at_most=1)]
 
     def __call__(self, count: jax.Array) -> jax.Array:
         """The share after so many updates, a scalar."""
@@ -111,12 +111,6 @@ def pruning(
         return _with(updates, moves), Pruned(count, *trees, inner=inner)
 
     return optax.GradientTransformation(init, update)
-
-
-def sparsity_schedule(settings: Config, steps: int) -> Sparsity:
-    """That of `config.regularization`, in a run of so many updates, the last of which ends it."""
-    start = min(round(settings.pruning_start * steps), steps - 1)
-    return Sparsity(settings.sparsity, start, max(round(settings.pruning_end * steps), start + 1))
 
 
 def pruned_share(params: optax.Params) -> jax.Array:

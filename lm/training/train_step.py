@@ -6,24 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm.config import Config
 from lm.data import Tokenizer
 from lm.data.objectives import Objective
 from lm.finetuning import combine
 from lm.model.transformer import Batch, Transformer
 from lm.training.annealing import anneal
+from lm.training.config import RegularizationConfig, TrainingConfig
 from lm.training.loss import training_loss
-from lm.training.mixed_precision import (
-    accumulate,
-    apply_updates,
-    float32_zeros,
-    in_float32,
-    update_ema,
-)
+from lm.training.mixed_precision import accumulate, apply_updates, in_float32, update_ema
 from lm.training.optimizer import schedule
 from lm.training.pruning import pruned_share
 from lm.training.random_streams import StepStream
-from lm.training.regularization import augmentation, has_penalties, regularized_loss
+from lm.training.regularization import augmentation, regularized_loss
 from lm.training.regularization.adversarial import freelb
 from lm.training.regularization.penalties import mixout, penalty_and_grad
 from lm.training.train_state import NOT_SAVED, Params, Rows, TrainState
@@ -34,7 +28,7 @@ LossAndGrad = tuple[NatsAndWeights, Params]  # and d nats
 
 
 def build_train_step(
-    config: Config,
+    config: TrainingConfig,
     tx: optax.GradientTransformation,
     make_batch: Callable[[Rows, jax.Array], Batch],
     loss_and_grad: Callable[[TrainState, Batch, jax.Array], LossAndGrad],
@@ -44,7 +38,7 @@ def build_train_step(
     A state whose loss or gradient is not finite is the one before the step, but for `finite`.
     """
     regularization, ema_decay = config.regularization, config.optimizer.ema_decay
-    learning_rate = schedule(config, config.steps)
+    learning_rate = schedule(config.optimizer.schedule)
 
     def train_step(state: TrainState, rows: Rows, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
@@ -53,18 +47,18 @@ def build_train_step(
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         metrics = {"train/loss": nats / weight}
-        if has_penalties(regularization):
+        if regularization.has_penalties:
             metrics["train/penalty"], penalty_grads = penalty_and_grad(regularization, state)
             grads = jax.tree.map(jnp.add, grads, penalty_grads)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         rounding = jax.random.fold_in(key, StepStream.ROUNDING)
         params = apply_updates(state.params, updates, rounding)
-        params = anneal(config, params, state.step + 1)
+        params = anneal(config.model, params, state.step + 1)
         ema_params = None
         if ema_decay:
             ema_params = update_ema(state.ema_params, params, ema_decay)
-            ema_params = anneal(config, ema_params, state.step + 1)
+            ema_params = anneal(config.model, ema_params, state.step + 1)
         finite = state.finite & jnp.isfinite(nats) & jnp.isfinite(grad_norm)
         new = TrainState(
             state.step + 1, params, opt_state, ema_params, finite, penalty_scale=state.penalty_scale
@@ -77,7 +71,7 @@ def build_train_step(
             "tokens": jnp.sum(batch.segments > 0).astype(jnp.float32),
             "finite": finite,
         }
-        if regularization.sparsity:
+        if config.optimizer.sparsity is not None:
             metrics["train/sparsity"] = pruned_share(new.params)
         return new, metrics
 
@@ -85,10 +79,10 @@ def build_train_step(
 
 
 def build_make_batch(
-    config: Config, objective: Objective, tokenizer: Tokenizer
+    config: RegularizationConfig, objective: Objective, tokenizer: Tokenizer
 ) -> Callable[[Rows, jax.Array], Batch]:
     """The function (rows, key of the step) -> the batch that the step learns from."""
-    augment = augmentation(config.regularization, tokenizer)
+    augment = augmentation(config, tokenizer)
 
     def make_batch(rows: Rows, key: jax.Array) -> Batch:
         batch = objective(rows, jax.random.fold_in(key, StepStream.OBJECTIVE))
@@ -98,7 +92,7 @@ def build_make_batch(
 
 
 def build_loss_and_grad(
-    config: Config, model: Transformer, teacher: Transformer | None = None
+    config: TrainingConfig, model: Transformer, teacher: Transformer | None = None
 ) -> Callable[[TrainState, Batch, jax.Array], LossAndGrad]:
     """The function (state, batch, key of the step) -> ((nats, weights), gradient of nats).
 
@@ -136,7 +130,7 @@ def build_loss_and_grad(
             new = whole_batch(state, batch, jax.random.fold_in(key, index))
             return accumulate(total, new), None
 
-        zeros = ((jnp.zeros(()), jnp.zeros(())), float32_zeros(state.params))
+        zeros = ((jnp.zeros(()), jnp.zeros(())), optax.tree.zeros_like(in_float32(state.params)))
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), batches))
         return total
 

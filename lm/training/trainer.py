@@ -59,11 +59,11 @@ class Trainer:
         state: TrainState,
         batches: Iterator[Mapping[str, np.ndarray]],
         key: jax.Array,
-        num_steps: int,
         hooks: Sequence[Hook] = (),
     ):
         self.program, self.state, self.batches, self.key = program, state, batches, key
-        self.num_steps, self.hooks, self.first = num_steps, hooks, int(state.step) + 1
+        self.num_steps, self.hooks = program.config.steps, hooks
+        self.first = int(state.step) + 1
 
     def next_batch(self) -> Rows:
         """The next batch, over all devices."""

@@ -4,51 +4,22 @@ rules between keys. Each failure names the value, the limit and the remedy.
 
 import math
 
-from lm.config import BELOW_ONE, SMALLEST, Config, Key, cache_folder, check_types, keys
+from lm.config import Config, cache_folder, check_types
 from lm.data import holds_pairs
 from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import check_special_tokens
 from lm.errors import UserError
 from lm.model.activations import GATED
-from lm.model.config import model_keys
 from lm.model.resolve import model_config
 from lm.tasks.check import check_task
-from lm.training.optimizer import OPTIMIZERS, SCHEDULES
+from lm.training.config import config_keys
 from lm.training.validate_options import check_options
-
-# Bounds of the keys that are no part of the model.
-_KEYS = (
-    Key("seed", at_least=0, below=2**31),
-    Key("steps", at_least=1),
-    Key("batch_size", at_least=1),
-    Key("grad_accum_steps", at_least=1),
-    Key("epochs", above=0),
-    Key("objective", one_of=OBJECTIVES),
-    Key("data.seq_len", at_least=1),
-    Key("data.vocab_size", at_least=2, below=1_000_001),
-    Key("data.validation_fraction", above=0, below=1),
-    Key("corruption.mask_rate", above=0, below=1),
-    Key("corruption.mean_span_length", at_least=1),
-    *keys("finetuning", "num_layers rank adapter_dim num_virtual_tokens", at_least=1),
-    *keys("optimizer", "learning_rate weight_decay clip_norm", at_least=0),
-    *keys("optimizer", "b1 b2 ema_decay", at_least=0, below=BELOW_ONE),
-    Key("optimizer.eps", at_least=SMALLEST),
-    Key("optimizer.layerwise_lr_decay", above=0),
-    Key("optimizer.name", one_of=OPTIMIZERS),
-    *keys("schedule", "warmup_steps final_lr_ratio unfreeze_every", at_least=0),
-    Key("schedule.decay_fraction", at_least=0, below=1),
-    Key("schedule.name", one_of=SCHEDULES),
-    Key("checkpoint.every", at_least=0),
-    Key("checkpoint.max_to_keep", at_least=1),
-    *keys("evaluation", "every num_examples patience", at_least=0),
-    Key("log.every", at_least=1),
-)
 
 
 def check(config: Config) -> None:
     """Raises UserError for the first impossible setting."""
     check_types(config)
-    for key in (*model_keys(), *_KEYS):
+    for key in config_keys():
         key.check(config)
     check_special_tokens(config)
     cache_folder(config, "data")  # raises where there is none

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm.attention import ATTENTIONS, Mechanism
-from lm.config import Config, Key, chosen_options, frozen
+from lm.config import Config, chosen_options, frozen
 from lm.data.objectives import OBJECTIVES
 from lm.errors import UserError, one_of
 from lm.finetuning import METHODS, NO_OPTIONS, max_text_len, method_names
-from lm.finetuning.bottleneck import PLACEMENTS
 from lm.model.config import POSITIONS
 from lm.model.resolve import attention_groups, attention_options, model_config
 from lm.output import OUTPUTS
@@ -193,7 +192,6 @@ def _check_tune(config: Config) -> None:
         )
     own = {option for name in names for option in METHODS[name].options}
     _belong(chosen_options(config.finetuning, NO_OPTIONS), own, "finetuning", f"method {method}")
-    Key("finetuning.adapter_placement", one_of=PLACEMENTS).check(config)
     trained, layers = config.finetuning.num_layers, config.model.num_layers
     if trained is not None and trained > layers:
         raise UserError(

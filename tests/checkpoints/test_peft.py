@@ -22,7 +22,7 @@ from lm.checkpoints.hf import FAMILIES, open_checkpoint
 from lm.checkpoints.peft import load_adapter, save_adapter
 from lm.config import override
 from lm.errors import UserError
-from lm.finetuning import build_finetuning, combine, partition
+from lm.finetuning import combine, finetuning_config, partition
 from lm.training.build_model import build_model
 from tests.checkpoints.hf_checkpoints import V, batch_of, load, save, tokens
 
@@ -82,7 +82,7 @@ def test_peft_loads_what_is_written_and_computes_the_same(name, method, scan, tm
     if name != "gpt2":
         config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
         assert config.finetuning.method == method and config.finetuning.rank == 4
-        trained, _ = partition(ours.params, build_finetuning(ours.config).frozen_layers)
+        trained, _ = partition(ours.params, finetuning_config(ours.config).frozen_layers)
         jax.tree.map(np.testing.assert_array_equal, added, trained)
 
 
@@ -165,7 +165,7 @@ def test_scales_words_and_prefixes_travel_to_peft_and_back(name, method, tmp_pat
     np.testing.assert_allclose(actual, logits_of(theirs, inputs), **CLOSE)
     config, added = load_adapter(tmp_path / "adapter", ours.config, FAMILIES[name])
     assert config.finetuning.method == method
-    trained, _ = partition(ours.params, build_finetuning(ours.config).frozen_layers)
+    trained, _ = partition(ours.params, finetuning_config(ours.config).frozen_layers)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), added, trained)
 
 

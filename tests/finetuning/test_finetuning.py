@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from lm.config import override
 from lm.data.objectives import causal
 from lm.errors import UserError
-from lm.finetuning import METHODS, build_finetuning, combine, param_count, partition
+from lm.finetuning import METHODS, combine, finetuning_config, param_count, partition
 from lm.finetuning.lora import Dora, Lora, RankStableLora
 from lm.finetuning.merge import merge, unmerge
 from lm.training.build_model import build_model
@@ -145,7 +145,7 @@ def test_a_merged_model_is_a_plain_one_that_computes_the_same(tiny, method):
     merged = merge(config, params)
     hidden = adapted.apply({"params": params}, batch)
     np.testing.assert_allclose(plain.apply({"params": merged}, batch), hidden, atol=2e-4)
-    trained, _ = partition(params, build_finetuning(config).frozen_layers)
+    trained, _ = partition(params, finetuning_config(config).frozen_layers)
     if method == "dora":
         with pytest.raises(UserError, match="cannot be taken out"):
             unmerge(config, merged, trained)

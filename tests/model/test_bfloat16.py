@@ -12,10 +12,11 @@ from lm.config import override
 from lm.data.objectives.causal import causal
 from lm.training.build_model import build_model
 from lm.training.mixed_precision import apply_updates, in_float32, stochastic_round, update_ema
-from lm.training.optimizer import OPTIMIZERS, optimizer
+from lm.training.optimizer import OPTIMIZERS
 from lm.training.program import build_program
 from lm.training.train_state import TrainState
 from lm.training.train_step import build_loss_and_grad
+from tests.small_models import optimizer_of
 
 PARAMS = {
     "embedding": jnp.ones((8, 4), jnp.bfloat16),
@@ -50,7 +51,7 @@ def after(tx, params, slopes):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_keeps_what_it_averages_in_float32(name):
-    tx = optimizer(config_of(**{"optimizer.name": name, "regularization.sparsity": 0.5}), 100)
+    tx = optimizer_of(config_of(**{"optimizer.name": name, "regularization.sparsity": 0.5}), 100)
     updates, state = jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), PARAMS)
     assert widest(jax.eval_shape(tx.init, PARAMS)) == widest(state) == {"float32"}
     assert widest(updates) == {"float32"}
@@ -59,14 +60,14 @@ def test_every_optimizer_keeps_what_it_averages_in_float32(name):
 # The second moment is b2^5000 (1 - b2^20) 100 + (1 - b2^5000) 1e-4, and the first 0.01.
 @pytest.mark.parametrize(("b2", "update"), [(0.999, 0.0861), (0.95, 1.0)])
 def test_the_second_moment_of_bfloat16_gradients_forgets_as_it_should(b2, update):
-    tx = optimizer(config_of(**{"optimizer.b2": b2}), 10_000)
+    tx = optimizer_of(config_of(**{"optimizer.b2": b2}), 10_000)
     found = after(tx, {"embedding": jnp.ones((2,), jnp.bfloat16)}, [10.0] * 20 + [0.01] * 5_000)
     np.testing.assert_allclose(found["embedding"], -update, rtol=5e-3)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bfloat16_parameters_are_moved_as_those_in_float32(name):
-    tx = optimizer(config_of(**{"optimizer.name": name}), 1_000)
+    tx = optimizer_of(config_of(**{"optimizer.name": name}), 1_000)
     slopes = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, 300), jnp.bfloat16)
     # Only Adafactor needs matrices of 128 x 128, which it factors.
     params = PARAMS if name == "adafactor" else jax.tree.map(lambda p: p[:16, :16], PARAMS)

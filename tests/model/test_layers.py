@@ -8,12 +8,11 @@ import pytest
 import scipy.stats
 
 from configs import default
-from lm.attention.norms import RMSNorm
+from lm.attention.norms import LayerNorm, RMSNorm
 from lm.config import override
 from lm.devices.cpu import dense_product, fusion_barrier
 from lm.model.activations import gelu_exact
 from lm.model.embedding import Embedding
-from lm.model.norms import LayerNorm
 from lm.model.resolve import model_config
 from lm.output.product import product
 

@@ -13,6 +13,7 @@ from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
 from lm.training.build_model import build_model
+from lm.training.config import resolve
 from lm.training.profiling.paths import attention_path, output_path
 from lm.training.program import build_program
 
@@ -39,7 +40,7 @@ def test_the_head_of_a_masked_model_leaves_out_what_is_not_hidden(small_config):
     program = build_program(override(small_config, settings), 256)
     # Of 8 rows of 32, a device has 64 positions, of which 12.8 are hidden, give or take 3.2.
     expected = "softmax, 26 of 64 tokens gathered at a time of 128 words on each device"
-    assert output_path(override(small_config, settings), program) == expected
+    assert output_path(program) == expected
 
 
 def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_config):
@@ -47,12 +48,14 @@ def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_c
         small_config, {"objective": "seq2seq", "model.architecture": "encoder_decoder"}
     )
     program: Any = SimpleNamespace(
-        objective=build_objective(pairs, ByteTokenizer()), model=build_model(pairs, 256)
+        config=resolve(pairs),
+        objective=build_objective(pairs, ByteTokenizer()),
+        model=build_model(pairs, 256),
     )
-    assert "over 8 to 32 keys" in attention_path(pairs, program)
+    assert "over 8 to 32 keys" in attention_path(program)
     labels = override(small_config, {"task.name": "classification", "output.tied": False})
     task, layout = build_task(labels), Layout(length=32, start=0, end=0, num_classes=3)
     program.objective = TaskObjective(ByteTokenizer(), 32, task, layout)
     program.model = build_model(labels, 256, layout=layout)
     # One for each of 8 rows.
-    assert output_path(labels, program) == "softmax, 8 tokens at once"
+    assert output_path(program) == "softmax, 8 tokens at once"

@@ -9,6 +9,7 @@ from configs import default
 from lm.attention import Mask, ScoreAttention, attend
 from lm.attention.base import LayerContext
 from lm.config import override
+from lm.model.resolve import model_config
 from lm.softmax import WEIGHTINGS
 from lm.training.annealing import anneal
 from lm.training.optimizer import decayed
@@ -92,7 +93,7 @@ def test_an_annealed_option_is_a_function_of_the_step_and_all_else_stays():
     mechanism = {"annealed_alpha": jnp.full(3, 7.0), "sink": jnp.full(3, 7.0)}
     params = {"stack": {"layer_0": {"attention": {"mechanism": mechanism}}}}
     for step, alpha in ((0, 1.0), (1, 1.125), (4, 1.5), (9, 1.5)):
-        moved = anneal(config, params, jnp.array(step))
+        moved = anneal(model_config(config), params, jnp.array(step))
         found = moved["stack"]["layer_0"]["attention"]["mechanism"]
         np.testing.assert_allclose(found["annealed_alpha"], np.full(3, alpha))
         np.testing.assert_array_equal(found["sink"], 7.0)

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from configs import default
+from lm.model.resolve import model_config
 from lm.training.layerwise_lr import depths, layer_decay, shared_layer_rate, unfreezing
-from lm.training.optimizer import optimizer
+from tests.small_models import optimizer_of
 
 L = 3
 KERNEL = jnp.ones((2, 2))
@@ -61,11 +62,13 @@ def test_the_one_layer_of_all_learns_as_the_first_and_a_run_says_so():
     updates, _ = tx.update(shared, tx.init(shared), shared)
     np.testing.assert_array_equal(updates["stack"]["shared_layer"]["in"]["kernel"], -(0.5**L))
     config = default.get_config()
-    assert shared_layer_rate(config) == ""
-    config.optimizer.layerwise_lr_decay = 0.5
-    assert shared_layer_rate(config) == ""
-    config.model.update(share_layers=True, num_layers=L)
-    assert shared_layer_rate(config) == "; the shared layer learns at 0.5^3 = 0.125 of the rate"
+    config.model.num_layers = L
+    assert shared_layer_rate(0.5, model_config(config).stack) == ""
+    config.model.share_layers = True
+    stack = model_config(config).stack
+    assert shared_layer_rate(1.0, stack) == ""
+    said = "; the shared layer learns at 0.5^3 = 0.125 of the rate"
+    assert shared_layer_rate(0.5, stack) == said
 
 
 @pytest.mark.parametrize("tree", [UNROLLED, SCANNED])
@@ -88,10 +91,10 @@ def test_layers_begin_to_learn_one_by_one_from_the_head(tree):
 def test_what_is_off_is_not_there():
     config = default.get_config()
     config.model.num_layers = L
-    plain = jax.tree.structure(optimizer(config, 100).init(UNROLLED))
+    plain = jax.tree.structure(optimizer_of(config, 100).init(UNROLLED))
     config.optimizer.layerwise_lr_decay = 1.0
     config.schedule.unfreeze_every = 0
-    assert jax.tree.structure(optimizer(config, 100).init(UNROLLED)) == plain
+    assert jax.tree.structure(optimizer_of(config, 100).init(UNROLLED)) == plain
     config.optimizer.layerwise_lr_decay = 0.9
     config.schedule.unfreeze_every = 5
-    assert jax.tree.structure(optimizer(config, 100).init(UNROLLED)) != plain
+    assert jax.tree.structure(optimizer_of(config, 100).init(UNROLLED)) != plain

@@ -17,6 +17,7 @@ from lm.evaluation.task_report import write_predictions
 from lm.experiment.ablation.comparison import tabulate
 from lm.experiment.primary_metric import check_finite, primary_metric
 from lm.experiment.run_dir import open_workdir
+from lm.training.config import resolve
 from lm.training.metric_writer import Writer, read_metrics
 from lm.training.regularization import generalization_gap
 
@@ -92,7 +93,6 @@ def test_a_gap_that_is_not_finite_moves_no_penalty(small_config, monkeypatch):
         generalization_gap.dataclasses, "replace", lambda state, penalty_scale: penalty_scale
     )
     settings = {"regularization.penalty_adaptation": 1.0, "regularization.l2": 0.1}
-    strength, _ = generalization_gap.adapt_penalties(
-        state, None, None, override(small_config, settings)
-    )
+    program = SimpleNamespace(config=resolve(override(small_config, settings)))
+    strength, _ = generalization_gap.adapt_penalties(state, program, None)
     assert float(strength) == 3.0

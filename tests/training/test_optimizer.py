@@ -8,8 +8,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import default
-from lm.training.optimizer import OPTIMIZERS, SCHEDULES, decayed, optimizer, schedule
+from lm.config import typed
+from lm.training.optimizer import OPTIMIZERS, SCHEDULES, ScheduleConfig, decayed, schedule
 from lm.training.validate import check
+from tests.small_models import optimizer_of
 
 PARAMS = {
     "embedding": jnp.ones((8, 4)),
@@ -26,10 +28,14 @@ def config_of(**settings):
     return config
 
 
+def schedule_of(config, steps):
+    return schedule(typed(ScheduleConfig, config, steps=steps))
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name):
     config = config_of(**{"schedule.name": name, "schedule.warmup_steps": 10})
-    rates = np.asarray(jax.vmap(schedule(config, 100))(jnp.arange(101)))
+    rates = np.asarray(jax.vmap(schedule_of(config, 100))(jnp.arange(101)))
     np.testing.assert_allclose(rates[:11], np.linspace(0, 2e-3, 11), rtol=1e-5)
     assert (np.diff(rates[10:]) <= 1e-9).all()
 
@@ -46,7 +52,7 @@ def test_every_schedule_rises_linearly_to_its_peak_and_does_not_rise_again(name)
 )
 def test_the_last_update_has_the_last_share_of_the_peak(name, end):
     config = config_of(**{"schedule.name": name, "schedule.warmup_steps": 10})
-    np.testing.assert_allclose(schedule(config, 100)(99), 2e-3 * end, rtol=1e-4)
+    np.testing.assert_allclose(schedule_of(config, 100)(99), 2e-3 * end, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "warmup_stable_decay"])
@@ -59,7 +65,7 @@ def test_however_long_warmup_and_decay_the_rate_falls_to_its_end(name, warmup, d
         "final_lr_ratio": 0.0,
     }
     config = config_of(**{f"schedule.{key}": value for key, value in settings.items()})
-    rates = np.asarray(jax.vmap(schedule(config, 10))(jnp.arange(10)))
+    rates = np.asarray(jax.vmap(schedule_of(config, 10))(jnp.arange(10)))
     np.testing.assert_allclose([rates[warmup], rates[-1]], [2e-3, 0.0], atol=1e-9)
     assert (np.diff(rates[: warmup + 1]) > 0).all() and (np.diff(rates[warmup:]) <= 0).all()
 
@@ -71,7 +77,7 @@ def test_a_decay_that_warmup_leaves_no_room_for_takes_what_is_left():
         "decay_fraction": 0.5,
         "final_lr_ratio": 0.0,
     }
-    rate = schedule(config_of(**{f"schedule.{k}": v for k, v in settings.items()}), 100)
+    rate = schedule_of(config_of(**{f"schedule.{k}": v for k, v in settings.items()}), 100)
     np.testing.assert_allclose([rate(79), rate(80)], [2e-3 * 79 / 80, 2e-3], rtol=1e-5)
     np.testing.assert_allclose(rate(90), 2e-3 * 9 / 19, rtol=1e-5)
     np.testing.assert_allclose(rate(99), 0.0, atol=1e-9)
@@ -80,12 +86,12 @@ def test_a_decay_that_warmup_leaves_no_room_for_takes_what_is_left():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_run_that_is_all_warmup_ends_at_the_peak(name):
     config = config_of(**{"schedule.name": name, "schedule.warmup_steps": 9})
-    np.testing.assert_allclose(schedule(config, 10)(9), 2e-3, rtol=1e-5)
+    np.testing.assert_allclose(schedule_of(config, 10)(9), 2e-3, rtol=1e-5)
 
 
 def test_warmup_stable_decay_is_stable_until_its_decay():
     config = config_of(**{"schedule.name": "warmup_stable_decay", "schedule.warmup_steps": 10})
-    rate = schedule(config, 100)
+    rate = schedule_of(config, 100)
     np.testing.assert_allclose([rate(10), rate(50), rate(79)], 2e-3, rtol=1e-5)
     assert rate(80) < rate(79)
 
@@ -107,7 +113,7 @@ def test_every_optimizer_descends_a_quadratic(name):
             "schedule.warmup_steps": 0,
         }
     )
-    tx = optimizer(config, 100)
+    tx = optimizer_of(config, 100)
     target = jax.tree.map(lambda p: p + jnp.linspace(-1, 1, p.size).reshape(p.shape), PARAMS)
 
     def loss(params):
@@ -129,7 +135,7 @@ def test_every_optimizer_descends_a_quadratic(name):
 
 def test_weight_decay_shrinks_kernels_and_leaves_biases():
     config = config_of(**{"optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0})
-    tx = optimizer(config, 100)
+    tx = optimizer_of(config, 100)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
     assert (updates["stack"]["layers"]["in"]["kernel"] < 0).all()
@@ -163,7 +169,7 @@ def test_muon_takes_the_matrices_of_blocks_and_leaves_the_rest_to_adamw_with_its
 
     def updates(name, decay):
         more = {"optimizer.name": name, "optimizer.weight_decay": decay}
-        tx = optimizer(config_of(**settings, **more), 10)
+        tx = optimizer_of(config_of(**settings, **more), 10)
         state = tx.init(shaped)
         for _ in range(2):
             found, state = tx.update(jax.tree.map(jnp.sin, shaped), state, shaped)
@@ -184,7 +190,7 @@ def test_muon_treats_stacked_layers_one_by_one():
     kernels = jax.random.normal(jax.random.key(0), (2, 4, 6))
 
     def step(params):
-        tx = optimizer(config, 10)
+        tx = optimizer_of(config, 10)
         updates, _ = tx.update(params, tx.init(params), params)
         return updates
 
@@ -200,7 +206,7 @@ def test_rows_without_gradient_are_finite_with_the_least_eps(name):
         **{"optimizer.name": name, "optimizer.eps": 1e-30, "schedule.warmup_steps": 0}
     )
     check(config)
-    tx = optimizer(config, 10)
+    tx = optimizer_of(config, 10)
     grads = {"embedding": jnp.zeros((8, 4)).at[0].set(1.0)}
     updates, _ = tx.update(grads, tx.init(grads), grads)
     assert jnp.isfinite(updates["embedding"]).all()

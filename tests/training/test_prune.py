@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from configs import default
-from lm.training.pruning import SCORES, Sparsity, pruned_share, pruning, sparsity_schedule
+from lm.config import override
+from lm.training.config import resolve
+from lm.training.pruning import SCORES, Sparsity, pruned_share, pruning
 
 SCHEDULE = Sparsity(0.7, start=4, end=24)
 STEPS, RATE = 40, 0.1
@@ -118,8 +120,9 @@ def test_a_long_schedule_sorts_at_a_hundred_steps_and_ends_on_time():
 
 @pytest.mark.parametrize("between", [(0.9, 1.0), (0.1, 0.7), (0.0, 0.01)])
 def test_every_run_however_short_ends_with_what_it_was_to_prune(between):
-    settings = default.get_config().regularization
-    settings.update(sparsity=0.5, pruning_start=between[0], pruning_end=between[1])
+    config, (start, end) = default.get_config(), between
+    config.regularization.update(sparsity=0.5, pruning_start=start, pruning_end=end)
     for steps in range(1, 8):
-        schedule = sparsity_schedule(settings, steps)
+        schedule = resolve(override(config, {"steps": steps})).optimizer.sparsity
+        assert schedule is not None
         assert any(schedule.due(t) and schedule(t) == 0.5 for t in np.arange(1, steps + 1))

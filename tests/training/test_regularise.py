@@ -10,8 +10,9 @@ from lm.config import override
 from lm.data.objectives.causal import causal
 from lm.errors import UserError
 from lm.training.build_model import build_model
+from lm.training.config import resolve
 from lm.training.program import build_program
-from lm.training.regularization import has_penalties, needs_init_params, noises
+from lm.training.regularization import noises
 from lm.training.regularization.penalties import mixout, penalty
 
 PARAMS = {
@@ -22,9 +23,9 @@ START = jax.tree.map(lambda p: p - 0.5, PARAMS)
 
 
 def settings(**knobs):
-    group = default.get_config().regularization
-    group.update(knobs)
-    return group
+    config = default.get_config()
+    config.regularization.update(knobs)
+    return resolve(config).regularization
 
 
 def test_penalties_are_their_formulas():
@@ -48,8 +49,9 @@ def test_elastic_weight_consolidation_is_its_formula_and_off_at_zero():
     jax.tree.map(
         lambda g, f: np.testing.assert_allclose(g, 0.3 * f * 0.5, rtol=1e-6), gradient, fisher
     )
-    assert has_penalties(ewc) and needs_init_params(ewc)
-    assert not has_penalties(settings(ewc=0.0)) and not needs_init_params(settings(ewc=0.0))
+    assert ewc.has_penalties and ewc.needs_init_params
+    off = settings(ewc=0.0)
+    assert not off.has_penalties and not off.needs_init_params
 
 
 def test_mixout_puts_a_share_of_the_kernels_back_and_keeps_the_mean():

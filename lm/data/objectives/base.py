@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.config import Key
 from lm.data.tokenizer import Tokenizer
 from lm.model.batch import Batch
 
 _MULTIPLIER = 0x9E3779B1
+
+MaskRate = Annotated[float, Key("corruption.mask_rate", above=0, below=1)]
 
 
 @dataclasses.dataclass(frozen=True)

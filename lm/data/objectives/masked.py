@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.data.objectives.base import Objective, row_keys
+from lm.data.objectives.base import MaskRate, Objective, row_keys
 from lm.data.objectives.causal import opens, positions_within
 from lm.errors import UserError
 from lm.model.batch import Batch
@@ -31,7 +31,7 @@ class Masked(Objective):
         begin. Each of them is then hidden, replaced or kept by itself.
     """
 
-    mask_rate: float = 0.15
+    mask_rate: MaskRate = 0.15
     whole_word: bool = False
 
     architecture = "encoder"

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from lm.data.objectives.base import Objective, row_keys
+from lm.config import Key
+from lm.data.objectives.base import MaskRate, Objective, row_keys
 from lm.data.objectives.causal import positions_within
 from lm.errors import UserError
 from lm.model.batch import Batch
@@ -31,8 +33,8 @@ class Span(Objective):
       mean_span_length: mean length of a span, at least 1.
     """
 
-    mask_rate: float = 0.15
-    mean_span_length: float = 3.0
+    mask_rate: MaskRate = 0.15
+    mean_span_length: Annotated[float, Key("corruption.mean_span_length", at_least=1)] = 3.0
 
     architecture = "encoder_decoder"
 

@@ -8,24 +8,24 @@ import jax.numpy as jnp
 from lm.attention import ATTENTIONS, Mask
 from lm.attention.chunking import describe
 from lm.attention.fused import has_kernel
-from lm.config import Config
 from lm.training.layerwise_lr import shared_layer_rate
 from lm.training.program import Program
 
 
-def describe_paths(config: Config, program: Program) -> str:
+def describe_paths(program: Program) -> str:
     """How attention and the head are computed, and at which rate one shared layer learns."""
-    attention, output = attention_path(config, program), output_path(config, program)
-    return f"attention {attention}; {output}{shared_layer_rate(config)}"
+    attention, output, config = attention_path(program), output_path(program), program.config
+    rate = shared_layer_rate(config.optimizer.layerwise_lr_decay, config.model.stack)
+    return f"attention {attention}; {output}{rate}"
 
 
-def attention_path(config: Config, program: Program) -> str:
+def attention_path(program: Program) -> str:
     """How attention (of an encoder-decoder, its decoder's) will be computed, for the run's log."""
     model = program.model.config
     attention = model.stack.block.attention
     if ATTENTIONS[attention.mechanism].owns_weights:
         return attention.mechanism
-    batch = _batch(config, program)
+    batch = _batch(program)
     length = batch.inputs.shape[-1]
     shape = (1, length, attention.num_heads, attention.head_dim)
     array = jax.ShapeDtypeStruct(shape, jnp.dtype(model.numerics.dtype))
@@ -38,13 +38,14 @@ def attention_path(config: Config, program: Program) -> str:
     return describe(length, causal, attention.query_chunk_size, kernel)
 
 
-def output_path(config: Config, program: Program) -> str:
+def output_path(program: Program) -> str:
     """How the output head will be computed in training, for the run's log."""
-    tokens = _batch(config, program).targets.size
-    return f"{config.output.head}, {program.model.output_head().describe(tokens)}"
+    tokens = _batch(program).targets.size
+    return f"{program.model.config.head.head}, {program.model.output_head().describe(tokens)}"
 
 
-def _batch(config: Config, program: Program) -> Any:
+def _batch(program: Program) -> Any:
     """Shapes and types of what is computed at once in a step."""
-    rows = program.objective.abstract_rows(config.batch_size // config.grad_accum_steps)
+    size = program.config.batch_size // program.config.grad_accum_steps
+    rows = program.objective.abstract_rows(size)
     return jax.eval_shape(program.objective, rows, jax.random.key(0))

@@ -10,12 +10,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax.linen.module import InterceptorContext as Context
 
 from lm.model.embedding import Embedding
 from lm.model.transformer import Batch, Transformer
 from lm.training.loss import ForwardPass, LossFn, Step
-from lm.training.mixed_precision import accumulate, float32_zeros
+from lm.training.mixed_precision import accumulate, in_float32
 from lm.training.random_streams import StepStream
 from lm.training.regularization.divergence import symmetric_kl, total_divergence
 from lm.training.train_state import Params
@@ -110,7 +111,7 @@ def freelb(loss: Callable[..., Any], model: Transformer, steps: int, radius: flo
 
         moves = drawn(model, batch, radius, jax.random.fold_in(key, StepStream.FREELB))
         zero = jnp.zeros(())
-        start = ((zero, zero), float32_zeros(params))
+        start = ((zero, zero), optax.tree.zeros_like(in_float32(params)))
         (_, total), _ = jax.lax.scan(ascend, (moves, start), None, length=steps)
         return total
 

@@ -2,32 +2,17 @@
 remedy.
 """
 
-from lm.config import Config, Key, keys
+from lm.config import Config
 from lm.errors import UserError
 from lm.finetuning import method_names
 from lm.output import OUTPUTS
 from lm.tasks import build_task
-from lm.training.pruning import SCORES
 
 WHOLE = ("classification", "regression")  # tasks with one target for a row
-
-KEYS = (
-    *keys("regularization", "l1 l2 l2_sp ewc rdrop smart freelb mixup mixup_layer", at_least=0),
-    *keys("regularization", "penalty_adaptation target_gap", at_least=0),
-    *keys("regularization", "mixout stochastic_depth word_dropout", at_least=0, below=1),
-    *keys("regularization", "token_deletion token_swap mask_spans", at_least=0, below=1),
-    *keys("regularization", "sparsity pruning_start", at_least=0, below=1),
-    *keys("regularization", "adversarial_radius distillation_temperature", above=0),
-    Key("regularization.pruning_end", above=0, at_most=1),
-    Key("regularization.distillation", at_least=0, at_most=1),
-    Key("regularization.pruning_criterion", one_of=SCORES),
-)
 
 
 def check_regularization(config: Config) -> None:
     """Raises UserError for the first impossible setting of config.regularization."""
-    for key in KEYS:
-        key.check(config)
     _check_adaptation(config)
     _check_passes(config)
     _check_mixup(config)

@@ -8,7 +8,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.config import Config
 from lm.data import Dataset, sharded_eval_batches
 from lm.training.program import Program
 from lm.training.train_state import Params, TrainState
@@ -32,11 +31,12 @@ def adapted(scale: float, gap: float, rate: float, target: float) -> float:
     return math.exp(min(max(moved, -math.log(MAX_SCALE)), math.log(MAX_SCALE)))
 
 
-def generalization_gap(program: Program, params: Params, corpus: Dataset, config: Config) -> float:
+def generalization_gap(program: Program, params: Params, corpus: Dataset) -> float:
     """The loss on held-out rows minus that on as many training rows, without dropout, per token.
 
     The rows are the same at every evaluation, at most config.evaluation.num_examples of each split.
     """
+    config = program.config
     number = min(len(corpus.rows(split)) for split in ("train", "validation"))
     number = min(number, config.evaluation.num_examples or number)
 
@@ -50,18 +50,17 @@ def generalization_gap(program: Program, params: Params, corpus: Dataset, config
 
 
 def adapt_penalties(
-    state: TrainState, program: Program, corpus: Dataset, config: Config
+    state: TrainState, program: Program, corpus: Dataset
 ) -> tuple[TrainState, dict[str, float]]:
     """The state with its penalties scaled by the gap, and metrics of both for the log; where they
     do not adapt, the state as it is, and nothing. A gap that is not finite changes nothing.
     """
-    settings = config.regularization
     if state.penalty_scale is None:
         return state, {}
-    gap = generalization_gap(program, state.eval_params, corpus, config)
-    scale = float(state.penalty_scale)
+    gap = generalization_gap(program, state.eval_params, corpus)
+    scale, config = float(state.penalty_scale), program.config.regularization
     if math.isfinite(gap):
-        scale = adapted(scale, gap, settings.penalty_adaptation, settings.target_gap)
+        scale = adapted(scale, gap, config.penalty_adaptation, config.target_gap)
     moved = jax.device_put(jnp.asarray(scale, jnp.float32), state.penalty_scale.sharding)
     metrics = {"eval/generalization_gap": gap, "train/penalty_scale": scale}
     return dataclasses.replace(state, penalty_scale=moved), metrics

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lm.config import Config
 from lm.errors import UserError
+from lm.training.config import RegularizationConfig, TrainingConfig
 from lm.training.mixed_precision import in_float32, path_seed
 from lm.training.optimizer import decayed
 from lm.training.train_state import Params, TrainState
 
 
 def penalty(
-    settings: Config, params: Params, init_params: Params, importance: Params = None
+    config: RegularizationConfig, params: Params, init_params: Params, importance: Params = None
 ) -> jax.Array:
     """l1 sum|w| + l2/2 sum w^2 + l2_sp/2 sum (w - w0)^2 + ewc/2 sum F (w - w0)^2, a scalar in
     nats per token.
@@ -24,32 +24,32 @@ def penalty(
     consolidation (1612.00796) over all that is trained.
 
     Args:
-      settings: `config.regularization`.
+      config: the coefficients.
       params: w, those trained.
       init_params: w0, of the same shapes; used only where l2_sp or ewc is above 0.
       importance: F, likewise; used only where ewc is above 0.
     """
     mask = decayed(params)
     total = jnp.zeros(())
-    if settings.l1:
-        total += settings.l1 * _sum(lambda w, d: jnp.sum(jnp.abs(w)) * d, params, mask)
-    if settings.l2:
-        total += settings.l2 / 2 * _sum(lambda w, d: jnp.sum(jnp.square(w)) * d, params, mask)
-    if settings.l2_sp:
+    if config.l1:
+        total += config.l1 * _sum(lambda w, d: jnp.sum(jnp.abs(w)) * d, params, mask)
+    if config.l2:
+        total += config.l2 / 2 * _sum(lambda w, d: jnp.sum(jnp.square(w)) * d, params, mask)
+    if config.l2_sp:
         moved = _sum(lambda w, w0: jnp.sum(jnp.square(w - w0)), params, init_params)
-        total += settings.l2_sp / 2 * moved
-    if settings.ewc:
+        total += config.l2_sp / 2 * moved
+    if config.ewc:
         weighted = _sum(
             lambda w, w0, f: jnp.sum(f * jnp.square(w - w0)), params, init_params, importance
         )
-        total += settings.ewc / 2 * weighted
+        total += config.ewc / 2 * weighted
     return total
 
 
-def penalty_and_grad(settings: Config, state: TrainState) -> tuple[jax.Array, Params]:
+def penalty_and_grad(config: RegularizationConfig, state: TrainState) -> tuple[jax.Array, Params]:
     """The penalty of a state, times its `penalty_scale`, and its gradient by the parameters."""
     params, init_params = in_float32(state.params), in_float32(state.init_params)
-    found = jax.value_and_grad(penalty, argnums=1)(settings, params, init_params, state.importance)
+    found = jax.value_and_grad(penalty, argnums=1)(config, params, init_params, state.importance)
     if state.penalty_scale is None:
         return found
     scale = state.penalty_scale
@@ -74,22 +74,23 @@ def mixout(rate: float, params: Params, init_params: Params, key: jax.Array) -> 
     return jax.tree_util.tree_map_with_path(mixed, params, init_params)
 
 
-def check_penalized(config: Config, params: Params) -> None:
+def check_penalized(config: TrainingConfig, params: Params) -> None:
     """Raises UserError where a penalty or mixout finds nothing of its kind among `params`, those
     trained.
     """
     kernels = [path[-1].key == "kernel" for path, _ in jax.tree.leaves_with_path(params)]
-    decays = any(jax.tree.leaves(decayed(params)))
-    for name, kind, found in (
-        ("l1", "kernels and embedding tables", decays),
-        ("l2", "kernels and embedding tables", decays),
-        ("mixout", "kernels", any(kernels)),
+    decays, given = any(jax.tree.leaves(decayed(params))), config.regularization
+    for name, value, kind, found in (
+        ("l1", given.l1, "kernels and embedding tables", decays),
+        ("l2", given.l2, "kernels and embedding tables", decays),
+        ("mixout", given.mixout, "kernels", any(kernels)),
     ):
-        if config.regularization[name] and not found:
+        if value and not found:
+            method = "+".join(config.finetuning.methods)
             raise UserError(
-                f"config.regularization.{name} = {config.regularization[name]} acts on {kind}, of "
-                f"which config.finetuning.method = {config.finetuning.method!r} trains none; use "
-                "l2_sp, or method full or layers"
+                f"config.regularization.{name} = {value} acts on {kind}, of which "
+                f"config.finetuning.method = {method!r} trains none; use l2_sp, or method full or "
+                "layers"
             )
 
 
