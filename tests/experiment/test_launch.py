@@ -113,7 +113,7 @@ def test_kubernetes_is_given_a_jobset_for_each_worker_with_a_pod_on_each_host(tm
     [
         ("h100-8", {"limits": {"nvidia.com/gpu": 8}}),
         ("cpu-8", {"requests": {"cpu": 8}}),
-        ("v6e-8", {"limits": {"google.com/tpu": 8}}),
+        ("v6e-4", {"limits": {"google.com/tpu": 4}}),
     ],
 )
 def test_a_worker_of_one_host_is_one_pod(on, resources, tmp_path):

@@ -20,7 +20,7 @@ from lm.experiment.status import run_statuses
 from tests.commands import ROOT, run
 
 pytestmark = pytest.mark.slow
-MACHINES = ("v4-8", "v5e-16", "v5p-128", "v6e-8", "tpu7x-8", "h100-8", "cpu-8")
+MACHINES = ("v4-8", "v5e-8", "v5e-16", "v5p-128", "v6e-8", "tpu7x-8", "h100-8", "cpu-8")
 
 
 def write(engine, folder, on, workers=2, spot=False):
@@ -81,6 +81,16 @@ def test_xpk_makes_the_same_jobset_of_its_command(on, tmp_path):
     assert (
         len({each["containers"][0]["resources"]["limits"]["google.com/tpu"] for each in pods}) == 1
     )
+
+
+def test_xpk_has_the_same_topology_pods_and_chips_for_every_slice():
+    known = pytest.importorskip("xpk.core.system_characteristics", reason="pip install xpk")
+    for each in SLICES.values():
+        name = each.name.replace("v5e", "v5litepod")
+        if each.kind == "tpu" and each.name not in ("v5e-1", "v5e-4"):
+            theirs = known.UserFacingNameToSystemCharacteristics[name]
+            assert theirs.topology == each.topology
+            assert theirs.vms_per_slice * theirs.chips_per_vm == each.chips
 
 
 def needs_slurm():

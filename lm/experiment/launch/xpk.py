@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from lm.devices.slice_names import SliceSpec
 from lm.experiment.launch.job import Job, Submission
 from lm.experiment.launch.yaml_text import to_yaml
 
@@ -27,6 +28,10 @@ _GPUS = {
 _RESTARTS = {False: 3, True: 100}  # without and with preemptions
 _GRACE = 60  # seconds in which a pod that is to end saves its state
 _TPU_PORTS = (8471, 8080)
+_TPU_CHIPS = 4  # of a node in xpk's pools, at most; Cloud TPU has 8 in a host of v5e-8 and v6e-8
+
+
+_NOT_OF_XPK = ("v5e-1", "v5e-4")
 
 
 def prepare(job: Job, folder: Path) -> Submission:
@@ -34,24 +39,24 @@ def prepare(job: Job, folder: Path) -> Submission:
     file = f"{job.name}.jobset.yaml"
     sets = [_jobset(job, name) for name in job.worker_names]
     files = {file: to_yaml(*sets)}
-    if job.slice.kind == "tpu":
+    if job.slice.kind == "tpu" and job.slice.name not in _NOT_OF_XPK:
         files[f"{job.name}.xpk.sh"] = _xpk(job)
     return Submission(files=files, commands=[["kubectl", "apply", "-f", str(folder / file)]])
 
 
 def _jobset(job: Job, name: str) -> dict[str, Any]:
     """One worker: a job with a pod on each host. A pod that fails starts all of them again."""
-    hosts = job.slice.hosts
+    pods = _pods(job.slice)
     template = {
         "spec": {
-            "parallelism": hosts,
-            "completions": hosts,
+            "parallelism": pods,
+            "completions": pods,
             "backoffLimit": 0,
             "template": {"spec": _pod(job)},
         }
     }
     metadata: dict[str, Any] = {"name": name}
-    if hosts > 1:  # all pods of a worker are on the hosts of one slice
+    if pods > 1:  # all pods of a worker are on the hosts of one slice
         key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
         metadata["annotations"] = {key: "cloud.google.com/gke-nodepool"}
     return {
@@ -63,6 +68,12 @@ def _jobset(job: Job, name: str) -> dict[str, Any]:
             "replicatedJobs": [{"name": "worker", "replicas": 1, "template": template}],
         },
     }
+
+
+def _pods(slice_: SliceSpec) -> int:
+    """How many pods a worker has: one for each node of its slice."""
+    most = _TPU_CHIPS if slice_.kind == "tpu" else slice_.chips_per_host
+    return max(1, slice_.chips // most)
 
 
 def _pod(job: Job) -> dict[str, Any]:
@@ -89,10 +100,10 @@ def _container(job: Job) -> dict[str, Any]:
         "image": job.image,
         "command": ["python", "run.py", *job.arguments],
     }
-    number = job.slice.chips_per_host
+    number = job.slice.chips // _pods(job.slice)
     if job.slice.kind == "tpu":
         container["securityContext"] = {"privileged": True}
-        container["ports"] = [{"containerPort": port} for port in _TPU_PORTS]
+        container["ports"] = [{"containerPort": port, "protocol": "TCP"} for port in _TPU_PORTS]
         container["resources"] = {"limits": {"google.com/tpu": number}}
     elif job.slice.kind == "gpu":
         container["resources"] = {"limits": {"nvidia.com/gpu": number}}
