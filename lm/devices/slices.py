@@ -3,10 +3,10 @@ which programs can be compiled where none of them is.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,8 @@ from jax.experimental import topologies
 
 from lm.devices.accelerators import Accelerator, accelerator_of
 from lm.devices.gpu_targets import GPU_TARGETS
-from lm.errors import UserError, nearest
-
-_EXAMPLES = "v5e-16, v6e-8, v5p-32, v4-8, tpu7x-8, h100-8, a100-8 or cpu-8"
+from lm.devices.slice_names import SliceSpec, find_slice
+from lm.errors import UserError
 
 
 class Slice(NamedTuple):
@@ -35,33 +34,9 @@ class Slice(NamedTuple):
     accelerator: Accelerator | None
 
 
-class _Generation(NamedTuple):
-    """How Cloud TPU names the slices of a version.
-
-    Attributes:
-      topology: what libtpu calls it.
-      counted: how many units of a slice's name a chip is: 2 where TensorCores are counted.
-      dimensions: of the torus.
-      options: of `get_topology_desc`.
-    """
-
-    topology: str
-    counted: int
-    dimensions: int
-    options: Mapping[str, Any] = {}
-
-
-# A chip of v4 is one device where its two cores work as one, as Cloud TPU has them.
-_GENERATIONS = {
-    "v4": _Generation("v4", 2, 3, {"chip_config_name": "megacore"}),
-    "v5e": _Generation("v5e", 1, 2),
-    "v5litepod": _Generation("v5e", 1, 2),
-    "v5p": _Generation("v5p", 2, 3),
-    "v6e": _Generation("v6e", 1, 2),
-    "tpu7x": _Generation("tpu7x", 2, 3),
-}
-_MOST_CHIPS = {2: 256, 3: 4096}
-_MOST_GPUS = 8  # of a host
+# What libtpu needs to know besides: a chip of v4 is one device where its two cores work as one, as
+# Cloud TPU has them.
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
 # What libtpu asks the metadata server of a TPU's host, which a laptop has not.
 _LIBTPU = {
@@ -83,69 +58,46 @@ def open_slice(name: str) -> Slice:
     Raises:
       UserError: there is no such slice, or its compiler is not installed.
     """
-    kind, _, number = name.rpartition("-")
-    if not number.isdecimal() or int(number) < 1:
-        raise UserError(f"--on={name} names no slice; use for example {_EXAMPLES}")
-    if kind in _GENERATIONS:
-        return _tpu_slice(name, _GENERATIONS[kind], int(number))
-    if kind in GPU_TARGETS:
-        return _gpu_host(name, kind, int(number))
-    if kind == "cpu":
-        return Slice(name, _cpus(int(number)), int(number), None)
-    known = [*_GENERATIONS, *GPU_TARGETS, "cpu"]
-    raise UserError(f"--on={name}: {kind!r} is not one of {', '.join(known)}{nearest(kind, known)}")
+    return _open(name, find_slice(name))
 
 
 def one_chip(slice_: Slice) -> Slice:
-    """The slice of one chip of the same kind."""
-    kind = slice_.name.rpartition("-")[0]
-    counted = _GENERATIONS[kind].counted if kind in _GENERATIONS else 1
-    return open_slice(f"{kind}-{counted}")
+    """One chip of the same kind."""
+    spec = find_slice(slice_.name)
+    counted = int(spec.name.rpartition("-")[2]) // spec.chips
+    topology = "x".join("1" for side in spec.topology.split("x") if side)
+    single = dataclasses.replace(spec, chips=1, hosts=1, topology=topology)
+    return _open(f"{spec.accelerator}-{counted}", single)
 
 
-def topology(chips: int, dimensions: int) -> tuple[int, ...] | None:
-    """The torus of so many chips, as Cloud TPU builds slices by default; None: there is none.
-
-    Each is the one of half as many chips with a side doubled, the last that is shortest:
-    2x2, 2x4, 4x4, ...; 2x2x1, 2x2x2, 2x2x4, 2x4x4, ....
-    """
-    if chips == 1:
-        return (1,) * dimensions
-    sides = (2, 2) + (1,) * (dimensions - 2)
-    while (size := math.prod(sides)) < chips:
-        last = max(i for i, side in enumerate(sides) if side == min(sides))
-        sides = tuple(2 * side if i == last else side for i, side in enumerate(sides))
-    return sides if size == chips <= _MOST_CHIPS[dimensions] else None
+def _open(name: str, spec: SliceSpec) -> Slice:
+    if spec.kind == "tpu":
+        return _tpu_slice(name, spec)
+    if spec.kind == "gpu":
+        return _gpu_host(name, spec)
+    return Slice(name, _cpus(spec.chips), spec.chips, None)
 
 
-def _tpu_slice(name: str, generation: _Generation, number: int) -> Slice:
-    chips = number // generation.counted
-    sides = topology(chips, generation.dimensions) if number % generation.counted == 0 else None
-    if sides is None:
-        kind, dimensions = name.rpartition("-")[0], generation.dimensions
-        sizes = [2**power for power in range(13) if topology(2**power, dimensions)]
-        offered = ", ".join(str(size * generation.counted) for size in sizes)
-        unit = "TensorCores, 2 of each chip" if generation.counted == 2 else "chips"
-        raise UserError(f"--on={name}: slices of {kind} have {offered} {unit}")
+def _tpu_slice(name: str, spec: SliceSpec) -> Slice:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f'--on={name} needs the TPU\'s compiler: pip install ".[tpu]" (no TPU is needed)'
         )
     os.environ.update(_LIBTPU)
-    options = dict(generation.options)
-    if chips == 1:
+    options: dict[str, Any] = dict(_OPTIONS.get(spec.accelerator, {}))
+    if spec.chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    shape = "x".join(map(str, sides))
     described = topologies.get_topology_desc(
-        platform="tpu", topology_name=f"{generation.topology}:{shape}", **options
+        platform="tpu", topology_name=f"{spec.accelerator}:{spec.topology}", **options
     )
-    return _described(name, described.devices, chips)
+    return _described(name, described.devices, spec.chips)
 
 
-def _gpu_host(name: str, kind: str, number: int) -> Slice:
-    if number > _MOST_GPUS:
+def _gpu_host(name: str, spec: SliceSpec) -> Slice:
+    if spec.hosts > 1 or spec.accelerator not in GPU_TARGETS:
         raise UserError(
-            f"--on={name}: a host has at most {_MOST_GPUS} GPUs; use {kind}-{_MOST_GPUS}"
+            f"--on={name}: programs are compiled for one host of {', '.join(GPU_TARGETS)}, with "
+            "at most 8 GPUs"
         )
     if not any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin"))):
         raise UserError(
@@ -153,11 +105,11 @@ def _gpu_host(name: str, kind: str, number: int) -> Slice:
         )
     described = topologies.get_topology_desc(
         platform="cuda",
-        topology_name=kind,
-        topology=f"1x1x{number}",
-        target_config=GPU_TARGETS[kind],
+        topology_name=spec.accelerator,
+        topology=f"1x1x{spec.chips}",
+        target_config=GPU_TARGETS[spec.accelerator],
     )
-    return _described(name, described.devices, number)
+    return _described(name, described.devices, spec.chips)
 
 
 def _described(name: str, devices: Sequence[Any], chips: int) -> Slice:

@@ -124,6 +124,42 @@ def test_a_worker_of_one_host_is_one_pod(on, resources, tmp_path):
     assert spec["template"]["spec"]["containers"][0]["resources"] == resources
 
 
+MEETING = "--num_processes=2 --process_id="
+
+
+def test_hosts_of_gpus_are_told_where_they_meet(tmp_path):
+    changes = {"on": "h100-16", "workers": 1}
+    lines = submit(make_job(request("print", **changes)), "print")
+    assert [line.partition(" --coordinator=")[2] for line in lines[2:]] == [
+        f"HOST1:12345 {MEETING}0",
+        f"HOST1:12345 {MEETING}1",
+    ]
+    task = yaml.safe_load(files("sky", tmp_path / "sky", **changes)["attention.yaml"])
+    assert task["num_nodes"] == 2 and task["resources"]["accelerators"] == "H100:8"
+    environment = {
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NODE_RANK": "1",
+    }
+    script = task["run"].replace(".venv/bin/python", "echo")
+    shown = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"--coordinator=10.0.0.1:12345 {MEETING}1" in shown.stdout
+    text = files("xpk", tmp_path / "xpk", image="lab:1", **changes)["attention.jobset.yaml"]
+    spec = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert spec["completions"] == 2
+    assert spec["template"]["spec"]["containers"][0]["command"][-3:] == [
+        "--coordinator=attention-worker-0-0.attention:12345",
+        "--num_processes=2",
+        "--process_id=$(JOB_COMPLETION_INDEX)",
+    ]
+
+
 def options(script):
     """The options of sbatch in a script."""
     return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
@@ -205,7 +241,6 @@ IMPOSSIBLE = {
     ),
     "a TPU of slurm": ({"engine": "slurm"}, "slurm has no TPUs; use sky, xpk, gcloud, print"),
     "a GPU of gcloud": ({"engine": "gcloud", "on": "h100-8"}, "gcloud has no GPUs; use sky, xpk"),
-    "several hosts of GPUs": ({"on": "h100-16"}, "are 2 hosts of GPUs, which --with=sky does not"),
     "no image": ({"engine": "xpk"}, "xpk needs --image=NAME, a container image"),
     "an image for none": ({"image": "lab:1"}, "--image is not used by sky"),
     "several workers of one run": (

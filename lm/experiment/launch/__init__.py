@@ -18,10 +18,9 @@ ENGINES = {
         kinds=("gpu", "cpu"),
         remote=False,
         spot=False,
-        several_gpu_hosts=True,
     ),
     "gcloud": Engine(gcloud.prepare, kinds=("tpu",)),
-    "print": Engine(printed.prepare, remote=False, several_gpu_hosts=True),
+    "print": Engine(printed.prepare, remote=False),
 }
 
 __all__ = ["ENGINES", "Engine"]

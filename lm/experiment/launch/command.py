@@ -90,11 +90,6 @@ def _check(job: Job, name: str, path: str) -> None:
         raise UserError(
             f"--on={job.slice.name}: --with={name} has no {job.slice.kind.upper()}s; use {able}"
         )
-    if job.slice.kind == "gpu" and job.slice.hosts > 1 and not engine.several_gpu_hosts:
-        raise UserError(
-            f"--on={job.slice.name} are {job.slice.hosts} hosts of GPUs, which --with={name} does "
-            "not connect; use slurm, or the GPUs of one host"
-        )
     if job.spot and not engine.spot:
         raise UserError(
             f"--spot is not known to {name}; leave it out, and choose a partition whose jobs are "

@@ -18,8 +18,6 @@ class Engine:
       kinds: of the slices that it has, "tpu", "gpu" and "cpu".
       remote: whether workers start on other machines, which have no disk of this one.
       spot: whether it takes --spot.
-      several_gpu_hosts: whether it starts a worker on several hosts of GPUs, which, unlike those of
-        a TPU, do not know of each other.
       needs_image: whether workers are containers.
     """
 
@@ -29,5 +27,4 @@ class Engine:
     kinds: tuple[str, ...] = ("tpu", "gpu", "cpu")
     remote: bool = True
     spot: bool = True
-    several_gpu_hosts: bool = False
     needs_image: bool = False

@@ -12,7 +12,18 @@ python3 -m pip install --quiet --user uv
 python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
 python3 -m uv pip install --quiet --python .venv/bin/python -e {package}
 """
+# By which the first host of a worker is met, where the hosts do not know of each other.
+PORT = 12345
 _EXTRAS = {"tpu": "tpu", "gpu": "gpu", "cpu": ""}
+
+
+def host_flags(coordinator: str, num_processes: int | str, process_id: int | str) -> list[str]:
+    """The flags by which the processes of one worker meet; see `lm.devices.hosts`."""
+    return [
+        f"--coordinator={coordinator}:{PORT}",
+        f"--num_processes={num_processes}",
+        f"--process_id={process_id}",
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +48,14 @@ class Job:
     spot: bool = False
     image: str | None = None
 
-    def command(self, python: str = "python") -> str:
+    def command(self, python: str = "python", *more: str) -> str:
         """The line that every host of every worker runs."""
-        return shlex.join([python, "run.py", *self.arguments])
+        return shlex.join([python, "run.py", *self.arguments, *more])
+
+    @property
+    def hosts_need_flags(self) -> bool:
+        """Whether the hosts of a worker do not know of each other, as those of a TPU do."""
+        return self.slice.hosts > 1 and self.slice.kind != "tpu"
 
     def worker_name(self, worker: int) -> str:
         """The name of a worker of several, counted from 0; of one, that of the job."""

@@ -5,7 +5,7 @@ wherever there is room.
 from pathlib import Path
 from typing import Any
 
-from lm.experiment.launch.job import Job, Submission
+from lm.experiment.launch.job import Job, Submission, host_flags
 from lm.experiment.launch.yaml_text import to_yaml
 
 # Of each TPU, what SkyPilot calls it and the image of its hosts.
@@ -24,15 +24,23 @@ def prepare(job: Job, folder: Path) -> Submission:
     task = {
         "name": job.name,
         "workdir": ".",
-        "num_nodes": 1,
+        "num_nodes": job.slice.hosts if job.hosts_need_flags else 1,
         "resources": _resources(job),
         "setup": job.install,
-        "run": job.command(".venv/bin/python") + "\n",
+        "run": f"{_run(job)}\n",
     }
     file = f"{job.name}.yaml"
     launch = ["sky", "jobs", "launch", "--yes", "--detach-run"]
     commands = [[*launch, f"--name={name}", str(folder / file)] for name in job.worker_names]
     return Submission(files={file: to_yaml(task)}, commands=commands)
+
+
+def _run(job: Job) -> str:
+    command = job.command(".venv/bin/python")
+    if not job.hosts_need_flags:
+        return command
+    first = '"$(echo "$SKYPILOT_NODE_IPS" | head -n1)"'
+    return " ".join([command, *host_flags(first, "$SKYPILOT_NUM_NODES", "$SKYPILOT_NODE_RANK")])
 
 
 def _resources(job: Job) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.devices.slice_names import SliceSpec
-from lm.experiment.launch.job import Job, Submission
+from lm.experiment.launch.job import Job, Submission, host_flags
 from lm.experiment.launch.yaml_text import to_yaml
 
 # Of each accelerator, what GKE calls it.
@@ -31,6 +31,7 @@ _TPU_PORTS = (8471, 8080)
 _TPU_CHIPS = 4  # of a node in xpk's pools, at most; Cloud TPU has 8 in a host of v5e-8 and v6e-8
 
 
+_JOB = "worker"
 _NOT_OF_XPK = ("v5e-1", "v5e-4")
 
 
@@ -52,11 +53,11 @@ def _jobset(job: Job, name: str) -> dict[str, Any]:
             "parallelism": pods,
             "completions": pods,
             "backoffLimit": 0,
-            "template": {"spec": _pod(job)},
+            "template": {"spec": _pod(job, name)},
         }
     }
     metadata: dict[str, Any] = {"name": name}
-    if pods > 1:  # all pods of a worker are on the hosts of one slice
+    if pods > 1 and job.slice.kind == "tpu":  # all pods of a worker are on the hosts of one slice
         key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
         metadata["annotations"] = {key: "cloud.google.com/gke-nodepool"}
     return {
@@ -65,7 +66,7 @@ def _jobset(job: Job, name: str) -> dict[str, Any]:
         "metadata": metadata,
         "spec": {
             "failurePolicy": {"maxRestarts": _RESTARTS[job.spot]},
-            "replicatedJobs": [{"name": "worker", "replicas": 1, "template": template}],
+            "replicatedJobs": [{"name": _JOB, "replicas": 1, "template": template}],
         },
     }
 
@@ -76,8 +77,8 @@ def _pods(slice_: SliceSpec) -> int:
     return max(1, slice_.chips // most)
 
 
-def _pod(job: Job) -> dict[str, Any]:
-    slice_, container = job.slice, _container(job)
+def _pod(job: Job, name: str) -> dict[str, Any]:
+    slice_, container = job.slice, _container(job, name)
     selector: dict[str, str] = {}
     if slice_.kind == "tpu":
         selector["cloud.google.com/gke-tpu-accelerator"] = _TPUS[slice_.accelerator]
@@ -94,12 +95,12 @@ def _pod(job: Job) -> dict[str, Any]:
     return pod | {"nodeSelector": selector, "containers": [container]}
 
 
-def _container(job: Job) -> dict[str, Any]:
-    container: dict[str, Any] = {
-        "name": "worker",
-        "image": job.image,
-        "command": ["python", "run.py", *job.arguments],
-    }
+def _container(job: Job, name: str) -> dict[str, Any]:
+    command = ["python", "run.py", *job.arguments]
+    if job.hosts_need_flags:  # JobSet gives the first pod this name; Kubernetes puts in the index
+        first = f"{name}-{_JOB}-0-0.{name}"
+        command += host_flags(first, job.slice.hosts, "$(JOB_COMPLETION_INDEX)")
+    container: dict[str, Any] = {"name": _JOB, "image": job.image, "command": command}
     number = job.slice.chips // _pods(job.slice)
     if job.slice.kind == "tpu":
         container["securityContext"] = {"privileged": True}
