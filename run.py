@@ -179,14 +179,11 @@ def table() -> int:
     """Trains the points that are not finished, prints their table, and writes table.md, table.csv
     and table.png.
     """
-    from lm.experiment.ablation import make_tables, to_markdown, train_points, write_tables
+    from lm.experiment.ablation import report_tables, train_points
 
     points, metrics = _ablation()
     failed = train_points(points, _SHARE.value)
-    tables = make_tables(points, _config(), metrics)
-    write_tables(tables, _workdir())
-    print("\n".join(map(to_markdown, tables)))
-    print(f"\nwritten: {_workdir() / 'table.md'}, table.csv and table.png")
+    print(report_tables(points, _config(), metrics, _workdir()))
     return 1 if failed else 0
 
 

@@ -235,9 +235,10 @@ def _each_process_alone() -> contextlib.AbstractContextManager[Any]:
     """Makes no process wait, as it loads, for one that fails to."""
     if process_count() == 1:
         return contextlib.nullcontext()
-    own = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
-    return ocp.Context(multiprocessing_options=options)
+    context, own = ocp.Context(), jax.process_index()
+    context.multiprocessing.primary_host = own
+    context.multiprocessing.active_processes = {own}
+    return context
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

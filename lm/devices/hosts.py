@@ -12,12 +12,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import clusters, distributed  # JAX has no public form of what is used of them
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lm.devices.lost_process import end_with_line
@@ -96,19 +97,18 @@ def _detected_cluster() -> Cluster | None:
 
 @contextlib.contextmanager
 def together(cluster: Cluster, report: Callable[[BaseException], int]) -> Iterator[None]:
-    """Runs a block on all processes of a cluster, of which the first alone writes to stdout.
+    """Runs a block on all processes of a cluster, of which the first alone prints.
 
     A process that is lost, or fails where the others do not, ends them all, with one line on stderr
     and status 1. What fails in all is raised. Where this process fails alone, it ends with the
     status that `report` returns, once that has printed the error.
     """
     _start(cluster)
-    if not is_main():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    watch = threading.Thread(target=_end_with_others, name="hosts", daemon=True)
+    watch = threading.Thread(target=_end_with_others, args=(sys.stderr,), daemon=True)
     watch.start()
     try:
-        yield
+        with contextlib.nullcontext() if is_main() else _quiet():
+            yield
     except BaseException as error:
         if not all_fail(error):
             _end_alone(error, report)
@@ -139,7 +139,8 @@ def _start(cluster: Cluster) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would catch SIGTERM, which `lm.training.preemption` does.
     jax.config.update("jax_enable_preemption_service", False)
-    waits = threading.Timer(_PATIENCE, _say, [f"process {cluster.process_id} waits for {where}"])
+    line = f"run.py: process {cluster.process_id} waits for {where}"
+    waits = threading.Timer(_PATIENCE, print, [line], {"file": sys.stderr, "flush": True})
     waits.daemon = True
     waits.start()
     # JAX gives each process of Slurm and Open MPI one GPU, also where it is alone on its host.
@@ -190,16 +191,20 @@ def _end_alone(error: BaseException, report: Callable[[BaseException], int]) -> 
     os._exit(status)
 
 
-def _end_with_others() -> None:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what is printed: to stdout from here on, to stderr in the block."""
+    with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
+        os.dup2(sink.fileno(), 1)
+        yield
+
+
+def _end_with_others(stderr: TextIO) -> None:
     """Ends this process when one that fails alone has told so."""
     while not _ending.wait(_LOOK):
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # nothing is told
-            _say(_client().key_value_try_get(_FAILED))
+            print(f"run.py: {_client().key_value_try_get(_FAILED)}", file=stderr, flush=True)
             os._exit(1)
-
-
-def _say(line: str) -> None:
-    print(f"run.py: {line}", file=sys.stderr, flush=True)
 
 
 def is_main() -> bool:
@@ -269,6 +274,13 @@ def check_alike(described: Mapping[str, str]) -> None:
                     )
 
     from_main(compare)
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """The values of an array in this process, which need not hold all of them; all call this."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def any_process(value: bool) -> bool:

@@ -15,6 +15,7 @@ from lm.config import Config
 from lm.data import sources
 from lm.data.files import lines_of, to_json
 from lm.devices import sharding
+from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.evaluation.row_outputs import row_outputs
 from lm.evaluation.scored_row import MIN_LENGTH, round_up
@@ -105,7 +106,8 @@ def embed_files(
 ) -> str:
     """Writes the vectors of texts, and of those of files, to a new file, and describes it."""
     embeddings = embed(run, [*texts, *read_texts(run.config, names)], pooling, normalize)
-    write_embeddings(embeddings, file)
+    if is_main():
+        write_embeddings(embeddings, file)
     truncated = f"; {embeddings.truncated} were truncated" if embeddings.truncated else ""
     return f"written: {file}, vectors {list(embeddings.vectors.shape)}{truncated}"
 
@@ -114,7 +116,7 @@ def check_output(file: epath.Path | None) -> epath.Path:
     """The file; raises UserError where vectors cannot be written to a new file of this name."""
     if file is None or file.suffix.lower() not in ENDINGS:
         raise UserError(f"embed needs --output=FILE, a file that ends in {' or '.join(ENDINGS)}")
-    if file.exists():
+    if from_main(file.exists):
         raise UserError(f"{file} is there already; give a new file to write to")
     return file
 

@@ -10,6 +10,7 @@ from etils import epath
 from lm.checkpoints.restored import Restored
 from lm.config import Config, override
 from lm.data.files import write_json
+from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.evaluation.task_evaluation import metrics, predictions
 from lm.evaluation.task_report import write_predictions, write_report
@@ -103,17 +104,19 @@ def evaluate_files(
     """The metrics of a run on the labelled examples of files; `folder` gets the report."""
     check_new_folder(folder)
     found = predict(run, sources, need_labels=True)
-    if folder is not None:
+    if folder is not None and is_main():
         write_result(found, folder)
     return found.metrics
 
 
 def check_new_folder(folder: epath.Path | None) -> None:
     """Raises UserError where a folder to write to is not empty."""
-    if folder is None or not folder.exists():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
+    if folder is not None and from_main(lambda: not _is_free(folder)):
         raise UserError(f"{folder} is not empty; give a new folder to write to")
+
+
+def _is_free(folder: epath.Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def write_result(predicted: PredictionResult, folder: epath.Path) -> None:
@@ -131,7 +134,8 @@ def predict_files(
 ) -> list[str]:
     """Predicts the examples of files, writes the result, and describes it in lines."""
     predicted = predict(run, sources, max_new_tokens=max_new_tokens)
-    write_result(predicted, folder)
+    if is_main():
+        write_result(predicted, folder)
     return describe(predicted, folder)
 
 

@@ -9,6 +9,7 @@ from etils import epath
 
 from lm.checkpoints.restored import Restored
 from lm.data.files import write_json
+from lm.devices.hosts import is_main
 from lm.errors import UserError
 from lm.evaluation import embed, perplexity, predict
 from lm.evaluation.diagnostics import diagnose_run
@@ -95,7 +96,7 @@ def evaluate_run(
         print(f"texts of more than {length} tokens: windows with stride {stride or length}")
         for line in perplexity.format_table(found):
             print(line)
-        if folder is not None:
+        if folder is not None and is_main():
             perplexity.write_likelihoods(found, folder)
         return perplexity.total(found).metrics
     if stride is not None:
@@ -106,7 +107,7 @@ def evaluate_run(
         return evaluate_prompts(run, folder)
     with jax.set_mesh(run.program.mesh):
         metrics, write_report = evaluate(run.program, run.params, run.corpus, run.config)
-    if folder is not None:
+    if folder is not None and is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "metrics.json", metrics)
         write_report(folder)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.devices.hosts import to_host
 from lm.errors import UserError
 from lm.generation.decode import StaticModel, check_finite, forward, next_token_log_probs
 from lm.generation.prompts import Prompts, pad_prompts
@@ -76,7 +77,7 @@ def beam_search(
     padded = pad_prompts(model, prompts, sources, max_new_tokens, max_new_tokens, prefix)
     options = max_new_tokens, num_beams, eos_token_id, length_penalty
     found = _search(StaticModel(model), *options, params, padded)
-    result = BeamSearchResult(*map(np.asarray, found))
+    result = BeamSearchResult(*map(to_host, found))
     check_finite(not np.isnan(result.scores).any())
     return result
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.devices.hosts import to_host
 from lm.errors import UserError
 from lm.generation.prompts import Prompts, pad_prompts
 from lm.generation.sample import SamplingParams, request_keys, sample
@@ -70,7 +71,7 @@ def generate(
 
 
 def _checked(tokens: jax.Array) -> np.ndarray:
-    ids = np.asarray(tokens)
+    ids = to_host(tokens)
     check_finite(not (ids < 0).any())
     return ids
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 import tqdm
 
-from lm.devices.hosts import is_main
-
 PATIENCE = 3.0  # seconds without a word
 
 
@@ -19,8 +17,6 @@ def announced(what: str) -> Iterator[None]:
     begun, told = time.perf_counter(), threading.Event()
 
     def tell() -> None:
-        if not is_main():
-            return
         told.set()
         _say(f"{what} ...")
 

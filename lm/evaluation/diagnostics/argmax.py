@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lm.devices.hosts import to_host
+
 # Heads whose most likely token has the largest logit of h W' + b: they differ in their training
 # loss, or by an increasing function of each logit.
 LINEAR = ("softmax", "sigsoftmax", "plif", "gumbel", "sampled", "dynamic", "nce", "sparsemax")
@@ -20,8 +22,8 @@ def token_vectors(head: str, params: Mapping[str, Any], tied: bool) -> np.ndarra
     if head not in LINEAR:
         return None
     own = params.get("head", {})
-    table = np.asarray(params["embedding"] if tied else own["table"], np.float64)
-    bias = np.asarray(own.get("bias", np.zeros(len(table))), np.float64)
+    table = to_host(params["embedding"] if tied else own["table"]).astype(np.float64)
+    bias = to_host(own["bias"]).astype(np.float64) if "bias" in own else np.zeros(len(table))
     if head == "gaussian":
         bias = bias - np.sum(table**2, axis=1) / 2
     return np.concatenate([table, bias[:, None]], axis=1)

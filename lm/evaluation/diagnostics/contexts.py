@@ -8,6 +8,7 @@ import numpy as np
 
 from lm.checkpoints.restored import Restored
 from lm.data import sharded_eval_batches
+from lm.devices.hosts import to_host
 
 _ENTRIES = 2**24  # log-probabilities held at once
 
@@ -55,7 +56,7 @@ def collect_contexts(run: Restored, sample: int) -> Contexts:
     chance, found = np.random.default_rng(0), []
     every = sharded_eval_batches(run.program.mesh, rows, batch_size=config.batch_size, limit=limit)
     for index, batch in enumerate(every):
-        *arrays, real = (np.asarray(array) for array in predict(run.params, batch))
+        *arrays, real = map(to_host, predict(run.params, batch))
         confidence, correct, *states = (array[real] for array in arrays)
         share = sample * (index + 1) // batches - sample * index // batches
         chosen = chance.permutation(len(confidence))[:share]

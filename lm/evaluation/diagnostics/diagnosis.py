@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lm.checkpoints.restored import Restored
+from lm.devices.hosts import to_host
 from lm.errors import UserError
 from lm.evaluation.calibration import calibration
 from lm.evaluation.diagnostics.argmax import direction, own_direction, token_vectors
@@ -78,8 +79,11 @@ def _matrix(run: Restored, contexts: Contexts) -> dict[str, Any]:
         return {"spectrum": why, "spectrum_centred": why, "gradient": why}
     model, vocab_size = run.program.model, run.corpus.tokenizer.vocab_size
     log_probs = functools.partial(next_token_log_probs, model)
-    of_contexts = functools.partial(jax.jit(log_probs), run.params)
-    whole, centred = spectra(token_blocks(of_contexts, contexts.hidden, vocab_size))
+    jitted = jax.jit(log_probs)
+    blocks = token_blocks(
+        lambda hidden: to_host(jitted(run.params, hidden)), contexts.hidden, vocab_size
+    )
+    whole, centred = spectra(blocks)
     shares = surviving_shares(
         lambda params, state: log_probs(params, state[None])[0],
         run.params,

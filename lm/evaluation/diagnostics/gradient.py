@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.devices.hosts import to_host
 from lm.evaluation.diagnostics.spectrum import NOISE
 
 _ENTRIES = 2**24  # of the derivatives computed at a time
@@ -52,7 +53,8 @@ def surviving_shares(
 
     shares = []
     for state, target in zip(hidden, targets, strict=True):
-        values, derivatives = (np.asarray(part, np.float64) for part in parts(params, state))
+        found = map(to_host, parts(params, state))
+        values, derivatives = (part.astype(np.float64) for part in found)
         gradient = np.exp(values)
         gradient[target] -= 1.0
         shares.append(share_in_span(derivatives, gradient))

@@ -8,6 +8,7 @@ from etils import epath
 
 from lm.checkpoints.restored import Restored
 from lm.data.files import write_json
+from lm.devices.hosts import is_main
 from lm.evaluation.diagnostics import plot
 from lm.evaluation.diagnostics.diagnosis import diagnose
 
@@ -17,7 +18,8 @@ def diagnose_run(run: Restored, num_contexts: int, workdir: epath.Path) -> list[
     with jax.set_mesh(run.program.mesh):
         found = {"step": run.step, **diagnose(run, num_contexts)}
     title = f"{workdir.name} at step {run.step}: head {run.config.output.head}"
-    write(found, title, workdir)
+    if is_main():
+        write(found, title, workdir)
     written = f"written: {workdir / 'diagnose.json'} and diagnose.png"
     return [title, *lines(found), written]
 

@@ -9,6 +9,7 @@ from scipy.special import log_softmax, logsumexp
 
 from lm.checkpoints.restored import Restored
 from lm.config import Config
+from lm.devices.hosts import is_main
 from lm.errors import UserError
 from lm.evaluation.prompting.check import check_prompt
 from lm.evaluation.prompting.examples import Example, Examples, draw_shots, read_examples
@@ -59,7 +60,7 @@ def evaluate_prompts(run: Restored, folder: epath.Path | None = None) -> dict[st
     found = {f"eval/{name}": value for name, value in task.score(predictions, labels).items()}
     inputs = task.metric_inputs(predictions, labels)
     low, high = metrics.interval(task.metrics[task.main_metric], inputs, len(labels))
-    if folder is not None:
+    if folder is not None and is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_report(folder, examples, predictions)
     return found | {

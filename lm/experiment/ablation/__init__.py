@@ -2,13 +2,13 @@
 
 from lm.experiment.ablation.points import Ablation, load_ablation, make_points
 from lm.experiment.ablation.sweep import train_points
-from lm.experiment.ablation.table import make_tables, to_markdown, write_tables
+from lm.experiment.ablation.table import report_tables, to_markdown, write_tables
 
 __all__ = [
     "Ablation",
     "load_ablation",
     "make_points",
-    "make_tables",
+    "report_tables",
     "to_markdown",
     "train_points",
     "write_tables",

@@ -13,10 +13,27 @@ from etils import epath
 from lm.checkpoints.run_files import read_result
 from lm.config import Config
 from lm.data.files import replacing, write_text
+from lm.devices.hosts import from_main
 from lm.experiment.ablation import plot
 from lm.experiment.ablation.comparison import Row, Table, tabulate
 from lm.experiment.ablation.points import Point
 from lm.experiment.primary_metric import primary_metric
+
+
+def report_tables(
+    points: Sequence[Point], config: Config, metrics: Sequence[str | None], folder: epath.Path
+) -> str:
+    """Writes the tables of `make_tables` to a folder; formats them. Of several processes, the first
+    does, which has written the results.
+    """
+
+    def write() -> str:
+        tables = make_tables(points, config, metrics)
+        write_tables(tables, folder)
+        written = f"written: {folder / 'table.md'}, table.csv and table.png"
+        return "\n".join([*map(to_markdown, tables), "", written])
+
+    return from_main(write)
 
 
 def make_tables(
