@@ -191,13 +191,14 @@ def plan() -> int:
     """Compiles a config for a slice that need not be there, and prints what its steps take of each
     device and how fast they can be at best.
     """
-    from lm.experiment.plan.command import plan_config, plan_meshes
+    from lm.experiment.plan.command import plan_file, plan_meshes
 
     if not _ON.value:
         raise UserError("plan needs --on=SLICE, such as v5e-16, v5p-32, h100-8 or cpu-8")
-    config, name = _config(), _CONFIG_FLAG.config_filename
-    searches = _MESH.value == "search"
-    lines = plan_meshes(config, _ON.value) if searches else plan_config(config, name, _ON.value)
+    config, name, on = _config(), _CONFIG_FLAG.config_filename, _ON.value
+    lines = plan_meshes(config, name, on)
+    if _MESH.value == "config":
+        lines = plan_file(config, name, on, _SEEDS.value, _CONFIG_FLAG.override_values)
     for line in lines:
         print(line, flush=True)
     return 0
@@ -327,7 +328,7 @@ COMMANDS = {
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "sweep": Command(sweep, "config workdir seeds share print_config " + _HOSTS),
     "table": Command(table, "config workdir seeds share print_config " + _HOSTS),
-    "plan": Command(plan, "config on mesh print_config"),
+    "plan": Command(plan, "config on mesh seeds print_config"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(
         launch,

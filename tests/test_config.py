@@ -284,6 +284,8 @@ def test_every_shipped_config_and_each_of_its_rows_is_possible(name):
     module = importlib.import_module(f"configs.{name}")
     for argument in (None, *SHIPPED[name], *ALIKE.get(name, ())):
         config = module.get_config(argument)
+        if name == "llama":  # tunes a checkpoint that the command line names
+            config = override(config, {"init_from": "hf:llama"})
         check(config)
         for overrides in getattr(module, "sweep", lambda _: ())(argument):
             check(override(config, overrides))

@@ -13,7 +13,7 @@ PARTS = ("regularization", "sizes", "tasks")
 GOLDEN = pathlib.Path(__file__).parent / "golden.txt"
 SHIPPED = {
     "default": [None],
-    "clm": ["tiny", "small", "base"],
+    "clm": ["tiny", "small", "base", "xl"],
     "attention": ["tiny", "all"],
     "output": ["tiny", "all", "small"],
     "bottleneck": ["tiny"],
@@ -25,6 +25,7 @@ SHIPPED = {
     "finetune_table": ["tweets"],
     "finetune_grid": ["tweets"],
     "continual": ["tiny", "base"],
+    "llama": ["8b", "tiny"],
     "prompt": ["tiny", "masked", "sst2", "rte"],
 }
 

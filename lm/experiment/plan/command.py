@@ -1,45 +1,92 @@
 """What `plan` prints of a config on a slice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 
-from lm.config import Config
+from lm.config import Config, load
 from lm.devices.slices import Slice, open_slice
 from lm.errors import UserError
+from lm.experiment.ablation import load_ablation, make_points
+from lm.experiment.plan.ablation import ablation_lines
 from lm.experiment.plan.compile import DoesNotFit
 from lm.experiment.plan.mesh_search import search_meshes
 from lm.experiment.plan.remedy import as_flags, find_remedy
-from lm.experiment.plan.report import mesh_lines, plan_lines, size_of
+from lm.experiment.plan.report import best_mesh_line, plan_lines, size_of, tried_line
 from lm.experiment.plan.roofline import make_plan
 
 
-def use_host_alone() -> None:
-    """Keeps JAX from starting the accelerators of this machine, which a plan does not need."""
-    jax.config.update("jax_platforms", "cpu")
+def plan_file(
+    config: Config, name: str, on: str, seeds: int | None = None, given: Iterable[str] = ()
+) -> Iterator[str]:
+    """The lines of a config's plan on a slice; of a file with an ablation of several rows, those of
+    its rows.
 
-
-def plan_config(config: Config, name: str, on: str, memory: float | None = None) -> Iterator[str]:
-    """The lines of a config's plan on the slice of a name.
+    Args:
+      config: of the file, with what the command line sets.
+      name: FILE[:ARG].
+      on: the name of the slice.
+      seeds: how many of the ablation's seeds; None: all.
+      given: the dotted keys that the command line sets.
 
     Raises:
       UserError: there is no such slice, or the config does not fit; says what would make it fit.
     """
-    use_host_alone()
-    slice_ = open_slice(on)
+    path, _, arg = name.partition(":")
+    if hasattr(load(path), "sweep"):
+        ablation = load_ablation(path, arg or None, seeds, given)
+        if len(ablation.rows) > 1:
+            slice_ = _open(on)
+            points = make_points(config, ablation, "")
+            yield f"{name} on {on}: {len(ablation.rows)} rows x {len(ablation.seeds)} seeds"
+            yield from ablation_lines(points, slice_)
+            return
+    yield from plan_config(config, name, on)
+
+
+def plan_config(config: Config, name: str, on: str, memory: float | None = None) -> Iterator[str]:
+    """The lines of one config's plan, whatever the ablation of its file.
+
+    Args:
+      config, name, on: see `plan_file`.
+      memory: bytes of a device; None: those of the accelerator.
+
+    Raises:
+      UserError: as `plan_file`.
+    """
+    slice_ = _open(on)
     try:
         yield from plan_lines(make_plan(config, slice_, memory), name)
     except DoesNotFit as error:
-        raise UserError(refusal(config, slice_, memory, error)) from None
+        raise UserError(_refusal(config, slice_, memory, error)) from None
 
 
-def plan_meshes(config: Config, on: str) -> Iterator[str]:
-    """The lines of a search over the meshes of a slice."""
-    use_host_alone()
-    yield from mesh_lines(search_meshes(config, open_slice(on), None, lambda _: None))
+def plan_meshes(config: Config, name: str, on: str) -> Iterator[str]:
+    """The lines of a search over the meshes of a slice, each as it is compiled, and of the plan
+    with the best.
+
+    Raises:
+      UserError: there is no such slice, or no mesh fits it.
+    """
+    found = []
+    for tried in search_meshes(config, slice_ := _open(on)):
+        yield tried_line(tried)
+        found.append(tried)
+    best = min((each for each in found if each.plan), default=None, key=lambda each: each.rank)
+    if best is None or best.plan is None:
+        raise UserError(f"no mesh of {slice_.name} fits: plan one alone to see what would")
+    yield best_mesh_line(best)
+    yield ""
+    yield from plan_lines(best.plan, name)
 
 
-def refusal(config: Config, on: Slice, memory: float | None, error: DoesNotFit) -> str:
+def _open(on: str) -> Slice:
+    """The slice; the accelerators of this machine are not started."""
+    jax.config.update("jax_platforms", "cpu")
+    return open_slice(on)
+
+
+def _refusal(config: Config, on: Slice, memory: float | None, error: DoesNotFit) -> str:
     """That a config does not fit, and the changes that make it fit."""
     known = on.accelerator.memory if memory is None and on.accelerator else memory
     has = f", which has {size_of(known)}" if known else ""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lm.devices import sharding
+from lm.training.announce import announced
 from lm.training.profiling.memory import bytes_per_device
 from lm.training.program import Program
 
@@ -73,7 +74,9 @@ def compile_train_step(program: Program, batch_size: int) -> CompiledStep:
     others = (state.ema_params, state.frozen_params, state.init_params, state.teacher)
     params = bytes_per_device((state.params, *others, state.importance))
     given = (params, bytes_per_device(state.opt_state), bytes_per_device(rows))
-    return _compile(program, given, program.train_step, state, rows, _key(program))
+    return _compile(
+        "the training step", program, given, program.train_step, state, rows, _key(program)
+    )
 
 
 def compile_eval_step(program: Program, batch_size: int, task: bool) -> CompiledStep:
@@ -85,14 +88,14 @@ def compile_eval_step(program: Program, batch_size: int, task: bool) -> Compiled
     params, rows = program.abstract_state.eval_params, _rows(program, batch_size)
     given = (bytes_per_device(params), 0, bytes_per_device(rows))
     step = program.predict if task else program.eval_step
-    return _compile(program, given, step, params, rows)
+    return _compile("the evaluation step", program, given, step, params, rows)
 
 
 def _compile(
-    program: Program, given: tuple[int, int, int], step: Any, *arguments: Any
+    what: str, program: Program, given: tuple[int, int, int], step: Any, *arguments: Any
 ) -> CompiledStep:
     begun = time.perf_counter()
-    with jax.set_mesh(program.mesh), _refusal():
+    with announced(f"compiling {what}"), jax.set_mesh(program.mesh), _refusal():
         compiled = step.lower(*arguments).compile()
     seconds, found = time.perf_counter() - begun, compiled.memory_analysis()
     memory = Memory(

@@ -1,6 +1,6 @@
 """Searches the meshes of a slice for the one whose training step has the least roofline."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from lm.config import Config, override
@@ -9,42 +9,36 @@ from lm.errors import UserError
 from lm.experiment.plan.compile import DoesNotFit
 from lm.experiment.plan.roofline import Plan, make_plan
 
+Sizes = dict[str, int]  # of the mesh's axes
+
 
 class Tried(NamedTuple):
     """A mesh and its plan; without one, `refused` says why."""
 
-    mesh: dict[str, int]
+    mesh: Sizes
     plan: Plan | None
     refused: str = ""
 
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Smaller is better: by the roofline, and of meshes alike by memory."""
+        assert self.plan is not None
+        return self.plan.seconds or 0.0, self.plan.bytes
 
-def search_meshes(
-    config: Config, on: Slice, memory: float | None, report: Callable[[Tried], None]
-) -> list[Tried]:
-    """Every mesh of the slice: those that fit first, by their roofline, and of those alike with the
-    least memory.
 
-    Args:
-      config: whose mesh is replaced.
-      on: the slice.
-      memory: see `make_plan`.
-      report: is told of each as it is found.
-    """
-    found = []
+def search_meshes(config: Config, on: Slice, memory: float | None = None) -> Iterator[Tried]:
+    """Plans a config with every mesh of a slice; see `make_plan`."""
     for mesh in meshes(len(on.devices)):
         changes = {f"mesh.{axis}": size for axis, size in mesh.items()}
         try:
-            tried = Tried(mesh, make_plan(override(config, changes), on, memory))
+            yield Tried(mesh, make_plan(override(config, changes), on, memory))
         except UserError as error:
-            tried = Tried(mesh, None, str(error))
+            yield Tried(mesh, None, str(error))
         except DoesNotFit:
-            tried = Tried(mesh, None, "does not fit")
-        report(tried)
-        found.append(tried)
-    return sorted(found, key=_rank)
+            yield Tried(mesh, None, "does not fit")
 
 
-def meshes(devices: int) -> Iterator[dict[str, int]]:
+def meshes(devices: int) -> Iterator[Sizes]:
     """The ways to write a number as data x fsdp x tensor."""
     for tensor in _divisors(devices):
         for fsdp in _divisors(devices // tensor):
@@ -53,9 +47,3 @@ def meshes(devices: int) -> Iterator[dict[str, int]]:
 
 def _divisors(number: int) -> list[int]:
     return [each for each in range(1, number + 1) if number % each == 0]
-
-
-def _rank(tried: Tried) -> tuple[bool, float, int]:
-    if tried.plan is None:
-        return True, 0.0, 0
-    return False, tried.plan.seconds or 0.0, tried.plan.bytes

@@ -1,6 +1,6 @@
 """Formats plans as the lines that `plan` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from lm.experiment.plan.mesh_search import Tried
 from lm.experiment.plan.roofline import Plan
@@ -35,9 +35,9 @@ def devices_of(plan: Plan) -> str:
     return f"{len(on.devices)} x {on.devices[0].device_kind}{chips}"
 
 
-def mesh_of(mesh: dict[str, int] | object) -> str:
+def mesh_of(mesh: Mapping[str, int]) -> str:
     """Such as "data 1, fsdp 16, tensor 1"."""
-    return ", ".join(f"{axis} {size}" for axis, size in dict(mesh).items())  # type: ignore[call-overload]
+    return ", ".join(f"{axis} {size}" for axis, size in mesh.items())
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -96,14 +96,10 @@ def _bound(plan: Plan) -> list[str]:
     return [*lines, f"compiled for {plan.slice.name} in {compiled} (training, evaluation)"]
 
 
-def mesh_lines(tried: Sequence[Tried]) -> list[str]:
-    """A line for each mesh of a search, and the one to take."""
-    lines = [tried_line(each) for each in tried]
-    best = tried[0]
-    if best.plan is None:
-        return [*lines, "no mesh fits"]
-    flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in best.mesh.items())
-    return [*lines, f"least: {flags}"]
+def best_mesh_line(tried: Tried) -> str:
+    """The mesh to take, as flags."""
+    flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in tried.mesh.items())
+    return f"least: {flags}"
 
 
 def tried_line(tried: Tried) -> str:
