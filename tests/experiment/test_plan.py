@@ -1,40 +1,69 @@
 """A plan compiles a config for a slice, and says what it takes and what makes it fit."""
 
+import dataclasses
+import itertools
 import math
 import re
 
 import jax
 import pytest
+from etils import epath
 
 from lm.config import override
 from lm.devices.slices import open_slice
 from lm.errors import UserError
-from lm.experiment.plan.command import plan_config
+from lm.experiment.ablation.points import Point
+from lm.experiment.plan import ablation, command, mesh_search
+from lm.experiment.plan.ablation import ablation_lines
+from lm.experiment.plan.command import plan_config, plan_file, plan_meshes
 from lm.experiment.plan.describe import describe_program
 from lm.experiment.plan.mesh_search import meshes
-from lm.experiment.plan.roofline import make_plan
+from lm.experiment.plan.roofline import Plan, make_plan
 from lm.training.program import build_program
 
 
-@pytest.fixture
-def untied(small_config):
+@pytest.fixture(scope="module")
+def untied(base_config):
     """A small model whose head has a matrix of its own."""
-    return override(small_config, {"output.tied": False, "mesh.data": -1})
+    return override(base_config, {"output.tied": False, "mesh.data": -1})
 
 
-def test_a_plan_has_the_bytes_that_the_compiler_says(untied):
-    plan = make_plan(untied, open_slice("cpu-2"))
+@pytest.fixture(scope="module")
+def planned(untied):
+    return make_plan(untied, open_slice("cpu-2"))
+
+
+@pytest.fixture
+def timed(planned, monkeypatch):
+    """Plans in a module are this one, with a step of so many seconds: CPUs have no known peaks."""
+
+    def set_time(module, seconds):
+        def plan(config, on, memory=None):
+            return dataclasses.replace(planned, config=config, slice=on, mesh=seconds(config, on))
+
+        monkeypatch.setattr(module, "make_plan", plan)
+        monkeypatch.setattr(Plan, "seconds", property(lambda plan: plan.mesh))
+        monkeypatch.setattr(command, "plan_lines", lambda plan, name: [])
+
+    return set_time
+
+
+def sizes(config):
+    return config.mesh.data, config.mesh.fsdp
+
+
+def test_a_plan_has_the_bytes_that_the_compiler_says(untied, planned):
     program = build_program(untied, 256, devices=jax.devices()[:2])
     rows = program.objective.abstract_rows(untied.batch_size)
     key = jax.eval_shape(jax.random.key, 0)
     with jax.set_mesh(program.mesh):
         compiled = program.train_step.lower(program.abstract_state, rows, key).compile()
-    found, of = compiled.memory_analysis(), plan.train.memory
+    found, of = compiled.memory_analysis(), planned.train.memory
     assert of.temporaries == found.temp_size_in_bytes
     assert of.parameters + of.optimizer_state + of.batch + of.other == found.argument_size_in_bytes
     whole = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     assert of.total == whole + found.temp_size_in_bytes + found.generated_code_size_in_bytes
-    assert plan.bytes >= of.total and plan.seconds is None
+    assert planned.bytes >= of.total and planned.seconds is None
 
 
 def test_data_parallel_training_reduces_the_gradient_once(untied):
@@ -92,3 +121,28 @@ def test_meshes_are_all_ways_to_divide_the_devices():
     found = [tuple(mesh.values()) for mesh in meshes(8)]
     assert len(found) == len(set(found)) == 10
     assert all(math.prod(sizes) == 8 for sizes in found)
+
+
+def test_the_search_names_the_mesh_with_the_least_roofline(untied, timed):
+    timed(mesh_search, lambda config, on: {(2, 1): 3.0, (1, 2): 1.0}.get(sizes(config), 2.0))
+    *_, flags = itertools.takewhile(bool, plan_meshes(untied, "small", "cpu-2"))
+    assert flags == "least: --config.mesh.data=1 --config.mesh.fsdp=2 --config.mesh.tensor=1"
+
+
+def test_an_ablation_has_a_line_for_each_row_and_the_hours_of_all_points(untied, timed):
+    timed(ablation, lambda config, on: 6 / len(on.devices) + 1)
+    points = [Point(f"seed {i}", i, override(untied, {"seed": i}), epath.Path(".")) for i in (0, 1)]
+    lines = list(ablation_lines(points, open_slice("cpu-2")))
+    assert [line.split()[1] for line in lines[1:3]] == ["0", "1"]
+    # 12 steps of 4 s on two devices, point by point; or of 7 s on one, both points at once.
+    assert "2 points: at least 1.6 min" in lines[-2] and "0.0533 chip-hours" in lines[-2]
+    assert "2 workers of one chip: at least 1.4 min" in lines[-1] and "workers beat" in lines[-1]
+
+
+def test_an_ablation_is_known_by_the_rows_of_its_file(small_config, tmp_path):
+    file = tmp_path / "rows.py"
+    file.write_text(
+        "SEEDS = (0,)\ndef sweep(arg=None):\n    yield {}\n    yield {'data.seq_len': 7}\n"
+    )
+    first = next(plan_file(override(small_config, {"mesh.data": -1}), str(file), "cpu-2"))
+    assert "2 rows x 1 seeds" in first
