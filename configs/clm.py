@@ -30,7 +30,6 @@ def _small(config) -> None:
     config.model.num_layers = 8
     config.model.d_model = 512
     config.model.num_heads = 8
-    config.model.scan = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-3
     config.schedule.warmup_steps = 250
@@ -48,7 +47,6 @@ def _base(config) -> None:
     config.model.num_layers = 12
     config.model.d_model = 768
     config.model.num_heads = 12
-    config.model.scan = True
     config.model.remat = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 6e-4

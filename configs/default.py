@@ -144,8 +144,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Recomputes each block in the backward pass: less memory, a third more arithmetic.
     model.remat = False
     # Scans over stacked layers: compile time does not grow with depth. False unrolls: faster
-    # steps on a CPU.
-    model.scan = False
+    # steps on a CPU. None: scans above 4 layers.
+    model.scan = placeholder(bool)
 
     config.attention = attention = ConfigDict()
     # How heads attend: a name of lm.attention.ATTENTIONS. "scores" weighs q.k; "differential",

@@ -36,7 +36,6 @@ def _base(config) -> None:
     config.model.max_seq_len = 512
     config.model.norm_position = "post"
     config.model.dropout = 0.1
-    config.model.scan = True
     config.model.remat = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4

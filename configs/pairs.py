@@ -40,7 +40,6 @@ def _base(config) -> None:
     config.model.norm_position = "post"
     config.model.position_embedding = "sinusoidal"
     config.model.dropout = 0.1
-    config.model.scan = True
     config.model.dtype = "bfloat16"
     config.output.label_smoothing = 0.1
     config.optimizer.learning_rate = 7e-4

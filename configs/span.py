@@ -42,7 +42,6 @@ def _small(config) -> None:
     config.model.bias = False
     config.model.norm = "rmsnorm"
     config.model.position_embedding = "rotary"
-    config.model.scan = True
     config.model.dtype = "bfloat16"
     config.optimizer.name = "adafactor"
     config.optimizer.learning_rate = 1e-2

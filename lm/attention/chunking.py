@@ -48,7 +48,7 @@ def plan_blocks(
     if not triangular:
         return (Part(0, block, blocks, keys),)
     # At least two blocks to a part, as one alone would keep its weights.
-    count = max(1, min(_LONG_PARTS, blocks // 2))
+    count = 1 if platform() == "tpu" else max(1, min(_LONG_PARTS, blocks // 2))
     ends = [blocks * part // count for part in range(count + 1)]
     return tuple(
         Part(a * block, block, b - a, min(b * block, keys)) for a, b in itertools.pairwise(ends)

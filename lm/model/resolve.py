@@ -20,6 +20,9 @@ from lm.model.config import (
     TransformConfig,
 )
 
+# So many layers are unrolled where config.model.scan says nothing.
+_UNROLLED = 4
+
 
 def model_config(config: Config) -> ModelConfig:
     """The model that a config describes.
@@ -49,6 +52,11 @@ def model_config(config: Config) -> ModelConfig:
         transform=transform if model.head_transform else None,
         head=typed(HeadConfig, config, options=_pairs(options)),
     )
+
+
+def scans_layers(model: Config) -> bool:
+    """Whether layers that have parameters of their own are steps of a scan, by config.model."""
+    return model.num_layers > _UNROLLED if model.scan is None else model.scan
 
 
 def attention_groups(config: Config) -> dict[str, Config]:
@@ -88,7 +96,7 @@ def _stack(config: Config, own: AttentionConfig, cross: AttentionConfig | None) 
         cross_attention=cross and dataclasses.replace(cross, cross=True),
         feed_forward=feed_forward,
     )
-    return typed(StackConfig, config, block=block)
+    return typed(StackConfig, config, block=block, scan=scans_layers(config.model))
 
 
 def _attention(config: Config, group: Config) -> AttentionConfig:

@@ -9,6 +9,7 @@ from lm.checkpoints.hf.family import Family
 from lm.checkpoints.hf.tensor_mapping import ParamSource, param_sources
 from lm.config import Config
 from lm.errors import UserError
+from lm.model.resolve import scans_layers
 
 PEFT_PREFIX = "base_model.model."  # begins the names of all tensors that stand in a module
 
@@ -55,7 +56,8 @@ def check_all_read(tensors: Mapping[str, Any], read: Collection[str], family: Fa
     if others := sorted(tensors.keys() - set(read)):
         raise UserError(
             f"it has {others[0].removeprefix(PEFT_PREFIX)}, which this {family.model_type} cannot "
-            "hold; where layers are scanned, all of them have what one has"
+            "hold; where layers are scanned, all of them have what one has: use "
+            "config.model.scan=False"
         )
     if not tensors:
         raise UserError("it has no tensors; save it again")
@@ -67,4 +69,4 @@ def _is_model_path(path: list[str], config: Config) -> bool:
         return True
     if config.model.share_layers:
         return path[1] == "shared_layer"
-    return (path[1] == "layers") == config.model.scan and path[1] != "shared_layer"
+    return (path[1] == "layers") == scans_layers(config.model) and path[1] != "shared_layer"

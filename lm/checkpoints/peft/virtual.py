@@ -12,6 +12,7 @@ from lm.checkpoints.hf.family import Family, resolved_keys
 from lm.checkpoints.peft.names import check_all_read
 from lm.config import Config
 from lm.errors import UserError
+from lm.model.resolve import scans_layers
 
 REQUIRED = {"prefix_projection": False, "num_transformer_submodules": 1, "modules_to_save": None}
 OTHER_KEYS = (
@@ -112,7 +113,7 @@ def _check_prefix(config: Config, family: Family) -> None:
             f"peft counts the positions of a {family.model_type}'s text from behind a prefix, and "
             "here they stay; only decoders with rotary positions exchange prefixes"
         )
-    if config.model.scan:
+    if scans_layers(config.model):
         raise UserError("prefixes are exchanged with config.model.scan=False alone")
 
 

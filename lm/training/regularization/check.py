@@ -5,6 +5,7 @@ remedy.
 from lm.config import Config
 from lm.errors import UserError
 from lm.finetuning import method_names
+from lm.model.resolve import scans_layers
 from lm.output import OUTPUTS
 from lm.tasks import build_task
 
@@ -73,7 +74,11 @@ def _check_mixup(config: Config) -> None:
             f"config.regularization.mixup_layer = {layer} is more than config.model.num_layers = "
             f"{model.num_layers}; use at most as many"
         )
-    if layer and layer < model.num_layers and (model.scan or model.share_layers or model.remat):
+    if (
+        layer
+        and layer < model.num_layers
+        and (scans_layers(model) or model.share_layers or model.remat)
+    ):
         raise UserError(
             f"config.regularization.mixup_layer = {layer} is between blocks that are scanned or "
             f"recomputed; use 0 or {model.num_layers}, or config.model.scan=False and remat=False"
