@@ -75,6 +75,7 @@ def compile_attention(mesh: Mesh, name: str, query_chunk_size: int | None) -> di
         compiled = lowered.compile()
         seconds = time.process_time() - start
     memory = compiled.memory_analysis()
+    assert memory is not None
     return {
         "seconds": round(seconds, 1),
         "temporaries_mib": round(memory.temp_size_in_bytes / 2**20, 1),

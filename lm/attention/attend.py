@@ -13,6 +13,7 @@ from lm.attention.blockwise import attend_blockwise
 from lm.attention.chunking import plan_blocks
 from lm.attention.fused import fused_attention, has_kernel
 from lm.attention.mask import Mask
+from lm.devices.platform import platform
 from lm.softmax import WEIGHTINGS
 
 
@@ -75,9 +76,10 @@ def attend(
     per_head = {name: p[:, None, None] for name, p in (learned or {}).items()}
     shared = (per_head, position_bias, mixing)
     apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
-    context = functools.partial(_context, functools.partial(apply, **(options or {})))
 
     parts = plan_blocks(length, seen, mask, query_chunk_size)
+    apply = functools.partial(apply, **(options or {}))
+    context = functools.partial(_context, _apart(apply) if parts else apply)
     if not parts:
         contexts = context(queries, keys, shared, (mask, rng), 0, 0)
     else:
@@ -111,6 +113,18 @@ def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array
         weights = jnp.einsum("bgqs,gh->bhqs", weights, mixing[1])
     weights = weights.astype(value.dtype).reshape(*query.shape[:4], -1)
     return jnp.einsum("bgrqs,bgsk->bgrqk", weights, value, preferred_element_type=value.dtype)
+
+
+def _apart(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The same weighting, kept out of the products around it, on a TPU.
+
+    Its compiler takes up to twice as long where a weighting becomes part of a product
+    (experiments/compile_times.py); the scores and weights of a block fit in a core's memory.
+    """
+    if platform() != "tpu":
+        return apply
+    barrier = jax.lax.optimization_barrier
+    return lambda scores, where, **learned: barrier(apply(barrier(scores), where, **learned))
 
 
 def _pad(x: jax.Array, length: int) -> jax.Array:

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
 
+# Below it e^z is under the last digits of 1 in float32.
+_SERIES = -20.0
+
 
 def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Gives e^(s-m) / sum e^(s-m)."""
@@ -115,12 +118,27 @@ def softplus_l1(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     itself would be zero in a whole row.
     """
     z = visible_scores(scores, where, masked=0.0)
-    low = z < -20.0
-    tail = jnp.where(low, z, -20.0)
-    logarithm = jnp.log(jax.nn.softplus(jnp.where(low, 0.0, z)))
-    return softmax(jnp.where(low, tail - 0.5 * jnp.exp(tail), logarithm), where).astype(
-        scores.dtype
-    )
+    return softmax(_log_softplus(z), where).astype(scores.dtype)
+
+
+@jax.custom_jvp
+def _log_softplus(z: jax.Array) -> jax.Array:
+    """Gives log log(1 + e^z), by its series z - e^z / 2 where e^z is small."""
+    small = jnp.exp(jnp.minimum(z, _SERIES))
+    return jnp.where(z < _SERIES, z - 0.5 * small, jnp.log(_softplus(z)))
+
+
+@_log_softplus.defjvp
+def _log_softplus_jvp(primals, tangents):
+    """Gives sigmoid(z) / softplus(z) dz, which is (1 - e^z / 2) dz where e^z is small."""
+    (z,), (direction,) = primals, tangents
+    near = jnp.maximum(z, _SERIES)
+    slope = jax.nn.sigmoid(near) / _softplus(near)
+    return _log_softplus(z), direction * slope
+
+
+def _softplus(z: jax.Array) -> jax.Array:
+    return jnp.maximum(z, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
 
 
 def cog(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
