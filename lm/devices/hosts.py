@@ -276,9 +276,9 @@ def check_alike(described: Mapping[str, str]) -> None:
     from_main(compare)
 
 
-def to_host(array: jax.Array) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """The values of an array in this process, which need not hold all of them; all call this."""
-    if array.is_fully_addressable or array.is_fully_replicated:
+    if process_count() == 1 or isinstance(array, np.ndarray) or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
 

@@ -15,7 +15,6 @@ from lm.config import Config
 from lm.data import sources
 from lm.data.files import lines_of, to_json
 from lm.devices import sharding
-from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.evaluation.row_outputs import row_outputs
 from lm.evaluation.scored_row import MIN_LENGTH, round_up
@@ -95,19 +94,8 @@ def read_texts(config: Config, names: Sequence[str]) -> Iterator[str]:
             yield from (line for _, line in lines_of(document.text) if line.strip())
 
 
-def embed_files(
-    run: Restored,
-    file: epath.Path,
-    *,
-    texts: Sequence[str],
-    names: Sequence[str],
-    pooling: str,
-    normalize: bool,
-) -> str:
-    """Writes the vectors of texts, and of those of files, to a new file, and describes it."""
-    embeddings = embed(run, [*texts, *read_texts(run.config, names)], pooling, normalize)
-    if is_main():
-        write_embeddings(embeddings, file)
+def describe(embeddings: Embeddings, file: epath.Path) -> str:
+    """Says what was written to a file."""
     truncated = f"; {embeddings.truncated} were truncated" if embeddings.truncated else ""
     return f"written: {file}, vectors {list(embeddings.vectors.shape)}{truncated}"
 
@@ -116,7 +104,7 @@ def check_output(file: epath.Path | None) -> epath.Path:
     """The file; raises UserError where vectors cannot be written to a new file of this name."""
     if file is None or file.suffix.lower() not in ENDINGS:
         raise UserError(f"embed needs --output=FILE, a file that ends in {' or '.join(ENDINGS)}")
-    if from_main(file.exists):
+    if file.exists():
         raise UserError(f"{file} is there already; give a new file to write to")
     return file
 

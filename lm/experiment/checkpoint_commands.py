@@ -9,7 +9,7 @@ from etils import epath
 
 from lm.checkpoints.restored import Restored
 from lm.data.files import write_json
-from lm.devices.hosts import is_main
+from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.evaluation import embed, perplexity, predict
 from lm.evaluation.diagnostics import diagnose_run
@@ -60,9 +60,13 @@ def run_embed(
     normalize: bool,
 ) -> str:
     """Writes the embeddings of texts, and of those of files, to a new file; describes it."""
-    file = embed.check_output(file)
-    options = {"pooling": pooling, "normalize": normalize}
-    return embed.embed_files(open_run(), file, texts=texts, names=data, **options)
+    file = epath.Path(from_main(lambda: str(embed.check_output(file))))
+    run = open_run()
+    both = [*texts, *embed.read_texts(run.config, data)]
+    embeddings = embed.embed(run, both, pooling, normalize)
+    if is_main():
+        embed.write_embeddings(embeddings, file)
+    return embed.describe(embeddings, file)
 
 
 def run_diagnose(open_run: OpenRun, num_contexts: int, workdir: epath.Path) -> list[str]:

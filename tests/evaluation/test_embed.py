@@ -13,7 +13,8 @@ from lm.checkpoints.restored import Restored
 from lm.config import override
 from lm.data import ByteTokenizer
 from lm.errors import UserError
-from lm.evaluation.embed import check_output, embed, embed_files, read_texts, write_embeddings
+from lm.evaluation.embed import check_output, embed, read_texts, write_embeddings
+from lm.experiment.checkpoint_commands import run_embed
 from lm.generation import prompt_batch
 from lm.training.prepare import shared_program
 
@@ -106,8 +107,8 @@ def test_texts_come_from_lines_and_columns_and_vectors_go_to_either_kind_of_file
     names = [str(tmp_path / "a.txt"), str(tmp_path / "b.csv")]
     texts = list(read_texts(encoder.config, names))
     assert texts == ["one", "two", "three, four"]
-    options = {"texts": [], "names": names, "pooling": "mean", "normalize": False}
-    said = embed_files(encoder, epath.Path(tmp_path / "new" / "v.npy"), **options)
+    options = {"texts": [], "data": names, "pooling": "mean", "normalize": False}
+    said = run_embed(lambda: encoder, epath.Path(tmp_path / "new" / "v.npy"), **options)
     assert said.endswith("vectors [3, 32]")
     vectors = np.load(tmp_path / "new" / "v.npy")
     write_embeddings(
