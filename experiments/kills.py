@@ -11,7 +11,6 @@ parameters, the optimizer's state, the step), and the names of the files.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -22,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,28 +55,31 @@ PATIENCE = 300.0  # seconds for which a moment is waited for
 
 
 class Place(NamedTuple):
-    """The folders of a run, and when its process was started."""
+    """The folders of a run, and what a killed process has left half done in them."""
 
     workdir: pathlib.Path
     cache: pathlib.Path
-    started: float = 0.0
+    left: frozenset[str] = frozenset()
 
 
 def is_preparing(place: Place) -> bool:
     """Whether the corpus is being written."""
-    return has_new(place, place.cache.glob("data/*.partial-*"))
+    return bool(partial_corpora(place) - place.left)
 
 
 def is_saving(place: Place) -> bool:
     """Whether a checkpoint is being written."""
-    return has_new(place, place.workdir.glob("checkpoints/*tmp*"))
+    return bool(partial_checkpoints(place) - place.left)
 
 
-def has_new(place: Place, paths: Iterable[pathlib.Path]) -> bool:
-    """Whether one of the paths is of this process, and not what a killed one left."""
-    with contextlib.suppress(FileNotFoundError):  # was finished meanwhile
-        return any(path.stat().st_mtime > place.started for path in paths)
-    return False
+def partial_corpora(place: Place) -> set[str]:
+    """The names of corpora that are half written."""
+    return {path.name for path in place.cache.glob("data/*.partial-*")}
+
+
+def partial_checkpoints(place: Place) -> set[str]:
+    """The names of checkpoints that are half written."""
+    return {path.name for path in place.workdir.glob("checkpoints/*tmp*")}
 
 
 def logged(place: Place) -> int:
@@ -121,7 +123,7 @@ MOMENTS = {
     "save": Moment(is_saving, 0.03),
     "training, second half": Moment(at_step(STEPS // 2), 0.1),
     "last evaluation": Moment(is_evaluating, 0.3),
-    "last save and result": Moment(is_ending, 0.2),
+    "last save and result": Moment(is_ending, 0.3),
 }
 
 
@@ -142,7 +144,7 @@ def start(place: Place) -> subprocess.Popen[str]:
 
 def kill_at(name: str, place: Place, rng: random.Random) -> dict[str, Any] | None:
     """Kills a run at a moment; what it had done. None where it was finished before."""
-    place = place._replace(started=time.time())
+    place = place._replace(left=frozenset(partial_corpora(place) | partial_checkpoints(place)))
     process, moment, begun = start(place), MOMENTS[name], time.perf_counter()
     while process.poll() is None and not moment.has_come(place):
         if time.perf_counter() - begun > PATIENCE:
@@ -161,7 +163,7 @@ def kill_at(name: str, place: Place, rng: random.Random) -> dict[str, Any] | Non
         "seconds": round(time.perf_counter() - begun, 2),
         "logged": logged(place),
         "checkpoints": Checkpoints(place.workdir).steps,
-        "unfinished": {"corpus": is_preparing(place), "checkpoint": is_saving(place)},
+        "half_written": sorted(partial_corpora(place) | partial_checkpoints(place)),
         "status": " ".join(each.state for each in run_statuses(place.workdir)),
     }
 
