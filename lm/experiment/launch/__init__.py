@@ -4,7 +4,9 @@ from lm.experiment.launch import gcloud, printed, sky, slurm, xpk
 from lm.experiment.launch.engine import Engine
 
 ENGINES = {
-    "sky": Engine(sky.prepare, "sky", 'pip install "skypilot[gcp]", then sky check'),
+    "sky": Engine(
+        sky.prepare, "sky", 'pip install "skypilot[gcp]", then sky check', lacks=("tpu7x",)
+    ),
     "xpk": Engine(
         xpk.prepare,
         "kubectl",

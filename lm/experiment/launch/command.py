@@ -85,11 +85,9 @@ def make_job(request: Request) -> Job:
 def _check(job: Job, name: str, path: str) -> None:
     """Raises UserError where an engine cannot start a job."""
     engine = ENGINES[name]
-    if job.slice.kind not in engine.kinds:
-        able = ", ".join(n for n, each in ENGINES.items() if job.slice.kind in each.kinds)
-        raise UserError(
-            f"--on={job.slice.name}: --with={name} has no {job.slice.kind.upper()}s; use {able}"
-        )
+    if not engine.takes(job.slice):
+        able = ", ".join(other for other, each in ENGINES.items() if each.takes(job.slice))
+        raise UserError(f"--on={job.slice.name} is no machine of --with={name}; use {able}")
     if job.spot and not engine.spot:
         raise UserError(
             f"--spot is not known to {name}; leave it out, and choose a partition whose jobs are "

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from lm.devices.slice_names import SliceSpec
 from lm.experiment.launch.job import Job, Submission
 
 
@@ -16,6 +17,7 @@ class Engine:
       tool: the program that submits them; None: a person does.
       install: how to get that program.
       kinds: of the slices that it has, "tpu", "gpu" and "cpu".
+      lacks: accelerators of these kinds that it does not know.
       remote: whether workers start on other machines, which have no disk of this one.
       spot: whether it takes --spot.
       needs_image: whether workers are containers.
@@ -25,6 +27,11 @@ class Engine:
     tool: str | None = None
     install: str = ""
     kinds: tuple[str, ...] = ("tpu", "gpu", "cpu")
+    lacks: tuple[str, ...] = ()
     remote: bool = True
     spot: bool = True
     needs_image: bool = False
+
+    def takes(self, slice_: SliceSpec) -> bool:
+        """Whether it has such machines."""
+        return slice_.kind in self.kinds and slice_.accelerator not in self.lacks

@@ -14,8 +14,8 @@ _TPUS = {
     "v5e": ("v5litepod", "v2-alpha-tpuv5-lite"),
     "v5p": ("v5p", "v2-alpha-tpuv5"),
     "v6e": ("v6e", "v2-alpha-tpuv6e"),
-    "tpu7x": ("7x", "v2-alpha-tpu7-ubuntu2404"),
 }
+_GPUS = {"a100": "A100-80GB"}  # others are written in capitals
 _RESTARTS = 3  # after errors of its own; preemptions are not counted
 
 
@@ -52,7 +52,8 @@ def _resources(job: Job) -> dict[str, Any]:
         found["accelerators"] = f"tpu-{name}-{number}:1"
         found["accelerator_args"] = {"runtime_version": image}
     elif job.slice.kind == "gpu":
-        found["accelerators"] = f"{accelerator.upper()}:{job.slice.chips_per_host}"
+        name = _GPUS.get(accelerator, accelerator.upper())
+        found["accelerators"] = f"{name}:{job.slice.chips_per_host}"
     else:
         found["cpus"] = f"{job.slice.chips}+"
     recovery = {"strategy": "EAGER_NEXT_REGION", "max_restarts_on_errors": _RESTARTS}

@@ -20,7 +20,7 @@ _TPUS = {
 }
 _GPUS = {
     "l4": "nvidia-l4",
-    "a100": "nvidia-tesla-a100",
+    "a100": "nvidia-a100-80gb",
     "h100": "nvidia-h100-80gb",
     "h200": "nvidia-h200-141gb",
     "b200": "nvidia-b200",
