@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lm.softmax import WEIGHTINGS, entmax_threshold
+from lm.softmax import WEIGHTINGS, entmax_threshold, sparse
 from lm.softmax.oracles import oracle
 
 EVERY = pytest.mark.parametrize("name", WEIGHTINGS)
@@ -188,6 +188,23 @@ def test_log_length_and_ssmax_depend_on_the_visible_length():
         assert np.abs(longer[:, :7] - apply(name, scores, **options)).max() > 0.01
     at_e = WEIGHTINGS["ssmax"].apply(scores, scale=1 / np.log(7))
     np.testing.assert_allclose(at_e, apply("softmax", scores), atol=1e-6)
+
+
+def test_the_last_chosen_of_top_k_is_found_by_counting_as_by_sorting(monkeypatch):
+    z = np.random.default_rng(0).normal(size=(8, 300)).astype(np.float32)
+    z[1], z[2], z[3], z[4, 5:], z[5] = np.round(z[1]), 0.0, -0.0, -np.inf, z[5] * 1e30
+    z[3, 1::2] = 0.0
+    for k in (1, 2, 7, 32, 299):
+        by_sorting = sparse._last_chosen(jnp.asarray(z), k)
+        with monkeypatch.context() as patch:
+            patch.setattr(sparse, "platform", lambda: "tpu")
+            jax.tree.map(
+                np.testing.assert_array_equal, sparse._last_chosen(jnp.asarray(z), k), by_sorting
+            )
+
+
+def test_top_k_chooses_one_of_a_zero_and_a_negative_zero():
+    np.testing.assert_array_equal(apply("top_k", jnp.asarray([[-0.0, 0.0]]), k=1), [[1.0, 0.0]])
 
 
 def test_top_k_chooses_exactly_k_the_first_of_equal_ones():
