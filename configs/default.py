@@ -287,9 +287,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;
-    # parameters and optimizer state over fsdp and tensor.
+    # parameters and optimizer state over fsdp and tensor; the positions of each row over sequence,
+    # which divides data.seq_len, for rows whose activations one device cannot hold.
     mesh.data = -1
     mesh.fsdp = 1
+    mesh.sequence = 1
     mesh.tensor = 1
 
     config.checkpoint = checkpoint = ConfigDict()

@@ -35,14 +35,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def as_many_devices_as_a_mesh_asks_for():
-    """A mesh of 2 x 1 x 1 is made of the first two of the fake devices; one with -1 of all."""
+    """A mesh of 2x1x1x1 is made of the first two of the fake devices; one with -1 of all."""
     whole = sharding.make_mesh
 
-    def make_mesh(data=-1, fsdp=1, tensor=1, devices=None):
-        count = math.prod((data, fsdp, tensor))
+    def make_mesh(data=-1, fsdp=1, sequence=1, tensor=1, devices=None):
+        count = math.prod((data, fsdp, sequence, tensor))
         if devices is None and 0 < count < jax.device_count():
             devices = jax.devices()[:count]
-        return whole(data, fsdp, tensor, devices)
+        return whole(data, fsdp, sequence, tensor, devices)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", make_mesh)

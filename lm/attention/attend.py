@@ -1,5 +1,5 @@
 """Score-based attention: scores, a weighting of `lm.softmax.WEIGHTINGS`, and a weighted sum; all
-queries at once or in blocks.
+queries at once or in blocks, on one device or with the positions split over several.
 """
 
 import functools
@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.attention.blockwise import attend_blockwise
+from lm.attention.block_scores import block_scores, heads_first, positions_first
+from lm.attention.blockwise import attend_blockwise, pad_queries
 from lm.attention.chunking import plan_blocks
 from lm.attention.fused import fused_attention, has_kernel
 from lm.attention.mask import Mask
+from lm.attention.ring import ring_attend
+from lm.attention.sequence import is_ring, over_sequence, splits
 from lm.devices.platform import platform
 from lm.softmax import WEIGHTINGS
 
@@ -51,7 +54,8 @@ def attend(
       query_chunk_size: queries computed at a time. None takes a kernel where there is one (see
         `fused_attention`), and else chooses by size and device (see `plan_blocks`); 0 forces the
         plain path; n > 0 needs memory linear in S, forward and backward, as each block is
-        recomputed in the backward pass.
+        recomputed in the backward pass. Unless it is 0, a mesh in use that splits positions has
+        every device compute its own queries (see `lm.attention.sequence`).
 
     Returns:
       [B, Q, H, K'], in the dtype of `value`. A query that sees no key gets zeros.
@@ -59,56 +63,51 @@ def attend(
     Raises:
       ValueError: where G does not divide H.
     """
-    length, heads, seen, groups = *query.shape[1:3], *key.shape[1:3]
+    heads, groups = query.shape[2], key.shape[2]
     if heads % groups:
         raise ValueError(f"{groups} key groups do not divide {heads} heads")
 
+    query_gate, key_gate = gates or (None, None)
+    queries, keys = (query, query_gate), (key, value, key_gate)
+    shared = (dict(learned or {}), position_bias, mixing)
+    apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
+    apply = functools.partial(apply, **(options or {}))
+    if query_chunk_size != 0 and splits(mask):
+        path, ring = functools.partial(_attend, apply, query_chunk_size), False
+        if isinstance(weighting, str) and is_ring(weighting, mixing is not None):
+            own = (WEIGHTINGS[weighting], options or {}, query_chunk_size)
+            path, ring = functools.partial(ring_attend, *own), True
+        return over_sequence(path, ring, queries, keys, shared, mask, rng)
     plain = weighting == "softmax" and not (learned or options or position_bias or gates or mixing)
     if query_chunk_size is None and plain and has_kernel(query, key, value, mask):
         return fused_attention(query, key, value, mask)
+    return _attend(apply, query_chunk_size, queries, keys, shared, mask, rng)
 
-    # Heads before positions, so that blocks of queries and prefixes of keys are slices.
-    query = query.reshape(query.shape[0], length, groups, -1, query.shape[3])
-    query = (query * query.shape[4] ** -0.5).transpose(0, 2, 3, 1, 4)
-    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-    query_gate, key_gate = (x.swapaxes(1, 2)[..., None] for x in gates) if gates else (None, None)
-    queries, keys = (query, query_gate), (key, value, key_gate)
-    per_head = {name: p[:, None, None] for name, p in (learned or {}).items()}
-    shared = (per_head, position_bias, mixing)
-    apply = WEIGHTINGS[weighting].apply if isinstance(weighting, str) else weighting
 
+def _attend(apply, query_chunk_size, queries, keys, shared, mask, rng) -> jax.Array:
+    """[B, Q, H, K'], all queries at once or in blocks."""
+    length, seen = queries[0].shape[1], keys[0].shape[1]
+    queries, keys, shared = heads_first(queries, keys, shared)
     parts = plan_blocks(length, seen, mask, query_chunk_size)
-    apply = functools.partial(apply, **(options or {}))
     context = functools.partial(_context, _apart(apply) if parts else apply)
     if not parts:
-        contexts = context(queries, keys, shared, (mask, rng), 0, 0)
-    else:
-        padded = parts[-1].start + parts[-1].size * parts[-1].blocks
-        queries = jax.tree.map(lambda x: _pad(x, padded), queries)
-        fixed = (mask.padded_queries(padded), rng)
-        contexts: jax.Array = attend_blockwise(context, parts, queries, keys, shared, fixed)
-        contexts = contexts[..., :length, :]
-    return contexts.transpose(0, 3, 1, 2, 4).reshape(-1, length, heads, value.shape[3])
+        return positions_first(context(queries, keys, shared, (mask, rng), 0, 0))
+    padded = parts[-1].start + parts[-1].size * parts[-1].blocks
+    queries = jax.tree.map(lambda x: pad_queries(x, padded), queries)
+    fixed = (mask.padded_queries(padded), rng)
+    contexts: jax.Array = attend_blockwise(context, parts, queries, keys, shared, fixed)
+    return positions_first(contexts[..., :length, :])
 
 
 def _context(apply, queries, keys, shared, fixed, start, first_key) -> jax.Array:
     """Queries [B, G, H/G, n, K] over keys [B, G, S, K] to contexts [B, G, H/G, n, K']."""
-    (query, query_gate), (key, value, key_gate) = queries, keys
-    (learned, position_bias, mixing), (mask, rng) = shared, fixed
-    block = (start, query.shape[3], first_key, key.shape[2])
-
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bgrqk,bgsk->bgrqs", query, key, preferred_element_type=dtype)
-    scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
-    if position_bias is not None:
-        scores += position_bias(mask.relative_positions(*block)).astype(dtype)
-    if query_gate is not None:
-        scores += query_gate - key_gate.swapaxes(-1, -2)
-    if mixing is not None:
-        scores = jnp.einsum("bgqs,gh->bhqs", scores, mixing[0])
+    query, value = queries[0], keys[1]
+    (learned, _, mixing), (mask, rng) = shared, fixed
+    scores = block_scores(queries, keys, shared, mask, start, first_key)
     if rng is not None:
         learned = learned | {"key": jax.random.fold_in(rng, start)}
-    weights = apply(scores, mask.visible(*block), **learned)
+    visible = mask.visible(start, query.shape[3], first_key, value.shape[2])
+    weights = apply(scores, visible, **learned)
     if mixing is not None:
         weights = jnp.einsum("bgqs,gh->bhqs", weights, mixing[1])
     weights = weights.astype(value.dtype).reshape(*query.shape[:4], -1)
@@ -125,10 +124,3 @@ def _apart(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return apply
     barrier = jax.lax.optimization_barrier
     return lambda scores, where, **learned: barrier(apply(barrier(scores), where, **learned))
-
-
-def _pad(x: jax.Array, length: int) -> jax.Array:
-    """Zeros behind, along the axis before the last."""
-    if x.shape[-2] == length:
-        return x
-    return jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, length - x.shape[-2]), (0, 0)))

@@ -46,6 +46,7 @@ class Mechanism(nn.Module):
       owns_weights: it computes weights of its own, not by `weighting` from scores.
       causal_only: defined only where a query sees no later key: not in encoders, nor for
         cross-attention.
+      mixes_heads: a head's context is of other heads' weights too.
       position_embeddings: the position embeddings within attention that it supports.
     """
 
@@ -57,6 +58,7 @@ class Mechanism(nn.Module):
 
     owns_weights: ClassVar[bool] = False
     causal_only: ClassVar[bool] = False
+    mixes_heads: ClassVar[bool] = False
     position_embeddings: ClassVar[tuple[str, ...]] = ("rotary", "alibi", "relative")
 
     @classmethod

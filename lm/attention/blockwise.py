@@ -76,19 +76,18 @@ def _part_forward(context, part, queries, keys, shared, fixed):
         slices = _slices(part, queries, keys, start)
         return _block(context, part, keys, fixed, start)(*slices, shared)
 
-    contexts = jnp.moveaxis(jax.lax.map(one, _starts(part)), 0, -3)
-    return contexts.reshape(*contexts.shape[:-3], -1, contexts.shape[-1]), None
+    return _joined(jax.lax.map(one, _starts(part))), None
 
 
 def _backward(context, parts, saved, context_grads):
     queries, keys, shared, fixed, gradients = saved
     # The longest first: the others are added into its prefix.
     query_grads = []
-    sums = jax.tree.map(_zeros, (keys, shared))
+    sums = zeros_like_sums((keys, shared))
     for part, gradient in zip(reversed(parts), reversed(gradients), strict=True):
         part_grads = _take(context_grads, part.start, part.size * part.blocks)
         operands = (queries, keys, shared, fixed)
-        query_grad, sums = _part_backward(context, part, gradient, operands, part_grads, sums)
+        query_grad, sums = part_backward(context, part, gradient, operands, part_grads, sums)
         sums, query_grad, queries = jax.lax.optimization_barrier((sums, query_grad, queries))
         query_grads.append(query_grad)
     query_grads = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-2), *query_grads[::-1])
@@ -96,7 +95,17 @@ def _backward(context, parts, saved, context_grads):
     return query_grads, key_grads, shared_grads, None
 
 
-def _part_backward(context, part, gradient, operands, part_grads, sums):
+def part_backward(context, part, gradient, operands, part_grads, sums):
+    """Gradients of a part's queries, and `sums` with those of keys and of what is shared.
+
+    Args:
+      context: as for `attend_blockwise`; it may also give several such arrays.
+      part: which queries.
+      gradient: of its one block, kept from the forward pass; None: computed here.
+      operands: queries, keys, shared and fixed, of `attend_blockwise`.
+      part_grads: of what `context` gives for the part.
+      sums: `zeros_like_sums` of keys and shared, or what other parts made of them.
+    """
     queries, keys, shared, fixed = operands
 
     def add(sums, block_grads, gradient, start):
@@ -105,22 +114,47 @@ def _part_backward(context, part, gradient, operands, part_grads, sums):
         key_grads = jax.tree.map(lambda s, x: _add_at(s, x, first), sums[0], of_key)
         return (key_grads, jax.tree.map(_plus, sums[1], shared_grads)), query_grad
 
+    def gradient_of(start):
+        slices = _slices(part, queries, keys, start)
+        return jax.vjp(_block(context, part, keys, fixed, start), *slices, shared)[1]
+
     if part.blocks == 1:
-        sums, query_grad = add(sums, part_grads, gradient, part.start)
+        sums, query_grad = add(sums, part_grads, gradient or gradient_of(part.start), part.start)
         return query_grad, sums
 
     def one(sums, start):
-        slices = _slices(part, queries, keys, start)
-        block = _block(context, part, keys, fixed, start)
         block_grads = _take(part_grads, start - part.start, part.size)
-        return add(sums, block_grads, jax.vjp(block, *slices, shared)[1], start)
+        return add(sums, block_grads, gradient_of(start), start)
 
     sums, query_grad = jax.lax.scan(one, sums, _starts(part))
-    joined = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), query_grad)
-    return jax.tree.map(lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1]), joined), sums
+    return _joined(query_grad), sums
 
 
 attend_blockwise.defvjp(_forward, _backward)
+
+
+def map_blocks(function: Callable[..., Any], part: Part, queries: Any) -> Any:
+    """`function(start, block of queries)` of every block of a part, put together along the axis
+    before the last.
+    """
+    if part.blocks == 1:
+        return function(part.start, _take(queries, part.start, part.size))
+    found = jax.lax.map(
+        lambda start: function(start, _take(queries, start, part.size)), _starts(part)
+    )
+    return _joined(found)
+
+
+def pad_queries(x: jax.Array, length: int) -> jax.Array:
+    """Zeros behind, along the axis before the last."""
+    if x.shape[-2] == length:
+        return x
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, length - x.shape[-2]), (0, 0)))
+
+
+def zeros_like_sums(tree: Any) -> Any:
+    """Zeros of the same shapes, in float32 at least."""
+    return jax.tree.map(_zeros, tree)
 
 
 def _block(context, part, keys, fixed, start):
@@ -136,6 +170,12 @@ def _starts(part: Part) -> jax.Array:
 def _slices(part, queries, keys, start):
     first = part.first_key(start, _length(keys))
     return _take(queries, start, part.size), _take(keys, first, part.keys)
+
+
+def _joined(tree: Any) -> Any:
+    """[blocks, ..., n, K] to [..., blocks n, K]."""
+    moved = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), tree)
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1]), moved)
 
 
 def _length(tree: Any) -> int:

@@ -55,6 +55,12 @@ def plan_blocks(
     )
 
 
+def plan_block(queries: int, keys: int, query_chunk_size: int | None) -> Part:
+    """The one part in which Q queries over S keys are computed, whatever the mask hides."""
+    parts = plan_blocks(queries, keys, Mask(), query_chunk_size)
+    return parts[0] if parts else Part(0, queries, 1, keys)
+
+
 def describe(length: int, causal: bool, query_chunk_size: int | None, kernel: bool) -> str:
     """How a row of this length is computed, as a run's log says it."""
     if kernel:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm.attention.attend import attend
 from lm.attention.mask import Mask
+from lm.devices.sharding import gather_positions
 
 _CHUNK = 128
 
@@ -66,6 +67,9 @@ def feature_attend(
     if not mask.causal and mask.segments is None:
         sums = jnp.einsum("bgrqm,bgmk->bgrqk", query, _state(key, values))
     else:
+        # A run passes all positions in turn: every device computes it whole.
+        query = gather_positions(query, 3)
+        key, values = gather_positions(key, 2), gather_positions(values, 2)
         segments = jnp.zeros((size, length), int) if mask.segments is None else mask.segments
         segments, chunk = segments[:, None], min(query_chunk_size or _CHUNK, length)
         sums = _run(query, key, values, segments, chunk)

@@ -16,6 +16,8 @@ class TalkingHeadsAttention(Mechanism):
     their rows sum to anything.
     """
 
+    mixes_heads = True
+
     @nn.compact
     def __call__(
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, layer: LayerContext

@@ -2,8 +2,8 @@
 paths. No other file names mesh axes.
 
 The mesh has the axes data (copies of the model), fsdp (rows of the batch, and parameters split
-among them) and tensor (heads, feed-forward features and vocabulary split); one device is the mesh
-1x1x1.
+among them), sequence (positions of each row split) and tensor (heads, feed-forward features and
+vocabulary split); one device is the mesh 1x1x1x1.
 """
 
 import math
@@ -18,8 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # over which the tokens of a batch are split
+AXES = ("data", "fsdp", "sequence", "tensor")
+BATCH_AXES = ("data", "fsdp")  # over which the rows of a batch are split
+SEQUENCE_AXIS = "sequence"  # over which the positions of each row are split
+TOKEN_AXES = (SEQUENCE_AXIS, *BATCH_AXES)  # over which tokens of all rows are split, in this order
 VOCAB_AXIS = "tensor"  # over which the vocabulary is split
 
 # The first rule whose pattern is found in a parameter's path gives the axes of its last dimensions;
@@ -45,14 +47,18 @@ _RULES = (
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+    data: int = -1,
+    fsdp: int = 1,
+    sequence: int = 1,
+    tensor: int = 1,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh over all devices of all hosts (or those given); -1 once stands for what remains.
 
     Raises:
       UserError: where the sizes do not use exactly the devices that there are.
     """
-    sizes = [data, fsdp, tensor]
+    sizes = [data, fsdp, sequence, tensor]
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     fixed = math.prod(size for size in sizes if size != -1)
@@ -63,12 +69,12 @@ def make_mesh(
         sizes[sizes.index(-1)] = count // fixed
     if math.prod(sizes) != count:
         raise UserError(
-            f"config.mesh = {shape} does not fit {count} devices; data * fsdp * tensor must be "
-            f"{count} (-1 for one of them means the rest)"
+            f"config.mesh = {shape} does not fit {count} devices; data * fsdp * sequence * tensor "
+            f"must be {count} (-1 for one of them means the rest)"
         )
     # An axis may take a part of an axis of a TPU's torus; jax.make_mesh allows it on v5e alone.
     placed = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_parts(mesh: Mesh) -> int:
@@ -100,10 +106,51 @@ def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
             )
 
 
+def check_positions(mesh: Mesh, seq_len: int) -> None:
+    """Raises UserError where the positions of a row cannot be split over the sequence axis."""
+    parts = mesh.shape[SEQUENCE_AXIS]
+    if seq_len % parts:
+        lower = seq_len - seq_len % parts
+        choice = f"{lower} or {lower + parts}" if lower else f"{parts}"
+        raise UserError(
+            f"config.data.seq_len = {seq_len} is not divisible by config.mesh.sequence = {parts}; "
+            f"use {choice}"
+        )
+
+
+def sequence_parts() -> int:
+    """Over how many devices the mesh in use splits the positions of a row.
+
+    1 where no mesh is in use, and within a `jax.shard_map` over the sequence axis.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or SEQUENCE_AXIS in mesh.manual_axes:
+        return 1
+    return mesh.shape.get(SEQUENCE_AXIS, 1)
+
+
+def split_positions(x: jax.Array, axis: int = 1) -> jax.Array:
+    """The same array; where the mesh in use splits positions, `axis` is split over its devices."""
+    return _constrained(x, axis, SEQUENCE_AXIS)
+
+
+def gather_positions(x: jax.Array, axis: int = 1) -> jax.Array:
+    """The same array; where the mesh in use splits positions, `axis` is whole on every device."""
+    return _constrained(x, axis, None)
+
+
+def _constrained(x: jax.Array, axis: int, name: str | None) -> jax.Array:
+    if sequence_parts() == 1:
+        return x
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = name
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
 def local_places(mesh: Mesh, batch_size: int) -> list[int]:
     """The places in a batch of the rows that devices of this process hold, in order.
 
-    Processes whose devices are copies along the axis tensor hold the same.
+    Processes whose devices differ along the axes sequence and tensor alone hold the same.
     """
     size = batch_size // batch_parts(mesh)
     return [part * size + row for part in _local_parts(mesh) for row in range(size)]
@@ -117,7 +164,9 @@ def _local_parts(mesh: Mesh) -> list[int]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over data and fsdp, everything behind the first axis whole."""
+    """Rows split over data and fsdp, everything behind the first axis whole: tokens are few bytes,
+    and a row has one more than positions.
+    """
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention import Mask
 from lm.attention.positions import AlibiBias, RelativeBias, alibi_slopes
+from lm.devices.sharding import split_positions
 from lm.model.activations import ACTIVATIONS, GATED
 from lm.model.config import BlockConfig, FeedForwardConfig, Numerics, StackConfig, TransformConfig
 from lm.model.multihead import MultiHeadAttention
@@ -67,6 +68,7 @@ class Block(nn.Module):
 
         `memory` [B, S, D] is the encoder's output for a decoder; None where its keys are cached.
         """
+        x = split_positions(x)
         attention = MultiHeadAttention(self.config.attention, name="attention")
         arguments = (positions, mask, None, cache_length, position_bias)
         x = self._residual("attention", x, train, attention, *arguments)

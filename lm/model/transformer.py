@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention import Mask
+from lm.devices.sharding import sequence_parts
 from lm.model.batch import Batch
 from lm.model.config import ModelConfig, OutputSpace
 from lm.model.embedding import Embedding
@@ -170,17 +171,17 @@ class Transformer(nn.Module):
         """Log-probabilities [B, T, V] of what the head sees; of real targets, values [B, T]."""
         states, table = seen
         if self.outputs.real_targets:
-            return self.head.values(self._tokens(states)).reshape(batch.targets.shape)
+            return self._rows(self.head.values(self._tokens(states)), batch.targets.shape)
         if table is not None:
             return self._point("log_probs", states, table)
         flat = self.head.log_probs(self._tokens(states), self._tied_table(), **self._where(batch))
-        return flat.reshape(*batch.targets.shape, -1)
+        return self._rows(flat, batch.targets.shape)
 
     def log_probs(self, batch: Batch, **decoding: Any) -> jax.Array:
         """Log-probabilities [B, L, V] in nats; `decoding` as in `__call__`."""
         hidden = self.head_inputs(batch, **decoding)
         flat = self.token_log_probs(self._tokens(hidden))
-        return flat.reshape(*hidden.shape[:2], -1)
+        return self._rows(flat, hidden.shape[:2])
 
     def token_log_probs(self, hidden: jax.Array) -> jax.Array:
         """Log-probabilities [N, V] in nats of hidden states [N, D]."""
@@ -201,7 +202,7 @@ class Transformer(nn.Module):
             return self._point(method, seen[0], batch.targets, seen[1])
         states, targets, counts = map(self._tokens, (seen[0], batch.targets, batch.weights > 0))
         found = self.head.per_token(method, states, targets, self._tied_table(), counts, full_vocab)
-        return jax.tree.map(lambda x: x.reshape(batch.targets.shape), found)
+        return jax.tree.map(lambda x: self._rows(x, batch.targets.shape), found)
 
     def _point(self, method: str, *arrays: jax.Array) -> jax.Array:
         """A method of the head row by row, where each row has a table of its own."""
@@ -217,8 +218,28 @@ class Transformer(nn.Module):
         return {"where": batch.weights > 0} if self.head.sequence_level else {}
 
     def _tokens(self, x: jax.Array) -> jax.Array:
-        """[B, L, ...] to [B L, ...], unless the head wants rows."""
-        return x if self.head.sequence_level else x.reshape(-1, *x.shape[2:])
+        """[B, L, ...] to [B L, ...], unless the head wants rows. In the order of the devices that
+        have them, if the head splits its work as they do.
+        """
+        if self.head.sequence_level:
+            return x
+        parts = self._position_parts(x.shape[1])
+        x = x.reshape(x.shape[0], parts, -1, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(-1, *x.shape[3:])
+
+    def _rows(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The inverse of `_tokens`, of rows [B, L]."""
+        if self.head.sequence_level:
+            return x
+        parts = self._position_parts(shape[1])
+        x = x.reshape(parts, shape[0], -1, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(*shape, *x.shape[3:])
+
+    def _position_parts(self, length: int) -> int:
+        """How many parts of a row's positions are on different devices, for the head."""
+        # What a random head draws depends on a token's place among all.
+        parts = sequence_parts() if self.head.vocab_shardable and not self.head.random else 1
+        return parts if length % parts == 0 else 1
 
     def _tied_table(self) -> jax.Array | None:
         return self.embedding if self.config.head.tied else None

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from lm.devices.sharding import BATCH_AXES, VOCAB_AXIS
+from lm.devices.sharding import TOKEN_AXES, VOCAB_AXIS
 from lm.output.chunked import TokenMap
 from lm.output.loss_and_grad import LossAndGrad
 
@@ -26,7 +26,7 @@ class Shards:
     """
 
     mesh: Mesh
-    token_axes: tuple[str, ...] = BATCH_AXES
+    token_axes: tuple[str, ...] = TOKEN_AXES
     vocab_axis: str = VOCAB_AXIS
 
     @property

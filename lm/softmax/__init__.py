@@ -6,40 +6,70 @@ config's `sweep()`; the laws in `lm/softmax/laws.py` then hold it to its declare
 
 from flax.linen import initializers
 
-from lm.softmax import dense, pointwise, sparse
+from lm.softmax import dense, exponents, pointwise, sparse
 from lm.softmax.weighting import ANY, ONE_TO_TWO, POSITIVE, Weighting
 
 WEIGHTINGS: dict[str, Weighting] = {
-    "softmax": Weighting(dense.softmax),
-    "temperature": Weighting(dense.temperature, learnable={"temperature": POSITIVE}),
-    "softcap": Weighting(dense.softcap, shift_invariant=False, learnable={"cap": POSITIVE}),
-    "log_length": Weighting(dense.log_length),
+    "softmax": Weighting(dense.softmax, exponents=exponents.softmax),
+    "temperature": Weighting(
+        dense.temperature, learnable={"temperature": POSITIVE}, exponents=exponents.temperature
+    ),
+    "softcap": Weighting(
+        dense.softcap,
+        shift_invariant=False,
+        learnable={"cap": POSITIVE},
+        exponents=exponents.softcap,
+    ),
+    "log_length": Weighting(dense.log_length, exponents=exponents.log_length),
     # The initial scale keeps scores as large as they are: 0.168 is 1 / mean of log n, n to 1024.
-    "ssmax": Weighting(dense.ssmax, learned={"scale": initializers.constant(0.168)}),
-    "off_by_one": Weighting(dense.off_by_one, normalised=False, shift_invariant=False),
+    "ssmax": Weighting(
+        dense.ssmax, learned={"scale": initializers.constant(0.168)}, exponents=exponents.ssmax
+    ),
+    "off_by_one": Weighting(
+        dense.off_by_one,
+        normalised=False,
+        shift_invariant=False,
+        exponents=exponents.softmax,
+        sink=True,
+    ),
     "sink": Weighting(
-        dense.sink, normalised=False, shift_invariant=False, learned={"sink": initializers.zeros}
+        dense.sink,
+        normalised=False,
+        shift_invariant=False,
+        learned={"sink": initializers.zeros},
+        exponents=exponents.softmax,
+        sink=True,
     ),
-    "taylor": Weighting(dense.taylor, shift_invariant=False, monotone=False),
+    "taylor": Weighting(
+        dense.taylor, shift_invariant=False, monotone=False, exponents=exponents.taylor
+    ),
     "sigmoid": Weighting(
-        pointwise.sigmoid, normalised=False, shift_invariant=False, learnable={"bias": ANY}
+        pointwise.sigmoid,
+        normalised=False,
+        shift_invariant=False,
+        learnable={"bias": ANY},
+        pointwise=True,
     ),
-    "relu": Weighting(pointwise.relu, sparse=True, normalised=False, shift_invariant=False),
+    "relu": Weighting(
+        pointwise.relu, sparse=True, normalised=False, shift_invariant=False, pointwise=True
+    ),
     "relu_squared": Weighting(
-        pointwise.relu_squared, sparse=True, normalised=False, shift_invariant=False
+        pointwise.relu_squared, sparse=True, normalised=False, shift_invariant=False, pointwise=True
     ),
-    "softplus_l1": Weighting(dense.softplus_l1, shift_invariant=False),
+    "softplus_l1": Weighting(
+        dense.softplus_l1, shift_invariant=False, exponents=exponents.softplus_l1
+    ),
     "sparsemax": Weighting(sparse.sparsemax, sparse=True),
     "entmax15": Weighting(sparse.entmax15, sparse=True),
     "entmax": Weighting(sparse.entmax, sparse=True, learnable={"alpha": ONE_TO_TWO}),
     "alpha_relu": Weighting(
-        sparse.alpha_relu, sparse=True, normalised=False, shift_invariant=False
+        sparse.alpha_relu, sparse=True, normalised=False, shift_invariant=False, pointwise=True
     ),
     "top_k": Weighting(sparse.top_k, sparse=True),
     "gumbel_softmax": Weighting(
         dense.gumbel_softmax, random=True, learnable={"temperature": POSITIVE}
     ),
-    "cog": Weighting(dense.cog, signed=True, shift_invariant=False),
+    "cog": Weighting(dense.cog, signed=True, shift_invariant=False, exponents=exponents.cog),
 }
 
 __all__ = ["WEIGHTINGS", "Weighting"]

@@ -4,15 +4,11 @@ All take scores s of shape [..., S] and act on the last axis. Below, m is the ro
 the number of its visible places.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
+from lm.softmax import exponents
 from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
-
-# Below it e^z is under the last digits of 1 in float32.
-_SERIES = -20.0
 
 
 def softmax(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -41,15 +37,16 @@ def temperature(
 ) -> jax.Array:
     """Gives softmax(s / t): flatter for t > 1, sharper for t < 1 (Hinton et al. 1503.02531)."""
     z = visible_scores(scores, where, masked=0.0)
-    return softmax(z / temperature, where).astype(scores.dtype)
+    x = exponents.temperature(z, temperature=temperature)
+    return softmax(x, where).astype(scores.dtype)
 
 
 def softcap(
     scores: jax.Array, where: jax.Array | None = None, *, cap: float | jax.Array = 50.0
 ) -> jax.Array:
     """Gives softmax(c tanh(s / c)), scores bounded by the cap c > 0 (Gemma 2, 2408.00118)."""
-    capped = cap * jnp.tanh(visible_scores(scores, where, masked=0.0) / cap)
-    return softmax(capped, where).astype(scores.dtype)
+    z = visible_scores(scores, where, masked=0.0)
+    return softmax(exponents.softcap(z, cap=cap), where).astype(scores.dtype)
 
 
 def log_length(
@@ -60,9 +57,10 @@ def log_length(
     Rows of n = n0 > 1 visible places are the softmax, longer ones sharper. At n = 1 the factor is
     log 1 = 0, and the one place has all the weight, as ever.
     """
-    factor = jnp.log(row_length(scores, where)) / math.log(reference_length)
+    n = row_length(scores, where)
     z = visible_scores(scores, where, masked=0.0)
-    return softmax(z * factor, where).astype(scores.dtype)
+    x = exponents.log_length(z, n, reference_length=reference_length)
+    return softmax(x, where).astype(scores.dtype)
 
 
 def ssmax(
@@ -74,7 +72,8 @@ def ssmax(
     a log n = 1.
     """
     z = visible_scores(scores, where, masked=0.0)
-    return softmax(z * scale * jnp.log(row_length(scores, where)), where).astype(scores.dtype)
+    x = exponents.ssmax(z, row_length(scores, where), scale=scale)
+    return softmax(x, where).astype(scores.dtype)
 
 
 def off_by_one(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -118,27 +117,7 @@ def softplus_l1(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     itself would be zero in a whole row.
     """
     z = visible_scores(scores, where, masked=0.0)
-    return softmax(_log_softplus(z), where).astype(scores.dtype)
-
-
-@jax.custom_jvp
-def _log_softplus(z: jax.Array) -> jax.Array:
-    """Gives log log(1 + e^z), by its series z - e^z / 2 where e^z is small."""
-    small = jnp.exp(jnp.minimum(z, _SERIES))
-    return jnp.where(z < _SERIES, z - 0.5 * small, jnp.log(_softplus(z)))
-
-
-@_log_softplus.defjvp
-def _log_softplus_jvp(primals, tangents):
-    """Gives sigmoid(z) / softplus(z) dz, which is (1 - e^z / 2) dz where e^z is small."""
-    (z,), (direction,) = primals, tangents
-    near = jnp.maximum(z, _SERIES)
-    slope = jax.nn.sigmoid(near) / _softplus(near)
-    return _log_softplus(z), direction * slope
-
-
-def _softplus(z: jax.Array) -> jax.Array:
-    return jnp.maximum(z, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    return softmax(exponents.softplus_l1(z), where).astype(scores.dtype)
 
 
 def cog(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -147,8 +126,7 @@ def cog(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     The absolute values of a row sum to one, its weights do not. The sign of 0 is taken as +1.
     """
     z = visible_scores(scores, where, masked=0.0)
-    sign = jnp.where(z < 0, -1.0, 1.0)
-    return (sign * softmax(sign * z, where)).astype(scores.dtype)
+    return (exponents.sign(z) * softmax(exponents.cog(z), where)).astype(scores.dtype)
 
 
 def gumbel_softmax(

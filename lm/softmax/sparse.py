@@ -65,15 +65,17 @@ def alpha_relu(
     *,
     alpha: float = 1.5,
     tau: float | jax.Array | None = None,
+    length: jax.Array | None = None,
 ) -> jax.Array:
     """Gives relu((alpha-1) s - tau)^(1/(alpha-1)): entmax with a frozen threshold (2111.06832).
 
     tau = None means -n^(1-alpha), the threshold of a row of n equal scores of 0, which then sums
-    to one. Alpha is above 1 and at most 2, as for entmax.
+    to one. Alpha is above 1 and at most 2, as for entmax. `length` is n where the scores are a part
+    of the row's.
     """
     z = (alpha - 1.0) * visible_scores(scores, where)
     if tau is None:
-        tau = -(row_length(z, where) ** (1.0 - alpha))
+        tau = -(row_length(z, where, length) ** (1.0 - alpha))
     slack = z - tau
     # Both wheres: at the edge the power's gradient may be 0^0 or infinite.
     positive = slack > 0

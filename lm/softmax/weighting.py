@@ -57,6 +57,14 @@ class Weighting:
       learned: per-head parameters that the variant owns, name -> initialiser; `apply` takes them
         under their names, broadcast against `scores`.
       learnable: options that may be learned per head instead of fixed, name -> range.
+
+    How weights are computed where a device sees a part of a row only (`lm.attention.ring`):
+      exponents: `exponents(z, n, **options) -> x`, of scores z [..., S] and the row's length n
+        [..., 1], such that weights are e^x / sum e^x, times the sign of z where `signed`.
+      sink: the sum has one more term, e^b; b is the option "sink", or 0.
+      pointwise: a place's weight depends on no other score; `apply` also takes `length`, the n of
+        the whole row.
+    A variant without either needs all scores of a row at once.
     """
 
     apply: Callable[..., jax.Array]
@@ -68,6 +76,22 @@ class Weighting:
     random: bool = False
     learned: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     learnable: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    exponents: Callable[..., jax.Array] | None = None
+    sink: bool = False
+    pointwise: bool = False
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the weights of a row follow from sums over its parts."""
+        return self.exponents is not None or self.pointwise
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether weights computed from parts of a row depend on n."""
+        if self.exponents is None:
+            return self.pointwise
+        n = inspect.signature(self.exponents).parameters["n"]
+        return n.default is inspect.Parameter.empty
 
     @property
     def options(self) -> dict[str, Any]:
@@ -76,7 +100,7 @@ class Weighting:
         return {
             p.name: p.default
             for p in parameters
-            if p.kind is p.KEYWORD_ONLY and p.name != "key" and p.name not in self.learned
+            if p.kind is p.KEYWORD_ONLY and p.name not in ("key", "length", *self.learned)
         }
 
 
@@ -103,8 +127,15 @@ def row_maximum(scores: jax.Array) -> jax.Array:
     return jnp.where(top == -jnp.inf, 0.0, top)
 
 
-def row_length(scores: jax.Array, where: jax.Array | None) -> jax.Array:
-    """The number n of visible places of each row, [..., 1], in at least float32; at least one."""
+def row_length(
+    scores: jax.Array, where: jax.Array | None, length: jax.Array | None = None
+) -> jax.Array:
+    """The number n of visible places of each row, [..., 1], in at least float32; at least one.
+
+    `length` is given where the scores are a part of the row's.
+    """
+    if length is not None:
+        return length
     dtype = jnp.promote_types(scores.dtype, jnp.float32)
     if where is None:
         return jnp.asarray(max(scores.shape[-1], 1), dtype)

@@ -56,14 +56,15 @@ def build_model(
 
 
 def check_devices(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of a config, over all devices or those given, once batch and heads are known to
-    divide over it.
+    """The mesh of a config, over all devices or those given, once batch, positions and heads are
+    known to divide over it.
 
     Raises:
       UserError: where they do not.
     """
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     sharding.check_batch(mesh, config.batch_size, config.grad_accum_steps)
+    sharding.check_positions(mesh, config.data.seq_len)
     attention = resolve(config).model.stack.block.attention
     sharding.check_heads(mesh, attention.num_heads, attention.num_kv_heads)
     return mesh

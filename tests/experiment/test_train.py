@@ -133,7 +133,7 @@ def test_a_checkpoint_of_one_mesh_restores_on_another(small_config, finished, ca
     Checkpoints(workdir)._checkpointer.delete(12)
     resumed = train(override(small_config, {"mesh.fsdp": 2, "mesh.tensor": 2}), workdir)
     assert "resumes at step 10;" in capsys.readouterr().out
-    assert resumed["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert resumed["mesh"] == {"data": 1, "fsdp": 2, "sequence": 1, "tensor": 2}
     assert abs(resumed["eval/nats_per_token"] - result["eval/nats_per_token"]) < 1e-4
 
 

@@ -23,7 +23,7 @@ EVERYTHING = {
     "confidence_penalty": 0.1,
     "class_weights": tuple(np.linspace(0.5, 1.5, V).tolist()),
 }
-MESHES = [(8, 1, 1), (4, 1, 2), (1, 2, 4), (1, 1, 8)]
+MESHES = [(8, 1, 1, 1), (4, 1, 1, 2), (1, 2, 1, 4), (1, 1, 1, 8), (2, 1, 2, 2)]
 SPLITTING = [name for name in OUTPUTS if OUTPUTS[name].vocab_shardable]
 
 
@@ -78,7 +78,7 @@ def test_every_head_that_splits_gives_the_same_with_its_words_split(name):
     # In float64: sums of plif's slopes cancel, and their order moves a float32 by 1e-6.
     with jax.enable_x64(True):
         head, arguments, expected = problem(name, np.float64)
-        found = computed(head.clone(shards=shards_of((2, 2, 2)), token_chunk_size=3), *arguments)
+        found = computed(head.clone(shards=shards_of((2, 2, 1, 2)), token_chunk_size=3), *arguments)
         assert_equal(found, expected, 1e-12)
 
 
@@ -86,21 +86,21 @@ def test_devices_with_different_numbers_of_tokens_that_count_find_the_same():
     head, (params, hidden, targets, weights), _ = problem("softmax")
     weights = weights * (np.arange(N) < 14)
     expected = computed(head, params, hidden, targets, weights)
-    found = head.clone(shards=shards_of((2, 2, 2)), target_fraction=0.3, token_chunk_size=2)
+    found = head.clone(shards=shards_of((2, 2, 1, 2)), target_fraction=0.3, token_chunk_size=2)
     assert_equal(computed(found, params, hidden, targets, weights), expected, 1e-6)
 
 
 def test_split_words_lose_no_digit_in_float64():
     with jax.enable_x64(True):
         head, arguments, expected = problem("softmax", np.float64)
-        found = computed(head.clone(shards=shards_of((1, 2, 4)), token_chunk_size=4), *arguments)
+        found = computed(head.clone(shards=shards_of((1, 2, 1, 4)), token_chunk_size=4), *arguments)
         assert_equal(found, expected, 1e-12)
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbers_a_token(parts):
     tokens, features, words, token_chunk_size = 256, 16, 1040, 16
-    mesh = sharding.make_mesh(8 // parts, 1, parts)
+    mesh = sharding.make_mesh(8 // parts, 1, 1, parts)
     head = OUTPUTS["softmax"](
         words, features, shards=output_shards(mesh), token_chunk_size=token_chunk_size
     )
@@ -112,7 +112,7 @@ def test_the_compiled_program_holds_no_logits_of_all_words_and_moves_three_numbe
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    rows = (("data", "fsdp"),)
+    rows = (("sequence", "data", "fsdp"),)
     arguments = (
         array(jnp.float32, ("tensor",), words, features),
         array(jnp.float32, rows, tokens, features),

@@ -1,6 +1,8 @@
 """One update is the same however it is divided: over parts of a batch or over a mesh of devices."""
 
+import functools
 import itertools
+import json
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from configs import clm
-from lm.config import override
+from lm.attention import ATTENTIONS
+from lm.config import override, to_dict
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.training.nan_check import first_nonfinite
@@ -46,24 +50,70 @@ def run(config, steps=STEPS):
     return losses, state, program
 
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
+# Data, fsdp, sequence, tensor.
+MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 1, 2), (1, 2, 1, 4), (2, 1, 4, 1), (2, 1, 2, 2)]
+KINDS = {
+    "decoder": {},
+    "prefix": {"objective": "prefix"},
+    "encoder": {"objective": "masked", "model.architecture": "encoder"},
+    "encoder_decoder": {"objective": "span", "model.architecture": "encoder_decoder"},
+}
 
 
-def check_mesh(config, mesh):
+@functools.cache
+def losses_of_one_device(config, steps):
+    return run(override(ConfigDict(json.loads(config)), {"mesh.data": 1}), steps)[0]
+
+
+def check_mesh(config, mesh, steps=STEPS):
     """Compares the losses of a mesh with those of one device; gives the state of the mesh."""
-    sizes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
-    sharded, state, _ = run(override(config, sizes))
-    single, _, _ = run(override(config, {"mesh.data": 1}))
+    sizes = {f"mesh.{axis}": size for axis, size in zip(sharding.AXES, mesh, strict=True)}
+    sharded, state, _ = run(override(config, sizes), steps)
+    single = losses_of_one_device(json.dumps(to_dict(config)), steps)
     np.testing.assert_allclose(sharded, single, atol=1e-5)
     return state
 
 
-def test_a_mesh_of_all_three_axes_gives_the_losses_of_one_device(small_config):
-    state = check_mesh(small_config, (2, 2, 2))
+def test_a_mesh_of_all_axes_but_sequence_gives_the_losses_of_one_device(small_config):
+    state = check_mesh(small_config, (2, 2, 1, 2))
     table = state.params["embedding"]
     assert table.addressable_shards[0].data.size == table.size // (2 * 2)
     moment = state.opt_state[1][0].mu["embedding"]
     assert moment.sharding == table.sharding
+
+
+@pytest.mark.parametrize(
+    ("kind", "mesh", "settings"),
+    [
+        ("decoder", (1, 2, 2, 2), {"attention.weighting": "sink", "model.scan": True}),
+        ("encoder", (2, 1, 2, 1), {"attention.weighting": "sigmoid"}),
+        (
+            "encoder_decoder",  # whose decoder's length does not divide
+            (1, 1, 2, 1),
+            {"encoder_attention.weighting": "sparsemax", "cross_attention.weighting": "sigmoid"},
+        ),
+    ],
+)
+def test_rows_split_over_devices_give_the_losses_of_one_device(small_config, kind, mesh, settings):
+    check_mesh(override(small_config, KINDS[kind] | settings), mesh, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid", "entmax15", "sparsemax"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mesh_gives_the_losses_of_one_device(small_config, kind, weighting, mesh):
+    settings = {"attention.weighting": weighting, "model.num_layers": 2, "steps": 20}
+    check_mesh(override(small_config, KINDS[kind] | settings), mesh, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", ATTENTIONS)
+def test_every_mechanism_gives_the_losses_of_one_device_with_its_rows_split(
+    small_config, mechanism
+):
+    settings = {"attention.mechanism": mechanism, "model.position_embedding": "learned"}
+    check_mesh(override(small_config, settings), (2, 1, 4, 1))
 
 
 @pytest.mark.slow
@@ -93,11 +143,15 @@ def test_the_size_of_micro_batches_does_not_change_the_update(small_config):
             "20 is not divisible by 8 devices (data x fsdp); use 16 or 24",
         ),
         ({"mesh.data": 8, "grad_accum_steps": 2}, "8 devices (data x fsdp) x 2 parts; use 16"),
-        ({"mesh.data": 3}, "3x1x1 does not fit 8 devices"),
+        ({"mesh.data": 3}, "3x1x1x1 does not fit 8 devices"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "-1 at most once"),
         (
             {"mesh.data": 1, "mesh.fsdp": 8, "model.d_model": 36},
             "36 is not divisible by config.mesh.fsdp = 8",
+        ),
+        (
+            {"mesh.data": 2, "mesh.sequence": 4, "data.seq_len": 30},
+            "config.data.seq_len = 30 is not divisible by config.mesh.sequence = 4; use 28 or 32",
         ),
     ],
 )

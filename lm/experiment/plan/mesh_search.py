@@ -27,8 +27,8 @@ class Tried(NamedTuple):
 
 
 def search_meshes(config: Config, on: Slice, memory: float | None = None) -> Iterator[Tried]:
-    """Plans a config with every mesh of a slice; see `make_plan`."""
-    for mesh in meshes(len(on.devices)):
+    """Plans a config with every mesh of a slice, with its own axis sequence; see `make_plan`."""
+    for mesh in meshes(len(on.devices) // max(config.mesh.sequence, 1)):
         changes = {f"mesh.{axis}": size for axis, size in mesh.items()}
         try:
             yield Tried(mesh, make_plan(override(config, changes), on, memory))

@@ -45,6 +45,7 @@ def candidates(config: Config, devices: int) -> Iterator[Changes]:
             tried.append(changes)
             yield changes
     smallest = remat | split | chunks
+    devices //= max(config.mesh.sequence, 1)
     shards = devices if split or config.mesh.tensor == 1 else devices // config.mesh.tensor
     parts = 2 * config.grad_accum_steps
     while config.batch_size % (parts * shards) == 0:

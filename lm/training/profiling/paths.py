@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from lm.attention import ATTENTIONS, Mask
 from lm.attention.chunking import describe
 from lm.attention.fused import has_kernel
+from lm.attention.sequence import describe_split, is_ring
+from lm.devices.sharding import SEQUENCE_AXIS
 from lm.training.layerwise_lr import shared_layer_rate
 from lm.training.program import Program
 
@@ -27,6 +29,10 @@ def attention_path(program: Program) -> str:
         return attention.mechanism
     batch = _batch(program)
     length = batch.inputs.shape[-1]
+    parts = program.mesh.shape[SEQUENCE_AXIS]
+    if parts > 1 and attention.query_chunk_size != 0:
+        ring = is_ring(attention.weighting, ATTENTIONS[attention.mechanism].mixes_heads)
+        return describe_split(length, parts, ring, attention.query_chunk_size)
     shape = (1, length, attention.num_heads, attention.head_dim)
     array = jax.ShapeDtypeStruct(shape, jnp.dtype(model.numerics.dtype))
     causal = model.architecture != "encoder" and batch.prefix is None
