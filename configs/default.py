@@ -311,10 +311,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     evaluation.patience = 0
 
     config.log = log = ConfigDict()
-    # Steps between lines of metrics.jsonl and TensorBoard.
+    # Steps between lines of metrics.jsonl and of the trackers.
     log.every = 10
-    # Writes TensorBoard events beside metrics.jsonl.
-    log.tensorboard = True
+    # What has the lines of metrics.jsonl too: "tensorboard" (events in the workdir), "wandb"
+    # (Weights & Biases) or "trackio" (a local dashboard), any of them; the last two come with
+    # softmax-laboratory[tracking]. (): none of them.
+    log.trackers = ("tensorboard",)
+    # The project of wandb and trackio that has the run.
+    log.project = "softmax-laboratory"
     return config
 
 

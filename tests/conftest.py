@@ -92,7 +92,7 @@ def base_config(corpus_folder, cache):
     config.schedule.warmup_steps = 2
     config.checkpoint.every = 5
     config.evaluation.update(every=6, num_examples=16)
-    config.log.update(every=1, tensorboard=False)
+    config.log.update(every=1, trackers=())
     config.mesh.update(data=1)
     return config
 

@@ -94,7 +94,7 @@ def smaller(arguments, corpus, cache):
         "evaluation.num_examples": 16,
         "model.num_layers": 1,
         "model.d_model": 16,
-        "log.tensorboard": False,
+        "log.trackers": (),
     }
     given = {a.partition("=")[0].removeprefix("--config.") for a in arguments}
     text = " ".join(arguments)

@@ -57,7 +57,7 @@ class Run:
         print(f"{label}: {source}; {describe_paths(program)}", flush=True)
         # Where only result.json was missing, the last evaluation is made and written again.
         again = start == num_steps and stopping is None
-        writer = open_writer(workdir, start, start - again, config.log.tensorboard)
+        writer = open_writer(config, workdir, start, start - again)
         progress = Progress(num_steps, start, label)
         self.log = Log(program, writer, progress)
         self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)

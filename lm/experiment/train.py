@@ -16,6 +16,7 @@ from lm.experiment.validate import check
 from lm.training.build_model import check_devices
 from lm.training.prepare import corpus_program, prepare_corpus
 from lm.training.profiling.memory import check_memory
+from lm.training.trackers import check_trackers
 
 
 def train(
@@ -42,6 +43,7 @@ def train(
     if (finished := open_workdir(config, workdir)) is not None:
         return finished
     check_devices(config)
+    check_trackers(config.log.trackers)
     check_init_from(config.init_from)
     with held(workdir, wait) as still_held:
         # Again: whom we have waited for may have finished it.

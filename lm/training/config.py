@@ -72,10 +72,11 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """Lines of metrics.jsonl, and whether TensorBoard has them too."""
+    """Lines of metrics.jsonl, and what has them besides."""
 
     every: Annotated[int, Key("log.every", at_least=1)]
-    tensorboard: Annotated[bool, Key("log.tensorboard")]
+    trackers: Annotated[tuple[str, ...], Key("log.trackers")]
+    project: Annotated[str, Key("log.project")]
 
 
 @dataclasses.dataclass(frozen=True)

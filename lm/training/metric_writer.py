@@ -1,18 +1,20 @@
-"""Writes metrics.jsonl and TensorBoard scalars, and shows a progress bar."""
+"""Writes metrics.jsonl, hands its lines to trackers, and shows a progress bar."""
 
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
 from etils import epath
 
+from lm.config import Config
 from lm.data.files import to_json, write_text
 from lm.devices.hosts import is_main
 from lm.errors import UserError
+from lm.training.trackers import Tracker, open_trackers
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -67,12 +69,13 @@ class Writer:
     """Appends metrics of a workdir that was trained to step `start` and evaluated to `evaluated`.
 
     Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
-    that a resumed run's file equals an uninterrupted one's.
+    that a resumed run's file equals an uninterrupted one's. The trackers have every line too.
     """
 
-    def __init__(self, workdir: epath.PathLike, start: int, evaluated: int, tensorboard: bool):
-        workdir = epath.Path(workdir)
-        path = workdir / "metrics.jsonl"
+    def __init__(
+        self, workdir: epath.PathLike, start: int, evaluated: int, trackers: Sequence[Tracker] = ()
+    ):
+        path = epath.Path(workdir) / "metrics.jsonl"
         kept = [
             record
             for record in read_metrics(path)
@@ -83,13 +86,7 @@ class Writer:
         self._before = max((record.get("seconds", 0.0) for record in kept), default=0.0)
         self._begin = time.perf_counter()
         self._path, self._file = path, path.open("a")
-        self._events = None
-        if tensorboard:
-            import tensorboardX
-
-            self._events = tensorboardX.SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=True
-            )
+        self._trackers = trackers
 
     @property
     def seconds(self) -> float:
@@ -105,22 +102,23 @@ class Writer:
         except OSError as error:
             error.filename = str(self._path)
             raise
-        if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.write(step, metrics)
 
     def close(self) -> None:
         """Leaves everything on disk."""
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def open_writer(
-    workdir: epath.PathLike, start: int, evaluated: int, tensorboard: bool
+    config: Config, workdir: epath.PathLike, start: int, evaluated: int
 ) -> Writer | None:
-    """A `Writer` in the first process; None in the others."""
-    return Writer(workdir, start, evaluated, tensorboard) if is_main() else None
+    """A `Writer` with the trackers of a config in the first process; None in the others."""
+    if not is_main():
+        return None
+    return Writer(workdir, start, evaluated, open_trackers(config, epath.Path(workdir), start))
 
 
 class Progress:

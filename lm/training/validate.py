@@ -8,11 +8,12 @@ from lm.config import Config, cache_folder, check_types
 from lm.data import holds_pairs
 from lm.data.objectives import OBJECTIVES
 from lm.data.special_tokens import check_special_tokens
-from lm.errors import UserError
+from lm.errors import UserError, one_of
 from lm.model.activations import GATED
 from lm.model.resolve import model_config
 from lm.tasks.check import check_task
 from lm.training.config import config_keys
+from lm.training.trackers import TRACKERS
 from lm.training.validate_options import check_options
 
 
@@ -22,6 +23,8 @@ def check(config: Config) -> None:
     for key in config_keys():
         key.check(config)
     check_special_tokens(config)
+    for name in config.log.trackers:
+        one_of("log.trackers", name, TRACKERS)
     cache_folder(config, "data")  # raises where there is none
     if config.task.name:
         check_task(config)

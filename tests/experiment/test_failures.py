@@ -105,7 +105,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_
 
 
 def test_a_line_that_finds_no_space_names_its_file_and_leaves_the_others(tmp_path):
-    writer = Writer(tmp_path, 0, 0, tensorboard=False)
+    writer = Writer(tmp_path, 0, 0)
     writer.write(1, {"train/loss": 2.0})
     writer.close()
     with pytest.raises(OSError, match="space") as error, open("/dev/full", "w") as writer._file:

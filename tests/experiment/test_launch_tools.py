@@ -122,7 +122,7 @@ def test_slurm_trains_the_points_of_a_sweep_by_two_workers(tmp_path, corpus_fold
         "steps": 20,
         "schedule.warmup_steps": 1,
         "evaluation.num_examples": 16,
-        "log.tensorboard": False,
+        "log.trackers": (),
     }
     launched = run(
         "launch",

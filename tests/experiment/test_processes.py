@@ -38,7 +38,7 @@ def arguments(corpus_folder, cache):
         "--config.evaluation.num_examples=16",
         "--config.checkpoint.every=3",
         "--config.log.every=1",
-        "--config.log.tensorboard=False",
+        "--config.log.trackers=()",
     )
 
 

@@ -43,7 +43,7 @@ def interrupt_at(step, monkeypatch):
 @pytest.fixture(scope="module")
 def base_config(base_config):
     """Everything that a run can write."""
-    return override(base_config, {"log.tensorboard": True})
+    return override(base_config, {"log.trackers": ("tensorboard",)})
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +328,7 @@ def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path):
         "--config.data.seq_len=32",
         "--config.model.num_layers=1",
         "--config.log.every=1",
-        "--config.log.tensorboard=False",
+        "--config.log.trackers=()",
         "--config.steps=100000",
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

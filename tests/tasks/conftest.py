@@ -67,6 +67,6 @@ def task_config(labelled, cache):
     config.schedule.warmup_steps = 2
     config.checkpoint.every = 5
     config.evaluation.update(every=6, num_examples=0)
-    config.log.update(every=1, tensorboard=False)
+    config.log.update(every=1, trackers=())
     config.mesh.update(data=1)
     return config

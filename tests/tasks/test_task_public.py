@@ -98,7 +98,7 @@ def raw(tmp_path, monkeypatch):
                 "model.num_heads": 2,
                 "schedule.warmup_steps": 1,
                 "evaluation.every": 0,
-                "log.tensorboard": False,
+                "log.trackers": (),
                 "mesh.data": 1,
             },
         )

@@ -35,7 +35,7 @@ def test_json_has_null_for_what_it_cannot_say_at_any_depth():
 
 def test_metrics_that_are_not_finite_are_null_and_read_back_as_nan(tmp_path):
     for step in (1, 2):  # the second rewrites the line of the first
-        writer = Writer(tmp_path, step, step, tensorboard=False)
+        writer = Writer(tmp_path, step, step)
         writer.write(step, {METRIC: math.nan, "train/loss": 2.0})
         writer.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

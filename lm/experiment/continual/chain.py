@@ -47,7 +47,7 @@ def train_stages(
     # One line for each run: the metric of all tasks after it, at the steps of all runs so far.
     records = from_main(lambda: read_metrics(workdir / "metrics.jsonl"))
     before = records[-1]["step"] if records else 0
-    writer = open_writer(workdir, before, before, config.log.tensorboard)
+    writer = open_writer(config, workdir, before, before)
     results = []
     for stage, run in enumerate(chain, start=1):
         folder = workdir / str(stage)
