@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.mesh_utils import create_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
@@ -56,7 +56,8 @@ def make_mesh(
     """A mesh over all devices of all hosts (or those given); -1 once stands for what remains.
 
     Raises:
-      UserError: where the sizes do not use exactly the devices that there are.
+      UserError: where the sizes do not use exactly the devices that there are, or slices of TPUs
+        do not divide the axis data.
     """
     sizes = [data, fsdp, sequence, tensor]
     devices = jax.devices() if devices is None else devices
@@ -72,9 +73,27 @@ def make_mesh(
             f"config.mesh = {shape} does not fit {count} devices; data * fsdp * sequence * tensor "
             f"must be {count} (-1 for one of them means the rest)"
         )
+    return Mesh(_placed(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _placed(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices as an array of these sizes, neighbours on the inner axes nearest.
+
+    Between slices of TPUs, which a data center's network connects, only the axis data goes.
+    """
     # An axis may take a part of an axis of a TPU's torus; jax.make_mesh allows it on v5e alone.
-    placed = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    split = {"allow_split_physical_axes": True}
+    slices = len({device.slice_index for device in devices if device.platform == "tpu"})
+    if slices <= 1:
+        return create_device_mesh(sizes, devices, **split)
+    data, *others = sizes
+    if data % slices:
+        raise UserError(
+            f"config.mesh.data = {data} is not divisible by {slices} slices, between which copies "
+            f"of the model are split; use {slices} or a multiple of it"
+        )
+    between = (slices, *(1 for _ in others))
+    return create_hybrid_device_mesh((data // slices, *others), between, devices, **split)
 
 
 def batch_parts(mesh: Mesh) -> int:
