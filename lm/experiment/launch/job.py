@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from lm.devices.slice_names import SliceSpec
 
-# What installs the project where there is nothing but Python: uv brings the Python that it needs.
+# What installs the project on a bare machine: uv brings the Python that it needs.
 _INSTALL = """\
-python3 -m pip install --quiet --user uv
-python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
-python3 -m uv pip install --quiet --python .venv/bin/python -e {package}
+command -v uv > /dev/null || curl --fail --silent --location https://astral.sh/uv/install.sh | sh
+export PATH="$HOME/.local/bin:$PATH"
+uv venv --quiet --allow-existing --python 3.12 .venv
+uv pip install --quiet --python .venv/bin/python -e {package}
 """
 # By which the first host of a worker is met, where the hosts do not know of each other.
 PORT = 12345
