@@ -319,6 +319,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     log.trackers = ("tensorboard",)
     # The project of wandb and trackio that has the run.
     log.project = "softmax-laboratory"
+    # The first step that JAX's profiler traces into the workdir's folder profile, for XProf. At
+    # least 2: the first step compiles.
+    log.profile_start = 10
+    # Steps that it traces. 0: none.
+    log.profile_steps = 0
     return config
 
 

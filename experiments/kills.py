@@ -33,7 +33,7 @@ from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.layer_layout import named_leaves
 from lm.experiment.provenance import commit, versions
 from lm.experiment.status import run_statuses
-from lm.training.metric_writer import read_metrics
+from lm.training.metric_writer import read_metrics, untimed
 
 STEPS = 120
 SETTINGS = {
@@ -50,7 +50,6 @@ SETTINGS = {
     "evaluation.num_examples": 512,
     "log.every": 1,
 }
-CLOCKED = ("seconds", "tokens_per_second", "memory")  # what two runs differ in anyway
 PATIENCE = 300.0  # seconds for which a moment is waited for
 
 
@@ -192,8 +191,8 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def without_clock(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's numbers that no clock gives."""
-    return {key: value for key, value in record.items() if key not in CLOCKED}
+    """A record's numbers that no clock gives, and no measure of memory."""
+    return {key: value for key, value in untimed(record).items() if key != "memory"}
 
 
 def main() -> None:

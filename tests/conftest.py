@@ -10,7 +10,7 @@ import pytest
 from configs import default
 from lm.checkpoints import restore
 from lm.devices import sharding
-from lm.training.metric_writer import read_metrics
+from lm.training.metric_writer import read_metrics, untimed
 from tests.ablation_points import finished
 
 # Without LLVM's optimization, in one piece, and by the older of two emitters of fused loops where
@@ -106,11 +106,9 @@ def small_config(base_config):
 @pytest.fixture(scope="session")
 def losses():
     """Gives the numbers of a workdir's metrics.jsonl that do not depend on the clock."""
-    timed = ("seconds", "tokens_per_second")
 
     def read(workdir):
-        records = read_metrics(workdir / "metrics.jsonl")
-        return [{k: v for k, v in record.items() if k not in timed} for record in records]
+        return [untimed(record) for record in read_metrics(workdir / "metrics.jsonl")]
 
     return read
 

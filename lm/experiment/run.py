@@ -15,10 +15,10 @@ from lm.evaluation.held_out import Evaluation
 from lm.experiment.hooks import Evaluate, Save, recalled_stopping
 from lm.experiment.initial_state import initial_state
 from lm.experiment.result import write_result
-from lm.training.hooks import Log, NanCheck
-from lm.training.metric_writer import Progress, open_writer
+from lm.training.hooks import NanCheck, open_log
 from lm.training.preemption import Signals
 from lm.training.profiling.paths import describe_paths
+from lm.training.profiling.trace import Trace
 from lm.training.program import Program
 from lm.training.random_streams import RunStream
 from lm.training.trainer import Trainer
@@ -57,15 +57,15 @@ class Run:
         print(f"{label}: {source}; {describe_paths(program)}", flush=True)
         # Where only result.json was missing, the last evaluation is made and written again.
         again = start == num_steps and stopping is None
-        writer = open_writer(config, workdir, start, start - again)
-        progress = Progress(num_steps, start, label)
-        self.log = Log(program, writer, progress)
+        self.log = open_log(config, program, workdir, start, start - again, label)
         self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)
+        self.trace = Trace(program.config.log, workdir / "profile")
         hooks = (
             self.evaluate,  # first: it checks the claim before anything is written
             NanCheck(self._last_checkpoint),
             Save(config.checkpoint.every, self.checkpoints, self.evaluate, self.signals),
-            self.log,
+            self.trace,
+            self.log,  # last: what the others take is no time of training
         )
         key = jax.random.fold_in(root, RunStream.STEPS)
         self.trainer = Trainer(program, state, batches, key, hooks)
@@ -116,6 +116,7 @@ class Run:
 
     def close(self) -> None:
         """Leaves everything on disk."""
+        self.trace.close()
         self.log.close()
         self.checkpoints.close()
 

@@ -72,11 +72,13 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """Lines of metrics.jsonl, and what has them besides."""
+    """Lines of metrics.jsonl, what has them besides, and which steps are traced."""
 
     every: Annotated[int, Key("log.every", at_least=1)]
     trackers: Annotated[tuple[str, ...], Key("log.trackers")]
     project: Annotated[str, Key("log.project")]
+    profile_start: Annotated[int, Key("log.profile_start", at_least=2)]
+    profile_steps: Annotated[int, Key("log.profile_steps", at_least=0)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,14 @@ def with_nan(found: Mapping[str, Any]) -> dict[str, Any]:
     return {k: math.nan if v is None and k.startswith(kinds) else v for k, v in found.items()}
 
 
+def untimed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a line of metrics.jsonl does not depend on the clock or the device's memory: the
+    same in two runs of one config, however they were interrupted.
+    """
+    timed = ("seconds", "tokens_per_second")
+    return {k: v for k, v in record.items() if k not in timed and not k.startswith("perf/")}
+
+
 _LINE_EVERY = 60.0  # seconds between lines of a run without a terminal, at most
 
 

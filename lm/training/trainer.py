@@ -1,5 +1,6 @@
 """Runs the training loop, which calls hooks for everything besides the update itself."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -51,6 +52,7 @@ class Trainer:
       num_steps: of the whole run.
       hooks: see `Hook`.
       first: the number of the first step that is made here.
+      input_seconds: that the loop has waited for batches.
     """
 
     def __init__(
@@ -63,11 +65,14 @@ class Trainer:
     ):
         self.program, self.state, self.batches, self.key = program, state, batches, key
         self.num_steps, self.hooks = program.config.steps, hooks
-        self.first = int(state.step) + 1
+        self.first, self.input_seconds = int(state.step) + 1, 0.0
 
     def next_batch(self) -> Rows:
         """The next batch, over all devices."""
-        return sharding.global_batch(self.program.mesh, dict(next(self.batches)))
+        begun = time.perf_counter()
+        rows = dict(next(self.batches))
+        self.input_seconds += time.perf_counter() - begun
+        return sharding.global_batch(self.program.mesh, rows)
 
     def fit(self) -> TrainState:
         """Trains to the last step, or until a hook is done or raises.

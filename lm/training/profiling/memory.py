@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,6 +56,14 @@ def device_memory(devices: list[Any]) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         found.append(int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(found) // len(own) if found else None
+
+
+def peak_memory(devices: Sequence[Any]) -> int | None:
+    """The most bytes that a device of these has held since the process began; None where the
+    backend does not say, as on CPUs.
+    """
+    found = [(each.memory_stats() or {}).get("peak_bytes_in_use") for each in devices]
+    return max((peak for peak in found if peak is not None), default=None)
 
 
 def state_and_gradient_bytes(program: Program) -> int:
