@@ -9,8 +9,7 @@ import pytest
 from lm.config import override
 from lm.devices.slices import open_slice
 from lm.experiment.plan.compile import DoesNotFit
-from lm.experiment.plan.describe import describe_program
-from lm.experiment.plan.remedy import find_remedy
+from lm.experiment.plan.remedy import SMALL_CHUNKS, find_remedy
 from lm.experiment.plan.roofline import make_plan
 from tests.test_golden import SHIPPED
 
@@ -42,21 +41,25 @@ def slice_of():
 @pytest.mark.parametrize("on", ["v5e-16", "v6e-8", "h100-8"])
 @pytest.mark.parametrize(("name", "size"), LAPTOP)
 def test_every_config_of_a_laptops_size_fits_with_the_bytes_that_the_compiler_says(
-    name, size, on, slice_of
+    name, size, on, slice_of, monkeypatch
 ):
+    said, analysis = [], jax.stages.Compiled.memory_analysis
+    monkeypatch.setattr(
+        jax.stages.Compiled,
+        "memory_analysis",
+        lambda compiled: said.append(analysis(compiled)) or said[-1],
+    )
     config = importlib.import_module(f"configs.{name}").get_config(size)
     config = override(config, {"batch_size": 16, "mesh.data": -1})
     found = slice_of(on)
     plan = make_plan(config, found)
     assert 0 < plan.bytes < found.accelerator.memory and 0 < plan.mfu <= 1
-    program = describe_program(config, found.devices).program
-    rows = program.objective.abstract_rows(config.batch_size)
-    key = jax.eval_shape(jax.random.key, 0)
-    with jax.set_mesh(program.mesh):
-        compiled = program.train_step.lower(program.abstract_state, rows, key).compile()
-    analysis, of = compiled.memory_analysis(), plan.train.memory
-    assert of.temporaries == analysis.temp_size_in_bytes
-    assert of.total - of.temporaries - of.results - of.program == analysis.argument_size_in_bytes
+    for step, by_compiler in zip((plan.train, plan.evaluation), said, strict=True):
+        of, arguments = step.memory, by_compiler.argument_size_in_bytes
+        assert of.temporaries == by_compiler.temp_size_in_bytes
+        assert of.parameters + of.optimizer_state + of.batch + of.other == arguments
+        # The layout of a device pads rows of few numbers; counters and keys are few.
+        assert of.other < 0.1 * arguments + 2**20
 
 
 def test_fully_sharded_training_gathers_parameters_and_scatters_gradients(slice_of):
@@ -72,12 +75,19 @@ def test_fully_sharded_training_gathers_parameters_and_scatters_gradients(slice_
     assert reduced >= 4 * (matrices - 2 * 256 * 128)
 
 
-def test_a_model_too_large_for_its_slice_is_refused_with_a_mesh_that_fits(slice_of):
-    config = importlib.import_module("configs.clm").get_config("xl")
-    sizes = {"model.num_layers": 12, "batch_size": 16, "data.seq_len": 512, "mesh.fsdp": 1}
-    config, on = override(config, sizes | {"mesh.data": -1}), slice_of("v5e-8")
-    with pytest.raises(DoesNotFit):
+def test_what_the_compiler_refuses_for_want_of_memory_has_a_change_that_it_accepts(slice_of):
+    config = importlib.import_module("configs.clm").get_config("tiny")
+    config, on = override(config, {"data.seq_len": 1024, "batch_size": 256}), slice_of("v5e-1")
+    with pytest.raises(DoesNotFit) as refused:
         make_plan(config, on)
+    assert refused.value.bytes > on.accelerator.memory
     remedy = find_remedy(config, on)
-    assert remedy and remedy.changes["mesh.fsdp"] == -1
-    assert remedy.plan.bytes < on.accelerator.memory
+    assert remedy and remedy.plan.bytes < on.accelerator.memory
+    assert set(remedy.changes) <= {"model.remat", *SMALL_CHUNKS, "grad_accum_steps"}
+
+
+def test_a_state_too_large_for_a_chip_is_split_over_all(slice_of):
+    config = override(importlib.import_module("configs.clm").get_config("xl"), {"batch_size": 16})
+    config, on = override(config, {"mesh.data": -1, "mesh.fsdp": 1}), slice_of("v5e-16")
+    remedy = find_remedy(config, on)
+    assert remedy and remedy.changes == {"mesh.data": 1, "mesh.fsdp": -1}

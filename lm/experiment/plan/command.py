@@ -13,7 +13,7 @@ from lm.experiment.plan.compile import DoesNotFit
 from lm.experiment.plan.mesh_search import search_meshes
 from lm.experiment.plan.remedy import as_flags, find_remedy
 from lm.experiment.plan.report import best_mesh_line, plan_lines, size_of, tried_line
-from lm.experiment.plan.roofline import make_plan
+from lm.experiment.plan.roofline import make_plan, memory_of
 
 
 def plan_file(
@@ -88,10 +88,9 @@ def _open(on: str) -> Slice:
 
 def _refusal(config: Config, on: Slice, memory: float | None, error: DoesNotFit) -> str:
     """That a config does not fit, and the changes that make it fit."""
-    known = on.accelerator.memory if memory is None and on.accelerator else memory
-    has = f", which has {size_of(known)}" if known else ""
+    has = size_of(memory_of(on) if memory is None else memory)
     takes = "more than it has" if error.bytes is None else f"at least {size_of(error.bytes)}"
-    what = f"does not fit {on.name}: a step takes {takes} of a device{has}"
+    what = f"does not fit {on.name}: a step takes {takes} of a device, which has {has}"
     remedy = find_remedy(config, on, memory)
     if remedy is None:
         return f"{what}; nothing that was tried makes it fit: take more devices or a smaller model"

@@ -20,9 +20,8 @@ class Memory(NamedTuple):
     Attributes:
       parameters: those trained and those left alone, a moving average and a teacher.
       optimizer_state: of those trained.
-      batch: the rows of one device.
-      other: counters, keys, and what the device's layout adds to arrays; less the rows' arrays that
-        a step does not read.
+      batch: the rows of one device, but for arrays of theirs that the step does not read.
+      other: counters, keys, and what the device's layout adds to arrays.
       temporaries: activations, gradients and buffers.
       results: what is returned and overwrites no argument.
       program: the compiled code.
@@ -98,9 +97,13 @@ def _compile(
     with announced(f"compiling {what}"), jax.set_mesh(program.mesh), _refusal():
         compiled = step.lower(*arguments).compile()
     seconds, found = time.perf_counter() - begun, compiled.memory_analysis()
+    params, opt_state, batch = given
+    other = found.argument_size_in_bytes - sum(given)
     memory = Memory(
-        *given,
-        other=found.argument_size_in_bytes - sum(given),
+        params,
+        opt_state,
+        batch + min(0, other),
+        other=max(0, other),
         temporaries=found.temp_size_in_bytes,
         results=found.output_size_in_bytes - found.alias_size_in_bytes,
         program=found.generated_code_size_in_bytes,

@@ -12,7 +12,7 @@ from lm.experiment.plan.roofline import Plan, make_plan
 Changes = dict[str, Any]
 
 # Queries and tokens at a time that take little memory and are still large products.
-_SMALL_CHUNKS = {"attention.query_chunk_size": 128, "output.token_chunk_size": 1024}
+SMALL_CHUNKS = {"attention.query_chunk_size": 128, "output.token_chunk_size": 1024}
 
 
 class Remedy(NamedTuple):
@@ -38,7 +38,7 @@ def candidates(config: Config, devices: int) -> Iterator[Changes]:
     """
     remat = _changed(config, {"model.remat": True})
     split = _changed(config, {"mesh.data": 1, "mesh.fsdp": -1})
-    chunks = _changed(config, _SMALL_CHUNKS)
+    chunks = _changed(config, SMALL_CHUNKS)
     tried = []
     for changes in (remat, split, remat | split, remat | split | chunks):
         if changes and changes not in tried:

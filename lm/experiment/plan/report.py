@@ -54,20 +54,19 @@ def _memory(plan: Plan) -> list[str]:
         "evaluation step": evaluation.total,
     }
     lines = ["memory of a device"] + [_ROW.format(k, size_of(v)) for k, v in rows.items()]
-    if (known := plan.slice.accelerator) is not None:
-        free = known.memory - plan.bytes
-        lines += [_ROW.format("free", size_of(free)) + f" of {size_of(known.memory)}"]
-    return lines
+    free = _ROW.format("free", size_of(plan.memory - plan.bytes))
+    return [*lines, f"{free} of {size_of(plan.memory)}"]
 
 
 def _step(plan: Plan) -> list[str]:
-    unknown = f", {plan.unknown_loops} loops of unknown trips counted once"
+    unknown = f"  {plan.unknown_loops} loops of unknown trips are counted once"
+    kernels = f", and not in {plan.opaque_kernels} calls of kernels" if plan.opaque_kernels else ""
     return [
         "a training step of a device",
         _ROW.format("model FLOPs", f"{plan.model_flops:.3g}")
         + "  3 times the products of the forward pass",
         _ROW.format("compiled FLOPs", f"{plan.product_flops:.3g}")
-        + "  products of the compiled step, with what it recomputes",
+        + f"  products of the compiled step, with what it recomputes{kernels}",
         _ROW.format("memory traffic", size_of(plan.memory_bytes))
         + (unknown if plan.unknown_loops else ""),
     ]

@@ -20,7 +20,7 @@ from lm.experiment.plan.hlo import read_module
 from lm.experiment.plan.traffic import memory_bytes, opaque_kernels, product_flops
 from lm.finetuning import param_count
 from lm.training.profiling.flops import flops_per_token
-from lm.training.profiling.memory import state_and_gradient_bytes
+from lm.training.profiling.memory import device_memory, state_and_gradient_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Plan:
     Attributes:
       config: with a number of steps.
       slice: the devices.
+      memory: bytes of each that programs may take.
       mesh: axes and sizes.
       num_params: of the model, and how many of them are trained.
       train, evaluation: the compiled steps.
@@ -44,6 +45,7 @@ class Plan:
 
     config: Config
     slice: Slice
+    memory: float
     mesh: Mapping[str, int]
     num_params: tuple[int, int]
     train: CompiledStep
@@ -90,21 +92,27 @@ class Plan:
         return self.model_flops / self.seconds / self.slice.accelerator.peak_flops
 
 
+def memory_of(on: Slice) -> float:
+    """Bytes of each device of a slice that programs may take."""
+    if on.accelerator is not None:
+        return on.accelerator.memory
+    return device_memory(list(on.devices)) or math.inf
+
+
 def make_plan(config: Config, on: Slice, memory: float | None = None) -> Plan:
     """Compiles the steps of a config for a slice.
 
     Args:
       config: every key.
       on: the slice.
-      memory: bytes of a device; None: those of the accelerator, and without one no limit.
+      memory: bytes of a device; None: those of the accelerator, or a CPU's part of its host's.
 
     Raises:
       UserError: the config is impossible, or does not divide over the devices.
       DoesNotFit: it takes more than that memory.
     """
-    if memory is None and on.accelerator is not None:
-        memory = on.accelerator.memory
-    memory = math.inf if memory is None else memory
+    if memory is None:
+        memory = memory_of(on)
     config, program, assumed = describe_program(config, on.devices)
     if (least := state_and_gradient_bytes(program)) > memory:
         raise DoesNotFit(least)
@@ -121,6 +129,7 @@ def make_plan(config: Config, on: Slice, memory: float | None = None) -> Plan:
     return Plan(
         config,
         on,
+        memory,
         mesh,
         (param_count(state.all_params), param_count(state.params)),
         train,
