@@ -12,6 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 # Lines that set up an environment or check the project; .ci/run has them.
 SETUP = ("python3 -m venv", ".venv/bin/", "pip install", "bash .ci/run", "mkdocs ", "jupyter ")
+SMALL = ("gallery", "launch", "status")  # commands that take no time as they are
 TWO_ROWS = """
 
 every = sweep
@@ -96,14 +97,12 @@ def smaller(arguments, corpus, cache):
         "model.d_model": 16,
         "log.trackers": (),
     }
+    if arguments[0] in SMALL:
+        return [*arguments]
     given = {a.partition("=")[0].removeprefix("--config.") for a in arguments}
     text = " ".join(arguments)
     if "--config=" not in text:
-        return (
-            [*arguments]
-            if arguments[0] in ("gallery", "status")
-            else [*arguments, f"--cache_dir={cache}"]
-        )
+        return [*arguments, f"--cache_dir={cache}"]
     if "continual.sources" in given:
         given.add("data.source")
     if "init_from=hf:" in text:
