@@ -83,7 +83,8 @@ def _placed(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     """
     # An axis may take a part of an axis of a TPU's torus; jax.make_mesh allows it on v5e alone.
     split = {"allow_split_physical_axes": True}
-    slices = len({device.slice_index for device in devices if device.platform == "tpu"})
+    # TPUs that are only described have no number of their slice.
+    slices = len({getattr(each, "slice_index", 0) for each in devices if each.platform == "tpu"})
     if slices <= 1:
         return create_device_mesh(sizes, devices, **split)
     data, *others = sizes

@@ -103,12 +103,17 @@ def _gpu_host(name: str, spec: SliceSpec) -> Slice:
         raise UserError(
             f'--on={name} needs the GPU\'s compiler: pip install ".[gpu]" (no GPU is needed)'
         )
-    described = topologies.get_topology_desc(
-        platform="cuda",
-        topology_name=spec.accelerator,
-        topology=f"1x1x{spec.chips}",
-        target_config=GPU_TARGETS[spec.accelerator],
-    )
+    try:
+        described = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name=spec.accelerator,
+            topology=f"1x1x{spec.chips}",
+            target_config=GPU_TARGETS[spec.accelerator],
+        )
+    except NotImplementedError:  # JAX has said why above
+        raise UserError(
+            f'--on={name}: the GPU\'s compiler does not load; pip install ".[gpu]" again'
+        ) from None
     return _described(name, described.devices, spec.chips)
 
 

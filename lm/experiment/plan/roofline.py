@@ -86,10 +86,15 @@ class Plan:
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs per second at the roofline, as a share of the peak."""
+        """Model FLOPs per second at the roofline, as a share of the peak; those that the compiled
+        step spares, as of gradients of what is not trained, do not count.
+        """
         if self.seconds is None or self.slice.accelerator is None:
             return None
-        return self.model_flops / self.seconds / self.slice.accelerator.peak_flops
+        done = self.model_flops
+        if not self.opaque_kernels:
+            done = min(done, self.product_flops)
+        return done / self.seconds / self.slice.accelerator.peak_flops
 
 
 def memory_of(on: Slice) -> float:
