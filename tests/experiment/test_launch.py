@@ -259,11 +259,11 @@ IMPOSSIBLE = {
     "a command that is none": ({"command": "evaluate"}, "--command=evaluate is not one of train"),
     "seeds of one run": (
         {"command": "train", "workers": 1, "arguments": ("--seeds=2",)},
-        "--seeds are of sweep and table",
+        "--seeds=2 is of sweep and table; leave it out, or set --config.seed",
     ),
     "a config that workers do not have": (
         {"config": str(ROOT / "configs" / "attention.py")},
-        "the workers of sky get the project's folder: launch there, with a config in it",
+        "is outside the project's folder, which is what the workers of sky get; use one in it",
     ),
 }
 
@@ -274,6 +274,13 @@ def test_what_cannot_be_launched_is_one_line(case):
     with pytest.raises(UserError) as error:
         make_job(request(**({"engine": "sky"} | changes)))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_the_project_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text("def sweep(arg):\n    yield {}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"workers run run\.py: launch in its folder"):
+        make_job(request("print", config="own.py"))
 
 
 def arguments(folder, *more):

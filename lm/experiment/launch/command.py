@@ -65,10 +65,9 @@ def make_job(request: Request) -> Job:
             f"--workers={request.workers} share the points of a sweep, and train has one run; use "
             "--workers=1, with a larger slice in --on"
         )
-    if command == "train" and any(
-        each.lstrip("-").startswith("seeds") for each in request.arguments
-    ):
-        raise UserError("--seeds are of sweep and table; leave it out, or set --config.seed")
+    seeds = [each for each in request.arguments if each.lstrip("-").startswith("seeds")]
+    if command == "train" and seeds:
+        raise UserError(f"{seeds[0]} is of sweep and table; leave it out, or set --config.seed")
     job = Job(
         name=job_name(request.workdir),
         arguments=(command, *request.arguments, f"--workdir={request.workdir}", "--share"),
@@ -98,10 +97,12 @@ def _check(job: Job, name: str, path: str) -> None:
             f"--workdir={job.workdir} is a folder of this machine, which the workers of {name} do "
             "not see; use one in a bucket, such as gs://BUCKET/NAME"
         )
-    if engine.remote and (os.path.isabs(path) or not Path("run.py").exists()):
+    if not Path("run.py").exists():
+        raise UserError("workers run run.py: launch in its folder, that of the project")
+    if engine.remote and (os.path.isabs(path) or os.path.normpath(path).startswith(os.pardir)):
         raise UserError(
-            f"the workers of {name} get the project's folder: launch there, with a config in it, "
-            "such as --config=configs/clm.py:tiny"
+            f"--config={path} is outside the project's folder, which is what the workers of {name} "
+            "get; use one in it, such as configs/clm.py"
         )
     if engine.needs_image and job.image is None:
         raise UserError(f"{name} needs --image=NAME, a container image with the project in it")

@@ -58,14 +58,12 @@ class Job:
         """Whether the hosts of a worker do not know of each other, as those of a TPU do."""
         return self.slice.hosts > 1 and self.slice.kind != "tpu"
 
-    def worker_name(self, worker: int) -> str:
-        """The name of a worker of several, counted from 0; of one, that of the job."""
-        return self.name if self.workers == 1 else f"{self.name}-{worker}"
-
     @property
     def worker_names(self) -> list[str]:
-        """The names of all workers."""
-        return [self.worker_name(worker) for worker in range(self.workers)]
+        """A name for each worker, numbered from 0; a single one has that of the job."""
+        if self.workers == 1:
+            return [self.name]
+        return [f"{self.name}-{worker}" for worker in range(self.workers)]
 
     @property
     def in_bucket(self) -> bool:

@@ -29,10 +29,8 @@ _RESTARTS = {False: 3, True: 100}  # without and with preemptions
 _GRACE = 60  # seconds in which a pod that is to end saves its state
 _TPU_PORTS = (8471, 8080)
 _TPU_CHIPS = 4  # of a node in xpk's pools, at most; Cloud TPU has 8 in a host of v5e-8 and v6e-8
-
-
-_JOB = "worker"
 _NOT_OF_XPK = ("v5e-1", "v5e-4")
+_JOB = "worker"
 
 
 def prepare(job: Job, folder: Path) -> Submission:
