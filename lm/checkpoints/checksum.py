@@ -22,7 +22,7 @@ def checksum(arrays: Mapping[str, jax.Array]) -> str:
     Each element's bits are mixed with its index and summed as integers, whose sum no order of
     summation changes; so the digits do not depend on how arrays are divided over devices.
     """
-    sums = {name: _mixed_sum(array) for name, array in arrays.items()}
+    sums = _mixed_sums(dict(arrays))
     lines = [
         f"{name} {arrays[name].shape} {arrays[name].dtype} {int(sums[name])}"
         for name in sorted(arrays)
@@ -31,6 +31,13 @@ def checksum(arrays: Mapping[str, jax.Array]) -> str:
 
 
 @jax.jit
+def _mixed_sums(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The sum of each array, by one program: of many small ones that communicate, several
+    processes of CPUs may run two in different orders, and wait for each other.
+    """
+    return {name: _mixed_sum(array) for name, array in arrays.items()}
+
+
 def _mixed_sum(x: jax.Array) -> jax.Array:
     """The sum of every element's bits after MurmurHash3's finalising steps, modulo 2^32."""
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]

@@ -3,7 +3,6 @@ them decides, agree, and end together.
 """
 
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -15,11 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax._src import clusters, distributed  # JAX has no public form of what is used of them
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lm.devices.lost_process import end_with_line
 from lm.errors import Interrupted, UserError
@@ -34,7 +31,7 @@ ALIKE = 10  # seconds within which a mistake that all make is found by all
 
 _state = distributed.global_state
 _KEY = "softmax-laboratory"
-_FAILED = f"{_KEY}/failed"
+_notices: dict[str, str] = {}
 _FOREVER = 10**9  # milliseconds, 11 days; a lost process ends the wait
 _turns = itertools.count()  # of the exchanges, which all processes make in the same order
 _ending, _alone = threading.Event(), threading.Event()
@@ -104,7 +101,7 @@ def together(cluster: Cluster, report: Callable[[BaseException], int]) -> Iterat
     status that `report` returns, once that has printed the error.
     """
     _start(cluster)
-    watch = threading.Thread(target=_end_with_others, args=(sys.stderr,), daemon=True)
+    watch = threading.Thread(target=_listen, args=(sys.stderr,), daemon=True)
     watch.start()
     try:
         with contextlib.nullcontext() if is_main() else _quiet():
@@ -183,8 +180,8 @@ def _end_alone(error: BaseException, report: Callable[[BaseException], int]) -> 
         traceback.print_exc()
         status = 1
     line = " ".join(f"{error or type(error).__name__}".split())
-    answer = f"process {_state.process_id} of {process_count()} has ended: {line[:500]}"
-    _client().key_value_set(_FAILED, answer, allow_overwrite=True)
+    answer = f"process {process_index()} of {process_count()} has ended: {line[:500]}"
+    tell("notices/failed", answer)
     time.sleep(2 * _LOOK)  # with the first process goes what tells the others
     sys.stdout.flush()
     sys.stderr.flush()
@@ -199,22 +196,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _end_with_others(stderr: TextIO) -> None:
-    """Ends this process when one that fails alone has told so."""
+def _listen(stderr: TextIO) -> None:
+    """Reads the notices; ends this process when one that fails alone has told so."""
     while not _ending.wait(_LOOK):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # nothing is told
-            print(f"run.py: {_client().key_value_try_get(_FAILED)}", file=stderr, flush=True)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            _notices.update(told("notices"))
+        if line := notice("failed"):
+            print(f"run.py: {line}", file=stderr, flush=True)
             os._exit(1)
 
 
 def is_main() -> bool:
     """Whether this is the first process, which alone writes; touches no device."""
-    return _state.process_id == 0
+    return process_index() == 0
 
 
 def process_count() -> int:
     """How many processes run this command; touches no device."""
     return _state.num_processes
+
+
+def process_index() -> int:
+    """Which of them this is, from 0; touches no device."""
+    return _state.process_id
 
 
 def from_main(compute: Callable[[], T]) -> T:
@@ -259,21 +263,14 @@ def check_alike(described: Mapping[str, str]) -> None:
     """Raises UserError on all processes where one has another value than the first."""
     if process_count() == 1:
         return
-    turn = f"{_KEY}/{next(_turns)}"
-    _client().key_value_set(f"{turn}/{_state.process_id}", json.dumps(described))
-
-    def compare() -> None:
-        for number in range(1, process_count()):
-            text = _client().blocking_key_value_get(f"{turn}/{number}", _FOREVER)
-            theirs: dict[str, str] = json.loads(text)
-            for key in described.keys() | theirs.keys():
-                if (own := described.get(key)) != (other := theirs.get(key)):
-                    raise UserError(
-                        f"process {number} has {key} = {other} and process 0 has {own}; start the "
-                        "same command on all"
-                    )
-
-    from_main(compare)
+    first, *others = map(json.loads, gather(json.dumps(described)))
+    for number, other in enumerate(others, start=1):
+        for key in {**first, **other}:
+            if first.get(key) != other.get(key):
+                raise UserError(
+                    f"process {number} has {key} = {other.get(key)} and process 0 has "
+                    f"{first.get(key)}; start the same command on all"
+                )
 
 
 def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
@@ -285,23 +282,35 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
 
 def any_process(value: bool) -> bool:
     """Whether it is true in any process; all call this, and wait for each other."""
-    return bool(largest(int(value))) if process_count() > 1 else value
+    return value if process_count() == 1 else "True" in gather(str(value))
 
 
-def largest(value: int) -> jax.Array:
-    """The largest of the int32 that the processes give; on all of them, but not waited for."""
-    mesh, split, whole = _all_devices()
-    local = np.full(jax.local_device_count(), value, np.int32)
-    with jax.set_mesh(mesh):
-        given = jax.make_array_from_process_local_data(split, local)
-        return jax.jit(jnp.max, out_shardings=whole)(given)
+def gather(value: str) -> list[str]:
+    """What each process gives, in their order; all call this, and wait for each other.
+
+    It passes by no device: on CPUs, programs that communicate beside a step may lock each other.
+    """
+    turn = f"gathered-{next(_turns)}"
+    tell(f"{turn}/{process_index()}", value)
+    _client().wait_at_barrier(turn, _FOREVER)
+    found = told(turn)
+    return [found[str(number)] for number in range(process_count())]
 
 
-@functools.cache
-def _all_devices() -> tuple[Mesh, Sharding, Sharding]:
-    """A mesh of one axis; an array split over it, and one that is whole on each device."""
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
-    return mesh, NamedSharding(mesh, PartitionSpec("devices")), NamedSharding(mesh, PartitionSpec())
+def tell(name: str, value: str) -> None:
+    """Lets all processes know a value under a name, A/B."""
+    _client().key_value_set(f"{_KEY}/{name}", value, allow_overwrite=True)
+
+
+def told(folder: str) -> dict[str, str]:
+    """What any process has told under names in a folder, by the rest of the name."""
+    found = _client().key_value_dir_get(f"{_KEY}/{folder}/")
+    return {key.rpartition("/")[2]: value for key, value in found}
+
+
+def notice(name: str) -> str | None:
+    """What was told as notices/NAME a second ago or earlier; asks no other process."""
+    return _notices.get(name)
 
 
 def _client() -> Any:

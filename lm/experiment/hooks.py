@@ -95,19 +95,19 @@ class Save(Hook):
         self.evaluate = evaluate
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        """Learns which signals other processes have received."""
-        self.signals.exchange()
+        """Agrees with other processes on the step at which a signal stops all of them."""
+        self.signals.exchange(step.number)
 
     def is_due(self, trainer: Trainer, number: int) -> bool:
         """The last step is not: its state is saved once the run has been evaluated."""
         if self.evaluate.stopping and self.evaluate.is_due(trainer, number):
             return True
         scheduled = self.every and number % self.every == 0
-        return number != trainer.num_steps and bool(scheduled or self.signals.received)
+        return number != trainer.num_steps and bool(scheduled or self.signals.received(number))
 
     def after_step(self, trainer: Trainer, number: int) -> None:
         """Raises Interrupted after a signal, unless the run is at its end anyway."""
-        received = self.signals.received  # may come at any time, so it is asked once
+        received = self.signals.received(number)  # may come at any time, so it is asked once
         if self.is_due(trainer, number):
             self.checkpoints.save(trainer.state)
         if received and number != trainer.num_steps:

@@ -88,11 +88,11 @@ class Run:
                     self.checkpoints.save(trainer.state)
                     self.checkpoints.wait()
                 result = self.result(found)
-                self.signals.exchange(wait=True)
+                received = self.signals.at_end()
             finally:
                 self.close()
-        if self.signals.received:
-            raise Interrupted(trainer.num_steps, self.signals.received)
+        if received:
+            raise Interrupted(trainer.num_steps, received)
         return result
 
     def result(self, found: Evaluation) -> dict[str, Any]:

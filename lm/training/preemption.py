@@ -3,22 +3,22 @@
 import signal
 import sys
 
-import jax
+from lm.devices import hosts
 
-from lm.devices.hosts import largest, process_count
+_AHEAD = 4  # steps; before its own of this number, each process knows what all have told
 
 
 class Signals:
     """Turns the first SIGINT or SIGTERM into a request; a second one stops at once.
 
-    Attributes:
-      received: the signal's number; 0: none. Of several processes it is what any of them had when
-        they last asked each other, the same in all.
+    Of several processes any may receive it. Each then tells at which step it is, and all stop
+    `_AHEAD` steps after the last of them: a process cannot finish a step that another has not
+    begun, so that none has gone so far without knowing.
     """
 
     def __init__(self):
-        self.received = self._own = 0
-        self._asked: jax.Array | None = None
+        self._own = self._agreed = self._last = 0
+        self._has_told = False
 
     def __enter__(self) -> "Signals":
         caught = (signal.SIGINT, signal.SIGTERM)
@@ -29,20 +29,34 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def exchange(self, wait: bool = False) -> None:
-        """Asks the other processes. What they answer is known at the next call, when the devices
-        have long computed it, or with `wait` at once. All call it after the same steps.
-        """
-        if process_count() == 1:
+    def received(self, step: int) -> int:
+        """The number of the signal that stops the run after this step; 0: there is none."""
+        if hosts.process_count() == 1:
+            return self._own
+        return self._agreed if step >= self._last else 0
+
+    def exchange(self, step: int) -> None:
+        """Tells and learns what there is after a step; all processes call it after every step."""
+        if hosts.process_count() == 1 or self._agreed:
             return
-        asked, self._asked = self._asked, largest(self._own)
-        if (answer := self._asked if wait else asked) is not None:
-            self.received = max(self.received, int(answer))
+        if self._own:
+            hosts.tell("notices/signal", str(self._own))
+        received = self._own or int(hosts.notice("signal") or 0)
+        if received and not self._has_told:
+            hosts.tell(f"stops/{hosts.process_index()}", f"{step} {received}")
+            self._has_told = True
+        if self._has_told and len(told := hosts.told("stops")) == hosts.process_count():
+            steps, signals = zip(*(map(int, each.split()) for each in told.values()), strict=True)
+            self._agreed, self._last = max(signals), max(steps) + _AHEAD
+
+    def at_end(self) -> int:
+        """The signal that any process has received by the end of the run; 0: there is none."""
+        if hosts.process_count() == 1:
+            return self._own
+        return max(map(int, hosts.gather(str(self._own))))
 
     def _receive(self, number: int, _) -> None:
         self._own = number
-        if process_count() == 1:
-            self.received = number
         print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)
         for number in self._before:
             signal.signal(number, signal.SIG_DFL)

@@ -51,4 +51,3 @@ def test_one_process_is_the_first_and_asks_nobody():
     assert hosts.from_main(lambda: 5) == hosts.main_first(lambda: 5) == 5
     assert hosts.any_process(True) and not hosts.any_process(False)
     hosts.check_alike({"a": "1"})
-    assert int(hosts.largest(7)) == 7

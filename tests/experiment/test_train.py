@@ -20,6 +20,7 @@ from lm.checkpoints.restore import restore
 from lm.config import CACHE, override, to_dict
 from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import Evaluation
+from lm.experiment import result as result_module
 from lm.experiment import run as run_module
 from lm.experiment.result import write_result
 from lm.experiment.train import train
@@ -231,10 +232,11 @@ def test_a_run_with_half_a_result_evaluates_once_and_knows_all_that_it_knew(
     assert losses(workdir) == expected
 
 
-def test_every_process_has_the_result_and_the_first_writes_it(small_config, tmp_path):
+def test_every_process_has_the_result_and_the_first_writes_it(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(result_module, "is_main", lambda: False)
     program = prepare_module.shared_program(small_config, 256)
     found = Evaluation({"eval/bits_per_byte": 2.0})
-    result = write_result(found, small_config, program, tmp_path, False, seconds=1.0, steps=12)
+    result = write_result(found, small_config, program, tmp_path, seconds=1.0, steps=12)
     assert {"seconds", "steps", "eval/bits_per_byte", "config_hash"} <= result.keys()
     assert not list(tmp_path.iterdir())
 

@@ -69,7 +69,7 @@ def fold(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def token_blocks(
-    log_probs: Callable[[Any], np.ndarray], hidden: np.ndarray, vocab_size: int
+    log_probs: Callable[[Any], Any], hidden: np.ndarray, vocab_size: int
 ) -> Iterator[np.ndarray]:
     """Log-probabilities transposed, [tokens, contexts] float64, in blocks of tokens.
 
@@ -85,7 +85,7 @@ def token_blocks(
     contexts = max(1, _ENTRIES // vocab_size)
     for start in range(0, vocab_size, tokens):
         parts = [
-            log_probs(hidden[i : i + contexts])[:, start : start + tokens].astype("f8")
+            np.asarray(log_probs(hidden[i : i + contexts]))[:, start : start + tokens].astype("f8")
             for i in range(0, len(hidden), contexts)
         ]
         yield np.concatenate(parts).T

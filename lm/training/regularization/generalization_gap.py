@@ -43,7 +43,7 @@ def generalization_gap(program: Program, params: Params, corpus: Dataset) -> flo
     def mean(split: str) -> float:
         rows, size = corpus.rows(split), config.batch_size
         batches = sharded_eval_batches(program.mesh, rows, batch_size=size, limit=number)
-        sums = [program.eval_loss(params, batch) for batch in batches]
+        sums = [jax.block_until_ready(program.eval_loss(params, batch)) for batch in batches]
         return float(sum(nats for nats, _ in sums) / sum(weights for _, weights in sums))
 
     return mean("validation") - mean("train")
