@@ -44,6 +44,9 @@ _RULES = (
     (r"adapter/down/kernel$", ("fsdp", None)),
     (r"adapter/up/kernel$", (None, "fsdp")),
 )
+# Parameters with an entry for each token of the vocabulary or each label, whose number may not
+# divide over the tensor axis.
+_OF_VOCAB = r"(^|/)(embedding|table|head/bias)$"
 
 
 def make_mesh(
@@ -245,10 +248,26 @@ def path_name(path: tuple[Any, ...]) -> str:
 def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
     axes = next((axes for pattern, axes in _RULES if re.search(pattern, name)), ())
     axes = (None,) * (len(shape) - len(axes)) + axes
+    if re.search(_OF_VOCAB, name) and shape[axes.index(VOCAB_AXIS)] % mesh.shape[VOCAB_AXIS]:
+        axes = _without_vocab(mesh, shape, axes)
     for size, axis in zip(shape, axes, strict=True):
-        if axis is not None and size % mesh.shape[axis]:
+        if axis is not None and size % _devices(mesh, axis):
             raise UserError(
                 f"parameter {name} {list(shape)}: {size} is not divisible by config.mesh.{axis} = "
                 f"{mesh.shape[axis]}; change the size or the mesh"
             )
     return PartitionSpec(*axes)
+
+
+def _without_vocab(mesh: Mesh, shape: tuple[int, ...], axes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The axes of a table whose tokens do not divide: its features are split in their place."""
+    rest = tuple(None if axis == VOCAB_AXIS else axis for axis in axes)
+    last = rest[-1]
+    if last is None or shape[-1] % _devices(mesh, (last, VOCAB_AXIS)):
+        return rest
+    return (*rest[:-1], (last, VOCAB_AXIS))
+
+
+def _devices(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
+    """Over how many devices these axes split."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))

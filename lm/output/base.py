@@ -204,6 +204,7 @@ class Head(nn.Module):
     def _shards_of(self, tokens: int) -> Shards | None:
         """How devices share so many tokens; None where one device, or the compiler, has them."""
         shards = self.shards if self.vocab_shardable else None
+        shards = shards and shards.of_vocab(self.vocab_size)
         return shards if shards is not None and tokens % shards.token_shards == 0 else None
 
     def _local_head(self, shards: Shards | None) -> "Head":

@@ -22,12 +22,12 @@ class Shards:
     Attributes:
       mesh: the devices.
       token_axes: mesh axes over which tokens are split.
-      vocab_axis: the mesh axis over which the vocabulary is split.
+      vocab_axis: the mesh axis over which the vocabulary is split; None: it is whole.
     """
 
     mesh: Mesh
     token_axes: tuple[str, ...] = TOKEN_AXES
-    vocab_axis: str = VOCAB_AXIS
+    vocab_axis: str | None = VOCAB_AXIS
 
     @property
     def token_shards(self) -> int:
@@ -37,7 +37,18 @@ class Shards:
     @property
     def vocab_shards(self) -> int:
         """Into how many parts the vocabulary is split."""
-        return self.mesh.shape[self.vocab_axis]
+        return 1 if self.vocab_axis is None else self.mesh.shape[self.vocab_axis]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """All axes over which work is split."""
+        return self.token_axes if self.vocab_axis is None else (*self.token_axes, self.vocab_axis)
+
+    def of_vocab(self, vocab_size: int) -> "Shards":
+        """The same where V divides over the devices; else tokens are split over these too."""
+        if vocab_size % self.vocab_shards == 0:
+            return self
+        return dataclasses.replace(self, token_axes=self.axes, vocab_axis=None)
 
     def specs(self, params: tuple[Any, Any], vocab_dims: Mapping[str, int]) -> tuple[Any, Any]:
         """Partition specs of a head's own parameters and of a borrowed table.
@@ -49,11 +60,12 @@ class Shards:
         own, embedding = params
 
         def spec(name: str, value: Any) -> Any:
-            if name in vocab_dims:
+            if name in vocab_dims and self.vocab_axis is not None:
                 return PartitionSpec(*(None,) * vocab_dims[name], self.vocab_axis)
             return jax.tree.map(lambda _: PartitionSpec(), value)
 
-        embedding_spec = None if embedding is None else PartitionSpec(self.vocab_axis)
+        rows = PartitionSpec() if self.vocab_axis is None else PartitionSpec(self.vocab_axis)
+        embedding_spec = None if embedding is None else rows
         return {name: spec(name, value) for name, value in own.items()}, embedding_spec
 
 
@@ -72,7 +84,6 @@ def sharded(compute: LossAndGrad, shards: Shards, vocab_dims: Mapping[str, int])
       vocab_dims: see `Shards.specs`.
     """
     tokens = PartitionSpec(shards.token_axes)
-    all_axes = (*shards.token_axes, shards.vocab_axis)
 
     def on_all_devices(params, shared, index, hidden, targets, weights):
         specs = shards.specs(params, vocab_dims)
@@ -84,13 +95,13 @@ def sharded(compute: LossAndGrad, shards: Shards, vocab_dims: Mapping[str, int])
             params_grad, hidden_grad = grads
 
             def reduce(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
-                split = shards.vocab_axis in spec
-                return jax.lax.psum(grad, shards.token_axes if split else all_axes)
+                return jax.lax.psum(grad, shards.token_axes if any(spec) else shards.axes)
 
             params_grad = jax.tree.map(reduce, params_grad, specs)
-            wide = hidden_grad.astype(jnp.promote_types(hidden_grad.dtype, jnp.float32))
-            hidden_grad = jax.lax.psum(wide, shards.vocab_axis).astype(hidden_grad.dtype)
-            return jax.lax.psum(value, all_axes), (params_grad, hidden_grad)
+            if shards.vocab_axis is not None:
+                wide = hidden_grad.astype(jnp.promote_types(hidden_grad.dtype, jnp.float32))
+                hidden_grad = jax.lax.psum(wide, shards.vocab_axis).astype(hidden_grad.dtype)
+            return jax.lax.psum(value, shards.axes), (params_grad, hidden_grad)
 
         return _shard_map(
             on_one,

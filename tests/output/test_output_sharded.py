@@ -32,11 +32,12 @@ def shards_of(mesh):
 
 
 @functools.cache
-def problem(name, dtype=np.float32):
+def problem(name, dtype=np.float32, words=V):
     """A head, random parameters, and what one device makes of them."""
-    head = OUTPUTS[name](V, D, param_dtype=dtype, **(EVERYTHING if name == "softmax" else {}))
+    options = {**EVERYTHING, "class_weights": EVERYTHING["class_weights"][:words]}
+    head = OUTPUTS[name](words, D, param_dtype=dtype, **(options if name == "softmax" else {}))
     rng = np.random.default_rng(0)
-    hidden, targets = rng.normal(size=(N, D)).astype(dtype), rng.integers(0, V, N)
+    hidden, targets = rng.normal(size=(N, D)).astype(dtype), rng.integers(0, words, N)
     shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), hidden, targets, method="loss"))
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.5, dtype), shapes)
     weights = rng.random(N).astype(dtype) * (rng.random(N) < 0.8)
@@ -79,6 +80,14 @@ def test_every_head_that_splits_gives_the_same_with_its_words_split(name):
     with jax.enable_x64(True):
         head, arguments, expected = problem(name, np.float64)
         found = computed(head.clone(shards=shards_of((2, 2, 1, 2)), token_chunk_size=3), *arguments)
+        assert_equal(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_words_that_do_not_divide_over_devices_split_tokens_instead(name):
+    with jax.enable_x64(True):
+        head, arguments, expected = problem(name, np.float64, 46)
+        found = computed(head.clone(shards=shards_of((1, 2, 1, 4)), token_chunk_size=3), *arguments)
         assert_equal(found, expected, 1e-12)
 
 

@@ -37,9 +37,9 @@ def some_rows(config, seed=0):
     return {"tokens": tokens, "segments": segments, "bytes": np.full(shape[0], 32, np.int32)}
 
 
-def run(config, steps=STEPS):
+def run(config, steps=STEPS, vocab_size=256):
     """Losses of some steps, the final state, and the program."""
-    program = build_program(config, 256)
+    program = build_program(config, vocab_size)
     losses = []
     with jax.set_mesh(program.mesh):
         state = program.init_state(jax.random.key(0))
@@ -80,6 +80,15 @@ def test_a_mesh_of_all_axes_but_sequence_gives_the_losses_of_one_device(small_co
     assert table.addressable_shards[0].data.size == table.size // (2 * 2)
     moment = state.opt_state[1][0].mu["embedding"]
     assert moment.sharding == table.sharding
+
+
+def test_an_uneven_vocabulary_is_trained_whole_and_its_table_split_by_features(small_config):
+    mesh = {"mesh.fsdp": 2, "mesh.tensor": 4}
+    sharded, state, _ = run(override(small_config, mesh), 3, 257)
+    single, _, _ = run(override(small_config, {"mesh.data": 1}), 3, 257)
+    np.testing.assert_allclose(sharded, single, atol=1e-5)
+    table = state.params["embedding"]
+    assert table.shape == (257, 32) and table.addressable_shards[0].data.shape == (257, 32 // 8)
 
 
 @pytest.mark.parametrize(
