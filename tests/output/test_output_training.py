@@ -12,7 +12,7 @@ from lm.experiment.train import train
 from lm.tasks import build_task
 from lm.tasks.layout import Layout
 from lm.tasks.objective import TaskObjective
-from lm.training.build_model import build_model
+from lm.training.build_model import build_model, check_devices
 from lm.training.config import resolve
 from lm.training.profiling.paths import attention_path, output_path
 from lm.training.program import build_program
@@ -51,6 +51,7 @@ def test_a_run_says_how_its_own_decoder_and_its_own_targets_are_computed(small_c
         config=resolve(pairs),
         objective=build_objective(pairs, ByteTokenizer()),
         model=build_model(pairs, 256),
+        mesh=check_devices(pairs),
     )
     assert "over 8 to 32 keys" in attention_path(program)
     labels = override(small_config, {"task.name": "classification", "output.tied": False})
