@@ -53,7 +53,7 @@ def test_every_config_of_a_laptops_size_fits_with_the_bytes_that_the_compiler_sa
     config = override(config, {"batch_size": 16, "mesh.data": -1})
     found = slice_of(on)
     plan = make_plan(config, found)
-    assert 0 < plan.bytes < found.accelerator.memory and 0 < plan.mfu <= 1
+    assert 0 < plan.bytes < found.accelerator.memory and 0 < plan.mfu < 1.001
     for step, by_compiler in zip((plan.train, plan.evaluation), said, strict=True):
         of, arguments = step.memory, by_compiler.argument_size_in_bytes
         assert of.temporaries == by_compiler.temp_size_in_bytes
@@ -87,7 +87,8 @@ def test_what_the_compiler_refuses_for_want_of_memory_has_a_change_that_it_accep
 
 
 def test_a_state_too_large_for_a_chip_is_split_over_all(slice_of):
-    config = override(importlib.import_module("configs.clm").get_config("xl"), {"batch_size": 16})
-    config, on = override(config, {"mesh.data": -1, "mesh.fsdp": 1}), slice_of("v5e-16")
-    remedy = find_remedy(config, on)
+    config = importlib.import_module("configs.clm").get_config("tiny")
+    sizes = {"data.tokenizer": "bpe", "data.vocab_size": 1_000_000, "data.seq_len": 128}
+    sizes |= {"model.d_model": 1024, "model.num_layers": 1}
+    remedy = find_remedy(override(config, sizes), slice_of("v5e-16"))
     assert remedy and remedy.changes == {"mesh.data": 1, "mesh.fsdp": -1}

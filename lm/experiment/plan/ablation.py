@@ -45,6 +45,8 @@ def ablation_lines(points: Sequence[Point], on: Slice) -> Iterator[str]:
         configs = [point.config for point in points if point.row == label]
         rows.append(_planned(label, configs, on))
         yield _row_line(rows[-1])
+    for line in dict.fromkeys(line for row in rows if row.plan for line in row.plan.assumed):
+        yield f"assumed: {line}"
     yield ""
     if not all(row.plan for row in rows):
         labels = ", ".join(row.label for row in rows if row.plan is None)
@@ -52,7 +54,10 @@ def ablation_lines(points: Sequence[Point], on: Slice) -> Iterator[str]:
     total = sum(row.seconds for row in rows)
     if total:
         chip_hours = total * on.chips / 3600
-        yield f"all {len(points)} points: at least {duration(total)}, {chip_hours:.3g} chip-hours"
+        yield (
+            f"training of all {len(points)} points: at least {duration(total)}, "
+            f"{chip_hours:.3g} chip-hours"
+        )
         yield from _workers(points, rows, on)
 
 
