@@ -299,6 +299,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     checkpoint.every = 100
     # Latest checkpoints kept.
     checkpoint.max_to_keep = 2
+    # Beside these, checkpoints that are never removed: of every multiple of so many steps, which is
+    # saved even between those of `every`; and of the best evaluations by the primary metric, so
+    # many of them. 0: none.
+    checkpoint.keep_every = 0
+    checkpoint.keep_best = 0
 
     config.evaluation = evaluation = ConfigDict()
     # Steps between evaluations. 0: only at the end.

@@ -18,6 +18,9 @@ _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE
 _PASSING_TEXT = (*map(os.strerror, _PASSING), "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _DENIED_TEXT = ("Permission denied", "PERMISSION_DENIED", "Read-only file system")
 
+# The packages that read buckets, and the extra that installs them.
+_CLIENTS = ("s3fs", "gcsfs", "botocore", "aiobotocore", "google", "aiohttp")
+
 # What a run in the same workdir may change.
 _SMALLER = (
     "in training raise config.grad_accum_steps or set config.model.remat=True; or a smaller "
@@ -92,6 +95,8 @@ def of_storage(error: BaseException) -> str | None:
     """Likewise, of a disk or a folder, which every further run would meet again."""
     for each in _chain(error):
         number, text = getattr(each, "errno", None), str(each)
+        if line := _of_bucket(each):
+            return line
         if number in _FULL or any(word in text for word in _FULL_TEXT):
             return (
                 f"no space is left{_place(each)}: free some, such as older checkpoints, or use "
@@ -109,6 +114,21 @@ def of_storage(error: BaseException) -> str | None:
                 f"reading or writing failed{_place(each)} ({' '.join(text.split())[:120]}), which "
                 "may pass: run the same command again; if it stays, look after the disk or network"
             )
+    return None
+
+
+def _of_bucket(error: BaseException) -> str | None:
+    """Likewise, of a bucket that cannot be reached."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError) and ("s3fs" in text or "gcsfs" in text):
+        return f'{text}: buckets need pip install -e ".[bucket]"'
+    if isinstance(error, FileNotFoundError) and "bucket does not exist" in text.lower():
+        return f"there is no such bucket ({text[:120]}): make it, or use another --workdir"
+    if type(error).__module__.partition(".")[0] in _CLIENTS:
+        return (
+            f"the bucket cannot be read or written ({text[:160]}): check its name, the credentials "
+            "and the network; the same command then goes on from the last checkpoint"
+        )
     return None
 
 

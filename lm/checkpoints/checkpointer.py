@@ -2,15 +2,16 @@
 a checksum in every checkpoint, by which damage is found when it is read.
 """
 
+import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import itertools
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +20,9 @@ from orbax.checkpoint import v1 as ocp
 
 from lm.checkpoints.checksum import checksum
 from lm.checkpoints.layer_layout import layouts_differ, named_leaves, to_layout
+from lm.checkpoints.preservation import Preservation
+from lm.checkpoints.staging import Staging, is_complete, needs_staging
+from lm.data.bucket import absolute, move
 from lm.devices.hosts import any_process, from_main, process_count
 from lm.devices.sharding import tree_shardings, whole
 from lm.errors import UserError, explain
@@ -38,16 +42,23 @@ class Checkpoints:
     The checksum of a state is saved within its checkpoint, so that neither exists without the
     other: Orbax makes a checkpoint visible as a whole, by renaming its folder.
 
-    Only the run that writes them gives `max_to_keep`; it alone removes what a killed save left, and
-    moves damaged checkpoints into the workdir's folder `damaged`.
+    Only the run that writes them says which to `keep`; it alone removes what a killed save left,
+    and moves damaged checkpoints into the workdir's folder `damaged`.
     """
 
-    def __init__(self, workdir: epath.PathLike, max_to_keep: int | None = None):
+    def __init__(self, workdir: epath.PathLike, keep: Preservation | None = None):
         # Orbax insists on absolute paths.
-        self.folder = epath.Path(workdir).resolve() / "checkpoints"
-        self._preservation = _Preservation(max_to_keep)
-        self._is_writer = max_to_keep is not None
-        self._saving = None
+        self.folder = absolute(workdir) / "checkpoints"
+        self.keep, self._saving = keep, None
+        self._staging = None
+        if needs_staging(self.folder):
+            if process_count() > 1:
+                raise UserError(
+                    f"several processes cannot save into {self.folder}; use a --workdir on gs:// "
+                    "or in a folder that all see"
+                )
+            self._staging = Staging(self.folder, writes=keep is not None)
+            self._uploads = concurrent.futures.ThreadPoolExecutor(1, "upload")
 
     @property
     def latest(self) -> int | None:
@@ -62,20 +73,22 @@ class Checkpoints:
     def _listed(self) -> list[int]:
         if not self.folder.exists():
             return []
-        return sorted(
-            int(child.name)
-            for child in self.folder.iterdir()
-            if child.name.isdecimal() and ocp.is_orbax_checkpoint(child)
-        )
+        return sorted(int(child.name) for child in self.folder.iterdir() if is_complete(child))
 
     @functools.cached_property
     def _checkpointer(self) -> ocp.training.Checkpointer:
         """Orbax's, which lists what there is as it begins and stumbles over damaged metadata."""
-        from_main(self._set_aside_unreadable)
         logging.getLogger("absl").addFilter(_not_of_orbax)
-        policy: Any = self._preservation
+        policies = ocp.training.preservation_policies
+        policy: Any = self.keep or policies.PreserveAll()
+        folder = self.folder
+        if self._staging is None:
+            from_main(self._set_aside_unreadable)
+        else:
+            self._staging.remove_partial()
+            folder, policy = self._staging.written, policies.LatestN(1)
         return ocp.training.Checkpointer(
-            self.folder, preservation_policy=policy, cleanup_tmp_directories=self._is_writer
+            folder, preservation_policy=policy, cleanup_tmp_directories=self.keep is not None
         )
 
     def _set_aside_unreadable(self) -> None:
@@ -96,17 +109,31 @@ class Checkpoints:
                 force=True,
                 custom_metadata={CHECKSUM: checksum(named_leaves(state.saved))},
             )
+            if self._staging is not None:
+                self._saving = self._uploads.submit(self._upload, self._saving, step)
+
+    def _upload(self, saving: Any, step: int) -> None:
+        """Copies a checkpoint into the bucket once it is saved, and removes those not kept."""
+        assert self._staging is not None and self.keep is not None
+        saving.result()
+        self._staging.upload(step)
+        there = [types.SimpleNamespace(step=each) for each in self._listed()]
+        kept = self.keep.should_preserve(there, context=None)
+        for each, keep in zip(there, kept, strict=True):
+            if not keep:
+                self._staging.delete(each.step)
 
     def protect(self, step: int) -> None:
         """Keeps the checkpoint of a step, however many follow it; until another is protected."""
-        self._preservation.protected = step
+        assert self.keep is not None
+        self.keep.protected = step
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints that came after a step, which is then the newest."""
         self.wait()
         for later in self.steps:
             if later > step:
-                self._checkpointer.delete(later)
+                (self._staging or self._checkpointer).delete(later)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -152,6 +179,9 @@ class Checkpoints:
         self.wait()
         if "_checkpointer" in vars(self):
             self._checkpointer.close()
+        if self._staging is not None:
+            self._uploads.shutdown()
+            self._staging.close()
 
     def _load(self, abstract: Callable[[int], Any], step: int | None) -> Any:
         if step is not None:
@@ -187,7 +217,7 @@ class Checkpoints:
         try:
             recorded, wanted = self._metadata(step).custom_metadata, abstract(step)
             with _reading(path), _each_process_alone():
-                state = ocp.load(path, wanted, checkpointable_name="state")
+                state = ocp.load(self._local(step), wanted, checkpointable_name="state")
         except DamagedCheckpoint as error:
             failure = error
         if any_process(failure is not None):
@@ -206,9 +236,12 @@ class Checkpoints:
         return state
 
     def _metadata(self, step: int) -> Any:
-        path = self.folder / str(step)
-        with _reading(path):
-            return ocp.metadata(path, checkpointable_name="state")
+        with _reading(self.folder / str(step)):
+            return ocp.metadata(self._local(step), checkpointable_name="state")
+
+    def _local(self, step: int) -> epath.Path:
+        """Where Orbax can read the checkpoint of a step."""
+        return self._staging.download(step) if self._staging else self.folder / str(step)
 
     def _abstract(self, sharding: Any, step: int) -> Any:
         """Shapes and types of a checkpoint's arrays, all with one sharding."""
@@ -223,10 +256,9 @@ class Checkpoints:
         """
         for step, error in damaged.items():
             kept = ""
-            if self._is_writer:
+            if self.keep is not None:
                 target = _free_name(self.folder.parent / "damaged" / str(step))
-                target.parent.mkdir(exist_ok=True)
-                (self.folder / str(step)).rename(target)
+                move(self.folder / str(step), target)
                 kept = f"; moved to {target}"
             print(f"{error}{kept}{instead}", file=sys.stderr, flush=True)
 
@@ -244,22 +276,6 @@ def _each_process_alone() -> contextlib.AbstractContextManager[Any]:
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     """Lets pass what others than Orbax log; what fails in its threads is raised by `wait`."""
     return record.levelno >= logging.CRITICAL or "orbax" not in record.pathname.split(os.sep)
-
-
-@dataclasses.dataclass
-class _Preservation:
-    """Orbax's policy: the latest `number` checkpoints (None: all), and a protected one."""
-
-    number: int | None
-    protected: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """One answer for each checkpoint, oldest first."""
-        oldest = 0 if self.number is None else len(checkpoints) - self.number
-        return [
-            place >= oldest or checkpoint.step == self.protected
-            for place, checkpoint in enumerate(checkpoints)
-        ]
 
 
 @contextlib.contextmanager

@@ -23,8 +23,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fsspec
 from etils import epath
 
+from lm.data.bucket import absolute, in_bucket, modified
 from lm.errors import UserError
 
 BEAT = 15.0  # seconds between two refreshments of a claim
@@ -152,12 +154,13 @@ def claim(folder: epath.PathLike, wait: bool = False) -> Iterator[Claim]:
       Held: another process holds it.
     """
     folder = epath.Path(folder)
-    name = os.fspath(folder.resolve())
+    name = os.fspath(absolute(folder))
     if name in _MINE.get():
         yield _MINE.get()[name]
         return
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    if not in_bucket(folder):  # where there are no folders without files
+        folder.mkdir(parents=True, exist_ok=True)
     held = _wait_for(folder) if wait else _take(folder)
     before = _MINE.set({**_MINE.get(), name: held})
     try:
@@ -251,10 +254,10 @@ def _age(path: epath.Path) -> float:
     """
     probe = path.parent / f".claim-probe-{uuid.uuid4().hex}"
     probe.write_text("")
-    now = probe.stat().mtime
+    now = modified(probe)
     probe.unlink()
     try:
-        return now - path.stat().mtime
+        return now - modified(path)
     except FileNotFoundError:
         return math.inf
 
@@ -282,16 +285,12 @@ def _create(path: epath.Path, text: str) -> bool:
 
 def _opened_new(path: str) -> Any:
     """A file that nobody else has created: by O_EXCL, or by a bucket's condition for an object."""
-    if "://" not in path:
-        return open(path, "x")
-    import fsspec  # is there where epath can open a bucket
-
-    return fsspec.open(path, "xt")
+    return fsspec.open(path, "xt") if in_bucket(path) else open(path, "x")
 
 
 def _touch(path: epath.Path) -> None:
     """Gives a file the present time, by the clock of its file server."""
-    if "://" in os.fspath(path):
+    if in_bucket(path):
         path.write_text(path.read_text())
     else:
         os.utime(path)

@@ -1,17 +1,19 @@
 """Hooks of a run in its workdir: its evaluations with early stopping, and its checkpoints."""
 
 from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.initialize import restored_state
+from lm.checkpoints.preservation import Preservation
 from lm.checkpoints.resume import asked_alike_since
 from lm.config import Config
 from lm.data import Dataset
 from lm.errors import Interrupted
 from lm.evaluation.held_out import Evaluation, evaluate
-from lm.experiment.primary_metric import describe_metrics, primary_metric
+from lm.experiment.primary_metric import PrimaryMetric, describe_metrics, primary_metric
 from lm.training.early_stopping import Stopping
 from lm.training.hooks import Log
 from lm.training.metric_writer import read_metrics
@@ -71,6 +73,8 @@ class Evaluate(Hook):
         if self.log.writer is not None:
             self.log.writer.write(number, found.metrics | gap)
             self.log.progress.evaluated(", ".join(describe_metrics(found.metrics, self.config)))
+        if self.checkpoints.keep:
+            self.checkpoints.keep.see(number, found.metrics)
         if self.stopping and self.stopping.see(number, found.metrics[self.stopping.metric]):
             self.checkpoints.protect(number)
         return found
@@ -90,9 +94,13 @@ class Evaluate(Hook):
 class Save(Hook):
     """Saves the state when it is due or may be the best, and on a signal, which ends the run."""
 
-    def __init__(self, every: int, checkpoints: Checkpoints, evaluate: Evaluate, signals: Signals):
-        self.every, self.checkpoints, self.signals = every, checkpoints, signals
-        self.evaluate = evaluate
+    def __init__(
+        self, config: Config, checkpoints: Checkpoints, evaluate: Evaluate, signals: Signals
+    ):
+        self.every = [
+            each for each in (config.checkpoint.every, config.checkpoint.keep_every) if each
+        ]
+        self.checkpoints, self.evaluate, self.signals = checkpoints, evaluate, signals
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         """Agrees with other processes on the step at which a signal stops all of them."""
@@ -102,16 +110,33 @@ class Save(Hook):
         """The last step is not: its state is saved once the run has been evaluated."""
         if self.evaluate.stopping and self.evaluate.is_due(trainer, number):
             return True
-        scheduled = self.every and number % self.every == 0
+        scheduled = any(number % every == 0 for every in self.every)
+        if (keep := self.checkpoints.keep) is not None:
+            scheduled |= number in keep.best_steps(keep.scores)
         return number != trainer.num_steps and bool(scheduled or self.signals.received(number))
 
     def after_step(self, trainer: Trainer, number: int) -> None:
         """Raises Interrupted after a signal, unless the run is at its end anyway."""
         received = self.signals.received(number)  # may come at any time, so it is asked once
         if self.is_due(trainer, number):
+            self.evaluate.log.sync()  # a run that resumes from here finds every line before
             self.checkpoints.save(trainer.state)
         if received and number != trainer.num_steps:
             raise Interrupted(number, received)
+
+
+def preservation(config: Config, dataset: Dataset) -> Preservation:
+    """Which checkpoints of a run are kept."""
+    metric, given = _metric(config, dataset), config.checkpoint
+    kept = given.max_to_keep, given.keep_every, given.keep_best
+    return Preservation(*kept, metric.name, metric.lower_is_better)
+
+
+def recall_scores(workdir: epath.Path, checkpoints: Checkpoints, start: int) -> None:
+    """Tells the checkpoints of the evaluations that a run has recorded up to step `start`."""
+    for record in _evaluations(workdir, start):
+        if checkpoints.keep is not None:
+            checkpoints.keep.see(record["step"], record)
 
 
 def recalled_stopping(
@@ -120,14 +145,23 @@ def recalled_stopping(
     """Early stopping as it stood at step `start` of a run; None without patience."""
     if not config.evaluation.patience:
         return None
-    metric = primary_metric(config, available=[f"eval/{name}" for name in dataset.metrics])
+    metric = _metric(config, dataset)
     new = metric.name, metric.lower_is_better, config.evaluation.patience
-    stopping, since = Stopping(*new), asked_alike_since(workdir)
-    records = read_metrics(workdir / "metrics.jsonl")
-    stopping.recall(record for record in records if since < record["step"] <= start)
+    stopping = Stopping(*new)
+    stopping.recall(_evaluations(workdir, start))
     if stopping.best is None:
         return stopping
     if stopping.best not in checkpoints.steps:  # patience came after it
         return Stopping(*new)
     checkpoints.protect(stopping.best)
     return stopping
+
+
+def _metric(config: Config, dataset: Dataset) -> PrimaryMetric:
+    return primary_metric(config, available=[f"eval/{name}" for name in dataset.metrics])
+
+
+def _evaluations(workdir: epath.Path, start: int) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to step `start` whose evaluations were of the same rows."""
+    since, records = asked_alike_since(workdir), read_metrics(workdir / "metrics.jsonl")
+    return [record for record in records if since < record["step"] <= start]

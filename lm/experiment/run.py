@@ -12,7 +12,7 @@ from lm.config import Config
 from lm.data import Dataset, local_train_batches
 from lm.errors import Interrupted
 from lm.evaluation.held_out import Evaluation
-from lm.experiment.hooks import Evaluate, Save, recalled_stopping
+from lm.experiment.hooks import Evaluate, Save, preservation, recall_scores, recalled_stopping
 from lm.experiment.initial_state import initial_state
 from lm.experiment.result import write_result
 from lm.training.hooks import NanCheck, open_log
@@ -38,7 +38,7 @@ class Run:
         commit: str | None,
     ):
         self.config, self.workdir, self.dataset, self.program = config, workdir, dataset, program
-        self.checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
+        self.checkpoints = Checkpoints(workdir, preservation(config, dataset))
         self.signals = Signals()
         self.commit, self.begun = commit, time.perf_counter()
         root = jax.random.key(config.seed)
@@ -53,6 +53,7 @@ class Run:
             start=start,
             groups=dataset.row_groups(config),
         )
+        recall_scores(workdir, self.checkpoints, start)
         stopping = recalled_stopping(config, workdir, dataset, self.checkpoints, start)
         print(f"{label}: {source}; {describe_paths(program)}", flush=True)
         # Where only result.json was missing, the last evaluation is made and written again.
@@ -63,7 +64,7 @@ class Run:
         hooks = (
             self.evaluate,  # first: it checks the claim before anything is written
             NanCheck(self._last_checkpoint),
-            Save(config.checkpoint.every, self.checkpoints, self.evaluate, self.signals),
+            Save(config, self.checkpoints, self.evaluate, self.signals),
             self.trace,
             self.log,  # last: what the others take is no time of training
         )
@@ -97,6 +98,7 @@ class Run:
 
     def result(self, found: Evaluation) -> dict[str, Any]:
         """What every process knows of the finished run; the first writes it."""
+        self.log.sync()
         stopping = self.evaluate.stopping
         own = {} if stopping is None else {"best_step": stopping.best}
         seconds = self.log.writer.seconds if self.log.writer else time.perf_counter() - self.begun

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from lm.checkpoints.staging import is_complete, last_written
+from lm.data.bucket import modified
 from lm.data.files import parse_json
 from lm.errors import UserError, counted
 from lm.experiment.claim import Sighting, last_claim
@@ -103,7 +105,7 @@ def _progress(folder: epath.Path) -> str:
     saved = _checkpoints(folder)
     if saved:
         newest = max(saved, key=lambda path: int(path.name))
-        age = time.time() - newest.stat().mtime
+        age = time.time() - modified(last_written(newest))
         step.append(f"checkpoint of step {newest.name}, {_time(age)} ago")
     elif step:
         step.append("no checkpoint")
@@ -114,12 +116,7 @@ def _checkpoints(folder: epath.Path) -> list[epath.Path]:
     """The complete checkpoints of a run; of a chain of runs, those of the last that has any."""
     saved = folder / "checkpoints"
     if saved.exists():
-        # Orbax writes the metadata last, and renames what is complete to its step.
-        return [
-            child
-            for child in saved.iterdir()
-            if child.name.isdecimal() and (child / "_CHECKPOINT_METADATA").exists()
-        ]
+        return list(filter(is_complete, saved.iterdir()))
     if not folder.exists():
         return []
     stages = [child for child in folder.iterdir() if child.name.isdecimal() and _is_run(child)]

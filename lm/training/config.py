@@ -64,10 +64,12 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state is saved, and how often it is kept."""
+    """When the state is saved, and which checkpoints are kept."""
 
     every: Annotated[int, Key("checkpoint.every", at_least=0)]
     max_to_keep: Annotated[int, Key("checkpoint.max_to_keep", at_least=1)]
+    keep_every: Annotated[int, Key("checkpoint.keep_every", at_least=0)]
+    keep_best: Annotated[int, Key("checkpoint.keep_best", at_least=0)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,6 +91,11 @@ class Log(Hook):
             self._memory = step_memory(trainer.program, trainer.state, rows, trainer.key)
         return self._memory
 
+    def sync(self) -> None:
+        """Leaves every line where the workdir is."""
+        if self.writer is not None:
+            self.writer.sync()
+
     def close(self) -> None:
         """Leaves every line on disk, and takes the bar off the terminal."""
         self.progress.close()

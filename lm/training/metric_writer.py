@@ -11,6 +11,7 @@ import tqdm
 from etils import epath
 
 from lm.config import Config
+from lm.data.bucket import Mirror, in_bucket
 from lm.data.files import to_json, write_text
 from lm.devices.hosts import is_main
 from lm.errors import UserError
@@ -77,7 +78,9 @@ class Writer:
     """Appends metrics of a workdir that was trained to step `start` and evaluated to `evaluated`.
 
     Lines of later steps, left by a run that was killed after its last checkpoint, are dropped, so
-    that a resumed run's file equals an uninterrupted one's. The trackers have every line too.
+    that a resumed run's file equals an uninterrupted one's. A file in a bucket cannot grow: there
+    it is written anew now and then, at the latest when `sync` asks. The trackers have every line
+    too.
     """
 
     def __init__(
@@ -93,6 +96,11 @@ class Writer:
             write_text(path, "".join(to_json(record) + "\n" for record in kept))
         self._before = max((record.get("seconds", 0.0) for record in kept), default=0.0)
         self._begin = time.perf_counter()
+        self._mirror = None
+        if in_bucket(path):
+            self._mirror = Mirror(path.parent, "log")
+            write_text(self._mirror.local / path.name, path.read_text() if path.exists() else "")
+            path = self._mirror.local / path.name
         self._path, self._file = path, path.open("a")
         self._trackers = trackers
 
@@ -112,12 +120,21 @@ class Writer:
             raise
         for tracker in self._trackers:
             tracker.write(step, metrics)
+        if self._mirror is not None:
+            self._mirror.copy(asked=_evaluates(metrics))
+
+    def sync(self) -> None:
+        """Leaves every line where the workdir is."""
+        if self._mirror is not None:
+            self._mirror.copy(asked=True)
 
     def close(self) -> None:
         """Leaves everything on disk."""
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def open_writer(

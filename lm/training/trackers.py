@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from etils import epath
 
 from lm.config import Config, plain, to_dict
+from lm.data.bucket import Mirror, in_bucket
 from lm.data.files import write_text
 from lm.errors import UserError
 
@@ -37,18 +38,27 @@ class TensorBoard:
     def __init__(self, config: Config, workdir: epath.Path, start: int):
         import tensorboardX
 
+        folder = workdir / "tensorboard"
+        self._mirror = Mirror(folder, "events") if in_bucket(workdir) else None
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=True
+            str(self._mirror.local if self._mirror else folder),
+            purge_step=start + 1,
+            write_to_disk=True,
         )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One scalar for each metric."""
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        if self._mirror is not None:
+            self._events.flush()
+            self._mirror.copy(asked=False)
 
     def close(self) -> None:
         """Leaves all events on disk."""
         self._events.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 class WandB:
@@ -68,7 +78,7 @@ class WandB:
             name=_run_name(workdir, run_id),
             resume="allow",
             config=to_dict(config),
-            dir=None if "://" in os.fspath(workdir) else os.fspath(workdir),
+            dir=None if in_bucket(workdir) else os.fspath(workdir),
             settings=wandb.Settings(console="off"),
         )
         self._run.define_metric("*", step_metric="step")

@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.checksum import checksum
+from lm.checkpoints.preservation import Preservation
 from lm.devices import sharding
 from lm.errors import UserError
 from lm.training.train_state import TrainState
@@ -54,7 +55,7 @@ def largest(folder):
 def saved(tmp_path_factory):
     """A workdir with checkpoints of steps 3 and 5, to be copied."""
     workdir = tmp_path_factory.mktemp("checkpointer") / "run"
-    checkpoints = Checkpoints(workdir, max_to_keep=2)
+    checkpoints = Checkpoints(workdir, Preservation(2))
     for step in (3, 5):
         checkpoints.save(state_at(step))
     checkpoints.close()
@@ -112,7 +113,7 @@ def test_the_run_that_owns_a_damaged_checkpoint_moves_it_away_and_goes_on(workdi
     path = folder / "_CHECKPOINT_METADATA" if metadata else largest(folder)
     flip(path, 13 if metadata else path.stat().st_size // 2)
     damaged = path.read_bytes()
-    checkpoints = Checkpoints(workdir, max_to_keep=2)
+    checkpoints = Checkpoints(workdir, Preservation(2))
     assert int(checkpoints.load(shapes(state_at(5))).step) == 3
     assert "moved to" in capfd.readouterr().err
     checkpoints.save(state_at(5))
@@ -124,7 +125,7 @@ def test_the_run_that_owns_a_damaged_checkpoint_moves_it_away_and_goes_on(workdi
 
 def test_damaged_metadata_of_an_older_checkpoint_do_not_stop_the_run(workdir, capfd):
     flip(workdir / "checkpoints/3/_CHECKPOINT_METADATA", 13)
-    checkpoints = Checkpoints(workdir, max_to_keep=2)
+    checkpoints = Checkpoints(workdir, Preservation(2))
     assert int(checkpoints.load(shapes(state_at(5))).step) == 5
     checkpoints.save(state_at(7))
     checkpoints.close()
@@ -137,7 +138,7 @@ def test_where_none_is_whole_it_is_said_and_nothing_is_moved(workdir):
         path = largest(workdir / f"checkpoints/{step}")
         flip(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match=r"checkpoints/5 is damaged.* no other is whole"):
-        Checkpoints(workdir, max_to_keep=2).load(shapes(state_at(5)))
+        Checkpoints(workdir, Preservation(2)).load(shapes(state_at(5)))
     assert Checkpoints(workdir).steps == [3, 5]
 
 
@@ -172,7 +173,7 @@ def test_a_machine_that_cannot_read_is_not_taken_for_a_damaged_checkpoint(
 
     monkeypatch.setattr(ocp, "load", fails)
     with pytest.raises(type(error)):
-        Checkpoints(workdir, max_to_keep=2).load(shapes(state_at(5)))
+        Checkpoints(workdir, Preservation(2)).load(shapes(state_at(5)))
     assert Checkpoints(workdir).steps == [3, 5]
 
 
@@ -193,7 +194,7 @@ def test_the_checksum_does_not_depend_on_how_an_array_is_divided(spec):
 
 
 def test_orbax_logs_nothing_and_our_own_warnings_are_still_heard(saved, tmp_path, caplog):
-    checkpoints = Checkpoints(shutil.copytree(saved, tmp_path / "run"), max_to_keep=2)
+    checkpoints = Checkpoints(shutil.copytree(saved, tmp_path / "run"), Preservation(2))
     checkpoints.save(state_at(7))
     checkpoints.close()
     caplog.clear()

@@ -8,6 +8,7 @@ import pytest
 
 import run
 from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.preservation import Preservation
 from lm.errors import UserError, explain
 from lm.experiment.ablation import sweep as sweep_module
 from lm.experiment.ablation.points import Ablation, make_points
@@ -93,7 +94,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_
     def fail(*_, **__):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/data/d/0")
 
-    checkpoints = Checkpoints(tmp_path, max_to_keep=2)
+    checkpoints = Checkpoints(tmp_path, Preservation(2))
     checkpoints.save(state_at(3))
     checkpoints.wait()
     with monkeypatch.context() as patch:
@@ -121,7 +122,7 @@ def test_a_checkpoint_that_finds_no_space_is_told_once_and_the_one_before_is_who
         def result(self):
             raise ValueError(OF_TENSORSTORE.format("No space left on device"))
 
-    checkpoints = Checkpoints(tmp_path, max_to_keep=2)
+    checkpoints = Checkpoints(tmp_path, Preservation(2))
     checkpoints.save(state_at(3))
     checkpoints.wait()
     monkeypatch.setattr(checkpoints._checkpointer, "save_async", lambda *_, **__: Failing())

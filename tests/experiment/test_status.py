@@ -31,7 +31,7 @@ def begin(folder, step=12, checkpoint=10):
         (saved / "_CHECKPOINT_METADATA").write_text("{}")
         (folder / "checkpoints" / f"{checkpoint + 5}.orbax-checkpoint-tmp").mkdir()
         past = time.time() - 300
-        os.utime(saved, (past, past))
+        os.utime(saved / "_CHECKPOINT_METADATA", (past, past))
 
 
 def finish(folder):

@@ -9,6 +9,7 @@ from lm.checkpoints.resume import FREE, record_changes
 from lm.checkpoints.run_files import read_result, recorded_config
 from lm.checkpoints.teacher import teacher_config
 from lm.config import Config
+from lm.data.bucket import absolute
 from lm.devices.hosts import from_main, is_main
 from lm.experiment.continual.chain import TABLE, stage_configs, train_stages
 from lm.experiment.primary_metric import summary
@@ -39,7 +40,7 @@ def run_experiment(
         return train(config, workdir, label, wait)
     check(config)
     # Runs record the folder of the one before, so its path must be absolute.
-    workdir = epath.Path(workdir).resolve()
+    workdir = absolute(workdir)
     finished = open_workdir(config, workdir, FREE)
     if finished is None:
         check_devices(config)
