@@ -220,7 +220,8 @@ def main() -> None:
             finish(place)
             found = outcome(place.workdir)
             wrong = [key for key in expected if found[key] != expected[key]]
-            differing += [{"round": rounds, "differ": wrong}] if wrong else []
+            files = sorted(set(found["files"]) ^ set(expected["files"]))
+            differing += [{"round": rounds, "differ": wrong, "files": files}] if wrong else []
             print(f"round {rounds}: {', '.join(wrong) or 'the same'}", flush=True)
             shutil.rmtree(place.workdir)
     result = {

@@ -18,6 +18,7 @@ from lm.errors import UserError
 
 # str.splitlines also cuts at U+2028, form feeds and others, which stand inside of texts and JSON.
 _LINE_END = re.compile(r"\r\n|\n|\r")
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 _MAX_BYTES = 1 << 28  # the largest tokenizer.json in use has some 30 MB
 
 
@@ -31,6 +32,15 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: epath.Path) -> None:
+    """Removes what killed processes have left of files that they were replacing; for the process
+    that holds the folder.
+    """
+    for child in folder.iterdir():
+        if _PARTIAL.fullmatch(child.name):
+            child.unlink(missing_ok=True)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

@@ -14,7 +14,7 @@ from lm.checkpoints import run_files
 from lm.checkpoints.resume import FREE, LENGTH, changed, check_changes
 from lm.config import Config, to_dict
 from lm.data import Dataset
-from lm.data.files import write_json
+from lm.data.files import remove_partial, write_json
 from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.experiment.claim import claim
@@ -106,6 +106,8 @@ def _begin(config: Config, workdir: epath.Path, corpus: Dataset) -> bool:
     if result.exists() and run_files.read_result(workdir) is None:
         print(f"{result} is not whole; it is derived again", file=sys.stderr, flush=True)
     free = not workdir.exists() or _is_free(workdir)
+    if workdir.exists():
+        remove_partial(workdir)
     if recorded.exists():
         run_files.check_same_text(workdir, corpus)
     else:

@@ -222,7 +222,10 @@ def test_a_run_with_half_a_result_evaluates_once_and_knows_all_that_it_knew(
     expected = losses(workdir)
     path = workdir / "result.json"
     path.write_text(path.read_text()[:300])
+    partial = workdir / ".result.json.0123456789ab.partial"
+    partial.write_text("{")
     again = train(small_config, workdir)
+    assert not partial.exists()
     out, err = capsys.readouterr()
     assert "resumes at step 12;" in out and "result.json is not whole" in err
     assert again.keys() == result.keys() and json.loads(path.read_text()) == again
