@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ _KEY = "softmax-laboratory"
 _notices: dict[str, str] = {}
 _FOREVER = 10**9  # milliseconds, 11 days; a lost process ends the wait
 _turns = itertools.count()  # of the exchanges, which all processes make in the same order
-_ending, _alone = threading.Event(), threading.Event()
+_done, _ending, _alone = threading.Event(), threading.Event(), threading.Event()
 _OF_ALL = (UserError, Interrupted, KeyboardInterrupt)  # what no lost process raises
 
 
@@ -106,21 +107,28 @@ def together(cluster: Cluster, report: Callable[[BaseException], int]) -> Iterat
     try:
         with contextlib.nullcontext() if is_main() else _quiet():
             yield
+            gather("done")
+            _done.set()
     except BaseException as error:
         if not all_fail(error):
             _end_alone(error, report)
         raise
     finally:
+        sys.stdout.flush()
         _ending.set()
         watch.join()  # before the client that it uses is shut down
 
 
 def _start(cluster: Cluster) -> None:
     """Meets the other processes; before JAX has touched a device."""
+    if cluster.process_id == 0 and cluster.coordinator:
+        _check_free_port(cluster.coordinator)
     count, met = cluster.num_processes, False
     where = f"{count} processes to meet at {cluster.coordinator or 'the host of the first'}"
 
-    def lost(processes: Sequence[int]) -> str:
+    def lost(processes: Sequence[int]) -> str | None:
+        if _done.is_set():
+            return None  # it has ended as this one is about to
         if met:
             names = " and ".join(f"process {number}" for number in processes) or "process 0"
             return (
@@ -152,6 +160,13 @@ def _start(cluster: Cluster) -> None:
     )
     waits.cancel()
     met = True
+
+
+def _check_free_port(coordinator: str) -> None:
+    """Raises UserError where something listens there already; JAX would crash."""
+    port = int(coordinator.rpartition(":")[2])
+    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+        raise UserError(f"--coordinator={coordinator}: port {port} is in use here; give another")
 
 
 def all_fail(error: BaseException) -> bool:

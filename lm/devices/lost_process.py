@@ -25,8 +25,9 @@ _READ = 0.3  # seconds until the pipe is read to its end
 _kept: list[object] = []  # ctypes frees a function to which nothing refers
 
 
-def end_with_line(line: Callable[[Sequence[int]], str], status: int) -> None:
-    """From now on a lost process ends this one with the status, and `line(lost)` on stderr.
+def end_with_line(line: Callable[[Sequence[int]], str | None], status: int) -> None:
+    """From now on a lost process ends this one with the status, and `line(lost)` on stderr; where
+    that is None, with status 0.
 
     `lost` are the indices of those that sent no heartbeats; [] where the first one, which counts
     them, is lost itself.
@@ -47,7 +48,9 @@ def end_with_line(line: Callable[[Sequence[int]], str], status: int) -> None:
             os.abort()
         found = _SILENT.findall(text)
         lost = re.findall(r"(\d+)\n", found[-1]) if found else []
-        os.write(stderr, f"{line([*map(int, lost)])}\n".encode())
+        if (text := line([*map(int, lost)])) is None:
+            os._exit(0)
+        os.write(stderr, f"{text}\n".encode())
         os._exit(status)
 
     libc = ctypes.CDLL(None)

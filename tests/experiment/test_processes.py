@@ -18,6 +18,12 @@ METRICS = "metrics.jsonl"
 DEVICES = 8  # of all processes together
 
 
+def flags(number):
+    """XLA's, of each of `number` processes. A busy machine may keep a device waiting for long."""
+    patient = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    return f"--xla_force_host_platform_device_count={DEVICES // number} {patient} {QUICK}"
+
+
 @pytest.fixture
 def arguments(corpus_folder, cache):
     """Of a run of 6 steps, but for its workdir."""
@@ -48,13 +54,12 @@ def started(number, arguments, folder, *, own=lambda process: ()):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={DEVICES // number} {QUICK}"
     place = [f"--coordinator=localhost:{port}", f"--num_processes={number}"]
     processes = []
     for process in range(number):
         (folder / str(process)).mkdir(parents=True, exist_ok=True)
         line = (*arguments, *place, f"--process_id={process}", *own(process))
-        processes.append(Started(line, folder / str(process), flags=flags))
+        processes.append(Started(line, folder / str(process), flags=flags(number)))
     try:
         yield processes
     finally:
@@ -93,8 +98,7 @@ def test_two_processes_train_as_one_and_the_first_writes(arguments, losses, tmp_
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "eval: " in first.stdout
     assert not second.stdout and not lines(second)
-    flags = f"--xla_force_host_platform_device_count={DEVICES} {QUICK}"
-    assert run(*arguments, f"--workdir={runs}/one", flags=flags).returncode == 0
+    assert run(*arguments, f"--workdir={runs}/one", flags=flags(1)).returncode == 0
     assert alike(losses(runs / "two"), losses(runs / "one"))
 
 
@@ -154,10 +158,9 @@ def test_a_run_goes_on_with_other_numbers_of_processes(arguments, losses, tmp_pa
     axes = zip(("data", "fsdp", "tensor"), mesh, strict=True)
     command = [*arguments, *(f"--config.mesh.{axis}={size}" for axis, size in axes)]
     command += ["--config.model.num_heads=4", "--config.data.vocab_size=None"]
-    flags = f"--xla_force_host_platform_device_count={DEVICES} {QUICK}"
     whole, workdir = tmp_path / "runs/whole", tmp_path / "runs/parts"
     steps = "--config.steps=12"
-    assert run(*command, steps, f"--workdir={whole}", flags=flags).returncode == 0
+    assert run(*command, steps, f"--workdir={whole}", flags=flags(1)).returncode == 0
     for done, number in ((3, 2), (6, 1), (9, 4), (12, 2)):
         ended = together(
             number, [*command, f"--config.steps={done}", f"--workdir={workdir}"], tmp_path
