@@ -315,6 +315,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # is set, that alone is what was to be pruned.
     evaluation.patience = 0
 
+    config.alarm = alarm = ConfigDict()
+    # Alarm at a step whose loss is so many standard deviations (by the median absolute deviation)
+    # above the median of the last alarm.window losses. 6 to 10 is usual. 0: off.
+    alarm.loss_spike = 0.0
+    # Steps whose losses are usual, at least 4; there is no such alarm before so many are made.
+    alarm.window = 128
+    # Alarm at a step whose gradient, before it is clipped, has a norm above this. 0: off.
+    alarm.grad_norm = 0.0
+    # What follows an alarm: "warn" (a line), "skip" (the update is not made), or "rollback" (the
+    # run goes back to its newest scheduled checkpoint and on with other data; also where a step is
+    # not finite).
+    alarm.policy = "warn"
+    # How often a run goes back at most, at least 1; at the next alarm it stops.
+    alarm.max_rollbacks = 3
+
     config.log = log = ConfigDict()
     # Steps between lines of metrics.jsonl and of the trackers.
     log.every = 10

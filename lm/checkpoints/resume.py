@@ -28,6 +28,7 @@ FREE = (
     "cross_attention.query_chunk_size",
     "output.token_chunk_size",
     "evaluation",
+    "alarm",  # its answers to the alarms that come
 )
 LENGTH = ("steps", "epochs")
 
@@ -48,14 +49,18 @@ def changed(config: Config, recorded: Config) -> dict[str, tuple[Any, Any]]:
 def check_changes(config: Config, recorded: Config, workdir: epath.Path) -> None:
     """Raises UserError where a key of `FREE` or `LENGTH` would change numbers after all."""
     for key, (before, now) in changed(config, recorded).items():
-        if why := _objection(key, config):
+        if why := _objection(key, config, bool(before) != bool(now)):
             raise UserError(
                 f"{workdir} cannot go on with config.{key} = {now!r} instead of {before!r}: {why}; "
                 "use another --workdir, or that value"
             )
 
 
-def _objection(key: str, config: Config) -> str:
+def _objection(key: str, config: Config, switched: bool) -> str:
+    """Why a key may not change; `switched` is whether it goes to 0, or from there."""
+    resized = key == "alarm.window" and config.alarm.loss_spike
+    if resized or (key == "alarm.loss_spike" and switched):
+        return "the last config.alarm.window losses are in the checkpoints, or are not"
     regularization = config.regularization
     if regularization.penalty_adaptation:
         follows = "config.regularization.penalty_adaptation follows"

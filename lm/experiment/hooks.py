@@ -133,10 +133,13 @@ def preservation(config: Config, dataset: Dataset) -> Preservation:
 
 
 def recall_scores(workdir: epath.Path, checkpoints: Checkpoints, start: int) -> None:
-    """Tells the checkpoints of the evaluations that a run has recorded up to step `start`."""
+    """Tells the checkpoints of the evaluations that a run has recorded up to step `start`, and of
+    no others.
+    """
+    assert checkpoints.keep is not None
+    checkpoints.keep.scores.clear()
     for record in _evaluations(workdir, start):
-        if checkpoints.keep is not None:
-            checkpoints.keep.see(record["step"], record)
+        checkpoints.keep.see(record["step"], record)
 
 
 def recalled_stopping(

@@ -11,6 +11,7 @@ from lm.config import Config
 from lm.data import Dataset
 from lm.experiment.continual.importance import with_importance
 from lm.training.announce import announced
+from lm.training.profiling.paths import describe_paths
 from lm.training.program import Program
 from lm.training.train_state import TrainState
 
@@ -23,8 +24,11 @@ def initial_state(
     key: jax.Array,
     label: str,
 ) -> tuple[TrainState, str]:
-    """The state, and a line that says where it came from; see `starting_state`."""
+    """The state, and a line that says where it came from and how its steps are computed; see
+    `starting_state`.
+    """
     with announced(f"{label}: making or reading the parameters"):
         state, source = starting_state(program, checkpoints, config, key)
         state = with_teacher(state, program, config, dataset, checkpoints.folder.parent)
-        return with_importance(state, program, config, dataset), source
+        state = with_importance(state, program, config, dataset)
+    return state, f"{source}; {describe_paths(program)}"

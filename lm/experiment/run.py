@@ -1,10 +1,11 @@
 """One leg of a run, from its starting point to the result or to a signal."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
@@ -15,12 +16,12 @@ from lm.evaluation.held_out import Evaluation
 from lm.experiment.hooks import Evaluate, Save, preservation, recall_scores, recalled_stopping
 from lm.experiment.initial_state import initial_state
 from lm.experiment.result import write_result
-from lm.training.hooks import NanCheck, open_log
+from lm.experiment.rollback import Rollbacks
+from lm.training.hooks import Alarm, NanCheck, RollBack, Trace, open_log
 from lm.training.preemption import Signals
-from lm.training.profiling.paths import describe_paths
-from lm.training.profiling.trace import Trace
 from lm.training.program import Program
 from lm.training.random_streams import RunStream
+from lm.training.train_state import TrainState
 from lm.training.trainer import Trainer
 
 
@@ -38,38 +39,62 @@ class Run:
         commit: str | None,
     ):
         self.config, self.workdir, self.dataset, self.program = config, workdir, dataset, program
+        self.label, self.still_held = label, still_held
         self.checkpoints = Checkpoints(workdir, preservation(config, dataset))
-        self.signals = Signals()
+        self.signals, self.rollbacks = Signals(), Rollbacks(program, workdir)
         self.commit, self.begun = commit, time.perf_counter()
-        root = jax.random.key(config.seed)
-        key = jax.random.fold_in(root, RunStream.INIT)
-        state, source = initial_state(program, self.checkpoints, config, dataset, key, label)
-        start, num_steps = int(state.step), program.config.steps
-        batches = local_train_batches(
-            program.mesh,
-            dataset.rows("train"),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=start,
-            groups=dataset.row_groups(config),
-        )
-        recall_scores(workdir, self.checkpoints, start)
-        stopping = recalled_stopping(config, workdir, dataset, self.checkpoints, start)
-        print(f"{label}: {source}; {describe_paths(program)}", flush=True)
+        self.root = jax.random.key(config.seed)
+        key = jax.random.fold_in(self.root, RunStream.INIT)
+        state, origin = initial_state(program, self.checkpoints, config, dataset, key, label)
+        print(f"{label}: {origin}", flush=True)
+        self._begin(state)
+
+    def _begin(self, state: TrainState) -> None:
+        """Makes the trainer of the steps after a state, and its hooks."""
+        config, dataset, program = self.config, self.dataset, self.program
+        checkpoints, start = self.checkpoints, int(state.step)
+
+        def batches_from(number: int) -> Iterator[Mapping[str, np.ndarray]]:
+            return local_train_batches(
+                program.mesh,
+                dataset.rows("train"),
+                batch_size=config.batch_size,
+                seed=config.seed,
+                start=number,
+                groups=dataset.row_groups(config),
+            )
+
+        recall_scores(self.workdir, checkpoints, start)
+        stopping = recalled_stopping(config, self.workdir, dataset, checkpoints, start)
         # Where only result.json was missing, the last evaluation is made and written again.
-        again = start == num_steps and stopping is None
-        self.log = open_log(config, program, workdir, start, start - again, label)
-        self.evaluate = Evaluate(config, dataset, self.checkpoints, stopping, self.log, still_held)
-        self.trace = Trace(program.config.log, workdir / "profile")
+        again = start == program.config.steps and stopping is None
+        self.log = open_log(config, program, self.workdir, start, start - again, self.label)
+        self.evaluate = Evaluate(config, dataset, checkpoints, stopping, self.log, self.still_held)
+        self.trace = Trace(program.config.log, self.workdir / "profile")
         hooks = (
             self.evaluate,  # first: it checks the claim before anything is written
+            Alarm(program.config.alarm),
             NanCheck(self._last_checkpoint),
-            Save(config, self.checkpoints, self.evaluate, self.signals),
+            Save(config, checkpoints, self.evaluate, self.signals),
             self.trace,
             self.log,  # last: what the others take is no time of training
         )
-        key = jax.random.fold_in(root, RunStream.STEPS)
+        batches = self.rollbacks.batches(batches_from, start)
+        key = jax.random.fold_in(self.root, RunStream.STEPS)
         self.trainer = Trainer(program, state, batches, key, hooks)
+
+    def _train(self) -> None:
+        """Trains to the last step, from an earlier one again where an alarm says so."""
+        while True:
+            try:
+                self.trainer.fit()
+                return
+            except RollBack as raised:
+                alarm = raised
+            state = self.rollbacks.go_back(alarm, self.trainer.state, self.checkpoints)
+            self.trace.close()
+            self.log.close()
+            self._begin(state)
 
     def finish(self) -> dict[str, Any]:
         """Trains to the end, evaluates and saves; what result.json holds.
@@ -77,10 +102,10 @@ class Run:
         Raises:
           Interrupted: after a signal, once the state is saved.
         """
-        trainer, evaluate = self.trainer, self.evaluate
         with self.signals:
             try:
-                trainer.fit()
+                self._train()
+                trainer, evaluate = self.trainer, self.evaluate
                 if evaluate.stopping:
                     evaluate.return_to_best(trainer)
                     found = evaluate.measure(trainer)
@@ -93,7 +118,7 @@ class Run:
             finally:
                 self.close()
         if received:
-            raise Interrupted(trainer.num_steps, received)
+            raise Interrupted(self.program.config.steps, received)
         return result
 
     def result(self, found: Evaluation) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lm.data.objectives import OBJECTIVES
 from lm.finetuning import METHODS, FinetuningConfig, finetuning_config
 from lm.model.config import ModelConfig, model_keys
 from lm.model.resolve import model_config
+from lm.training.alarm import AlarmConfig
 from lm.training.optimizer import OptimizerConfig, Steps
 from lm.training.pruning import Sparsity
 
@@ -100,6 +101,7 @@ class TrainingConfig:
     regularization: RegularizationConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
+    alarm: AlarmConfig
     log: LogConfig
 
 

@@ -50,6 +50,7 @@ def build_init_state(
             frozen_params=frozen_params,
             init_params=init_params,
             penalty_scale=jnp.ones(()) if regularization.penalty_adaptation else None,
+            recent_losses=config.alarm.initial_losses(),
             importance=importance,
         )
 

@@ -33,6 +33,8 @@ class TrainState:
       init_params: `params` as training began, in no checkpoint; None where no regularizer needs
         them.
       teacher: all parameters of the teacher, in no checkpoint; None where there is none.
+      recent_losses: of the last steps, by the step's number modulo how many they are; None without
+        `alarm.loss_spike`.
       penalty_scale: factor of the penalties; None where it does not adapt.
       importance: of every trained parameter to earlier tasks, in no checkpoint; None without `ewc`.
     """
@@ -46,6 +48,7 @@ class TrainState:
     init_params: Params = None
     teacher: Params = None
     penalty_scale: jax.Array | None = None
+    recent_losses: jax.Array | None = None
     importance: Params = None
 
     @property

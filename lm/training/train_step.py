@@ -60,11 +60,23 @@ def build_train_step(
             ema_params = update_ema(state.ema_params, params, ema_decay)
             ema_params = anneal(config.model, ema_params, state.step + 1)
         finite = state.finite & jnp.isfinite(nats) & jnp.isfinite(grad_norm)
-        new = TrainState(
-            state.step + 1, params, opt_state, ema_params, finite, penalty_scale=state.penalty_scale
-        )
-        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new.saved, state.saved)
-        new = new.replace(finite=finite, **{name: getattr(state, name) for name in NOT_SAVED})
+        applied, losses = finite, state.recent_losses
+        if config.alarm.on:
+            raised, found = config.alarm.judge(losses, metrics["train/loss"], grad_norm)
+            losses = config.alarm.remember(losses, state.step, metrics["train/loss"], finite)
+            applied = finite & ~raised if config.alarm.policy == "skip" else finite
+            metrics |= found
+
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            # Counts of updates, which schedules follow, go on where one is skipped.
+            counts = jnp.issubdtype(new.dtype, jnp.integer)
+            return jnp.where(finite if counts else applied, new, old)
+
+        kept = {"penalty_scale": state.penalty_scale, "recent_losses": state.recent_losses}
+        new = TrainState(state.step + 1, params, opt_state, ema_params, finite, **kept)
+        new = jax.tree.map(choose, new.saved, state.saved)
+        unsaved = {name: getattr(state, name) for name in NOT_SAVED}
+        new = new.replace(finite=finite, recent_losses=losses, **unsaved)
         metrics |= {
             "train/gradient_norm": grad_norm,
             "train/learning_rate": jnp.asarray(learning_rate(state.step)),

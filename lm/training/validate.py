@@ -87,10 +87,25 @@ def _check_shapes(config: Config) -> None:
             f"config.schedule.warmup_steps = {config.schedule.warmup_steps} must be below "
             f"config.steps = {config.steps}; shorten the warm-up"
         )
+    _check_alarm(config)
     if config.evaluation.patience and not config.evaluation.every:
         raise UserError(
             f"config.evaluation.patience = {config.evaluation.patience} counts evaluations, of "
             "which config.evaluation.every = 0 makes none before the end; set it"
+        )
+
+
+def _check_alarm(config: Config) -> None:
+    alarm = config.alarm
+    if alarm.policy != "warn" and not (alarm.loss_spike or alarm.grad_norm):
+        raise UserError(
+            f"config.alarm.policy = {alarm.policy!r} is what follows an alarm, of which there is "
+            "none; set config.alarm.loss_spike or config.alarm.grad_norm"
+        )
+    if alarm.policy == "rollback" and not config.checkpoint.every:
+        raise UserError(
+            "config.alarm.policy = 'rollback' goes back to a checkpoint, of which "
+            "config.checkpoint.every = 0 makes none before the end; set it"
         )
 
 
