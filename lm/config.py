@@ -150,9 +150,14 @@ def cache_folder(config: Config, name: str) -> epath.Path:
     """The folder of this name in a config's cache.
 
     Raises:
-      UserError: config.cache_dir names none; "" would be the folder that the command was started
-        in.
+      UserError: config.cache_dir names none, as "" would be the folder that the command was started
+        in; or one in a bucket, whose files no process can map into its memory.
     """
+    if "://" in str(config.cache_dir):
+        raise UserError(
+            f"config.cache_dir = {config.cache_dir!r} is in a bucket; use a folder on a local disk "
+            "or a file system that machines share"
+        )
     if not str(config.cache_dir).strip():
         raise UserError(
             f"config.cache_dir = {config.cache_dir!r} names no folder; give one, or leave it out"

@@ -143,6 +143,12 @@ def test_a_damaged_tokenizer_that_was_made_is_made_again(tmp_path):
     assert json.loads(made.read_text()) == json.loads(whole)
 
 
+def test_a_cache_in_a_bucket_is_refused():
+    config = override(default.get_config(), {"cache_dir": "gs://bucket/cache"})
+    with pytest.raises(UserError, match="is in a bucket; use a folder on a local disk"):
+        prepare_corpus(config)
+
+
 @pytest.mark.parametrize("value", ["", " "])
 def test_an_empty_cache_is_refused_and_nothing_is_written(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
