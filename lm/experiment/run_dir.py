@@ -12,10 +12,11 @@ from etils import epath
 
 from lm.checkpoints import run_files
 from lm.checkpoints.resume import FREE, LENGTH, changed, check_changes
+from lm.checkpoints.staging import needs_staging
 from lm.config import Config, to_dict
 from lm.data import Dataset
 from lm.data.files import remove_partial, write_json
-from lm.devices.hosts import from_main, is_main
+from lm.devices.hosts import from_main, is_main, process_count
 from lm.errors import UserError
 from lm.experiment.claim import claim
 
@@ -78,6 +79,11 @@ def held(workdir: epath.Path, wait: bool = False) -> Iterator[Callable[[], None]
     Gives a function that raises where the workdir was taken over meanwhile; see
     `lm.experiment.claim`.
     """
+    if process_count() > 1 and needs_staging(workdir):
+        raise UserError(
+            f"{workdir}: {process_count()} processes write the parts of a checkpoint, which they "
+            "can into a folder that all share or a bucket gs://; use such a --workdir"
+        )
     with contextlib.ExitStack() as stack:
         checks: list[Callable[[], None]] = []
         from_main(lambda: checks.append(stack.enter_context(claim(workdir, wait)).check))

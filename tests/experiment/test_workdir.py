@@ -9,6 +9,7 @@ from configs import default
 from lm.checkpoints.run_files import read_result, read_run_json
 from lm.data.files import replacing, write_json
 from lm.errors import UserError
+from lm.experiment import run_dir
 from lm.experiment.run_dir import claimed, open_workdir
 from lm.training.metric_writer import read_metrics
 
@@ -101,3 +102,10 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path):
         raise OSError("disk full")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_processes_do_not_train_in_a_bucket_that_checkpoints_are_uploaded_to(monkeypatch):
+    monkeypatch.setattr(run_dir, "process_count", lambda: 2)
+    held = run_dir.held(epath.Path("s3://bucket/run"))
+    with pytest.raises(UserError, match="s3://bucket/run: 2 processes write the parts"), held:
+        pass
