@@ -7,7 +7,8 @@ Writes   experiments/results/kills.json
 A round is one workdir, which is killed once at each moment of `MOMENTS` and then finishes. SIGKILL
 comes at a random time after its moment has come. What must be equal to the undisturbed run: every
 number of metrics.jsonl and result.json that no clock gives, every bit of the last checkpoint (the
-parameters, the optimizer's state, the step), and the names of the files.
+parameters, the optimizer's state, the step), and the names of the files, but for the claims of dead
+processes, which hold nothing.
 """
 
 import argparse
@@ -186,7 +187,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
         "result": without_clock(result),
         "state": {name: np.asarray(array).tobytes() for name, array in state.items()},
         "checkpoints": Checkpoints(workdir).steps,
-        "files": sorted(child.name for child in workdir.iterdir()),
+        "files": sorted(c.name for c in workdir.iterdir() if not c.name.startswith(".claim-")),
     }
 
 

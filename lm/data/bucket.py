@@ -26,6 +26,12 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return path if in_bucket(path) else path.resolve()
 
 
+def make_folder(path: epath.Path) -> None:
+    """Makes a folder where there is none; a bucket has none without files, and is not made."""
+    if not in_bucket(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def modified(path: epath.Path) -> float:
     """When a file was last written, in seconds since 1970 by the clock of its server."""
     return (
@@ -40,7 +46,7 @@ def move(folder: epath.Path, target: epath.Path) -> None:
     if in_bucket(folder):
         _system(folder).mv(os.fspath(folder), os.fspath(target), recursive=True)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         folder.rename(target)
 
 

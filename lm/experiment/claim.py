@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import fsspec
 from etils import epath
 
-from lm.data.bucket import absolute, in_bucket, modified
+from lm.data.bucket import absolute, in_bucket, make_folder, modified
 from lm.errors import UserError
 
 BEAT = 15.0  # seconds between two refreshments of a claim
@@ -152,6 +152,7 @@ def claim(folder: epath.PathLike, wait: bool = False) -> Iterator[Claim]:
 
     Raises:
       Held: another process holds it.
+      UserError: see `check_exclusive`.
     """
     folder = epath.Path(folder)
     name = os.fspath(absolute(folder))
@@ -159,8 +160,9 @@ def claim(folder: epath.PathLike, wait: bool = False) -> Iterator[Claim]:
         yield _MINE.get()[name]
         return
     made = not folder.exists()
-    if not in_bucket(folder):  # where there are no folders without files
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    if wait:
+        check_exclusive(folder)
     held = _wait_for(folder) if wait else _take(folder)
     before = _MINE.set({**_MINE.get(), name: held})
     try:
@@ -170,6 +172,22 @@ def claim(folder: epath.PathLike, wait: bool = False) -> Iterator[Claim]:
         held.release()
         if made and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def check_exclusive(folder: epath.PathLike) -> None:
+    """Raises UserError where commands cannot share a folder, as it is in a bucket whose server
+    makes an object though there is one of its name.
+    """
+    if not in_bucket(folder):
+        return
+    probe = epath.Path(folder) / f".claim-probe-{uuid.uuid4().hex}"
+    made = [_create(probe, "") for _ in range(2)]
+    probe.unlink(missing_ok=True)
+    if all(made):
+        raise UserError(
+            f"--share: the server of {folder} does not make objects on condition that there is "
+            "none (If-None-Match); leave out --share and run one command at a time"
+        )
 
 
 def holder(folder: epath.PathLike) -> Held | None:
@@ -285,7 +303,7 @@ def _create(path: epath.Path, text: str) -> bool:
 
 def _opened_new(path: str) -> Any:
     """A file that nobody else has created: by O_EXCL, or by a bucket's condition for an object."""
-    return fsspec.open(path, "xt") if in_bucket(path) else open(path, "x")
+    return fsspec.open(path, "xt", auto_mkdir=False) if in_bucket(path) else open(path, "x")
 
 
 def _touch(path: epath.Path) -> None:

@@ -58,6 +58,6 @@ def write_result(
         "versions": versions(),
     }
     if is_main():
-        write_json(workdir / "result.json", result)
         draw_curve(workdir, primary.name)
+        write_json(workdir / "result.json", result)  # last: it says that the run is finished
     return result

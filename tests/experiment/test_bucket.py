@@ -11,7 +11,7 @@ from etils import epath
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.restore import restore
 from lm.config import override
-from lm.errors import Interrupted, explain
+from lm.errors import Interrupted, UserError, explain
 from lm.experiment import claim as claim_module
 from lm.experiment.claim import Held, claim, holder, last_claim
 from lm.experiment.status import describe_status
@@ -41,6 +41,18 @@ def test_a_claim_in_a_bucket_is_over_when_it_was_not_refreshed(bucket, monkeypat
     assert last_claim(workdir).in_force
     monkeypatch.setattr(claim_module, "STALE", -1.0)
     assert not last_claim(workdir).in_force
+
+
+def test_a_server_that_makes_an_object_twice_cannot_be_shared(bucket, monkeypatch):  # noqa: F811
+    workdir = epath.Path(bucket) / "run"
+    with claim(workdir, wait=True):
+        pass
+    monkeypatch.setattr(claim_module, "_create", lambda path, text: path.write_text(text) or True)
+    with pytest.raises(UserError, match="leave out --share"), claim(workdir, wait=True):
+        raise AssertionError
+    with claim(workdir):
+        pass
+    assert not workdir.exists()
 
 
 def test_lines_are_in_the_bucket_when_they_are_asked_for(bucket):  # noqa: F811

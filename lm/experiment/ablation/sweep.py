@@ -10,11 +10,12 @@ from etils import epath
 
 from lm.checkpoints.run_files import read_result
 from lm.config import plain
+from lm.data.bucket import make_folder
 from lm.data.files import write_text
 from lm.devices.hosts import all_fail, from_main, is_main
 from lm.errors import Interrupted, UserError, explain, of_storage
 from lm.experiment.ablation.points import Point
-from lm.experiment.claim import POLL, Held, holder
+from lm.experiment.claim import POLL, Held, check_exclusive, holder
 from lm.experiment.continual.run_experiment import run_experiment
 from lm.experiment.point_list import record_points
 from lm.experiment.primary_metric import primary_metric
@@ -59,7 +60,7 @@ def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
 def _record(points: Sequence[Point]) -> None:
     """Writes which points there are, for `run.py status`."""
     folder = points[0].workdir.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     record_points(folder, [point.workdir.name for point in points])
 
 
@@ -135,6 +136,7 @@ class _Sweep:
 def _check_shared(folder: epath.Path) -> None:
     if found := holder(folder):
         raise Held(f"{str(found).partition(';')[0]}, which does not share; wait until it ends")
+    check_exclusive(folder)
 
 
 def _check_free(points: Sequence[Point]) -> None:
