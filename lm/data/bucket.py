@@ -73,7 +73,8 @@ def scratch_folder(remote: epath.Path) -> epath.Path:
     """A new local folder for a folder in a bucket, in place of the one that a killed process of
     this machine may have left; for the process that holds the workdir.
     """
-    name = hashlib.sha256(os.fspath(remote).encode()).hexdigest()[:16]
+    server = os.environ.get("AWS_ENDPOINT_URL", "")
+    name = hashlib.sha256(f"{server} {os.fspath(remote)}".encode()).hexdigest()[:16]
     folder = epath.Path(tempfile.gettempdir()) / f"softmax-laboratory-{os.getuid()}-{name}"
     folder.rmtree(missing_ok=True)
     folder.mkdir(mode=0o700)
