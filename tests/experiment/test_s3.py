@@ -99,7 +99,7 @@ def test_a_killed_run_on_s3_resumes_to_the_same_lines_and_a_second_is_told_who_h
 
 def test_a_table_is_made_in_a_bucket(s3, settings):
     steps = ["--config.steps=4", "--config.schedule.warmup_steps=1", "--seeds=1"]
-    steps += ["--config.data.tokenizer=bytes"]
+    steps += ["--config.data.tokenizer=bytes", "--config.data.vocab_size=256"]
     config = ["--config=configs/output.py:tiny", *settings, *steps]
     status, out, err = finished("table", *config, f"--workdir={s3}/heads")
     assert status == 0, err
