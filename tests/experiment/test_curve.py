@@ -23,7 +23,7 @@ def steps(progress, number):
 
 
 def test_without_a_terminal_every_evaluation_is_a_line_with_the_loss(capsys):
-    progress = Progress(6, 1, "a run", shown=True)
+    progress = Progress(6, 1, "a run")
     steps(progress, 2)
     progress.evaluated("2.1034 bits per byte")
     progress.evaluated("2.0 bits per byte")
@@ -37,7 +37,7 @@ def test_without_a_terminal_every_evaluation_is_a_line_with_the_loss(capsys):
 def test_without_evaluations_there_is_a_line_a_minute(capsys, monkeypatch):
     clock = iter(range(0, 1000, 25))
     monkeypatch.setattr("lm.training.metric_writer.time.perf_counter", lambda: float(next(clock)))
-    progress = Progress(9, 0, "train", shown=True)
+    progress = Progress(9, 0, "train")
     steps(progress, 8)
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(",")[0] for line in lines] == ["train: step 3/9", "train: step 6/9"]
@@ -45,15 +45,16 @@ def test_without_evaluations_there_is_a_line_a_minute(capsys, monkeypatch):
 
 def test_on_a_terminal_there_is_a_bar_and_no_lines(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    progress = Progress(6, 0, "train", shown=True)
+    progress = Progress(6, 0, "train")
     steps(progress, 2)
     progress.evaluated("2.1 bits per byte")
     assert "held out" not in sys.stderr.getvalue() and "train" in sys.stderr.getvalue()
     progress.close()
 
 
-def test_other_processes_than_the_first_say_nothing(capsys):
-    progress = Progress(6, 0, "train", shown=False)
+def test_other_processes_than_the_first_say_nothing(capsys, monkeypatch):
+    monkeypatch.setattr("lm.training.metric_writer.is_main", lambda: False)
+    progress = Progress(6, 0, "train")
     steps(progress, 2)
     progress.evaluated("2.1 bits per byte")
     progress.close()
