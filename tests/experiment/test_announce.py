@@ -36,7 +36,7 @@ def test_what_fails_while_it_is_announced_is_raised(capsys):
 
 
 def test_preparing_says_of_what_and_where(small_config, monkeypatch, capsys):
-    monkeypatch.setattr(prepare_module, "prepare", lambda **_: time.sleep(0.1))
+    monkeypatch.setattr(prepare_module, "prepare", lambda *_: time.sleep(0.1))
     prepare_module.prepare_corpus(small_config)
     said = capsys.readouterr().err
     assert f"preparing {small_config.data.source} in {small_config.cache_dir}" in said

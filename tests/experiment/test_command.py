@@ -27,7 +27,7 @@ MISTAKES = {
     ),
     "a size that is not there": (
         ["train", "--config=configs/clm.py:large", "--workdir=W"],
-        "has tiny, small, base, not 'large'",
+        "has tiny, small, base, xl, not 'large'",
     ),
     "a value of the wrong type": (
         ["train", CLM, "--config.steps=many", "--workdir=W"],
@@ -175,7 +175,7 @@ def test_the_run_of_an_older_version_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": 3}')
     finished = run("eval", f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    assert "has no attention.alpha: an older version of this code wrote it" in finished.stderr
+    assert "has no alarm.grad_norm: an older version of this code wrote it" in finished.stderr
     assert finished.stderr.count("\n") == 1
 
 
