@@ -308,6 +308,12 @@ def _folder(name: str | None) -> "epath.Path | None":
     """The folder of a flag; None where it was not given."""
     from etils import epath
 
+    scheme, bucket, _ = (name or "").partition("://")
+    if bucket and scheme not in ("gs", "s3"):
+        raise UserError(
+            f"{name} is not a folder; give one of this machine, or of a bucket, as "
+            "gs://BUCKET/NAME or s3://BUCKET/NAME"
+        )
     return epath.Path(name).expanduser() if name else None
 
 

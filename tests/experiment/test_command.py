@@ -29,6 +29,10 @@ MISTAKES = {
         ["train", "--config=configs/clm.py:large", "--workdir=W"],
         "has tiny, small, base, xl, not 'large'",
     ),
+    "a bucket of another kind": (
+        ["train", CLM, "--workdir=foo://bucket/run"],
+        "foo://bucket/run is not a folder; give one of this machine, or of a bucket",
+    ),
     "a value of the wrong type": (
         ["train", CLM, "--config.steps=many", "--workdir=W"],
         "--config.steps=many",
