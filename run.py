@@ -196,8 +196,9 @@ def plan() -> int:
     if not _ON.value:
         raise UserError("plan needs --on=SLICE, such as v5e-16, v5p-32, h100-8 or cpu-8")
     config, name, on = _config(), _CONFIG_FLAG.config_filename, _ON.value
-    lines = plan_meshes(config, name, on)
-    if _MESH.value == "config":
+    if _MESH.value == "search":
+        lines = plan_meshes(config, name, on)
+    else:
         lines = plan_file(config, name, on, _SEEDS.value, _CONFIG_FLAG.override_values)
     for line in lines:
         print(line, flush=True)

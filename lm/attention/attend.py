@@ -16,6 +16,7 @@ from lm.attention.fused import fused_attention, has_kernel
 from lm.attention.mask import Mask
 from lm.attention.ring import ring_attend
 from lm.attention.sequence import is_ring, over_sequence, splits
+from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import platform
 from lm.softmax import WEIGHTINGS
 
@@ -88,6 +89,8 @@ def _attend(apply, query_chunk_size, queries, keys, shared, mask, rng) -> jax.Ar
     """[B, Q, H, K'], all queries at once or in blocks."""
     length, seen = queries[0].shape[1], keys[0].shape[1]
     queries, keys, shared = heads_first(queries, keys, shared)
+    if mask.offset is None:  # keys that are cached are not copied
+        keys = fusion_barrier(keys)
     parts = plan_blocks(length, seen, mask, query_chunk_size)
     context = functools.partial(_context, _apart(apply) if parts else apply)
     if not parts:
