@@ -23,7 +23,6 @@ flags of a command, with --config=FILE also the config keys; --version the versi
 """
 
 import functools
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lm.config import Config, flatten, to_dict
-from lm.errors import Interrupted, UserError, explain
+from lm.errors import UserError
 from lm.experiment import command_line
 from lm.experiment.command_line import Command
 from lm.experiment.processes import run_command
@@ -361,7 +360,7 @@ def main(argv: list[str]) -> int:
     try:
         return _run(argv, own)
     except BaseException as error:
-        return _report(error)
+        return command_line.report(error)
 
 
 def _run(argv: list[str], own: Any) -> int:
@@ -378,30 +377,7 @@ def _run(argv: list[str], own: Any) -> int:
             print(f"{key} = {value!r}")
         return 0
     values = {flag.name: flag.value for flag in own}
-    return run_command(argv[1], command, values, _config, _report)
-
-
-def _report(error: BaseException) -> int:
-    """Prints what has ended a command in a line; its status. Any other error is raised again."""
-    match error:
-        case UserError():
-            return _fail(error, 2)
-        case Interrupted():
-            return _fail(error, 128 + error.signal)
-        case BrokenPipeError():
-            # The reader of the output, such as head, has closed it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        case KeyboardInterrupt():
-            return _fail("interrupted; what was finished is kept", 130)
-        case Exception() if failure := explain(error):
-            return _fail(failure, 1)
-    raise error
-
-
-def _fail(reason: object, status: int) -> int:
-    print(f"run.py: {reason}", file=sys.stderr)
-    return status
+    return run_command(argv[1], command, values, _config, command_line.report)
 
 
 def cli() -> int:

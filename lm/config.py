@@ -31,7 +31,6 @@ SMALLEST, BELOW_ONE = 1e-30, 1 - 2**-24
 # asked when it is trained.
 _INCIDENTAL = ("mesh", "checkpoint", "log", "cache_dir", "prompt")
 
-
 # Where prepared text and compiled programs are, unless the user says otherwise. No file of a
 # workdir does: compiled programs are native code.
 CACHE = "~/.cache/softmax-laboratory"

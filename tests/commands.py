@@ -46,6 +46,18 @@ class Started:
         return subprocess.CompletedProcess(self.arguments, status, out, err)
 
 
+def start_fresh(*arguments: str) -> subprocess.Popen:
+    """A command in a Python of its own, on one device, as where it is killed while it runs."""
+    return subprocess.Popen(
+        [sys.executable, "run.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def _command(arguments, cwd, flags, out, err) -> None:
     import run
 

@@ -20,11 +20,12 @@ from lm.finetuning import METHODS
 from lm.output import OUTPUTS
 from lm.softmax import WEIGHTINGS
 from lm.tasks import TASKS
-from tests.commands import ROOT
+from tests.commands import ROOT, run
 from tests.documents import (
     PAGES,
     blocks,
     commands,
+    commands_of,
     folder_for_commands,
     lines_of,
     run_smaller,
@@ -194,3 +195,23 @@ def test_the_harness_asks_as_its_page_shows(trained, tmp_path):
     finished = subprocess.run(command, cwd=trained, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert re.search(r"python_pairs.*acc", finished.stdout)
+
+
+def test_the_page_on_launching_shows_what_is_printed_and_written(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "howto" / "launch.md"
+    folder = folder_for_commands(tmp_path)
+    monkeypatch.chdir(folder)
+    here = {sys.executable: "/home/me/lab/.venv/bin/python", str(folder): "/home/me/lab"}
+    printed = ""
+    for block in blocks(page):
+        if block.language == "bash":
+            (shown,) = commands_of(block.text)
+            finished = run(*shown.arguments, cwd=folder)
+            assert finished.returncode == 0, finished.stderr
+            printed = finished.stdout
+        elif block.title != "Dockerfile":
+            of_command = block.title in ("printed", "submitted")
+            text = printed if of_command else (folder / block.title).read_text()
+            for real, other in here.items():
+                text = text.replace(real, other)
+            assert block.text == text, block.title

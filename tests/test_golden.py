@@ -6,7 +6,8 @@ After a change that is meant: python -m tests.test_golden
 import importlib
 import pathlib
 
-from lm.config import flatten, to_dict
+from configs import default
+from lm.config import CACHE, flatten, to_dict
 
 # What other configs are made of.
 PARTS = ("regularization", "sizes", "tasks")
@@ -53,6 +54,10 @@ def test_shipped_configs_are_as_reviewed():
 def test_every_shipped_config_is_reviewed():
     files = {path.stem for path in pathlib.Path("configs").glob("*.py")}
     assert files == {*SHIPPED, *PARTS}
+
+
+def test_the_default_cache_is_that_of_the_configs():
+    assert default.get_config().cache_dir == CACHE
 
 
 if __name__ == "__main__":

@@ -1,30 +1,14 @@
 """Proofs that take minutes: python -m pytest -m slow"""
 
-import os
-import pathlib
 import random
-import subprocess
-import sys
 import time
 
 import pytest
 
 from lm.training.metric_writer import read_metrics
+from tests.commands import start_fresh
 
-ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-
-
-def start(*arguments):
-    """The command, on one device."""
-    return subprocess.Popen(
-        [sys.executable, "run.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_run_killed_three_times_ends_with_the_losses_of_an_uninterrupted_one(
@@ -37,7 +21,7 @@ def test_a_run_killed_three_times_ends_with_the_losses_of_an_uninterrupted_one(
         "--config.checkpoint.every=20",
         "--config.log.every=1",
     ]
-    whole = start(*command, f"--workdir={tmp_path / 'whole'}")
+    whole = start_fresh(*command, f"--workdir={tmp_path / 'whole'}")
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     last = read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]["step"]
@@ -45,14 +29,14 @@ def test_a_run_killed_three_times_ends_with_the_losses_of_an_uninterrupted_one(
     # Each leg is killed within its own third of the steps, once it has something to resume from.
     for leg in range(3):
         step = round(last * (leg + rng.uniform(0.5, 0.8)) / 3)
-        process = start(*command, f"--workdir={tmp_path / 'killed'}")
+        process = start_fresh(*command, f"--workdir={tmp_path / 'killed'}")
         while process.poll() is None and reached(tmp_path / "killed") < step:
             time.sleep(0.1)
         assert process.poll() is None, process.communicate()[1]
         process.kill()
         said, _ = process.communicate()
         assert ("resumes at step" in said) == (leg > 0)
-    process = start(*command, f"--workdir={tmp_path / 'killed'}")
+    process = start_fresh(*command, f"--workdir={tmp_path / 'killed'}")
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "resumes at step" in said
@@ -68,7 +52,7 @@ def reached(workdir):
 
 def test_tiny_reaches_2_6_bits_per_byte_and_writes_recognisable_python(tmp_path, cache):
     workdir = f"--workdir={tmp_path / 'clm'}"
-    training = start(
+    training = start_fresh(
         "train", "--config=configs/clm.py:tiny", f"--config.cache_dir={cache}", workdir
     )
     _, errors = training.communicate()
@@ -77,7 +61,7 @@ def test_tiny_reaches_2_6_bits_per_byte_and_writes_recognisable_python(tmp_path,
     assert records[-1]["eval/bits_per_byte"] < 2.6
     prompt = "class Reader:\n    def __init__(self, "
     flags = [f"--cache_dir={cache}", "--max_new_tokens=250", "--top_p=0.9"]
-    generation = start("generate", workdir, f"--prompt={prompt}", *flags)
+    generation = start_fresh("generate", workdir, f"--prompt={prompt}", *flags)
     text, errors = generation.communicate()
     assert generation.returncode == 0, errors
     continuation = text.removeprefix(prompt)

@@ -1,12 +1,14 @@
-"""Parses and checks the command line, and formats the help of commands and flags."""
+"""Parses and checks the command line, formats help, and reports errors."""
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from lm.config import declared, defaults, plain
-from lm.errors import UserError, nearest
+from lm.errors import Interrupted, UserError, explain, nearest
 from lm.experiment.config_help import key_lines
 from lm.experiment.provenance import commit, versions
 
@@ -116,3 +118,28 @@ def version_lines() -> list[str]:
     """The commit of this project and the versions that determine a run's numbers."""
     own = f"softmax-laboratory {commit() or 'outside a checkout'}"
     return [own, *(f"{name} {version}" for name, version in versions().items())]
+
+
+def report(error: BaseException) -> int:
+    """Prints what has ended a command in one line on stderr; its exit status. What is neither a
+    mistake of the user nor a known failure of the machine is raised again.
+    """
+    match error:
+        case UserError():
+            return _fail(error, 2)
+        case Interrupted():
+            return _fail(error, 128 + error.signal)
+        case BrokenPipeError():
+            # The reader of the output, such as head, has closed it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        case KeyboardInterrupt():
+            return _fail("interrupted; what was finished is kept", 130)
+        case Exception() if failure := explain(error):
+            return _fail(failure, 1)
+    raise error
+
+
+def _fail(reason: object, status: int) -> int:
+    print(f"run.py: {reason}", file=sys.stderr)
+    return status

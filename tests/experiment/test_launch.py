@@ -7,7 +7,6 @@ import re
 import shlex
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from lm.experiment.launch.command import Request, job_name, make_job, submit
 from lm.experiment.launch.job import Job
 from lm.experiment.run_dir import open_workdir
 from tests.commands import ROOT, run
-from tests.documents import blocks, commands_of, folder_for_commands
 
 BUCKET = "gs://bucket/attention"
 CONFIG = "--config=configs/attention.py:tiny"
@@ -333,23 +331,3 @@ def test_the_command_passes_on_config_keys_and_seeds_and_checks_them_first(tmp_p
     assert wrong.returncode == 2 and "is not divisible by config.model.num_heads" in wrong.stderr
     missing = run("launch", CONFIG, "--workdir=gs://b/x")
     assert missing.returncode == 2 and "and --on=SLICE" in missing.stderr
-
-
-def test_the_page_shows_what_is_printed_and_written(tmp_path, monkeypatch):
-    page = ROOT / "docs" / "howto" / "launch.md"
-    folder = folder_for_commands(tmp_path)
-    monkeypatch.chdir(folder)
-    here = {sys.executable: "/home/me/lab/.venv/bin/python", str(folder): "/home/me/lab"}
-    printed = ""
-    for block in blocks(page):
-        if block.language == "bash":
-            (shown,) = commands_of(block.text)
-            finished = run(*shown.arguments, cwd=folder)
-            assert finished.returncode == 0, finished.stderr
-            printed = finished.stdout
-        elif block.title != "Dockerfile":
-            of_command = block.title in ("printed", "submitted")
-            text = printed if of_command else (folder / block.title).read_text()
-            for real, other in here.items():
-                text = text.replace(real, other)
-            assert block.text == text, block.title

@@ -1,15 +1,12 @@
 """Commands on s3://, against a server of its protocol: pip install -e ".[bucket-test]"."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 from etils import epath
 
-from tests.commands import ROOT
+from tests.commands import start_fresh
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("moto", "s3fs"))
 pytestmark = [
@@ -57,19 +54,8 @@ def settings(corpus_folder, cache):
     return [f"--config.{key}={value}" for key, value in given.items()]
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "run.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def finished(*arguments):
-    process = start(*arguments)
+    process = start_fresh(*arguments)
     out, err = process.communicate()
     return process.returncode, out, err
 
@@ -81,7 +67,7 @@ def test_a_killed_run_on_s3_resumes_to_the_same_lines_and_a_second_is_told_who_h
     status, _, err = finished(*command, f"--workdir={tmp_path / 'whole'}")
     assert status == 0, err
     workdir = epath.Path(s3) / "run"
-    process = start(*command, f"--workdir={workdir}")
+    process = start_fresh(*command, f"--workdir={workdir}")
     while not (workdir / "checkpoints/20/manifest.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

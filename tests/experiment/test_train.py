@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.restore import restore
-from lm.config import CACHE, override, to_dict
+from lm.config import override, to_dict
 from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import Evaluation
 from lm.experiment import result as result_module
@@ -278,10 +277,6 @@ def test_the_cache_that_a_workdir_names_is_not_read_and_what_it_reads_is_said(
     assert not foreign.exists()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and f"data.source = {small_config.data.source!r}" in said[0]
-
-
-def test_the_default_cache_is_that_of_the_configs():
-    assert default.get_config().cache_dir == CACHE
 
 
 def test_a_donor_that_is_not_there_is_refused_before_any_work(small_config, tmp_path):
