@@ -119,7 +119,8 @@ def theirs(size: Size) -> tuple[Callable[[], object], dict[str, Any]]:
         eos_token_id=0,
         attn_implementation="sdpa",
     )
-    model = transformers.GPT2LMHeadModel(config).to(device).train()
+    model: Any = transformers.GPT2LMHeadModel(config)
+    model.to(device).train()
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
     tokens = torch.randint(0, size.vocab, (size.batch, size.length), device=device)
