@@ -117,7 +117,6 @@ def theirs(size: Size) -> tuple[Callable[[], object], dict[str, Any]]:
         use_cache=False,
         bos_token_id=0,
         eos_token_id=0,
-        attn_implementation="sdpa",
     )
     model: Any = transformers.GPT2LMHeadModel(config)
     model.to(device).train()
