@@ -1,0 +1,137 @@
+"""The flags of the command line, and what they name: folders, the config, points, a checkpoint.
+
+run.py says which command reads which.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from lm.config import Config
+from lm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etils import epath
+
+    from lm.checkpoints.restored import Restored
+    from lm.experiment.ablation.points import Point
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
+CONFIG_FLAG: Any = flags.FLAGS["config"]
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, ablation or plots")
+OUTPUT = flags.DEFINE_string("output", None, "new folder for the output; of embed a new file")
+DATA = flags.DEFINE_multi_string("data", [], "file, pattern or source of data; may be repeated")
+TEXT = flags.DEFINE_multi_string("text", [], "a text; may be repeated")
+STEP = flags.DEFINE_integer("step", None, "step of the checkpoint; default: the latest", 0)
+CACHE_DIR = flags.DEFINE_string("cache_dir", "", "folder of prepared data and compiled programs")
+STRIDE = flags.DEFINE_integer(
+    "stride", None, "tokens between windows of perplexity; default: their length", 1
+)
+POOLING = flags.DEFINE_string(
+    "pooling", "mean", "of hidden states: mean, first, last, max or pooler"
+)
+NORMALIZE = flags.DEFINE_bool("normalize", False, "scale embeddings to length 1")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
+APPLY_CHAT_TEMPLATE = flags.DEFINE_bool(
+    "apply_chat_template", False, "prompts are user messages, formatted by config.task.template"
+)
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "tokens to generate, at most", 1)
+TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", 0.0)
+TOP_K = flags.DEFINE_integer("top_k", 0, "sample among the k likeliest tokens; 0 among all", 0)
+TOP_P = flags.DEFINE_float("top_p", 1.0, "sample among the top tokens that sum to p", 0.0, 1.0)
+MIN_P = flags.DEFINE_float("min_p", 0.0, "least share of the top probability", 0.0, 1.0)
+SEED = flags.DEFINE_integer("seed", 0, "of sampling", 0, 2**31 - 1)
+STOP_STRINGS = flags.DEFINE_multi_string(
+    "stop_strings", [], "text before which generation stops; may be repeated"
+)
+NUM_BEAMS = flags.DEFINE_integer("num_beams", 1, "above 1, beam search instead of sampling", 1)
+LENGTH_PENALTY = flags.DEFINE_float(
+    "length_penalty", 0.0, "of beam search; higher values prefer longer texts", 0.0
+)
+NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
+ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
+SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of the ablation; default: all", 1)
+ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
+MESH = flags.DEFINE_enum(
+    "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
+)
+SHARE = flags.DEFINE_bool("share", False, "share the workdir with other commands that do so")
+WITH = flags.DEFINE_string(
+    "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
+)
+WORKERS = flags.DEFINE_integer("workers", 1, "that share the points of a sweep", 1, 1000)
+SPOT = flags.DEFINE_bool("spot", False, "workers may be preempted, at a lower price")
+COMMAND = flags.DEFINE_string(
+    "command", None, "of workers: train, sweep or table; default: sweep if the config has sweep()"
+)
+IMAGE = flags.DEFINE_string("image", None, "container image with the project in it, for xpk")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "write the files of launch and submit nothing")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of N processes")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "N; default: as the cluster says", 1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this one, from 0 to N - 1", 0)
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
+
+
+def defined() -> list[Any]:
+    """The flags of this file, in its order."""
+    return flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
+
+
+def folder(name: str | None) -> "epath.Path | None":
+    """The folder that a flag names; None where it was not given.
+
+    Raises:
+      UserError: where it is neither of this machine nor in a bucket.
+    """
+    from etils import epath
+
+    scheme, bucket, _ = (name or "").partition("://")
+    if bucket and scheme not in ("gs", "s3"):
+        raise UserError(
+            f"{name} is not a folder; give one of this machine, or of a bucket, as "
+            "gs://BUCKET/NAME or s3://BUCKET/NAME"
+        )
+    return epath.Path(name).expanduser() if name else None
+
+
+def workdir() -> "epath.Path":
+    """The folder of --workdir; raises UserError where it was not given."""
+    found = folder(WORKDIR.value)
+    if found is None:
+        raise UserError(f"{sys.argv[1]} needs --workdir=DIR, a folder for what it writes")
+    return found
+
+
+def load_config() -> Config:
+    """The config, completed from the checkpoint and the adapter that it names."""
+    from lm.checkpoints.resolve import resolve_init
+
+    if CONFIG.value is None:
+        raise UserError(f"{sys.argv[1]} needs --config=FILE[:ARG], such as configs/clm.py:tiny")
+    return resolve_init(CONFIG.value, CONFIG_FLAG.override_values)
+
+
+def load_points() -> "tuple[list[Point], Sequence[str | None]]":
+    """The points of the config file's ablation, and the metrics of its tables."""
+    from lm.experiment.ablation import load_ablation, make_points
+
+    config = load_config()
+    path, _, arg = CONFIG_FLAG.config_filename.partition(":")
+    found = load_ablation(path, arg or None, SEEDS.value, CONFIG_FLAG.override_values)
+    return make_points(config, found, workdir()), found.metrics
+
+
+def open_checkpoint(headless: bool = False) -> "Restored":
+    """The checkpoint of the workdir, or without one that of the config's init_from, which may lack
+    its head where `headless`.
+    """
+    from lm.checkpoints.restore import open_model
+
+    config = None if CONFIG.value is None else load_config()
+    pretrained = not WORKDIR.value and config is not None and config.init_from
+    place = None if pretrained else workdir()
+    return open_model(place, config, STEP.value, headless=headless, cache=CACHE_DIR.value)
