@@ -3,6 +3,7 @@ with a file that is read is said in one line that names it.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -12,24 +13,35 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from etils import epath
 
+from lm.data.bucket import in_bucket
 from lm.errors import UserError
 
 # str.splitlines also cuts at U+2028, form feeds and others, which stand inside of texts and JSON.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 _MAX_BYTES = 1 << 28  # the largest tokenizer.json in use has some 30 MB
+# Of a file system that has no hard links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives the path to write to; the file takes its place when the block ends without error."""
     path = epath.Path(path)
+    with _partial(path) as partial:
+        yield partial
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def _partial(path: epath.Path) -> Iterator[epath.Path]:
+    """A path beside another, at which nothing is once the block ends."""
     partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         yield partial
-        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -47,6 +59,52 @@ def write_text(path: epath.PathLike, text: str) -> None:
     """Writes a file of UTF-8 whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text)
+
+
+def create_text(path: epath.PathLike, text: str) -> bool:
+    """Writes a file whole where there is none; False where there is one. Of several processes that
+    try at the same time, one succeeds.
+    """
+    if not in_bucket(path):
+        return _link_new(epath.Path(path), text)
+    try:
+        opened: Any = fsspec.open(os.fspath(path), "xt", auto_mkdir=False)
+        with opened as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link_new(path: epath.Path, text: str) -> bool:
+    """The same, on a file system, where what a kill has left half written has another name."""
+    with _partial(path) as partial:
+        partial.write_text(text)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            # NFS repeats a request whose answer was lost: the first one may have succeeded.
+            return os.stat(partial).st_nlink == 2
+        except FileNotFoundError:
+            return False  # whoever holds the folder has removed it as a left-over
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _open_new(path, text)
+    return True
+
+
+def _open_new(path: epath.Path, text: str) -> bool:
+    """The same, where there are no hard links: a kill may leave an empty file."""
+    try:
+        with open(path, "x") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    except OSError:  # such as a full disk
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Claims a folder for one process at a time, on a local disk, on NFS or in a bucket.
 
-A claim is a file `.claim-N` in the folder, which says who holds it. It is created only where there
-is none of that name, and refreshed by a thread of its holder. It is over when its process has
+A claim is a file `.claim-N` in the folder, which says who holds it. It is created whole, only where
+there is none of that name, and refreshed by a thread of its holder. It is over when its process has
 ended, which is known at once on the same machine, or when it was not refreshed for `STALE` seconds.
 Whoever takes over creates the next number, so that of many that try one succeeds, and looks again
 afterwards: who then sees another that is not over withdraws its own.
@@ -21,12 +21,12 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import fsspec
 from etils import epath
 
 from lm.data.bucket import absolute, in_bucket, make_folder, modified
+from lm.data.files import create_text
 from lm.errors import UserError
 
 BEAT = 15.0  # seconds between two refreshments of a claim
@@ -91,10 +91,16 @@ class Held(UserError):
 
 
 class Claim:
-    """A claim that this process holds; see `claim`."""
+    """A claim that this process holds; see `claim`.
 
-    def __init__(self, path: epath.Path, holder: Holder):
-        self._path, self._holder = path, holder
+    Attributes:
+      holder: this process.
+      taken_from: who held the folder before and ended without letting go, such as by a kill.
+    """
+
+    def __init__(self, path: epath.Path, holder: Holder, taken_from: Holder | None):
+        self.holder, self.taken_from = holder, taken_from
+        self._path = path
         self._beaten, self._lost, self._ended = time.time(), False, threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="claim", daemon=True)
         self._thread.start()
@@ -121,7 +127,7 @@ class Claim:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):  # what stays ends with this process
-            if _read(self._path) == self._holder:
+            if _read(self._path) == self.holder:
                 self._path.unlink(missing_ok=True)
 
     def _beat_on(self) -> None:
@@ -130,7 +136,7 @@ class Claim:
                 self._beat()
 
     def _beat(self) -> None:
-        self._lost = _read(self._path) != self._holder
+        self._lost = _read(self._path) != self.holder
         if not self._lost:
             _touch(self._path)
             self._beaten = time.time()
@@ -181,7 +187,7 @@ def check_exclusive(folder: epath.PathLike) -> None:
     if not in_bucket(folder):
         return
     probe = epath.Path(folder) / f".claim-probe-{uuid.uuid4().hex}"
-    made = [_create(probe, "") for _ in range(2)]
+    made = [create_text(probe, "") for _ in range(2)]
     probe.unlink(missing_ok=True)
     if all(made):
         raise UserError(
@@ -229,12 +235,13 @@ def _take(folder: epath.Path) -> Claim:
             raise found
         number = max(claims, default=0) + 1
         path = folder / f".claim-{number}"
-        if _create(path, json.dumps(dataclasses.asdict(me))):
+        if create_text(path, json.dumps(dataclasses.asdict(me))):
             others = {n: other for n, other in _claims(folder).items() if n != number}
             if _holder_among(others) is None:
+                before = [found for _, old in sorted(others.items()) if (found := _read(old))]
                 for old in others.values():
                     old.unlink(missing_ok=True)
-                return Claim(path, me)
+                return Claim(path, me, before[-1] if before else None)
             path.unlink(missing_ok=True)
         time.sleep(random.uniform(0.05, 0.5))
 
@@ -286,24 +293,6 @@ def _read(path: epath.Path) -> Holder | None:
         return Holder(**json.loads(path.read_text()))
     except (FileNotFoundError, TypeError, ValueError):
         return None
-
-
-def _create(path: epath.Path, text: str) -> bool:
-    """Writes a file where there is none; False where there is one."""
-    try:
-        with _opened_new(os.fspath(path)) as file:
-            file.write(text)
-    except FileExistsError:
-        return False
-    except OSError:  # such as a full disk
-        path.unlink(missing_ok=True)
-        raise
-    return True
-
-
-def _opened_new(path: str) -> Any:
-    """A file that nobody else has created: by O_EXCL, or by a bucket's condition for an object."""
-    return fsspec.open(path, "xt", auto_mkdir=False) if in_bucket(path) else open(path, "x")
 
 
 def _touch(path: epath.Path) -> None:

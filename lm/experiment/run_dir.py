@@ -18,6 +18,7 @@ from lm.data import Dataset
 from lm.data.files import remove_partial, write_json
 from lm.devices.hosts import from_main, is_main, process_count
 from lm.errors import UserError
+from lm.experiment.attempts import ATTEMPTS, attempt
 from lm.experiment.claim import claim
 
 
@@ -66,10 +67,10 @@ def _is_free(workdir: epath.Path) -> bool:
 
 
 def _is_remark(child: epath.Path) -> bool:
-    """Whether a file tells nothing of a run but how it was launched, or the traceback with which it
-    failed in a sweep.
+    """Whether a file tells nothing of a run but how it was launched, who has tried it, or the
+    traceback with which it failed in a sweep.
     """
-    return child.name in ("error.txt", "launch") or child.name.startswith(".")
+    return child.name in ("error.txt", "launch", ATTEMPTS) or child.name.startswith(".")
 
 
 @contextlib.contextmanager
@@ -88,6 +89,16 @@ def held(workdir: epath.Path, wait: bool = False) -> Iterator[Callable[[], None]
         checks: list[Callable[[], None]] = []
         from_main(lambda: checks.append(stack.enter_context(claim(workdir, wait)).check))
         yield checks[0] if checks else lambda: None
+
+
+@contextlib.contextmanager
+def attempted(workdir: epath.Path) -> Iterator[Callable[[int], None]]:
+    """Records a block as an attempt at the run in a workdir that this command holds.
+
+    Gives a function that records from which step it goes on; see `lm.experiment.attempts`.
+    """
+    with attempt(workdir) if is_main() else contextlib.nullcontext(lambda step: None) as begins:
+        yield begins
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from lm.checkpoints.staging import is_complete, last_written
 from lm.data.bucket import modified
 from lm.data.files import parse_json
 from lm.errors import UserError, counted
+from lm.experiment.attempts import read_attempts
 from lm.experiment.claim import Sighting, last_claim
 from lm.experiment.point_list import recorded_points
 
@@ -76,7 +77,7 @@ def _is_run(folder: epath.Path) -> bool:
 
 
 def _status(folder: epath.Path) -> RunStatus:
-    claim, progress = last_claim(folder), _progress(folder)
+    claim, progress, attempts = last_claim(folder), _progress(folder), len(read_attempts(folder))
     result, error = _json(folder / "result.json"), folder / "error.txt"
     if {"steps", "seconds"} <= result.keys():
         state, details = "finished", f"{result['steps']} steps in {_time(result['seconds'])}"
@@ -84,11 +85,13 @@ def _status(folder: epath.Path) -> RunStatus:
         state, details = "running", f"{progress or 'just beginning'}; {_held(claim)}"
     elif error.exists():
         state, details = "failed", reason_of(error.read_text())
-    elif _is_run(folder) or claim is not None:
+    elif _is_run(folder) or claim is not None or attempts:
         held = [f"was {_held(claim)}"] if claim is not None else []
         state, details = "interrupted", "; ".join([progress or "no step", *held])
     else:
         state, details = "missing", ""
+    if attempts > 1:
+        details += f"; {counted(attempts, 'attempt')}"
     return RunStatus(folder.name, state, details)
 
 

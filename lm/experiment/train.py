@@ -11,7 +11,7 @@ from lm.config import Config
 from lm.experiment.continuation import go_on
 from lm.experiment.provenance import commit
 from lm.experiment.run import Run
-from lm.experiment.run_dir import claimed, held, open_workdir
+from lm.experiment.run_dir import attempted, claimed, held, open_workdir
 from lm.experiment.validate import check
 from lm.training.build_model import check_devices
 from lm.training.prepare import corpus_program, prepare_corpus
@@ -49,11 +49,13 @@ def train(
         # Again: whom we have waited for may have finished it.
         if (finished := open_workdir(config, workdir)) is not None:
             return finished
-        dataset = prepare_corpus(config)
-        go_on(config, workdir, dataset, label)
-        program = corpus_program(config, dataset, teacher_config(config))
-        check_memory(program)
-        with jax.set_mesh(program.mesh):
-            with claimed(config, workdir, dataset):
-                run = Run(config, workdir, dataset, program, label, still_held, commit())
-            return run.finish()
+        with attempted(workdir) as begins:
+            dataset = prepare_corpus(config)
+            go_on(config, workdir, dataset, label)
+            program = corpus_program(config, dataset, teacher_config(config))
+            check_memory(program)
+            with jax.set_mesh(program.mesh):
+                with claimed(config, workdir, dataset):
+                    run = Run(config, workdir, dataset, program, label, still_held, commit())
+                begins(run.trainer.first - 1)
+                return run.finish()

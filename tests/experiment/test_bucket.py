@@ -11,6 +11,7 @@ from etils import epath
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.checkpoints.restore import restore
 from lm.config import override
+from lm.data.files import create_text
 from lm.errors import Interrupted, UserError, explain
 from lm.experiment import claim as claim_module
 from lm.experiment.claim import Held, claim, holder, last_claim
@@ -28,7 +29,7 @@ def test_the_second_is_told_who_holds_the_workdir(bucket):  # noqa: F811
     with claim(workdir):
         assert holder(workdir) is not None
         path = workdir / ".claim-1"
-        assert not claim_module._create(path, json.dumps(dataclasses.asdict(other)))
+        assert not create_text(path, json.dumps(dataclasses.asdict(other)))
     assert holder(workdir) is None
     path.write_text(json.dumps(dataclasses.asdict(other)))
     with pytest.raises(Held, match="held by process 42 on node7"), claim(workdir):
@@ -47,7 +48,9 @@ def test_a_server_that_makes_an_object_twice_cannot_be_shared(bucket, monkeypatc
     workdir = epath.Path(bucket) / "run"
     with claim(workdir, wait=True):
         pass
-    monkeypatch.setattr(claim_module, "_create", lambda path, text: path.write_text(text) or True)
+    monkeypatch.setattr(
+        claim_module, "create_text", lambda path, text: path.write_text(text) or True
+    )
     with pytest.raises(UserError, match="leave out --share"), claim(workdir, wait=True):
         raise AssertionError
     with claim(workdir):

@@ -175,14 +175,14 @@ def test_two_that_claim_at_the_same_moment_do_not_both_hold(tmp_path, monkeypatc
     """Another's claim appears between the look and the own file, under a lower number."""
     over = write_claim(tmp_path, number=4, born="1")
     theirs = write_claim(tmp_path / "theirs", machine="other")
-    create = claim_module._create
+    create = claim_module.create_text
 
     def slow(path, text):
         if theirs.exists():
             theirs.rename(tmp_path / ".claim-1")
         return create(path, text)
 
-    monkeypatch.setattr(claim_module, "_create", slow)
+    monkeypatch.setattr(claim_module, "create_text", slow)
     with pytest.raises(Held), claim(tmp_path):
         pass
     assert sorted(tmp_path.glob(".claim-*")) == [tmp_path / ".claim-1", over]
@@ -195,19 +195,6 @@ def test_who_waits_begins_when_the_holder_ends(tmp_path, monkeypatch, capsys):
     with claim(tmp_path, wait=True):
         pass
     assert capsys.readouterr().out.count("waits: ") == 1
-
-
-def test_a_name_in_a_bucket_is_created_once():
-    for path in ("memory://claims/.claim-1", "memory://claims/.claim-2"):
-        created = []
-        for _ in range(2):
-            try:
-                with claim_module._opened_new(path) as file:
-                    file.write("mine")
-                created.append(True)
-            except FileExistsError:
-                created.append(False)
-        assert created == [True, False]
 
 
 def test_a_machine_is_told_from_another_of_the_same_name(monkeypatch):

@@ -21,7 +21,9 @@ from lm.errors import Interrupted, UserError
 from lm.evaluation.held_out import Evaluation
 from lm.experiment import result as result_module
 from lm.experiment import run as run_module
+from lm.experiment.attempts import read_attempts
 from lm.experiment.result import write_result
+from lm.experiment.status import describe_status
 from lm.experiment.train import train
 from lm.training import prepare as prepare_module
 from tests.conftest import QUICK
@@ -110,6 +112,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert f"resumes at step {stop};" in capsys.readouterr().out
     assert losses(broken) == losses(workdir)
     jax.tree.map(np.testing.assert_array_equal, restore(broken).params, restore(workdir).params)
+    attempts = [(each["how"], each["step"]) for each in read_attempts(broken)]
+    assert attempts == [("interrupted", 0), ("finished", stop)]
+    assert describe_status(broken)[0].endswith("; 2 attempts")
 
 
 def test_lines_after_the_last_checkpoint_are_dropped_on_resuming(

@@ -13,7 +13,7 @@ from lm.data.bucket import absolute
 from lm.devices.hosts import from_main, is_main
 from lm.experiment.continual.chain import TABLE, stage_configs, train_stages
 from lm.experiment.primary_metric import summary
-from lm.experiment.run_dir import claimed, held, open_workdir
+from lm.experiment.run_dir import attempted, claimed, held, open_workdir
 from lm.experiment.train import train
 from lm.experiment.validate import check
 from lm.training.build_model import check_devices
@@ -46,7 +46,10 @@ def run_experiment(
         check_devices(config)
         check_init_from(config.init_from)
         with held(workdir, wait):
-            finished = open_workdir(config, workdir, FREE) or _train_chain(config, workdir, label)
+            finished = open_workdir(config, workdir, FREE)
+            if finished is None:
+                with attempted(workdir):  # each of its runs records its own as well
+                    finished = _train_chain(config, workdir, label)
     if is_main():
         print((workdir / TABLE).read_text(), flush=True)
     return finished
