@@ -122,7 +122,7 @@ def sweep() -> int:
     from lm.experiment.ablation import train_points
 
     points, _ = flags.load_points()
-    return 1 if train_points(points, flags.SHARE.value) else 0
+    return 1 if train_points(points, flags.SHARE.value, flags.RETRY.value) else 0
 
 
 def table() -> int:
@@ -132,7 +132,7 @@ def table() -> int:
     from lm.experiment.ablation import report_tables, train_points
 
     points, metrics = flags.load_points()
-    failed = train_points(points, flags.SHARE.value)
+    failed = train_points(points, flags.SHARE.value, flags.RETRY.value)
     print(report_tables(points, flags.load_config(), metrics, flags.workdir()))
     return 1 if failed else 0
 
@@ -189,7 +189,7 @@ def launch() -> int:
     if job.arguments[0] == "train":
         check_config(flags.load_config())
     else:
-        flags.load_points()  # checks the config of every point
+        flags.load_points(look=False)  # checks the config of every point
     print("\n".join(submit(job, flags.WITH.value, flags.OUTPUT.value, dry_run=flags.DRY_RUN.value)))
     return 0
 
@@ -233,8 +233,8 @@ COMMANDS = {
         "stop_strings num_beams length_penalty",
     ),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
-    "sweep": Command(sweep, "config workdir seeds share print_config " + _HOSTS),
-    "table": Command(table, "config workdir seeds share print_config " + _HOSTS),
+    "sweep": Command(sweep, "config workdir seeds share retry print_config " + _HOSTS),
+    "table": Command(table, "config workdir seeds share retry print_config " + _HOSTS),
     "plan": Command(plan, "config on mesh seeds print_config"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(

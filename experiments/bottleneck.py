@@ -29,8 +29,8 @@ from lm.checkpoints.run_files import read_run_json
 from lm.data.synthetic import Language
 from lm.evaluation.diagnostics import diagnose
 from lm.evaluation.diagnostics.spectrum import NOISE
+from lm.experiment.ablation import Ablation, find_folders, make_points
 from lm.experiment.ablation.plot import MUTED
-from lm.experiment.ablation.points import Ablation, make_points
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512
@@ -55,7 +55,7 @@ def measured(workdir: epath.Path) -> list[dict]:
     config = bottleneck.get_config("tiny")
     rows = list(bottleneck.sweep("tiny"))
     groups: dict[str, list] = {}
-    for point in make_points(config, Ablation(rows, bottleneck.SEEDS), workdir):
+    for point in find_folders(make_points(config, Ablation(rows, bottleneck.SEEDS), workdir)):
         groups.setdefault(point.row, []).append(point)
     records, language = [], None
     for overrides, group in zip(rows, groups.values(), strict=True):

@@ -1,10 +1,9 @@
-"""Loads config files, checks the types of their values, hashes and overrides them."""
+"""Loads config files, checks the types of their values, and overrides them."""
 
 import contextlib
 import dataclasses
 import functools
 import glob
-import hashlib
 import importlib.util
 import json
 import operator
@@ -26,10 +25,6 @@ T = TypeVar("T")
 
 # Of float32: what is smaller may be 0 there, and divide 0 by 0; what is nearer to 1 may be 1.
 SMALLEST, BELOW_ONE = 1e-30, 1 - 2**-24
-
-# What may differ between a run and its resumption: where it runs, what it prints, and what it is
-# asked when it is trained.
-_INCIDENTAL = ("mesh", "checkpoint", "log", "cache_dir", "prompt")
 
 # Where prepared text and compiled programs are, unless the user says otherwise. No file of a
 # workdir does: compiled programs are native code.
@@ -98,14 +93,6 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """The flat dotted settings that can change a run's numbers."""
-    flat = flatten(to_dict(config))
-    # Without a task, what examples look like only matters to prompts.
-    incidental = _INCIDENTAL if flat.get("task.name") else (*_INCIDENTAL, "task")
-    return {key: value for key, value in flat.items() if key.split(".")[0] not in incidental}
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} to {"a.b": 1}."""
     flat = {}
@@ -115,12 +102,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def content_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that name the settings which can change a run's numbers."""
-    text = json.dumps(identity(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:

@@ -38,7 +38,7 @@ def open_init_run(source: str) -> Checkpoints:
     checkpoints = Checkpoints(source) if folder.exists() else None
     if checkpoints is None or checkpoints.latest is None:
         raise UserError(f"config.init_from = {source!r}: there is no checkpoint in {folder}")
-    recorded = recorded_config(folder.parent / "config.json", complete=False)
+    recorded = recorded_config(folder.parent / "config.json", strict=False)
     if "full" not in method_names(recorded):
         raise UserError(
             f"config.init_from = {source!r} keeps only what {recorded.finetuning.method} trained "

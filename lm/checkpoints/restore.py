@@ -6,10 +6,11 @@ import jax
 from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.identity import FREE
 from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.pretrained import open_pretrained
 from lm.checkpoints.restored import Restored
-from lm.checkpoints.resume import FREE, LENGTH
+from lm.checkpoints.resume import LENGTH
 from lm.checkpoints.run_files import check_same_config, check_same_text, recorded_config
 from lm.config import CACHE, Config
 from lm.errors import UserError

@@ -1,5 +1,5 @@
-"""Holds which config keys may change when a run goes on, under which conditions they change no
-number that it would have had, and the record of what was changed.
+"""Holds under which conditions config keys may change when a run goes on, as they change no number
+that it would have had, and the record of what was changed.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from lm.config import Config, identity, to_dict, typed
+from lm.checkpoints.identity import identity
+from lm.config import Config, to_dict, typed
 from lm.data.files import to_json, write_json, write_text
 from lm.errors import UserError
 from lm.finetuning import method_names
@@ -17,19 +18,6 @@ from lm.training.config import resolve
 from lm.training.metric_writer import read_metrics
 from lm.training.optimizer import ScheduleConfig, schedule
 
-# Each is a key, or a group of keys. Where dropout or another draw is on, the first eight draw
-# otherwise, as config.grad_accum_steps says; all else is the same up to rounding.
-FREE = (
-    "grad_accum_steps",
-    "model.remat",
-    "model.scan",
-    "attention.query_chunk_size",
-    "encoder_attention.query_chunk_size",
-    "cross_attention.query_chunk_size",
-    "output.token_chunk_size",
-    "evaluation",
-    "alarm",  # its answers to the alarms that come
-)
 LENGTH = ("steps", "epochs")
 
 # In a workdir: one line for each time that a run went on with other settings.

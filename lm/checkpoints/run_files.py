@@ -5,14 +5,19 @@ text are those of its run.
 from typing import Any
 
 from etils import epath
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
+from lm.checkpoints.identity import is_incidental, reference_defaults
 from lm.checkpoints.resume import changed
 from lm.config import Config, check_types, declared, flatten, plain
 from lm.data import Dataset
 from lm.data.files import parse_json
 from lm.errors import UserError
 from lm.training.metric_writer import with_nan
+
+# Without these a JSON object is no config of any version.
+_EVERY_CONFIG_HAS = ("seed", "steps", "objective", "data.source", "optimizer.learning_rate")
 
 
 def read_run_json(path: epath.Path, *keys: str) -> dict[str, Any]:
@@ -29,31 +34,35 @@ def read_run_json(path: epath.Path, *keys: str) -> dict[str, Any]:
     return found
 
 
-def recorded_config(file: epath.Path, complete: bool = True) -> Config:
-    """The config that a run's config.json holds.
+def recorded_config(file: epath.Path, strict: bool = True) -> Config:
+    """The config that a run's config.json holds. Keys that are newer than the file have their
+    reference default.
 
     Args:
       file: the config.json.
-      complete: every key is required; else an older version of this code may have written it, and
-        the config lacks what that lacked.
+      strict: a key that this code has not, which a version with other keys wrote, raises; but for
+        those that never change numbers.
 
     Raises:
-      UserError: where it is damaged, or lacks a key, or a value has another type than its key.
+      UserError: where it is damaged, or a value has another type than its key.
     """
     try:
-        config = ConfigDict(read_run_json(file))
-        lacking = sorted(declared().keys() - flatten(config.to_dict()).keys())
+        flat = flatten(read_run_json(file))
+        config = ConfigDict(unflatten_dict({**reference_defaults(), **flat}, sep="."))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} holds no config ({plain(error)}); restore it") from None
+    if missing := [key for key in _EVERY_CONFIG_HAS if key not in flat]:
+        raise UserError(f"{file} holds no config: it has no {missing[0]}; restore it")
+    unknown = [key for key in flat if key not in declared() and not is_incidental(key)]
+    if unknown and strict:
+        raise UserError(
+            f"{file} has {unknown[0]}, which is no config key: a version of this code with other "
+            "keys wrote it; use that version, or train again in another --workdir"
+        )
     try:
-        check_types(config, besides=lacking)
+        check_types(config)
     except UserError as error:
         raise UserError(f"{file}: {error}; restore that file") from None
-    if lacking and complete:
-        raise UserError(
-            f"{file} has no {lacking[0]}: an older version of this code wrote it; use that "
-            "version, or train again in another --workdir"
-        )
     return config
 
 

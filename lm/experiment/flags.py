@@ -60,6 +60,7 @@ MESH = flags.DEFINE_enum(
     "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
 )
 SHARE = flags.DEFINE_bool("share", False, "share the workdir with other commands that do so")
+RETRY = flags.DEFINE_bool("retry", False, "train points again that failed before")
 WITH = flags.DEFINE_string(
     "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
 )
@@ -115,14 +116,19 @@ def load_config() -> Config:
     return resolve_init(CONFIG.value, CONFIG_FLAG.override_values)
 
 
-def load_points() -> "tuple[list[Point], Sequence[str | None]]":
-    """The points of the config file's ablation, and the metrics of its tables."""
-    from lm.experiment.ablation import load_ablation, make_points
+def load_points(look: bool = True) -> "tuple[list[Point], Sequence[str | None]]":
+    """The points of the config file's ablation, and the metrics of its tables.
+
+    Args:
+      look: for the folders in which points are already; else the workdir is not read.
+    """
+    from lm.experiment.ablation import find_folders, load_ablation, make_points
 
     config = load_config()
     path, _, arg = CONFIG_FLAG.config_filename.partition(":")
     found = load_ablation(path, arg or None, SEEDS.value, CONFIG_FLAG.override_values)
-    return make_points(config, found, workdir()), found.metrics
+    points = make_points(config, found, workdir())
+    return find_folders(points) if look else points, found.metrics
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

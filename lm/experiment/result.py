@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from lm.config import Config, content_hash
+from lm.checkpoints.identity import content_hash
+from lm.config import Config
 from lm.data.files import write_json
 from lm.devices.hosts import is_main
 from lm.evaluation.held_out import Evaluation

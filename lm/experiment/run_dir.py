@@ -11,7 +11,8 @@ from typing import Any
 from etils import epath
 
 from lm.checkpoints import run_files
-from lm.checkpoints.resume import FREE, LENGTH, changed, check_changes
+from lm.checkpoints.identity import FREE
+from lm.checkpoints.resume import LENGTH, changed, check_changes
 from lm.checkpoints.staging import needs_staging
 from lm.config import Config, to_dict
 from lm.data import Dataset
@@ -35,7 +36,8 @@ def _open_workdir(
     """The result of a finished run of this config in this workdir; None where there is work to do.
 
     What is `free` may differ from the config with which the run began; where its length does, there
-    is work to do.
+    is work to do. A finished run has measured what it has: with another config.evaluation than its
+    own, but for how often it was evaluated on the way, it is not the run that is asked for.
 
     Raises:
       UserError: where the workdir holds something else.
@@ -52,7 +54,9 @@ def _open_workdir(
     if result is None or any(key in changes for key in LENGTH):
         return None
     for key, (old, new) in changes.items():
-        if key.startswith("evaluation."):
+        if key.startswith("evaluation.") and (
+            key != "evaluation.every" or config.evaluation.patience
+        ):
             remeasured = key == "evaluation.num_examples"
             raise UserError(
                 f"{workdir} is finished, with config.{key} = {old!r} instead of {new!r}; use that "

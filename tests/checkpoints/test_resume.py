@@ -12,9 +12,10 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 
 from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.identity import FREE
 from lm.checkpoints.init_params import _eval_params
 from lm.checkpoints.layer_layout import layouts_differ, to_layout
-from lm.checkpoints.resume import FREE, changed, check_changes, check_length, record_changes
+from lm.checkpoints.resume import changed, check_changes, check_length, record_changes
 from lm.config import override, to_dict
 from lm.data.files import write_json
 from lm.devices.sharding import path_name

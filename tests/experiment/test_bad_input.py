@@ -221,10 +221,15 @@ RECORDED = {
         "attention.weighting": ["softmax"]
     },
     "config.data.source = None: must be a text": {"data.source": None},
-    "has no grad_accum_steps: an older version of this code": {"grad_accum_steps": ...},
-    "has no model.activation: an older version of this code": {"model": []},
+    "has model.features, which is no config key: a version of this code": {"model.features": 64},
+    "holds no config: it has no optimizer.learning_rate": {"optimizer.learning_rate": ...},
 }
-DAMAGED = {"is no JSON object": "[1]", "is not JSON": "{", "holds no config": '{"": {"a.b.": 1}}'}
+DAMAGED = {
+    "is no JSON object": "[1]",
+    "is not JSON": "{",
+    "holds no config": '{"": {"a.b.": 1}}',
+    "holds no config (": json.dumps(to_dict(default.get_config()) | {"model": []}),
+}
 
 
 def recorded(folder, content):
@@ -262,9 +267,10 @@ def test_the_config_of_a_workdir_is_checked_wherever_one_is_opened(message, tmp_
         assert str(workdir) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_run_of_an_older_version_may_be_started_from(tmp_path):
-    workdir = recorded(tmp_path / "run", changed({"grad_accum_steps": ...}))
-    assert recorded_config(workdir / "config.json", complete=False).finetuning.method == "full"
-    other = recorded(tmp_path / "other", changed({"grad_accum_steps": ..., "finetuning.method": 3}))
+def test_a_run_of_a_version_with_other_keys_may_be_started_from(tmp_path):
+    workdir = recorded(tmp_path / "run", changed({"model.features": 64, "grad_accum_steps": ...}))
+    found = recorded_config(workdir / "config.json", strict=False)
+    assert found.finetuning.method == "full" and found.grad_accum_steps == 1
+    other = recorded(tmp_path / "other", changed({"model.features": 64, "finetuning.method": 3}))
     with pytest.raises(UserError, match=r"config\.finetuning\.method = 3: must be a text"):
-        recorded_config(other / "config.json", complete=False)
+        recorded_config(other / "config.json", strict=False)

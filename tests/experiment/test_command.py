@@ -175,11 +175,11 @@ def test_a_mistake_in_a_config_is_one_line_in_its_own_words(content, message, tm
     assert finished.stderr.count("\n") == 1
 
 
-def test_the_run_of_an_older_version_is_named(tmp_path):
+def test_what_is_no_config_is_said_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": 3}')
     finished = run("eval", f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    assert "has no alarm.grad_norm: an older version of this code wrote it" in finished.stderr
+    assert "config.json holds no config: it has no seed" in finished.stderr
     assert finished.stderr.count("\n") == 1
 
 

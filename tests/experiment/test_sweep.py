@@ -59,7 +59,7 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
     assert results(found) == before
 
 
-def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, monkeypatch, capsys):
+def test_a_broken_point_is_reported_and_stays_failed_until_it_is_to_be_retried(ablation, tmp_path, monkeypatch, capsys):
     found = make_points(ablation, Ablation(ROWS, (0,)), tmp_path)
     original = sweep_module.run_experiment
 
@@ -75,7 +75,9 @@ def test_a_broken_point_is_reported_kept_and_tried_again(ablation, tmp_path, mon
     assert "no luck" in (found[0].workdir / "error.txt").read_text()
     assert (found[1].workdir / "result.json").exists()
     assert "no luck" in to_markdown(tabulate(found))
-    assert train_points(found) == []
+    assert train_points(found) == [found[0]]
+    assert "seed 0 failed before; --retry trains it again: " in capsys.readouterr().err
+    assert train_points(found, retry=True) == []
     assert not (found[0].workdir / "error.txt").exists()
 
 
@@ -114,7 +116,7 @@ def test_sweeps_that_share_train_every_point_once_and_all_know_what_broke(
     for worker in workers:
         worker.join()
     assert dict(quick) == {point.workdir: 1 for point in found}
-    assert broken == [[found[2], found[6]]] * 3
+    assert broken == [[found[4], found[5]]] * 3
 
 
 def test_a_sweep_that_shares_waits_for_the_points_of_others(ablation, tmp_path, quick, capsys):
@@ -143,7 +145,7 @@ def test_a_sweep_that_shares_nothing_says_who_is_at_work_and_trains_nothing(
 def test_rows_of_a_seed_share_batches_and_points_are_named_by_content(ablation, tmp_path):
     found = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     assert len({point.workdir for point in found}) == 4
-    assert [point.seed for point in found] == [0, 1, 0, 1]
+    assert [point.seed for point in found] == [0, 0, 1, 1]
     again = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     assert [p.workdir for p in again] == [p.workdir for p in found]
     longer = make_points(override(ablation, {"steps": 5}), Ablation(ROWS, (0, 1)), tmp_path)
@@ -202,6 +204,7 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
         ),
         ([{"attention.weighting": "sofmax"}], "row weighting=sofmax: .*did you mean softmax"),
         ([{}, {}], "twice"),
+        ([{}, {"model.bias": True}], "gives default and bias=True, which are one config"),
         ([], "no point"),
     ],
 )

@@ -1,7 +1,7 @@
 """Reads an ablation from its config file and makes its points: rows x seeds, and folders."""
 
 import dataclasses
-import re
+import itertools
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from etils import epath
 
 from lm.checkpoints.resolve import resolve_init
-from lm.config import Config, content_hash, load, override, reading
+from lm.config import Config, load, override, reading
 from lm.errors import UserError
+from lm.experiment.ablation.folders import folder_name
 from lm.experiment.validate import check
 
 
@@ -38,12 +39,14 @@ class Point:
       seed: of parameters, batches and dropout.
       config: its whole config.
       workdir: its folder; see `folder_name`.
+      overrides: what its row sets, by dotted key.
     """
 
     row: str
     seed: int
     config: Config
     workdir: epath.Path
+    overrides: Mapping[str, Any]
 
 
 def load_ablation(
@@ -101,38 +104,37 @@ def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[i
 
 
 def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> list[Point]:
-    """All points, row by row, with the config of each checked.
+    """All points, seed by seed, so that what is finished first is paired; the config of each is
+    checked.
 
     Raises:
       UserError: where a row sets an unknown config key or is invalid, or two rows are the same.
     """
-    found, seen = [], {}
+    found: list[Point] = []
+    rows: dict[str, str] = {}  # by the end of the folder's name
+    seen: dict[tuple[str, int], str] = {}
     keys = {key for overrides in ablation.rows for key in overrides}
-    for overrides in ablation.rows:
+    for seed, overrides in itertools.product(ablation.seeds, ablation.rows):
         row = row_label(overrides, keys)
-        for seed in ablation.seeds:
-            varied = override(config, {**overrides, "seed": seed})
-            try:
-                if {"init_from", "finetuning.adapter_from"} & overrides.keys():
-                    varied = resolve_init(varied, overrides)
-                check(varied)
-            except UserError as error:
-                raise UserError(f"row {row}: {error}") from None
-            name = folder_name(row, seed, varied)
-            if seen.get((row, seed)) == name:
-                raise UserError(f"sweep() gives {row} with seed {seed} twice; remove one")
-            if (row, seed) in seen:
-                raise UserError(f"sweep() gives two rows that are both called {row}; remove one")
-            seen[row, seed] = name
-            found.append(Point(row, seed, varied, epath.Path(workdir) / name))
+        varied = override(config, {**overrides, "seed": seed})
+        try:
+            if {"init_from", "finetuning.adapter_from"} & overrides.keys():
+                varied = resolve_init(varied, overrides)
+            check(varied)
+        except UserError as error:
+            raise UserError(f"row {row}: {error}") from None
+        name = folder_name(row, seed, varied, overrides.keys())
+        if seen.get((row, seed)) == name:
+            raise UserError(f"sweep() gives {row} with seed {seed} twice; remove one")
+        if (row, seed) in seen:
+            raise UserError(f"sweep() gives two rows that are both called {row}; remove one")
+        if other := rows.get(name.rpartition("-seed")[2]):
+            raise UserError(f"sweep() gives {other} and {row}, which are one config; remove one")
+        seen[row, seed], rows[name.rpartition("-seed")[2]] = name, row
+        found.append(Point(row, seed, varied, epath.Path(workdir) / name, overrides))
     if not found:
         raise UserError("sweep() and SEEDS give no point; give at least one row and one seed")
     return found
-
-
-def folder_name(row: str, seed: int, config: Config) -> str:
-    """The name of a point's folder: the row, the seed and the hash of the config."""
-    return f"{re.sub(r'[^A-Za-z0-9.=,+-]+', '-', row)}-seed{seed}-{content_hash(config)}"
 
 
 def row_label(overrides: Mapping[str, Any], keys: Collection[str] = ()) -> str:

@@ -10,10 +10,11 @@ from etils import epath
 
 from lm.checkpoints.run_files import read_result
 from lm.config import plain
-from lm.data.bucket import make_folder
+from lm.data.bucket import make_folder, modified
 from lm.data.files import write_text
 from lm.devices.hosts import all_fail, from_main, is_main
 from lm.errors import Interrupted, UserError, explain, of_storage
+from lm.experiment.ablation.folders import trained_otherwise
 from lm.experiment.ablation.points import Point
 from lm.experiment.claim import POLL, Held, check_exclusive, holder
 from lm.experiment.continual.run_experiment import run_experiment
@@ -24,20 +25,21 @@ from lm.training.build_model import check_devices
 from lm.training.prepare import prepare_corpus
 
 
-def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
+def train_points(points: Sequence[Point], share: bool = False, retry: bool = False) -> list[Point]:
     """Trains every point that is not finished; a point that fails does not stop the others.
 
     Args:
-      points: in one folder.
+      points: in one folder, as `find_folders` finds them.
       share: work together with all other sweeps that share this folder, on any machine: each takes
         points that nobody holds, and waits for those of the others, in case one of them stops.
+      retry: train points again that failed before; else they stay failed.
 
     Returns:
-      The points that failed, with the traceback in error.txt of their folder; the next sweep tries
-      them again.
+      The points that failed, now or before, with the traceback in error.txt of their folder.
 
     Raises:
-      UserError: where devices or text fail the first point that is not finished.
+      UserError: where devices or text fail the first point that is not finished; where a finished
+        point has measured other held-out text than its config says.
       Held: where another sweep that does not share is running in the folder, or without `share`
         any other command in one of the points.
       Interrupted: after SIGINT or SIGTERM; the next sweep continues from there.
@@ -45,12 +47,12 @@ def train_points(points: Sequence[Point], share: bool = False) -> list[Point]:
     folder = points[0].workdir.parent
     if share:
         from_main(lambda: _check_shared(folder))
-        sweep = _Sweep(points)
+        sweep = _Sweep(points, retry)
         from_main(lambda: _record(points))
         return sweep.share()
     with held(folder):
         from_main(lambda: _check_free(points))
-        sweep = _Sweep(points)
+        sweep = _Sweep(points, retry)
         from_main(lambda: _record(points))
         for point in points:
             sweep.train(point)
@@ -67,15 +69,22 @@ def _record(points: Sequence[Point]) -> None:
 class _Sweep:
     """One pass over points, with those that failed."""
 
-    def __init__(self, points: Sequence[Point]):
-        self.points, self.failed = points, []
-        # Points that failed before are tried again; those that fail elsewhere meanwhile are not.
+    def __init__(self, points: Sequence[Point], retry: bool):
+        self.points, self.retry, self.failed = points, retry, []
+        # These failed before; those that fail elsewhere meanwhile are not tried again.
         self.before = from_main(lambda: [_report(point) for point in points])
-        waiting = from_main(lambda: [i for i, each in enumerate(points) if not _is_finished(each)])
+        left = [not report or retry for report in self.before]
+        waiting = [
+            point
+            for point, new in zip(points, left, strict=True)
+            if not _is_finished(point) and new
+        ]
+        for line in trained_otherwise(points):
+            print(line, flush=True)
         if waiting:
             # What would fail every point, such as missing text, is reported once, before training.
-            check_devices(points[waiting[0]].config)
-            prepare_corpus(points[waiting[0]].config)
+            check_devices(waiting[0].config)
+            prepare_corpus(waiting[0].config)
 
     def share(self) -> list[Point]:
         left, shown = list(self.points), ""
@@ -107,10 +116,12 @@ class _Sweep:
         index = self.points.index(point)
         name = f"{index + 1}/{len(self.points)} {point.row} seed {point.seed}"
         report, path = from_main(lambda: _report(point)), point.workdir / "error.txt"
-        if report and report != self.before[index]:
+        known = report == self.before[index]
+        if report and not (known and self.retry):
             self.failed.append(point)
-            reason = f"failed in another sweep: {report.splitlines()[-1]}"
-            print(f"{name} {reason}", file=sys.stderr, flush=True)
+            when = "before; --retry trains it again" if known else "in another sweep"
+            reason = report[0].splitlines()[-1]
+            print(f"{name} failed {when}: {reason}", file=sys.stderr, flush=True)
             return
         try:
             if open_workdir(point.config, point.workdir) is not None:
@@ -146,10 +157,15 @@ def _check_free(points: Sequence[Point]) -> None:
 
 
 def _is_finished(point: Point) -> bool:
-    return read_result(point.workdir) is not None
+    try:
+        return open_workdir(point.config, point.workdir) is not None
+    except UserError:
+        if from_main(lambda: read_result(point.workdir) is None):
+            return False  # it fails alone, when its turn comes
+        raise
 
 
-def _report(point: Point) -> str:
-    """The traceback of a point that failed; empty where it did not."""
+def _report(point: Point) -> list[str]:
+    """The traceback of a point that failed, and when it was written; [] where it did not."""
     path = point.workdir / "error.txt"
-    return path.read_text().strip() if path.exists() else ""
+    return [path.read_text().strip(), str(modified(path))] if path.exists() else []

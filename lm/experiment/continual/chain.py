@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from etils import epath
 
+from lm.checkpoints.identity import content_hash
 from lm.checkpoints.restore import restore
-from lm.config import Config, content_hash, override
+from lm.config import Config, override
 from lm.data.files import write_json, write_text
 from lm.devices.hosts import from_main
 from lm.evaluation.held_out import evaluate

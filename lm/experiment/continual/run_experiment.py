@@ -4,8 +4,9 @@ from typing import Any
 
 from etils import epath
 
+from lm.checkpoints.identity import FREE
 from lm.checkpoints.init_params import check_init_from
-from lm.checkpoints.resume import FREE, record_changes
+from lm.checkpoints.resume import record_changes
 from lm.checkpoints.run_files import read_result, recorded_config
 from lm.checkpoints.teacher import teacher_config
 from lm.config import Config
