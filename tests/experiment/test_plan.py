@@ -131,7 +131,9 @@ def test_the_search_names_the_mesh_with_the_least_roofline(untied, timed):
 
 def test_an_ablation_has_a_line_for_each_row_and_the_hours_of_all_points(untied, timed):
     timed(ablation, lambda config, on: 6 / len(on.devices) + 1)
-    points = [Point(f"seed {i}", i, override(untied, {"seed": i}), epath.Path(".")) for i in (0, 1)]
+    points = [
+        Point(f"seed {i}", i, override(untied, {"seed": i}), epath.Path("."), {}) for i in (0, 1)
+    ]
     lines = list(ablation_lines(points, open_slice("cpu-2")))
     assert [line.split()[1] for line in lines[1:3]] == ["0", "1"]
     # 12 steps of 4 s on two devices, point by point; or of 7 s on one, both points at once.

@@ -59,7 +59,9 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
     assert results(found) == before
 
 
-def test_a_broken_point_is_reported_and_stays_failed_until_it_is_to_be_retried(ablation, tmp_path, monkeypatch, capsys):
+def test_a_broken_point_is_reported_and_stays_failed_until_it_is_to_be_retried(
+    ablation, tmp_path, monkeypatch, capsys
+):
     found = make_points(ablation, Ablation(ROWS, (0,)), tmp_path)
     original = sweep_module.run_experiment
 

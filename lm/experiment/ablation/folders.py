@@ -1,20 +1,16 @@
-"""Names the folders of an ablation's points, and finds those that hold their runs already."""
+"""Finds the folders that hold the runs of an ablation's points already."""
 
 import contextlib
 import dataclasses
-import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from lm.checkpoints.identity import content_hash, differences
+from lm.checkpoints.identity import differences
 from lm.checkpoints.run_files import recorded_config
-from lm.config import Config
 from lm.devices.hosts import from_main
 from lm.errors import UserError, counted
-
-if TYPE_CHECKING:
-    from lm.experiment.ablation.points import Point
+from lm.experiment.ablation.points import Point, start_of_name
 
 _NAMED = 3  # points in a line that tells of many
 
@@ -28,14 +24,7 @@ class _Similar(NamedTuple):
     changed: Mapping[str, tuple[Any, Any]]
 
 
-def folder_name(row: str, seed: int, config: Config, own: Collection[str] = ()) -> str:
-    """The name of a point's folder: the row, the seed and the hash of the config, in which the keys
-    count that the row sets, its `own`.
-    """
-    return f"{_of_row(row, seed)}{content_hash(config, own)}"
-
-
-def find_folders(points: Sequence["Point"]) -> list["Point"]:
+def find_folders(points: Sequence[Point]) -> list[Point]:
     """The points, with the folders in which they are already.
 
     Those are told by the seed and the hash at their end, whatever the label of the row before; or
@@ -49,14 +38,14 @@ def find_folders(points: Sequence["Point"]) -> list["Point"]:
     ]
 
 
-def trained_otherwise(points: Sequence["Point"]) -> list[str]:
+def trained_otherwise(points: Sequence[Point]) -> list[str]:
     """A line for each set of keys by which points that have no folder differ from runs of the same
     row and seed that are there.
     """
     return from_main(lambda: _differing(points))
 
 
-def _found_names(points: Sequence["Point"]) -> list[str]:
+def _found_names(points: Sequence[Point]) -> list[str]:
     names, found = _names_beside(points[0]), []
     for point in points:
         own = point.workdir.name
@@ -68,7 +57,7 @@ def _found_names(points: Sequence["Point"]) -> list[str]:
     return found
 
 
-def _differing(points: Sequence["Point"]) -> list[str]:
+def _differing(points: Sequence[Point]) -> list[str]:
     names, groups = _names_beside(points[0]), defaultdict(list)
     for point in points:
         if point.workdir.name not in names:
@@ -85,26 +74,22 @@ def _differing(points: Sequence["Point"]) -> list[str]:
     ]
 
 
-def _similar(point: "Point", names: Iterable[str]) -> list[_Similar]:
+def _similar(point: Point, names: Iterable[str]) -> list[_Similar]:
     """The folders of a point's row and seed whose config can be read."""
     found = []
     for name in names:
         file = point.workdir.parent / name / "config.json"
-        if name.startswith(_of_row(point.row, point.seed)) and file.exists():
+        if name.startswith(start_of_name(point.row, point.seed)) and file.exists():
             with contextlib.suppress(UserError):  # of a version with other keys
                 changed = differences(point.config, recorded_config(file), point.overrides.keys())
                 found.append(_Similar(name, changed))
     return found
 
 
-def _names_beside(point: "Point") -> list[str]:
+def _names_beside(point: Point) -> list[str]:
     """Of what is in the folder of a point's ablation."""
     folder = point.workdir.parent
     return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
-
-
-def _of_row(row: str, seed: int) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9.=,+-]+', '-', row)}-seed{seed}-"
 
 
 def _shortened(labels: Sequence[str]) -> str:

@@ -2,16 +2,17 @@
 
 import dataclasses
 import itertools
+import re
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
+from lm.checkpoints.identity import content_hash
 from lm.checkpoints.resolve import resolve_init
 from lm.config import Config, load, override, reading
 from lm.errors import UserError
-from lm.experiment.ablation.folders import folder_name
 from lm.experiment.validate import check
 
 
@@ -135,6 +136,18 @@ def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> 
     if not found:
         raise UserError("sweep() and SEEDS give no point; give at least one row and one seed")
     return found
+
+
+def folder_name(row: str, seed: int, config: Config, own: Collection[str] = ()) -> str:
+    """The name of a point's folder: the row, the seed and the hash of the config, in which the keys
+    count that the row sets, its `own`.
+    """
+    return f"{start_of_name(row, seed)}{content_hash(config, own)}"
+
+
+def start_of_name(row: str, seed: int) -> str:
+    """What the names of all folders of a row and seed begin with."""
+    return f"{re.sub(r'[^A-Za-z0-9.=,+-]+', '-', row)}-seed{seed}-"
 
 
 def row_label(overrides: Mapping[str, Any], keys: Collection[str] = ()) -> str:
