@@ -1,5 +1,7 @@
 """A bucket in memory, which epath and fsspec open as s3://."""
 
+import tempfile
+
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -30,10 +32,11 @@ class MemoryBucket(MemoryFileSystem):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """The address of an empty bucket."""
+def bucket(monkeypatch, tmp_path):
+    """The address of an empty bucket, of this process alone: so are the local folders for it."""
     from etils.epath.backend import fsspec_backend
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(MemoryBucket, "store", {})
     monkeypatch.setattr(MemoryBucket, "pseudo_dirs", [""])
     fsspec.register_implementation("s3", MemoryBucket, clobber=True)

@@ -109,6 +109,9 @@ def together(cluster: Cluster, report: Callable[[BaseException], int]) -> Iterat
             yield
             gather("done")
             _done.set()
+            # The first, by whose service they meet, leaves once all know that they are done.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                gather("left")
     except BaseException as error:
         if not all_fail(error):
             _end_alone(error, report)
