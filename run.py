@@ -13,6 +13,7 @@
   python run.py plan     --config=FILE[:ARG] --on=v5e-16      memory and time on a slice, without it
   python run.py status   --workdir=DIR                        finished, running, failed, missing
   python run.py launch   --config=FILE[:ARG] --workdir=DIR --on=v5e-16 --with=sky    on a cluster
+  python run.py reproduce [NAME ... | all]                  published results, and ours beside them
   python run.py export   --workdir=DIR --output=DIR           a checkpoint for transformers or peft
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
@@ -194,6 +195,19 @@ def launch() -> int:
     return 0
 
 
+def reproduce(*names: str) -> int:
+    """Measures published results again and compares them with ours: those named, or all; without a
+    name, lists them.
+    """
+    from lm.experiment.reproduce import list_expected, reproduce_named
+
+    workdir = flags.workdir("runs/reproduce")
+    if not names:
+        print("\n".join(list_expected(workdir)))
+        return 0
+    return reproduce_named(names, workdir, flags.SEEDS.value)
+
+
 def export() -> int:
     """Writes a checkpoint as a folder for transformers, with adapters merged, or only the adapter
     for peft.
@@ -242,6 +256,7 @@ COMMANDS = {
         "config workdir with on workers spot command image output dry_run seeds print_config",
         computes=False,
     ),
+    "reproduce": Command(reproduce, "workdir seeds", words=True),
     "export": Command(export, _RUN + "output adapter"),
     "gallery": Command(gallery, "workdir"),
 }
@@ -271,13 +286,14 @@ def _run(argv: list[str], own: Any) -> int:
         print(command_line.help_text(about, own, COMMANDS, argv[1]))
         print("\n".join(command_line.config_help(argv)), end="")
         return 0
-    command_line.parse(argv[:1] + argv[2:])
-    command_line.check_flags(argv[1], own, COMMANDS)
+    words = command_line.parse(argv[:1] + argv[2:])
+    command_line.check_flags(argv[1], own, COMMANDS, words)
     if flags.PRINT_CONFIG.value:
         for key, value in flatten(to_dict(flags.load_config())).items():
             print(f"{key} = {value!r}")
         return 0
     values = {flag.name: flag.value for flag in own}
+    command = command._replace(run=functools.partial(command.run, *words))
     return run_command(argv[1], command, values, flags.load_config, command_line.report)
 
 

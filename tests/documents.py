@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 # Lines that set up an environment or check the project; .ci/run has them.
 SETUP = ("python3 -m venv", ".venv/bin/", "pip install", "bash .ci/run", "mkdocs ", "jupyter ")
-SMALL = ("gallery", "launch", "status")  # commands that take no time as they are
+SMALL = ("gallery", "launch", "reproduce", "status")  # commands that take no time as they are
 TWO_ROWS = """
 
 every = sweep

@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-EXPERIMENTS = sorted(pathlib.Path(__file__).parents[1].joinpath("experiments").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[1]
+EXPERIMENTS = sorted(ROOT.joinpath("experiments").rglob("*.py"))
 OURS = ("lm", "configs", "experiments")
 EVERY = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 
@@ -14,7 +15,7 @@ EVERY = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 @EVERY
 def test_an_experiment_can_be_imported(path):
     try:
-        importlib.import_module(f"experiments.{path.stem}")
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] in (*OURS, *(each.stem for each in EXPERIMENTS)):
             raise

@@ -14,13 +14,14 @@ from lm.experiment.provenance import commit, versions
 
 
 class Command(NamedTuple):
-    """A command: what it runs, the names of the flags that it reads, separated by spaces, and
-    whether it computes, for which JAX is imported.
+    """A command: what it runs, the names of the flags that it reads, separated by spaces, whether
+    it computes, for which JAX is imported, and whether `run` takes the words after its name.
     """
 
-    run: Callable[[], int]
+    run: Callable[..., int]
     flags: str
     computes: bool = True
+    words: bool = False
 
     def reads(self, flag: str) -> bool:
         """Whether the command reads the flag of this name."""
@@ -39,14 +40,15 @@ def find_command(name: str, commands: Commands) -> Command:
     return commands[name]
 
 
-def parse(argv: Sequence[str]) -> None:
-    """Sets the flags from `argv`, whose first item is the program.
+def parse(argv: Sequence[str]) -> list[str]:
+    """Sets the flags from `argv`, whose first item is the program; returns the words that are no
+    flags.
 
     A config key that may be None is set to it by --config.KEY=None, whatever its type.
 
     Raises:
-      UserError: for an unknown flag or config key, a value of the wrong type, a stray word, or a
-        config file that cannot be read.
+      UserError: for an unknown flag or config key, a value of the wrong type, or a config file that
+        cannot be read.
     """
     values: dict[str, str] = {}
     for argument in argv[1:]:
@@ -67,13 +69,12 @@ def parse(argv: Sequence[str]) -> None:
         rest = flags.FLAGS([x for x in argv if x.lstrip("-").partition("=")[0] not in unset])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(plain(error)) from None
-    if rest:
-        raise UserError(f"{rest[0]!r} is not a flag; flags are --name=value")
     flag: Any = flags.FLAGS["config"]
     for name in unset:
         key = name.removeprefix("config.")
         flag.value.update_from_flattened_dict({key: None})
         flag.override_values[key] = None
+    return rest
 
 
 def config_help(argv: Sequence[str]) -> list[str]:
@@ -82,8 +83,14 @@ def config_help(argv: Sequence[str]) -> list[str]:
     return ["", f"Keys of {names[-1]}:", *key_lines(names[-1]), ""] if names else []
 
 
-def check_flags(name: str, own: Sequence[Any], commands: Commands) -> None:
-    """Raises UserError where one of our `own` flags was given that the command does not read."""
+def check_flags(
+    name: str, own: Sequence[Any], commands: Commands, words: Sequence[str] = ()
+) -> None:
+    """Raises UserError where one of our `own` flags was given that the command does not read, or
+    `words` that it does not take.
+    """
+    if words and not commands[name].words:
+        raise UserError(f"{words[0]!r} is not a flag; flags are --name=value")
     for flag in own:
         if flag.present and not commands[name].reads(flag.name):
             raise UserError(

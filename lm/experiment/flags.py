@@ -99,9 +99,9 @@ def folder(name: str | None) -> "epath.Path | None":
     return epath.Path(name).expanduser() if name else None
 
 
-def workdir() -> "epath.Path":
-    """The folder of --workdir; raises UserError where it was not given."""
-    found = folder(WORKDIR.value)
+def workdir(default: str | None = None) -> "epath.Path":
+    """The folder of --workdir, else the default; raises UserError where there is neither."""
+    found = folder(WORKDIR.value or default)
     if found is None:
         raise UserError(f"{sys.argv[1]} needs --workdir=DIR, a folder for what it writes")
     return found
