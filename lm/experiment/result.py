@@ -49,6 +49,7 @@ def write_result(
         **metrics,
         **own,
         "batch_size": config.batch_size,
+        "tokens_seen": program.config.steps * config.batch_size * config.data.seq_len,
         "seed": config.seed,
         "parameters": param_count(program.abstract_params),
         "trained_parameters": param_count(program.abstract_state.params),

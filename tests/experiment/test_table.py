@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from scipy import stats
 
 from lm.errors import UserError
 from lm.experiment.ablation.comparison import Table, tabulate
+from lm.experiment.ablation.moderation import Prior, moderate
+from lm.experiment.ablation.power import seeds_needed, smallest_effect
 from lm.experiment.ablation.significance import holm, paired_t_test, verdict
 from lm.experiment.ablation.table import to_csv, to_markdown
 from tests.ablation_points import start
@@ -146,10 +149,12 @@ def test_rows_are_compared_over_the_seeds_that_both_have_finished(finish, tmp_pa
     assert rows_of(apart)["x"].verdict == "no shared seed"
 
 
-def test_points_on_different_data_are_refused_by_name(finish):
-    points = [finish("softmax", s, 2.0) for s in range(3)] + [finish("x", 0, 1.9, data_hash="beef")]
-    with pytest.raises(UserError, match="data_hash is d41d in 3 points but beef in x seed 0"):
-        tabulate(points)
+def test_a_row_on_other_data_gets_no_verdict_and_is_named(finish):
+    points = [finish(row, s, 2.0 + 0.1 * s) for row in ("softmax", "twin") for s in range(3)]
+    points += [finish("x", s, 1.5 + 0.11 * s, data_hash="beef") for s in range(3)]
+    table = tabulate(points)
+    assert [row.verdict for row in table.rows] == ["baseline", "identical", "not comparable"]
+    assert "WARNING: data_hash is d41d in 6 points but beef in x seed 0" in notes_of(table)
 
 
 def test_rows_that_trained_for_other_steps_get_no_verdict(finish):
@@ -175,6 +180,28 @@ def test_rows_that_learned_or_were_asked_otherwise_get_no_verdict(finish, own, o
     table = tabulate(points)
     assert rows_of(table)["other"].verdict == "not comparable"
     assert f"WARNING: {warning} in 3 points but " in notes_of(table)
+
+
+@pytest.mark.parametrize(("tokens", "word"), [(80_640, "better"), (76_800, "not comparable")])
+def test_rows_that_saw_as_many_tokens_in_other_batches_are_compared(finish, tokens, word):
+    points = [finish("a", s, 2 + 0.1 * s, batch_size=8, tokens_seen=80_000) for s in range(3)]
+    wide = {"batch_size": 16, "steps": 50, "tokens_seen": tokens}
+    points += [finish("b", s, 1.5 + 0.1 * s + 1e-3 * s, **wide) for s in range(3)]
+    table = tabulate(points)
+    assert rows_of(table)["b"].verdict == word
+    assert "WARNING: tokens seen is 80000 in 3 points" in notes_of(table)
+    assert "batch_size" not in notes_of(table)
+
+
+def test_tokens_seen_of_older_results_follow_from_the_config(finish):
+    lengths = {"short": 64, "long": 128}
+    points = [finish(k, s, 2.0 + s, batch_size=8) for k in lengths for s in range(2)]
+    for point in points:
+        config = {"data": {"seq_len": lengths[point.row]}}
+        (point.workdir / "config.json").write_text(json.dumps(config))
+    table = tabulate(points)
+    assert rows_of(table)["long"].verdict == "not comparable"
+    assert "tokens seen is 51200 in 2 points but 102400" in notes_of(table)
 
 
 def test_tokenizers_are_compared_on_the_same_bytes(finish):
@@ -253,6 +280,74 @@ def test_the_baseline_can_be_any_row_and_the_order_stays(finish):
     table = tabulate(points, baseline="b")
     assert [row.label for row in table.rows] == ["a", "b"]
     assert [row.verdict for row in table.rows] == ["identical", "baseline"]
+
+
+# Words that are no verdict.
+
+
+def test_a_verdict_waits_for_the_planned_seeds_of_both_rows(finish, tmp_path):
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
+    points += [finish("good", s, 1.9 + 0.1 * s + 1e-3 * (s == 1)) for s in range(3)]
+    assert rows_of(tabulate(points))["good"].verdict == "better"
+    late = tabulate([*points, start(tmp_path, "good", 3), start(tmp_path, "softmax", 3)])
+    row = rows_of(late)["good"]
+    assert row.verdict == "in progress (3 of 4)" and row.interval[1] < 0
+    fewer = tabulate([*points, start(tmp_path, "good", 4)])  # a seed that the baseline lacks
+    assert rows_of(fewer)["good"].verdict == "better"
+
+
+def test_a_row_of_which_one_seed_is_far_off_is_unstable(finish):
+    random = np.random.default_rng(0)
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(5)]
+    for row in "abcdef":
+        points += [finish(row, s, 2 + 0.1 * s + 1e-3 * random.normal()) for s in range(5)]
+    points += [finish("wild", s, 2 + 0.1 * s + 1e-3 * s + 0.5 * (s == 3)) for s in range(5)]
+    table = tabulate(points)
+    assert [row.verdict for row in table.rows[1:]] == 6 * ["not separable"] + ["unstable"]
+    far = "wild is unstable: its difference is +0.503 in seed 3, and +0 to +0.004 in the others"
+    assert far in notes_of(table)
+
+
+def test_rows_without_a_difference_that_matters_are_equivalent(finish):
+    noise = (2e-3, -1e-3, 1e-3, -2e-3)
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(4)]
+    points += [finish("same", s, 2 + 0.1 * s + noise[s]) for s in range(4)]
+    points += [finish("wide", s, 2 + 0.1 * s + 10 * noise[s]) for s in range(4)]
+    points += [finish("worse", s, 2.005 + 0.1 * s + 0.1 * noise[s]) for s in range(4)]
+    table = tabulate(points, margin=0.01)
+    words = [row.verdict for row in table.rows[1:]]
+    assert words == ["equivalent within 0.01", "not separable", "worse"]
+    assert "So are worse, although better or worse" in notes_of(table)
+    assert {row.p_equivalent for row in tabulate(points).rows} == {1.0}
+
+
+def test_a_table_says_what_it_could_have_found(finish):
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
+    points += [finish("x", s, 2 + 0.1 * s + (0.01, -0.02, 0.01)[s]) for s in range(3)]
+    table = tabulate(points, margin=0.01)
+    variance = moderate(np.var((0.01, -0.02, 0.01), ddof=1), 2, Prior())
+    effect = smallest_effect(variance, 3, 1)
+    assert rows_of(table)["x"].smallest_effect == pytest.approx(effect)
+    seeds = seeds_needed(0.01, variance, 1)
+    found = f"among 1 comparison, a difference of {effect:.2g} is found with a probability of 80 %"
+    assert f"{found}; one of 0.01 needs {seeds} seeds." in notes_of(table)
+
+
+def test_a_screen_has_ranks_with_intervals_and_no_verdicts(finish, tmp_path):
+    random, levels = np.random.default_rng(0), {"softmax": 2.0, "a": 2.5, "b": 1.0, "c": 2.01}
+    points = [
+        finish(k, s, mean + 0.1 * s + 0.02 * random.normal())
+        for k, mean in levels.items()
+        for s in range(3)
+    ]
+    points += [start(tmp_path, "d", s) for s in range(3)]
+    table = tabulate(points, protocol="screen")
+    words = {row.label: row.verdict for row in table.rows}
+    assert words["a"] == "rank 4 [4, 4]" and words["b"] == "rank 1 [1, 1]"
+    assert {words["softmax"][6:], words["c"][6:]} == {" [2, 3]"} and words["d"] == "missing"
+    assert "A screen has no verdicts" in notes_of(table)
+    higher = rows_of(tabulate(points, protocol="screen", better="higher"))
+    assert (higher["a"].rank, higher["b"].rank) == ((1, 1, 1), (4, 4, 4))
 
 
 # The writing.

@@ -1,4 +1,6 @@
-"""Significance of differences between rows: paired t-tests within seeds, corrected by Holm."""
+"""Significance of differences between rows: paired t-tests within seeds, corrected by Holm, and
+tests of equivalence.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -59,6 +61,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     scaled = np.asarray(p_values, float)[order] * np.arange(len(order), 0, -1)
     adjusted = np.minimum(1, np.maximum.accumulate(scaled))
     return adjusted[np.argsort(order)].tolist()
+
+
+def equivalence_p(test: PairedTest, margin: float) -> float:
+    """The p-value of two one-sided tests that a difference lies within +- margin.
+
+    `p = max(P(T > (margin + d) / e), P(T > (margin - d) / e))` with the mean difference d, its
+    standard error e, and Student's T of n - 1 degrees of freedom; small where the difference is
+    surely within the margin. 1 where there is no interval.
+    (Schuirmann 1987, doi:10.1007/BF01068419.)
+    """
+    if test.interval is None or test.difference is None:
+        return 1.0
+    from scipy import stats
+
+    df = len(test.pairs) - 1
+    half = (test.interval[1] - test.interval[0]) / 2
+    error = half / float(stats.t.ppf(1 - LEVEL / 2, df))
+    return float(stats.t.sf((margin - abs(test.difference)) / error, df))
 
 
 def verdict(test: PairedTest, p_holm: float, better: str = "lower") -> str:

@@ -16,6 +16,7 @@ from lm.data.files import replacing, write_text
 from lm.devices.hosts import from_main
 from lm.experiment.ablation import plot
 from lm.experiment.ablation.comparison import Row, Table, tabulate
+from lm.experiment.ablation.notes import has_moderated
 from lm.experiment.ablation.points import Point
 from lm.experiment.primary_metric import primary_metric
 
@@ -73,6 +74,7 @@ def to_markdown(table: Table) -> str:
         "n": [f"{r.n} of {r.n + r.missing}" if r.missing else f"{r.n}" for r in rows],
         "difference [95 %]": [change(r.difference) + change(r.interval, " [{}, {}]") for r in rows],
         "verdict": [r.verdict for r in rows],
+        "moderated p": [_probability(r.p_moderated) if r.interval else "" for r in rows],
         "parameters": _amounts([r.parameters for r in rows]),
         "trainable": _amounts([r.trained_parameters for r in rows]),
         "FLOPs/token": _amounts([r.flops_per_token for r in rows]),
@@ -80,6 +82,8 @@ def to_markdown(table: Table) -> str:
         "step memory": _amounts([r.memory for r in rows]),
         "time": [str(timedelta(seconds=round(r.seconds))) if r.seconds else "" for r in rows],
     }
+    if not has_moderated(table):
+        del columns["moderated p"]
     if all(row.trained_parameters in (None, row.parameters) for row in rows):
         del columns["trainable"]
     if all(row.memory is None for row in rows):
@@ -103,6 +107,10 @@ def _format(errors: Sequence[float | None], sign: str = "") -> Callable[..., str
         return "" if None in values else around.format(*(f"{v:{sign}.{digits}f}" for v in values))
 
     return form
+
+
+def _probability(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _amounts(values: Sequence[float | None]) -> list[str]:

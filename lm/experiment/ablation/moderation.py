@@ -1,0 +1,123 @@
+"""Shrinks the variances of a table's rows towards what is usual among them (empirical Bayes).
+
+Smyth 2004, Linear models and empirical Bayes methods for assessing differential expression
+(doi:10.2202/1544-6115.1027), as in the package limma.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Differences of two rows from one baseline share its noise. With equal variances they correlate by
+# 1/2, and the logs of their sample variances by about 1/4.
+SHARED_BASELINE = 0.25
+
+
+class Prior(NamedTuple):
+    """What is known of a row's variance before its own seeds.
+
+    1 / sigma^2 is distributed as chi-squared(df) / (df variance).
+
+    Attributes:
+      variance: the usual one.
+      df: degrees of freedom; 0: nothing is known; infinite: all rows have the same variance.
+    """
+
+    variance: float = 0.0
+    df: float = 0.0
+
+
+class Variance(NamedTuple):
+    """An estimate of a variance, and its degrees of freedom."""
+
+    value: float
+    df: float
+
+    @property
+    def sd(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(self.value)
+
+
+def fit_prior(variances: Sequence[float], dfs: Sequence[float], shared: float = 0.0) -> Prior:
+    """The prior of rows with these sample variances; nothing is known from fewer than two.
+
+    With z = log s^2 and e = z - digamma(d/2) + log(d/2), df solves `trigamma(df/2) = var(e) -
+    (1 - shared) mean(trigamma(d/2))`, and `log variance = mean(e) + digamma(df/2) - log(df/2)`;
+    where the right side of the former is not positive, df is infinite.
+
+    Args:
+      variances: of the rows; those without any are left out.
+      dfs: d of each.
+      shared: the mean correlation of two z, by which their spread is too small.
+    """
+    from scipy.special import digamma, polygamma  # slow to import
+
+    known = [(v, d) for v, d in zip(variances, dfs, strict=True) if v > 0 and d > 0]
+    if len(known) < 2:
+        return Prior()
+    s2, d = np.array(known, float).T
+    e = np.log(s2) - digamma(d / 2) + np.log(d / 2)
+    excess = float(np.var(e, ddof=1) - (1 - shared) * np.mean(polygamma(1, d / 2)))
+    if excess <= 1e-6:
+        return Prior(math.exp(np.mean(e)), math.inf)
+    half = _inverse_trigamma(excess)
+    return Prior(math.exp(np.mean(e) + digamma(half) - math.log(half)), 2 * half)
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Solves trigamma(x) = value > 0 by Newton's method on 1 / trigamma, which is convex."""
+    from scipy.special import polygamma
+
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, x))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, x))
+        x += step
+        if abs(step) < 1e-10 * x:
+            break
+    return x
+
+
+def moderate(variance: float, df: float, prior: Prior, most: float = math.inf) -> Variance:
+    """A row's variance, shrunk: `(df0 s0^2 + df s^2) / (df0 + df)`, with df0 + df degrees of
+    freedom, but no more than `most`, those of all rows together.
+    """
+    if math.isinf(prior.df):
+        return Variance(prior.variance, most)
+    total = prior.df + df
+    value = (prior.df * prior.variance + df * variance) / total if total else 0.0
+    return Variance(value, min(total, most))
+
+
+def moderated_p(difference: float, variance: Variance, n: int) -> float:
+    """Two-sided p-value of the moderated t-test: t = difference / (sd / sqrt(n))."""
+    from scipy import stats
+
+    if not variance.value:
+        return 1.0
+    return 2 * float(stats.t.sf(abs(difference) * math.sqrt(n) / variance.sd, variance.df))
+
+
+def far_seeds(differences: Mapping[int, float], prior: Prior, level: float) -> tuple[int, ...]:
+    """The seeds whose difference is far from those of the row's other seeds.
+
+    Each of n >= 3 seeds is tested against the others: `t = (d - mean of others) / (sd of others
+    sqrt(1 + 1 / (n - 1)))`, with a moderated variance of n - 2 + df0 degrees of freedom. With
+    Bonferroni for n, a row of normal differences has any far seed with probability `level` at most.
+    """
+    from scipy import stats
+
+    n, found = len(differences), []
+    if n < 3:
+        return ()
+    for seed, value in differences.items():
+        others = np.array([d for other, d in differences.items() if other != seed])
+        usual = moderate(float(np.var(others, ddof=1)), n - 2, prior)
+        error = usual.sd * math.sqrt(1 + 1 / (n - 1))
+        t = abs(value - float(np.mean(others))) / error if error else 0.0
+        if 2 * n * stats.t.sf(t, usual.df) <= level:
+            found.append(seed)
+    return tuple(found)

@@ -1,0 +1,97 @@
+"""Power, equivalence and moderated variances agree with oracles and with simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lm.experiment.ablation.moderation import (
+    Prior,
+    Variance,
+    far_seeds,
+    fit_prior,
+    moderate,
+    moderated_p,
+)
+from lm.experiment.ablation.power import power, seeds_needed, smallest_effect
+from lm.experiment.ablation.ranks import rank_rows
+from lm.experiment.ablation.significance import equivalence_p, paired_t_test
+
+
+@pytest.mark.parametrize(("n", "comparisons"), [(3, 1), (5, 31), (10, 6)])
+@pytest.mark.parametrize("effect", [0.3, 2.0])
+def test_power_at_a_known_variance_is_that_of_the_noncentral_t(n, comparisons, effect):
+    limit, shift = stats.t.isf(0.025 / comparisons, n - 1), effect * math.sqrt(n) / 1.5
+    oracle = stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift)
+    found = power(effect, Variance(1.5**2, math.inf), n, comparisons)
+    assert found == pytest.approx(oracle, abs=2e-3)
+
+
+def test_the_smallest_effects_that_were_found_before_come_out_again():
+    # 4.3 standard deviations with 5 seeds and 32 rows, 16.4 with 3 seeds and 26 rows
+    known = Variance(1.0, math.inf)
+    assert smallest_effect(known, 5, 31) == pytest.approx(4.3, abs=0.1)
+    assert smallest_effect(known, 3, 25) == pytest.approx(16.4, abs=0.1)
+    assert smallest_effect(known, 1, 1) is None
+
+
+def test_an_estimated_variance_asks_for_more_than_a_known_one():
+    effects = [smallest_effect(Variance(1.0, df), 5, 10) for df in (4, 20, 100, math.inf)]
+    assert effects == sorted(effects, reverse=True)
+
+
+@pytest.mark.parametrize("comparisons", [1, 20])
+def test_the_seeds_that_an_effect_needs_are_the_fewest_that_find_it(comparisons):
+    variance = Variance(0.01**2, 8)
+    n = seeds_needed(0.012, variance, comparisons)
+    assert power(0.012, variance, n, comparisons) >= 0.8
+    assert power(0.012, variance, n - 1, comparisons) < 0.8
+    assert seeds_needed(1e-9, variance, comparisons) is None
+
+
+def test_equivalence_is_two_one_sided_tests_of_scipy():
+    row, base = np.random.default_rng(0).normal(size=(2, 8)) * 0.3
+    found = equivalence_p(paired_t_test(dict(enumerate(row)), dict(enumerate(base))), 0.4)
+    one = stats.ttest_1samp(row - base, -0.4, alternative="greater").pvalue
+    other = stats.ttest_1samp(row - base, 0.4, alternative="less").pvalue
+    assert found == pytest.approx(max(one, other))
+
+
+@pytest.mark.parametrize("df", [3.0, 10.0])
+def test_a_prior_is_found_again_in_many_rows(df):
+    random, d = np.random.default_rng(1), 4
+    true = 2.0 * df / random.chisquare(df, size=20_000)
+    prior = fit_prior(true * random.chisquare(d, size=20_000) / d, [d] * 20_000)
+    assert prior.variance == pytest.approx(2.0, rel=0.05)
+    assert prior.df == pytest.approx(df, rel=0.1)
+
+
+def test_rows_of_one_variance_are_pooled_and_a_single_row_stands_alone():
+    assert math.isinf(fit_prior([1.0, 1.0, 1.0], [4, 4, 4]).df)
+    assert fit_prior([1.0], [4]) == Prior()
+    assert moderate(3.0, 4, Prior()) == Variance(3.0, 4)
+    assert moderate(3.0, 4, Prior(1.0, 4)) == Variance(2.0, 8)
+    assert moderate(3.0, 4, Prior(1.0, math.inf), most=12) == Variance(1.0, 12)
+
+
+def test_without_a_prior_the_moderated_t_is_the_paired_one():
+    row, base = np.random.default_rng(2).normal(size=(2, 6))
+    variance = moderate(float(np.var(row - base, ddof=1)), 5, Prior())
+    found = moderated_p(float(np.mean(row - base)), variance, 6)
+    assert found == pytest.approx(stats.ttest_rel(row, base).pvalue)
+
+
+def test_a_far_seed_is_called_so_as_often_by_chance_as_the_level_says():
+    random, tables = np.random.default_rng(3), 1000
+    samples = random.normal(size=(tables, 5))
+    false = sum(bool(far_seeds(dict(enumerate(row)), Prior(), 0.05)) for row in samples)
+    assert false <= stats.binom.ppf(0.999, tables, 0.05)
+    assert far_seeds({0: 0.0, 1: 0.1, 2: -0.1, 3: 0.05, 4: 9.0}, Prior(), 0.05) == (4,)
+    assert far_seeds({0: 0.0, 1: 9.0}, Prior(), 0.05) == ()
+
+
+def test_ranks_of_rows_that_share_no_seed_are_unknown():
+    assert rank_rows({}) == {}
+    assert rank_rows({"a": {0: 1.0}, "b": {1: 1.0}}) == {}
+    assert rank_rows({"a": {0: 1.0}, "b": {0: 2.0}})["b"] == (2, 1, 2)
