@@ -120,22 +120,22 @@ def diagnose() -> int:
 
 def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
-    from lm.experiment.ablation import train_points
-
-    points, _ = flags.load_points()
-    return 1 if train_points(points, flags.SHARE.value, flags.RETRY.value) else 0
+    return 1 if flags.train_ablation().failed else 0
 
 
 def table() -> int:
     """Trains the points that are not finished, prints their table, and writes table.md, table.csv
     and table.png.
     """
-    from lm.experiment.ablation import report_tables, train_points
+    from lm.experiment.ablation import report_tables
 
-    points, metrics = flags.load_points()
-    failed = train_points(points, flags.SHARE.value, flags.RETRY.value)
-    print(report_tables(points, flags.load_config(), metrics, flags.workdir()))
-    return 1 if failed else 0
+    trained = flags.train_ablation()
+    print(
+        report_tables(
+            trained.points, trained.config, trained.metrics, trained.folder, trained.notes
+        )
+    )
+    return 1 if trained.failed else 0
 
 
 def plan() -> int:
@@ -170,6 +170,7 @@ def launch() -> int:
     """Starts train, sweep or table on a cluster: writes what the engine --with takes, and submits
     it where the engine's program is installed.
     """
+    from lm.experiment.ablation import make_points
     from lm.experiment.launch.command import Request, check_config, make_job, submit
 
     if flags.CONFIG.value is None or not flags.WORKDIR.value or not flags.ON.value:
@@ -190,7 +191,7 @@ def launch() -> int:
     if job.arguments[0] == "train":
         check_config(flags.load_config())
     else:
-        flags.load_points(look=False)  # checks the config of every point
+        make_points(*flags.load_ablation(), flags.workdir())  # checks the config of every point
     print("\n".join(submit(job, flags.WITH.value, flags.OUTPUT.value, dry_run=flags.DRY_RUN.value)))
     return 0
 
@@ -236,6 +237,7 @@ def gallery() -> int:
 _HOSTS = "coordinator num_processes process_id "
 _RUN = "config workdir cache_dir step print_config "
 _ASK = _RUN + _HOSTS
+_SWEEP = "config workdir seeds protocol shortlist match share retry print_config "
 COMMANDS = {
     "train": Command(train, "config workdir share print_config " + _HOSTS),
     "eval": Command(evaluate, _ASK + "data text stride output"),
@@ -247,8 +249,8 @@ COMMANDS = {
         "stop_strings num_beams length_penalty",
     ),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
-    "sweep": Command(sweep, "config workdir seeds share retry print_config " + _HOSTS),
-    "table": Command(table, "config workdir seeds share retry print_config " + _HOSTS),
+    "sweep": Command(sweep, _SWEEP + _HOSTS),
+    "table": Command(table, _SWEEP + _HOSTS),
     "plan": Command(plan, "config on mesh seeds print_config"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(

@@ -13,12 +13,11 @@ from lm.config import Config
 from lm.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from etils import epath
 
     from lm.checkpoints.restored import Restored
-    from lm.experiment.ablation.points import Point
+    from lm.experiment.ablation.points import Ablation
+    from lm.experiment.protocol.stages import Trained
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
 CONFIG_FLAG: Any = flags.FLAGS["config"]
@@ -61,6 +60,19 @@ MESH = flags.DEFINE_enum(
 )
 SHARE = flags.DEFINE_bool("share", False, "share the workdir with other commands that do so")
 RETRY = flags.DEFINE_bool("retry", False, "train points again that failed before")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    "all",
+    ("all", "screen", "confirm"),
+    "all rows, all rows with the few seeds of a screening, or the best of those with fresh seeds",
+)
+SHORTLIST = flags.DEFINE_integer("shortlist", 6, "rows to confirm, besides baselines", 1)
+MATCH = flags.DEFINE_enum(
+    "match",
+    None,
+    ("flops", "parameters", "memory", "time"),
+    "make rows equal to the baseline in this, by their steps or width",
+)
 WITH = flags.DEFINE_string(
     "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
 )
@@ -116,19 +128,21 @@ def load_config() -> Config:
     return resolve_init(CONFIG.value, CONFIG_FLAG.override_values)
 
 
-def load_points(look: bool = True) -> "tuple[list[Point], Sequence[str | None]]":
-    """The points of the config file's ablation, and the metrics of its tables.
+def load_ablation() -> "tuple[Config, Ablation]":
+    """The config, and the ablation of its file."""
+    from lm.experiment.ablation import load_ablation
 
-    Args:
-      look: for the folders in which points are already; else the workdir is not read.
-    """
-    from lm.experiment.ablation import find_folders, load_ablation, make_points
-
-    config = load_config()
     path, _, arg = CONFIG_FLAG.config_filename.partition(":")
-    found = load_ablation(path, arg or None, SEEDS.value, CONFIG_FLAG.override_values)
-    points = make_points(config, found, workdir())
-    return find_folders(points) if look else points, found.metrics
+    config = load_config()
+    return config, load_ablation(path, arg or None, SEEDS.value, CONFIG_FLAG.override_values)
+
+
+def train_ablation() -> "Trained":
+    """Trains what is not finished of the ablation, as its flags say."""
+    from lm.experiment.protocol.stages import How, train_ablation
+
+    how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value)
+    return train_ablation(*load_ablation(), workdir(), how)
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

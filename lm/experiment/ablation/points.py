@@ -17,6 +17,22 @@ from lm.experiment.validate import check
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What is tuned for each row before the table is trained; see `lm.experiment.protocol.tune`.
+
+    Attributes:
+      values: those to try for each dotted key.
+      seeds: of the trials; none is a seed of the table.
+      halving: of k trials the better half goes on in each round, until one is left; the last
+        round, of two, trains half of the steps, each round before it half of the next one's.
+    """
+
+    values: Mapping[str, Sequence[Any]]
+    seeds: Sequence[int] = (10_000,)
+    halving: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Ablation:
     """The ablation of a config file.
 
@@ -24,11 +40,42 @@ class Ablation:
       rows: dotted overrides, one dictionary for each row, the baseline first.
       seeds: the seeds with which each row is trained.
       metrics: a table for each; None: the primary metric of the config.
+      tuning: what is tuned for each row; None: nothing.
+      screen_seeds: the seeds of a screening; none is one of `seeds`.
+      settings: what each row sets besides, which its label does not show; (): nothing.
     """
 
     rows: Sequence[Mapping[str, Any]]
     seeds: Sequence[int]
     metrics: Sequence[str | None] = (None,)
+    tuning: Tuning | None = None
+    screen_seeds: Sequence[int] = (20_000, 20_001, 20_002)
+    settings: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each row."""
+        keys = {key for row in self.rows for key in row}
+        return [row_label(row, keys) for row in self.rows]
+
+    @property
+    def whole_rows(self) -> list[Mapping[str, Any]]:
+        """What each row sets, in its label or not."""
+        return [{**row, **own} for row, own in zip(self.rows, self._settings, strict=True)]
+
+    def with_settings(self, settings: Sequence[Mapping[str, Any]]) -> "Ablation":
+        """The same with further settings for each row."""
+        merged = [{**old, **new} for old, new in zip(self._settings, settings, strict=True)]
+        return dataclasses.replace(self, settings=merged)
+
+    def only(self, rows: Sequence[int]) -> "Ablation":
+        """The same with the rows of these indices."""
+        kept = [self.rows[index] for index in rows]
+        return dataclasses.replace(self, rows=kept, settings=[self._settings[i] for i in rows])
+
+    @property
+    def _settings(self) -> Sequence[Mapping[str, Any]]:
+        return self.settings or [{}] * len(self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +102,12 @@ def load_ablation(
 ) -> Ablation:
     """The ablation of a config file, with the first `seeds` of its seeds; None takes all.
 
+    SEEDS, METRIC, ALSO, TUNE, TUNE_SEEDS, TUNE_HALVING and SCREEN_SEEDS of the file are what
+    `Ablation` and `Tuning` say.
+
     Raises:
-      UserError: where the file has no sweep(arg) or SEEDS, or one of them, METRIC or ALSO is of
-        another kind than `Ablation` says; where it varies a dotted key that was `given`.
+      UserError: where the file has no sweep(arg) or SEEDS, or one of its names has another kind of
+        value than `Ablation` says; where it varies a dotted key that was `given`.
     """
     module = load(path)
     for name in ("sweep", "SEEDS"):
@@ -73,7 +123,11 @@ def load_ablation(
     for key in sorted({key for row in rows for key in row} | {"seed"}):
         if key in given:
             raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
-    return Ablation(rows, _seeds(module, path, seeds), (metric, *also))
+    found = Ablation(rows, _seeds(module, path, seeds), (metric, *also), _tuning(module, path))
+    if hasattr(module, "SCREEN_SEEDS"):
+        own = _integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
+        found = dataclasses.replace(found, screen_seeds=own)
+    return found
 
 
 def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[str, Any]]:
@@ -95,13 +149,32 @@ def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[
 
 
 def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[int]:
-    seeds = module.SEEDS
-    whole = isinstance(seeds, list | tuple | range)
-    if not (whole and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)):
-        raise UserError(f"{path}: SEEDS = {seeds!r} is not a list of integers; use (0, 1, 2)")
+    seeds = _integers("SEEDS", module.SEEDS, path)
     if (first or 0) > len(seeds):
         raise UserError(f"--seeds={first} is more than the SEEDS of {path}: {seeds}")
     return seeds[:first]
+
+
+def _integers(name: str, value: Any, path: str) -> Sequence[int]:
+    whole = isinstance(value, list | tuple | range)
+    if not (whole and all(isinstance(each, int) and not isinstance(each, bool) for each in value)):
+        raise UserError(f"{path}: {name} = {value!r} is not a list of integers; use (0, 1, 2)")
+    return value
+
+
+def _tuning(module: types.ModuleType, path: str) -> Tuning | None:
+    values = getattr(module, "TUNE", None)
+    if values is None:
+        return None
+    if not isinstance(values, Mapping) or not all(
+        isinstance(each, list | tuple) and each for each in values.values()
+    ):
+        raise UserError(
+            f"{path}: TUNE = {values!r} is not a dictionary from dotted keys to lists of values; "
+            "use {'optimizer.learning_rate': (1e-3, 2e-3, 4e-3)}"
+        )
+    seeds = _integers("TUNE_SEEDS", getattr(module, "TUNE_SEEDS", Tuning.seeds), path)
+    return Tuning(values, seeds, bool(getattr(module, "TUNE_HALVING", False)))
 
 
 def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> list[Point]:
@@ -114,9 +187,8 @@ def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> 
     found: list[Point] = []
     rows: dict[str, str] = {}  # by the end of the folder's name
     seen: dict[tuple[str, int], str] = {}
-    keys = {key for overrides in ablation.rows for key in overrides}
-    for seed, overrides in itertools.product(ablation.seeds, ablation.rows):
-        row = row_label(overrides, keys)
+    labelled = [*zip(ablation.labels, ablation.whole_rows, strict=True)]
+    for seed, (row, overrides) in itertools.product(ablation.seeds, labelled):
         varied = override(config, {**overrides, "seed": seed})
         try:
             if {"init_from", "finetuning.adapter_from"} & overrides.keys():

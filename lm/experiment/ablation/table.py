@@ -22,14 +22,21 @@ from lm.experiment.primary_metric import primary_metric
 
 
 def report_tables(
-    points: Sequence[Point], config: Config, metrics: Sequence[str | None], folder: epath.Path
+    points: Sequence[Point],
+    config: Config,
+    metrics: Sequence[str | None],
+    folder: epath.Path,
+    notes: Sequence[str] = (),
 ) -> str:
-    """Writes the tables of `make_tables` to a folder; formats them. Of several processes, the first
-    does, which has written the results.
+    """Writes the tables of `make_tables` to a folder, with further notes; formats them. Of several
+    processes, the first does, which has written the results.
     """
 
     def write() -> str:
-        tables = make_tables(points, config, metrics)
+        tables = [
+            dataclasses.replace(table, notes=(*table.notes, *notes))
+            for table in make_tables(points, config, metrics)
+        ]
         write_tables(tables, folder)
         written = f"written: {folder / 'table.md'}, table.csv and table.png"
         return "\n".join([*map(to_markdown, tables), "", written])

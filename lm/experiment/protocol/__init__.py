@@ -1,0 +1,1 @@
+"""How the rows of an ablation are made comparable: matched, tuned, screened and confirmed."""

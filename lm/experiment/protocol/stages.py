@@ -1,0 +1,139 @@
+"""The stages of an ablation: its rows are matched and tuned, and then all trained with the table's
+seeds; or screened with a few seeds, and those that were best confirmed with fresh ones.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils import epath
+
+from lm.checkpoints.run_files import read_result
+from lm.config import Config
+from lm.devices.hosts import from_main
+from lm.errors import UserError, counted
+from lm.experiment.ablation.folders import find_folders
+from lm.experiment.ablation.points import Ablation, Point, make_points
+from lm.experiment.ablation.sweep import train_points
+from lm.experiment.primary_metric import primary_metric
+from lm.experiment.protocol.match import describe_match, match_rows
+from lm.experiment.protocol.tune import check_tuning, describe, tune
+
+PROTOCOLS = ("all", "screen", "confirm")
+
+# Fewer seeds find only effects of more than a standard deviation of a difference.
+_FEWEST_SEEDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How an ablation is trained.
+
+    Attributes:
+      protocol: "all" trains every row with the table's seeds; "screen" with those of screening, in
+        the folder screen; "confirm" the best rows of the screening with the table's seeds.
+      shortlist: how many rows are confirmed, besides baselines.
+      match: in which quantity rows are made equal to the baseline; None: in none.
+      share, retry: see `train_points`.
+    """
+
+    protocol: str = "all"
+    shortlist: int = 6
+    match: str | None = None
+    share: bool = False
+    retry: bool = False
+
+
+class Trained(NamedTuple):
+    """What was trained: points, those of them that failed, and what their table needs: the config
+    around which rows vary, the metrics, the folder, further notes.
+    """
+
+    points: list[Point]
+    failed: list[Point]
+    config: Config
+    metrics: Sequence[str | None]
+    folder: epath.Path
+    notes: list[str]
+
+
+def train_ablation(config: Config, ablation: Ablation, workdir: epath.Path, how: How) -> Trained:
+    """Trains what is not finished of an ablation.
+
+    Raises:
+      UserError: where the config, a row or the protocol is impossible, or confirmed rows were not
+        screened.
+    """
+    train = functools.partial(train_points, share=how.share, retry=how.retry)
+    check_protocol(ablation, how)
+    make_points(config, ablation, workdir)  # checks every row before any is trained
+    notes = []
+    if how.match:
+        matches = match_rows(config, ablation, how.match, workdir)
+        notes.append(describe_match(matches, how.match))
+        ablation = ablation.with_settings([each.settings for each in matches])
+    if ablation.tuning is not None:
+        choices = tune(config, ablation, ablation.tuning, workdir, train)
+        notes += describe(choices, ablation.tuning)
+        ablation = ablation.with_settings([each.settings for each in choices])
+    folder = workdir
+    if how.protocol == "screen":
+        folder = workdir / "screen"
+        ablation = dataclasses.replace(ablation, seeds=ablation.screen_seeds)
+    if how.protocol == "confirm":
+        ablation = _shortlist(config, ablation, workdir / "screen", how.shortlist)
+        notes.append(
+            f"Confirmed: the {counted(how.shortlist, 'best row')} of a screening with other seeds "
+            f"({', '.join(map(str, ablation.screen_seeds))}), and baselines."
+        )
+    points = find_folders(make_points(config, ablation, folder))
+    return Trained(points, train(points), config, ablation.metrics, folder, notes)
+
+
+def check_protocol(ablation: Ablation, how: How) -> None:
+    """Raises UserError where an ablation cannot be trained so."""
+    if ablation.tuning is not None:
+        check_tuning(ablation.tuning, ablation)
+    if how.protocol == "all":
+        return
+    if shared := sorted({*ablation.screen_seeds} & {*ablation.seeds}):
+        raise UserError(
+            f"SCREEN_SEEDS has {shared[0]}, which is a seed of the table; choose another, so that "
+            "rows are confirmed with fresh seeds"
+        )
+    if how.protocol == "confirm" and len(ablation.seeds) < _FEWEST_SEEDS:
+        raise UserError(
+            f"confirm trains at least {_FEWEST_SEEDS} seeds, and there are {len(ablation.seeds)}; "
+            f"use SEEDS = range({_FEWEST_SEEDS}) and leave out --seeds"
+        )
+
+
+def _shortlist(config: Config, ablation: Ablation, screen: epath.Path, number: int) -> Ablation:
+    """The ablation with the best rows of a screening, and the baselines of those, in its order."""
+    screened = dataclasses.replace(ablation, seeds=ablation.screen_seeds)
+    points = find_folders(make_points(config, screened, screen))
+    means = from_main(lambda: _means(config, screened, points))
+    labels = ablation.labels
+    best = sorted((label for label in labels[1:] if label in means), key=means.__getitem__)
+    chosen = {labels[0], *best[:number]}
+    kept = [index for index, label in enumerate(labels) if label in chosen]
+    return ablation.only(kept)
+
+
+def _means(config: Config, screened: Ablation, points: Sequence[Point]) -> dict[str, float]:
+    """The mean of the metric over all seeds of a screening, of which less is better, by row."""
+    values: dict[str, list[float]] = {}
+    for point in points:
+        result = read_result(point.workdir)
+        if result is not None:
+            metric = primary_metric(config, screened.metrics[0], result)
+            sign = 1 if metric.lower_is_better else -1
+            values.setdefault(point.row, []).append(sign * float(result[metric.name]))
+        elif not (point.workdir / "error.txt").exists():
+            raise UserError(
+                f"{point.workdir} is not finished; run --protocol=screen to its end first"
+            )
+    whole = len(screened.seeds)
+    return {row: statistics.fmean(each) for row, each in values.items() if len(each) == whole}

@@ -1,0 +1,180 @@
+"""Rows are tuned by equal trials on other seeds, matched in cost, screened and confirmed."""
+
+import json
+import math
+
+import pytest
+
+from configs import default
+from lm.config import override
+from lm.errors import UserError
+from lm.experiment.ablation.points import Ablation, Tuning, make_points
+from lm.experiment.protocol import stages
+from lm.experiment.protocol.match import describe_match, match_rows
+from lm.experiment.protocol.stages import How, train_ablation
+from lm.experiment.protocol.tune import describe, rounds, tune
+
+ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sigmoid"}]
+RATE = "optimizer.learning_rate"
+RATES = (1e-3, 2e-3, 4e-3)
+BEST = {"softmax": 2e-3, "sigmoid": 4e-3}
+
+
+@pytest.fixture
+def config():
+    return override(
+        default.get_config(),
+        {
+            "steps": 100,
+            "schedule.warmup_steps": 10,
+            "model.num_layers": 1,
+            "model.d_model": 16,
+            "model.num_heads": 2,
+            "data.seq_len": 16,
+        },
+    )
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Points that were "trained": their results are a function of their configs."""
+    found = []
+
+    def train(points, share=False, retry=False):
+        for point in points:
+            if (point.workdir / "result.json").exists():
+                continue
+            found.append(point)
+            wrong = math.log(point.config.optimizer.learning_rate / BEST[kind(point)]) ** 2
+            value = wrong + 1e-3 * (point.seed % 7) + (kind(point) == "sigmoid") / 10
+            result = {"eval/bits_per_byte": value, "steps": 1, "seconds": 1.0, "config_hash": "x"}
+            point.workdir.mkdir(parents=True, exist_ok=True)
+            (point.workdir / "result.json").write_text(json.dumps(result))
+        return []
+
+    monkeypatch.setattr(stages, "train_points", train)
+    return found, train
+
+
+def kind(point):
+    return point.config.attention.weighting
+
+
+def test_every_row_is_tuned_by_the_same_trials_on_seeds_that_are_not_the_tables(
+    config, trained, tmp_path
+):
+    tuning = Tuning({RATE: RATES}, seeds=(50, 51))
+    found = train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
+    trials = [p for p in trained[0] if p.seed >= 50]
+    tried = sorted((kind(p), p.config.optimizer.learning_rate, p.seed) for p in trials)
+    expected = [
+        (k, rate, seed) for k in ("sigmoid", "softmax") for rate in RATES for seed in (50, 51)
+    ]
+    assert tried == expected
+    assert {(p.row, p.config.optimizer.learning_rate) for p in found.points} == {
+        ("weighting=softmax", 2e-3),
+        ("weighting=sigmoid", 4e-3),
+    }
+    assert found.notes == [
+        f"Tuned: {RATE} in 0.001, 0.002, 0.004; 3 trials for each row with seed 50, 51. Chosen: "
+        "weighting=softmax: learning_rate=0.002; weighting=sigmoid: learning_rate=0.004.",
+        "WARNING: at the edge of the grid, beyond which other values may be better: "
+        "weighting=sigmoid.",
+    ]
+    assert json.loads((tmp_path / "tuning.json").read_text())["choices"][1]["edges"] == [RATE]
+    before = len(trained[0])
+    train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
+    assert len(trained[0]) == before
+
+
+def test_halving_goes_on_with_the_better_half_of_each_row(config, trained, tmp_path):
+    assert rounds(3, halving=True) == [(2, 0.25), (1, 0.5)]
+    assert rounds(8, halving=True) == [(4, 0.125), (2, 0.25), (1, 0.5)]
+    assert rounds(3, halving=False) == rounds(1, halving=True) == [(1, 1.0)]
+    tuning = Tuning({RATE: RATES}, halving=True)
+    choices = tune(config, Ablation(ROWS, (0,)), tuning, tmp_path, trained[1])
+    assert [choice.settings[RATE] for choice in choices] == [2e-3, 4e-3]
+    lengths = [(p.config.steps, p.config.schedule.warmup_steps) for p in trained[0]]
+    assert lengths == [(25, 2)] * 6 + [(50, 5)] * 4
+    assert {p.config.optimizer.learning_rate for p in trained[0][6:] if kind(p) == "sigmoid"} == {
+        2e-3,
+        4e-3,
+    }
+
+
+def test_a_row_none_of_whose_trials_finishes_is_said_to_be_untuned(config, trained, tmp_path):
+    def train(points):
+        trained[1]([point for point in points if kind(point) == "softmax"])
+
+    tuning = Tuning({RATE: RATES})
+    choices = tune(config, Ablation(ROWS, (0,)), tuning, tmp_path, train)
+    assert choices[1].settings == {}
+    note = "WARNING: untuned, since no trial finished: weighting=sigmoid."
+    assert describe(choices, tuning)[-1] == note
+
+
+@pytest.mark.parametrize(
+    ("tuning", "part"),
+    [
+        (Tuning({RATE: RATES}, seeds=(1,)), "TUNE_SEEDS has 1, which is a seed of the table"),
+        (Tuning({"attention.weighting": ("softmax",)}), "which sweep() sets"),
+        (Tuning({"steps": (1, 2)}, halving=True), "TUNE_HALVING shortens runs, and steps is"),
+        (Tuning({"optimizer.learning_rat": (1.0,)}), "learning_rat"),
+    ],
+)
+def test_a_tuning_that_cannot_be_is_refused_before_anything_is_trained(
+    tuning, part, config, trained, tmp_path
+):
+    with pytest.raises(UserError, match=part.replace("(", r"\(").replace(")", r"\)")):
+        train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
+    assert not trained[0]
+
+
+def test_the_best_of_a_screening_are_confirmed_with_fresh_seeds(config, trained, tmp_path):
+    rows = [*ROWS, ROWS[0] | {RATE: 3e-3}, ROWS[0] | {RATE: 9e-3}]
+    ablation = Ablation(rows, range(10), screen_seeds=(70, 71))
+    with pytest.raises(UserError, match="run --protocol=screen to its end first"):
+        train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1))
+    screened = train_ablation(config, ablation, tmp_path, How("screen"))
+    assert screened.folder == tmp_path / "screen"
+    assert {point.seed for point in screened.points} == {70, 71}
+    found = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1))
+    assert len(found.points) == 2 * 10
+    assert {p.config.optimizer.learning_rate for p in found.points} == {
+        config.optimizer.learning_rate,
+        3e-3,
+    }
+    assert "Confirmed: the 1 best row of a screening with other seeds (70, 71)" in found.notes[0]
+    with pytest.raises(UserError, match="confirm trains at least 10 seeds, and there are 2"):
+        train_ablation(config, Ablation(rows, (0, 1)), tmp_path, How("confirm"))
+    with pytest.raises(UserError, match="SCREEN_SEEDS has 1, which is a seed of the table"):
+        few = Ablation(rows, range(10), screen_seeds=(1,))
+        train_ablation(config, few, tmp_path, How("screen"))
+
+
+def test_rows_have_the_parameters_and_the_flops_of_the_baseline(config, tmp_path):
+    rows = [{"model.num_layers": 2}, {"model.num_layers": 1}]
+    by_width = match_rows(config, Ablation(rows, (0,)), "parameters", tmp_path)
+    assert by_width[1].amount == pytest.approx(by_width[1].baseline, rel=0.02)
+    assert by_width[1].settings["model.mlp_dim"] > 2 * 64
+    by_steps = match_rows(config, Ablation(rows, (0,)), "flops", tmp_path)
+    assert by_steps[1].settings["steps"] > 100
+    assert by_steps[1].amount == pytest.approx(by_steps[1].baseline, rel=0.005)
+    assert "Matched in flops with num_layers=2" in describe_match(by_steps, "flops")
+    with pytest.raises(UserError, match="no time of a step of num_layers=2; measure"):
+        match_rows(config, Ablation(rows, (0,)), "time", tmp_path)
+    times = {
+        label: {"seconds": seconds} for label, seconds in (("num_layers=2", 3), ("num_layers=1", 2))
+    }
+    (tmp_path / "speed.json").write_text(json.dumps(times))
+    found = match_rows(config, Ablation(rows, (0,)), "time", tmp_path)
+    assert [each.settings.get("steps") for each in found] == [None, 150]
+    matched = Ablation(rows, (0,)).with_settings([each.settings for each in found])
+    assert [p.config.steps for p in make_points(config, matched, tmp_path)] == [100, 150]
+    assert [p.row for p in make_points(config, matched, tmp_path)] == [each.row for each in found]
+
+
+def test_a_match_by_a_key_that_the_rows_set_is_refused(config, tmp_path):
+    rows = [{"model.mlp_dim": 8}, {"model.mlp_dim": 16}]
+    with pytest.raises(UserError, match=r"sets model.mlp_dim, which sweep\(\) varies"):
+        match_rows(config, Ablation(rows, (0,)), "parameters", tmp_path)
