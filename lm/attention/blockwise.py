@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+Arrays = Any  # a pytree of arrays
+
 # context(queries, keys, shared, fixed, start, first_key) -> [..., n, K]
 Context = Callable[..., jax.Array]
 
@@ -42,7 +44,12 @@ class Part:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def attend_blockwise(
-    context: Context, parts: tuple[Part, ...], queries: Any, keys: Any, shared: Any, fixed: Any
+    context: Context,
+    parts: tuple[Part, ...],
+    queries: Arrays,
+    keys: Arrays,
+    shared: Arrays,
+    fixed: Arrays,
 ) -> jax.Array:
     """`context` of every block of queries, put together along the axis before the last.
 
@@ -133,7 +140,7 @@ def part_backward(context, part, gradient, operands, part_grads, sums):
 attend_blockwise.defvjp(_forward, _backward)
 
 
-def map_blocks(function: Callable[..., Any], part: Part, queries: Any) -> Any:
+def map_blocks(function: Callable[..., Any], part: Part, queries: Arrays) -> Arrays:
     """`function(start, block of queries)` of every block of a part, put together along the axis
     before the last.
     """
@@ -152,7 +159,7 @@ def pad_queries(x: jax.Array, length: int) -> jax.Array:
     return jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, length - x.shape[-2]), (0, 0)))
 
 
-def zeros_like_sums(tree: Any) -> Any:
+def zeros_like_sums(tree: Arrays) -> Arrays:
     """Zeros of the same shapes, in float32 at least."""
     return jax.tree.map(_zeros, tree)
 
@@ -172,17 +179,17 @@ def _slices(part, queries, keys, start):
     return _take(queries, start, part.size), _take(keys, first, part.keys)
 
 
-def _joined(tree: Any) -> Any:
+def _joined(tree: Arrays) -> Arrays:
     """[blocks, ..., n, K] to [..., blocks n, K]."""
     moved = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), tree)
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1]), moved)
 
 
-def _length(tree: Any) -> int:
+def _length(tree: Arrays) -> int:
     return jax.tree.leaves(tree)[0].shape[-2]
 
 
-def _take(tree: Any, start: jax.Array | int, length: int) -> Any:
+def _take(tree: Arrays, start: jax.Array | int, length: int) -> Arrays:
     def take(x):
         if isinstance(start, int):
             return jax.lax.slice_in_dim(x, start, start + length, axis=x.ndim - 2)

@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.block_scores import block_scores, heads_first, positions_first
-from lm.attention.blockwise import Part, map_blocks, pad_queries, part_backward, zeros_like_sums
+from lm.attention.blockwise import (
+    Arrays,
+    Part,
+    map_blocks,
+    pad_queries,
+    part_backward,
+    zeros_like_sums,
+)
 from lm.attention.chunking import plan_block
 from lm.attention.mask import Mask
 from lm.devices.sharding import SEQUENCE_AXIS
@@ -168,7 +175,7 @@ def ring_attend(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _contexts(ring: Ring, queries: Any, keys: Any, shared: Any, mask: Mask) -> jax.Array:
+def _contexts(ring: Ring, queries: Arrays, keys: Arrays, shared: Arrays, mask: Mask) -> jax.Array:
     """[B, G, H/G, Q, K'] in float32 at least."""
     return _forward(ring, queries, keys, shared, mask)[0]
 
@@ -232,13 +239,13 @@ def _backward(ring, saved, context_grads):
 _contexts.defvjp(_forward, _backward)
 
 
-def _passed_on(tree: Any, devices: int) -> Any:
+def _passed_on(tree: Arrays, devices: int) -> Arrays:
     """Every device's arrays, at the device after it."""
     pairs = [(i, (i + 1) % devices) for i in range(devices)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, SEQUENCE_AXIS, pairs), tree)
 
 
-def _first_key(step: jax.Array | int, devices: int, keys: Any) -> jax.Array:
+def _first_key(step: jax.Array | int, devices: int, keys: Arrays) -> jax.Array:
     """The first of the keys that a device has after so many steps, among those of all."""
     return (jax.lax.axis_index(SEQUENCE_AXIS) - step) % devices * keys[0].shape[2]
 

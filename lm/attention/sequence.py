@@ -4,12 +4,12 @@ own queries, over keys that travel around the ring or are gathered.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from lm.attention.blockwise import Arrays
 from lm.attention.chunking import plan_block
 from lm.attention.mask import Mask
 from lm.devices.sharding import SEQUENCE_AXIS, sequence_parts
@@ -43,9 +43,9 @@ def splits(mask: Mask) -> bool:
 def over_sequence(
     path: Callable[..., jax.Array],
     ring: bool,
-    queries: Any,
-    keys: Any,
-    shared: Any,
+    queries: Arrays,
+    keys: Arrays,
+    shared: Arrays,
     mask: Mask,
     rng: jax.Array | None,
 ) -> jax.Array:

@@ -86,7 +86,7 @@ def _listed(found: dict[str, Any]) -> list[str]:
     return [token_text(token) or "" for token in listed] if isinstance(listed, list) else []
 
 
-def token_text(token: Any) -> str | None:
+def token_text(token: object) -> str | None:
     """The text of a token, which may be given with its flags."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else None

@@ -6,18 +6,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+Params = Any  # a tree of arrays
+
 # `loss(params, shared, index [n], hidden [n, D], targets [n]) -> [n]`, a pure function; `index` is
 # each token's place among all, `shared` is for all of them, such as a random key.
 TokenLoss = Callable[..., jax.Array]
 # `compute(params, shared, index, hidden, targets, weights) -> value, (params_grad, hidden_grad)`:
 # the sum of weighted losses and its gradients, those of parameters in float32 at least.
-LossAndGrad = Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]
+LossAndGrad = Callable[..., tuple[jax.Array, tuple[Params, jax.Array]]]
 
 
 def _loss_sum(
     compute: LossAndGrad,
-    params: Any,
-    shared: Any,
+    params: Params,
+    shared: Params,
     hidden: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
@@ -26,7 +28,7 @@ def _loss_sum(
     return _forward(compute, params, shared, hidden, targets, weights)[0]
 
 
-def zero_sums(params: Any, hidden: jax.Array) -> tuple[jax.Array, Any, Any]:
+def zero_sums(params: Params, hidden: jax.Array) -> tuple[jax.Array, Params, Params]:
     """A sum of losses, 0; parameters in float32 at least; and the sums of their gradients, 0.
 
     Parameters are widened before the loss narrows them, so that no part's gradient is rounded

@@ -155,7 +155,7 @@ def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[i
     return seeds[:first]
 
 
-def _integers(name: str, value: Any, path: str) -> Sequence[int]:
+def _integers(name: str, value: object, path: str) -> Sequence[int]:
     whole = isinstance(value, list | tuple | range)
     if not (whole and all(isinstance(each, int) and not isinstance(each, bool) for each in value)):
         raise UserError(f"{path}: {name} = {value!r} is not a list of integers; use (0, 1, 2)")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +16,26 @@ from lm.data.batches import RowSubset
 from lm.devices import sharding
 from lm.training.mixed_precision import in_float32
 from lm.training.program import Program
-from lm.training.train_state import TrainState
+from lm.training.train_state import Params, Rows, TrainState
 
 ROWS = 1024  # of a task's training rows, the same ones for every run
 
 # (params, rows) -> -log p(targets | inputs) in nats, summed over the rows.
-Nats = Callable[[Any, Any], jax.Array]
+Nats = Callable[[Params, Rows], jax.Array]
 
 
-def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
+def squares(nats: Nats, params: Params, rows: Rows, together: int = 1) -> Params:
     """sum_b (d nats(params, row b) / d params)^2, float32 and a tree like params, of rows [B, ...].
 
     Its mean over rows is the diagonal of the empirical Fisher information, with the labels of the
     rows. `together` gradients, a divisor of B, are in memory at a time.
     """
 
-    def of_row(row: Any) -> Any:
+    def of_row(row: Rows) -> Params:
         alone = jax.tree.map(lambda x: x[None], row)
         return jax.tree.map(jnp.square, in_float32(jax.grad(nats)(params, alone)))
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
+    def add(total: Params, part: Rows) -> tuple[Params, None]:
         found = jax.vmap(of_row)(part)
         return jax.tree.map(lambda t, f: t + jnp.sum(f, axis=0), total, found), None
 
@@ -46,7 +45,9 @@ def squares(nats: Nats, params: Any, rows: Any, together: int = 1) -> Any:
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def with_importance(state: TrainState, program: Program, config: Config, corpus: Any) -> TrainState:
+def with_importance(
+    state: TrainState, program: Program, config: Config, corpus: TaskData
+) -> TrainState:
     """The state of a run in a chain with the weights F of its penalty, where it has one.
 
     F = sum_i F_i over the earlier tasks, each at the end of its own run. Their joint penalty is
@@ -61,12 +62,12 @@ def with_importance(state: TrainState, program: Program, config: Config, corpus:
     shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.importance)
     together = sharding.batch_parts(program.mesh)
 
-    def nats(params: Any, rows: Any) -> jax.Array:
+    def nats(params: Params, rows: Rows) -> jax.Array:
         weights = program.objective(rows, jax.random.key(0)).weights
         return jnp.sum(program.token_nll(params, rows) * weights)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings)
-    def add(total: Any, params: Any, rows: Any, size: jax.Array) -> Any:
+    def add(total: Params, params: Params, rows: Rows, size: jax.Array) -> Params:
         found = squares(nats, params, rows, together)
         return jax.tree.map(lambda t, f: t + f / size, total, found)
 

@@ -8,7 +8,7 @@ import yaml
 class _Dumper(yaml.SafeDumper):
     """Writes texts of several lines as blocks, and every value where it stands."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lm.checkpoints.teacher import teacher_config
 from lm.config import Config, override
+from lm.data import Tokenizer
 from lm.data.make_tokenizer import untrained_tokenizer
 from lm.experiment.validate import check
 from lm.tasks import build_task
@@ -62,7 +63,7 @@ def describe_program(config: Config, devices: Sequence[Any]) -> Described:
     return Described(config, program, tuple(assumed))
 
 
-def _layout(config: Config, tokenizer: Any) -> tuple[Layout, list[str]]:
+def _layout(config: Config, tokenizer: Tokenizer) -> tuple[Layout, list[str]]:
     """What a task's rows are made of, and what was assumed of it."""
     task, assumed = build_task(config), []
     labels, choices = tuple(config.task.labels), len(config.task.choices)
