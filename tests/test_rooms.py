@@ -101,3 +101,13 @@ def test_no_file_imports_more_than_fifteen_of_ours():
 def test_what_is_chosen_by_device_follows_the_mesh():
     """A program can be compiled for devices that this process does not have."""
     assert not {m for m, path in FILES.items() if "default_backend" in path.read_text()}
+
+
+def test_few_annotations_are_any():
+    lines = [line for path in ROOT.glob("lm/**/*.py") for line in path.read_text().splitlines()]
+    assert sum(": Any" in line for line in lines) < 120
+
+
+def test_no_file_of_code_has_more_than_350_lines():
+    code = {m: path for m, path in FILES.items() if not m.startswith("configs.")}
+    assert not {m for m, path in code.items() if len(path.read_text().splitlines()) > 350}

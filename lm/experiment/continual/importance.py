@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +46,7 @@ def squares(nats: Nats, params: Params, rows: Rows, together: int = 1) -> Params
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def with_importance(
-    state: TrainState, program: Program, config: Config, corpus: TaskData
-) -> TrainState:
+def with_importance(state: TrainState, program: Program, config: Config, corpus: Any) -> TrainState:
     """The state of a run in a chain with the weights F of its penalty, where it has one.
 
     F = sum_i F_i over the earlier tasks, each at the end of its own run. Their joint penalty is
