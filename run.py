@@ -120,6 +120,8 @@ def diagnose() -> int:
 
 def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
+    if flags.JOBS.value > 1:
+        return flags.train_by_workers(_SWEEP)
     return 1 if flags.train_ablation().failed else 0
 
 
@@ -129,13 +131,16 @@ def table() -> int:
     """
     from lm.experiment.ablation import report_tables
 
-    trained = flags.train_ablation()
+    status = flags.train_by_workers(_SWEEP) if flags.JOBS.value > 1 else 0
+    if status > 1:
+        return status
+    trained = flags.train_ablation(trained=flags.JOBS.value > 1)
     print(
         report_tables(
             trained.points, trained.config, trained.metrics, trained.folder, trained.notes
         )
     )
-    return 1 if trained.failed else 0
+    return 1 if trained.failed else status
 
 
 def plan() -> int:
@@ -175,10 +180,9 @@ def launch() -> int:
 
     if flags.CONFIG.value is None or not flags.WORKDIR.value or not flags.ON.value:
         raise UserError("launch needs --config=FILE[:ARG], --workdir=DIR and --on=SLICE")
-    given = [x for x in sys.argv[2:] if x.lstrip("-").startswith(("config=", "config.", "seeds="))]
     request = Request(
         engine=flags.WITH.value,
-        arguments=given,
+        arguments=flags.given("seeds"),
         config=flags.CONFIG_FLAG.config_filename,
         workdir=str(flags.workdir()),
         on=flags.ON.value,
@@ -237,7 +241,7 @@ def gallery() -> int:
 _HOSTS = "coordinator num_processes process_id "
 _RUN = "config workdir cache_dir step print_config "
 _ASK = _RUN + _HOSTS
-_SWEEP = "config workdir seeds protocol shortlist match share retry print_config "
+_SWEEP = "config workdir seeds protocol shortlist match share retry jobs print_config "
 COMMANDS = {
     "train": Command(train, "config workdir share print_config " + _HOSTS),
     "eval": Command(evaluate, _ASK + "data text stride output"),

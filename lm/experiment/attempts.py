@@ -76,7 +76,7 @@ def attempt(folder: epath.Path) -> Iterator[Callable[[int], None]]:
 
 
 def _ending(error: BaseException) -> dict[str, str]:
-    if isinstance(error, Interrupted | KeyboardInterrupt):
+    if isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError):
         return {"how": "interrupted"}
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return {"how": "failed", "error": message[:_LONGEST]}

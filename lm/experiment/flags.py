@@ -73,6 +73,9 @@ MATCH = flags.DEFINE_enum(
     ("flops", "parameters", "memory", "time"),
     "make rows equal to the baseline in this, by their steps or width",
 )
+JOBS = flags.DEFINE_integer(
+    "jobs", 1, "workers on this machine, each with its share of the cores or accelerators", 1
+)
 WITH = flags.DEFINE_string(
     "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
 )
@@ -92,6 +95,18 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and ru
 def defined() -> list[Any]:
     """The flags of this file, in its order."""
     return flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
+
+
+def given(names: str) -> list[str]:
+    """Of the command line, the config with its keys, and the flags of these names, separated by
+    spaces; as arguments of another command.
+    """
+    found = [x for x in sys.argv[2:] if x.lstrip("-").startswith(("config=", "config."))]
+    for flag in defined():
+        if flag.present and flag.name in names.split() and flag.name != "config":
+            several = isinstance(flag.value, list)
+            found += [f"--{flag.name}={x}" for x in flag.value] if several else [flag.serialize()]
+    return found
 
 
 def folder(name: str | None) -> "epath.Path | None":
@@ -137,12 +152,29 @@ def load_ablation() -> "tuple[Config, Ablation]":
     return config, load_ablation(path, arg or None, SEEDS.value, CONFIG_FLAG.override_values)
 
 
-def train_ablation() -> "Trained":
-    """Trains what is not finished of the ablation, as its flags say."""
+def train_ablation(trained: bool = False) -> "Trained":
+    """Trains what is not finished of the ablation, as its flags say.
+
+    Args:
+      trained: other processes have trained what they could; nothing is.
+    """
+    from lm.experiment.ablation.sweep import failed_points
     from lm.experiment.protocol.stages import How, train_ablation
 
     how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value)
-    return train_ablation(*load_ablation(), workdir(), how)
+    train = failed_points if trained else None
+    return train_ablation(*load_ablation(), workdir(), how, train)
+
+
+def train_by_workers(names: str) -> int:
+    """Trains what is not finished of the ablation by workers of this machine, which are given the
+    flags of these names; their exit status.
+    """
+    from lm.experiment.ablation import make_points
+    from lm.experiment.workers import train_by_workers
+
+    make_points(*load_ablation(), workdir())  # checks the config of every point
+    return train_by_workers(JOBS.value, given(names))
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

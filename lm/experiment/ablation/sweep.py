@@ -59,6 +59,11 @@ def train_points(points: Sequence[Point], share: bool = False, retry: bool = Fal
         return sweep.failed
 
 
+def failed_points(points: Sequence[Point]) -> list[Point]:
+    """The points that failed."""
+    return [point for point in points if _report(point)]
+
+
 def _record(points: Sequence[Point]) -> None:
     """Writes which points there are, for `run.py status`."""
     folder = points[0].workdir.parent
@@ -127,7 +132,7 @@ class _Sweep:
             if open_workdir(point.config, point.workdir) is not None:
                 return  # finished by another sweep
             result = run_experiment(point.config, point.workdir, name)
-        except (Interrupted, Held):
+        except (Interrupted, Held, BrokenPipeError):  # the last: nobody reads what is printed
             raise
         except Exception as error:
             if of_storage(error) or not all_fail(error):  # every other point would fail too

@@ -5,7 +5,7 @@ seeds; or screened with a few seeds, and those that were best confirmed with fre
 import dataclasses
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -59,14 +59,25 @@ class Trained(NamedTuple):
     notes: list[str]
 
 
-def train_ablation(config: Config, ablation: Ablation, workdir: epath.Path, how: How) -> Trained:
+def train_ablation(
+    config: Config,
+    ablation: Ablation,
+    workdir: epath.Path,
+    how: How,
+    train: Callable[[Sequence[Point]], list[Point]] | None = None,
+) -> Trained:
     """Trains what is not finished of an ablation.
+
+    Args:
+      config, ablation, workdir: around which config, what varies, in which folder.
+      how: the protocol.
+      train: trains points and returns those that failed; None: `train_points`.
 
     Raises:
       UserError: where the config, a row or the protocol is impossible, or confirmed rows were not
         screened.
     """
-    train = functools.partial(train_points, share=how.share, retry=how.retry)
+    train = train or functools.partial(train_points, share=how.share, retry=how.retry)
     check_protocol(ablation, how)
     make_points(config, ablation, workdir)  # checks every row before any is trained
     notes = []
