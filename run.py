@@ -155,7 +155,7 @@ def plan() -> int:
     if flags.MESH.value == "search":
         lines = plan_meshes(config, name, on)
     else:
-        lines = plan_file(config, name, on, flags.SEEDS.value, flags.CONFIG_FLAG.override_values)
+        lines = plan_file(config, name, on, flags.variation(), flags.CONFIG_FLAG.override_values)
     for line in lines:
         print(line, flush=True)
     return 0
@@ -182,7 +182,7 @@ def launch() -> int:
         raise UserError("launch needs --config=FILE[:ARG], --workdir=DIR and --on=SLICE")
     request = Request(
         engine=flags.WITH.value,
-        arguments=flags.given("seeds"),
+        arguments=flags.given("seeds vary draw trials"),
         config=flags.CONFIG_FLAG.config_filename,
         workdir=str(flags.workdir()),
         on=flags.ON.value,
@@ -241,7 +241,8 @@ def gallery() -> int:
 _HOSTS = "coordinator num_processes process_id "
 _RUN = "config workdir cache_dir step print_config "
 _ASK = _RUN + _HOSTS
-_SWEEP = "config workdir seeds protocol shortlist match share retry jobs print_config "
+_ABLATION = "config seeds vary draw trials print_config "
+_SWEEP = _ABLATION + "workdir protocol shortlist match share retry jobs "
 COMMANDS = {
     "train": Command(train, "config workdir share print_config " + _HOSTS),
     "eval": Command(evaluate, _ASK + "data text stride output"),
@@ -255,11 +256,11 @@ COMMANDS = {
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "sweep": Command(sweep, _SWEEP + _HOSTS),
     "table": Command(table, _SWEEP + _HOSTS),
-    "plan": Command(plan, "config on mesh seeds print_config"),
+    "plan": Command(plan, _ABLATION + "on mesh"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(
         launch,
-        "config workdir with on workers spot command image output dry_run seeds print_config",
+        _ABLATION + "workdir with on workers spot command image output dry_run",
         computes=False,
     ),
     "reproduce": Command(reproduce, "workdir seeds", words=True),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etils import epath
 
     from lm.checkpoints.restored import Restored
-    from lm.experiment.ablation.points import Ablation
+    from lm.experiment.ablation import Ablation, Variation
     from lm.experiment.protocol.stages import Trained
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
@@ -54,6 +54,13 @@ LENGTH_PENALTY = flags.DEFINE_float(
 NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
 ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
 SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of the ablation; default: all", 1)
+VARY = flags.DEFINE_multi_string(
+    "vary", [], "KEY=A,B: rows for each value of a config key; may be repeated, which makes a grid"
+)
+DRAW = flags.DEFINE_multi_string(
+    "draw", [], "KEY=LOW:HIGH, KEY=log:LOW:HIGH or KEY={A,B}: values to draw; may be repeated"
+)
+TRIALS = flags.DEFINE_integer("trials", None, "number of draws", 1)
 ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 MESH = flags.DEFINE_enum(
     "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
@@ -143,13 +150,20 @@ def load_config() -> Config:
     return resolve_init(CONFIG.value, CONFIG_FLAG.override_values)
 
 
+def variation() -> "Variation":
+    """What the command line makes of the config file's ablation."""
+    from lm.experiment.ablation import Variation
+
+    return Variation(VARY.value, DRAW.value, TRIALS.value, SEEDS.value)
+
+
 def load_ablation() -> "tuple[Config, Ablation]":
     """The config, and the ablation of its file."""
     from lm.experiment.ablation import load_ablation
 
     path, _, arg = CONFIG_FLAG.config_filename.partition(":")
-    config = load_config()
-    return config, load_ablation(path, arg or None, SEEDS.value, CONFIG_FLAG.override_values)
+    config, given = load_config(), CONFIG_FLAG.override_values
+    return config, load_ablation(path, arg or None, variation(), given)
 
 
 def train_ablation(trained: bool = False) -> "Trained":

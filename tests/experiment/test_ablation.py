@@ -4,7 +4,7 @@ import pytest
 
 from configs import default
 from lm.errors import UserError
-from lm.experiment.ablation.points import Ablation, load_ablation, make_points
+from lm.experiment.ablation.points import Ablation, Variation, load_ablation, make_points
 
 SWEEP = "def sweep(arg=None):\n    {}\n\nSEEDS = (0, 1)\n"
 MISTAKES = {
@@ -56,7 +56,7 @@ def test_a_row_that_sets_no_config_key_is_refused_before_training(row, tmp_path)
 def test_an_ablation_has_its_rows_in_order_and_its_first_seeds(tmp_path):
     path = tmp_path / "own.py"
     path.write_text(SWEEP.format("yield {'steps': 3}; yield {'steps': 4}") + "METRIC = 'eval/f1'")
-    found = load_ablation(str(path), seeds=1)
+    found = load_ablation(str(path), variation=Variation(seeds=1))
     assert found.rows == [{"steps": 3}, {"steps": 4}]
     assert found.seeds == (0,)
     assert found.metrics == ("eval/f1",)

@@ -257,7 +257,7 @@ IMPOSSIBLE = {
     "a command that is none": ({"command": "evaluate"}, "--command=evaluate is not one of train"),
     "seeds of one run": (
         {"command": "train", "workers": 1, "arguments": ("--seeds=2",)},
-        "--seeds=2 is of sweep and table; leave it out, or set --config.seed",
+        "--seeds=2 is of sweep and table; leave it out, or set config keys, such as --config.seed",
     ),
     "a config that workers do not have": (
         {"config": str(ROOT / "configs" / "attention.py")},
@@ -322,11 +322,14 @@ def test_files_are_submitted_by_the_program_of_the_engine(sbatch, tmp_path, monk
 
 
 def test_the_command_passes_on_config_keys_and_seeds_and_checks_them_first(tmp_path):
-    given = ["--config.steps=30", "--seeds=2", "--dry_run"]
+    given = ["--config.steps=30", "--seeds=2", "--vary", "model.bias=true,false", "--dry_run"]
     finished = run(*arguments(tmp_path, *given))
     assert finished.returncode == 0, finished.stderr
     script = (tmp_path / "work" / "launch" / "work.sbatch").read_text()
-    assert f"run.py sweep {CONFIG} --config.steps=30 --seeds=2 --workdir=" in script
+    assert (
+        f"run.py sweep {CONFIG} --config.steps=30 --seeds=2 --vary=attention.cap=None,9 --workdir="
+        in script
+    )
     wrong = run(*arguments(tmp_path, "--config.model.num_heads=3"))
     assert wrong.returncode == 2 and "is not divisible by config.model.num_heads" in wrong.stderr
     missing = run("launch", CONFIG, "--workdir=gs://b/x")

@@ -206,7 +206,7 @@ def test_a_row_that_names_another_checkpoint_takes_its_model(ablation, tmp_path,
         ),
         ([{"attention.weighting": "sofmax"}], "row weighting=sofmax: .*did you mean softmax"),
         ([{}, {}], "twice"),
-        ([{}, {"model.bias": True}], "gives default and bias=True, which are one config"),
+        ([{}, {"model.bias": True}], "has default and bias=True, which are one config"),
         ([], "no point"),
     ],
 )

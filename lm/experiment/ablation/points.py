@@ -13,6 +13,7 @@ from lm.checkpoints.identity import content_hash
 from lm.checkpoints.resolve import resolve_init
 from lm.config import Config, load, override, reading
 from lm.errors import UserError
+from lm.experiment.ablation.variation import Variation
 from lm.experiment.validate import check
 
 
@@ -98,35 +99,43 @@ class Point:
 
 
 def load_ablation(
-    path: str, arg: str | None = None, seeds: int | None = None, given: Iterable[str] = ()
+    path: str, arg: str | None = None, variation: Variation = Variation(), given: Iterable[str] = ()
 ) -> Ablation:
-    """The ablation of a config file, with the first `seeds` of its seeds; None takes all.
+    """The ablation of a config file, with what the command line varies in it. A file without
+    sweep() has one row, and without SEEDS the seeds from 0.
 
     SEEDS, METRIC, ALSO, TUNE, TUNE_SEEDS, TUNE_HALVING and SCREEN_SEEDS of the file are what
     `Ablation` and `Tuning` say.
 
     Raises:
-      UserError: where the file has no sweep(arg) or SEEDS, or one of its names has another kind of
-        value than `Ablation` says; where it varies a dotted key that was `given`.
+      UserError: where the file has no ablation and the command line gives none, or a part of it,
+        such as METRIC, is of another kind than `Ablation` says; where a dotted key that was `given`
+        is varied; as `vary_rows` and `draw_rows`.
     """
     module = load(path)
-    for name in ("sweep", "SEEDS"):
-        if not hasattr(module, name):
-            raise UserError(f"{path} has no {name}; use an ablation such as configs/attention.py")
+    if not (hasattr(module, "sweep") or variation.is_given):
+        raise UserError(
+            f"{path} has no sweep(); vary keys by --vary=KEY=A,B or --draw, give --seeds=N, or use "
+            "an ablation such as configs/attention.py"
+        )
     metric, also = getattr(module, "METRIC", None), getattr(module, "ALSO", ())
     if not (metric is None or isinstance(metric, str)):
         remedy = "is not the name of a metric; use 'eval/accuracy'"
         raise UserError(f"{path}: METRIC = {metric!r} {remedy}")
     if not (isinstance(also, list | tuple) and all(isinstance(name, str) for name in also)):
         raise UserError(f"{path}: ALSO = {also!r} is not a list of metrics; use ('eval/accuracy',)")
-    rows = _rows(module, path, arg)
+    own = _rows(module, path, arg) if hasattr(module, "sweep") else [{}]
+    rows = variation.rows(own)
     for key in sorted({key for row in rows for key in row} | {"seed"}):
         if key in given:
-            raise UserError(f"--config.{key} is what the ablation varies; change sweep() in {path}")
-    found = Ablation(rows, _seeds(module, path, seeds), (metric, *also), _tuning(module, path))
+            where = f"sweep() in {path}" if any(key in row for row in own) else "--vary or --draw"
+            where = "--seeds" if key == "seed" else where
+            raise UserError(f"--config.{key} is what the ablation varies; change {where}")
+    seeds = _seeds(module, path, variation.seeds)
+    found = Ablation(rows, seeds, (metric, *also), _tuning(module, path))
     if hasattr(module, "SCREEN_SEEDS"):
-        own = _integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
-        found = dataclasses.replace(found, screen_seeds=own)
+        screen_seeds = _integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
+        found = dataclasses.replace(found, screen_seeds=screen_seeds)
     return found
 
 
@@ -149,6 +158,8 @@ def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[
 
 
 def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[int]:
+    if not hasattr(module, "SEEDS"):
+        return range(first or 1)
     seeds = _integers("SEEDS", module.SEEDS, path)
     if (first or 0) > len(seeds):
         raise UserError(f"--seeds={first} is more than the SEEDS of {path}: {seeds}")
@@ -198,11 +209,11 @@ def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> 
             raise UserError(f"row {row}: {error}") from None
         name = folder_name(row, seed, varied, overrides.keys())
         if seen.get((row, seed)) == name:
-            raise UserError(f"sweep() gives {row} with seed {seed} twice; remove one")
+            raise UserError(f"the ablation has {row} with seed {seed} twice; remove one")
         if (row, seed) in seen:
-            raise UserError(f"sweep() gives two rows that are both called {row}; remove one")
+            raise UserError(f"the ablation has two rows that are both called {row}; remove one")
         if other := rows.get(name.rpartition("-seed")[2]):
-            raise UserError(f"sweep() gives {other} and {row}, which are one config; remove one")
+            raise UserError(f"the ablation has {other} and {row}, which are one config; remove one")
         seen[row, seed], rows[name.rpartition("-seed")[2]] = name, row
         found.append(Point(row, seed, varied, epath.Path(workdir) / name, overrides))
     if not found:

@@ -17,6 +17,7 @@ from lm.experiment.launch import ENGINES
 from lm.experiment.launch.job import Job, Submission
 
 COMMANDS = ("train", "sweep", "table")
+_OF_ABLATION = ("seeds=", "vary=", "draw=", "trials=")
 _LONGEST_NAME = 40  # Kubernetes adds its own to it, up to 63
 
 
@@ -28,7 +29,8 @@ class Request:
       engine: one of ENGINES.
       arguments: flags that each worker's command is given as they are.
       config, workdir, on, workers, spot, image: see `Job`.
-      command: one of COMMANDS; None: sweep where the config's file has sweep(), else train.
+      command: one of COMMANDS; None: sweep where the config's file has sweep() or the arguments
+        make an ablation, else train.
     """
 
     engine: str
@@ -53,21 +55,24 @@ def make_job(request: Request) -> Job:
         hint = nearest(request.engine, ENGINES)
         raise UserError(f"--with={request.engine} is not one of {names}{hint}")
     path = request.config.partition(":")[0]
-    has_sweep = hasattr(load(path), "sweep")
+    of_ablation = [x for x in request.arguments if x.lstrip("-").startswith(_OF_ABLATION)]
+    has_sweep = bool(of_ablation) or hasattr(load(path), "sweep")
     command = request.command or ("sweep" if has_sweep else "train")
     if command not in COMMANDS:
         hint = nearest(command, COMMANDS)
         raise UserError(f"--command={command} is not one of {', '.join(COMMANDS)}{hint}")
     if command != "train" and not has_sweep:
-        raise UserError(f"--command={command}, but {path} has no sweep(); use --command=train")
+        raise UserError(
+            f"--command={command}, but {path} has no sweep(); use --command=train, or --vary"
+        )
     if command == "train" and request.workers > 1:
         raise UserError(
             f"--workers={request.workers} share the points of a sweep, and train has one run; use "
             "--workers=1, with a larger slice in --on"
         )
-    seeds = [each for each in request.arguments if each.lstrip("-").startswith("seeds")]
-    if command == "train" and seeds:
-        raise UserError(f"{seeds[0]} is of sweep and table; leave it out, or set --config.seed")
+    if command == "train" and of_ablation:
+        remedy = "leave it out, or set config keys, such as --config.seed"
+        raise UserError(f"{of_ablation[0]} is of sweep and table; {remedy}")
     job = Job(
         name=job_name(request.workdir),
         arguments=(command, *request.arguments, f"--workdir={request.workdir}", "--share"),

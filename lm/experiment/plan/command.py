@@ -7,7 +7,7 @@ import jax
 from lm.config import Config, load
 from lm.devices.slices import Slice, open_slice
 from lm.errors import UserError
-from lm.experiment.ablation import load_ablation, make_points
+from lm.experiment.ablation import Variation, load_ablation, make_points
 from lm.experiment.plan.ablation import ablation_lines
 from lm.experiment.plan.compile import DoesNotFit
 from lm.experiment.plan.mesh_search import search_meshes
@@ -17,7 +17,11 @@ from lm.experiment.plan.roofline import make_plan, memory_of
 
 
 def plan_file(
-    config: Config, name: str, on: str, seeds: int | None = None, given: Iterable[str] = ()
+    config: Config,
+    name: str,
+    on: str,
+    variation: Variation = Variation(),  # noqa: B008 (is frozen)
+    given: Iterable[str] = (),
 ) -> Iterator[str]:
     """The lines of a config's plan on a slice; of a file with an ablation of several rows, those of
     its rows.
@@ -26,15 +30,15 @@ def plan_file(
       config: of the file, with what the command line sets.
       name: FILE[:ARG].
       on: the name of the slice.
-      seeds: how many of the ablation's seeds; None: all.
+      variation: what the command line makes of the file's ablation.
       given: the dotted keys that the command line sets.
 
     Raises:
       UserError: there is no such slice, or the config does not fit; says what would make it fit.
     """
     path, _, arg = name.partition(":")
-    if hasattr(load(path), "sweep"):
-        ablation = load_ablation(path, arg or None, seeds, given)
+    if hasattr(load(path), "sweep") or variation.is_given:
+        ablation = load_ablation(path, arg or None, variation, given)
         if len(ablation.rows) > 1:
             slice_ = _open(on)
             points = make_points(config, ablation, "")
