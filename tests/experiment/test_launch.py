@@ -327,7 +327,7 @@ def test_the_command_passes_on_config_keys_and_seeds_and_checks_them_first(tmp_p
     assert finished.returncode == 0, finished.stderr
     script = (tmp_path / "work" / "launch" / "work.sbatch").read_text()
     assert (
-        f"run.py sweep {CONFIG} --config.steps=30 --seeds=2 --vary=attention.cap=None,9 --workdir="
+        f"run.py sweep {CONFIG} --config.steps=30 --seeds=2 --vary=model.bias=true,false --workdir="
         in script
     )
     wrong = run(*arguments(tmp_path, "--config.model.num_heads=3"))

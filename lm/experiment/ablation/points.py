@@ -13,7 +13,7 @@ from lm.checkpoints.identity import content_hash
 from lm.checkpoints.resolve import resolve_init
 from lm.config import Config, load, override, reading
 from lm.errors import UserError
-from lm.experiment.ablation.variation import Variation
+from lm.experiment.ablation.variation import UNVARIED, Variation
 from lm.experiment.validate import check
 
 
@@ -99,7 +99,7 @@ class Point:
 
 
 def load_ablation(
-    path: str, arg: str | None = None, variation: Variation = Variation(), given: Iterable[str] = ()
+    path: str, arg: str | None = None, variation: Variation = UNVARIED, given: Iterable[str] = ()
 ) -> Ablation:
     """The ablation of a config file, with what the command line varies in it. A file without
     sweep() has one row, and without SEEDS the seeds from 0.

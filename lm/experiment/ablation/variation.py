@@ -30,3 +30,6 @@ class Variation:
     def rows(self, own: Sequence[Row]) -> list[Row]:
         """The rows that it makes of a file's own; raises UserError as those that make them."""
         return draw_rows(vary_rows(own, self.vary), self.draw, self.trials)
+
+
+UNVARIED = Variation()

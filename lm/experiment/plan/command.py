@@ -7,7 +7,8 @@ import jax
 from lm.config import Config, load
 from lm.devices.slices import Slice, open_slice
 from lm.errors import UserError
-from lm.experiment.ablation import Variation, load_ablation, make_points
+from lm.experiment.ablation import load_ablation, make_points
+from lm.experiment.ablation.variation import UNVARIED, Variation
 from lm.experiment.plan.ablation import ablation_lines
 from lm.experiment.plan.compile import DoesNotFit
 from lm.experiment.plan.mesh_search import search_meshes
@@ -17,11 +18,7 @@ from lm.experiment.plan.roofline import make_plan, memory_of
 
 
 def plan_file(
-    config: Config,
-    name: str,
-    on: str,
-    variation: Variation = Variation(),  # noqa: B008 (is frozen)
-    given: Iterable[str] = (),
+    config: Config, name: str, on: str, variation: Variation = UNVARIED, given: Iterable[str] = ()
 ) -> Iterator[str]:
     """The lines of a config's plan on a slice; of a file with an ablation of several rows, those of
     its rows.
