@@ -85,7 +85,7 @@ def test_the_list_names_each_result_with_its_source_and_state(counted):
         "not run |",
     ]
     reproduce_named(["counted"], counted, seeds=2)
-    assert "measured with 2 seeds" in list_expected(counted)[2]
+    assert "0 of 2 as published, 2 seeds" in list_expected(counted)[2]
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest(counted):

@@ -1,13 +1,14 @@
 """What `run.py reproduce` does: lists published results, measures them again, writes reports."""
 
+import json
 import sys
 from collections.abc import Sequence
 
 from etils import epath
 
 from lm.data.files import write_json, write_text
-from lm.errors import UserError
-from lm.experiment.reproduce.deviation import aligned, compare, to_json, to_markdown
+from lm.errors import UserError, counted
+from lm.experiment.reproduce.deviation import AGREE, aligned, compare, to_json, to_markdown
 from lm.experiment.reproduce.expected import NETWORK, Expected, all_expected, find_expected
 from lm.experiment.reproduce.measure import load_recipe, measure_seeds
 from lm.experiment.run_dir import held
@@ -28,9 +29,12 @@ def list_expected(workdir: epath.Path) -> list[str]:
 
 
 def _state(expected: Expected, folder: epath.Path) -> str:
-    finished = len(list(folder.glob("seed-*.json"))) if folder.exists() else 0
-    if finished:
-        return f"measured with {finished} seed{'s' if finished > 1 else ''}"
+    if (report := folder / "report.json").exists():
+        content = json.loads(report.read_text())
+        results = [each["result"] for each in content["quantities"].values()]
+        agreeing = sum(result in AGREE for result in results)
+        seeds = counted(len(content["seeds"]), "seed")
+        return f"{agreeing} of {len(results)} as published, {seeds}"
     return f"not run: needs {expected.needs}" if expected.needs == NETWORK else "not run"
 
 

@@ -9,6 +9,9 @@ from lm.errors import counted
 from lm.experiment.reproduce.expected import BOUNDS, Expected, Quantity
 from lm.experiment.reproduce.measure import SeedResult
 
+AGREE = ("within tolerance", "as published")
+DISAGREE = ("outside tolerance", "not as published")
+
 
 class Deviation(NamedTuple):
     """How far a measured quantity is from the published one.
@@ -48,14 +51,10 @@ def deviation(quantity: Quantity, values: Sequence[float], planned: int, seeds: 
         return Deviation(ours, difference, interval, f"in progress ({len(values)} of {planned})")
     if len(values) == 1 < seeds:
         return Deviation(ours, difference, interval, "one seed")
-    yes, no = ("within tolerance", "outside tolerance")
-    if quantity.tolerance is None:
-        yes, no = "as published", "not as published"
     low, high = interval or (difference, difference)
     inside, outside = _verdict(quantity, low, high)
-    return Deviation(
-        ours, difference, interval, yes if inside else no if outside else "not decided"
-    )
+    words = AGREE if inside else DISAGREE if outside else 2 * ("not decided",)
+    return Deviation(ours, difference, interval, words[quantity.tolerance is None])
 
 
 def _verdict(quantity: Quantity, low: float, high: float) -> tuple[bool, bool]:
