@@ -310,6 +310,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     evaluation.every = 100
     # Held-out rows (of a task: examples) in each evaluation, the same ones always. 0: all.
     evaluation.num_examples = 256
+    # Instead, so many bytes of held-out text, which are the same for every tokenizer: whole
+    # documents in a fixed random order, the last one also whole. At most those that there are; not
+    # of tasks or pairs. None: num_examples rows.
+    evaluation.num_bytes = placeholder(int)
     # Training ends after so many evaluations in a row without a better one, and goes back to the
     # best. 0: it goes on to the last step, whose state is the result; where regularization.sparsity
     # is set, that alone is what was to be pruned.

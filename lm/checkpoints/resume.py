@@ -19,6 +19,7 @@ from lm.training.metric_writer import read_metrics
 from lm.training.optimizer import ScheduleConfig, schedule
 
 LENGTH = ("steps", "epochs")
+MEASURED_TEXT = ("evaluation.num_examples", "evaluation.num_bytes")
 
 # In a workdir: one line for each time that a run went on with other settings.
 CHANGES = "changes.jsonl"
@@ -52,7 +53,7 @@ def _objection(key: str, config: Config, switched: bool) -> str:
     regularization = config.regularization
     if regularization.penalty_adaptation:
         follows = "config.regularization.penalty_adaptation follows"
-        if key in ("evaluation.every", "evaluation.num_examples"):
+        if key in ("evaluation.every", *MEASURED_TEXT):
             return f"{follows} what evaluations find"
         if key in LENGTH:
             return f"{follows} the evaluations, of which the last step has one"
@@ -109,5 +110,5 @@ def record_changes(config: Config, recorded: Config, workdir: epath.Path, done: 
 def asked_alike_since(workdir: epath.Path) -> int:
     """The step from which on evaluations were of the same held-out rows; -1: from the start."""
     records = read_metrics(workdir / CHANGES)
-    steps = [each["step"] for each in records if "evaluation.num_examples" in each["changed"]]
+    steps = [each["step"] for each in records if {*MEASURED_TEXT} & each["changed"].keys()]
     return max(steps, default=-1)

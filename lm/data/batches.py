@@ -91,17 +91,22 @@ def eval_batches(
     part = _part(batch_size, places)
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit} rows is no evaluation; use 1 or more, or None for all")
-    order = _shuffled(np.arange(len(rows)), seed=0)
-    number = len(rows) if limit is None else min(limit, len(rows))
+    order = eval_order(rows, limit)
 
     def batch(k: int) -> Batch:
         indices = part(k)
-        chosen = [order[i] for i in indices if i < number]
+        chosen = [order[i] for i in indices if i < len(order)]
         batch = _gather(rows, chosen or [0])  # a row for its shape, where none is left here
         missing = len(indices) - len(chosen)
         return {key: _padded(values[: len(chosen)], missing) for key, values in batch.items()}
 
-    return _ahead(batch, 0, -(-number // batch_size))
+    return _ahead(batch, 0, -(-len(order) // batch_size))
+
+
+def eval_order(rows: RowSource, limit: int | None = None) -> Sequence[int]:
+    """The numbers of the rows of `eval_batches`, in their order."""
+    order = _shuffled(np.arange(len(rows)), seed=0)
+    return order if limit is None else order[:limit]
 
 
 def local_train_batches(

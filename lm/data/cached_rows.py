@@ -19,7 +19,7 @@ from lm.data.make_tokenizer import check_tokenizer, open_tokenizer, tokenizer_fi
 from lm.data.tokenizer import Tokenizer
 from lm.errors import UserError
 
-FORMAT = 14  # raise it when what is stored changes, so that nothing old is opened as new
+FORMAT = 15  # raise it when what is stored changes, so that nothing old is opened as new
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -17,6 +18,7 @@ from lm.data.array_record import text_fields
 from lm.data.batches import Groups
 from lm.data.cached_rows import CachedRows, RowWriter, cached_rows, open_rows
 from lm.data.deduplicate import SPLITS, Tally, distinct
+from lm.data.documents import Documents
 from lm.data.make_tokenizer import make_tokenizer, warn_of_long_words
 from lm.data.packing import Packer, PairPacker, PairRows, Rows
 from lm.data.sources import Document, holds_pairs
@@ -80,6 +82,13 @@ class Corpus(CachedRows):
 
         return build_objective(config, self.tokenizer)
 
+    def documents(self) -> Documents | None:
+        """The held-out documents; None of pairs, which are packed otherwise."""
+        if holds_pairs(self.manifest["source"]):
+            return None
+        tokens, sizes = self.array("documents").T
+        return Documents(tokens, sizes, self.manifest["seq_len"])
+
     def row_groups(self, config: Config) -> Groups | None:
         """See `Dataset`: all rows alike."""
         del config
@@ -130,7 +139,7 @@ def _build(folder: epath.Path, data: DataConfig) -> dict[str, Any]:
     tally, pairs = Tally(), holds_pairs(source)
     packers = {split: (PairPacker if pairs else Packer)(seq_len, made.end) for split in SPLITS}
     writer = RowWriter(folder, text_fields(seq_len, made.vocab_size, pairs), made.vocab_size)
-    num_bytes = dict.fromkeys(SPLITS, 0)
+    num_bytes, documents = dict.fromkeys(SPLITS, 0), []
 
     def write(split: str, rows: Rows | PairRows) -> None:
         writer.write(split, rows._asdict(), rows.tokens[:, 1:][rows.segments > 0])
@@ -139,7 +148,10 @@ def _build(folder: epath.Path, data: DataConfig) -> dict[str, Any]:
     for batch in _batches(distinct(source, data.validation_fraction, tally)):
         encoded = iter(made.encode_batch([text for _, d in batch for text in d.texts]))
         for split, _ in batch:
-            packers[split].add(*itertools.islice(encoded, 2 if pairs else 1))
+            own = list(itertools.islice(encoded, 2 if pairs else 1))
+            packers[split].add(*own)
+            if split == "validation":
+                documents.append((len(own[-1].ids) + 1, int(own[-1].byte_lengths.sum())))
         for split, packer in packers.items():
             write(split, packer.take())
     for split, packer in packers.items():
@@ -150,7 +162,7 @@ def _build(folder: epath.Path, data: DataConfig) -> dict[str, Any]:
             f"the train split of {source} has {tokens['train']} tokens, fewer than a row of "
             f"seq_len={seq_len}; use a shorter seq_len or more text"
         )
-    writer.finish(made)
+    writer.finish(made, documents=np.array(documents, np.int64).reshape(-1, 2))
     logging.info("Prepared %s in %.1f s", source, time.monotonic() - started)
     splits = {
         split: {

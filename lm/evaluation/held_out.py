@@ -9,9 +9,12 @@ import numpy as np
 from etils import epath
 
 from lm.config import Config
-from lm.data import Dataset, eval_batches, sharded_eval_batches
+from lm.data import Dataset, RowSource, eval_batches, sharded_eval_batches
+from lm.data.batches import eval_order
 from lm.data.corpus import Corpus
+from lm.data.documents import DocumentRows, Documents
 from lm.errors import UserError
+from lm.evaluation.document_totals import DocumentTotals
 from lm.evaluation.task_evaluation import metrics, predictions
 from lm.evaluation.task_report import write_report
 from lm.output import OUTPUTS
@@ -46,15 +49,66 @@ def _task(
     return Evaluation(metrics(data, found), lambda folder: write_report(folder, data, found))
 
 
+class HeldOutText(NamedTuple):
+    """What an evaluation reads of a corpus.
+
+    Attributes:
+      rows: all rows of the split, or those of the chosen documents.
+      limit: how many of them are read; None: all.
+      documents: of the split; None of pairs.
+      chosen: which of them are read, [D]; None: what the rows hold.
+    """
+
+    rows: RowSource
+    limit: int | None
+    documents: Documents | None
+    chosen: np.ndarray | None = None
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Bytes of the chosen documents; None where none were chosen."""
+        if self.documents is None or self.chosen is None:
+            return None
+        return int(self.documents.bytes[self.chosen].sum())
+
+    def row_numbers(self) -> list[int]:
+        """The numbers in the split of the rows that are read, in their order."""
+        order = [int(index) for index in eval_order(self.rows, self.limit)]
+        return self.rows.numbers[order].tolist() if isinstance(self.rows, DocumentRows) else order
+
+
+def held_out_text(corpus: Corpus, config: Config) -> HeldOutText:
+    """What config.evaluation reads: num_examples rows, or whole documents of num_bytes bytes.
+
+    Raises:
+      UserError: there are fewer bytes, or the corpus is of pairs.
+    """
+    rows, documents = corpus.rows("validation"), corpus.documents()
+    if config.evaluation.num_bytes is None:
+        return HeldOutText(rows, config.evaluation.num_examples or None, documents)
+    if documents is None:
+        raise UserError(
+            f"config.evaluation.num_bytes = {config.evaluation.num_bytes} counts bytes of "
+            "documents, and the text is of pairs; use config.evaluation.num_examples"
+        )
+    chosen = documents.sample(config.evaluation.num_bytes)
+    return HeldOutText(DocumentRows(rows, documents, chosen), None, documents, chosen)
+
+
 def likelihood(
     program: Program, params: Mapping[str, Any], corpus: Corpus, config: Config
-) -> dict[str, float]:
+) -> Evaluation:
     """The likelihood of the held-out rows of text.
+
+    They are config.evaluation.num_examples rows, or those of whole documents of num_bytes bytes.
 
     Heads that give tokens a probability of exactly zero report the smoothed likelihood, whose nats
     per token are the log of the epsilon-perplexity, and two metrics that need no full support.
 
     Returns:
+      Metrics, and a report documents.json with sums by document (see `DocumentTotals`) where
+      targets are the whole text.
+
       "eval/nats_per_token", of the tokens that the objective predicts; "eval/tokens", their number;
       "eval/unigram_nats", the entropy of their frequencies, the best loss of a model that ignores
       its input. Where they are the whole text, "eval/bits_per_byte", nats / ln 2 / UTF-8 bytes,
@@ -67,14 +121,23 @@ def likelihood(
     Raises:
       UserError: the objective predicts no token of these rows.
     """
-    rows, limit = corpus.rows("validation"), config.evaluation.num_examples or None
+    text = held_out_text(corpus, config)
+    by_document = None
+    if text.documents is not None and program.objective.metric == "eval/bits_per_byte":
+        by_document = DocumentTotals(text.documents, text.chosen)
     totals: dict[str, Any] = collections.defaultdict(float)
-    for batch in sharded_eval_batches(
-        program.mesh, rows, batch_size=config.batch_size, limit=limit
-    ):
-        for name, value in program.eval_step(params, batch).items():
+    size, order = config.batch_size, text.row_numbers()
+    batches = sharded_eval_batches(program.mesh, text.rows, batch_size=size, limit=text.limit)
+    for k, batch in enumerate(batches):
+        sums = dict(program.eval_step(params, batch))
+        nats = sums.pop("token_nats", None)
+        if by_document:
+            numbers = order[k * size : (k + 1) * size]
+            by_document.add(numbers, np.asarray(nats, np.float64)[: len(numbers)])
+        for name, value in sums.items():
             totals[name] += np.asarray(value, np.float64)
     tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
+    size = size if text.num_bytes is None else text.num_bytes
     if not tokens:
         raise UserError(
             f"objective {config.objective} predicts no token of the held-out rows; hold out more "
@@ -94,7 +157,8 @@ def likelihood(
         found["eval/epsilon_perplexity"] = math.exp(nats / tokens)
     if corpus.language is not None:
         found["eval/excess_nats"] = nats / tokens - true_nats_per_token(corpus, config)
-    return {name: float(value) for name, value in found.items()}
+    metrics = {name: float(value) for name, value in found.items()}
+    return Evaluation(metrics, by_document.write) if by_document else Evaluation(metrics)
 
 
 def true_nats_per_token(corpus: Corpus, config: Config) -> float:
@@ -105,12 +169,8 @@ def true_nats_per_token(corpus: Corpus, config: Config) -> float:
     loss minus the entropy.
     """
     assert corpus.language is not None
-    nats = tokens = 0.0
-    for rows in eval_batches(
-        corpus.rows("validation"),
-        batch_size=config.batch_size,
-        limit=config.evaluation.num_examples or None,
-    ):
+    nats, tokens, text = 0.0, 0.0, held_out_text(corpus, config)
+    for rows in eval_batches(text.rows, batch_size=config.batch_size, limit=text.limit):
         real = rows["segments"] > 0
         nats += float(corpus.language.nats(rows["tokens"])[real].sum())
         tokens += float(real.sum())
@@ -119,6 +179,6 @@ def true_nats_per_token(corpus: Corpus, config: Config) -> float:
 
 # By name: of text the likelihood, of a task the metrics of its predictions.
 EVALUATORS: dict[str, Callable[[Program, Any, Any, Config], Evaluation]] = {
-    "likelihood": lambda *of: Evaluation(likelihood(*of)),
+    "likelihood": likelihood,
     "predictions": _task,
 }

@@ -12,7 +12,7 @@ from etils import epath
 
 from lm.checkpoints import run_files
 from lm.checkpoints.identity import FREE
-from lm.checkpoints.resume import LENGTH, changed, check_changes
+from lm.checkpoints.resume import LENGTH, MEASURED_TEXT, changed, check_changes
 from lm.checkpoints.staging import needs_staging
 from lm.config import Config, to_dict
 from lm.data import Dataset
@@ -57,7 +57,7 @@ def _open_workdir(
         if key.startswith("evaluation.") and (
             key != "evaluation.every" or config.evaluation.patience
         ):
-            remeasured = key == "evaluation.num_examples"
+            remeasured = key in MEASURED_TEXT
             raise UserError(
                 f"{workdir} is finished, with config.{key} = {old!r} instead of {new!r}; use that "
                 f"value, or {'measure it by eval' if remeasured else 'another --workdir'}"

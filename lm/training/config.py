@@ -60,6 +60,7 @@ class EvaluationConfig:
 
     every: Annotated[int, Key("evaluation.every", at_least=0)]
     num_examples: Annotated[int, Key("evaluation.num_examples", at_least=0)]
+    num_bytes: Annotated[int | None, Key("evaluation.num_bytes", at_least=1)]
     patience: Annotated[int, Key("evaluation.patience", at_least=0)]
 
 

@@ -33,8 +33,11 @@ class EvalFunctions:
         """See `Program`."""
         batch = self.objective(rows, jax.random.key(0))
         # Without a key: random softmaxes and heads are what their draws stand for.
-        sums = self._apply(params, batch, self.objective.accuracy, method="eval_metrics")
-        return {name: jnp.sum(value * batch.weights) for name, value in sums.items()} | {
+        each = self._apply(params, batch, self.objective.accuracy, method="eval_metrics")
+        found = {name: jnp.sum(value * batch.weights) for name, value in each.items()}
+        if self.objective.metric == "eval/bits_per_byte":
+            found["token_nats"] = each["nats"] * batch.weights
+        return found | {
             "tokens": jnp.sum(batch.weights),
             "bytes": jnp.sum(rows["bytes"]),
             "words": jnp.zeros(self.vocab_size).at[batch.targets].add(batch.weights),

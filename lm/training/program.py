@@ -45,7 +45,8 @@ class Program:
       train_step: `train_step(state, rows, key) -> (state, metrics)`; donates the state.
       eval_step: `eval_step(params, rows) -> {"nats", "tokens", "bytes", "words"}`, sums over the
         rows, of "words" how often each is a target, [V]; with "accuracy" where the objective counts
-        hits, and the sums of `support_metrics` where the head has no full support.
+        hits, and the sums of `support_metrics` where the head has no full support. Where targets
+        are the whole text, also "token_nats" of each, [B, L].
       objective: `objective(rows, key) -> Batch`, of `lm.data.objectives`.
       make_batch: `make_batch(rows, key) -> Batch`, what a step of this key learns from; not
         jitted.

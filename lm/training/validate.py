@@ -28,6 +28,11 @@ def check(config: Config) -> None:
     cache_folder(config, "data")  # raises where there is none
     if config.task.name:
         check_task(config)
+        if config.evaluation.num_bytes is not None:
+            raise UserError(
+                f"config.evaluation.num_bytes = {config.evaluation.num_bytes} is of text, and "
+                f"task {config.task.name} counts examples; use config.evaluation.num_examples"
+            )
     else:
         _check_objective(config)
     check_options(config)

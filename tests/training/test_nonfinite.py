@@ -80,7 +80,7 @@ def test_an_evaluation_of_no_tokens_is_refused_with_what_to_do(small_config, mon
     sums = {"tokens": 0.0, "nats": 0.0, "bytes": 9.0, "words": np.zeros(4)}
     program = SimpleNamespace(eval_step=lambda *_: sums, mesh=None)
     monkeypatch.setattr(held_out, "sharded_eval_batches", lambda *_, **__: [{}])
-    corpus = SimpleNamespace(rows=lambda _: [], language=None)
+    corpus = SimpleNamespace(rows=lambda _: [0], documents=lambda: None, language=None)
     config = override(small_config, {"objective": "masked"})
     with pytest.raises(UserError, match="objective masked predicts no token of the held-out rows"):
         held_out.likelihood(program, {}, corpus, config)
