@@ -107,7 +107,7 @@ def compare(values: np.ndarray) -> dict:
     return compare_rows(rows, {row: "0" for row in rows if row != "0"})
 
 
-def simulate(cell: Cell, tables: int, random: np.random.Generator) -> dict[str, Sequence[float]]:
+def simulate(cell: Cell, tables: int, random: np.random.Generator) -> dict[str, list[float]]:
     """The figures of a cell, a value for each table."""
     found: dict[str, list[float]] = {}
 

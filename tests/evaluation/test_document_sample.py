@@ -1,16 +1,19 @@
 """Held-out text can be counted in bytes of whole documents, the same ones for every tokenizer."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 from etils import epath
 
+from lm.config import override
 from lm.data.documents import DocumentRows, Documents
 from lm.data.packing import Packer
 from lm.data.tokenizer import Encoded
 from lm.errors import UserError
 from lm.evaluation.document_totals import FILE, MOST, DocumentTotals
+from lm.experiment.train import train
 
 LENGTHS = ((5, 9), (1, 1), (11, 30), (4, 4), (7, 20))  # tokens and bytes of each document
 
@@ -72,3 +75,18 @@ def test_totals_by_document_add_up_to_those_of_the_rows(packed, tmp_path):
     assert sum(found["nats"]) == nats.sum() and sum(found["bytes"]) == 64
     assert sorted(found["bytes"]) == sorted(size for _, size in LENGTHS)
     assert len(found["bytes"]) <= MOST
+
+
+@pytest.mark.slow
+def test_tokenizers_are_judged_on_the_same_bytes_and_documents(small_config, tmp_path):
+    found = {}
+    settings = {"steps": 3, "schedule.warmup_steps": 1, "evaluation.num_bytes": 1500}
+    for name in ("bytes", "bpe"):
+        own = {"data.tokenizer": name, "data.vocab_size": 300 if name == "bpe" else None}
+        result = train(override(small_config, settings | own), tmp_path / name)
+        sums = json.loads((tmp_path / name / FILE).read_text())
+        found[name] = result["eval/bytes"], sums["bytes"]
+        bits = sum(sums["nats"]) / math.log(2) / result["eval/bytes"]
+        assert bits == pytest.approx(result["eval/bits_per_byte"], rel=1e-4)
+        assert sum(sums["bytes"]) == pytest.approx(result["eval/bytes"])
+    assert found["bytes"] == found["bpe"] and found["bytes"][0] >= 1500

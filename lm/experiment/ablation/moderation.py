@@ -99,11 +99,11 @@ def moderated_p(difference: float, variance: Variance, n: int) -> float:
     return float(_two_sided(abs(difference) * math.sqrt(n) / variance.sd, variance.df))
 
 
-def _two_sided(t: float | np.ndarray, df: float) -> float | np.ndarray:
+def _two_sided(t: float | np.ndarray, df: float) -> np.ndarray:
     """P(|T| > t) of Student's T, or with infinite df of the normal."""
     from scipy.special import stdtr  # far faster than scipy.stats
 
-    return 2 * stdtr(df, -t)
+    return np.asarray(2 * stdtr(df, -t))
 
 
 def far_seeds(differences: Mapping[int, float], prior: Prior, level: float) -> tuple[int, ...]:
@@ -122,5 +122,5 @@ def far_seeds(differences: Mapping[int, float], prior: Prior, level: float) -> t
     errors = np.array([each.sd for each in usual]) * math.sqrt(1 + 1 / (n - 1))
     known = errors > 8 * np.finfo(float).eps * np.abs(d).max()
     t = np.abs(d - means) / np.where(known, errors, math.inf)
-    far = n * _two_sided(t, usual[0].df) <= level
-    return tuple(seed for seed, is_far in zip(differences, far, strict=True) if is_far)
+    p = n * _two_sided(t, usual[0].df)
+    return tuple(seed for seed, each in zip(differences, p, strict=True) if each <= level)
