@@ -21,6 +21,8 @@ good, chosen on a seed that is not the table's. "own seeds" chooses those of all
 baseline on the table's own seeds instead, as one must not: false tables abound.
 
 Ranks: how often the intervals of all k rows of a screen hold their true ranks (at least 0.95).
+Documents: how often the interval of a row's own value holds the true one, where seeds, documents
+and both together add noise; documents differ in size, with a lognormal's factor of e each way.
 
 It writes experiments/results/table_simulation.md, and fails where a figure is off by more than two
 standard errors of the simulation.
@@ -34,6 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm.experiment.ablation.absolute import two_way_interval
 from lm.experiment.ablation.ranks import rank_rows
 from lm.experiment.ablation.row_tests import compare_rows
 from lm.experiment.ablation.significance import LEVEL, equivalence_p, holm, verdict
@@ -66,12 +69,20 @@ CELLS = [
     Cell(10, 6, "unequal", "tuned"),
     Cell(10, 6, "equal", "own seeds"),
 ]
+DOCUMENTS = [  # seeds, documents, and the noise of each and of both
+    (3, 100, 0.01, 0.3, 0.05),
+    (5, 20, 0.01, 0.3, 0.05),
+    (5, 100, 0.1, 0.3, 0.05),
+    (5, 100, 0.03, 0.3, 0.3),
+    (10, 100, 0.1, 0.05, 0.3),
+]
 LIMITS: dict[str, Callable[[float, float], bool]] = {  # of a figure and its standard error
     "coverage": lambda value, error: abs(value - 0.95) <= 0.01 + 2 * error,
     "false": lambda value, error: value <= 0.05 + 2 * error,
     "found": lambda value, error: abs(value - 0.8) <= 0.03 + 2 * error,
     "false equivalent": lambda value, error: value <= 0.05 + 2 * error,
     "unstable": lambda value, error: value <= 0.05 + 2 * error,
+    "documents": lambda value, error: abs(value - 0.95) <= 0.02 + 2 * error,
     "ranks": lambda value, error: value >= 0.95 - 2 * error,
 }
 
@@ -168,6 +179,22 @@ def simulate_ranks(
     return held, widths
 
 
+def simulate_documents(
+    n: int, groups: int, noise: Sequence[float], tables: int, random: np.random.Generator
+) -> list[float]:
+    """Whether the interval of bits per byte over n seeds and some documents holds the true 2."""
+    of_seed, of_document, of_both = noise
+    held = []
+    for _ in range(tables):
+        bits = 2 + of_seed * random.normal(size=(n, 1)) + of_document * random.normal(size=groups)
+        sizes = random.lognormal(7, 1, size=groups)
+        low, high = two_way_interval(
+            sizes * (bits + of_both * random.normal(size=(n, groups))), sizes
+        )
+        held.append(float(low <= 2 <= high))
+    return held
+
+
 def main(tables: int) -> int:
     """Simulates every cell, prints and writes the figures; 1 where one is off."""
     random, lines, failed = np.random.default_rng(0), [], []
@@ -203,6 +230,12 @@ def main(tables: int) -> int:
             show(
                 f"| 3 | 12 | {spread} | {kind} | {cell_of('ranks', held)} | {np.mean(widths):.1f} |"
             )
+    show("")
+    show("| seeds | documents | noise of seeds | of documents | of both | documents |")
+    show("| --: | --: | --: | --: | --: | --: |")
+    for n, groups, *noise in DOCUMENTS:
+        held = simulate_documents(n, groups, noise, tables, random)
+        show(f"| {n} | {groups} | {' | '.join(map(str, noise))} | {cell_of('documents', held)} |")
     head = f"{tables} simulated tables for each line, at commit {commit()}"
     RESULTS.write_text("\n".join([f"{head}.", "", *lines]) + "\n")
     print("\n".join(failed) or "all within their limits")

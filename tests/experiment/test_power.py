@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lm.experiment.ablation.absolute import two_way_interval
 from lm.experiment.ablation.moderation import (
     Prior,
     Variance,
@@ -89,6 +90,21 @@ def test_a_far_seed_is_called_so_as_often_by_chance_as_the_level_says():
     assert false <= stats.binom.ppf(0.999, tables, 0.05)
     assert far_seeds({0: 0.0, 1: 0.1, 2: -0.1, 3: 0.05, 4: 9.0}, Prior(), 0.05) == (4,)
     assert far_seeds({0: 0.0, 1: 9.0}, Prior(), 0.05) == ()
+
+
+def test_the_interval_of_a_value_counts_seeds_and_documents():
+    random = np.random.default_rng(4)
+    sizes = np.full(50, 100.0)
+    seeds, documents = random.normal(size=(4, 1)), random.normal(size=50)
+    of_seeds, of_documents = sizes * (2 + seeds), sizes * np.tile(2 + documents, (4, 1))
+    low, high = two_way_interval(of_seeds, sizes)
+    half = stats.t.ppf(0.975, 3) * np.std(seeds, ddof=1) / 2
+    assert (low, high) == pytest.approx((2 + seeds.mean() - half, 2 + seeds.mean() + half))
+    low, high = two_way_interval(of_documents, sizes)
+    half = stats.t.ppf(0.975, 49) * np.std(documents, ddof=1) / 50**0.5
+    assert (high - low) / 2 == pytest.approx(half, rel=0.03)
+    low, high = two_way_interval(of_seeds + of_documents, sizes)
+    assert (high - low) ** 2 > (2 * half) ** 2
 
 
 def test_ranks_of_rows_that_share_no_seed_are_unknown():

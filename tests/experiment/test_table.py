@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lm.errors import UserError
+from lm.experiment.ablation.absolute import two_way_interval
 from lm.experiment.ablation.comparison import Table, tabulate
 from lm.experiment.ablation.moderation import Prior, moderate
 from lm.experiment.ablation.power import seeds_needed, smallest_effect
@@ -331,6 +333,21 @@ def test_a_table_says_what_it_could_have_found(finish):
     seeds = seeds_needed(0.01, variance, 1)
     found = f"among 1 comparison, a difference of {effect:.2g} is found with a probability of 80 %"
     assert f"{found}; one of 0.01 needs {seeds} seeds." in notes_of(table)
+
+
+def test_an_absolute_value_has_an_interval_where_sums_by_document_are_kept(finish):
+    points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
+    bits = [(2 + 0.1 * s + 0.01 * np.arange(-2, 3)) * 100 for s in range(3)]
+    for point, own in zip(points, bits, strict=True):
+        sums = {"nats": (own * math.log(2)).tolist(), "bytes": 5 * [100.0]}
+        (point.workdir / "documents.json").write_text(json.dumps(sums))
+    table = tabulate(points)
+    (row,) = table.rows
+    assert row.value_interval == pytest.approx(two_way_interval(np.array(bits), np.full(5, 100.0)))
+    assert "other held-out documents" in notes_of(table)
+    assert f"2.100 ± 0.058 [{row.value_interval[0]:.3f}" in to_markdown(table)
+    (points[0].workdir / "documents.json").unlink()
+    assert tabulate(points).rows[0].value_interval is None
 
 
 def test_a_screen_has_ranks_with_intervals_and_no_verdicts(finish, tmp_path):

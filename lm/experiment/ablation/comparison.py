@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lm.errors import UserError
+from lm.experiment.ablation.absolute import BY_DOCUMENT, value_interval
 from lm.experiment.ablation.notes import notes
 from lm.experiment.ablation.point_result import PointResult, comparable, read_result, refuse
 from lm.experiment.ablation.points import Point
@@ -84,12 +85,17 @@ def tabulate(
             baseline=bases.get(label, ""),
             verdict=verdicts.get(label, "baseline"),
             rank=ranks.get(label),
+            value_interval=_value_interval(groups[label]) if metric == BY_DOCUMENT else None,
         )
         for label in labels
     ]
     missing = tuple(f"{run.name}: {run.problem}" for run in runs if not run.result)
     table = Table(metric, unit(metric), better, first, tuple(rows), (), missing, margin, protocol)
     return dataclasses.replace(table, notes=notes(table, [run for run in runs if run.result]))
+
+
+def _value_interval(group: Sequence[PointResult]) -> tuple[float, float] | None:
+    return value_interval([run.point.workdir for run in group if run.result])
 
 
 def _shared_seeds(group: Sequence[PointResult], base: Sequence[PointResult]) -> set[int]:

@@ -14,8 +14,11 @@ def notes(table: Table, done: Sequence[PointResult]) -> tuple[str, ...]:
 
 
 def _meaning(table: Table) -> list[str]:
+    counted = any(row.value_interval for row in table.rows)
+    documents = " [95 % interval over other seeds and other held-out documents]"
     found = [
-        f"Metric: {table.metric}, {table.better} is better; mean ± standard error over n seeds.",
+        f"Metric: {table.metric}, {table.better} is better; mean ± standard error over n seeds"
+        f"{documents * counted}.",
         f"Difference: row minus {table.baseline} within seeds [95 % Student-t interval].",
     ]
     if table.protocol == "screen":

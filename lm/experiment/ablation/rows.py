@@ -29,6 +29,7 @@ class Row:
     memory: float | None  # bytes of the compiled step on a device, arguments and temporaries
     seconds: float | None  # wall time of a run, median over seeds
     missing: int  # points of this row without a usable result
+    value_interval: tuple[float, float] | None = None  # 95 %, of other seeds and documents
     baseline: str = ""  # the label of the row that this one is compared with; "": it is a baseline
     p_moderated: float = 1.0  # of the moderated t-test, adjusted for all the rows
     p_equivalent: float = 1.0  # of two one-sided tests against the margin, likewise

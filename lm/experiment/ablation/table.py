@@ -77,7 +77,10 @@ def to_markdown(table: Table) -> str:
     change = _format([(r.interval[1] - r.interval[0]) / 4 for r in rows if r.interval], "+")
     columns = {
         "row": [" ".join(r.label.split()).replace("|", r"\|") for r in rows],
-        table.unit: [mean(r.mean) + mean(r.standard_error, " ± {}") for r in rows],
+        table.unit: [
+            mean(r.mean) + mean(r.standard_error, " ± {}") + mean(r.value_interval, " [{}, {}]")
+            for r in rows
+        ],
         "n": [f"{r.n} of {r.n + r.missing}" if r.missing else f"{r.n}" for r in rows],
         "difference [95 %]": [change(r.difference) + change(r.interval, " [{}, {}]") for r in rows],
         "verdict": [r.verdict for r in rows],
