@@ -54,6 +54,76 @@ ENTRY %main (a: bf16[8,4], d: f32[16,8]) -> f32[16,8] {
 }
 """.replace("SHARED", "channel_id=7, replica_groups=[4,4]<=[8,2]T(1,0), dimensions={0}")
 
+# What a TPU's compiler makes of an all-gather during which a loop of 6 rounds is computed.
+EXCHANGE = """HloModule exchange
+
+%start (p: bf16[8,4]) -> BOTH {
+  %p = bf16[8,4] parameter(0)
+  %all-gather.1 = bf16[32,4] all-gather(%p), SHARED
+  ROOT %begun = BOTH custom-call(%all-gather.1), TARGET="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (q: bf16[8,4], r: bf16[32,4], s: f32[16]) -> ROUND {
+  %q = bf16[8,4] parameter(0)
+  %r = bf16[32,4] parameter(1)
+  %s = f32[16] parameter(2)
+  %t = f32[16] negate(%s)
+  %all-gather.2 = bf16[32,4] all-gather(%q), SHARED
+  ROOT %tuple = ROUND tuple(%t, %q, %all-gather.2)
+}
+
+%end (u: bf16[8,4], v: bf16[32,4]) -> bf16[32,4] {
+  %u = bf16[8,4] parameter(0)
+  %v = bf16[32,4] parameter(1)
+  %all-gather.3 = bf16[32,4] all-gather(%u), SHARED
+  ROOT %ended = bf16[32,4] custom-call(%u, %v, %all-gather.3), TARGET="AsyncCollectiveDone"
+}
+
+%body (b: CARRIED) -> CARRIED {
+  %b = CARRIED parameter(0)
+  %i = s32[] get-tuple-element(%b), index=0
+  %x = f32[16] get-tuple-element(%b), index=1
+  %own = bf16[8,4] get-tuple-element(%b), index=2
+  %all = bf16[32,4] get-tuple-element(%b), index=3
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %on = ROUND fusion(%own, %all, %x), kind=kOutput, calls=%async_collective_fusion.1
+  %x2 = f32[16] get-tuple-element(%on), index=0
+  %own2 = bf16[8,4] get-tuple-element(%on), index=1
+  %all2 = bf16[32,4] get-tuple-element(%on), index=2
+  ROOT %out = CARRIED tuple(%next, %x2, %own2, %all2)
+}
+
+%condition (c: CARRIED) -> pred[] {
+  %c = CARRIED parameter(0)
+  %j = s32[] get-tuple-element(%c), index=0
+  %limit = s32[] constant(6)
+  ROOT %less = pred[] compare(%j, %limit), direction=LT
+}
+
+ENTRY %main (a: bf16[8,4], d: f32[16]) -> bf16[32,4] {
+  %a = bf16[8,4] parameter(0)
+  %d = f32[16] parameter(1)
+  %first = BOTH fusion(%a), kind=kCustom, calls=%start
+  %own0 = bf16[8,4] get-tuple-element(%first), index=0
+  %all0 = bf16[32,4] get-tuple-element(%first), index=1
+  %zero = s32[] constant(0)
+  %begin = CARRIED tuple(%zero, %d, %own0, %all0)
+  %loop = CARRIED while(%begin), condition=%condition, body=%body
+  %own1 = bf16[8,4] get-tuple-element(%loop), index=2
+  %all1 = bf16[32,4] get-tuple-element(%loop), index=3
+  ROOT %result = bf16[32,4] fusion(%own1, %all1), kind=kCustom, calls=%end
+}
+"""
+for _short, _whole in {
+    "SHARED": "channel_id=7, replica_groups=[4,4]<=[8,2]T(1,0), dimensions={0}",
+    "TARGET": "custom_call_target",
+    "CARRIED": "(s32[], f32[16], bf16[8,4], bf16[32,4])",
+    "ROUND": "(f32[16], bf16[8,4], bf16[32,4])",
+    "BOTH": "(bf16[8,4], bf16[32,4])",
+}.items():
+    EXCHANGE = EXCHANGE.replace(_short, _whole)
+
 
 def test_a_loop_runs_as_often_as_its_counter_takes_to_its_limit():
     module = read_module(PROGRAM)
@@ -79,6 +149,15 @@ def test_what_fusions_share_by_a_channel_is_one_collective():
     (found,) = collectives(read_module(PROGRAM), MESH)
     assert (found.kind, found.axes, found.runs) == ("all-gather", ("fsdp",), 1)
     assert found.bytes == 32 * 4 * 2 and found.sent == found.bytes * 3 / 4
+
+
+def test_an_exchange_that_goes_on_in_a_loop_counts_where_it_starts():
+    module = read_module(EXCHANGE)
+    (found,) = collectives(module, MESH)
+    assert module.runs["async_collective_fusion.1"] == 6 and found.runs == 1
+    # The exchange reads 8 x 4 numbers and writes 32 x 4; each round of the loop has 16 of its own,
+    # and its counter is read and written, and compared.
+    assert memory_bytes(module) == (8 * 4 + 32 * 4) * 2 + 6 * (2 * 16 * 4 + 2 * 4 + 4 + 2 * 4 + 1)
 
 
 @pytest.mark.parametrize(

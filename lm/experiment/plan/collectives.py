@@ -45,7 +45,8 @@ class Collective(NamedTuple):
 def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
     """The collectives of a program on a mesh of these axes and sizes, most bytes first.
 
-    What a compiler splits over several fusions by one channel, to compute meanwhile, is one.
+    What a compiler splits over several fusions by one channel, to compute meanwhile, is one: a loop
+    that is computed meanwhile runs more often than what starts and ends the exchange.
     """
     single: dict[object, tuple[int, Collective]] = {}
     fused = module.fused
@@ -56,7 +57,7 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
         key = (computation.name, instruction.name)
         if channel and computation.name in fused:
             key = (kind, channel[1])
-        if key not in single or single[key][0] < runs:
+        if key not in single or runs < single[key][0]:
             single[key] = runs, _collective(computation, instruction, kind, mesh)
     sums: dict[tuple[str, tuple[str, ...]], Collective] = {}
     for runs, each in single.values():

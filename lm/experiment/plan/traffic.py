@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lm.experiment.plan.collectives import KINDS
 from lm.experiment.plan.hlo import Computation, Instruction, Module
 
 # Instructions that move nothing; the end of what runs meanwhile is counted at its start.
@@ -41,7 +42,8 @@ def opaque_kernels(module: Module) -> int:
 
 def memory_bytes(module: Module) -> float:
     """Bytes that a device reads of its main memory and writes to it: operands and results of every
-    instruction, a fusion being one, without what stays in on-chip memory.
+    instruction, a fusion being one, without what stays in on-chip memory. An exchange that other
+    fusions carry on moves bytes where it starts.
     """
     inside = module.fused
     return sum(
@@ -57,6 +59,8 @@ def _moved(module: Module, computation: Computation, instruction: Instruction) -
     fused = None
     if instruction.opcode == "fusion":
         fused = module.computations[instruction.called[0]]
+        if "AsyncCollectiveDone" in fused.instructions[fused.root].attributes:
+            return 0
     whole = sum(array.bytes for array in instruction.arrays if array.in_memory)
     read = 0
     for place, name in enumerate(instruction.operands):
@@ -89,6 +93,8 @@ def _used(fused: Computation, place: int) -> int:
     users = [i for i in fused.instructions.values() if name in i.operands]
     total = 0
     for user in users:
+        if _goes_on(user, fused):
+            continue
         if user.opcode in ("dynamic-slice", "gather", "slice") and user.operands[0] == name:
             total += sum(array.bytes for array in user.arrays)
         elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
@@ -96,10 +102,22 @@ def _used(fused: Computation, place: int) -> int:
     return total
 
 
+def _goes_on(instruction: Instruction, fused: Computation) -> bool:
+    """Whether an instruction of a fusion only carries on an exchange, or hands on what it needs."""
+    carries = fused.name.startswith("async_collective_fusion")
+    handed_on = instruction.opcode == "parameter" or instruction.name == fused.root
+    return carries and (handed_on or instruction.opcode in KINDS)
+
+
 def _written(root: Instruction, computation: Computation) -> int:
     """Bytes that an instruction writes: of an update in place, those of the update."""
     if root.opcode == "tuple":
-        return sum(_written(computation.instructions[each], computation) for each in root.operands)
+        results = [computation.instructions[each] for each in root.operands]
+        return sum(
+            _written(each, computation) for each in results if not _goes_on(each, computation)
+        )
+    if "AsyncCollectiveStart" in root.attributes:
+        return _in_memory(computation.instructions[root.operands[0]])
     if root.opcode == "dynamic-update-slice":
         return sum(array.bytes for array in computation.instructions[root.operands[1]].arrays)
     return sum(array.bytes for array in root.arrays)
