@@ -10,6 +10,8 @@
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    train all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    train them and compare them in a table
+  python run.py table    --workdir=DIR --format=md,latex      compare what is there; train nothing
+  python run.py compare  DIR1 DIR2 ...                        rows of several workdirs in one table
   python run.py plan     --config=FILE[:ARG] --on=v5e-16      memory and time on a slice, without it
   python run.py status   --workdir=DIR                        finished, running, failed, missing
   python run.py launch   --config=FILE[:ARG] --workdir=DIR --on=v5e-16 --with=sky    on a cluster
@@ -126,21 +128,32 @@ def sweep() -> int:
 
 
 def table() -> int:
-    """Trains the points that are not finished, prints their table, and writes table.md, table.csv
-    and table.png.
+    """Prints the table of an ablation and writes it as --format says. With --config, trains the
+    points that are not finished before; without, reads the folder of an ablation or a run.
     """
-    from lm.experiment.ablation import report_tables
+    from lm.experiment.ablation import read_ablation, report_tables
 
+    view = flags.view()
+    if flags.CONFIG.value is None:
+        print(report_tables(read_ablation(flags.workdir()), view, flags.workdir()))
+        return 0
     status = flags.train_by_workers(_SWEEP) if flags.JOBS.value > 1 else 0
     if status > 1:
         return status
     trained = flags.train_ablation(trained=flags.JOBS.value > 1)
-    print(
-        report_tables(
-            trained.points, trained.config, trained.metrics, trained.folder, trained.notes
-        )
-    )
+    print(report_tables(trained.ablated, view, trained.folder))
     return 1 if trained.failed else status
+
+
+def compare(*workdirs: str) -> int:
+    """Prints a table of the rows of several workdirs, of ablations or single runs, and writes it
+    to the folder --output.
+    """
+    from lm.experiment.ablation import join_ablations, report_tables
+
+    folders = [folder for name in workdirs if (folder := flags.folder(name))]
+    print(report_tables(join_ablations(folders), flags.view(), flags.folder(flags.OUTPUT.value)))
+    return 0
 
 
 def plan() -> int:
@@ -255,7 +268,8 @@ COMMANDS = {
     ),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "sweep": Command(sweep, _SWEEP + _HOSTS),
-    "table": Command(table, _SWEEP + _HOSTS),
+    "table": Command(table, _SWEEP + "baseline rows format " + _HOSTS),
+    "compare": Command(compare, "baseline rows format output", words=True),
     "plan": Command(plan, _ABLATION + "on mesh"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(

@@ -12,7 +12,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 # Lines that set up an environment or check the project; .ci/run has them.
 SETUP = ("python3 -m venv", ".venv/bin/", "pip install", "bash .ci/run", "mkdocs ", "jupyter ")
-SMALL = ("gallery", "launch", "reproduce", "status")  # commands that take no time as they are
+# Commands that take no time as they are.
+SMALL = ("compare", "gallery", "launch", "reproduce", "status")
 TWO_ROWS = """
 
 every = sweep
@@ -101,6 +102,8 @@ def smaller(arguments, corpus, cache):
         return [*arguments]
     given = {a.partition("=")[0].removeprefix("--config.") for a in arguments}
     text = " ".join(arguments)
+    if arguments[0] == "table" and "--config=" not in text:
+        return [*arguments]
     if "--config=" not in text:
         return [*arguments, f"--cache_dir={cache}"]
     if "continual.sources" in given:

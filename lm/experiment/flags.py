@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from etils import epath
 
     from lm.checkpoints.restored import Restored
-    from lm.experiment.ablation import Ablation, Variation
+    from lm.experiment.ablation import Ablation, Variation, View
+    from lm.experiment.point_list import Source
     from lm.experiment.protocol.stages import Trained
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment: FILE[:ARG]")
@@ -61,6 +62,13 @@ DRAW = flags.DEFINE_multi_string(
     "draw", [], "KEY=LOW:HIGH, KEY=log:LOW:HIGH or KEY={A,B}: values to draw; may be repeated"
 )
 TRIALS = flags.DEFINE_integer("trials", None, "number of draws", 1)
+BASELINE = flags.DEFINE_string(
+    "baseline", None, "label of the row that others are compared with; default: the first"
+)
+ROWS = flags.DEFINE_multi_string(
+    "rows", [], "pattern of labels of rows to show, such as *max*; may be repeated"
+)
+FORMAT = flags.DEFINE_list("format", "md,csv,png", "of a table: md, csv, png, latex")
 ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 MESH = flags.DEFINE_enum(
     "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
@@ -97,6 +105,11 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first o
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "N; default: as the cluster says", 1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this one, from 0 to N - 1", 0)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
+
+
+# What does not choose the points of an ablation, and changes no config of theirs.
+_INCIDENTAL = ("config", "workdir", "share", "retry", "jobs", "executor", "print_config")
+_INCIDENTAL += ("baseline", "rows", "format", "coordinator", "num_processes", "process_id")
 
 
 def defined() -> list[Any]:
@@ -177,7 +190,7 @@ def train_ablation(trained: bool = False) -> "Trained":
 
     how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value)
     train = failed_points if trained else None
-    return train_ablation(*load_ablation(), workdir(), how, train)
+    return train_ablation(*load_ablation(), workdir(), how, train, source())
 
 
 def train_by_workers(names: str) -> int:
@@ -189,6 +202,24 @@ def train_by_workers(names: str) -> int:
 
     make_points(*load_ablation(), workdir())  # checks the config of every point
     return train_by_workers(JOBS.value, given(names))
+
+
+def source() -> "Source":
+    """The config file, and the flags that choose points or change their configs, as they would be
+    given again.
+    """
+    from lm.experiment.point_list import Source
+
+    own = " ".join(flag.name for flag in defined() if flag.name not in _INCIDENTAL)
+    found = [x for x in given(own) if not x.lstrip("-").startswith("config=")]
+    return Source(CONFIG_FLAG.config_filename, tuple(found))
+
+
+def view() -> "View":
+    """What --baseline, --rows and --format show of an ablation."""
+    from lm.experiment.ablation import View
+
+    return View(BASELINE.value, tuple(ROWS.value), tuple(FORMAT.value))
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

@@ -7,7 +7,10 @@ from etils import epath
 
 from lm.experiment.ablation import plot
 from lm.experiment.ablation.comparison import tabulate
-from lm.experiment.ablation.table import make_tables, to_markdown, write_tables
+from lm.experiment.ablation.output import View, make_tables, write_tables
+from lm.experiment.ablation.recorded import Ablated
+from lm.experiment.ablation.table import to_markdown
+from lm.experiment.point_list import Source
 from tests.ablation_points import start
 
 
@@ -18,15 +21,19 @@ def size_of(path: epath.Path) -> tuple[int, int]:
 
 
 def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
-    finish, tmp_path, monkeypatch
+    finish, tmp_path, monkeypatch, small_config
 ):
-    table = tabulate([finish("softmax", 0, 2.0), finish("x", 0, 1.9)])
-    write_tables([table], tmp_path / "out")
+    points = [finish("softmax", 0, 2.0), finish("x", 0, 1.9)]
+    table, ablated = tabulate(points), Ablated(points, Source(), small_config)
+    formats = ("md", "csv", "png")
+    assert write_tables(ablated, [table], formats, tmp_path / "out") == [
+        *("table.md", "table.csv", "table.png")
+    ]
     folder = epath.Path(tmp_path / "out")
     names = ["table.csv", "table.md", "table.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert (folder / "table.md").read_text() == to_markdown(table)
-    write_tables([table, table], tmp_path / "both")
+    write_tables(ablated, [table, table], formats, tmp_path / "both")
     both = (tmp_path / "both" / "table.md").read_text()
     assert both == f"{to_markdown(table)}\n{to_markdown(table)}"
     size = size_of(folder / "table.png")
@@ -37,7 +44,7 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
 
     monkeypatch.setattr(plot, "draw", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_tables([table], folder)
+        write_tables(ablated, [table], formats, folder)
     assert sorted(path.name for path in folder.iterdir()) == names
     assert size_of(folder / "table.png") == size
 
@@ -45,7 +52,7 @@ def test_write_leaves_three_whole_files_and_a_failure_leaves_the_old_ones(
 def test_a_table_is_made_beside_a_point_whose_result_is_torn(finish, small_config):
     torn, whole = finish("softmax", 0, 2.0), finish("x", 0, 1.9)
     (torn.workdir / "result.json").write_text('{"eval/')
-    (table,) = make_tables([torn, whole], small_config, [None])
+    (table,) = make_tables(Ablated([torn, whole], Source(), small_config), View())
     assert [row.n for row in table.rows] == [0, 1]
 
 

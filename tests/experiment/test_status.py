@@ -7,13 +7,14 @@ import sys
 import time
 
 import pytest
+from etils import epath
 
 from lm.errors import UserError
 from lm.experiment.ablation import sweep as sweep_module
 from lm.experiment.ablation.points import Ablation, make_points
 from lm.experiment.ablation.sweep import train_points
 from lm.experiment.claim import STALE
-from lm.experiment.point_list import record_points
+from lm.experiment.point_list import ListedPoint, record_points
 from lm.experiment.status import describe_status, reason_of, run_statuses
 from lm.experiment.train import train
 from tests.claims import held_elsewhere, write_claim
@@ -54,7 +55,8 @@ def test_every_run_of_an_ablation_has_a_line_with_its_state(tmp_path):
     begin(folder / "busy")
     write_claim(folder / "busy", machine="other", host="node7", pid=42)
     (folder / "launch").mkdir()
-    record_points(folder, ["done", "never", "stopped", "begun", "broken"])
+    names = ("done", "never", "stopped", "begun", "broken")
+    record_points(folder, [ListedPoint(name, 0, epath.Path(folder / name)) for name in names])
     header, *lines = describe_status(folder)
     assert header.endswith("6 runs: 1 finished, 1 running, 2 interrupted, 1 failed, 1 missing")
     assert [line.split()[0] for line in lines] == [

@@ -13,9 +13,11 @@ from lm.config import override, to_dict
 from lm.errors import UserError
 from lm.experiment.ablation import sweep as sweep_module
 from lm.experiment.ablation.comparison import tabulate
+from lm.experiment.ablation.output import View, report_tables
 from lm.experiment.ablation.points import Ablation, make_points, row_label
+from lm.experiment.ablation.recorded import read_ablation
 from lm.experiment.ablation.sweep import train_points
-from lm.experiment.ablation.table import to_markdown, write_tables
+from lm.experiment.ablation.table import to_markdown
 from lm.experiment.claim import Held, claim
 from tests.claims import held_elsewhere
 
@@ -39,9 +41,9 @@ def test_a_second_sweep_trains_nothing_and_a_lost_point_is_retrained_to_the_same
     found = make_points(ablation, Ablation(ROWS, (0, 1)), tmp_path)
     assert train_points(found) == []
     before = results(found)
-    write_tables([tabulate(found)], tmp_path)
+    printed = report_tables(read_ablation(tmp_path), View(), tmp_path)
     assert {"table.md", "table.csv", "table.png"} <= {path.name for path in tmp_path.iterdir()}
-    assert "weighting=sparsemax" in to_markdown(tabulate(found))
+    assert to_markdown(tabulate(found)) in printed
 
     trained = []
     original = sweep_module.run_experiment

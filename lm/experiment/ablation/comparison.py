@@ -14,16 +14,16 @@ from lm.errors import UserError
 from lm.experiment.ablation.absolute import BY_DOCUMENT, value_interval
 from lm.experiment.ablation.notes import notes
 from lm.experiment.ablation.point_result import PointResult, comparable, read_result, refuse
-from lm.experiment.ablation.points import Point
 from lm.experiment.ablation.ranks import rank_rows
 from lm.experiment.ablation.row_tests import RowTest, compare_rows
 from lm.experiment.ablation.rows import Row, Table
 from lm.experiment.ablation.significance import LEVEL, verdict
+from lm.experiment.point_list import Planned
 from lm.experiment.primary_metric import unit
 
 
 def tabulate(
-    points: Sequence[Point],
+    points: Sequence[Planned],
     *,
     metric: str = "eval/bits_per_byte",
     baseline: str | None = None,
@@ -133,8 +133,7 @@ def _row(
         known = [run.result[key] for run in done if run.result.get(key) is not None]
         return (known[0] if len(set(known)) == 1 else statistics.median(known)) if known else None
 
-    costs = ("parameters", "trained_parameters", "flops_per_token")
-    costs += ("tokens_per_second", "memory", "seconds")
+    costs = ("parameters", "trained_parameters", "flops_per_token", "memory", "seconds")
     return Row(
         label=group[0].point.row,
         n=n,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lm.errors import UserError
-from lm.experiment.ablation.points import Point
+from lm.experiment.point_list import Planned
 from lm.training.metric_writer import with_nan
 
 # Runs are compared only where these are equal: tokens seen where they are known of all runs, and
@@ -28,7 +28,7 @@ class PointResult(NamedTuple):
       problem: why it is not usable.
     """
 
-    point: Point
+    point: Planned
     result: dict[str, Any]
     problem: str = ""
 
@@ -43,7 +43,7 @@ class PointResult(NamedTuple):
         return self.problem.startswith("failed")
 
 
-def read_result(point: Point, metric: str) -> PointResult:
+def read_result(point: Planned, metric: str) -> PointResult:
     """The result of a point, which is usable if it has a finite metric."""
     failure = point.workdir / "error.txt"
     if not (path := point.workdir / "result.json").exists():

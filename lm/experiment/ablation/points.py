@@ -1,6 +1,7 @@
 """Reads an ablation from its config file and makes its points: rows x seeds, and folders."""
 
 import dataclasses
+import inspect
 import itertools
 import re
 import types
@@ -44,6 +45,7 @@ class Ablation:
       tuning: what is tuned for each row; None: nothing.
       screen_seeds: the seeds of a screening; none is one of `seeds`.
       settings: what each row sets besides, which its label does not show; (): nothing.
+      description: the docstring of the file.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -52,6 +54,7 @@ class Ablation:
     tuning: Tuning | None = None
     screen_seeds: Sequence[int] = (20_000, 20_001, 20_002)
     settings: Sequence[Mapping[str, Any]] = ()
+    description: str = ""
 
     @property
     def labels(self) -> list[str]:
@@ -132,7 +135,13 @@ def load_ablation(
             where = "--seeds" if key == "seed" else where
             raise UserError(f"--config.{key} is what the ablation varies; change {where}")
     seeds = _seeds(module, path, variation.seeds)
-    found = Ablation(rows, seeds, (metric, *also), _tuning(module, path))
+    found = Ablation(
+        rows,
+        seeds,
+        (metric, *also),
+        _tuning(module, path),
+        description=inspect.cleandoc(module.__doc__ or ""),
+    )
     if hasattr(module, "SCREEN_SEEDS"):
         screen_seeds = _integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
         found = dataclasses.replace(found, screen_seeds=screen_seeds)

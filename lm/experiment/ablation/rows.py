@@ -25,9 +25,8 @@ class Row:
     parameters: int | None
     trained_parameters: int | None
     flops_per_token: float | None
-    tokens_per_second: float | None  # median over seeds
     memory: float | None  # bytes of the compiled step on a device, arguments and temporaries
-    seconds: float | None  # wall time of a run, median over seeds
+    seconds: float | None  # wall time of a run, median over seeds; of whatever machine it had
     missing: int  # points of this row without a usable result
     value_interval: tuple[float, float] | None = None  # 95 %, of other seeds and documents
     baseline: str = ""  # the label of the row that this one is compared with; "": it is a baseline

@@ -18,14 +18,16 @@ from lm.experiment.ablation.folders import trained_otherwise
 from lm.experiment.ablation.points import Point
 from lm.experiment.claim import POLL, Held, check_exclusive, holder
 from lm.experiment.continual.run_experiment import run_experiment
-from lm.experiment.point_list import record_points
+from lm.experiment.point_list import Source, record_points
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.run_dir import held, open_workdir
 from lm.training.build_model import check_devices
 from lm.training.prepare import prepare_corpus
 
 
-def train_points(points: Sequence[Point], share: bool = False, retry: bool = False) -> list[Point]:
+def train_points(
+    points: Sequence[Point], share: bool = False, retry: bool = False, source: Source | None = None
+) -> list[Point]:
     """Trains every point that is not finished; a point that fails does not stop the others.
 
     Args:
@@ -33,6 +35,7 @@ def train_points(points: Sequence[Point], share: bool = False, retry: bool = Fal
       share: work together with all other sweeps that share this folder, on any machine: each takes
         points that nobody holds, and waits for those of the others, in case one of them stops.
       retry: train points again that failed before; else they stay failed.
+      source: where the points come from, for the list of them that the folder keeps.
 
     Returns:
       The points that failed, now or before, with the traceback in error.txt of their folder.
@@ -48,12 +51,12 @@ def train_points(points: Sequence[Point], share: bool = False, retry: bool = Fal
     if share:
         from_main(lambda: _check_shared(folder))
         sweep = _Sweep(points, retry)
-        from_main(lambda: _record(points))
+        from_main(lambda: _record(points, source))
         return sweep.share()
     with held(folder):
         from_main(lambda: _check_free(points))
         sweep = _Sweep(points, retry)
-        from_main(lambda: _record(points))
+        from_main(lambda: _record(points, source))
         for point in points:
             sweep.train(point)
         return sweep.failed
@@ -64,11 +67,11 @@ def failed_points(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if _report(point)]
 
 
-def _record(points: Sequence[Point]) -> None:
-    """Writes which points there are, for `run.py status`."""
+def _record(points: Sequence[Point], source: Source | None) -> None:
+    """Writes which points there are, for `run.py status` and for tables."""
     folder = points[0].workdir.parent
     make_folder(folder)
-    record_points(folder, [point.workdir.name for point in points])
+    record_points(folder, points, source)
 
 
 class _Sweep:

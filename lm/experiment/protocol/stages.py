@@ -16,7 +16,9 @@ from lm.devices.hosts import from_main
 from lm.errors import UserError, counted
 from lm.experiment.ablation.folders import find_folders
 from lm.experiment.ablation.points import Ablation, Point, make_points
+from lm.experiment.ablation.recorded import Ablated
 from lm.experiment.ablation.sweep import train_points
+from lm.experiment.point_list import Source
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.protocol.match import describe_match, match_rows
 from lm.experiment.protocol.tune import check_tuning, describe, tune
@@ -47,16 +49,11 @@ class How:
 
 
 class Trained(NamedTuple):
-    """What was trained: points, those of them that failed, and what their table needs: the config
-    around which rows vary, the metrics, the folder, further notes.
-    """
+    """What was trained: the ablation, its points that failed, and the folder of its table."""
 
-    points: list[Point]
+    ablated: Ablated
     failed: list[Point]
-    config: Config
-    metrics: Sequence[str | None]
     folder: epath.Path
-    notes: list[str]
 
 
 def train_ablation(
@@ -65,6 +62,7 @@ def train_ablation(
     workdir: epath.Path,
     how: How,
     train: Callable[[Sequence[Point]], list[Point]] | None = None,
+    source: Source | None = None,
 ) -> Trained:
     """Trains what is not finished of an ablation.
 
@@ -72,12 +70,13 @@ def train_ablation(
       config, ablation, workdir: around which config, what varies, in which folder.
       how: the protocol.
       train: trains points and returns those that failed; None: `train_points`.
+      source: which file and flags the ablation is of.
 
     Raises:
       UserError: where the config, a row or the protocol is impossible, or confirmed rows were not
         screened.
     """
-    train = train or functools.partial(train_points, share=how.share, retry=how.retry)
+    own = functools.partial(train_points, share=how.share, retry=how.retry)
     check_protocol(ablation, how)
     make_points(config, ablation, workdir)  # checks every row before any is trained
     notes = []
@@ -86,7 +85,7 @@ def train_ablation(
         notes.append(describe_match(matches, how.match))
         ablation = ablation.with_settings([each.settings for each in matches])
     if ablation.tuning is not None:
-        choices = tune(config, ablation, ablation.tuning, workdir, train)
+        choices = tune(config, ablation, ablation.tuning, workdir, train or own)
         notes += describe(choices, ablation.tuning)
         ablation = ablation.with_settings([each.settings for each in choices])
     folder = workdir
@@ -100,7 +99,15 @@ def train_ablation(
             f"({', '.join(map(str, ablation.screen_seeds))}), and baselines."
         )
     points = find_folders(make_points(config, ablation, folder))
-    return Trained(points, train(points), config, ablation.metrics, folder, notes)
+    source = dataclasses.replace(
+        source or Source(),
+        metrics=tuple(ablation.metrics),
+        description=ablation.description,
+        protocol="screen" if how.protocol == "screen" else "confirm",
+        notes=tuple(notes),
+    )
+    failed = train(points) if train else own(points, source=source)
+    return Trained(Ablated(points, source, config), failed, folder)
 
 
 def check_protocol(ablation: Ablation, how: How) -> None:
