@@ -18,4 +18,4 @@ ROW = {
 def measure(seed: int, folder: epath.Path) -> dict[str, float]:
     """F1 of whole entities on the development set, in percent."""
     (run,) = train_rows(finetune.get_config("conll2003"), [ROW], seed, folder)
-    return {"f1": 100 * run.result["eval/f1"]}
+    return {"f1": 100 * run.result["eval/entity_f1"]}

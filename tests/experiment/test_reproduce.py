@@ -3,11 +3,14 @@ published.
 """
 
 import ast
+import importlib
 import json
 
 import pytest
 from etils import epath
 
+from configs import finetune
+from lm.config import override
 from lm.errors import UserError
 from lm.experiment.reproduce import expected as expected_module
 from lm.experiment.reproduce import list_expected, reproduce_named
@@ -15,6 +18,7 @@ from lm.experiment.reproduce.deviation import deviation
 from lm.experiment.reproduce.expected import EXPERIMENTS, Quantity, all_expected, read_expected
 from lm.experiment.reproduce.measure import read_seed
 
+NETWORK = {"bert_mrpc": "mrpc", "lora_mrpc": "mrpc", "bert_conll2003": "conll2003"}
 CLAIM = {
     "title": "Seeds are counted.",
     "source": {"paper": "Nobody 2020", "arxiv": "2000.00001", "place": "Table 1"},
@@ -58,6 +62,13 @@ def test_every_published_result_has_a_recipe_with_seeds_and_a_measure():
         functions = {x.name for x in body if isinstance(x, ast.FunctionDef)}
         assert "SEEDS" in names and "measure" in functions, each.name
         assert each.differs and each.title.endswith("."), each.name
+
+
+@pytest.mark.parametrize("name, task", NETWORK.items())
+def test_a_recipe_that_needs_a_network_sets_keys_that_exist(name, task):
+    module = importlib.import_module(f"experiments.recipes.{name}")
+    config = override(finetune.get_config(task), module.ROW)
+    assert config.init_from.startswith("hf:") and config.data.source.startswith("tfds:")
 
 
 @pytest.mark.parametrize(
