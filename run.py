@@ -195,7 +195,7 @@ def launch() -> int:
         raise UserError("launch needs --config=FILE[:ARG], --workdir=DIR and --on=SLICE")
     request = Request(
         engine=flags.WITH.value,
-        arguments=flags.given("seeds vary draw trials"),
+        arguments=flags.given(_ABLATION + _STAGES),
         config=flags.CONFIG_FLAG.config_filename,
         workdir=str(flags.workdir()),
         on=flags.ON.value,
@@ -255,7 +255,8 @@ _HOSTS = "coordinator num_processes process_id "
 _RUN = "config workdir cache_dir step print_config "
 _ASK = _RUN + _HOSTS
 _ABLATION = "config seeds vary draw trials print_config "
-_SWEEP = _ABLATION + "workdir protocol shortlist match share retry jobs "
+_STAGES = "tune protocol shortlist match "
+_SWEEP = _ABLATION + _STAGES + "workdir share retry jobs "
 COMMANDS = {
     "train": Command(train, "config workdir share print_config " + _HOSTS),
     "eval": Command(evaluate, _ASK + "data text stride output"),
@@ -274,7 +275,7 @@ COMMANDS = {
     "status": Command(status, "workdir", computes=False),
     "launch": Command(
         launch,
-        _ABLATION + "workdir with on workers spot command image output dry_run",
+        _ABLATION + _STAGES + "workdir with on workers spot command image output dry_run",
         computes=False,
     ),
     "reproduce": Command(reproduce, "workdir seeds", words=True),

@@ -62,6 +62,9 @@ DRAW = flags.DEFINE_multi_string(
     "draw", [], "KEY=LOW:HIGH, KEY=log:LOW:HIGH or KEY={A,B}: values to draw; may be repeated"
 )
 TRIALS = flags.DEFINE_integer("trials", None, "number of draws", 1)
+TUNE = flags.DEFINE_multi_string(
+    "tune", [], "KEY=A,B: values to try for each row before the table; may be repeated"
+)
 BASELINE = flags.DEFINE_string(
     "baseline", None, "label of the row that others are compared with; default: the first"
 )
@@ -167,7 +170,7 @@ def variation() -> "Variation":
     """What the command line makes of the config file's ablation."""
     from lm.experiment.ablation import Variation
 
-    return Variation(VARY.value, DRAW.value, TRIALS.value, SEEDS.value)
+    return Variation(VARY.value, DRAW.value, TRIALS.value, SEEDS.value, TUNE.value)
 
 
 def load_ablation() -> "tuple[Config, Ablation]":

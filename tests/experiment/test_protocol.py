@@ -8,7 +8,9 @@ import pytest
 from configs import default
 from lm.config import override
 from lm.errors import UserError
-from lm.experiment.ablation.points import Ablation, Tuning, make_points
+from lm.experiment.ablation.points import Ablation, load_ablation, make_points
+from lm.experiment.ablation.tuning import Tuning
+from lm.experiment.ablation.variation import Variation
 from lm.experiment.protocol import stages
 from lm.experiment.protocol.match import describe_match, match_rows
 from lm.experiment.protocol.stages import How, train_ablation
@@ -40,7 +42,7 @@ def trained(monkeypatch):
     """Points that were "trained": their results are a function of their configs."""
     found = []
 
-    def train(points, share=False, retry=False):
+    def train(points, **_):
         for point in points:
             if (point.workdir / "result.json").exists():
                 continue
@@ -71,11 +73,11 @@ def test_every_row_is_tuned_by_the_same_trials_on_seeds_that_are_not_the_tables(
         (k, rate, seed) for k in ("sigmoid", "softmax") for rate in RATES for seed in (50, 51)
     ]
     assert tried == expected
-    assert {(p.row, p.config.optimizer.learning_rate) for p in found.points} == {
+    assert {(p.row, p.config.optimizer.learning_rate) for p in found.ablated.points} == {
         ("weighting=softmax", 2e-3),
         ("weighting=sigmoid", 4e-3),
     }
-    assert found.notes == [
+    assert [*found.ablated.source.notes] == [
         f"Tuned: {RATE} in 0.001, 0.002, 0.004; 3 trials for each row with seed 50, 51. Chosen: "
         "weighting=softmax: learning_rate=0.002; weighting=sigmoid: learning_rate=0.004.",
         "WARNING: at the edge of the grid, beyond which other values may be better: "
@@ -85,6 +87,13 @@ def test_every_row_is_tuned_by_the_same_trials_on_seeds_that_are_not_the_tables(
     before = len(trained[0])
     train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
     assert len(trained[0]) == before
+
+
+def test_the_command_line_tunes_what_a_file_does_not(tmp_path):
+    found = load_ablation("configs/clm.py", "tiny", Variation(tune=(f"{RATE}=1e-3,2e-3",), seeds=2))
+    assert found.tuning == Tuning({RATE: [1e-3, 2e-3]})
+    with pytest.raises(UserError, match=r"--tune=model\.d_model=x: x must be a whole number"):
+        load_ablation("configs/clm.py", "tiny", Variation(tune=("model.d_model=x",), seeds=2))
 
 
 def test_halving_goes_on_with_the_better_half_of_each_row(config, trained, tmp_path):
@@ -137,14 +146,17 @@ def test_the_best_of_a_screening_are_confirmed_with_fresh_seeds(config, trained,
         train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1))
     screened = train_ablation(config, ablation, tmp_path, How("screen"))
     assert screened.folder == tmp_path / "screen"
-    assert {point.seed for point in screened.points} == {70, 71}
+    assert {point.seed for point in screened.ablated.points} == {70, 71}
     found = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1))
-    assert len(found.points) == 2 * 10
-    assert {p.config.optimizer.learning_rate for p in found.points} == {
+    assert len(found.ablated.points) == 2 * 10
+    assert {p.config.optimizer.learning_rate for p in found.ablated.points} == {
         config.optimizer.learning_rate,
         3e-3,
     }
-    assert "Confirmed: the 1 best row of a screening with other seeds (70, 71)" in found.notes[0]
+    assert (
+        "Confirmed: the 1 best row of a screening with other seeds (70, 71)"
+        in found.ablated.source.notes[0]
+    )
     with pytest.raises(UserError, match="confirm trains at least 10 seeds, and there are 2"):
         train_ablation(config, Ablation(rows, (0, 1)), tmp_path, How("confirm"))
     with pytest.raises(UserError, match="SCREEN_SEEDS has 1, which is a seed of the table"):

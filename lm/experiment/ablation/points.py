@@ -14,24 +14,9 @@ from lm.checkpoints.identity import content_hash
 from lm.checkpoints.resolve import resolve_init
 from lm.config import Config, load, override, reading
 from lm.errors import UserError
+from lm.experiment.ablation.tuning import Tuning, integers, read_tuning
 from lm.experiment.ablation.variation import UNVARIED, Variation
 from lm.experiment.validate import check
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """What is tuned for each row before the table is trained; see `lm.experiment.protocol.tune`.
-
-    Attributes:
-      values: those to try for each dotted key.
-      seeds: of the trials; none is a seed of the table.
-      halving: of k trials the better half goes on in each round, until one is left; the last
-        round, of two, trains half of the steps, each round before it half of the next one's.
-    """
-
-    values: Mapping[str, Sequence[Any]]
-    seeds: Sequence[int] = (10_000,)
-    halving: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +124,11 @@ def load_ablation(
         rows,
         seeds,
         (metric, *also),
-        _tuning(module, path),
+        variation.tuning(read_tuning(module, path)),
         description=inspect.cleandoc(module.__doc__ or ""),
     )
     if hasattr(module, "SCREEN_SEEDS"):
-        screen_seeds = _integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
+        screen_seeds = integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
         found = dataclasses.replace(found, screen_seeds=screen_seeds)
     return found
 
@@ -169,32 +154,10 @@ def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[
 def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[int]:
     if not hasattr(module, "SEEDS"):
         return range(first or 1)
-    seeds = _integers("SEEDS", module.SEEDS, path)
+    seeds = integers("SEEDS", module.SEEDS, path)
     if (first or 0) > len(seeds):
         raise UserError(f"--seeds={first} is more than the SEEDS of {path}: {seeds}")
     return seeds[:first]
-
-
-def _integers(name: str, value: object, path: str) -> Sequence[int]:
-    whole = isinstance(value, list | tuple | range)
-    if not (whole and all(isinstance(each, int) and not isinstance(each, bool) for each in value)):
-        raise UserError(f"{path}: {name} = {value!r} is not a list of integers; use (0, 1, 2)")
-    return value
-
-
-def _tuning(module: types.ModuleType, path: str) -> Tuning | None:
-    values = getattr(module, "TUNE", None)
-    if values is None:
-        return None
-    if not isinstance(values, Mapping) or not all(
-        isinstance(each, list | tuple) and each for each in values.values()
-    ):
-        raise UserError(
-            f"{path}: TUNE = {values!r} is not a dictionary from dotted keys to lists of values; "
-            "use {'optimizer.learning_rate': (1e-3, 2e-3, 4e-3)}"
-        )
-    seeds = _integers("TUNE_SEEDS", getattr(module, "TUNE_SEEDS", Tuning.seeds), path)
-    return Tuning(values, seeds, bool(getattr(module, "TUNE_HALVING", False)))
 
 
 def make_points(config: Config, ablation: Ablation, workdir: epath.PathLike) -> list[Point]:

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from lm.experiment.ablation.draw import draw_rows
-from lm.experiment.ablation.vary import Row, vary_rows
+from lm.experiment.ablation.tuning import Tuning
+from lm.experiment.ablation.vary import Row, named_values, vary_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +16,14 @@ class Variation:
       vary: see `vary_rows`.
       draw, trials: see `draw_rows`.
       seeds: how many; None: all that the file has, or one.
+      tune: values to try for each row, as those of `vary`; (): those of the file's TUNE.
     """
 
     vary: Sequence[str] = ()
     draw: Sequence[str] = ()
     trials: int | None = None
     seeds: int | None = None
+    tune: Sequence[str] = ()
 
     @property
     def is_given(self) -> bool:
@@ -30,6 +33,12 @@ class Variation:
     def rows(self, own: Sequence[Row]) -> list[Row]:
         """The rows that it makes of a file's own; raises UserError as those that make them."""
         return draw_rows(vary_rows(own, self.vary), self.draw, self.trials)
+
+    def tuning(self, own: Tuning | None) -> Tuning | None:
+        """What is tuned, of a file that tunes its `own`; raises UserError as `named_values`."""
+        if not self.tune:
+            return own
+        return dataclasses.replace(own or Tuning({}), values=named_values(self.tune, "tune"))
 
 
 UNVARIED = Variation()

@@ -32,13 +32,21 @@ def vary_rows(rows: Sequence[Row], varied: Sequence[str]) -> list[Row]:
     Raises:
       UserError: a key is unknown, given twice or set by a row, or a value of another type.
     """
-    values = dict(per_key(varied, "vary"))
-    grid = {key: _values(key, text) for key, text in values.items()}
+    grid = named_values(varied, "vary")
     check_unset(rows, grid, "vary")
     combinations = [
         dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())
     ]
     return [{**row, **combination} for row in rows for combination in combinations]
+
+
+def named_values(texts: Sequence[str], flag: str) -> dict[str, list[Any]]:
+    """The values that the texts KEY=VALUE,VALUE,... of a flag name for each key.
+
+    Raises:
+      UserError: a key is unknown or given twice, or a value of another type or named twice.
+    """
+    return {key: _values(key, text, flag) for key, text in per_key(texts, flag)}
 
 
 def per_key(texts: Sequence[str], flag: str) -> Iterator[tuple[str, str]]:
@@ -52,7 +60,7 @@ def per_key(texts: Sequence[str], flag: str) -> Iterator[tuple[str, str]]:
         key, equals, value = text.partition("=")
         what = f"--{flag}={text}"
         if not equals or not value:
-            form = "KEY=A,B" if flag == "vary" else "KEY=LOW:HIGH"
+            form = "KEY=LOW:HIGH" if flag == "draw" else "KEY=A,B"
             raise UserError(f"{what} is not of the form --{flag}={form}")
         if key == "seed":
             raise UserError(f"{what}: use --seeds=N, or SEEDS in the config's file")
@@ -72,8 +80,8 @@ def check_unset(rows: Sequence[Row], keys: Iterable[str], flag: str) -> None:
             raise UserError(f"--{flag}={key}=...: the ablation varies {key} already; leave it out")
 
 
-def _values(key: str, text: str) -> list[Any]:
-    what = f"--vary={key}={text}"
+def _values(key: str, text: str, flag: str) -> list[Any]:
+    what = f"--{flag}={key}={text}"
     values = [parse_value(key, part, what) for part in split(text, what)]
     for value in values:
         if values.count(value) > 1:

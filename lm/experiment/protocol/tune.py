@@ -19,7 +19,8 @@ from lm.data.files import write_json
 from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
 from lm.experiment.ablation.folders import find_folders
-from lm.experiment.ablation.points import Ablation, Point, Tuning, make_points, row_label
+from lm.experiment.ablation.points import Ablation, Point, make_points, row_label
+from lm.experiment.ablation.tuning import Tuning
 from lm.experiment.primary_metric import primary_metric
 
 Settings = Mapping[str, Any]
