@@ -17,32 +17,39 @@ from lm.experiment.reproduce.training import train_rows
 from lm.training.prepare import corpus_program, prepare_corpus
 
 SEEDS = (0, 1, 2, 3, 4)
-ROWS = ({"attention.weighting": "softmax"}, {"attention.weighting": "ssmax"})
+POSITIONS = ("rotary", "none")
 TRAINED, LONGER = 128, 1024  # positions
 TARGETS, TEXTS = 64, 64  # the last tokens of so many texts are predicted
-BASE = 50.0  # factor of the larger rotary base
+BASE = 50.0  # factor of the rotary base beyond the length of training
 
 
 def measure(seed: int, folder: epath.Path) -> dict[str, float]:
-    """Nats per token that SSMax has more than softmax: at the length of training, and beyond it,
-    with the rotary base of training and a larger one; and what the length costs softmax.
+    """Nats per token that SSMax has more than softmax at the length of training, and how much more
+    of them it has beyond; and what the greater length costs softmax.
     """
-    runs = train_rows(attention.get_config("tiny"), ROWS, seed, folder)
-    softmax, ssmax = (losses(run.workdir) for run in runs)
-    found = {name: ssmax[name] - softmax[name] for name in softmax}
-    return {**found, "growth": softmax["longer"] - softmax["trained"]}
+    rows = [
+        {"model.position_embedding": position, "attention.weighting": weighting}
+        for position, weighting in itertools.product(POSITIONS, ("softmax", "ssmax"))
+    ]
+    runs = train_rows(attention.get_config("tiny"), rows, seed, folder)
+    measured = iter([losses(run.workdir) for run in runs])
+    found = {}
+    for position, softmax, ssmax in zip(POSITIONS, measured, measured, strict=True):
+        found[f"trained_{position}"] = ssmax[0] - softmax[0]
+        found[f"softmax_{position}"] = softmax[1] - softmax[0]
+        found[f"growth_{position}"] = (ssmax[1] - ssmax[0]) - (softmax[1] - softmax[0])
+    return found
 
 
-def losses(workdir: epath.Path) -> dict[str, float]:
-    """Nats per token of the same last tokens of held-out texts, after contexts of both lengths."""
+def losses(workdir: epath.Path) -> tuple[float, float]:
+    """Nats per token of the same last tokens of held-out texts after contexts of both lengths; the
+    rotary base of the longer one is BASE times that of training.
+    """
     run = restore(workdir)
     texts = held_out(run.config)
     larger = override(run.config, {"model.rope_theta": BASE * run.config.model.rope_theta})
-    return {
-        "trained": loss(run.config, run.params, texts, TRAINED),
-        "longer": loss(run.config, run.params, texts, LONGER),
-        "longer_larger_base": loss(larger, run.params, texts, LONGER),
-    }
+    short = loss(run.config, run.params, texts, TRAINED)
+    return short, loss(larger, run.params, texts, LONGER)
 
 
 def loss(
