@@ -18,7 +18,7 @@ ATTEMPTS = "attempts.jsonl"
 _LONGEST = 200  # characters of an error's message
 
 
-def read_attempts(folder: epath.Path) -> list[dict[str, Any]]:
+def read_attempts(folder: epath.PathLike) -> list[dict[str, Any]]:
     """The attempts at a run, in their order; those that cannot be read are left out.
 
     Each has:
@@ -31,7 +31,7 @@ def read_attempts(folder: epath.Path) -> list[dict[str, Any]]:
     - "ended", "how": when and how it ended, "finished", "failed" or "interrupted", with the message
       of what failed under "error". Without them it goes on, or was killed.
     """
-    path = folder / ATTEMPTS
+    path = epath.Path(folder) / ATTEMPTS
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):

@@ -3,6 +3,7 @@
 run.py says which command reads which.
 """
 
+import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,9 @@ MATCH = flags.DEFINE_enum(
 )
 JOBS = flags.DEFINE_integer(
     "jobs", 1, "workers on this machine, each with its share of the cores or accelerators", 1
+)
+EXECUTOR = flags.DEFINE_enum(
+    "executor", "local", ("local", "ray"), "what trains points: this machine, or tasks of Ray"
 )
 WITH = flags.DEFINE_string(
     "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
@@ -188,11 +192,14 @@ def train_ablation(trained: bool = False) -> "Trained":
     Args:
       trained: other processes have trained what they could; nothing is.
     """
+    from lm.experiment.ablation.ray_executor import train_by_ray
     from lm.experiment.ablation.sweep import failed_points
     from lm.experiment.protocol.stages import How, train_ablation
 
     how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value)
-    train = failed_points if trained else None
+    train = (lambda points, **_: failed_points(points)) if trained else None
+    if EXECUTOR.value == "ray":
+        train = functools.partial(train_by_ray, retry=RETRY.value)
     return train_ablation(*load_ablation(), workdir(), how, train, source())
 
 
@@ -203,6 +210,8 @@ def train_by_workers(names: str) -> int:
     from lm.experiment.ablation import make_points
     from lm.experiment.workers import train_by_workers
 
+    if EXECUTOR.value != "local":
+        raise UserError(f"--jobs={JOBS.value} is of this machine; leave it out, or --executor")
     make_points(*load_ablation(), workdir())  # checks the config of every point
     return train_by_workers(JOBS.value, given(names))
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -76,7 +76,7 @@ class _Workers:
         started = dict.fromkeys(range(1, len(self._shares) + 1), 0)
         statuses: list[int] = []
         unread = False
-        with self._passing_signals_on():
+        with on_signals(self._receive):
             try:
                 for number in started:
                     self._start(number)
@@ -162,20 +162,22 @@ class _Workers:
             then = "another takes its place" if again else "none takes its place any more"
             self._print(f"run.py: worker {number} was ended by {name}; {then}", sys.stderr)
 
-    @contextlib.contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
-        def receive(number: int, _: object) -> None:
-            self._signal = number
-            self._send(number)
-
-        caught = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, receive) for number in caught}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _receive(self, number: int) -> None:
+        self._signal = number
+        self._send(number)
 
     def _send(self, number: int) -> None:
         for process in list(self._processes.values()):
             process.send_signal(number)  # does nothing where it has ended
+
+
+@contextlib.contextmanager
+def on_signals(receive: Callable[[int], None]) -> Iterator[None]:
+    """Calls `receive` with the number of each SIGINT and SIGTERM that comes while a block runs."""
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, lambda number, _: receive(number)) for each in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -62,6 +62,35 @@ def train_points(
         return sweep.failed
 
 
+def begin(points: Sequence[Point], retry: bool, source: Source | None) -> list[Point]:
+    """Prepares what several processes need that share points; the points that are left to them.
+
+    Args:
+      points, retry, source: see `train_points`.
+
+    Raises:
+      UserError, Held: as `train_points`; devices are left to those processes.
+    """
+    _check_shared(points[0].workdir.parent)
+    _record(points, source)
+    if retry:
+        for point in points:
+            (point.workdir / "error.txt").unlink(missing_ok=True)
+    left = [point for point in points if not (_is_finished(point) or _report(point))]
+    if left:
+        prepare_corpus(left[0].config)
+    return left
+
+
+def train_shared(points: Sequence[Point], labels: Sequence[str]) -> None:
+    """Trains some of the points of a sweep that several processes share.
+
+    Args:
+      points, labels: which, with what stands before the name of each.
+    """
+    _Sweep(points, retry=False, labels=labels).share()
+
+
 def failed_points(points: Sequence[Point]) -> list[Point]:
     """The points that failed."""
     return [point for point in points if _report(point)]
@@ -77,8 +106,9 @@ def _record(points: Sequence[Point], source: Source | None) -> None:
 class _Sweep:
     """One pass over points, with those that failed."""
 
-    def __init__(self, points: Sequence[Point], retry: bool):
+    def __init__(self, points: Sequence[Point], retry: bool, labels: Sequence[str] = ()):
         self.points, self.retry, self.failed = points, retry, []
+        self.labels = labels or [f"{n}/{len(points)}" for n in range(1, len(points) + 1)]
         # These failed before; those that fail elsewhere meanwhile are not tried again.
         self.before = from_main(lambda: [_report(point) for point in points])
         left = [not report or retry for report in self.before]
@@ -122,7 +152,7 @@ class _Sweep:
 
     def _train(self, point: Point) -> None:
         index = self.points.index(point)
-        name = f"{index + 1}/{len(self.points)} {point.row} seed {point.seed}"
+        name = f"{self.labels[index]} {point.row} seed {point.seed}"
         report, path = from_main(lambda: _report(point)), point.workdir / "error.txt"
         known = report == self.before[index]
         if report and not (known and self.retry):

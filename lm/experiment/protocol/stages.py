@@ -61,7 +61,7 @@ def train_ablation(
     ablation: Ablation,
     workdir: epath.Path,
     how: How,
-    train: Callable[[Sequence[Point]], list[Point]] | None = None,
+    train: Callable[..., list[Point]] | None = None,
     source: Source | None = None,
 ) -> Trained:
     """Trains what is not finished of an ablation.
@@ -69,14 +69,15 @@ def train_ablation(
     Args:
       config, ablation, workdir: around which config, what varies, in which folder.
       how: the protocol.
-      train: trains points and returns those that failed; None: `train_points`.
+      train: trains points, with the source of their list, and returns those that failed; None:
+        `train_points`.
       source: which file and flags the ablation is of.
 
     Raises:
       UserError: where the config, a row or the protocol is impossible, or confirmed rows were not
         screened.
     """
-    own = functools.partial(train_points, share=how.share, retry=how.retry)
+    train = train or functools.partial(train_points, share=how.share, retry=how.retry)
     check_protocol(ablation, how)
     make_points(config, ablation, workdir)  # checks every row before any is trained
     notes = []
@@ -85,7 +86,7 @@ def train_ablation(
         notes.append(describe_match(matches, how.match))
         ablation = ablation.with_settings([each.settings for each in matches])
     if ablation.tuning is not None:
-        choices = tune(config, ablation, ablation.tuning, workdir, train or own)
+        choices = tune(config, ablation, ablation.tuning, workdir, train)
         notes += describe(choices, ablation.tuning)
         ablation = ablation.with_settings([each.settings for each in choices])
     folder = workdir
@@ -106,7 +107,7 @@ def train_ablation(
         protocol="screen" if how.protocol == "screen" else "confirm",
         notes=tuple(notes),
     )
-    failed = train(points) if train else own(points, source=source)
+    failed = train(points, source=source)
     return Trained(Ablated(points, source, config), failed, folder)
 
 
