@@ -1,6 +1,8 @@
 """Time and FLOPs of the adaptive softmax beside the full one (1609.04309)."""
 
 import itertools
+import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from experiments.timing import interleaved, median_ratio
 from lm.output import OUTPUTS
 from lm.output.adaptive import cluster_starts

@@ -126,6 +126,13 @@ def test_a_report_has_ours_theirs_and_what_differs_and_finished_seeds_are_kept(c
     assert (counted / "calls").read_text() == "1231"
 
 
+def test_a_recipe_of_the_project_finds_what_was_published(tmp_path):
+    reproduce_named(["ssmax_fading"], epath.Path(tmp_path))
+    report = (tmp_path / "ssmax_fading" / "report.md").read_text()
+    assert report.count("| as published") == 2
+    assert "Nakanishi 2025 (arXiv 2501.19399), Figure 1" in report
+
+
 def test_an_interrupted_recipe_keeps_its_finished_seeds(counted):
     recipe = expected_module.EXPERIMENTS / "recipes" / "counted.py"
     stop = "    if seed == 3:\n        raise KeyboardInterrupt\n    return"
