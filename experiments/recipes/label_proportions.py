@@ -21,7 +21,7 @@ LABELS = 10  # and words of the vocabulary
 TRAIN, CHOICE, TEST = 1200, 200, 1000  # documents; the middle ones choose the penalty
 MEAN_LABELS = 1.0
 LENGTHS = (200, 2000)  # mean words of a document
-PENALTIES = tuple(10.0**power for power in range(-9, 1))
+PENALTIES = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
 
 
 class Documents(NamedTuple):
