@@ -26,7 +26,16 @@ from lm.training.trainer import Trainer
 
 
 class Run:
-    """A trainer in a workdir, with the hooks that evaluate, save and log."""
+    """A trainer in a workdir, with the hooks that evaluate, save and log.
+
+    Args:
+      config, workdir, dataset, program: of the run.
+      label: what the progress bar calls it.
+      still_held: raises where another command has the workdir now.
+      commit: of the code; None outside a checkout.
+      signals: that stop it; None: its own.
+      trainer: the kind that makes its steps.
+    """
 
     def __init__(
         self,
@@ -37,11 +46,14 @@ class Run:
         label: str,
         still_held: Callable[[], None],
         commit: str | None,
+        signals: Signals | None = None,
+        trainer: type[Trainer] = Trainer,
     ):
         self.config, self.workdir, self.dataset, self.program = config, workdir, dataset, program
         self.label, self.still_held = label, still_held
         self.checkpoints = Checkpoints(workdir, preservation(config, dataset))
-        self.signals, self.rollbacks = Signals(), Rollbacks(program, workdir)
+        self.signals, self.rollbacks = signals or Signals(), Rollbacks(program, workdir)
+        self._make_trainer = trainer
         self.commit, self.begun = commit, time.perf_counter()
         self.root = jax.random.key(config.seed)
         key = jax.random.fold_in(self.root, RunStream.INIT)
@@ -81,7 +93,7 @@ class Run:
         )
         batches = self.rollbacks.batches(batches_from, start)
         key = jax.random.fold_in(self.root, RunStream.STEPS)
-        self.trainer = Trainer(program, state, batches, key, hooks)
+        self.trainer = self._make_trainer(program, state, batches, key, hooks)
 
     def _train(self) -> None:
         """Trains to the last step, from an earlier one again where an alarm says so."""
@@ -105,19 +117,26 @@ class Run:
         with self.signals:
             try:
                 self._train()
-                trainer, evaluate = self.trainer, self.evaluate
-                if evaluate.stopping:
-                    evaluate.return_to_best(trainer)
-                    found = evaluate.measure(trainer)
-                else:
-                    found = evaluate.run(trainer, trainer.num_steps)
-                    self.checkpoints.save(trainer.state)
-                    self.checkpoints.wait()
-                result = self.result(found)
-                received = self.signals.at_end()
+                return self.conclude()
             finally:
                 self.close()
-        if received:
+
+    def conclude(self) -> dict[str, Any]:
+        """Evaluates and saves after training; what result.json holds.
+
+        Raises:
+          Interrupted: after a signal, when all is saved.
+        """
+        trainer, evaluate = self.trainer, self.evaluate
+        if evaluate.stopping:
+            evaluate.return_to_best(trainer)
+            found = evaluate.measure(trainer)
+        else:
+            found = evaluate.run(trainer, trainer.num_steps)
+            self.checkpoints.save(trainer.state)
+            self.checkpoints.wait()
+        result = self.result(found)
+        if received := self.signals.at_end():
             raise Interrupted(self.program.config.steps, received)
         return result
 

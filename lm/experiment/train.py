@@ -1,5 +1,7 @@
 """Trains one experiment in its workdir, from the config to the result."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,9 +16,11 @@ from lm.experiment.run import Run
 from lm.experiment.run_dir import attempted, claimed, held, open_workdir
 from lm.experiment.validate import check
 from lm.training.build_model import check_devices
+from lm.training.preemption import Signals
 from lm.training.prepare import corpus_program, prepare_corpus
 from lm.training.profiling.memory import check_memory
 from lm.training.trackers import check_trackers
+from lm.training.trainer import Trainer
 
 
 def train(
@@ -49,13 +53,33 @@ def train(
         # Again: whom we have waited for may have finished it.
         if (finished := open_workdir(config, workdir)) is not None:
             return finished
-        with attempted(workdir) as begins:
-            dataset = prepare_corpus(config)
-            go_on(config, workdir, dataset, label)
-            program = corpus_program(config, dataset, teacher_config(config))
-            check_memory(program)
-            with jax.set_mesh(program.mesh):
-                with claimed(config, workdir, dataset):
-                    run = Run(config, workdir, dataset, program, label, still_held, commit())
-                begins(run.trainer.first - 1)
-                return run.finish()
+        with opened(config, workdir, label, still_held) as run:
+            return run.finish()
+
+
+@contextlib.contextmanager
+def opened(
+    config: Config,
+    workdir: epath.Path,
+    label: str,
+    still_held: Callable[[], None],
+    signals: Signals | None = None,
+    trainer: type[Trainer] = Trainer,
+) -> Iterator[Run]:
+    """Opens a run in a workdir that this command holds, to be trained in the block, whose end is
+    recorded as that of the attempt. The arguments are those of `Run`.
+
+    Raises:
+      UserError: as `train`.
+    """
+    with attempted(workdir) as begins:
+        dataset = prepare_corpus(config)
+        go_on(config, workdir, dataset, label)
+        program = corpus_program(config, dataset, teacher_config(config))
+        check_memory(program)
+        with jax.set_mesh(program.mesh):
+            with claimed(config, workdir, dataset):
+                own = still_held, commit(), signals, trainer
+                run = Run(config, workdir, dataset, program, label, *own)
+            begins(run.trainer.first - 1)
+            yield run

@@ -67,12 +67,16 @@ class Trainer:
         self.num_steps, self.hooks = program.config.steps, hooks
         self.first, self.input_seconds = int(state.step) + 1, 0.0
 
-    def next_batch(self) -> Rows:
-        """The next batch, over all devices."""
+    def next_rows(self) -> dict[str, np.ndarray]:
+        """The next batch, of it the rows of this process."""
         begun = time.perf_counter()
         rows = dict(next(self.batches))
         self.input_seconds += time.perf_counter() - begun
-        return sharding.global_batch(self.program.mesh, rows)
+        return rows
+
+    def next_batch(self) -> Rows:
+        """The next batch, over all devices."""
+        return sharding.global_batch(self.program.mesh, self.next_rows())
 
     def fit(self) -> TrainState:
         """Trains to the last step, or until a hook is done or raises.
