@@ -256,7 +256,7 @@ _RUN = "config workdir cache_dir step print_config "
 _ASK = _RUN + _HOSTS
 _ABLATION = "config seeds vary draw trials print_config "
 _STAGES = "tune protocol shortlist match "
-_SWEEP = _ABLATION + _STAGES + "workdir share retry jobs executor "
+_SWEEP = _ABLATION + _STAGES + "workdir share retry jobs executor replicas replicate "
 COMMANDS = {
     "train": Command(train, "config workdir share print_config " + _HOSTS),
     "eval": Command(evaluate, _ASK + "data text stride output"),

@@ -98,6 +98,13 @@ JOBS = flags.DEFINE_integer(
 EXECUTOR = flags.DEFINE_enum(
     "executor", "local", ("local", "ray"), "what trains points: this machine, or tasks of Ray"
 )
+REPLICAS = flags.DEFINE_integer("replicas", 1, "seeds of a row to train in one program", 1)
+REPLICATE = flags.DEFINE_enum(
+    "replicate",
+    "map",
+    ("map", "vmap"),
+    "replicas one after the other, to the bit as alone, or at once, up to rounding",
+)
 WITH = flags.DEFINE_string(
     "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
 )
@@ -195,10 +202,17 @@ def train_ablation(trained: bool = False) -> "Trained":
     from lm.experiment.ablation.ray_executor import train_by_ray
     from lm.experiment.ablation.sweep import failed_points
     from lm.experiment.protocol.stages import How, train_ablation
+    from lm.experiment.replicas import Replication
 
-    how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value)
+    replication = Replication(REPLICAS.value, REPLICATE.value)
+    how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value, replication)
     train = (lambda points, **_: failed_points(points)) if trained else None
     if EXECUTOR.value == "ray":
+        if replication.number > 1:
+            raise UserError(
+                f"--executor=ray trains one run in each task, and --replicas={replication.number} "
+                "several in one program; leave out one of them"
+            )
         train = functools.partial(train_by_ray, retry=RETRY.value)
     return train_ablation(*load_ablation(), workdir(), how, train, source())
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from etils import epath
 
+from lm.data.bucket import make_folder
 from lm.data.files import parse_json, to_json, write_text
 from lm.errors import UserError
 
@@ -84,7 +85,8 @@ class PointList:
 def record_points(
     folder: epath.Path, points: Sequence[Overriding], source: Source | None = None
 ) -> None:
-    """Writes the points and their source, unless they are there already."""
+    """Writes the points and their source, unless they are there already; makes the folder."""
+    make_folder(folder)
     listed = [
         {
             "folder": point.workdir.name,

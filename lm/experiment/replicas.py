@@ -34,6 +34,9 @@ class Replication(NamedTuple):
     replicate: str = "map"
 
 
+ALONE = Replication()
+
+
 class RunOf(NamedTuple):
     """A run to train: its config, its workdir, and what the progress bar calls it."""
 

@@ -4,16 +4,20 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Wrapped
 
 from lm.devices import sharding
 from lm.training.announce import announced
 from lm.training.train_state import Rows, TrainState
+from lm.training.train_step import Metrics
 from lm.training.trainer import Step, Trainer
+
+Tree = TypeVar("Tree")
 
 # How the replicas of a program are computed: one after the other, with the bits that each has
 # alone, or as one more axis of every array, which rounds otherwise.
@@ -72,7 +76,7 @@ class Replicas:
         self._take_state = jax.jit(_take, out_shardings=shardings)
         rows = sharding.batch_sharding(self.program.mesh)
         self._take_rows = jax.jit(_take, out_shardings=rows)
-        self._states: Any = None
+        self._states: TrainState | None = None
         self._rows: list[dict[str, np.ndarray]] = [{} for _ in replicas]
 
     def take(self, replica: Replica) -> TrainState:
@@ -108,12 +112,13 @@ class Replicas:
                 yield from self._after_step(running, due, made)
 
     def _joined(self, running: Sequence[Replica]) -> TrainState:
-        """The states of all, stacked."""
-        if self._states is None or any(each.replaced for each in running):
-            self._states = _stack(*(each.state for each in self.replicas))
+        """The states of all, stacked; those that were replaced since the last step are put back."""
+        states = self._states
+        if states is None or any(each.replaced for each in running):
+            states = _stack(*(each.state for each in self.replicas))
             for replica in self.replicas:
                 replica.join(self)
-        return self._states
+        return states
 
     def _next_rows(self, running: Sequence[Replica]) -> Rows:
         """The next batch of each, stacked; of those that have ended, their last."""
@@ -157,20 +162,20 @@ class Replicas:
 
 
 @functools.lru_cache(maxsize=2)
-def _joint_step(train_step: Any, replicate: str) -> Any:
+def _joint_step(train_step: Wrapped, replicate: str) -> Wrapped:
     """The step of stacked states, batches and keys; donates the states."""
 
-    def mapped(*stacked: Any) -> Any:
-        return jax.lax.map(lambda each: train_step(*each), stacked)
+    def mapped(states: TrainState, rows: Rows, keys: jax.Array) -> tuple[TrainState, Metrics]:
+        return jax.lax.map(lambda each: train_step(*each), (states, rows, keys))
 
     step = jax.vmap(train_step) if replicate == "vmap" else mapped
     return jax.jit(step, donate_argnums=0)
 
 
 @jax.jit
-def _stack(*trees: Any) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _stack(*states: TrainState) -> TrainState:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
-def _take(tree: Any, index: Any) -> Any:
+def _take(tree: Tree, index: int) -> Tree:
     return jax.tree.map(lambda x: x[index], tree)

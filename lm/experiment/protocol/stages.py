@@ -22,6 +22,7 @@ from lm.experiment.point_list import Source
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.protocol.match import describe_match, match_rows
 from lm.experiment.protocol.tune import check_tuning, describe, tune
+from lm.experiment.replicas import ALONE, Replication
 
 PROTOCOLS = ("all", "screen", "confirm")
 
@@ -38,7 +39,7 @@ class How:
         the folder screen; "confirm" the best rows of the screening with the table's seeds.
       shortlist: how many rows are confirmed, besides baselines.
       match: in which quantity rows are made equal to the baseline; None: in none.
-      share, retry: see `train_points`.
+      share, retry, replication: see `train_points`.
     """
 
     protocol: str = "all"
@@ -46,6 +47,7 @@ class How:
     match: str | None = None
     share: bool = False
     retry: bool = False
+    replication: Replication = ALONE
 
 
 class Trained(NamedTuple):
@@ -77,7 +79,8 @@ def train_ablation(
       UserError: where the config, a row or the protocol is impossible, or confirmed rows were not
         screened.
     """
-    train = train or functools.partial(train_points, share=how.share, retry=how.retry)
+    given = {"share": how.share, "retry": how.retry, "replication": how.replication}
+    train = train or functools.partial(train_points, **given)
     check_protocol(ablation, how)
     make_points(config, ablation, workdir)  # checks every row before any is trained
     notes = []
