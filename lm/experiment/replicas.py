@@ -14,7 +14,7 @@ from lm.devices.hosts import process_count
 from lm.errors import UserError
 from lm.experiment.run import Run
 from lm.experiment.run_dir import held
-from lm.experiment.train import opened
+from lm.experiment.train import check_surroundings, opened
 from lm.training.build_model import check_devices
 from lm.training.preemption import Signals
 from lm.training.replicas import Replica, Replicas
@@ -108,6 +108,7 @@ def train_replicas(runs: Sequence[RunOf], replicate: str) -> list[dict[str, Any]
 @contextlib.contextmanager
 def _open(given: RunOf, signals: Signals, outcome: Callable[[], object]) -> Iterator[Run]:
     """Opens a run, whose attempt ends with the exception that is its `outcome`, if it is one."""
+    check_surroundings(given.config)
     try:
         with held(given.workdir) as still_held, opened(*given, still_held, signals, Replica) as run:
             yield run

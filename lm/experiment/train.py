@@ -46,15 +46,22 @@ def train(
     workdir = epath.Path(workdir)
     if (finished := open_workdir(config, workdir)) is not None:
         return finished
-    check_devices(config)
-    check_trackers(config.log.trackers)
-    check_init_from(config.init_from)
+    check_surroundings(config)
     with held(workdir, wait) as still_held:
         # Again: whom we have waited for may have finished it.
         if (finished := open_workdir(config, workdir)) is not None:
             return finished
         with opened(config, workdir, label, still_held) as run:
             return run.finish()
+
+
+def check_surroundings(config: Config) -> None:
+    """Raises UserError where the machine lacks what a config asks for: the devices of its mesh, the
+    packages of its trackers, the model that it starts from.
+    """
+    check_devices(config)
+    check_trackers(config.log.trackers)
+    check_init_from(config.init_from)
 
 
 @contextlib.contextmanager
