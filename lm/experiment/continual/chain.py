@@ -70,6 +70,7 @@ def train_stages(
         **last,
         "matrix": matrix.tolist(),
         "steps": sum(result["steps"] for result in results),
+        "tokens_seen": sum(result["tokens_seen"] for result in results),
         "seconds": round(sum(result["seconds"] for result in results), 3),
         "config_hash": content_hash(config),
     }
