@@ -335,6 +335,35 @@ def test_a_table_says_what_it_could_have_found(finish):
     assert f"{found}; one of 0.01 needs {seeds} seeds." in notes_of(table)
 
 
+def test_rows_of_a_group_are_compared_with_its_first_row(finish):
+    noise, means = (1e-3, -1e-3, 0.0), {(4, "a"): 2.0, (4, "b"): 1.9, (8, "a"): 1.0, (8, "b"): 1.1}
+    points = []
+    for (size, head), mean in means.items():
+        for s in range(3):
+            own = mean + 0.1 * s + (noise[s] if head == "b" else 0)
+            point = finish(f"head={head},d_model={size}", s, own)
+            config = {"model": {"d_model": size}, "output": {"head": head}}
+            (point.workdir / "config.json").write_text(json.dumps(config))
+            points.append(point)
+    for key in ("model.d_model", "d_model"):
+        table = tabulate(points, against=[key])
+        assert [row.verdict for row in table.rows] == ["baseline", "better", "baseline", "worse"]
+    first, better, _, worse = table.rows
+    assert (first.baseline, better.baseline, worse.baseline) == (
+        "",
+        "head=a,d_model=4",
+        "head=a,d_model=8",
+    )
+    assert better.p_holm == pytest.approx(2 * better.p)  # over all comparisons
+    assert "row minus the first row of the same d_model" in notes_of(table)
+    with pytest.raises(UserError, match="d_modl is not a config key; did you mean model"):
+        tabulate(points, against=["model.d_modl"])
+    with pytest.raises(UserError, match="no two rows agree in it"):
+        tabulate(points, against=["d_model", "head"])
+    with pytest.raises(UserError, match="exclude each other"):
+        tabulate(points, against=["d_model"], baseline=first.label)
+
+
 def test_an_absolute_value_has_an_interval_where_sums_by_document_are_kept(finish):
     points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
     bits = [(2 + 0.1 * s + 0.01 * np.arange(-2, 3)) * 100 for s in range(3)]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lm.errors import UserError
 from lm.experiment.ablation.absolute import BY_DOCUMENT, value_interval
+from lm.experiment.ablation.groups import find_baselines
 from lm.experiment.ablation.notes import notes
 from lm.experiment.ablation.point_result import PointResult, comparable, read_result, refuse
 from lm.experiment.ablation.ranks import rank_rows
@@ -27,6 +28,7 @@ def tabulate(
     *,
     metric: str = "eval/bits_per_byte",
     baseline: str | None = None,
+    against: Sequence[str] = (),
     better: Literal["lower", "higher"] = "lower",
     margin: float | None = None,
     protocol: Literal["confirm", "screen"] = "confirm",
@@ -45,20 +47,27 @@ def tabulate(
       points: rows and seeds.
       metric: of result.json.
       baseline: its label; None: the first row's.
+      against: config keys that group rows; each is compared with the first row of its own group.
       better: whether "lower" or "higher" values are.
       margin: the largest difference that does not matter, for tests of equivalence; None: none.
       protocol: "screen" gives ranks with intervals instead of verdicts.
 
     Raises:
-      UserError: no points, a point given twice, an unknown baseline, or a metric that no finished
-        point has.
+      UserError: no points, a point given twice, an unknown baseline, or one with groups, groups of
+        unknown keys or of single rows, or a metric that no finished point has.
     """
     labels = list(dict.fromkeys(point.row for point in points))
     if not labels or baseline not in (None, *labels):
         known = ", ".join(labels) or "none, the sweep is empty"
         raise UserError(f"baseline {baseline!r} is not a row of this sweep; rows: {known}")
+    if baseline is not None and against:
+        raise UserError(
+            f"--baseline and --against={','.join(against)} exclude each other; give one"
+        )
     first = labels[0] if baseline is None else baseline
     bases = {label: first for label in labels if label != first}
+    if against:
+        bases = find_baselines(points, against)
     ordered = sorted(points, key=lambda point: (labels.index(point.row), point.seed))
     runs = [read_result(point, metric) for point in ordered]
     refuse(runs, metric)
@@ -69,7 +78,7 @@ def tabulate(
     }
     planned = {row: len(_shared_seeds(groups[row], groups[base])) for row, base in bases.items()}
     tests = compare_rows(values, bases, planned, margin)
-    obstacles = {k: _obstacle(groups[k], groups[bases.get(k, first)]) for k in labels}
+    obstacles = {k: _obstacle(groups[k], groups[bases.get(k, k)]) for k in labels}
     if protocol == "screen":
         ranked = {k: row for k, row in values.items() if not obstacles[k]}
         ranks = rank_rows(ranked, better)
@@ -90,7 +99,17 @@ def tabulate(
         for label in labels
     ]
     missing = tuple(f"{run.name}: {run.problem}" for run in runs if not run.result)
-    table = Table(metric, unit(metric), better, first, tuple(rows), (), missing, margin, protocol)
+    table = Table(
+        metric,
+        unit(metric),
+        better,
+        first,
+        tuple(rows),
+        missing=missing,
+        margin=margin,
+        protocol=protocol,
+        against=tuple(against),
+    )
     return dataclasses.replace(table, notes=notes(table, [run for run in runs if run.result]))
 
 

@@ -50,4 +50,5 @@ class Table:
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     margin: float | None = None  # the largest difference that does not matter
+    against: tuple[str, ...] = ()  # config keys; the first row with the same values is a baseline
     protocol: str = "confirm"  # or "screen": ranks instead of verdicts
