@@ -269,8 +269,8 @@ COMMANDS = {
     ),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "sweep": Command(sweep, _SWEEP + _HOSTS),
-    "table": Command(table, _SWEEP + "baseline rows format " + _HOSTS),
-    "compare": Command(compare, "baseline rows format output", words=True),
+    "table": Command(table, _SWEEP + "baseline against margin rows format " + _HOSTS),
+    "compare": Command(compare, "baseline against margin rows format output", words=True),
     "plan": Command(plan, _ABLATION + "on mesh"),
     "status": Command(status, "workdir", computes=False),
     "launch": Command(

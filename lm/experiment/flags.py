@@ -72,6 +72,12 @@ BASELINE = flags.DEFINE_string(
 ROWS = flags.DEFINE_multi_string(
     "rows", [], "pattern of labels of rows to show, such as *max*; may be repeated"
 )
+AGAINST = flags.DEFINE_list(
+    "against", [], "config keys; rows are compared with the first row that agrees in them"
+)
+MARGIN = flags.DEFINE_float(
+    "margin", None, "difference that does not matter, for tests of equivalence"
+)
 FORMAT = flags.DEFINE_list("format", "md,csv,png", "of a table: md, csv, png, latex")
 ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 MESH = flags.DEFINE_enum(
@@ -123,7 +129,8 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and ru
 
 # What does not choose the points of an ablation, and changes no config of theirs.
 _INCIDENTAL = ("config", "workdir", "share", "retry", "jobs", "executor", "print_config")
-_INCIDENTAL += ("baseline", "rows", "format", "coordinator", "num_processes", "process_id")
+_INCIDENTAL += ("baseline", "against", "margin", "rows", "format")
+_INCIDENTAL += ("coordinator", "num_processes", "process_id")
 
 
 def defined() -> list[Any]:
@@ -242,10 +249,11 @@ def source() -> "Source":
 
 
 def view() -> "View":
-    """What --baseline, --rows and --format show of an ablation."""
+    """What --baseline, --against, --margin, --rows and --format show of an ablation."""
     from lm.experiment.ablation import View
 
-    return View(BASELINE.value, tuple(ROWS.value), tuple(FORMAT.value))
+    shown = tuple(ROWS.value), tuple(FORMAT.value)
+    return View(BASELINE.value, *shown, tuple(AGAINST.value), MARGIN.value)
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

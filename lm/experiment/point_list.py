@@ -25,6 +25,7 @@ class Source:
       metrics: a table for each; None: the primary metric of the config.
       description: the docstring of the config's file.
       protocol: "screen" where rows are ranked and not judged.
+      against: config keys that group rows; the first row of each group is its baseline.
       notes: what else is to be said of the points, such as how they were tuned.
     """
 
@@ -33,6 +34,7 @@ class Source:
     metrics: tuple[str | None, ...] = (None,)
     description: str = ""
     protocol: Literal["confirm", "screen"] = "confirm"
+    against: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -118,6 +120,7 @@ def read_point_list(folder: epath.Path) -> PointList | None:
             metrics=tuple(found["metrics"]),
             description=found["description"],
             protocol="screen" if found["protocol"] == "screen" else "confirm",
+            against=tuple(found.get("against", ())),
             notes=tuple(found["notes"]),
         )
     except (KeyError, TypeError):

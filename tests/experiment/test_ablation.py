@@ -27,6 +27,10 @@ MISTAKES = {
     "sweep is no function": ("sweep = [{}]\nSEEDS = [0]", "TypeError: 'list' object is not call"),
     "SEEDS is a number": (SWEEP.format("yield {}") + "SEEDS = 3", "SEEDS = 3 is not a list of"),
     "a seed is a word": (SWEEP.format("yield {}") + "SEEDS = ('a',)", "SEEDS = ('a',) is not a"),
+    "AGAINST is a number": (
+        SWEEP.format("yield {}") + "AGAINST = 3",
+        "AGAINST = 3 is not a list of config keys",
+    ),
     "METRIC is a list": (
         SWEEP.format("yield {}") + "METRIC = ['a']",
         "METRIC = ['a'] is not the name",
@@ -55,7 +59,8 @@ def test_a_row_that_sets_no_config_key_is_refused_before_training(row, tmp_path)
 
 def test_an_ablation_has_its_rows_in_order_and_its_first_seeds(tmp_path):
     path = tmp_path / "own.py"
-    path.write_text(SWEEP.format("yield {'steps': 3}; yield {'steps': 4}") + "METRIC = 'eval/f1'")
+    text = SWEEP.format("yield {'steps': 3}; yield {'steps': 4}")
+    path.write_text(text + "METRIC = 'eval/f1'\nAGAINST = 'model.d_model'")
     found = load_ablation(str(path), variation=Variation(seeds=1))
     assert found.rows == [{"steps": 3}, {"steps": 4}]
     assert found.seeds == (0,)

@@ -6,10 +6,10 @@ from typing import Any
 
 from lm.config import flatten, to_dict
 from lm.errors import UserError, nearest
-from lm.experiment.ablation.points import Point
+from lm.experiment.point_list import Planned
 
 
-def find_baselines(points: Sequence[Point], keys: Sequence[str]) -> dict[str, str]:
+def find_baselines(points: Sequence[Planned], keys: Sequence[str]) -> dict[str, str]:
     """The baseline of each row that is none: the first row with the same values of `keys`.
 
     Args:
@@ -33,7 +33,7 @@ def find_baselines(points: Sequence[Point], keys: Sequence[str]) -> dict[str, st
     return {row: found[row] for row in settings if row in found}
 
 
-def _settings(point: Point) -> dict[str, Any]:
+def _settings(point: Planned) -> dict[str, Any]:
     """The config of a point by dotted key, as far as it is known."""
     config, path = getattr(point, "config", None), point.workdir / "config.json"
     if config is not None:

@@ -1,6 +1,7 @@
 """Makes the tables of an ablation and writes them: as Markdown, CSV, LaTeX, and as a figure."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
@@ -41,13 +42,19 @@ class View:
       baseline: the label of the row that others are compared with; None: the first.
       rows: patterns of labels, such as "*max*"; none show all. The baseline is always shown.
       formats: the files to write, of FORMATS.
+      against: config keys that group rows, for a baseline of each group; (): as the ablation says.
+      margin: the largest difference that does not matter, for tests of equivalence; None: none.
     """
 
     baseline: str | None = None
     rows: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("md", "csv", "png")
+    against: tuple[str, ...] = ()
+    margin: float | None = None
 
     def __post_init__(self):
+        if self.margin is not None and not (0 < self.margin < math.inf):
+            raise UserError(f"--margin={self.margin} is no difference; use for example 0.01")
         for name in self.formats:
             if name not in FORMATS:
                 known = ", ".join(FORMATS)
@@ -82,6 +89,8 @@ def make_tables(ablated: Ablated, view: View) -> list[Table]:
             ablated.points,
             metric=each.name,
             baseline=view.baseline,
+            against=view.against or (() if view.baseline else ablated.source.against),
+            margin=view.margin,
             better=better,
             protocol=ablated.source.protocol,
         )
@@ -98,14 +107,15 @@ def _with_notes(table: Table, ablated: Ablated) -> Table:
 
 
 def _select(table: Table, patterns: Sequence[str]) -> Table:
-    """The baseline and the rows whose labels match a pattern."""
+    """The rows whose labels match a pattern, and their baselines."""
     if not patterns:
         return table
     labels = [row.label for row in table.rows]
     chosen = {label for label in labels if any(fnmatchcase(label, each) for each in patterns)}
     if not chosen:
         raise UserError(f"--rows={','.join(patterns)} matches no row; rows: {', '.join(labels)}")
-    kept = tuple(row for row in table.rows if row.label in chosen or row.label == table.baseline)
+    chosen |= {row.baseline for row in table.rows if row.label in chosen}
+    kept = tuple(row for row in table.rows if row.label in chosen)
     note = f"Shown are {len(kept)} of {len(labels)} rows; p-values are adjusted for all of them."
     shown = tuple(f"{row.label} seed " for row in kept)
     missing = tuple(line for line in table.missing if line.startswith(shown))

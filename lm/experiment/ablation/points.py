@@ -31,6 +31,7 @@ class Ablation:
       screen_seeds: the seeds of a screening; none is one of `seeds`.
       settings: what each row sets besides, which its label does not show; (): nothing.
       description: the docstring of the file.
+      against: config keys that group rows, each with a baseline of its own; (): there is one.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -40,6 +41,7 @@ class Ablation:
     screen_seeds: Sequence[int] = (20_000, 20_001, 20_002)
     settings: Sequence[Mapping[str, Any]] = ()
     description: str = ""
+    against: Sequence[str] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -92,8 +94,8 @@ def load_ablation(
     """The ablation of a config file, with what the command line varies in it. A file without
     sweep() has one row, and without SEEDS the seeds from 0.
 
-    SEEDS, METRIC, ALSO, TUNE, TUNE_SEEDS, TUNE_HALVING and SCREEN_SEEDS of the file are what
-    `Ablation` and `Tuning` say.
+    SEEDS, METRIC, ALSO, AGAINST, TUNE, TUNE_SEEDS, TUNE_HALVING and SCREEN_SEEDS of the file are
+    what `Ablation` and `Tuning` say.
 
     Raises:
       UserError: where the file has no ablation and the command line gives none, or a part of it,
@@ -126,6 +128,7 @@ def load_ablation(
         (metric, *also),
         variation.tuning(read_tuning(module, path)),
         description=inspect.cleandoc(module.__doc__ or ""),
+        against=_against(module, path),
     )
     if hasattr(module, "SCREEN_SEEDS"):
         screen_seeds = integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
@@ -149,6 +152,16 @@ def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[
                 "as {'attention.weighting': 'softmax'}"
             )
     return rows
+
+
+def _against(module: types.ModuleType, path: str) -> Sequence[str]:
+    keys = getattr(module, "AGAINST", ())
+    keys = (keys,) if isinstance(keys, str) else keys
+    if not (isinstance(keys, list | tuple) and all(isinstance(key, str) for key in keys)):
+        raise UserError(
+            f"{path}: AGAINST = {keys!r} is not a list of config keys; use ('model.d_model',)"
+        )
+    return keys
 
 
 def _seeds(module: types.ModuleType, path: str, first: int | None) -> Sequence[int]:

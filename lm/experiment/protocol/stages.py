@@ -15,6 +15,7 @@ from lm.config import Config
 from lm.devices.hosts import from_main
 from lm.errors import UserError, counted
 from lm.experiment.ablation.folders import find_folders
+from lm.experiment.ablation.groups import find_baselines
 from lm.experiment.ablation.points import Ablation, Point, make_points
 from lm.experiment.ablation.recorded import Ablated
 from lm.experiment.ablation.sweep import train_points
@@ -108,6 +109,7 @@ def train_ablation(
         metrics=tuple(ablation.metrics),
         description=ablation.description,
         protocol="screen" if how.protocol == "screen" else "confirm",
+        against=tuple(ablation.against),
         notes=tuple(notes),
     )
     failed = train(points, source=source)
@@ -138,8 +140,11 @@ def _shortlist(config: Config, ablation: Ablation, screen: epath.Path, number: i
     points = find_folders(make_points(config, screened, screen))
     means = from_main(lambda: _means(config, screened, points))
     labels = ablation.labels
-    best = sorted((label for label in labels[1:] if label in means), key=means.__getitem__)
-    chosen = {labels[0], *best[:number]}
+    bases = dict.fromkeys(labels[1:], labels[0])
+    if ablation.against:
+        bases = find_baselines(points, ablation.against)
+    best = sorted((label for label in bases if label in means), key=means.__getitem__)[:number]
+    chosen = {*best, *(bases[label] for label in best)}
     kept = [index for index, label in enumerate(labels) if label in chosen]
     return ablation.only(kept)
 
