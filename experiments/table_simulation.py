@@ -132,7 +132,7 @@ def simulate(cell: Cell, tables: int, random: np.random.Generator) -> dict[str, 
         words = [verdict(each.test, each.p_holm) for each in tests.values()]
         intervals = np.array([each.test.interval for each in tests.values()])
         add(
-            coverage=np.mean((intervals[:, 0] <= 0) & (intervals[:, 1] >= 0)),
+            coverage=float(np.mean((intervals[:, 0] <= 0) & (intervals[:, 1] >= 0))),
             false=any(word in DECIDED for word in words),
             moderated=any(each.p_moderated <= LEVEL for each in tests.values()),
             unstable=any(each.far_seeds for each in tests.values()),
