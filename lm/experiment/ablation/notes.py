@@ -73,13 +73,14 @@ def _power(table: Table) -> list[str]:
     if not table.margin:
         return [f"{found}."]
     needed = [float("inf") if row.seeds_needed is None else row.seeds_needed for row in rows]
-    seeds = _range(needed, lambda value: f"{value:.0f}" if value < 1e9 else "over 10,000")
-    return [f"{found}; one of {table.margin:g} needs {seeds} seeds."]
+    seeds = _range(needed, lambda value: f"{value:.0f}" if value < 1e9 else "over 10,000", "seeds")
+    return [f"{found}; one of {table.margin:g} needs {seeds}."]
 
 
-def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
+def _range(values: Sequence[float], form: Callable[[float], str], unit: str = "") -> str:
     """The median and, where there are others, the ends."""
     middle, *ends = (form(f(values)) for f in (statistics.median_high, min, max))
+    middle = f"{middle} {unit}".rstrip()
     return middle if len(set(ends)) == 1 else f"{middle} ({' to '.join(ends)} by row)"
 
 
