@@ -26,6 +26,7 @@ class Source:
       description: the docstring of the config's file.
       protocol: "screen" where rows are ranked and not judged.
       against: config keys that group rows; the first row of each group is its baseline.
+      matched: the quantity in which rows were made equal, such as "flops"; empty: none.
       notes: what else is to be said of the points, such as how they were tuned.
     """
 
@@ -35,6 +36,7 @@ class Source:
     description: str = ""
     protocol: Literal["confirm", "screen"] = "confirm"
     against: tuple[str, ...] = ()
+    matched: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -121,6 +123,7 @@ def read_point_list(folder: epath.Path) -> PointList | None:
             description=found["description"],
             protocol="screen" if found["protocol"] == "screen" else "confirm",
             against=tuple(found.get("against", ())),
+            matched=str(found.get("matched", "")),
             notes=tuple(found["notes"]),
         )
     except (KeyError, TypeError):

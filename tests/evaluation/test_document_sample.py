@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from configs import finetune
 from lm.config import override
 from lm.data.documents import DocumentRows, Documents
 from lm.data.packing import Packer
@@ -14,6 +15,7 @@ from lm.data.tokenizer import Encoded
 from lm.errors import UserError
 from lm.evaluation.document_totals import FILE, MOST, DocumentTotals
 from lm.experiment.train import train
+from lm.training.validate import check
 
 LENGTHS = ((5, 9), (1, 1), (11, 30), (4, 4), (7, 20))  # tokens and bytes of each document
 
@@ -90,3 +92,9 @@ def test_tokenizers_are_judged_on_the_same_bytes_and_documents(small_config, tmp
         assert bits == pytest.approx(result["eval/bits_per_byte"], rel=1e-4)
         assert sum(sums["bytes"]) == pytest.approx(result["eval/bytes"])
     assert found["bytes"] == found["bpe"] and found["bytes"][0] >= 1500
+
+
+def test_a_task_has_no_bytes_to_be_judged_on():
+    config = override(finetune.get_config("tiny"), {"evaluation.num_bytes": 100})
+    with pytest.raises(UserError, match="num_bytes = 100 is of text, and task regression"):
+        check(config)

@@ -164,6 +164,17 @@ def test_the_best_of_a_screening_are_confirmed_with_fresh_seeds(config, trained,
         train_ablation(config, few, tmp_path, How("screen"))
 
 
+def test_confirmed_rows_bring_the_baselines_of_their_groups(config, trained, tmp_path):
+    rows = [row | {"model.d_model": width} for width in (16, 32) for row in ROWS]
+    against = ["model.d_model"]
+    ablation = Ablation(rows, range(10), screen_seeds=(70, 71), against=against)
+    train_ablation(config, ablation, tmp_path, How("screen"))
+    ablated = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1)).ablated
+    assert len({point.row for point in ablated.points}) == 2
+    assert len({point.config.model.d_model for point in ablated.points}) == 1
+    assert ablated.source.against == ("model.d_model",)
+
+
 def test_rows_have_the_parameters_and_the_flops_of_the_baseline(config, tmp_path):
     rows = [{"model.num_layers": 2}, {"model.num_layers": 1}]
     by_width = match_rows(config, Ablation(rows, (0,)), "parameters", tmp_path)

@@ -191,6 +191,7 @@ def test_rows_that_saw_as_many_tokens_in_other_batches_are_compared(finish, toke
     points += [finish("b", s, 1.5 + 0.1 * s + 1e-3 * s, **wide) for s in range(3)]
     table = tabulate(points)
     assert rows_of(table)["b"].verdict == word
+    assert rows_of(tabulate(points, matched="flops"))["b"].verdict == "better"
     assert "WARNING: tokens seen is 80000 in 3 points" in notes_of(table)
     assert "batch_size" not in notes_of(table)
 

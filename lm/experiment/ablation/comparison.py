@@ -31,6 +31,7 @@ def tabulate(
     against: Sequence[str] = (),
     better: Literal["lower", "higher"] = "lower",
     margin: float | None = None,
+    matched: str = "",
     protocol: Literal["confirm", "screen"] = "confirm",
 ) -> Table:
     """Reads the results of points and compares every row with the baseline, the first by default.
@@ -50,6 +51,7 @@ def tabulate(
       against: config keys that group rows; each is compared with the first row of its own group.
       better: whether "lower" or "higher" values are.
       margin: the largest difference that does not matter, for tests of equivalence; None: none.
+      matched: the quantity in which rows were made equal, so that tokens seen may differ; "": none.
       protocol: "screen" gives ranks with intervals instead of verdicts.
 
     Raises:
@@ -78,7 +80,7 @@ def tabulate(
     }
     planned = {row: len(_shared_seeds(groups[row], groups[base])) for row, base in bases.items()}
     tests = compare_rows(values, bases, planned, margin)
-    obstacles = {k: _obstacle(groups[k], groups[bases.get(k, k)]) for k in labels}
+    obstacles = {k: _obstacle(groups[k], groups[bases.get(k, k)], matched) for k in labels}
     if protocol == "screen":
         ranked = {k: row for k, row in values.items() if not obstacles[k]}
         ranks = rank_rows(ranked, better)
@@ -109,6 +111,7 @@ def tabulate(
         margin=margin,
         protocol=protocol,
         against=tuple(against),
+        matched=matched,
     )
     return dataclasses.replace(table, notes=notes(table, [run for run in runs if run.result]))
 
@@ -122,14 +125,14 @@ def _shared_seeds(group: Sequence[PointResult], base: Sequence[PointResult]) -> 
     return {run.point.seed for run in group} & {run.point.seed for run in base}
 
 
-def _obstacle(group: Sequence[PointResult], base: Sequence[PointResult]) -> str:
+def _obstacle(group: Sequence[PointResult], base: Sequence[PointResult], matched: str) -> str:
     """Why a row has no verdict, or the empty string."""
     both, done = [*group, *base], [run for run in (*group, *base) if run.result]
     if not any(run.result for run in group):
         return "missing"
     if any(run.failed for run in both):
         return "failed seed"
-    if not comparable(done):
+    if not comparable(done, matched):
         return "not comparable"
     planned = _shared_seeds(group, base)
     finished = planned - {run.point.seed for run in both if not run.result}

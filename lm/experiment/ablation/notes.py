@@ -10,7 +10,12 @@ from lm.experiment.ablation.significance import LEVEL
 
 def notes(table: Table, done: Sequence[PointResult]) -> tuple[str, ...]:
     """The notes of a table whose points `done` are finished."""
-    return (*_meaning(table), *_power(table), *_warnings(table, done), *_made_with(done))
+    return (
+        *_meaning(table),
+        *_power(table),
+        *_warnings(table, done),
+        *_made_with(done, table.matched),
+    )
 
 
 def _meaning(table: Table) -> list[str]:
@@ -106,10 +111,10 @@ def _far(row: Row, base: Row) -> str:
     return f"WARNING: {row.label} is unstable: its difference is {far}, and {near} in the others."
 
 
-def _made_with(done: Sequence[PointResult]) -> list[str]:
+def _made_with(done: Sequence[PointResult], matched: str) -> list[str]:
     """What the runs have in common, and a warning of what they have not."""
     versions = {name for run in done for name in run.result.get("versions") or ()}
-    must = [key for key in criteria(done) if any(key in run.result for run in done)]
+    must = [key for key in criteria(done, matched) if any(key in run.result for run in done)]
     usual = ["steps", "batch_size", "device", "mesh", "data_hash", "commit", *sorted(versions)]
     found = {key: spread(done, key) for key in dict.fromkeys(must + usual) if done}
     free = {"steps", "batch_size"} - set(must)

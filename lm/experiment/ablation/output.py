@@ -91,6 +91,7 @@ def make_tables(ablated: Ablated, view: View) -> list[Table]:
             baseline=view.baseline,
             against=view.against or (() if view.baseline else ablated.source.against),
             margin=view.margin,
+            matched=ablated.source.matched,
             better=better,
             protocol=ablated.source.protocol,
         )

@@ -91,11 +91,11 @@ def refuse(runs: Sequence[PointResult], metric: str) -> None:
         raise UserError(f"no finished point has the metric: {lacking[0]}; choose one it has")
 
 
-def comparable(done: Sequence[PointResult]) -> bool:
+def comparable(done: Sequence[PointResult], matched: str = "") -> bool:
     """Whether finished points have seen equally many tokens of the same data, and were evaluated on
-    equally much.
+    equally much. Points that were `matched` in another quantity may have seen more or fewer.
     """
-    for key in criteria(done):
+    for key in criteria(done, matched):
         found = spread(done, key)
         if key in _TOKENS:
             seen = [float(value) for value in found]
@@ -106,8 +106,10 @@ def comparable(done: Sequence[PointResult]) -> bool:
     return True
 
 
-def criteria(done: Sequence[PointResult]) -> tuple[str, ...]:
+def criteria(done: Sequence[PointResult], matched: str = "") -> tuple[str, ...]:
     """The keys of results that must be equal."""
+    if matched:
+        return _DATA
     known = done and all("tokens seen" in run.result for run in done)
     return (_TOKENS if known else _LENGTH) + _DATA
 

@@ -51,4 +51,5 @@ class Table:
     missing: tuple[str, ...] = ()
     margin: float | None = None  # the largest difference that does not matter
     against: tuple[str, ...] = ()  # config keys; the first row with the same values is a baseline
+    matched: str = ""  # the quantity in which rows were made equal instead of tokens seen
     protocol: str = "confirm"  # or "screen": ranks instead of verdicts

@@ -110,6 +110,7 @@ def train_ablation(
         description=ablation.description,
         protocol="screen" if how.protocol == "screen" else "confirm",
         against=tuple(ablation.against),
+        matched=how.match or "",
         notes=tuple(notes),
     )
     failed = train(points, source=source)
