@@ -3,11 +3,14 @@
 import os
 import signal
 import sys
+import time
 
 import pytest
 
 from lm.devices.shares import Share
+from lm.experiment.attempts import read_attempts
 from lm.experiment.workers import REPLACED, run_workers
+from tests.commands import start_fresh
 
 EACH = [Share({"WORKER": "1"}), Share({"WORKER": "2"})]
 
@@ -71,3 +74,47 @@ time.sleep(60)
     assert run_workers(python(code), EACH) == 128 + number
     assert "[2] saved" in capfd.readouterr().out.splitlines()
     assert signal.getsignal(number) is before
+
+
+def ways(folder):
+    return [each.get("how") for each in read_attempts(folder)]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_two_workers_is_stopped_and_goes_on(tmp_path, corpus_folder, cache):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    command = [
+        "sweep",
+        "--config=configs/attention.py:tiny",
+        "--seeds=1",
+        "--jobs=2",
+        f"--workdir={tmp_path / 'sweep'}",
+        f"--config.cache_dir={cache}",
+        f"--config.data.source=files:{corpus_folder}/*.txt",
+        "--config.data.validation_fraction=0.2",
+        "--config.data.seq_len=32",
+        "--config.model.num_layers=1",
+        "--config.model.d_model=16",
+        "--config.steps=1000",
+        "--config.evaluation.every=0",
+        "--config.evaluation.num_examples=16",
+        "--config.log.every=1",
+        "--config.log.trackers=()",
+    ]
+    process = start_fresh(*command)
+    while process.poll() is None:
+        sizes = [path.stat().st_size for path in tmp_path.glob("sweep/*/metrics.jsonl")]
+        if len(sizes) == 2 and all(sizes):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "[1] " in out and "[2] " in out and err.count("stopped at step") == 2
+    assert [ways(folder) for folder in tmp_path.glob("sweep/*seed*")] == [["interrupted"]] * 2
+    process = start_fresh(*command)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    found = sorted(ways(folder) for folder in tmp_path.glob("sweep/*seed*"))
+    assert found == [["finished"]] * 2 + [["interrupted", "finished"]] * 2

@@ -154,7 +154,8 @@ class _Sweep:
                     self.train(group)
                 except Held as error:
                     taken.append((group, error))
-            if taken and str(taken[0][1]) != shown:
+            # Where this sweep has trained some meanwhile, others may have finished theirs.
+            if len(taken) == len(left) and str(taken[0][1]) != shown:
                 shown = str(taken[0][1])
                 others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
                 print(f"waiting: {shown.partition(';')[0]}{others}", flush=True)
