@@ -36,7 +36,7 @@ def to_latex(table: Table) -> str:
     notes = [*table.notes, *(f"Missing: {line}" for line in table.missing)]
     caption = (
         f"{table.unit}, {table.better} is better: mean and standard error over $n$ seeds, and the "
-        f"difference from {escape(table.baseline)} within seeds."
+        f"difference from {escape(table.compared_with)} within seeds."
     )
     lines = [
         *(f"% {' '.join(note.split())}" for note in notes),

@@ -21,12 +21,10 @@ def notes(table: Table, done: Sequence[PointResult]) -> tuple[str, ...]:
 def _meaning(table: Table) -> list[str]:
     counted = any(row.value_interval for row in table.rows)
     documents = " [95 % interval over other seeds and other held-out documents]"
-    base = f"the first row of the same {' and '.join(table.against)}"
-    base = base if table.against else table.baseline
     found = [
         f"Metric: {table.metric}, {table.better} is better; mean ± standard error over n seeds"
         f"{documents * counted}.",
-        f"Difference: row minus {base} within seeds [95 % Student-t interval].",
+        f"Difference: row minus {table.compared_with} within seeds [95 % Student-t interval].",
     ]
     if table.protocol == "screen":
         return [

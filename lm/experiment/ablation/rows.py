@@ -53,3 +53,10 @@ class Table:
     against: tuple[str, ...] = ()  # config keys; the first row with the same values is a baseline
     matched: str = ""  # the quantity in which rows were made equal instead of tokens seen
     protocol: str = "confirm"  # or "screen": ranks instead of verdicts
+
+    @property
+    def compared_with(self) -> str:
+        """What a row's difference is from, in words."""
+        if not self.against:
+            return self.baseline
+        return f"the first row of the same {' and '.join(self.against)}"
