@@ -32,6 +32,17 @@ def test_without_ray_one_line_says_what_to_install(points, monkeypatch):
         train_by_ray(points)
 
 
+def test_a_cluster_that_is_gone_is_one_line(points, monkeypatch):
+    def init(**_):
+        raise RuntimeError("Failed to connect to GCS.\nmore")
+
+    ray = types.SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setattr(ray_executor, "begin", lambda points, *_: points)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(UserError, match=r"\(Failed to connect to GCS.\); start it, or set RAY_A"):
+        train_by_ray(points)
+
+
 @pytest.mark.parametrize(
     ("there", "platforms", "mesh", "options"),
     [

@@ -15,12 +15,14 @@ from typing import Any
 from lm.config import Config
 from lm.data.bucket import absolute
 from lm.data.files import write_text
+from lm.devices.hosts import process_count
 from lm.errors import Interrupted, UserError, counted
 from lm.experiment.ablation.points import Point
 from lm.experiment.ablation.sweep import begin, failed_points, train_shared
 from lm.experiment.point_list import Source
 from lm.experiment.run_dir import held
 from lm.experiment.workers import on_signals
+from lm.training.announce import announced
 
 RETRIES = 8  # times that a task is started again whose process or node was lost
 _FORWARDED = ("JAX_PLATFORMS", "XLA_FLAGS")
@@ -53,6 +55,11 @@ def train_by_ray(
       Held: another command that does not share is at work in the folder.
       SystemExit: with 128 + N after signal N, once all tasks have saved their state.
     """
+    if process_count() > 1:
+        raise UserError(
+            f"--executor=ray: one process starts the tasks, and here are {process_count()}; "
+            "run the command on one host of the cluster"
+        )
     left = begin(points, retry, source)
     if left:
         ray = _connected()
@@ -63,6 +70,8 @@ def train_by_ray(
 def _connected() -> ModuleType:
     """The module ray, connected to a cluster."""
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines of two points may be alike
+    # Of half a minute each; by default 20, of a cluster that is gone.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
@@ -71,7 +80,15 @@ def _connected() -> ModuleType:
         ) from None
     if not ray.is_initialized():
         variables = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-        ray.init(runtime_env={"env_vars": variables}, logging_level="warning")
+        try:
+            with announced("connecting to Ray"):
+                ray.init(runtime_env={"env_vars": variables}, logging_level="warning")
+        except (ConnectionError, RuntimeError) as error:
+            line = str(error).partition("\n")[0]
+            raise UserError(
+                f"--executor=ray: the cluster cannot be reached ({line}); start it, or set "
+                "RAY_ADDRESS=local for a new one of this machine"
+            ) from None
     return ray
 
 
