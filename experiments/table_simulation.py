@@ -18,7 +18,7 @@ functions that make real tables. It measures
 Rows have noise of one standard deviation ("equal"), or of one between 0.2 and 2 each ("unequal").
 In "tuned" cells each row is the best of four trials, which differ in their noise and are equally
 good, chosen on a seed that is not the table's. "own seeds" chooses those of all rows but the
-baseline on the table's own seeds instead, as one must not: false tables abound.
+baseline on the table's own seeds instead, as one must not; its line is not judged.
 
 Ranks: how often the intervals of all k rows of a screen hold their true ranks (at least 0.95).
 Documents: how often the interval of a row's own value holds the true one, where seeds, documents
