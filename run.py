@@ -10,7 +10,7 @@
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    train all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    train them and compare them in a table
-  python run.py table    --workdir=DIR --format=md,latex      compare what is there; train nothing
+  python run.py table    --workdir=DIR --format=md,html       compare what is there; train nothing
   python run.py compare  DIR1 DIR2 ...                        rows of several workdirs in one table
   python run.py plan     --config=FILE[:ARG] --on=v5e-16      memory and time on a slice, without it
   python run.py status   --workdir=DIR                        finished, running, failed, missing

@@ -78,7 +78,7 @@ AGAINST = flags.DEFINE_list(
 MARGIN = flags.DEFINE_float(
     "margin", None, "difference that does not matter, for tests of equivalence"
 )
-FORMAT = flags.DEFINE_list("format", "md,csv,png", "of a table: md, csv, png, latex")
+FORMAT = flags.DEFINE_list("format", "md,csv,png", "of a table: md, csv, png, latex, html")
 ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 MESH = flags.DEFINE_enum(
     "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"

@@ -13,7 +13,7 @@ Interval = tuple[float, float]
 def by_effect(table: Table) -> list[Row]:
     """The rows but the baseline, the best difference first; those without one last."""
     sign = 1 if table.better == "lower" else -1
-    rows = [row for row in table.rows if row.label != table.baseline]
+    rows = [row for row in table.rows if row.baseline]
     known = [row for row in rows if row.difference is not None]
     known.sort(key=lambda row: sign * (row.difference or 0.0))
     return known + [row for row in rows if row.difference is None]

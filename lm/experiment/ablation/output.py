@@ -1,4 +1,4 @@
-"""Makes the tables of an ablation and writes them: as Markdown, CSV, LaTeX, and as a figure."""
+"""Makes the tables of an ablation and writes them: as Markdown, CSV, LaTeX, a figure and a page."""
 
 import dataclasses
 import math
@@ -16,20 +16,24 @@ from lm.experiment.ablation import plot
 from lm.experiment.ablation.comparison import tabulate
 from lm.experiment.ablation.latex import to_latex
 from lm.experiment.ablation.recorded import Ablated
+from lm.experiment.ablation.report import make_page
 from lm.experiment.ablation.rows import Table
 from lm.experiment.ablation.table import to_csv, to_markdown
 from lm.experiment.primary_metric import primary_metric
 
+Make = Callable[[Ablated, Sequence[Table], epath.Path], str]
 
-def _text(form: Callable[[Table], str]) -> Callable[[Ablated, Sequence[Table]], str]:
-    return lambda ablated, tables: "\n".join(map(form, tables))
+
+def _text(form: Callable[[Table], str]) -> Make:
+    return lambda ablated, tables, folder: "\n".join(map(form, tables))
 
 
 # The formats that are text, by their name: the ending of their file, and what makes it.
-_TEXTS: dict[str, tuple[str, Callable[[Ablated, Sequence[Table]], str]]] = {
+_TEXTS: dict[str, tuple[str, Make]] = {
     "md": ("md", _text(to_markdown)),
-    "csv": ("csv", lambda ablated, tables: to_csv(tables[0])),
+    "csv": ("csv", lambda ablated, tables, folder: to_csv(tables[0])),
     "latex": ("tex", _text(to_latex)),
+    "html": ("html", lambda ablated, tables, folder: make_page(ablated, tables, str(folder))),
 }
 FORMATS = (*_TEXTS, "png")
 
@@ -100,11 +104,13 @@ def make_tables(ablated: Ablated, view: View) -> list[Table]:
 
 
 def _with_notes(table: Table, ablated: Ablated) -> Table:
+    """The table with notes on its points, and the number of its comparisons."""
     notes, count = [*ablated.source.notes], len(ablated.left_out)
+    comparisons = sum(bool(row.baseline) for row in table.rows)
     if count:
         runs = counted(count, "other run")
         notes.append(f"Left out: {runs} of the folder that its points.json does not list.")
-    return dataclasses.replace(table, notes=(*table.notes, *notes))
+    return dataclasses.replace(table, notes=(*table.notes, *notes), comparisons=comparisons)
 
 
 def _select(table: Table, patterns: Sequence[str]) -> Table:
@@ -135,7 +141,7 @@ def write_tables(
     for name, (ending, make) in _TEXTS.items():
         if name in formats:
             names.append(f"table.{ending}")
-            write_text(folder / names[-1], make(ablated, tables))
+            write_text(folder / names[-1], make(ablated, tables, folder))
     if "png" in formats:
         names.append("table.png")
         with replacing(folder / names[-1]) as partial:

@@ -53,6 +53,7 @@ class Table:
     against: tuple[str, ...] = ()  # config keys; the first row with the same values is a baseline
     matched: str = ""  # the quantity in which rows were made equal instead of tokens seen
     protocol: str = "confirm"  # or "screen": ranks instead of verdicts
+    comparisons: int = 0  # of rows with their baselines, also those that are not shown
 
     @property
     def compared_with(self) -> str:
