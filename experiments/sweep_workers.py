@@ -6,7 +6,8 @@ Writes   experiments/results/sweep_workers.json
 
 24 points are trained by four workers: commands of this machine, two of which get SIGKILL; tasks of
 a Ray cluster of two nodes, one of which is killed (needs the extra sweep); an array of four Slurm
-jobs, of which one is requeued, and one is killed and then requeued (needs a Slurm that runs).
+jobs, of which one is requeued, and one ended by scancel and then requeued (needs a Slurm that
+runs).
 
 Afterwards the attempts logs must say that each point was trained once to its end, that who took
 over named a process that had ended, and that no two attempts met; and every number of each point
@@ -167,7 +168,7 @@ def by_ray(sweep: Sweep, rng: random.Random) -> dict[str, Any]:
 
 
 def by_slurm(sweep: Sweep, rng: random.Random) -> dict[str, Any]:
-    """An array of four jobs, of which one is requeued, and one is killed and then requeued."""
+    """An array of four jobs, of which one is requeued, and one is ended and then requeued."""
     name = sweep.workdir.name
     flags = ("--with=slurm", "--on=cpu-1", f"--workers={WORKERS}")
     if sweep.start("launch", *flags).wait():
