@@ -123,7 +123,11 @@ def diagnose() -> int:
 def sweep() -> int:
     """Trains the points of an ablation that are not finished."""
     if flags.JOBS.value > 1:
-        return flags.train_by_workers(_SWEEP)
+        return flags.train_by_workers(_SWEEP + "search study ")
+    if flags.SEARCH.value:
+        return 1 if flags.run_search() else 0
+    if flags.STUDY.value:
+        raise UserError("--study is of a search; add --search=optuna")
     return 1 if flags.train_ablation().failed else 0
 
 
@@ -268,7 +272,7 @@ COMMANDS = {
         "stop_strings num_beams length_penalty",
     ),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
-    "sweep": Command(sweep, _SWEEP + _HOSTS),
+    "sweep": Command(sweep, _SWEEP + "search study " + _HOSTS),
     "table": Command(table, _SWEEP + "baseline against margin rows format " + _HOSTS),
     "compare": Command(compare, "baseline against margin rows format output", words=True),
     "plan": Command(plan, _ABLATION + "on mesh"),

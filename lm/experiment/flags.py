@@ -3,6 +3,7 @@
 run.py says which command reads which.
 """
 
+import dataclasses
 import functools
 import sys
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,12 @@ DRAW = flags.DEFINE_multi_string(
 TRIALS = flags.DEFINE_integer("trials", None, "number of draws", 1)
 TUNE = flags.DEFINE_multi_string(
     "tune", [], "KEY=A,B: values to try for each row before the table; may be repeated"
+)
+SEARCH = flags.DEFINE_enum(
+    "search", None, ("optuna",), "what suggests each draw by the results of those before it"
+)
+STUDY = flags.DEFINE_string(
+    "study", None, "file or database URL of the search's study; default: in the workdir"
 )
 BASELINE = flags.DEFINE_string(
     "baseline", None, "label of the row that others are compared with; default: the first"
@@ -198,6 +205,24 @@ def load_ablation() -> "tuple[Config, Ablation]":
     path, _, arg = CONFIG_FLAG.config_filename.partition(":")
     config, given = load_config(), CONFIG_FLAG.override_values
     return config, load_ablation(path, arg or None, variation(), given)
+
+
+def run_search() -> int:
+    """Works on the search that the flags describe; how many trials have failed."""
+    from lm.experiment.ablation import load_ablation
+    from lm.experiment.ablation.search import Search, run_search
+
+    if not DRAW.value or not TRIALS.value:
+        raise UserError(f"--search={SEARCH.value} needs --draw=KEY=LOW:HIGH and --trials=N")
+    for flag in (RETRY, PROTOCOL, SHORTLIST, MATCH, TUNE, EXECUTOR, REPLICAS):
+        if flag.present:
+            raise UserError(f"--search has no use for --{flag.name}; leave it out")
+    path, _, arg = CONFIG_FLAG.config_filename.partition(":")
+    config, keys = load_config(), CONFIG_FLAG.override_values
+    once = dataclasses.replace(variation(), trials=1)  # to know its seeds, and to check the keys
+    found = load_ablation(path, arg or None, once, keys)
+    given = Search(config, found, DRAW.value, TRIALS.value, workdir(), STUDY.value, source())
+    return run_search(given)
 
 
 def train_ablation(trained: bool = False) -> "Trained":

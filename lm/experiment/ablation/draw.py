@@ -44,6 +44,10 @@ class Distribution(NamedTuple):
             value = low + u * (high - low)
         if self.whole:
             return min(int(value), int(self.high))
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """A number of the range to a few digits."""
         return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
 
     @property

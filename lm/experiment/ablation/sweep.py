@@ -55,7 +55,7 @@ def train_points(
     check_replication(replication)
     folder = points[0].workdir.parent
     if share:
-        from_main(lambda: _check_shared(folder))
+        from_main(lambda: check_shared(folder))
         sweep = _Sweep(points, retry, replication)
         from_main(lambda: _record(points, source))
         return sweep.share()
@@ -77,7 +77,7 @@ def begin(points: Sequence[Point], retry: bool, source: Source | None) -> list[P
     Raises:
       UserError, Held: as `train_points`; devices are left to those processes.
     """
-    _check_shared(points[0].workdir.parent)
+    check_shared(points[0].workdir.parent)
     _record(points, source)
     if retry:
         for point in points:
@@ -97,6 +97,17 @@ def train_shared(points: Sequence[Point], labels: Sequence[str]) -> None:
       points, labels: which, with what stands before the name of each.
     """
     _Sweep(points, retry=False, labels=labels).share()
+
+
+def train_point(point: Point) -> bool:
+    """Trains a point that is not finished, beside other commands in its folder; whether it failed.
+
+    Raises:
+      Held: another command is at it; else as `train_points`.
+    """
+    sweep = _Sweep([point], retry=False)
+    sweep.train([point])
+    return bool(sweep.failed)
 
 
 def failed_points(points: Sequence[Point]) -> list[Point]:
@@ -249,7 +260,8 @@ def _is_fatal(error: Exception) -> bool:
     return bool(of_storage(error)) or not all_fail(error)
 
 
-def _check_shared(folder: epath.Path) -> None:
+def check_shared(folder: epath.Path) -> None:
+    """Raises Held where a command that does not share is at work in a folder."""
     if found := holder(folder):
         raise Held(f"{str(found).partition(';')[0]}, which does not share; wait until it ends")
     check_exclusive(folder)
