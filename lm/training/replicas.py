@@ -70,7 +70,7 @@ class Replicas:
 
     def __init__(self, replicas: Sequence[Replica], replicate: str):
         self.replicas, self.program = replicas, replicas[0].program
-        self._step = _joint_step(self.program.train_step, replicate)
+        self._step = joint_step(self.program.train_step, replicate)
         self._keys = jnp.stack([each.key for each in replicas])
         shardings = jax.tree.map(lambda x: x.sharding, self.program.abstract_state)
         self._take_state = jax.jit(_take, out_shardings=shardings)
@@ -115,7 +115,7 @@ class Replicas:
         """The states of all, stacked; those that were replaced since the last step are put back."""
         states = self._states
         if states is None or any(each.replaced for each in running):
-            states = _stack(*(each.state for each in self.replicas))
+            states = stack_states(*(each.state for each in self.replicas))
             for replica in self.replicas:
                 replica.join(self)
         return states
@@ -162,7 +162,7 @@ class Replicas:
 
 
 @functools.lru_cache(maxsize=2)
-def _joint_step(train_step: Wrapped, replicate: str) -> Wrapped:
+def joint_step(train_step: Wrapped, replicate: str) -> Wrapped:
     """The step of stacked states, batches and keys; donates the states."""
 
     def mapped(states: TrainState, rows: Rows, keys: jax.Array) -> tuple[TrainState, Metrics]:
@@ -173,7 +173,8 @@ def _joint_step(train_step: Wrapped, replicate: str) -> Wrapped:
 
 
 @jax.jit
-def _stack(*states: TrainState) -> TrainState:
+def stack_states(*states: TrainState) -> TrainState:
+    """The states of replicas, in their order, as one with a first axis more."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 

@@ -140,7 +140,11 @@ def stop_at(step, monkeypatch):
         {},
         {"output.head": "adaptive", "output.tied": False},
         {"attention.weighting": "sparsemax", "evaluation.patience": 1},
-        {"optimizer.ema_decay": 0.9, "regularization.penalty_adaptation": 1.0},
+        {
+            "optimizer.ema_decay": 0.9,
+            "regularization.l2": 1e-3,
+            "regularization.penalty_adaptation": 1.0,
+        },
     ],
 )
 def test_replicas_one_after_the_other_have_the_bits_of_separate_runs(
