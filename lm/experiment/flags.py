@@ -116,7 +116,7 @@ REPLICATE = flags.DEFINE_enum(
     "replicate",
     "map",
     ("map", "vmap"),
-    "replicas one after the other, to the bit as alone, or at once, up to rounding",
+    "replicas one after the other, with the numbers of separate runs, or all at once",
 )
 WITH = flags.DEFINE_string(
     "with", "print", "what starts the workers: sky, xpk, slurm, gcloud, print"
