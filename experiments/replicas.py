@@ -3,11 +3,12 @@
 Command  python experiments/replicas.py
 Writes   experiments/results/replicas.json
 
-The model is that of configs/attention.py:tiny. Training steps only, with their batches on the device, as `run.py sweep --replicas=8` compiles them:
-one run, 8 replicas one after the other (map), 8 at once (vmap). They run in turns, `STEPS` steps
-each, and a ratio is the median over rounds of the ratio within a round. 8 separate runs take 8
-times one run, and compile and start 8 times. On a GPU 8 replicas at once are to take at most twice
-the time of one run (`GOAL`); without a GPU the result says so, and its ratios are of the CPU.
+The model is that of configs/attention.py:tiny. Steps of training alone, with batches on the device,
+as `run.py sweep --replicas=8` compiles them: one run, 8 replicas one after the other (map), 8 at
+once (vmap). They run in turns, `STEPS` steps each, and a ratio is the median over rounds of the
+ratio within a round; 8 separate runs take 8 times one run, and start 8 times. On a GPU 8 replicas
+at once are to take at most twice the time of one run (`GOAL`); without a GPU the result says so,
+and its ratios are of the CPU.
 """
 
 import json
