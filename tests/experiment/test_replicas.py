@@ -121,12 +121,13 @@ def test_a_sweep_of_replicas_writes_what_separate_runs_write(tiny, tmp_path, los
 
 
 def stop_at(step, monkeypatch):
-    """Sends a signal to this process when any run asks for the data of a step."""
+    """Sends a signal to this process, once, when the run of seed 0 asks for the data of a step."""
     original = run_module.local_train_batches
 
-    def batches(*arguments, start, **keywords):
-        for number, rows in enumerate(original(*arguments, start=start, **keywords), start + 1):
-            if number == step:
+    def batches(*arguments, start, seed, **keywords):
+        found = original(*arguments, start=start, seed=seed, **keywords)
+        for number, rows in enumerate(found, start + 1):
+            if number == step and seed == 0:
                 signal.raise_signal(signal.SIGTERM)
             yield rows
 
