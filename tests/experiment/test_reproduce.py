@@ -140,6 +140,7 @@ def test_an_interrupted_recipe_keeps_its_finished_seeds(counted):
     with pytest.raises(KeyboardInterrupt):
         reproduce_named(["counted"], counted)
     assert "in progress (2 of 3)" in (counted / "counted" / "report.md").read_text()
+    assert "in progress (2 of 3)" in list_expected(counted)[2]
 
 
 @pytest.mark.parametrize(

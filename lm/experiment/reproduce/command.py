@@ -32,6 +32,8 @@ def _state(expected: Expected, folder: epath.Path) -> str:
     if (report := folder / "report.json").exists():
         content = json.loads(report.read_text())
         results = [each["result"] for each in content["quantities"].values()]
+        if results[0].startswith("in progress"):
+            return results[0]
         agreeing = sum(result in AGREE for result in results)
         seeds = counted(len(content["seeds"]), "seed")
         return f"{agreeing} of {len(results)} as published, {seeds}"

@@ -113,7 +113,9 @@ def all_expected() -> dict[str, Expected]:
         raise UserError(
             f"reproduce needs a checkout of the project: there is no {EXPERIMENTS / 'expected'}"
         )
-    found = sorted(map(read_expected, paths), key=lambda each: (each.needs, each.minutes))
+    found = sorted(
+        map(read_expected, paths), key=lambda each: (each.needs == NETWORK, each.minutes)
+    )
     return {each.name: each for each in found}
 
 
