@@ -80,6 +80,7 @@ def test_one_is_told_what_no_node_has(capsys):
 def test_a_local_cluster_trains_points_as_a_sweep_does(points, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device for each task
     try:
         assert train_by_ray(points) == []
     finally:
