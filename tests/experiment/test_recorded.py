@@ -106,6 +106,22 @@ def test_a_folder_of_no_runs_is_refused_by_name(tmp_path):
         read_ablation(tmp_path)
 
 
+def test_the_time_of_a_step_is_a_column_where_it_was_measured_in_turns(listed):
+    folder = listed[0]
+    (before,) = make_tables(read_ablation(folder), View())
+    assert "step time" not in columns(before)
+    speeds = {"softmax": {"seconds": 0.2, "ratio": 1.0}, "sparsemax": {"seconds": 3, "ratio": 1.5}}
+    (folder / "speed.json").write_text(json.dumps(speeds))
+    (table,) = make_tables(read_ablation(folder), View())
+    assert columns(table)["step time"] == ["1.00", "1.50", ""]
+    assert "Step time:" in " ".join(table.notes)
+    (other,) = make_tables(read_ablation(folder), View(baseline="sparsemax"))
+    assert columns(other)["step time"][0] == "0.67"
+    (folder / "speed.json").write_text("{")
+    (broken,) = make_tables(read_ablation(folder), View())
+    assert broken == before
+
+
 def test_rows_of_several_folders_are_paired_by_seed(listed, tmp_path, small_config):
     folder, points, _ = listed
     other, _ = folder_of(tmp_path / "b", small_config, {"softmax": {}}, seeds=1)

@@ -18,6 +18,7 @@ from lm.experiment.ablation.latex import to_latex
 from lm.experiment.ablation.recorded import Ablated
 from lm.experiment.ablation.report import make_page
 from lm.experiment.ablation.rows import Table
+from lm.experiment.ablation.speed import with_speeds
 from lm.experiment.ablation.table import to_csv, to_markdown
 from lm.experiment.primary_metric import primary_metric
 
@@ -99,6 +100,7 @@ def make_tables(ablated: Ablated, view: View) -> list[Table]:
             better=better,
             protocol=ablated.source.protocol,
         )
+        table = with_speeds(table, ablated.points[0].workdir.parent)
         tables.append(_select(_with_notes(table, ablated), view.rows))
     return tables
 

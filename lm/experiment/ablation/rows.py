@@ -35,6 +35,7 @@ class Row:
     smallest_effect: float | None = None  # found with 80 % probability
     seeds_needed: int | None = None  # to find a difference as large as the margin as often
     far_seeds: tuple[int, ...] = ()  # whose difference is far from that of the others
+    step_ratio: float | None = None  # time of a step to the baseline's, measured in turns
     rank: tuple[int, int, int] | None = None  # in a screen: place, and the ends of its interval
 
 

@@ -47,6 +47,8 @@ def columns(table: Table) -> dict[str, list[str]]:
         "FLOPs/token": _amounts([r.flops_per_token for r in rows]),
         "step memory": _amounts([r.memory for r in rows]),
     }
+    if any(row.step_ratio for row in rows):
+        found["step time"] = [f"{r.step_ratio:.2f}" if r.step_ratio else "" for r in rows]
     if not has_moderated(table):
         del found["moderated p"]
     if all(row.trained_parameters in (None, row.parameters) for row in rows):
