@@ -7,6 +7,7 @@ import datetime
 import enum
 import importlib
 import json
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -16,6 +17,7 @@ from lm.errors import UserError
 from lm.experiment.ablation.draw import Distribution
 
 _NAME, _ABOUT = "search", "search"
+_ATTEMPTS, _PAUSE = 4, 0.5  # to open a database, with the seconds between two
 _ENDED = ("COMPLETE", "PRUNED", "FAIL")
 _ASKING = datetime.timedelta(minutes=1)  # after which one whose asking was cut off is lost
 
@@ -77,20 +79,28 @@ class Study:
             remedy = 'pip install -e ".[sweep]"'
             raise UserError(f"--search=optuna needs Optuna: {remedy}") from None
         self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
-        try:
-            self._study = self._optuna.create_study(
-                storage=_storage(where),
-                study_name=_NAME,
-                direction="minimize" if lower_is_better else "maximize",
-                load_if_exists=True,
-                pruner=self._optuna.pruners.MedianPruner(),
-            )
-        except Exception as error:  # of whichever database it is
-            raise UserError(f"--study={where} cannot be opened: {plain(error)}") from None
+        self._study = self._opened(where, "minimize" if lower_is_better else "maximize")
         text = json.dumps(about, sort_keys=True)
         if (before := self._study.user_attrs.get(_ABOUT, text)) != text:
             raise UserError(f"--study={where} is of another search: {before} there and {text} here")
         self._study.set_user_attr(_ABOUT, text)
+
+    def _opened(self, where: str, direction: str) -> Any:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return self._optuna.create_study(
+                    storage=_storage(where),
+                    study_name=_NAME,
+                    direction=direction,
+                    load_if_exists=True,
+                    pruner=self._optuna.pruners.MedianPruner(),
+                )
+            except Exception as error:  # of whichever database it is
+                # Of several workers that make a new database at once, one succeeds.
+                if left and type(error).__name__ in ("IntegrityError", "OperationalError"):
+                    time.sleep(_PAUSE)
+                    continue
+                raise UserError(f"--study={where} cannot be opened: {plain(error)}") from None
 
     def trials(self) -> list[Trial]:
         """Those that have been asked for, in order."""

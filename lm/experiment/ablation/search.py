@@ -108,20 +108,23 @@ class _Worker:
         """Trains trials until all that are wanted have ended."""
         told = ""
         while True:
-            running = [each for each in self.study.trials() if each.state == "running"]
-            held = [error for each in running if (error := self._holder(each))]
+            running = self._running()
             free = [each for each in running if self._holder(each) is None]
             trial = free[0] if free else self.study.ask(self.search.trials)
             if trial is not None:
                 self._record()
                 self._train(trial)
-            elif not running:
+                continue
+            if not (running := self._running()):  # again: others have asked meanwhile
                 return
-            else:
-                if held and str(held[0]) != told:
-                    told = str(held[0])
-                    print(f"waiting: {told.partition(';')[0]}", flush=True)
-                time.sleep(POLL)
+            error = next(filter(None, map(self._holder, running)), None)
+            if error is not None and str(error) != told:
+                told = str(error)
+                print(f"waiting: {told.partition(';')[0]}", flush=True)
+            time.sleep(POLL)
+
+    def _running(self) -> list[Trial]:
+        return [each for each in self.study.trials() if each.state == "running"]
 
     def _train(self, trial: Trial) -> None:
         """Trains what is not finished of a trial, seed by seed, unless another worker does."""
