@@ -21,6 +21,13 @@ LAPTOP = [
     for size in sizes
     if size in (None, "tiny") and name not in ("finetune_grid", "finetune_table")
 ]
+# All other sizes, each with its own mesh and batch.
+LARGER = [
+    (name, size)
+    for name, sizes in SHIPPED.items()
+    for size in sizes
+    if (name, size) not in LAPTOP and name not in ("finetune_grid", "finetune_table")
+]
 
 pytestmark = pytest.mark.slow
 
@@ -44,15 +51,26 @@ def slice_of():
 def test_every_config_of_a_laptops_size_fits_with_the_bytes_that_the_compiler_says(
     name, size, on, slice_of, monkeypatch
 ):
+    config = importlib.import_module(f"configs.{name}").get_config(size)
+    config = override(config, {"batch_size": 16, "mesh.data": -1})
+    check_plan(config, slice_of(on), monkeypatch)
+
+
+@pytest.mark.parametrize("on", ["v5e-16", "v6e-8", "h100-8"])
+@pytest.mark.parametrize(("name", "size"), LARGER)
+def test_every_larger_config_fits_as_it_is(name, size, on, slice_of, monkeypatch):
+    config = importlib.import_module(f"configs.{name}").get_config(size)
+    check_plan(config, slice_of(on), monkeypatch)
+
+
+def check_plan(config, found, monkeypatch):
+    """Compiles a config for a slice; the bytes of its plan are the compiler's, and fit."""
     said, analysis = [], jax.stages.Compiled.memory_analysis
     monkeypatch.setattr(
         jax.stages.Compiled,
         "memory_analysis",
         lambda compiled: said.append(analysis(compiled)) or said[-1],
     )
-    config = importlib.import_module(f"configs.{name}").get_config(size)
-    config = override(config, {"batch_size": 16, "mesh.data": -1})
-    found = slice_of(on)
     plan = make_plan(config, found)
     assert 0 < plan.bytes < found.accelerator.memory and 0 < plan.mfu < 1.001
     for step, by_compiler in zip((plan.train, plan.evaluation), said, strict=True):
