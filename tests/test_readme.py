@@ -43,4 +43,4 @@ def test_the_map_of_the_readme_names_every_room_and_only_files_that_exist():
 
 def hidden(folder, name):
     """Whether a file lies in a folder of the room, such as profiling/flops.py."""
-    return bool(list(folder.glob(f"*/{name}")))
+    return any(folder.glob(f"**/{name}"))
