@@ -160,7 +160,9 @@ def test_replicas_one_after_the_other_have_the_bits_of_separate_runs(
 
 
 @pytest.mark.slow
-def test_replicas_of_an_adaptive_head_have_its_numbers_up_to_rounding(tiny, tmp_path, losses):
+def test_replicas_of_a_very_small_adaptive_head_have_its_numbers_up_to_rounding(
+    tiny, tmp_path, losses
+):
     # In a loop, XLA's CPU backend takes another kernel for the gradient of its small table.
     adaptive = override(tiny, {"output.head": "adaptive", "output.tied": False})
     points = make_points(adaptive, Ablation([{}], (0, 1)), tmp_path / "sweep")
