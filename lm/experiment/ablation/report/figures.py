@@ -203,11 +203,11 @@ def draw_costs(
 
 
 def _without_outliers(values: Sequence[float]) -> Axis:
-    """An axis of the values that are at most four median deviations from their median, so that far
+    """An axis of the values that are at most six median deviations from their median, so that far
     ones do not flatten the others.
     """
     middle = float(np.median(values))
-    reach = 4 * float(np.median(np.abs(np.array(values) - middle)))
+    reach = 6 * float(np.median(np.abs(np.array(values) - middle)))
     return _around([value for value in values if not reach or abs(value - middle) <= reach])
 
 
