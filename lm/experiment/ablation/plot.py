@@ -149,9 +149,7 @@ def _draw_differences(axes: "Axes", table: Table, styles: Mapping[str, Style]) -
     _clear(axes)
     side = "left" if table.better == "lower" else "right"
     axes.set_xlabel(_plain(f"difference in {table.unit}; {side} is better"))
-    axes.set_title(
-        "Difference from the baseline; each row's 95 % interval", fontsize=10, loc="left"
-    )
+    axes.set_title("Difference from the baseline, 95 % interval", fontsize=10, loc="left")
 
 
 def _draw_difference(
