@@ -115,7 +115,8 @@ def untrained_tokenizer(name: str, vocab_size: int | None) -> Tokenizer:
     check_tokenizer(name, vocab_size)
     if name not in ALGORITHMS:
         return make_tokenizer(name, vocab_size, ())
-    return SubwordTokenizer(_train(name, vocab_size, ())[0], name=name, vocab_size=vocab_size)
+    text = ["a"]  # without any, the scores of unigram are not numbers
+    return SubwordTokenizer(_train(name, vocab_size, text)[0], name=name, vocab_size=vocab_size)
 
 
 def warn_of_long_words(documents: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from lm.data import ByteTokenizer, Encoded, SubwordTokenizer, load_subword
-from lm.data.make_tokenizer import SPECIALS, check_tokenizer, make_tokenizer, open_tokenizer
+from lm.data.make_tokenizer import (
+    SPECIALS,
+    check_tokenizer,
+    make_tokenizer,
+    open_tokenizer,
+    untrained_tokenizer,
+)
 from lm.data.tokenizer import END_BYTE, MASK_BYTE, SENTINEL_BYTES
 from lm.errors import UserError
 
@@ -166,6 +172,15 @@ def test_a_trained_tokenizer_has_the_size_asked_for_and_all_special_tokens(name)
     tokenizer = made(name)
     assert tokenizer.vocab_size == TRAINED[name]
     assert len({tokenizer.end, tokenizer.mask, *tokenizer.sentinels}) == len(SPECIALS)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_an_untrained_tokenizer_has_the_size_and_the_special_tokens_of_a_trained_one(name):
+    trained, untrained = make_tokenizer(name, 700, TEXTS), untrained_tokenizer(name, 700)
+    assert untrained.vocab_size == trained.vocab_size == 700
+    assert [untrained.end, untrained.mask] == [trained.end, trained.mask]
+    ids = untrained.encode_batch(["größe"])[0].ids
+    assert untrained.decode(ids) == "größe"
 
 
 def test_training_again_in_another_process_gives_the_same_tokenizers():
