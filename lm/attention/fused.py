@@ -12,7 +12,8 @@ from lm.devices.platform import platform, target_device
 
 Shaped = jax.Array | jax.ShapeDtypeStruct
 
-# Above this many places, the boolean mask that documents need would cost more than it saves.
+# Above this many places, the boolean mask that documents need would cost more than it saves; and
+# the kernel's backward pass takes it only for an even length.
 _MASK_LIMIT = 1024 * 1024
 
 
@@ -37,8 +38,9 @@ def supports_mask(query: Shaped, mask: Mask) -> bool:
     square = mask.offset is None and mask.padding is None and mask.key_segments is None
     square = square and mask.prefix is None
     windowed = mask.window is not None and not mask.causal
-    documents = mask.segments is not None
-    return square and not windowed and not (documents and query.shape[1] ** 2 > _MASK_LIMIT)
+    length = query.shape[1]
+    stored = mask.segments is None or (length**2 <= _MASK_LIMIT and length % 2 == 0)
+    return square and not windowed and stored
 
 
 def fused_attention(
