@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm.attention.mask import Mask
 from lm.devices.platform import platform, target_device
+from lm.devices.sharding import split_heads
 
 Shaped = jax.Array | jax.ShapeDtypeStruct
 
@@ -58,6 +59,7 @@ def fused_attention(
       mask: causal, a causal window, or documents that fit a stored mask; see `supports_mask`.
       implementation: "cudnn", or "xla" for the same arguments without a kernel.
     """
+    query, key, value = map(split_heads, (query, key, value))  # cuDNN wants them split alike
     dense = None
     if mask.segments is not None:
         dense = mask.segments[:, None, :, None] == mask.segments[:, None, None, :]

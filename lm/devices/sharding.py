@@ -162,6 +162,23 @@ def gather_positions(x: jax.Array, axis: int = 1) -> jax.Array:
     return _constrained(x, axis, None)
 
 
+def split_heads(x: jax.Array) -> jax.Array:
+    """The same array [B, S, heads, K]; where a mesh is in use, rows are split over data and fsdp,
+    heads over tensor, where they divide, and nothing else is: for kernels with no other layout.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return x
+    rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    spec = (
+        BATCH_AXES if x.shape[0] % rows == 0 else None,
+        None,
+        "tensor" if x.shape[2] % mesh.shape["tensor"] == 0 else None,
+        None,
+    )
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
 def _constrained(x: jax.Array, axis: int, name: str | None) -> jax.Array:
     if sequence_parts() == 1:
         return x

@@ -44,3 +44,17 @@ def test_a_copy_of_the_model_in_two_slices_is_refused_by_name():
 
 def test_devices_without_slices_are_one():
     assert sharding.make_mesh(2, devices=jax.devices()[:2]).shape["data"] == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "split"),
+    [((4, 3, 6, 8), (("data", "fsdp"), None, "tensor", None)), ((3, 2, 5, 8), (None,) * 4)],
+)
+def test_rows_and_heads_are_split_where_they_divide_whatever_came_before(shape, split):
+    mesh = sharding.make_mesh(2, 2, 1, 2)
+    features = jax.NamedSharding(mesh, jax.P(None, None, None, "fsdp"))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jax.numpy.ones(shape), features)
+        found = jax.jit(sharding.split_heads)(x)
+    assert found.sharding.is_equivalent_to(jax.NamedSharding(mesh, jax.P(*split)), 4)
+    assert sharding.split_heads(x) is x
