@@ -30,7 +30,7 @@ from lm.data.synthetic import Language
 from lm.evaluation.diagnostics import diagnose
 from lm.evaluation.diagnostics.spectrum import NOISE
 from lm.experiment.ablation import Ablation, find_folders, make_points
-from lm.experiment.ablation.plot import MUTED
+from lm.experiment.ablation.report.plot import MUTED
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 CONTEXTS = 512

@@ -36,10 +36,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.experiment.ablation.absolute import two_way_interval
-from lm.experiment.ablation.ranks import rank_rows
-from lm.experiment.ablation.row_tests import compare_rows
-from lm.experiment.ablation.significance import LEVEL, equivalence_p, holm, paired_t_test, verdict
+from lm.experiment.ablation.statistics.absolute import two_way_interval
+from lm.experiment.ablation.statistics.ranks import rank_rows
+from lm.experiment.ablation.statistics.row_tests import compare_rows
+from lm.experiment.ablation.statistics.significance import (
+    LEVEL,
+    equivalence_p,
+    holm,
+    paired_t_test,
+    verdict,
+)
 from lm.experiment.provenance import commit
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "table_simulation.md"

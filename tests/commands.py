@@ -16,7 +16,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "run",
-        "lm.experiment.ablation.output",
+        "lm.experiment.ablation.report.output",
         "lm.checkpoints.restore",
         "lm.experiment.ablation.sweep",
         "lm.experiment.train",

@@ -6,12 +6,12 @@ import math
 import pytest
 
 from configs import default
-from lm.experiment.ablation.effects import by_effect, effect_range, simultaneous
-from lm.experiment.ablation.labels import common_part, shorten
-from lm.experiment.ablation.output import View, make_tables
-from lm.experiment.ablation.recorded import Ablated
-from lm.experiment.ablation.report import make_page
-from lm.experiment.ablation.report.axis import Axis, minus
+from lm.experiment.ablation.report.effects import by_effect, effect_range, simultaneous
+from lm.experiment.ablation.report.html import make_page
+from lm.experiment.ablation.report.html.axis import Axis, minus
+from lm.experiment.ablation.report.labels import common_part, shorten
+from lm.experiment.ablation.report.output import View, make_tables
+from lm.experiment.ablation.report.recorded import Ablated
 from lm.experiment.point_list import Source
 from tests.ablation_points import start
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lm.experiment.ablation.absolute import two_way_interval
-from lm.experiment.ablation.moderation import (
+from lm.experiment.ablation.statistics.absolute import two_way_interval
+from lm.experiment.ablation.statistics.moderation import (
     Prior,
     Variance,
     far_seeds,
@@ -15,9 +15,9 @@ from lm.experiment.ablation.moderation import (
     moderate,
     moderated_p,
 )
-from lm.experiment.ablation.power import power, seeds_needed, smallest_effect
-from lm.experiment.ablation.ranks import rank_rows
-from lm.experiment.ablation.significance import equivalence_p, paired_t_test
+from lm.experiment.ablation.statistics.power import power, seeds_needed, smallest_effect
+from lm.experiment.ablation.statistics.ranks import rank_rows
+from lm.experiment.ablation.statistics.significance import equivalence_p, paired_t_test
 
 
 @pytest.mark.parametrize(("n", "comparisons"), [(3, 1), (5, 31), (10, 6)])

@@ -9,11 +9,11 @@ from etils import epath
 from configs import default
 from lm.config import override, to_dict
 from lm.errors import UserError
-from lm.experiment.ablation.compare import join_ablations
-from lm.experiment.ablation.latex import escape, to_latex
-from lm.experiment.ablation.output import View, make_tables, report_tables
-from lm.experiment.ablation.recorded import Ablated, read_ablation
-from lm.experiment.ablation.table import columns
+from lm.experiment.ablation.report.compare import join_ablations
+from lm.experiment.ablation.report.latex import escape, to_latex
+from lm.experiment.ablation.report.output import View, make_tables, report_tables
+from lm.experiment.ablation.report.recorded import Ablated, read_ablation
+from lm.experiment.ablation.report.table import columns
 from lm.experiment.point_list import ListedPoint, Source, read_point_list, record_points
 from tests.ablation_points import finished
 

@@ -5,11 +5,11 @@ import struct
 import pytest
 from etils import epath
 
-from lm.experiment.ablation import plot
-from lm.experiment.ablation.comparison import tabulate
-from lm.experiment.ablation.output import View, make_tables, write_tables
-from lm.experiment.ablation.recorded import Ablated
-from lm.experiment.ablation.table import to_markdown
+from lm.experiment.ablation.report import plot
+from lm.experiment.ablation.report.output import View, make_tables, write_tables
+from lm.experiment.ablation.report.recorded import Ablated
+from lm.experiment.ablation.report.table import to_markdown
+from lm.experiment.ablation.statistics.comparison import tabulate
 from lm.experiment.point_list import Source
 from tests.ablation_points import start
 

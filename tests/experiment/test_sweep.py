@@ -12,12 +12,12 @@ import pytest
 from lm.config import override, to_dict
 from lm.errors import UserError
 from lm.experiment.ablation import sweep as sweep_module
-from lm.experiment.ablation.comparison import tabulate
-from lm.experiment.ablation.output import View, report_tables
 from lm.experiment.ablation.points import Ablation, make_points, row_label
-from lm.experiment.ablation.recorded import read_ablation
+from lm.experiment.ablation.report.output import View, report_tables
+from lm.experiment.ablation.report.recorded import read_ablation
+from lm.experiment.ablation.report.table import to_markdown
+from lm.experiment.ablation.statistics.comparison import tabulate
 from lm.experiment.ablation.sweep import train_points
-from lm.experiment.ablation.table import to_markdown
 from lm.experiment.claim import Held, claim
 from tests.claims import held_elsewhere
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lm.errors import UserError
-from lm.experiment.ablation.absolute import two_way_interval
-from lm.experiment.ablation.comparison import Table, tabulate
-from lm.experiment.ablation.moderation import Prior, moderate
-from lm.experiment.ablation.power import seeds_needed, smallest_effect
-from lm.experiment.ablation.significance import holm, paired_t_test, verdict
-from lm.experiment.ablation.table import to_csv, to_markdown
+from lm.experiment.ablation.report.table import to_csv, to_markdown
+from lm.experiment.ablation.statistics.absolute import two_way_interval
+from lm.experiment.ablation.statistics.comparison import Table, tabulate
+from lm.experiment.ablation.statistics.moderation import Prior, moderate
+from lm.experiment.ablation.statistics.power import seeds_needed, smallest_effect
+from lm.experiment.ablation.statistics.significance import holm, paired_t_test, verdict
 from tests.ablation_points import start
 
 

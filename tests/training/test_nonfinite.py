@@ -14,7 +14,7 @@ from lm.errors import UserError
 from lm.evaluation import held_out
 from lm.evaluation.diagnostics import report
 from lm.evaluation.task_report import write_predictions
-from lm.experiment.ablation.comparison import tabulate
+from lm.experiment.ablation.statistics.comparison import tabulate
 from lm.experiment.primary_metric import check_finite, primary_metric
 from lm.experiment.run_dir import open_workdir
 from lm.training.config import resolve

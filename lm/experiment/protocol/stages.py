@@ -15,9 +15,9 @@ from lm.config import Config
 from lm.devices.hosts import from_main
 from lm.errors import UserError, counted
 from lm.experiment.ablation.folders import find_folders
-from lm.experiment.ablation.groups import find_baselines
 from lm.experiment.ablation.points import Ablation, Point, make_points
-from lm.experiment.ablation.recorded import Ablated
+from lm.experiment.ablation.report.recorded import Ablated
+from lm.experiment.ablation.statistics.groups import find_baselines
 from lm.experiment.ablation.sweep import train_points
 from lm.experiment.point_list import Source
 from lm.experiment.primary_metric import primary_metric

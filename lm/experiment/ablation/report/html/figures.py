@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lm.experiment.ablation.curves import Curve, Curves, step_range, value_range
-from lm.experiment.ablation.effects import effect_range, simultaneous
-from lm.experiment.ablation.report.axis import Axis, frame, minus, percent
-from lm.experiment.ablation.report.markup import Markup, breakable, join, tag
-from lm.experiment.ablation.rows import Row, Table
+from lm.experiment.ablation.report.curves import Curve, Curves, step_range, value_range
+from lm.experiment.ablation.report.effects import effect_range, simultaneous
+from lm.experiment.ablation.report.html.axis import Axis, frame, minus, percent
+from lm.experiment.ablation.report.html.markup import Markup, breakable, join, tag
+from lm.experiment.ablation.statistics.rows import Row, Table
 
 _POINTS = 160  # of a curve, at most
 _UNITS = 1000  # of the inner coordinates of curves

@@ -7,7 +7,7 @@ from etils import epath
 
 from lm.data.files import parse_json
 from lm.errors import UserError
-from lm.experiment.ablation.rows import Table
+from lm.experiment.ablation.statistics.rows import Table
 
 _NOTE = (
     "Step time: of a training step to the baseline's, the median of steps in turns "

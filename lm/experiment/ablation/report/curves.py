@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from lm.experiment.ablation.rows import Table
+from lm.experiment.ablation.statistics.rows import Table
 from lm.training.metric_writer import read_metrics
 
 

@@ -4,8 +4,8 @@ intervals and the range of an axis.
 
 import numpy as np
 
-from lm.experiment.ablation.rows import Row, Table
-from lm.experiment.ablation.significance import LEVEL
+from lm.experiment.ablation.statistics.rows import Row, Table
+from lm.experiment.ablation.statistics.significance import LEVEL
 
 Interval = tuple[float, float]
 

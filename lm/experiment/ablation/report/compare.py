@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from lm.errors import UserError
-from lm.experiment.ablation.recorded import Ablated, read_ablation
+from lm.experiment.ablation.report.recorded import Ablated, read_ablation
 from lm.experiment.point_list import ListedPoint, Source
 from lm.experiment.primary_metric import PrimaryMetric, primary_metric
 

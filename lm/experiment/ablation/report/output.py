@@ -12,14 +12,14 @@ from lm.data.bucket import make_folder
 from lm.data.files import replacing, write_text
 from lm.devices.hosts import from_main
 from lm.errors import UserError, counted, nearest
-from lm.experiment.ablation import plot
-from lm.experiment.ablation.comparison import tabulate
-from lm.experiment.ablation.latex import to_latex
-from lm.experiment.ablation.recorded import Ablated
-from lm.experiment.ablation.report import make_page
-from lm.experiment.ablation.rows import Table
-from lm.experiment.ablation.speed import with_speeds
-from lm.experiment.ablation.table import to_csv, to_markdown
+from lm.experiment.ablation.report import plot
+from lm.experiment.ablation.report.html import make_page
+from lm.experiment.ablation.report.latex import to_latex
+from lm.experiment.ablation.report.recorded import Ablated
+from lm.experiment.ablation.report.speed import with_speeds
+from lm.experiment.ablation.report.table import to_csv, to_markdown
+from lm.experiment.ablation.statistics.comparison import tabulate
+from lm.experiment.ablation.statistics.rows import Table
 from lm.experiment.primary_metric import primary_metric
 
 Make = Callable[[Ablated, Sequence[Table], epath.Path], str]

@@ -7,8 +7,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from lm.experiment.ablation.notes import has_moderated
-from lm.experiment.ablation.rows import Row, Table
+from lm.experiment.ablation.statistics.notes import has_moderated
+from lm.experiment.ablation.statistics.rows import Row, Table
 
 
 def to_markdown(table: Table) -> str:

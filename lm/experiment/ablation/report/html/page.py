@@ -4,16 +4,16 @@ import collections
 import importlib.resources
 from collections.abc import Mapping, Sequence
 
-from lm.experiment.ablation.curves import read_curves
-from lm.experiment.ablation.effects import by_effect
-from lm.experiment.ablation.labels import shorten
-from lm.experiment.ablation.recorded import Ablated
-from lm.experiment.ablation.report import facts, figures
-from lm.experiment.ablation.report.axis import minus
-from lm.experiment.ablation.report.markup import Markup, breakable, join, tag
-from lm.experiment.ablation.report.markup import table as html_table
-from lm.experiment.ablation.rows import Row, Table
-from lm.experiment.ablation.table import columns
+from lm.experiment.ablation.report.curves import read_curves
+from lm.experiment.ablation.report.effects import by_effect
+from lm.experiment.ablation.report.html import facts, figures
+from lm.experiment.ablation.report.html.axis import minus
+from lm.experiment.ablation.report.html.markup import Markup, breakable, join, tag
+from lm.experiment.ablation.report.html.markup import table as html_table
+from lm.experiment.ablation.report.labels import shorten
+from lm.experiment.ablation.report.recorded import Ablated
+from lm.experiment.ablation.report.table import columns
+from lm.experiment.ablation.statistics.rows import Row, Table
 
 _COLOURED = 5  # rows that have a colour besides the baseline
 _WORDS = ("row", "verdict")  # columns of words, aligned left
@@ -34,7 +34,7 @@ def make_page(ablated: Ablated, tables: Sequence[Table], workdir: str) -> str:
     """
     first = tables[0]
     style, script = (
-        importlib.resources.files("lm.experiment.ablation.report").joinpath(name).read_text()
+        importlib.resources.files("lm.experiment.ablation.report.html").joinpath(name).read_text()
         for name in ("page.css", "page.js")
     )
     title, question = _question(ablated, first)

@@ -11,14 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lm.errors import UserError
-from lm.experiment.ablation.absolute import BY_DOCUMENT, value_interval
-from lm.experiment.ablation.groups import find_baselines
-from lm.experiment.ablation.notes import notes
-from lm.experiment.ablation.point_result import PointResult, comparable, read_result, refuse
-from lm.experiment.ablation.ranks import rank_rows
-from lm.experiment.ablation.row_tests import RowTest, compare_rows
-from lm.experiment.ablation.rows import Row, Table
-from lm.experiment.ablation.significance import LEVEL, verdict
+from lm.experiment.ablation.statistics.absolute import BY_DOCUMENT, value_interval
+from lm.experiment.ablation.statistics.groups import find_baselines
+from lm.experiment.ablation.statistics.notes import notes
+from lm.experiment.ablation.statistics.point_result import (
+    PointResult,
+    comparable,
+    read_result,
+    refuse,
+)
+from lm.experiment.ablation.statistics.ranks import rank_rows
+from lm.experiment.ablation.statistics.row_tests import RowTest, compare_rows
+from lm.experiment.ablation.statistics.rows import Row, Table
+from lm.experiment.ablation.statistics.significance import LEVEL, verdict
 from lm.experiment.point_list import Planned
 from lm.experiment.primary_metric import unit
 

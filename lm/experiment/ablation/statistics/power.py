@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from lm.experiment.ablation.moderation import Variance
-from lm.experiment.ablation.significance import LEVEL
+from lm.experiment.ablation.statistics.moderation import Variance
+from lm.experiment.ablation.statistics.significance import LEVEL
 
 POWER = 0.8  # probability with which the smallest effect is found
 MOST_SEEDS = 10_000  # that are looked for

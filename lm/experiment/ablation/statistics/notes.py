@@ -3,9 +3,9 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-from lm.experiment.ablation.point_result import PointResult, criteria, mixture, spread
-from lm.experiment.ablation.rows import Row, Table
-from lm.experiment.ablation.significance import LEVEL
+from lm.experiment.ablation.statistics.point_result import PointResult, criteria, mixture, spread
+from lm.experiment.ablation.statistics.rows import Row, Table
+from lm.experiment.ablation.statistics.significance import LEVEL
 
 
 def notes(table: Table, done: Sequence[PointResult]) -> tuple[str, ...]:

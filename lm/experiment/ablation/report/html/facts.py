@@ -8,9 +8,9 @@ from typing import Any
 
 from lm.checkpoints.identity import identity
 from lm.errors import UserError
-from lm.experiment.ablation.point_result import read_result, spread
-from lm.experiment.ablation.recorded import Ablated, read_config, varied_keys
-from lm.experiment.ablation.rows import Table
+from lm.experiment.ablation.report.recorded import Ablated, read_config, varied_keys
+from lm.experiment.ablation.statistics.point_result import read_result, spread
+from lm.experiment.ablation.statistics.rows import Table
 
 
 def config_differences(ablated: Ablated, table: Table) -> dict[str, dict[str, Any]]:

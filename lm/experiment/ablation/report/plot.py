@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from lm.experiment.ablation.curves import Curves, read_curves, step_range, value_range
-from lm.experiment.ablation.effects import by_effect, effect_range
-from lm.experiment.ablation.labels import common_part, shorten
-from lm.experiment.ablation.rows import Row, Table
+from lm.experiment.ablation.report.curves import Curves, read_curves, step_range, value_range
+from lm.experiment.ablation.report.effects import by_effect, effect_range
+from lm.experiment.ablation.report.labels import common_part, shorten
+from lm.experiment.ablation.statistics.rows import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

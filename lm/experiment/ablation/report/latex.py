@@ -1,7 +1,7 @@
 """Formats the comparison of an ablation as a LaTeX table with the rules of booktabs."""
 
-from lm.experiment.ablation.rows import Table
-from lm.experiment.ablation.table import columns
+from lm.experiment.ablation.report.table import columns
+from lm.experiment.ablation.statistics.rows import Table
 
 _TEXT = ("row", "verdict")  # columns of words, aligned left
 _ESCAPED = {

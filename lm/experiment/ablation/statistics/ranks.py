@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.experiment.ablation.moderation import Variance, fit_prior, moderate, moderated_p
-from lm.experiment.ablation.significance import LEVEL, holm
+from lm.experiment.ablation.statistics.moderation import Variance, fit_prior, moderate, moderated_p
+from lm.experiment.ablation.statistics.significance import LEVEL, holm
 
 
 class Rank(NamedTuple):

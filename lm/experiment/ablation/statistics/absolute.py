@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from lm.evaluation.document_totals import FILE
-from lm.experiment.ablation.significance import LEVEL
+from lm.experiment.ablation.statistics.significance import LEVEL
 
 BY_DOCUMENT = "eval/bits_per_byte"  # the metric whose sums by document are kept
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.experiment.ablation.moderation import (
+from lm.experiment.ablation.statistics.moderation import (
     SHARED_BASELINE,
     Variance,
     far_seeds,
@@ -13,8 +13,8 @@ from lm.experiment.ablation.moderation import (
     moderate,
     moderated_p,
 )
-from lm.experiment.ablation.power import seeds_needed, smallest_effect
-from lm.experiment.ablation.significance import (
+from lm.experiment.ablation.statistics.power import seeds_needed, smallest_effect
+from lm.experiment.ablation.statistics.significance import (
     LEVEL,
     PairedTest,
     equivalence_p,

@@ -1,0 +1,1 @@
+"""The statistics of a table: rows compared within seeds, verdicts, and what could be found."""
