@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
 
@@ -100,7 +100,7 @@ def _placed(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     return create_hybrid_device_mesh((data // slices, *others), between, devices, **split)
 
 
-def batch_parts(mesh: Mesh) -> int:
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     """Over how many devices the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
@@ -169,9 +169,8 @@ def split_heads(x: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes:
         return x
-    rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     spec = (
-        BATCH_AXES if x.shape[0] % rows == 0 else None,
+        BATCH_AXES if x.shape[0] % batch_parts(mesh) == 0 else None,
         None,
         "tensor" if x.shape[2] % mesh.shape["tensor"] == 0 else None,
         None,

@@ -19,7 +19,7 @@ LossAndGrad = Callable[..., tuple[jax.Array, tuple[Params, jax.Array]]]
 def _loss_sum(
     compute: LossAndGrad,
     params: Params,
-    shared: Params,
+    shared: object,
     hidden: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
