@@ -1,14 +1,20 @@
 """The report is one whole page of HTML, in which nothing is asked of a network."""
 
 import html.parser
+import itertools
+import json
 import math
 
 import pytest
+from etils import epath
 
 from configs import default
+from lm.config import override, to_dict
+from lm.experiment.ablation.report import plot
 from lm.experiment.ablation.report.effects import by_effect, effect_range, simultaneous
 from lm.experiment.ablation.report.html import make_page
 from lm.experiment.ablation.report.html.axis import Axis, minus
+from lm.experiment.ablation.report.html.facts import config_differences
 from lm.experiment.ablation.report.labels import common_part, shorten
 from lm.experiment.ablation.report.output import View, make_tables
 from lm.experiment.ablation.report.recorded import Ablated
@@ -99,6 +105,28 @@ def test_a_page_is_made_of_whatever_there_is(finish, tmp_path):
     assert "not recorded" in Page(page_of(lonely)).text
     begun = Ablated([start(tmp_path, row, 0) for row in "ab"], SOURCE, default.get_config())
     assert "No run has recorded a curve" in Page(page_of(begun)).text
+
+
+def test_the_rows_of_each_group_are_shown_with_their_own_baseline(finish, small_config, tmp_path):
+    points = []
+    for i, (width, name) in enumerate(itertools.product((8, 16), ("softmax", "relu"))):
+        for seed in (0, 1):
+            points.append(finish(f"{width} {name}", seed, 2.0 + i + 0.1 * seed + 0.01 * i * seed))
+            own = {"model.d_model": width, "attention.weighting": name, "seed": seed}
+            config = to_dict(override(small_config, own))
+            (points[-1].workdir / "config.json").write_text(json.dumps(config))
+    ablated = Ablated(points, SOURCE, small_config)
+    (table,) = make_tables(ablated, View(against=("d_model",)))
+    text = make_page(ablated, [table], "runs/x")
+    assert Page(text).text.count("(baseline)") == 2  # of 8 and of 16, above the curves
+    assert "2 rows against the first row of the same d_model:" in Page(text).text
+    assert config_differences(ablated, table)["16 relu"] == {"attention.weighting": "relu"}
+    places = [each["x1"] for each in Page(text).all("line") if each.get("class") == "zero"]
+    assert len(set(places)) == 3  # no difference; the means of both baselines
+    # The group without the first row of all.
+    part = View(against=("d_model",), rows=("16 relu",))
+    assert "8 softmax" not in Page(make_page(ablated, make_tables(ablated, part), "runs/x")).text
+    plot.draw(make_tables(ablated, part)[0], epath.Path(tmp_path / "table.png"))
 
 
 def test_intervals_of_all_rows_together_are_those_of_bonferroni(ablated):

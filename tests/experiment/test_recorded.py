@@ -190,6 +190,11 @@ def test_latex_has_the_cells_of_markdown_with_every_label_escaped(finish):
 def test_a_table_is_printed_and_written_in_the_formats_that_were_asked_for(listed, tmp_path):
     ablated, out = read_ablation(listed[0]), epath.Path(tmp_path / "out")
     printed = report_tables(ablated, View(formats=("latex", "csv")), out)
-    assert printed.endswith(f"written: {out}/table.csv, table.tex")
+    assert printed.endswith(f"\n\nwritten: {out}/table.csv, table.tex")
+    assert "\n\n\n" not in printed
     assert sorted(path.name for path in out.iterdir()) == ["table.csv", "table.tex"]
-    assert "written" not in report_tables(ablated, View(), None)
+    for nothing in (
+        report_tables(ablated, View(), None),
+        report_tables(ablated, View(formats=()), out),
+    ):
+        assert "written" not in nothing

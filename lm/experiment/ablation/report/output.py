@@ -74,9 +74,9 @@ def report_tables(ablated: Ablated, view: View, folder: epath.Path | None) -> st
     def write() -> str:
         tables = make_tables(ablated, view)
         lines = [*map(to_markdown, tables)]
-        if folder is not None:
+        if folder is not None and view.formats:
             names = write_tables(ablated, tables, view.formats, folder)
-            lines += ["", f"written: {', '.join([str(folder / names[0]), *names[1:]])}"]
+            lines.append(f"written: {', '.join([str(folder / names[0]), *names[1:]])}")
         return "\n".join(lines)
 
     return from_main(write)

@@ -78,19 +78,22 @@ def draw(table: Table, path: epath.PathLike) -> None:
 
 def _styles(table: Table, short: Mapping[str, str]) -> dict[str, Style]:
     """A colour for each row, or, where there are too many, for its verdict."""
-    others = [row for row in table.rows if row.label != table.baseline]
-    text = f"{short[table.baseline]} (baseline)"
-    styles = {table.baseline: Style("black", 2.0, True, text, 3)}
+    others = [row for row in table.rows if row.baseline]
+    styles = {
+        row.label: Style("black", 2.0, True, f"{short[row.label]} (baseline)", 3)
+        for row in table.rows
+        if not row.baseline
+    }
     if len(table.rows) <= COLOURS:
         for row, colour in zip(others, MUTED, strict=False):
             few = len(table.rows) <= BANDS
             styles[row.label] = Style(colour, 1.6, few, short[row.label], 2)
         return styles
-    best = by_effect(table)[0]
     for row in others:
         colour = {"better": BETTER, "worse": WORSE}.get(row.verdict, OTHER)
         styles[row.label] = Style(colour, 0.7, False, None, 1)
-    if best.difference is not None:
+    best = next(iter(by_effect(table)), None)
+    if best and best.difference is not None:
         colour = styles[best.label].colour
         text = f"{short[best.label]} (best difference, {best.verdict})"
         styles[best.label] = Style(BEST if colour == OTHER else colour, 2.0, True, text, 2.5)
@@ -139,7 +142,7 @@ def _draw_differences(axes: "Axes", table: Table, styles: Mapping[str, Style]) -
     axes.axvline(0, color="black", linewidth=1, zorder=1)
     for height, row in enumerate(table.rows):
         colour = styles[row.label].colour
-        if row.label == table.baseline:
+        if not row.baseline:
             axes.plot(0, height, "D", color=colour, markersize=6, zorder=4)
         elif row.difference is None:
             axes.text(0, height, f" {row.verdict}", color="#555555", fontsize=8, va="center")

@@ -14,8 +14,8 @@ from lm.experiment.ablation.statistics.rows import Table
 
 
 def config_differences(ablated: Ablated, table: Table) -> dict[str, dict[str, Any]]:
-    """By the label of a row, the dotted keys whose values are not the baseline's, with its values;
-    of rows that have not begun, what they set. Of the baseline, its values of all those keys.
+    """By the label of a row, the dotted keys whose values are not its baseline's, with its values;
+    of rows that have not begun, what they set. Of a baseline, its values of all those keys.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for point in ablated.points:
@@ -24,15 +24,14 @@ def config_differences(ablated: Ablated, table: Table) -> dict[str, dict[str, An
                 found[point.row] = identity(read_config(point.workdir))
             except UserError:  # a damaged file
                 continue
-    base = found.get(table.baseline)
     keys = varied_keys(list(found.values()))
     sets = {point.row: dict(getattr(point, "overrides", {})) for point in ablated.points}
     differing = {}
     for row in table.rows:
-        own = found.get(row.label)
+        own, base = found.get(row.label), found.get(row.baseline or row.label)
         if own is None or base is None:
             differing[row.label] = sets.get(row.label, {})
-        elif row.label == table.baseline:
+        elif not row.baseline:
             differing[row.label] = {key: own.get(key) for key in keys}
         else:
             differing[row.label] = {k: own.get(k) for k in keys if own.get(k) != base.get(k)}

@@ -113,15 +113,19 @@ def _arrows(places: Sequence[float], kind: str) -> list[Markup]:
 
 
 def draw_seeds(
-    rows: Sequence[Row], names: Mapping[str, str], texts: Mapping[str, str], mean: float | None
+    rows: Sequence[Row],
+    names: Mapping[str, str],
+    texts: Mapping[str, str],
+    bases: Mapping[str, float | None],
 ) -> Markup:
-    """A line for each row with a dot for each seed and a mark at their mean; a line through all at
-    the mean of the baseline.
+    """A lane for each row with a dot for each seed and a mark at their mean; a line at the mean of
+    the row's baseline, by `bases`.
     """
     x = _without_outliers([value for row in rows for value in row.values])
     lines = []
     for row in rows:
-        parts = [_grid(x)] + ([_rule(x.at(mean), "zero")] if mean is not None else [])
+        base = bases[row.label]
+        parts = [_grid(x)] + ([_rule(x.at(base), "zero")] if base is not None else [])
         places = [x.at(value) for value in row.values]
         parts += [
             tag("circle", cx=percent(place), cy="50%", r="3.2", class_="seed")

@@ -76,13 +76,13 @@ def _name(kind: str, shown: Table, tables: Sequence[Table]) -> str:
 def _question(ablated: Ablated, shown: Table) -> tuple[str, Markup]:
     """The title, what was found in a sentence, and the rest of the config file's docstring."""
     lines = ablated.source.description.splitlines()
-    title = lines[0].rstrip(".") if lines else f"Comparison with {shown.baseline}"
+    title = lines[0].rstrip(".") if lines else f"Comparison with {shown.compared_with}"
     rest = "\n".join(lines[1:]).strip()
     words = (row.verdict.partition(" (")[0] for row in shown.rows if row.baseline)
     counts = sorted(collections.Counter(words).items(), key=_place)
     found = ", ".join(f"{count} {verdict}" for verdict, count in counts)
     count = sum(bool(row.baseline) for row in shown.rows)
-    text = f"{count} rows against {shown.baseline}: {found}." if counts else "One row."
+    text = f"{count} rows against {shown.compared_with}: {found}." if counts else "One row."
     if shown.protocol == "screen":
         text = f"A screening of {len(shown.rows)} rows; it ranks, and has no verdicts."
     parts = [tag("p", text, class_="found")]
@@ -105,7 +105,7 @@ def _protocol(shown: Table) -> Markup:
     correction = f"Holm, over {shown.comparisons} comparisons"
     entries = {
         "Metric": f"{shown.unit}, {shown.better} is better",
-        "Baseline": breakable(shown.baseline),
+        "Baseline": breakable(shown.compared_with),
         "Seeds": ", ".join(map(str, seeds)) or "none finished",
         "Runs": f"{done} of {planned} finished",
         "Test": "paired t-tests within seeds",
@@ -128,11 +128,10 @@ def _protocol(shown: Table) -> Markup:
 
 
 def _classes(shown: Table) -> dict[str, str]:
-    """The class of each row in figures: of the baseline, of the best five, or of others."""
+    """The class of each row in figures: of a baseline, of the best five, or of others."""
     best = [row for row in by_effect(shown) if row.difference is not None][:_COLOURED]
-    classes = {row.label: "other" for row in shown.rows}
-    classes |= {row.label: f"best{place}" for place, row in enumerate(best, start=1)}
-    return {**classes, shown.baseline: "base"}
+    classes = {row.label: "other" if row.baseline else "base" for row in shown.rows}
+    return classes | {row.label: f"best{place}" for place, row in enumerate(best, start=1)}
 
 
 def _names(shown: Table) -> dict[str, str]:
@@ -219,8 +218,8 @@ def _curves(shown: Table) -> Markup:
     head = ["row", *(f"step {step}" for step in at)]
     data = html_table(f"Mean of {curves.unit} over seeds.", head, rows, class_="data")
     about = (
-        "Mean over seeds; bands from the lowest to the highest seed. In colour: the baseline and "
-        "the rows with the best differences."
+        "Mean over seeds; bands from the lowest to the highest seed. In colour: the rows with the "
+        "best differences; baselines have the colour of the text."
     )
     return tag(
         "figure",
@@ -240,12 +239,13 @@ def _seeds(shown: Table) -> Markup:
         return Markup()
     cells = columns(shown)[shown.unit]
     texts = {row.label: cell for row, cell in zip(shown.rows, cells, strict=True)}
-    mean = next((row.mean for row in shown.rows if row.label == shown.baseline), None)
+    means = {row.label: row.mean for row in shown.rows}
+    bases = {row.label: means.get(row.baseline or row.label) for row in rows}
     about = (
         f"{shown.unit[0].upper()}{shown.unit[1:]} of each seed, and their mean, the best first. "
-        "The line through all is the mean of the baseline."
+        "The line is the mean of the row that each is compared with."
     )
-    drawn = figures.draw_seeds(rows, _names(shown), texts, mean)
+    drawn = figures.draw_seeds(rows, _names(shown), texts, bases)
     return tag("figure", tag("figcaption", about), drawn)
 
 
@@ -270,7 +270,7 @@ def _configurations(ablated: Ablated, shown: Table) -> Markup:
         [breakable(label), join(*_settings(settings)) if settings else "as the baseline"]
         for label, settings in differing.items()
     ]
-    caption = "Config keys of each row that are not those of the baseline."
+    caption = "Config keys of each row that are not those of its baseline."
     return html_table(caption, ["row", "keys"], rows, class_="configs")
 
 
