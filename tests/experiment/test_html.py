@@ -15,9 +15,11 @@ from lm.experiment.ablation.report.effects import by_effect, effect_range, simul
 from lm.experiment.ablation.report.html import make_page
 from lm.experiment.ablation.report.html.axis import Axis, minus
 from lm.experiment.ablation.report.html.facts import config_differences
+from lm.experiment.ablation.report.html.figures import draw_costs, draw_seeds
 from lm.experiment.ablation.report.labels import common_part, shorten
 from lm.experiment.ablation.report.output import View, make_tables
 from lm.experiment.ablation.report.recorded import Ablated
+from lm.experiment.ablation.statistics.comparison import tabulate
 from lm.experiment.point_list import Source
 from tests.ablation_points import start
 
@@ -146,6 +148,24 @@ def test_effects_are_in_order_and_the_axis_has_zero_and_no_outlier(ablated):
     assert [row.label for row in rows[:2]] == ["a<0>", "a<1>"] and rows[-1].label == "a&b"
     low, high = effect_range(rows)
     assert low < 0 < high < 2
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_a_row_that_is_far_better_is_within_the_axes_and_one_far_worse_is_beyond(finish, better):
+    far = 1.0 if better == "lower" else 3.0
+    values = {"base": 2.0, "near": 2.01, "next": 1.99, "best": far, "worst": 4 * (2 - far) + 2}
+    points = [
+        finish(row, seed, value + seed / 99, parameters=1000 + number)
+        for number, (row, value) in enumerate(values.items())
+        for seed in (0, 1)
+    ]
+    table = tabulate(points, better=better)
+    names = dict.fromkeys(values, "x")
+    lines = draw_seeds(table.rows, table, names, names).split("<li>")
+    beyond = [row for row, line in zip(values, lines[1:], strict=False) if "beyond" in line]
+    costs = draw_costs(table, "parameters", "parameters", names, {row: row for row in values})
+    outside = [row for row in values if f'outside" r="5"><title>{row}:' in costs]
+    assert beyond == outside == ["worst"]
 
 
 @pytest.mark.parametrize(

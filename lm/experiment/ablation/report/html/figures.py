@@ -113,18 +113,15 @@ def _arrows(places: Sequence[float], kind: str) -> list[Markup]:
 
 
 def draw_seeds(
-    rows: Sequence[Row],
-    names: Mapping[str, str],
-    texts: Mapping[str, str],
-    bases: Mapping[str, float | None],
+    rows: Sequence[Row], table: Table, names: Mapping[str, str], texts: Mapping[str, str]
 ) -> Markup:
-    """A lane for each row with a dot for each seed and a mark at their mean; a line at the mean of
-    the row's baseline, by `bases`.
+    """A line for each row with a dot for each seed and a mark at their mean; a rule at the mean of
+    the row's baseline.
     """
-    x = _without_outliers([value for row in rows for value in row.values])
-    lines = []
+    x = _without_outliers([value for row in rows for value in row.values], table.better)
+    means, lines = {row.label: row.mean for row in table.rows}, []
     for row in rows:
-        base = bases[row.label]
+        base = means[row.baseline or row.label]
         parts = [_grid(x)] + ([_rule(x.at(base), "zero")] if base is not None else [])
         places = [x.at(value) for value in row.values]
         parts += [
@@ -184,7 +181,7 @@ def draw_costs(
     )
     size = size or 1.0
     means = [row.mean or 0.0 for row in known]
-    x, y = _around([value / size for value in costs]), _without_outliers(means)
+    x, y = _around([value / size for value in costs]), _without_outliers(means, table.better)
     dots = []
     for row, value in sorted(
         zip(known, costs, strict=True), key=lambda pair: classes[pair[0].label], reverse=True
@@ -206,13 +203,13 @@ def draw_costs(
     )
 
 
-def _without_outliers(values: Sequence[float]) -> Axis:
-    """An axis of the values that are at most six median deviations from their median, so that far
-    ones do not flatten the others.
+def _without_outliers(values: Sequence[float], better: str) -> Axis:
+    """An axis of the values that are not worse than their median by more than six median
+    deviations, so that rows which failed do not flatten the others.
     """
-    middle = float(np.median(values))
+    sign, middle = 1 if better == "lower" else -1, float(np.median(values))
     reach = 6 * float(np.median(np.abs(np.array(values) - middle)))
-    return _around([value for value in values if not reach or abs(value - middle) <= reach])
+    return _around([value for value in values if not reach or sign * (value - middle) <= reach])
 
 
 def _around(values: Sequence[float]) -> Axis:

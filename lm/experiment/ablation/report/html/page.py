@@ -239,13 +239,11 @@ def _seeds(shown: Table) -> Markup:
         return Markup()
     cells = columns(shown)[shown.unit]
     texts = {row.label: cell for row, cell in zip(shown.rows, cells, strict=True)}
-    means = {row.label: row.mean for row in shown.rows}
-    bases = {row.label: means.get(row.baseline or row.label) for row in rows}
     about = (
         f"{shown.unit[0].upper()}{shown.unit[1:]} of each seed, and their mean, the best first. "
         "The line is the mean of the row that each is compared with."
     )
-    drawn = figures.draw_seeds(rows, _names(shown), texts, bases)
+    drawn = figures.draw_seeds(rows, shown, _names(shown), texts)
     return tag("figure", tag("figcaption", about), drawn)
 
 
