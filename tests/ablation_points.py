@@ -1,4 +1,4 @@
-"""Points of an ablation that were never trained, for its tables."""
+"""Points of an ablation that were never trained, for its tables, and what such a table says."""
 
 import dataclasses
 import json
@@ -49,3 +49,11 @@ def finished(folder, row: str, seed: int, bits: float, /, **changes) -> Point:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (point.workdir / "metrics.jsonl").write_text(text + '{"step": 110, "trai')
     return point
+
+
+def rows_of(table) -> dict:
+    return {row.label: row for row in table.rows}
+
+
+def notes_of(table) -> str:
+    return "\n".join(table.notes)
