@@ -3,6 +3,7 @@ are judged on the same text.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,15 @@ class Documents:
     bytes: np.ndarray
     seq_len: int
 
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """The position after each document's last, in the stream that the rows cut, [D]."""
+        return np.cumsum(self.tokens)
+
     def at(self, rows: Sequence[int]) -> np.ndarray:
         """The document at each position of these rows, [len(rows), L]; D at padding."""
         places = np.asarray(rows, np.int64)[:, None] * self.seq_len + np.arange(self.seq_len)
-        return np.searchsorted(np.cumsum(self.tokens), places, side="right")
+        return np.searchsorted(self.ends, places, side="right")
 
     def order(self) -> np.ndarray:
         """The numbers of all documents in an order that is the same for every tokenizer."""
@@ -55,12 +61,9 @@ class Documents:
 
     def rows_of(self, chosen: np.ndarray) -> np.ndarray:
         """The numbers of the rows that hold a part of one of the chosen documents."""
-        ends = np.cumsum(self.tokens)
-        spans = zip((ends - self.tokens)[chosen], ends[chosen], strict=True)
-        rows = [
-            np.arange(a // self.seq_len, (b - 1) // self.seq_len + 1) for a, b in spans if b > a
-        ]
-        return np.unique(np.concatenate(rows))
+        first = (self.ends - self.tokens)[chosen] // self.seq_len
+        last = (self.ends[chosen] - 1) // self.seq_len
+        return np.unique(np.concatenate([*map(np.arange, first, last + 1)]))
 
 
 class DocumentRows:

@@ -55,7 +55,7 @@ class HeldOutText(NamedTuple):
     Attributes:
       rows: all rows of the split, or those of the chosen documents.
       limit: how many of them are read; None: all.
-      documents: of the split; None of pairs.
+      documents: of the split; None of pairs and of tasks.
       chosen: which of them are read, [D]; None: what the rows hold.
     """
 
@@ -77,13 +77,14 @@ class HeldOutText(NamedTuple):
         return self.rows.numbers[order].tolist() if isinstance(self.rows, DocumentRows) else order
 
 
-def held_out_text(corpus: Corpus, config: Config) -> HeldOutText:
+def held_out_text(dataset: Dataset, config: Config) -> HeldOutText:
     """What config.evaluation reads: num_examples rows, or whole documents of num_bytes bytes.
 
     Raises:
-      UserError: there are fewer bytes, or the corpus is of pairs.
+      UserError: there are fewer bytes, or the dataset is of pairs.
     """
-    rows, documents = corpus.rows("validation"), corpus.documents()
+    rows = dataset.rows("validation")
+    documents = dataset.documents() if isinstance(dataset, Corpus) else None
     if config.evaluation.num_bytes is None:
         return HeldOutText(rows, config.evaluation.num_examples or None, documents)
     if documents is None:
@@ -126,18 +127,19 @@ def likelihood(
     if text.documents is not None and program.objective.metric == "eval/bits_per_byte":
         by_document = DocumentTotals(text.documents, text.chosen)
     totals: dict[str, Any] = collections.defaultdict(float)
-    size, order = config.batch_size, text.row_numbers()
-    batches = sharded_eval_batches(program.mesh, text.rows, batch_size=size, limit=text.limit)
+    rows_each, order = config.batch_size, text.row_numbers()
+    batches = sharded_eval_batches(program.mesh, text.rows, batch_size=rows_each, limit=text.limit)
     for k, batch in enumerate(batches):
         sums = dict(program.eval_step(params, batch))
         nats = sums.pop("token_nats", None)
         if by_document:
-            numbers = order[k * size : (k + 1) * size]
+            numbers = order[k * rows_each : (k + 1) * rows_each]
             by_document.add(numbers, np.asarray(nats, np.float64)[: len(numbers)])
         for name, value in sums.items():
             totals[name] += np.asarray(value, np.float64)
-    tokens, nats, size, words = (totals.pop(name) for name in ("tokens", "nats", "bytes", "words"))
-    size = size if text.num_bytes is None else text.num_bytes
+    read = [totals.pop(name) for name in ("tokens", "nats", "bytes", "words")]
+    tokens, nats, bytes_of_rows, words = read
+    num_bytes = bytes_of_rows if text.num_bytes is None else text.num_bytes
     if not tokens:
         raise UserError(
             f"objective {config.objective} predicts no token of the held-out rows; hold out more "
@@ -151,7 +153,7 @@ def likelihood(
         "eval/unigram_nats": -np.sum(shares * np.log(shares)),
     }
     if program.objective.metric == "eval/bits_per_byte":
-        found |= {"eval/bits_per_byte": nats / math.log(2) / size, "eval/bytes": size}
+        found |= {"eval/bits_per_byte": nats / math.log(2) / num_bytes, "eval/bytes": num_bytes}
     found |= {f"eval/{name}": total / tokens for name, total in totals.items()}
     if not OUTPUTS[config.output.head].full_support:
         found["eval/epsilon_perplexity"] = math.exp(nats / tokens)

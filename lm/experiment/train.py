@@ -10,6 +10,7 @@ from etils import epath
 from lm.checkpoints.init_params import check_init_from
 from lm.checkpoints.teacher import teacher_config
 from lm.config import Config
+from lm.evaluation.held_out import held_out_text
 from lm.experiment.continuation import go_on
 from lm.experiment.provenance import commit
 from lm.experiment.run import Run
@@ -81,6 +82,7 @@ def opened(
     """
     with attempted(workdir) as begins:
         dataset = prepare_corpus(config)
+        held_out_text(dataset, config)  # raises where it has not enough, before it is trained on
         go_on(config, workdir, dataset, label)
         program = corpus_program(config, dataset, teacher_config(config))
         check_memory(program)

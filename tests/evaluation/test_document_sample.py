@@ -2,18 +2,23 @@
 
 import json
 import math
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from configs import finetune
+from lm.checkpoints.restore import restore
 from lm.config import override
 from lm.data.documents import DocumentRows, Documents
 from lm.data.packing import Packer
 from lm.data.tokenizer import Encoded
 from lm.errors import UserError
+from lm.evaluation.diagnostics.contexts import collect_contexts
 from lm.evaluation.document_totals import FILE, MOST, DocumentTotals
+from lm.evaluation.held_out import held_out_text
 from lm.experiment.train import train
 from lm.training.validate import check
 
@@ -92,6 +97,31 @@ def test_tokenizers_are_judged_on_the_same_bytes_and_documents(small_config, tmp
         assert bits == pytest.approx(result["eval/bits_per_byte"], rel=1e-4)
         assert sum(sums["bytes"]) == pytest.approx(result["eval/bytes"])
     assert found["bytes"] == found["bpe"] and found["bytes"][0] >= 1500
+
+
+@pytest.mark.slow
+def test_a_diagnosis_reads_the_documents_that_the_run_was_evaluated_on(small_config, tmp_path):
+    settings = {"steps": 3, "schedule.warmup_steps": 1, "evaluation.num_bytes": 1500}
+    result = train(override(small_config, settings), tmp_path)
+    run = restore(tmp_path)
+    with jax.set_mesh(run.program.mesh):
+        assert len(collect_contexts(run, 8).confidence) == result["eval/tokens"]
+
+
+def test_more_bytes_than_are_held_out_are_refused_before_training(
+    small_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lm.experiment.train.corpus_program", None)  # comes before any step
+    config = override(small_config, {"evaluation.num_bytes": 10**9})
+    with pytest.raises(UserError, match="num_bytes = 1000000000, but the held-out text has"):
+        train(config, tmp_path / "run")
+
+
+def test_pairs_have_no_documents_to_be_judged_on(small_config):
+    config = override(small_config, {"evaluation.num_bytes": 100})
+    pairs = SimpleNamespace(rows=lambda split: [])
+    with pytest.raises(UserError, match="num_bytes = 100 counts bytes of documents"):
+        held_out_text(pairs, config)
 
 
 def test_a_task_has_no_bytes_to_be_judged_on():

@@ -9,6 +9,7 @@ import numpy as np
 from lm.checkpoints.restored import Restored
 from lm.data import sharded_eval_batches
 from lm.devices.hosts import to_host
+from lm.evaluation.held_out import held_out_text
 
 _ENTRIES = 2**24  # log-probabilities held at once
 
@@ -31,7 +32,7 @@ class Contexts(NamedTuple):
 
 
 def collect_contexts(run: Restored, sample: int) -> Contexts:
-    """One pass over the held-out rows; `sample` is the number of hidden states to keep."""
+    """One pass over the text of an evaluation; `sample` is the number of hidden states to keep."""
     model, config = run.program.model, run.config
     vocab_size = run.corpus.tokenizer.vocab_size
 
@@ -50,11 +51,10 @@ def collect_contexts(run: Restored, sample: int) -> Contexts:
         scores = jax.lax.map(score, (hidden, targets), batch_size=max(1, _ENTRIES // vocab_size))
         return *scores, hidden, inputs, targets, batch.weights.ravel() > 0
 
-    rows = run.corpus.rows("validation")
-    limit = config.evaluation.num_examples or len(rows)
-    batches = -(-min(limit, len(rows)) // config.batch_size)
+    text, size = held_out_text(run.corpus, config), config.batch_size
+    batches = -(-len(text.row_numbers()) // size)
     chance, found = np.random.default_rng(0), []
-    every = sharded_eval_batches(run.program.mesh, rows, batch_size=config.batch_size, limit=limit)
+    every = sharded_eval_batches(run.program.mesh, text.rows, batch_size=size, limit=text.limit)
     for index, batch in enumerate(every):
         *arrays, real = map(to_host, predict(run.params, batch))
         confidence, correct, *states = (array[real] for array in arrays)
