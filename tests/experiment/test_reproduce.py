@@ -77,6 +77,7 @@ def test_a_recipe_that_needs_a_network_sets_keys_that_exist(name, task):
         {"quantities": {"x": {"what": "x", "published": 1}}},
         {"quantities": {"x": {"what": "x", "published": 1, "tolerance": 1, "above": 1}}},
         {"quantities": {"x": {"what": "x", "published": "much", "tolerance": 1}}},
+        {"quantities": {"x": {"published": 1, "tolerance": 1}}},
         {"needs": "luck"},
         {"page": 3},
     ],
@@ -124,6 +125,26 @@ def test_a_report_has_ours_theirs_and_what_differs_and_finished_seeds_are_kept(c
     assert read_seed(all_expected()["counted"], 1, counted / "counted") is None
     reproduce_named(["counted"], counted, seeds=1)
     assert (counted / "calls").read_text() == "1231"
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"recipe": 1}'])
+def test_a_damaged_file_of_a_seed_is_measured_again_and_a_damaged_report_named(content, counted):
+    reproduce_named(["counted"], counted)
+    for name in ("seed-2.json", "report.json"):
+        (counted / "counted" / name).write_text(content)
+    assert "damaged report" in list_expected(counted)[2]
+    reproduce_named(["counted"], counted)
+    assert (counted / "calls").read_text() == "1232"
+    assert "as published, 3 seeds" in list_expected(counted)[2]
+
+
+def test_a_value_that_is_no_number_is_read_again_as_such(counted):
+    recipe = expected_module.EXPERIMENTS / "recipes" / "counted.py"
+    recipe.write_text(RECIPE.replace("seed + 10", "float('nan')"))
+    for _ in range(2):
+        reproduce_named(["counted"], counted)
+        assert "| nan " in (counted / "counted" / "report.md").read_text()
+    assert (counted / "calls").read_text() == "123"
 
 
 def test_a_recipe_of_the_project_finds_what_was_published(tmp_path):

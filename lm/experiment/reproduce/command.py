@@ -1,12 +1,11 @@
 """What `run.py reproduce` does: lists published results, measures them again, writes reports."""
 
-import json
 import sys
 from collections.abc import Sequence
 
 from etils import epath
 
-from lm.data.files import write_json, write_text
+from lm.data.files import parse_json, write_json, write_text
 from lm.errors import UserError, counted
 from lm.experiment.reproduce.deviation import AGREE, aligned, compare, to_json, to_markdown
 from lm.experiment.reproduce.expected import NETWORK, Expected, all_expected, find_expected
@@ -29,15 +28,19 @@ def list_expected(workdir: epath.Path) -> list[str]:
 
 
 def _state(expected: Expected, folder: epath.Path) -> str:
-    if (report := folder / "report.json").exists():
-        content = json.loads(report.read_text())
+    report = folder / "report.json"
+    if not report.exists():
+        return f"not run: needs {expected.needs}" if expected.needs == NETWORK else "not run"
+    try:
+        content = parse_json(report.read_bytes(), report)
         results = [each["result"] for each in content["quantities"].values()]
-        if results[0].startswith("in progress"):
-            return results[0]
-        agreeing = sum(result in AGREE for result in results)
         seeds = counted(len(content["seeds"]), "seed")
-        return f"{agreeing} of {len(results)} as published, {seeds}"
-    return f"not run: needs {expected.needs}" if expected.needs == NETWORK else "not run"
+    except (UserError, KeyError):
+        return "damaged report: run it again"
+    if results[0].startswith("in progress"):
+        return results[0]
+    agreeing = sum(result in AGREE for result in results)
+    return f"{agreeing} of {len(results)} as published, {seeds}"
 
 
 def reproduce_named(names: Sequence[str], workdir: epath.Path, seeds: int | None = None) -> int:

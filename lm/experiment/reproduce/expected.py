@@ -75,26 +75,31 @@ def read_expected(path: pathlib.Path) -> Expected:
         tolerance and a bound.
     """
     content = json.loads(path.read_text())
-    source = content.pop("source")
-    arxiv = f" (arXiv {source['arxiv']})" if source.get("arxiv") else ""
-    content["source"] = f"{source['paper']}{arxiv}, {source['place']}"
-    content["differs"] = tuple(content["differs"])
-    content["quantities"] = {
-        name: _quantity(f"{path.name}: {name}", **each)
-        for name, each in content["quantities"].items()
-    }
     fields = {field.name for field in dataclasses.fields(Expected)} - {"name"}
     if content.keys() != fields:
         raise ValueError(f"{path.name} has keys {sorted(content)} instead of {sorted(fields)}")
     if content["needs"] not in _NEEDS:
         raise ValueError(f"{path.name} needs {content['needs']!r}, which is not one of {_NEEDS}")
+    source = content["source"]
+    arxiv = f" (arXiv {source['arxiv']})" if source.get("arxiv") else ""
+    content["source"] = f"{source['paper']}{arxiv}, {source['place']}"
+    content["differs"] = tuple(content["differs"])
+    content["quantities"] = {
+        name: _quantity(f"{path.name}: {name}", each)
+        for name, each in content["quantities"].items()
+    }
     return Expected(path.stem, **content)
 
 
-def _quantity(where: str, what: str, published: float | str, **expected: Any) -> Quantity:
-    if len(expected) != 1 or not expected.keys() <= {"tolerance", *BOUNDS}:
-        raise ValueError(f"{where} needs one of tolerance, {', '.join(BOUNDS)}, not {expected}")
-    ((kind, number),) = expected.items()
+def _quantity(where: str, content: Mapping[str, Any]) -> Quantity:
+    kinds = ("tolerance", *BOUNDS)
+    given = [key for key in kinds if key in content]
+    if len(given) != 1 or content.keys() != {"what", "published", *given}:
+        raise ValueError(
+            f"{where} needs what, published and one of {', '.join(kinds)}, not {sorted(content)}"
+        )
+    kind, number = given[0], content[given[0]]
+    what, published = content["what"], content["published"]
     if kind != "tolerance":
         return Quantity(what, published, None, kind, float(number))
     if isinstance(published, str):

@@ -2,14 +2,14 @@
 
 import hashlib
 import importlib.util
-import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from lm.data.files import write_json
+from lm.data.files import parse_json, write_json
 from lm.errors import UserError
 from lm.experiment.provenance import commit, versions
 from lm.experiment.reproduce.expected import Expected
@@ -78,14 +78,21 @@ def measure_seeds(
 
 
 def read_seed(expected: Expected, seed: int, folder: epath.Path) -> SeedResult | None:
-    """What the recipe as it is now has measured with a seed; None where it has not."""
+    """What the recipe as it is now has measured with a seed; None where it has not, or where the
+    file is damaged.
+    """
     path = folder / f"seed-{seed}.json"
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
-    if content.pop("recipe") != _hash(expected):
+    try:
+        content = parse_json(path.read_bytes(), path)
+        if content.pop("recipe", None) != _hash(expected):
+            return None
+        found = SeedResult(**content)
+    except (UserError, TypeError):  # no JSON, or other keys
         return None
-    return SeedResult(**content)
+    values = {k: math.nan if v is None else v for k, v in found.values.items()}  # null is NaN
+    return found._replace(values=values)
 
 
 def _hash(expected: Expected) -> str:
