@@ -1,26 +1,20 @@
 """Points of an ablation that were never trained, for its tables, and what such a table says."""
 
-import dataclasses
 import json
 
 from etils import epath
 
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    row: str
-    seed: int
-    workdir: epath.Path
+from lm.experiment.point_list import ListedPoint
 
 
-def start(folder, row: str, seed: int) -> Point:
+def start(folder, row: str, seed: int) -> ListedPoint:
     """One that has only begun."""
     workdir = epath.Path(folder) / f"{row.replace('/', '_')}-{seed}"
     workdir.mkdir(parents=True)
-    return Point(row, seed, workdir)
+    return ListedPoint(row, seed, workdir)
 
 
-def finished(folder, row: str, seed: int, bits: float, /, **changes) -> Point:
+def finished(folder, row: str, seed: int, bits: float, /, **changes) -> ListedPoint:
     """One that has ended; a keyword of None leaves that key out of its result."""
     point = start(folder, row, seed)
     result = {

@@ -58,10 +58,6 @@ class Planned(Protocol):
         """Its folder."""
         ...
 
-
-class Overriding(Planned, Protocol):
-    """A planned point that knows what its row sets."""
-
     @property
     def overrides(self) -> Mapping[str, Any]:
         """The dotted config keys that its row sets."""
@@ -87,7 +83,7 @@ class PointList:
 
 
 def record_points(
-    folder: epath.Path, points: Sequence[Overriding], source: Source | None = None
+    folder: epath.Path, points: Sequence[Planned], source: Source | None = None
 ) -> None:
     """Writes the points and their source, unless they are there already; makes the folder."""
     make_folder(folder)
@@ -102,7 +98,7 @@ def record_points(
     ]
     text = to_json({**dataclasses.asdict(source or Source()), "points": listed}, indent=2) + "\n"
     path = folder / _FILE
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 
@@ -142,6 +138,6 @@ def recorded_points(folder: epath.Path) -> list[str]:
 def _content(folder: epath.Path) -> dict[str, Any]:
     path = folder / _FILE
     try:
-        return parse_json(path.read_text(), path) if path.exists() else {}
+        return parse_json(path.read_bytes(), path) if path.exists() else {}
     except UserError:
         return {}

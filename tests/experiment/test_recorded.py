@@ -64,12 +64,14 @@ def test_the_list_of_points_is_read_as_it_was_written(listed):
     assert (labels_of(table), table.rows[0].missing) == (list(ROWS), 1)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"points": ["a"]}', '{"points": [{}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", "\xff", '{"points": ["a"]}', '{"points": [{}]}']
+)
 def test_a_folder_without_rows_in_its_list_is_read_by_what_differs_in_its_configs(
     content, tmp_path, small_config
 ):
     folder, _ = folder_of(tmp_path / "old", small_config, ROWS)
-    (folder / "points.json").write_text(content)
+    (folder / "points.json").write_bytes(content.encode("latin-1"))
     for path in folder.glob("*/config.json"):  # as an older version, with a key that went since
         config = json.loads(path.read_text())
         del config["alarm"]
@@ -117,9 +119,10 @@ def test_the_time_of_a_step_is_a_column_where_it_was_measured_in_turns(listed):
     assert "Step time:" in " ".join(table.notes)
     (other,) = make_tables(read_ablation(folder), View(baseline="sparsemax"))
     assert columns(other)["step time"][0] == "0.67"
-    (folder / "speed.json").write_text("{")
-    (broken,) = make_tables(read_ablation(folder), View())
-    assert broken == before
+    for content in (b"{", b"\xff"):
+        (folder / "speed.json").write_bytes(content)
+        (broken,) = make_tables(read_ablation(folder), View())
+        assert broken == before
 
 
 def test_rows_of_several_folders_are_paired_by_seed(listed, tmp_path, small_config):

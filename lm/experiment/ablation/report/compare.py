@@ -40,8 +40,7 @@ def join_ablations(paths: Sequence[epath.Path]) -> Ablated:
         single = len({point.row for point in each.points}) == 1
         for point in each.points:
             row = name if single else f"{name}/{point.row}"
-            overrides = getattr(point, "overrides", {})
-            points.append(ListedPoint(row, point.seed, point.workdir, overrides))
+            points.append(ListedPoint(row, point.seed, point.workdir, point.overrides))
     source = Source(metrics=found[0].source.metrics)
     return dataclasses.replace(found[0], points=points, source=source, left_out=())
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from configs import default
 from lm.checkpoints.identity import identity
-from lm.checkpoints.run_files import read_run_json
+from lm.checkpoints.run_files import recorded_config
 from lm.config import Config
 from lm.errors import UserError
 from lm.experiment.ablation.points import row_label
@@ -74,21 +73,8 @@ def read_ablation(folder: epath.PathLike) -> Ablated:
 
 
 def read_config(folder: epath.Path) -> Config:
-    """The config of a run, of whatever version of this code: keys that it lacks have their default,
-    and those that there are no longer are left out.
-    """
-    recorded = read_run_json(folder / "config.json")
-    return ConfigDict(_completed(default.get_config().to_dict(), recorded))
-
-
-def _completed(defaults: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in defaults.items():
-        own = recorded.get(key, value)
-        if isinstance(value, Mapping):
-            own = _completed(value, own if isinstance(own, Mapping) else {})
-        found[key] = own
-    return found
+    """The config of a run, of whatever version of this code; see `recorded_config`."""
+    return recorded_config(folder / "config.json", strict=False)
 
 
 def varied_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -21,7 +21,7 @@ def with_speeds(table: Table, folder: epath.Path) -> Table:
     """
     path = folder / "speed.json"
     try:
-        found: dict[str, Any] = parse_json(path.read_text(), path) if path.exists() else {}
+        found: dict[str, Any] = parse_json(path.read_bytes(), path) if path.exists() else {}
         ratios = {label: float(row["ratio"]) for label, row in found.items()}
     except (UserError, KeyError, TypeError, ValueError):
         return table

@@ -42,7 +42,7 @@ def _settings(point: Planned) -> dict[str, Any]:
         recorded = flatten(json.loads(path.read_text()))
     except (OSError, ValueError):
         recorded = {}
-    return recorded | dict(getattr(point, "overrides", {}))
+    return recorded | dict(point.overrides)
 
 
 def _complete(key: str, known: Sequence[str]) -> str:

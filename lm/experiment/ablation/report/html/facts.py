@@ -25,7 +25,7 @@ def config_differences(ablated: Ablated, table: Table) -> dict[str, dict[str, An
             except UserError:  # a damaged file
                 continue
     keys = varied_keys(list(found.values()))
-    sets = {point.row: dict(getattr(point, "overrides", {})) for point in ablated.points}
+    sets = {point.row: dict(point.overrides) for point in ablated.points}
     differing = {}
     for row in table.rows:
         own, base = found.get(row.label), found.get(row.baseline or row.label)
