@@ -144,7 +144,7 @@ def table() -> int:
     status = flags.train_by_workers(_SWEEP) if flags.JOBS.value > 1 else 0
     if status > 1:
         return status
-    trained = flags.train_ablation(trained=flags.JOBS.value > 1)
+    trained = flags.train_ablation()
     print(report_tables(trained.ablated, view, trained.folder))
     return 1 if trained.failed else status
 

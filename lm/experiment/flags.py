@@ -6,6 +6,7 @@ run.py says which command reads which.
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from lm.checkpoints.restored import Restored
     from lm.experiment.ablation import Ablation, Variation, View
+    from lm.experiment.ablation.points import Point
     from lm.experiment.point_list import Source
     from lm.experiment.protocol.stages import Trained
 
@@ -198,55 +200,58 @@ def variation() -> "Variation":
     return Variation(VARY.value, DRAW.value, TRIALS.value, SEEDS.value, TUNE.value)
 
 
-def load_ablation() -> "tuple[Config, Ablation]":
-    """The config, and the ablation of its file."""
+def load_ablation(varied: "Variation | None" = None) -> "tuple[Config, Ablation]":
+    """The config, and the ablation of its file, with what the command line makes of it or another
+    variation.
+    """
     from lm.experiment.ablation import load_ablation
 
-    path, _, arg = CONFIG_FLAG.config_filename.partition(":")
     config, given = load_config(), CONFIG_FLAG.override_values
-    return config, load_ablation(path, arg or None, variation(), given)
+    path, _, arg = CONFIG_FLAG.config_filename.partition(":")
+    return config, load_ablation(path, arg or None, varied or variation(), given)
 
 
 def run_search() -> int:
     """Works on the search that the flags describe; how many trials have failed."""
-    from lm.experiment.ablation import load_ablation
     from lm.experiment.ablation.search import Search, run_search
 
     if not DRAW.value or not TRIALS.value:
         raise UserError(f"--search={SEARCH.value} needs --draw=KEY=LOW:HIGH and --trials=N")
-    for flag in (RETRY, PROTOCOL, SHORTLIST, MATCH, TUNE, EXECUTOR, REPLICAS):
+    for flag in (RETRY, PROTOCOL, SHORTLIST, MATCH, TUNE, EXECUTOR, REPLICAS, REPLICATE):
         if flag.present:
             raise UserError(f"--search has no use for --{flag.name}; leave it out")
-    path, _, arg = CONFIG_FLAG.config_filename.partition(":")
-    config, keys = load_config(), CONFIG_FLAG.override_values
     once = dataclasses.replace(variation(), trials=1)  # to know its seeds, and to check the keys
-    found = load_ablation(path, arg or None, once, keys)
+    config, found = load_ablation(once)
     given = Search(config, found, DRAW.value, TRIALS.value, workdir(), STUDY.value, source())
     return run_search(given)
 
 
-def train_ablation(trained: bool = False) -> "Trained":
-    """Trains what is not finished of the ablation, as its flags say.
-
-    Args:
-      trained: other processes have trained what they could; nothing is.
-    """
-    from lm.experiment.ablation.ray_executor import train_by_ray
-    from lm.experiment.ablation.sweep import failed_points
+def train_ablation() -> "Trained":
+    """Trains what is not finished of the ablation, as its flags say."""
     from lm.experiment.protocol.stages import How, train_ablation
+
+    how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value)
+    return train_ablation(*load_ablation(), workdir(), how, _trainer(), source())
+
+
+def _trainer() -> "Callable[..., list[Point]]":
+    """What trains the points of each stage of an ablation."""
+    from lm.experiment.ablation.ray_executor import train_by_ray
+    from lm.experiment.ablation.sweep import failed_points, train_points
     from lm.experiment.replicas import Replication
 
+    if JOBS.value > 1:  # whose workers have trained what they could
+        return lambda points, **_: failed_points(points)
     replication = Replication(REPLICAS.value, REPLICATE.value)
-    how = How(PROTOCOL.value, SHORTLIST.value, MATCH.value, SHARE.value, RETRY.value, replication)
-    train = (lambda points, **_: failed_points(points)) if trained else None
     if EXECUTOR.value == "ray":
         if replication.number > 1:
             raise UserError(
                 f"--executor=ray trains one run in each task, and --replicas={replication.number} "
                 "several in one program; leave out one of them"
             )
-        train = functools.partial(train_by_ray, retry=RETRY.value)
-    return train_ablation(*load_ablation(), workdir(), how, train, source())
+        return functools.partial(train_by_ray, retry=RETRY.value)
+    given = {"share": SHARE.value, "retry": RETRY.value, "replication": replication}
+    return functools.partial(train_points, **given)
 
 
 def train_by_workers(names: str) -> int:

@@ -11,6 +11,7 @@ from tests.commands import ROOT, run
 
 CLM = "--config=configs/clm.py:tiny"
 
+SEARCH = ("--search=optuna", "--trials=2", "--draw=steps=1:9")
 MISTAKES = {
     "a typo in a knob": (
         ["train", CLM, "--config.model.d_modl=64", "--workdir=W"],
@@ -20,6 +21,16 @@ MISTAKES = {
     "a typo in a flag": (["train", CLM, "--wrkdir=W"], "Did you mean: workdir"),
     "a word too many": (["train", CLM, "now", "--workdir=W"], "'now' is not a flag"),
     "no config": (["train", "--workdir=W"], "needs --config=FILE[:ARG]"),
+    "an ablation without a config": (["sweep", "--workdir=W"], "sweep needs --config=FILE[:ARG]"),
+    "a search without a config": (
+        ["sweep", "--workdir=W", *SEARCH],
+        "sweep needs --config=FILE[:ARG]",
+    ),
+    "workers without a config": (["sweep", "--workdir=W", "--jobs=2"], "needs --config=FILE[:ARG]"),
+    "a search of replicas": (
+        ["sweep", CLM, "--workdir=W", *SEARCH, "--replicate=vmap"],
+        "--search has no use for --replicate; leave it out",
+    ),
     "no workdir": (["train", CLM], "needs --workdir=DIR"),
     "a config that is not there": (
         ["train", "--config=configs/clmm.py", "--workdir=W"],

@@ -11,7 +11,6 @@ from lm.errors import UserError
 from lm.experiment.ablation.points import Ablation, load_ablation, make_points
 from lm.experiment.ablation.tuning import Tuning
 from lm.experiment.ablation.variation import Variation
-from lm.experiment.protocol import stages
 from lm.experiment.protocol.match import describe_match, match_rows
 from lm.experiment.protocol.stages import How, train_ablation
 from lm.experiment.protocol.tune import describe, rounds, tune
@@ -38,7 +37,7 @@ def config():
 
 
 @pytest.fixture
-def trained(monkeypatch):
+def trained():
     """Points that were "trained": their results are a function of their configs."""
     found = []
 
@@ -54,7 +53,6 @@ def trained(monkeypatch):
             (point.workdir / "result.json").write_text(json.dumps(result))
         return []
 
-    monkeypatch.setattr(stages, "train_points", train)
     return found, train
 
 
@@ -66,7 +64,9 @@ def test_every_row_is_tuned_by_the_same_trials_on_seeds_that_are_not_the_tables(
     config, trained, tmp_path
 ):
     tuning = Tuning({RATE: RATES}, seeds=(50, 51))
-    found = train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
+    found = train_ablation(
+        config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How(), trained[1]
+    )
     trials = [p for p in trained[0] if p.seed >= 50]
     tried = sorted((kind(p), p.config.optimizer.learning_rate, p.seed) for p in trials)
     expected = [
@@ -85,7 +85,7 @@ def test_every_row_is_tuned_by_the_same_trials_on_seeds_that_are_not_the_tables(
     ]
     assert json.loads((tmp_path / "tuning.json").read_text())["choices"][1]["edges"] == [RATE]
     before = len(trained[0])
-    train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
+    train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How(), trained[1])
     assert len(trained[0]) == before
 
 
@@ -135,7 +135,7 @@ def test_a_tuning_that_cannot_be_is_refused_before_anything_is_trained(
     tuning, part, config, trained, tmp_path
 ):
     with pytest.raises(UserError, match=part.replace("(", r"\(").replace(")", r"\)")):
-        train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How())
+        train_ablation(config, Ablation(ROWS, (0, 1), tuning=tuning), tmp_path, How(), trained[1])
     assert not trained[0]
 
 
@@ -143,11 +143,11 @@ def test_the_best_of_a_screening_are_confirmed_with_fresh_seeds(config, trained,
     rows = [*ROWS, ROWS[0] | {RATE: 3e-3}, ROWS[0] | {RATE: 9e-3}]
     ablation = Ablation(rows, range(10), screen_seeds=(70, 71))
     with pytest.raises(UserError, match="run --protocol=screen to its end first"):
-        train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1))
-    screened = train_ablation(config, ablation, tmp_path, How("screen"))
+        train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1), trained[1])
+    screened = train_ablation(config, ablation, tmp_path, How("screen"), trained[1])
     assert screened.folder == tmp_path / "screen"
     assert {point.seed for point in screened.ablated.points} == {70, 71}
-    found = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1))
+    found = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1), trained[1])
     assert len(found.ablated.points) == 2 * 10
     assert {p.config.optimizer.learning_rate for p in found.ablated.points} == {
         config.optimizer.learning_rate,
@@ -158,18 +158,20 @@ def test_the_best_of_a_screening_are_confirmed_with_fresh_seeds(config, trained,
         in found.ablated.source.notes[0]
     )
     with pytest.raises(UserError, match="confirm trains at least 10 seeds, and there are 2"):
-        train_ablation(config, Ablation(rows, (0, 1)), tmp_path, How("confirm"))
+        train_ablation(config, Ablation(rows, (0, 1)), tmp_path, How("confirm"), trained[1])
     with pytest.raises(UserError, match="SCREEN_SEEDS has 1, which is a seed of the table"):
         few = Ablation(rows, range(10), screen_seeds=(1,))
-        train_ablation(config, few, tmp_path, How("screen"))
+        train_ablation(config, few, tmp_path, How("screen"), trained[1])
 
 
 def test_confirmed_rows_bring_the_baselines_of_their_groups(config, trained, tmp_path):
     rows = [row | {"model.d_model": width} for width in (16, 32) for row in ROWS]
     against = ["model.d_model"]
     ablation = Ablation(rows, range(10), screen_seeds=(70, 71), against=against)
-    train_ablation(config, ablation, tmp_path, How("screen"))
-    ablated = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=1)).ablated
+    train_ablation(config, ablation, tmp_path, How("screen"), trained[1])
+    ablated = train_ablation(
+        config, ablation, tmp_path, How("confirm", shortlist=1), trained[1]
+    ).ablated
     assert len({point.row for point in ablated.points}) == 2
     assert len({point.config.model.d_model for point in ablated.points}) == 1
     assert ablated.source.against == ("model.d_model",)

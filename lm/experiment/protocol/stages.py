@@ -3,7 +3,6 @@ seeds; or screened with a few seeds, and those that were best confirmed with fre
 """
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,14 +17,10 @@ from lm.experiment.ablation.folders import find_folders
 from lm.experiment.ablation.points import Ablation, Point, make_points
 from lm.experiment.ablation.report.recorded import Ablated
 from lm.experiment.ablation.statistics.groups import find_baselines
-from lm.experiment.ablation.sweep import train_points
 from lm.experiment.point_list import Source
 from lm.experiment.primary_metric import primary_metric
 from lm.experiment.protocol.match import describe_match, match_rows
 from lm.experiment.protocol.tune import check_tuning, describe, tune
-from lm.experiment.replicas import ALONE, Replication
-
-PROTOCOLS = ("all", "screen", "confirm")
 
 # Fewer seeds find only effects of more than a standard deviation of a difference.
 _FEWEST_SEEDS = 10
@@ -40,15 +35,11 @@ class How:
         the folder screen; "confirm" the best rows of the screening with the table's seeds.
       shortlist: how many rows are confirmed, besides baselines.
       match: in which quantity rows are made equal to the baseline; None: in none.
-      share, retry, replication: see `train_points`.
     """
 
     protocol: str = "all"
     shortlist: int = 6
     match: str | None = None
-    share: bool = False
-    retry: bool = False
-    replication: Replication = ALONE
 
 
 class Trained(NamedTuple):
@@ -64,7 +55,7 @@ def train_ablation(
     ablation: Ablation,
     workdir: epath.Path,
     how: How,
-    train: Callable[..., list[Point]] | None = None,
+    train: Callable[..., list[Point]],
     source: Source | None = None,
 ) -> Trained:
     """Trains what is not finished of an ablation.
@@ -72,16 +63,14 @@ def train_ablation(
     Args:
       config, ablation, workdir: around which config, what varies, in which folder.
       how: the protocol.
-      train: trains points, with the source of their list, and returns those that failed; None:
-        `train_points`.
+      train: trains the points that are not finished, with the `source` of their list, and returns
+        those that failed, such as `train_points`.
       source: which file and flags the ablation is of.
 
     Raises:
       UserError: where the config, a row or the protocol is impossible, or confirmed rows were not
         screened.
     """
-    given = {"share": how.share, "retry": how.retry, "replication": how.replication}
-    train = train or functools.partial(train_points, **given)
     check_protocol(ablation, how)
     make_points(config, ablation, workdir)  # checks every row before any is trained
     notes = []
