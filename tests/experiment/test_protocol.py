@@ -111,6 +111,30 @@ def test_halving_goes_on_with_the_better_half_of_each_row(config, trained, tmp_p
     }
 
 
+def test_halving_shortens_rows_that_were_matched_by_their_steps(config, trained, tmp_path):
+    ablation = Ablation(ROWS, (0,)).with_settings([{}, {"steps": 200, "schedule.warmup_steps": 20}])
+    tune(config, ablation, Tuning({RATE: RATES}, halving=True), tmp_path, trained[1])
+    lengths = {(kind(p), p.config.steps, p.config.schedule.warmup_steps) for p in trained[0]}
+    assert lengths == {
+        ("softmax", 25, 2),
+        ("softmax", 50, 5),
+        ("sigmoid", 50, 5),
+        ("sigmoid", 100, 10),
+    }
+
+
+def test_halving_shortens_epochs_where_these_say_how_long_a_row_is(config, trained, tmp_path):
+    config = override(config, {"epochs": 4.0})
+    tune(config, Ablation(ROWS, (0,)), Tuning({RATE: RATES}, halving=True), tmp_path, trained[1])
+    assert {(p.config.epochs, p.config.steps) for p in trained[0]} == {(1.0, 100), (2.0, 100)}
+
+
+def test_only_numbers_are_at_the_edge_of_a_grid(config, trained, tmp_path):
+    tuning = Tuning({RATE: (1e-3, 2e-3, 4e-3, 8e-3), "model.qk_norm": (True, False)})
+    choices = tune(config, Ablation(ROWS, (0,)), tuning, tmp_path, trained[1])
+    assert [each.edges for each in choices] == [(), ()]
+
+
 def test_a_row_none_of_whose_trials_finishes_is_said_to_be_untuned(config, trained, tmp_path):
     def train(points):
         trained[1]([point for point in points if kind(point) == "softmax"])
@@ -191,6 +215,10 @@ def test_rows_have_the_parameters_and_the_flops_of_the_baseline(config, tmp_path
     times = {
         label: {"seconds": seconds} for label, seconds in (("num_layers=2", 3), ("num_layers=1", 2))
     }
+    for broken in (3, {}, {"seconds": None}, {"seconds": 0}):
+        (tmp_path / "speed.json").write_text(json.dumps(times | {"num_layers=1": broken}))
+        with pytest.raises(UserError, match="no time of a step of num_layers=1; measure"):
+            match_rows(config, Ablation(rows, (0,)), "time", tmp_path)
     (tmp_path / "speed.json").write_text(json.dumps(times))
     found = match_rows(config, Ablation(rows, (0,)), "time", tmp_path)
     assert [each.settings.get("steps") for each in found] == [None, 150]
@@ -203,3 +231,15 @@ def test_a_match_by_a_key_that_the_rows_set_is_refused(config, tmp_path):
     rows = [{"model.mlp_dim": 8}, {"model.mlp_dim": 16}]
     with pytest.raises(UserError, match=r"sets model.mlp_dim, which sweep\(\) varies"):
         match_rows(config, Ablation(rows, (0,)), "parameters", tmp_path)
+    with pytest.raises(UserError, match="sets steps, which is tuned; leave out one"):
+        tuned = Ablation(ROWS, (0,), tuning=Tuning({"steps": (50, 100)}))
+        match_rows(config, tuned, "flops", tmp_path)
+
+
+def test_the_warm_up_of_a_row_stays_its_share_of_the_steps(config, tmp_path):
+    rows = [{"model.num_layers": 1}, {"model.num_layers": 1, "schedule.warmup_steps": 40}]
+    labels = Ablation(rows, (0,)).labels
+    times = {label: {"seconds": seconds} for label, seconds in zip(labels, (2, 1), strict=True)}
+    (tmp_path / "speed.json").write_text(json.dumps(times))
+    found = match_rows(config, Ablation(rows, (0,)), "time", tmp_path)
+    assert found[1].settings == {"steps": 200, "schedule.warmup_steps": 80}

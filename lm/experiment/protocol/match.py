@@ -11,6 +11,7 @@ from etils import epath
 
 from lm.config import Config, override
 from lm.data.files import parse_json
+from lm.devices.hosts import from_main
 from lm.errors import UserError
 from lm.experiment.ablation.points import Ablation, row_label
 from lm.experiment.plan.compile import compile_train_step
@@ -54,20 +55,24 @@ def match_rows(
       config.model.mlp_dim likewise.
 
     Raises:
-      UserError: a row sets the key that would be changed, or no width has the amount, or there is
-        no measurement of a row's time.
+      UserError: a row or the tuning sets the key that would be changed, or no width has the amount,
+        or there is no measurement of a row's time.
     """
     if quantity not in QUANTITIES:
         raise UserError(f"--match={quantity} is unknown; use {', '.join(QUANTITIES)}")
     changed = ("steps", "epochs") if quantity in ("flops", "time") else ("model.mlp_dim",)
-    keys = {key for row in ablation.rows for key in row}
+    tuned = ablation.tuning.values if ablation.tuning else ()
+    keys = {key for row in ablation.rows for key in row} | {*tuned}
     if clash := sorted(keys & {*changed}):
-        raise UserError(f"--match={quantity} sets {clash[0]}, which sweep() varies; leave out one")
+        by = "is tuned" if clash[0] in tuned else "sweep() varies"
+        raise UserError(f"--match={quantity} sets {clash[0]}, which {by}; leave out one")
     labels = ablation.labels
     configs = [override(config, row) for row in ablation.whole_rows]
     if quantity in ("flops", "time"):
-        costs = _seconds(labels, folder) if quantity == "time" else [*map(_flops, configs)]
-        return [_by_steps(config, *each, costs[0]) for each in zip(labels, costs, strict=True)]
+        timed = quantity == "time"
+        costs = from_main(lambda: _seconds(labels, folder)) if timed else [*map(_flops, configs)]
+        rows = zip(configs, labels, costs, strict=True)
+        return [_by_steps(*each, costs[0]) for each in rows]
     amount = _parameters if quantity == "parameters" else _memory
     whole = amount(configs[0])
     own = [_by_width(each, whole, amount) for each in configs[1:]]
@@ -89,7 +94,9 @@ def describe_match(matches: Sequence[Match], quantity: str) -> str:
 
 
 def _by_steps(config: Config, label: str, cost: float, baseline: float) -> Match:
-    """The steps that cost what config.steps cost the baseline, by the cost of a step."""
+    """The steps of a row's config that cost what config.steps cost the baseline, by the cost of a
+    step of each.
+    """
     factor = baseline / cost
     if config.epochs is not None:
         return Match(label, {"epochs": config.epochs * factor} if factor != 1 else {}, 1.0, 1.0)
@@ -150,10 +157,15 @@ def _seconds(labels: Sequence[str], folder: epath.Path) -> list[float]:
     """Seconds of a step, row by row, as they were measured in turns."""
     path = folder / "speed.json"
     rows: Mapping[str, Any] = parse_json(path.read_text(), path) if path.exists() else {}
-    lacking = [label for label in labels if label not in rows]
-    if lacking:
-        raise UserError(
-            f"{path} has no time of a step of {lacking[0]}; measure all rows first, by "
-            "experiments/step_speed.py"
-        )
-    return [float(rows[label]["seconds"]) for label in labels]
+    found = []
+    for label in labels:
+        try:
+            found.append(float(rows[label]["seconds"]))
+            if not 0 < found[-1] < math.inf:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path} has no time of a step of {label}; measure all rows first, by "
+                "experiments/step_speed.py"
+            ) from None
+    return found

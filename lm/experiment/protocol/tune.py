@@ -91,9 +91,13 @@ def tune(
     scores: dict[str, dict[str, float]] = {label: {} for label in rows}
     for number, (kept, fraction) in enumerate(rounds(len(trials_of(tuning)), tuning.halving), 1):
         pairs = [(label, trial) for label in rows for trial in left[label]]
-        round_of = Ablation([{**rows[label], **trial} for label, trial in pairs], tuning.seeds)
-        place = folder / f"tune-{number}"
-        points = find_folders(make_points(shortened(config, fraction), round_of, place))
+        round_of = Ablation(
+            [{**rows[label], **trial} for label, trial in pairs],
+            tuning.seeds,
+            # Of each row's own length, which may be matched to the baseline's.
+            settings=[_shortened(override(config, rows[label]), fraction) for label, _ in pairs],
+        )
+        points = find_folders(make_points(config, round_of, folder / f"tune-{number}"))
         train(points)
         found = from_main(lambda points=points: _scores(points, config, ablation.metrics[0]))
         for (label, trial), row in zip(pairs, round_of.labels, strict=True):
@@ -133,17 +137,14 @@ def rounds(trials: int, halving: bool) -> list[tuple[int, float]]:
     return [(number, 0.5 ** (len(kept) - index)) for index, number in enumerate(kept)]
 
 
-def shortened(config: Config, fraction: float) -> Config:
-    """A config that trains a fraction of the steps or epochs, with its warm-up in proportion."""
+def _shortened(config: Config, fraction: float) -> Settings:
+    """What trains a fraction of a config's steps or epochs, with its warm-up in proportion."""
     if fraction == 1:
-        return config
-    changes: dict[str, Any] = {
-        "schedule.warmup_steps": int(config.schedule.warmup_steps * fraction),
-        "steps": max(1, round(config.steps * fraction)),
-    }
+        return {}
+    warmup = {"schedule.warmup_steps": int(config.schedule.warmup_steps * fraction)}
     if config.epochs is not None:
-        changes["epochs"] = config.epochs * fraction
-    return override(config, changes)
+        return warmup | {"epochs": config.epochs * fraction}
+    return warmup | {"steps": max(1, round(config.steps * fraction))}
 
 
 def _scores(points: Iterable[Point], config: Config, metric: str | None) -> dict[str, float]:
@@ -161,7 +162,7 @@ def _scores(points: Iterable[Point], config: Config, metric: str | None) -> dict
 
 def _edges(best: Settings, tuning: Tuning) -> Iterator[str]:
     for key, value in best.items():
-        numbers = [each for each in tuning.values[key] if isinstance(each, int | float)]
+        numbers = [each for each in tuning.values[key] if type(each) in (int, float)]  # no bool
         if len(numbers) > 1 and value in (min(numbers), max(numbers)):
             yield key
 
