@@ -21,6 +21,7 @@ from lm.devices.hosts import from_main, is_main, process_count
 from lm.errors import UserError
 from lm.experiment.attempts import ATTEMPTS, attempt
 from lm.experiment.claim import claim
+from lm.experiment.failures import FAILURE
 
 
 def open_workdir(
@@ -74,7 +75,7 @@ def _is_remark(child: epath.Path) -> bool:
     """Whether a file tells nothing of a run but how it was launched, who has tried it, or the
     traceback with which it failed in a sweep.
     """
-    return child.name in ("error.txt", "launch", ATTEMPTS) or child.name.startswith(".")
+    return child.name in (FAILURE, "launch", ATTEMPTS) or child.name.startswith(".")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from lm.checkpoints.staging import is_complete, last_written
 from lm.data.bucket import modified
 from lm.data.files import parse_json
 from lm.errors import UserError, counted
+from lm.experiment import failures
 from lm.experiment.attempts import read_attempts
 from lm.experiment.claim import Sighting, last_claim
 from lm.experiment.point_list import recorded_points
@@ -78,13 +79,13 @@ def _is_run(folder: epath.Path) -> bool:
 
 def _status(folder: epath.Path) -> RunStatus:
     claim, progress, attempts = last_claim(folder), _progress(folder), len(read_attempts(folder))
-    result, error = _json(folder / "result.json"), folder / "error.txt"
+    result, reason = _json(folder / "result.json"), failures.reason(folder)
     if {"steps", "seconds"} <= result.keys():
         state, details = "finished", f"{result['steps']} steps in {_time(result['seconds'])}"
     elif claim is not None and claim.in_force:
         state, details = "running", f"{progress or 'just beginning'}; {_held(claim)}"
-    elif error.exists():
-        state, details = "failed", reason_of(error.read_text())
+    elif reason is not None:
+        state, details = "failed", reason
     elif _is_run(folder) or claim is not None or attempts:
         held = [f"was {_held(claim)}"] if claim is not None else []
         state, details = "interrupted", "; ".join([progress or "no step", *held])
@@ -137,12 +138,6 @@ def _last_step(metrics: epath.Path) -> int | None:
         if isinstance(step, int):
             return step
     return None
-
-
-def reason_of(traceback: str) -> str:
-    """The error of a traceback's text, in the first line of its message."""
-    lines = traceback.rpartition("Traceback (most recent call last):")[2].splitlines()
-    return next((line for line in lines if line.strip() and not line.startswith(" ")), "").strip()
 
 
 def _json(path: epath.Path) -> dict[str, Any]:

@@ -127,7 +127,9 @@ def test_mixed_devices_commits_and_versions_are_named(finish):
 
 def test_what_is_missing_is_named_with_its_reason(finish, tmp_path):
     failed, torn, waiting = (start(tmp_path, "x", s) for s in range(3))
-    (failed.workdir / "error.txt").write_text("Traceback\nMemoryError: 80 GiB\n\n")
+    (failed.workdir / "error.txt").write_text(
+        "Traceback (most recent call last):\n  File x\nMemoryError: 80 GiB\nof memory\n\n"
+    )
     (torn.workdir / "result.json").write_text('{"eval/bits_per')
     points = [finish("softmax", 0, 2.0), failed, torn, waiting, finish("x", 3, 2.0, seed=7)]
     points += [finish("x", 4, 2.0, **{"eval/bits_per_byte": None})]

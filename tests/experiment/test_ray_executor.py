@@ -13,6 +13,7 @@ from lm.experiment.ablation import ray_executor
 from lm.experiment.ablation.points import Ablation, make_points
 from lm.experiment.ablation.ray_executor import train_by_ray
 from lm.experiment.attempts import read_attempts
+from lm.experiment.failures import reason
 
 ROWS = [{"attention.weighting": "softmax"}, {"attention.weighting": "sparsemax"}]
 
@@ -74,6 +75,31 @@ def test_one_is_told_what_no_node_has(capsys):
     ray = types.SimpleNamespace(nodes=lambda: nodes)
     ray_executor._tell_what_is_missing(ray, [{"GPU": 4}, {"GPU": 8}, {"GPU": 8}])
     assert capsys.readouterr().out == "waits for a node with 8 GPUs; the largest of 1 has 4\n"
+
+
+def test_a_point_whose_node_is_lost_too_often_has_failed(points, monkeypatch, capsys):
+    lost, other = (type(name, (Exception,), {}) for name in ("NodeDiedError", "Other"))
+
+    def get(_):
+        raise lost("no node\nmore")
+
+    task = types.SimpleNamespace(options=lambda **_: task, remote=lambda point, *_: point.row)
+    ray = types.SimpleNamespace(
+        exceptions=types.SimpleNamespace(
+            TaskCancelledError=other, RayTaskError=other, RayError=lost
+        ),
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 2.0},
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}],
+        remote=lambda _: task,
+        wait=lambda waiting, timeout: (waiting, []),
+        get=get,
+    )
+    monkeypatch.setattr(ray_executor, "begin", lambda points, *_: points)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert train_by_ray(points) == points
+    assert "weighting=softmax seed 0 failed: no node more" in capsys.readouterr().err
+    assert reason(points[0].workdir).endswith("NodeDiedError: no node")
 
 
 @pytest.mark.slow

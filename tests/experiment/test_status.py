@@ -14,8 +14,9 @@ from lm.experiment.ablation import sweep as sweep_module
 from lm.experiment.ablation.points import Ablation, make_points
 from lm.experiment.ablation.sweep import train_points
 from lm.experiment.claim import STALE
+from lm.experiment.failures import reason_of
 from lm.experiment.point_list import ListedPoint, record_points
-from lm.experiment.status import describe_status, reason_of, run_statuses
+from lm.experiment.status import describe_status, run_statuses
 from lm.experiment.train import train
 from tests.claims import held_elsewhere, write_claim
 from tests.commands import ROOT, run

@@ -14,9 +14,9 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.bucket import absolute
-from lm.data.files import write_text
 from lm.devices.hosts import process_count
 from lm.errors import Interrupted, UserError, counted
+from lm.experiment import failures
 from lm.experiment.ablation.points import Point
 from lm.experiment.ablation.sweep import begin, failed_points, train_shared
 from lm.experiment.point_list import Source
@@ -144,10 +144,10 @@ class _Tasks:
                 raise error.cause from None
         except errors.RayError as error:  # its process or node was lost too often
             if not self._signal:
-                line = " ".join(f"{type(error).__name__}: {error}".split())
-                print(f"{point.row} seed {point.seed} failed: {line}", file=sys.stderr, flush=True)
                 with held(point.workdir, wait=True):
-                    write_text(point.workdir / "error.txt", f"{line}\n")
+                    reason = failures.record(point.workdir, error)
+                name = f"{point.row} seed {point.seed}"
+                print(f"{name} failed: {reason}", file=sys.stderr, flush=True)
 
     def _stop(self, number: int) -> None:
         if self._signal:

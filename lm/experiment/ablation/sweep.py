@@ -11,7 +11,7 @@ from etils import epath
 from lm.checkpoints.run_files import read_result
 from lm.devices.hosts import all_fail, from_main, is_main
 from lm.errors import Interrupted, UserError, of_storage
-from lm.experiment.ablation import failures
+from lm.experiment import failures
 from lm.experiment.ablation.folders import trained_otherwise
 from lm.experiment.ablation.grouping import group_points
 from lm.experiment.ablation.points import Point
@@ -204,7 +204,7 @@ class _Sweep:
         if report and not (known and self.retry):
             self._settle_failed(point)
             when = "before; --retry trains it again" if known else "in another sweep"
-            reason = report[0].splitlines()[-1]
+            reason = failures.reason_of(report[0])
             print(f"{self._name(point)} failed {when}: {reason}", file=sys.stderr, flush=True)
             return False
         with contextlib.suppress(UserError):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lm.errors import UserError
+from lm.experiment import failures
 from lm.experiment.point_list import Planned
 from lm.training.metric_writer import with_nan
 
@@ -45,10 +46,9 @@ class PointResult(NamedTuple):
 
 def read_result(point: Planned, metric: str) -> PointResult:
     """The result of a point, which is usable if it has a finite metric."""
-    failure = point.workdir / "error.txt"
     if not (path := point.workdir / "result.json").exists():
-        lines = failure.read_text().strip().splitlines() if failure.exists() else []
-        return PointResult(point, {}, f"failed, {lines[-1].strip()}" if lines else "not finished")
+        reason = failures.reason(point.workdir)
+        return PointResult(point, {}, f"failed, {reason}" if reason else "not finished")
     try:
         result = with_nan(json.loads(path.read_text()))
         seed, value = result.get("seed", point.seed), result.get(metric, "absent")
