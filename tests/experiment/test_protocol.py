@@ -188,6 +188,27 @@ def test_the_best_of_a_screening_are_confirmed_with_fresh_seeds(config, trained,
         train_ablation(config, few, tmp_path, How("screen"), trained[1])
 
 
+@pytest.mark.parametrize("how", ["failed", "not finite"])
+def test_a_row_of_which_a_seed_of_the_screening_failed_is_not_confirmed(
+    config, trained, tmp_path, how
+):
+    rows = [*ROWS, ROWS[0] | {RATE: 2.1e-3}]
+    ablation = Ablation(rows, range(10), screen_seeds=(70, 71))
+    points = train_ablation(config, ablation, tmp_path, How("screen"), trained[1]).ablated.points
+    (folder,) = [p.workdir for p in points if "0.0021" in p.row and p.seed == 71]  # the best row
+    if how == "failed":
+        (folder / "result.json").unlink()
+        (folder / "error.txt").write_text("FloatingPointError: no luck")
+    else:
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"eval/bits_per_byte": math.nan}))
+    found = train_ablation(config, ablation, tmp_path, How("confirm", shortlist=2), trained[1])
+    assert {point.row for point in found.ablated.points} == {
+        "weighting=softmax",
+        "weighting=sigmoid",
+    }
+
+
 def test_confirmed_rows_bring_the_baselines_of_their_groups(config, trained, tmp_path):
     rows = [row | {"model.d_model": width} for width in (16, 32) for row in ROWS]
     against = ["model.d_model"]

@@ -3,7 +3,7 @@ seeds; or screened with a few seeds, and those that were best confirmed with fre
 """
 
 import dataclasses
-import statistics
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ from lm.checkpoints.run_files import read_result
 from lm.config import Config
 from lm.devices.hosts import from_main
 from lm.errors import UserError, counted
+from lm.experiment import failures
 from lm.experiment.ablation.folders import find_folders
 from lm.experiment.ablation.points import Ablation, Point, make_points
 from lm.experiment.ablation.report.recorded import Ablated
 from lm.experiment.ablation.statistics.groups import find_baselines
 from lm.experiment.point_list import Source
-from lm.experiment.primary_metric import primary_metric
 from lm.experiment.protocol.match import describe_match, match_rows
-from lm.experiment.protocol.tune import check_tuning, describe, tune
+from lm.experiment.protocol.tune import check_tuning, describe, mean_scores, tune
 
 # Fewer seeds find only effects of more than a standard deviation of a difference.
 _FEWEST_SEEDS = 10
@@ -133,24 +133,20 @@ def _shortlist(config: Config, ablation: Ablation, screen: epath.Path, number: i
     bases = dict.fromkeys(labels[1:], labels[0])
     if ablation.against:
         bases = find_baselines(points, ablation.against)
-    best = sorted((label for label in bases if label in means), key=means.__getitem__)[:number]
+    finished = (label for label in bases if math.isfinite(means[label]))
+    best = sorted(finished, key=means.__getitem__)[:number]
     chosen = {*best, *(bases[label] for label in best)}
     kept = [index for index, label in enumerate(labels) if label in chosen]
     return ablation.only(kept)
 
 
 def _means(config: Config, screened: Ablation, points: Sequence[Point]) -> dict[str, float]:
-    """The mean of the metric over all seeds of a screening, of which less is better, by row."""
-    values: dict[str, list[float]] = {}
+    """See `mean_scores`; raises UserError where a point of a screening is neither finished nor has
+    failed.
+    """
     for point in points:
-        result = read_result(point.workdir)
-        if result is not None:
-            metric = primary_metric(config, screened.metrics[0], result)
-            sign = 1 if metric.lower_is_better else -1
-            values.setdefault(point.row, []).append(sign * float(result[metric.name]))
-        elif not (point.workdir / "error.txt").exists():
+        if read_result(point.workdir) is None and failures.reason(point.workdir) is None:
             raise UserError(
                 f"{point.workdir} is not finished; run --protocol=screen to its end first"
             )
-    whole = len(screened.seeds)
-    return {row: statistics.fmean(each) for row, each in values.items() if len(each) == whole}
+    return mean_scores(points, config, screened.metrics[0])

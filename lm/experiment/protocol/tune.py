@@ -99,7 +99,7 @@ def tune(
         )
         points = find_folders(make_points(config, round_of, folder / f"tune-{number}"))
         train(points)
-        found = from_main(lambda points=points: _scores(points, config, ablation.metrics[0]))
+        found = from_main(lambda points=points: mean_scores(points, config, ablation.metrics[0]))
         for (label, trial), row in zip(pairs, round_of.labels, strict=True):
             scores[label][row_label(trial)] = found[row]
         for label, trials in left.items():
@@ -147,8 +147,14 @@ def _shortened(config: Config, fraction: float) -> Settings:
     return warmup | {"steps": max(1, round(config.steps * fraction))}
 
 
-def _scores(points: Iterable[Point], config: Config, metric: str | None) -> dict[str, float]:
-    """The mean of the metric by row, of which less is better; infinite where a seed failed."""
+def mean_scores(points: Iterable[Point], config: Config, metric: str | None) -> dict[str, float]:
+    """The mean of the metric by row, of which less is better; infinite where a seed failed.
+
+    Args:
+      points: that are finished or have failed.
+      config: around which their rows vary.
+      metric: its name; None: the primary one of the config.
+    """
     values: dict[str, list[float]] = {}
     for point in points:
         result = read_result(point.workdir)
