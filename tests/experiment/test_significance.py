@@ -1,12 +1,20 @@
 """Paired tests of rows agree with oracles, and find nothing where there is nothing."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lm.experiment.ablation.statistics.significance import holm, paired_t_test, verdict
+from lm.experiment.ablation.statistics.significance import (
+    holm,
+    paired_t_test,
+    t_limit,
+    two_sided_p,
+    verdict,
+)
 
 
 def seeds_of(*values: float) -> dict[int, float]:
@@ -19,6 +27,7 @@ def test_the_comparison_is_the_paired_t_test_of_scipy(n):
     found = paired_t_test(seeds_of(*row), seeds_of(*base))
     oracle = stats.ttest_rel(row, base)
     assert found.difference == pytest.approx(np.mean(row - base))
+    assert found.difference_error == pytest.approx(stats.sem(row - base))
     assert found.interval == pytest.approx(tuple(oracle.confidence_interval(0.95)))
     assert found.p == pytest.approx(oracle.pvalue)
 
@@ -28,6 +37,15 @@ def test_the_interval_is_that_of_a_hand_calculation():
     found = paired_t_test(seeds_of(2.0, 4.0, 6.0), seeds_of(1.0, 2.0, 3.0))
     assert found.difference == 2.0
     assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+
+
+@pytest.mark.parametrize("df", [1, 3.5, 30, 1e6, math.inf])
+def test_limits_and_probabilities_of_t_are_those_of_scipy(df):
+    oracle = stats.norm if math.isinf(df) else stats.t(df)
+    for comparisons in (1, 31):
+        limit = t_limit(df, comparisons)
+        assert limit == pytest.approx(oracle.isf(0.025 / comparisons), rel=1e-10)
+        assert two_sided_p(-limit, df) == pytest.approx(0.05 / comparisons, rel=1e-10)
 
 
 def test_holm_adjusts_as_in_a_hand_made_example():

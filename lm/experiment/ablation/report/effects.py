@@ -5,7 +5,7 @@ intervals and the range of an axis.
 import numpy as np
 
 from lm.experiment.ablation.statistics.rows import Row, Table
-from lm.experiment.ablation.statistics.significance import LEVEL
+from lm.experiment.ablation.statistics.significance import t_limit
 
 Interval = tuple[float, float]
 
@@ -23,14 +23,10 @@ def simultaneous(row: Row, comparisons: int) -> Interval | None:
     """The interval of a row's difference at level 1 - 0.05 / m, of m comparisons: all m intervals
     hold together with probability 0.95 (Bonferroni). None where the row has no interval.
     """
-    if row.interval is None or row.difference is None:
+    if row.difference is None or row.difference_error is None:
         return None
-    from scipy import stats  # slow to import
-
-    free, middle = len(row.pairs) - 1, row.difference
-    own, all_ = (float(stats.t.isf(LEVEL / 2 / m, free)) for m in (1, max(1, comparisons)))
-    half = (row.interval[1] - row.interval[0]) / 2 * all_ / own
-    return middle - half, middle + half
+    half = row.difference_error * t_limit(len(row.pairs) - 1, comparisons)
+    return row.difference - half, row.difference + half
 
 
 def effect_range(rows: list[Row]) -> Interval:

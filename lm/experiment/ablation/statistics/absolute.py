@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from lm.evaluation.document_totals import FILE
-from lm.experiment.ablation.statistics.significance import LEVEL
+from lm.experiment.ablation.statistics.significance import t_limit
 
 BY_DOCUMENT = "eval/bits_per_byte"  # the metric whose sums by document are kept
 
@@ -53,8 +53,6 @@ def two_way_interval(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]
     drawn, as by the two-way clustering of Cameron, Gelbach and Miller 2011
     (doi:10.1198/jbes.2010.07136); 1 - h_g makes up for the weight of a group in R (as HC3).
     """
-    from scipy.special import stdtrit
-
     seeds, total = len(bits), sizes.sum()
     values, weights = bits.sum(axis=1) / total, sizes / total
     ratio = float(values.mean())
@@ -67,5 +65,5 @@ def two_way_interval(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]
     effective = 1 / float((weights**2).sum())
     spread = of_seeds**2 / (seeds - 1) + of_groups**2 / (effective - 1)
     df = variance**2 / spread if spread else math.inf
-    half = float(stdtrit(df, 1 - LEVEL / 2)) * math.sqrt(variance)
+    half = t_limit(df) * math.sqrt(variance)
     return ratio - half, ratio + half

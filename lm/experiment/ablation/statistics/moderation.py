@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm.experiment.ablation.statistics.significance import two_sided_p
+
 # Differences of two rows from one baseline share its noise. With equal variances they correlate by
 # 1/2, and the logs of their sample variances by about 1/4.
 SHARED_BASELINE = 0.25
@@ -96,14 +98,7 @@ def moderated_p(difference: float, variance: Variance, n: int) -> float:
     """Two-sided p-value of the moderated t-test: t = difference / (sd / sqrt(n))."""
     if not variance.value:
         return 1.0
-    return float(_two_sided(abs(difference) * math.sqrt(n) / variance.sd, variance.df))
-
-
-def _two_sided(t: float | np.ndarray, df: float) -> np.ndarray:
-    """P(|T| > t) of Student's T, or with infinite df of the normal."""
-    from scipy.special import stdtr  # far faster than scipy.stats
-
-    return np.asarray(2 * stdtr(df, -t))
+    return two_sided_p(difference * math.sqrt(n) / variance.sd, variance.df)
 
 
 def far_seeds(differences: Mapping[int, float], prior: Prior, level: float) -> tuple[int, ...]:
@@ -122,5 +117,5 @@ def far_seeds(differences: Mapping[int, float], prior: Prior, level: float) -> t
     errors = np.array([each.sd for each in usual]) * math.sqrt(1 + 1 / (n - 1))
     known = errors > 8 * np.finfo(float).eps * np.abs(d).max()
     t = np.abs(d - means) / np.where(known, errors, math.inf)
-    p = n * _two_sided(t, usual[0].df)
+    p = [n * two_sided_p(each, usual[0].df) for each in t]
     return tuple(seed for seed, each in zip(differences, p, strict=True) if each <= level)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from lm.experiment.ablation.statistics.moderation import Variance
-from lm.experiment.ablation.statistics.significance import LEVEL
+from lm.experiment.ablation.statistics.significance import t_limit
 
 POWER = 0.8  # probability with which the smallest effect is found
 MOST_SEEDS = 10_000  # that are looked for
@@ -73,9 +73,12 @@ def _smallest(n: int, comparisons: int, df: float) -> float:
 
 
 def _power(noncentrality: float, n: int, comparisons: int, df: float) -> float:
+    """By sums over quantiles of both variances; of the noncentral t that scipy has, `nctdtr` gives
+    nan for few degrees of freedom.
+    """
     from scipy.special import ndtr  # slow to import
 
-    own, limit = _rooted(n - 1), _critical(n, comparisons)
+    own, limit = _rooted(n - 1), _limit(n, comparisons)
     true = noncentrality * _rooted(df)[:, None]
     return float(np.mean(ndtr(true - limit * own) + ndtr(-true - limit * own)))
 
@@ -83,13 +86,11 @@ def _power(noncentrality: float, n: int, comparisons: int, df: float) -> float:
 @functools.lru_cache(4096)
 def _rooted(df: float) -> np.ndarray:
     """Quantiles of sqrt(chi-squared(df) / df)."""
-    from scipy import stats
+    from scipy.special import gammaincinv
 
-    return np.ones(1) if math.isinf(df) else np.sqrt(stats.chi2.ppf(_NODES, df) / df)
+    return np.ones(1) if math.isinf(df) else np.sqrt(2 * gammaincinv(df / 2, _NODES) / df)
 
 
 @functools.lru_cache(4096)
-def _critical(n: int, comparisons: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.isf(LEVEL / max(comparisons, 1) / 2, n - 1))
+def _limit(n: int, comparisons: int) -> float:
+    return t_limit(n - 1, comparisons)

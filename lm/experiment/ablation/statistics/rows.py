@@ -18,6 +18,7 @@ class Row:
     standard_error: float | None  # of the mean; None with fewer than two seeds
     pairs: tuple[int, ...]  # the seeds that the baseline has finished too
     difference: float | None  # row minus baseline, mean over pairs
+    difference_error: float | None  # its standard error; None without an interval
     interval: tuple[float, float] | None  # 95 %, of this difference alone
     p: float  # of the paired t-test; 1 where there is none
     p_holm: float  # the same, adjusted for all the rows

@@ -17,12 +17,14 @@ class PairedTest(NamedTuple):
     Attributes:
       pairs: the seeds of both.
       difference: row minus baseline, mean over pairs; None without a test.
+      difference_error: its standard error, sd / sqrt(n); None where there is no interval.
       interval: 95 % Student-t interval of the difference; None where there is none.
       p: two-sided p-value of the paired t-test; 1 where there is none.
     """
 
     pairs: tuple[int, ...] = ()
     difference: float | None = None
+    difference_error: float | None = None
     interval: tuple[float, float] | None = None
     p: float = 1.0
 
@@ -42,12 +44,26 @@ def paired_t_test(values: Mapping[int, float], baseline: Mapping[int, float]) ->
     difference, n = float(np.mean(row - base)), len(seeds)
     error = float(np.std(row - base, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     if error <= 8 * np.finfo(float).eps * max(np.abs(row).max(), np.abs(base).max()):
-        return PairedTest(seeds, difference, None, 1.0)
-    from scipy import stats  # slow to import
+        return PairedTest(seeds, difference)
+    half = error * t_limit(n - 1)
+    interval = (difference - half, difference + half)
+    return PairedTest(seeds, difference, error, interval, two_sided_p(difference / error, n - 1))
 
-    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
-    p = 2 * float(stats.t.sf(abs(difference) / error, n - 1))
-    return PairedTest(seeds, difference, (difference - half, difference + half), p)
+
+def t_limit(df: float, comparisons: int = 1) -> float:
+    """The t above which a two-sided test at level 0.05 / comparisons rejects; an interval at level
+    1 - 0.05 / comparisons reaches so many standard errors each way. df may be infinite.
+    """
+    from scipy.special import stdtrit  # slow to import
+
+    return -float(stdtrit(df, LEVEL / comparisons / 2))
+
+
+def two_sided_p(t: float, df: float) -> float:
+    """P(|T| > |t|) of Student's T; with infinite df of the normal."""
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(df, -abs(t)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -71,14 +87,12 @@ def equivalence_p(test: PairedTest, margin: float) -> float:
     surely within the margin. 1 where there is no interval.
     (Schuirmann 1987, doi:10.1007/BF01068419.)
     """
-    if test.interval is None or test.difference is None:
+    if test.difference is None or test.difference_error is None:
         return 1.0
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr
 
-    df = len(test.pairs) - 1
-    half = (test.interval[1] - test.interval[0]) / 2
-    error = half / float(stdtrit(df, 1 - LEVEL / 2))
-    return float(stdtr(df, (abs(test.difference) - margin) / error))
+    t = (abs(test.difference) - margin) / test.difference_error
+    return float(stdtr(len(test.pairs) - 1, t))
 
 
 def verdict(test: PairedTest, p_holm: float, better: str = "lower") -> str:
