@@ -1,6 +1,7 @@
 """Verdicts of a table are honest, and it shows all that it knows and nothing else."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.experiment.ablation.report.table import to_csv, to_markdown
+from lm.experiment.ablation.report.table import columns, to_csv, to_markdown
 from lm.experiment.ablation.statistics.absolute import two_way_interval
 from lm.experiment.ablation.statistics.comparison import tabulate
 from lm.experiment.ablation.statistics.moderation import Prior, moderate
@@ -198,6 +199,18 @@ def test_trained_parameters_are_a_column_where_a_row_leaves_some_alone(finish):
     trained = cells_of(head).index("trainable")
     assert [cells_of(line)[trained] for line in body] == ["831 k", "8 k"]
     assert "trainable" not in to_markdown(tabulate([whole]))
+
+
+def test_moderated_p_values_are_a_column_of_three_comparisons_and_stay_where_fewer_are_shown(
+    finish,
+):
+    noise = np.random.default_rng(0).normal(size=(4, 3))
+    points = [finish(row, s, 2 + noise[i, s]) for i, row in enumerate("abcd") for s in range(3)]
+    table, fewer = tabulate(points), tabulate(points[:9])
+    part = dataclasses.replace(table, rows=table.rows[:2])
+    assert columns(part)["moderated p"] == ["", f"{table.rows[1].p_moderated:.3f}"]
+    assert "moderated p" not in columns(fewer) and "Moderated p" not in notes_of(fewer)
+    assert "moderated p" not in columns(tabulate(points, protocol="screen"))
 
 
 def test_the_memory_of_a_step_is_a_column_where_it_is_known(finish):

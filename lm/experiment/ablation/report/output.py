@@ -106,13 +106,12 @@ def make_tables(ablated: Ablated, view: View) -> list[Table]:
 
 
 def _with_notes(table: Table, ablated: Ablated) -> Table:
-    """The table with notes on its points, and the number of its comparisons."""
-    notes, count = [*ablated.source.notes], len(ablated.left_out)
-    comparisons = sum(bool(row.baseline) for row in table.rows)
-    if count:
+    """The table with notes on its points."""
+    notes = [*ablated.source.notes]
+    if count := len(ablated.left_out):
         runs = counted(count, "other run")
         notes.append(f"Left out: {runs} of the folder that its points.json does not list.")
-    return dataclasses.replace(table, notes=(*table.notes, *notes), comparisons=comparisons)
+    return dataclasses.replace(table, notes=(*table.notes, *notes))
 
 
 def _select(table: Table, patterns: Sequence[str]) -> Table:

@@ -41,7 +41,7 @@ def columns(table: Table) -> dict[str, list[str]]:
         "n": [f"{r.n} of {r.n + r.missing}" if r.missing else f"{r.n}" for r in rows],
         "difference [95 %]": [change(r.difference) + change(r.interval, " [{}, {}]") for r in rows],
         "verdict": [r.verdict for r in rows],
-        "moderated p": [_probability(r.p_moderated) if r.interval else "" for r in rows],
+        "moderated p": [_probability(r.p_moderated) for r in rows],
         "parameters": _amounts([r.parameters for r in rows]),
         "trainable": _amounts([r.trained_parameters for r in rows]),
         "FLOPs/token": _amounts([r.flops_per_token for r in rows]),
@@ -69,7 +69,9 @@ def _format(errors: Sequence[float | None], sign: str = "") -> Callable[..., str
     return form
 
 
-def _probability(value: float) -> str:
+def _probability(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 

@@ -117,6 +117,7 @@ def tabulate(
         protocol=protocol,
         against=tuple(against),
         matched=matched,
+        comparisons=len(bases),
     )
     return dataclasses.replace(table, notes=notes(table, [run for run in runs if run.result]))
 

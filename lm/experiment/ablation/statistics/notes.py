@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+from lm.errors import counted
 from lm.experiment.ablation.statistics.point_result import PointResult, criteria, mixture, spread
 from lm.experiment.ablation.statistics.rows import Row, Table
 from lm.experiment.ablation.statistics.significance import LEVEL
@@ -59,7 +60,7 @@ def _meaning(table: Table) -> list[str]:
 
 def has_moderated(table: Table) -> bool:
     """Whether there are rows enough to shrink their variances towards each other."""
-    return table.protocol != "screen" and sum(row.interval is not None for row in table.rows) > 2
+    return table.protocol != "screen" and any(row.p_moderated is not None for row in table.rows)
 
 
 def _power(table: Table) -> list[str]:
@@ -68,9 +69,8 @@ def _power(table: Table) -> list[str]:
     if not rows or table.protocol == "screen":
         return []
     effects = [row.smallest_effect for row in rows if row.smallest_effect is not None]
-    comparisons = sum(bool(row.baseline) for row in table.rows)
     found = (
-        f"Smallest effect: among {comparisons} comparison{'s' * (comparisons != 1)}, a difference "
+        f"Smallest effect: among {counted(table.comparisons, 'comparison')}, a difference "
         f"of {_range(effects, lambda value: f'{value:.2g}')} is found with a probability of 80 %"
     )
     if not table.margin:

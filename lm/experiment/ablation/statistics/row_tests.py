@@ -31,7 +31,8 @@ class RowTest(NamedTuple):
     Attributes:
       test: the paired t-test.
       p_holm: its p-value, adjusted for all comparisons.
-      p_moderated: that of the moderated t-test, likewise; no verdict depends on it.
+      p_moderated: that of the moderated t-test, likewise; no verdict depends on it. None without an
+        interval, and of tables with fewer than three intervals.
       p_equivalent: that of the two one-sided tests, likewise; 1 without a margin.
       smallest_effect: the difference that is found with a probability of 0.8; None: no estimate.
       seeds_needed: seeds with which a difference as large as the margin is found with a probability
@@ -41,7 +42,7 @@ class RowTest(NamedTuple):
 
     test: PairedTest = PairedTest()
     p_holm: float = 1.0
-    p_moderated: float = 1.0
+    p_moderated: float | None = None
     p_equivalent: float = 1.0
     smallest_effect: float | None = None
     seeds_needed: int | None = None
@@ -90,21 +91,25 @@ def compare_rows(
         far[row] = far_seeds(differences[row], prior, LEVEL / m)
         pooled = moderate(*variance, prior, total)
         moderated[row] = moderated_p(tests[row].difference or 0.0, pooled, len(tests[row].pairs))
-    adjusted = holm([test.p for test in tests.values()])
-    shrunk = holm(list(moderated.values()))
-    equivalent = holm([equivalence_p(test, margin or 0.0) for test in tests.values()])
+    adjusted = _holm({row: test.p for row, test in tests.items()})
+    shrunk = _holm(moderated)
+    equivalent = _holm({k: equivalence_p(t, margin) if margin else 1.0 for k, t in tests.items()})
     return {
         row: RowTest(
             test,
-            adjusted[i],
-            shrunk[i],
-            equivalent[i] if margin else 1.0,
+            adjusted[row],
+            shrunk[row] if row in raw and len(raw) > 2 else None,
+            equivalent[row],
             effects.get(row),
             needed.get(row),
             far.get(row, ()),
         )
-        for i, (row, test) in enumerate(tests.items())
+        for row, test in tests.items()
     }
+
+
+def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def _variance(differences: Values) -> Variance:

@@ -31,7 +31,7 @@ class Row:
     missing: int  # points of this row without a usable result
     value_interval: tuple[float, float] | None = None  # 95 %, of other seeds and documents
     baseline: str = ""  # the label of the row that this one is compared with; "": it is a baseline
-    p_moderated: float = 1.0  # of the moderated t-test, adjusted for all the rows
+    p_moderated: float | None = None  # of the moderated t-test, adjusted for all the rows
     p_equivalent: float = 1.0  # of two one-sided tests against the margin, likewise
     smallest_effect: float | None = None  # found with 80 % probability
     seeds_needed: int | None = None  # to find a difference as large as the margin as often
