@@ -14,6 +14,7 @@ from lm.experiment.ablation.statistics.moderation import (
     fit_prior,
     moderate,
     moderated_p,
+    sample_variance,
 )
 from lm.experiment.ablation.statistics.power import power, seeds_needed, smallest_effect
 from lm.experiment.ablation.statistics.ranks import rank_rows
@@ -63,22 +64,23 @@ def test_equivalence_is_two_one_sided_tests_of_scipy():
 def test_a_prior_is_found_again_in_many_rows(df):
     random, d = np.random.default_rng(1), 4
     true = 2.0 * df / random.chisquare(df, size=20_000)
-    prior = fit_prior(true * random.chisquare(d, size=20_000) / d, [d] * 20_000)
+    prior = fit_prior([Variance(v, d) for v in true * random.chisquare(d, size=20_000) / d])
     assert prior.variance == pytest.approx(2.0, rel=0.05)
     assert prior.df == pytest.approx(df, rel=0.1)
 
 
 def test_rows_of_one_variance_are_pooled_and_a_single_row_stands_alone():
-    assert math.isinf(fit_prior([1.0, 1.0, 1.0], [4, 4, 4]).df)
-    assert fit_prior([1.0], [4]) == Prior()
-    assert moderate(3.0, 4, Prior()) == Variance(3.0, 4)
-    assert moderate(3.0, 4, Prior(1.0, 4)) == Variance(2.0, 8)
-    assert moderate(3.0, 4, Prior(1.0, math.inf), most=12) == Variance(1.0, 12)
+    own = Variance(3.0, 4)
+    assert math.isinf(fit_prior(3 * [own]).df)
+    assert fit_prior([own]) == Prior()
+    assert moderate(own, Prior()) == own
+    assert moderate(own, Prior(1.0, 4)) == Variance(2.0, 8)
+    assert moderate(own, Prior(1.0, math.inf), most=12) == Variance(1.0, 12)
 
 
 def test_without_a_prior_the_moderated_t_is_the_paired_one():
     row, base = np.random.default_rng(2).normal(size=(2, 6))
-    variance = moderate(float(np.var(row - base, ddof=1)), 5, Prior())
+    variance = moderate(sample_variance(row - base), Prior())
     found = moderated_p(float(np.mean(row - base)), variance, 6)
     assert found == pytest.approx(stats.ttest_rel(row, base).pvalue)
 

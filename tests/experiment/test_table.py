@@ -13,7 +13,7 @@ from lm.errors import UserError
 from lm.experiment.ablation.report.table import columns, to_csv, to_markdown
 from lm.experiment.ablation.statistics.absolute import two_way_interval
 from lm.experiment.ablation.statistics.comparison import tabulate
-from lm.experiment.ablation.statistics.moderation import Prior, moderate
+from lm.experiment.ablation.statistics.moderation import Variance
 from lm.experiment.ablation.statistics.power import seeds_needed, smallest_effect
 from tests.ablation_points import notes_of, rows_of, start
 
@@ -104,7 +104,7 @@ def test_a_table_says_what_it_could_have_found(finish):
     points = [finish("softmax", s, 2 + 0.1 * s) for s in range(3)]
     points += [finish("x", s, 2 + 0.1 * s + (0.01, -0.02, 0.01)[s]) for s in range(3)]
     table = tabulate(points, margin=0.01)
-    variance = moderate(np.var((0.01, -0.02, 0.01), ddof=1), 2, Prior())
+    variance = Variance(np.var((0.01, -0.02, 0.01), ddof=1), 2)
     effect = smallest_effect(variance, 3, 1)
     assert rows_of(table)["x"].smallest_effect == pytest.approx(effect)
     seeds = seeds_needed(0.01, variance, 1)

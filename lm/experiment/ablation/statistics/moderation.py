@@ -32,7 +32,7 @@ class Prior(NamedTuple):
 
 
 class Variance(NamedTuple):
-    """An estimate of a variance, and its degrees of freedom."""
+    """An estimate of a variance, and its degrees of freedom, more than 0."""
 
     value: float
     df: float
@@ -43,21 +43,25 @@ class Variance(NamedTuple):
         return math.sqrt(self.value)
 
 
-def fit_prior(variances: Sequence[float], dfs: Sequence[float], shared: float = 0.0) -> Prior:
+def sample_variance(sample: Sequence[float] | np.ndarray) -> Variance:
+    """The unbiased one of n >= 2 values, with n - 1 degrees of freedom."""
+    return Variance(float(np.var(sample, ddof=1)), len(sample) - 1)
+
+
+def fit_prior(variances: Sequence[Variance], shared: float = 0.0) -> Prior:
     """The prior of rows with these sample variances; nothing is known from fewer than two.
 
-    With z = log s^2 and e = z - digamma(d/2) + log(d/2), df solves `trigamma(df/2) = var(e) -
-    (1 - shared) mean(trigamma(d/2))`, and `log variance = mean(e) + digamma(df/2) - log(df/2)`;
-    where the right side of the former is not positive, df is infinite.
+    With s^2 of d degrees of freedom, z = log s^2 and e = z - digamma(d/2) + log(d/2), df solves
+    `trigamma(df/2) = var(e) - (1 - shared) mean(trigamma(d/2))`, and `log variance = mean(e) +
+    digamma(df/2) - log(df/2)`; where the right side of the former is not positive, df is infinite.
 
     Args:
-      variances: of the rows; those without any are left out.
-      dfs: d of each.
+      variances: of the rows; those that are 0 are left out.
       shared: the mean correlation of two z, by which their spread is too small.
     """
     from scipy.special import digamma, polygamma  # slow to import
 
-    known = [(v, d) for v, d in zip(variances, dfs, strict=True) if v > 0 and d > 0]
+    known = [each for each in variances if each.value > 0]
     if len(known) < 2:
         return Prior()
     s2, d = np.array(known, float).T
@@ -83,14 +87,14 @@ def _inverse_trigamma(value: float) -> float:
     return x
 
 
-def moderate(variance: float, df: float, prior: Prior, most: float = math.inf) -> Variance:
+def moderate(variance: Variance, prior: Prior, most: float = math.inf) -> Variance:
     """A row's variance, shrunk: `(df0 s0^2 + df s^2) / (df0 + df)`, with df0 + df degrees of
     freedom, but no more than `most`, those of all rows together.
     """
     if math.isinf(prior.df):
         return Variance(prior.variance, most)
-    total = prior.df + df
-    value = (prior.df * prior.variance + df * variance) / total if total else 0.0
+    total = prior.df + variance.df
+    value = (prior.df * prior.variance + variance.df * variance.value) / total
     return Variance(value, min(total, most))
 
 
@@ -113,7 +117,7 @@ def far_seeds(differences: Mapping[int, float], prior: Prior, level: float) -> t
         return ()
     means = (d.sum() - d) / (n - 1)  # of the others
     others = np.maximum(((d - d.mean()) ** 2).sum() - (d - means) ** 2 * (n - 1) / n, 0) / (n - 2)
-    usual = [moderate(float(variance), n - 2, prior) for variance in others]
+    usual = [moderate(Variance(float(each), n - 2), prior) for each in others]
     errors = np.array([each.sd for each in usual]) * math.sqrt(1 + 1 / (n - 1))
     known = errors > 8 * np.finfo(float).eps * np.abs(d).max()
     t = np.abs(d - means) / np.where(known, errors, math.inf)

@@ -36,7 +36,7 @@ def power(effect: float, variance: Variance, n: int, comparisons: int) -> float:
 
 def smallest_effect(variance: Variance, n: int, comparisons: int) -> float | None:
     """The effect that has a power of 0.8; None for fewer than two seeds."""
-    if n < 2 or not variance.df:
+    if n < 2:
         return None
     units = _smallest(n, comparisons, _whole(variance.df))
     return units * variance.sd / math.sqrt(n)

@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.experiment.ablation.statistics.moderation import Variance, fit_prior, moderate, moderated_p
+from lm.experiment.ablation.statistics.moderation import (
+    fit_prior,
+    moderate,
+    moderated_p,
+    sample_variance,
+)
 from lm.experiment.ablation.statistics.significance import LEVEL, holm
 
 
@@ -48,12 +53,12 @@ def _surely_lower(table: np.ndarray) -> np.ndarray:
     k, n = table.shape
     pairs = np.array(list(itertools.combinations(range(k), 2)))
     differences = table[pairs[:, 0]] - table[pairs[:, 1]]
-    raw = [Variance(float(v), n - 1) for v in np.var(differences, axis=1, ddof=1)]
+    raw = [*map(sample_variance, differences)]
     # Of two pairs that share a row the logs of variances correlate by 1/4, of others not at all.
     shared = (k - 2) / (k * (k - 1) / 2 - 1) / 2 if k > 2 else 0.0
-    prior = fit_prior(*zip(*raw, strict=True), shared=shared)
+    prior = fit_prior(raw, shared)
     means, most = differences.mean(axis=1), (k - 1) * (n - 1)
-    usual = [moderate(*each, prior, most) for each in raw]
+    usual = [moderate(each, prior, most) for each in raw]
     p = holm([moderated_p(float(d), v, n) for d, v in zip(means, usual, strict=True)])
     found = np.zeros((k, k), bool)
     for (one, other), mean, adjusted in zip(pairs, means, p, strict=True):

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from lm.experiment.ablation.statistics.moderation import (
     SHARED_BASELINE,
-    Variance,
     far_seeds,
     fit_prior,
     moderate,
     moderated_p,
+    sample_variance,
 )
 from lm.experiment.ablation.statistics.power import seeds_needed, smallest_effect
 from lm.experiment.ablation.statistics.significance import (
@@ -77,19 +75,19 @@ def compare_rows(
     }
     m = len(tests)
     known = [row for row, test in tests.items() if test.interval is not None]
-    raw = {row: _variance(differences[row]) for row in known}
-    prior = fit_prior([v for v, _ in raw.values()], [d for _, d in raw.values()], SHARED_BASELINE)
+    raw = {row: sample_variance([*differences[row].values()]) for row in known}
+    prior = fit_prior([*raw.values()], SHARED_BASELINE)
     total = sum(variance.df for variance in raw.values())
     effects, needed, far = {}, {}, {}
     moderated = dict.fromkeys(tests, 1.0)
     for row, variance in raw.items():
         most = total / (1 + SHARED_BASELINE * (len(raw) - 1))
-        usual = moderate(*variance, prior, most)
+        usual = moderate(variance, prior, most)
         seeds = max(len(tests[row].pairs), (planned or {}).get(row, 0))
         effects[row] = smallest_effect(usual, seeds, m)
         needed[row] = seeds_needed(margin, usual, m) if margin else None
         far[row] = far_seeds(differences[row], prior, LEVEL / m)
-        pooled = moderate(*variance, prior, total)
+        pooled = moderate(variance, prior, total)
         moderated[row] = moderated_p(tests[row].difference or 0.0, pooled, len(tests[row].pairs))
     adjusted = _holm({row: test.p for row, test in tests.items()})
     shrunk = _holm(moderated)
@@ -110,8 +108,3 @@ def compare_rows(
 
 def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(p_values, holm(list(p_values.values())), strict=True))
-
-
-def _variance(differences: Values) -> Variance:
-    sample = list(differences.values())
-    return Variance(float(np.var(sample, ddof=1)), len(sample) - 1)
