@@ -1,7 +1,7 @@
 """Times a training step of every row of an ablation, in turns.
 
-Command  python experiments/step_speed.py configs/attention.py:tiny WORKDIR --rounds=20
-         python experiments/step_speed.py configs/attention.py:tiny WORKDIR steps=1000 batch_size=8
+Command  python experiments/step_speed.py --config=configs/attention.py:tiny --workdir=DIR
+         with --rounds=20, and those flags of run.py that choose the rows of DIR or set config keys
 Writes   WORKDIR/speed.json: by the label of a row, the median over rounds of the ratio of its step
          to the baseline's of the same round, and the seconds that follow from it
 
@@ -11,52 +11,54 @@ them; ratios are within rounds. Tables and reports of the folder have the ratio 
 different times, beside whatever else the machine did. All rows' parameters are in memory at once.
 """
 
-import argparse
-import ast
 import pathlib
 import statistics
 import sys
 from collections.abc import Callable
 
 import jax
-from etils import epath
+from absl import flags as absl_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from experiments.timing import interleaved, median_ratio
 from lm.checkpoints.resolve import resolve_init
-from lm.config import Config, load, override
+from lm.config import Config, override
 from lm.data import local_train_batches
 from lm.data.bucket import make_folder
 from lm.data.files import write_json
 from lm.devices import sharding
 from lm.devices.cpu import keep_freed_memory
-from lm.experiment.ablation import load_ablation
+from lm.errors import UserError
+from lm.experiment import command_line, flags
 from lm.training.prepare import corpus_program, prepare_corpus
 
+ROUNDS = absl_flags.DEFINE_integer("rounds", 20, "steps of each row", 1)
 
-def main() -> None:
-    """Measures, prints and writes."""
+
+def main() -> int:
+    """Measures, prints and writes; the exit status."""
     keep_freed_memory()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("config", help="FILE[:ARG] of an ablation")
-    parser.add_argument("workdir", help="of its sweep")
-    parser.add_argument("settings", nargs="*", help="KEY=VALUE of config keys")
-    parser.add_argument("--rounds", type=int, default=20)
-    given = parser.parse_args()
-    path, _, arg = given.config.partition(":")
-    ablation = load_ablation(path, arg or None)
-    config = override(load(path).get_config(arg or None), dict(map(_setting, given.settings)))
-    steps = {
-        label: _step(override(config, row))
-        for label, row in zip(ablation.labels, ablation.whole_rows, strict=True)
-    }
-    found = measure(steps, given.rounds)
+    try:
+        if words := command_line.parse(sys.argv):
+            raise UserError(f"{words[0]!r} is not a flag; flags are --name=value")
+        if None in (flags.CONFIG.value, flags.WORKDIR.value):
+            raise UserError("give --config=FILE[:ARG] and --workdir=DIR, those of a sweep")
+        config, ablation = flags.load_ablation()
+        steps = {
+            label: _step(override(config, row))
+            for label, row in zip(ablation.labels, ablation.whole_rows, strict=True)
+        }
+    except UserError as error:
+        print(f"step_speed.py: {error}", file=sys.stderr)
+        return 2
+    found = measure(steps, ROUNDS.value)
     for label, row in found.items():
         print(f"{label}: {1e3 * row['seconds']:.2f} ms, {row['ratio']:.3f} of the baseline")
-    folder = epath.Path(given.workdir)
+    folder = flags.workdir()
     make_folder(folder)
     write_json(folder / "speed.json", found)
+    return 0
 
 
 def measure(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
@@ -71,14 +73,6 @@ def measure(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, di
     ratios = {label: median_ratio(values, base) for label, values in times.items()}
     typical = statistics.median(base)
     return {label: {"seconds": typical * r, "ratio": r} for label, r in ratios.items()}
-
-
-def _setting(text: str) -> tuple[str, object]:
-    key, _, value = text.partition("=")
-    try:
-        return key, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return key, value
 
 
 def _step(config: Config) -> Callable[[], object]:
@@ -106,4 +100,4 @@ def _step(config: Config) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -143,7 +143,7 @@ def _last_step(metrics: epath.Path) -> int | None:
 def _json(path: epath.Path) -> dict[str, Any]:
     """The content of a file of a run; {} where it is missing or damaged."""
     try:
-        return parse_json(path.read_text(), path) if path.exists() else {}
+        return parse_json(path.read_bytes(), path) if path.exists() else {}
     except UserError:
         return {}
 

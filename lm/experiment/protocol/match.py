@@ -156,7 +156,7 @@ def _memory(config: Config) -> float:
 def _seconds(labels: Sequence[str], folder: epath.Path) -> list[float]:
     """Seconds of a step, row by row, as they were measured in turns."""
     path = folder / "speed.json"
-    rows: Mapping[str, Any] = parse_json(path.read_text(), path) if path.exists() else {}
+    rows: Mapping[str, Any] = parse_json(path.read_bytes(), path) if path.exists() else {}
     found = []
     for label in labels:
         try:
