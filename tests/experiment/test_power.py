@@ -1,5 +1,6 @@
 """Power, equivalence and moderated variances agree with oracles and with simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,9 +16,11 @@ from lm.experiment.ablation.statistics.moderation import (
     moderate,
     moderated_p,
     sample_variance,
+    shared_noise,
 )
 from lm.experiment.ablation.statistics.power import power, seeds_needed, smallest_effect
 from lm.experiment.ablation.statistics.ranks import rank_rows
+from lm.experiment.ablation.statistics.row_tests import compare_rows
 from lm.experiment.ablation.statistics.significance import equivalence_p, paired_t_test
 
 
@@ -67,6 +70,28 @@ def test_a_prior_is_found_again_in_many_rows(df):
     prior = fit_prior([Variance(v, d) for v in true * random.chisquare(d, size=20_000) / d])
     assert prior.variance == pytest.approx(2.0, rel=0.05)
     assert prior.df == pytest.approx(df, rel=0.1)
+
+
+def test_variances_share_noise_as_far_as_their_pairs_have_a_row_in_common():
+    assert shared_noise([("a", "base"), ("b", "base"), ("c", "base")]) == 0.25
+    assert shared_noise([("a", "one"), ("b", "other")]) == shared_noise([("a", "one")]) == 0
+    assert shared_noise([("a", "one"), ("b", "one"), ("c", "other"), ("d", "other")]) == 0.25 / 3
+    pairs = list(itertools.combinations(range(4), 2))  # of 15 twos of pairs 3 have no row in common
+    assert shared_noise(pairs) == pytest.approx(0.25 * 12 / 15)
+    base, one, other = np.random.default_rng(5).normal(size=(3, 4000, 30))
+    logs = [np.log(np.var(row - base, axis=1)) for row in (one, other)]
+    assert np.corrcoef(logs)[0, 1] == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(("baselines", "df"), [("aaa", 6 / (1 + 2 / 4)), ("abc", 6)])
+def test_baselines_of_their_own_leave_more_degrees_of_freedom_than_a_common_one(baselines, df):
+    differences = (0.01, -0.02, 0.01)  # of all rows, so that all have one variance
+    rows = dict.fromkeys("abc", dict.fromkeys(range(3), 2.0))
+    rows |= {row: {s: 2 + d for s, d in enumerate(differences)} for row in "xyz"}
+    found = compare_rows(rows, dict(zip("xyz", baselines, strict=True)))
+    usual = fit_prior(3 * [sample_variance(differences)])
+    effect = smallest_effect(Variance(usual.variance, df), 3, 3)
+    assert [each.smallest_effect for each in found.values()] == pytest.approx(3 * [effect])
 
 
 def test_rows_of_one_variance_are_pooled_and_a_single_row_stands_alone():

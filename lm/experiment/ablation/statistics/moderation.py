@@ -4,17 +4,15 @@ Smyth 2004, Linear models and empirical Bayes methods for assessing differential
 (doi:10.2202/1544-6115.1027), as in the package limma.
 """
 
+import collections
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lm.experiment.ablation.statistics.significance import two_sided_p
-
-# Differences of two rows from one baseline share its noise. With equal variances they correlate by
-# 1/2, and the logs of their sample variances by about 1/4.
-SHARED_BASELINE = 0.25
 
 
 class Prior(NamedTuple):
@@ -48,6 +46,18 @@ def sample_variance(sample: Sequence[float] | np.ndarray) -> Variance:
     return Variance(float(np.var(sample, ddof=1)), len(sample) - 1)
 
 
+def shared_noise(comparisons: Sequence[tuple[Hashable, Hashable]]) -> float:
+    """The mean correlation of the logs of two sample variances, of differences of pairs of rows.
+
+    Two pairs that have a row in common, such as their baseline, share its noise: with equal
+    variances their differences correlate by 1/2, and the logs of their sample variances by about
+    1/4. Others do not correlate. 0 for fewer than two pairs, of which none may be given twice.
+    """
+    m = len(comparisons)
+    counts = collections.Counter(itertools.chain.from_iterable(comparisons)).values()
+    return sum(n * (n - 1) for n in counts) / (m * (m - 1)) / 4 if m > 1 else 0.0
+
+
 def fit_prior(variances: Sequence[Variance], shared: float = 0.0) -> Prior:
     """The prior of rows with these sample variances; nothing is known from fewer than two.
 
@@ -57,7 +67,8 @@ def fit_prior(variances: Sequence[Variance], shared: float = 0.0) -> Prior:
 
     Args:
       variances: of the rows; those that are 0 are left out.
-      shared: the mean correlation of two z, by which their spread is too small.
+      shared: the mean correlation of two z, by which their spread is too small; see
+        `shared_noise`.
     """
     from scipy.special import digamma, polygamma  # slow to import
 

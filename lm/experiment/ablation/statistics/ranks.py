@@ -11,6 +11,7 @@ from lm.experiment.ablation.statistics.moderation import (
     moderate,
     moderated_p,
     sample_variance,
+    shared_noise,
 )
 from lm.experiment.ablation.statistics.significance import LEVEL, holm
 
@@ -54,9 +55,7 @@ def _surely_lower(table: np.ndarray) -> np.ndarray:
     pairs = np.array(list(itertools.combinations(range(k), 2)))
     differences = table[pairs[:, 0]] - table[pairs[:, 1]]
     raw = [*map(sample_variance, differences)]
-    # Of two pairs that share a row the logs of variances correlate by 1/4, of others not at all.
-    shared = (k - 2) / (k * (k - 1) / 2 - 1) / 2 if k > 2 else 0.0
-    prior = fit_prior(raw, shared)
+    prior = fit_prior(raw, shared_noise([*map(tuple, pairs)]))
     means, most = differences.mean(axis=1), (k - 1) * (n - 1)
     usual = [moderate(each, prior, most) for each in raw]
     p = holm([moderated_p(float(d), v, n) for d, v in zip(means, usual, strict=True)])

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lm.experiment.ablation.statistics.moderation import (
-    SHARED_BASELINE,
     far_seeds,
     fit_prior,
     moderate,
     moderated_p,
     sample_variance,
+    shared_noise,
 )
 from lm.experiment.ablation.statistics.power import seeds_needed, smallest_effect
 from lm.experiment.ablation.statistics.significance import (
@@ -59,8 +59,9 @@ def compare_rows(
     moderated t. Each has any false rejection in at most one table in twenty.
 
     Smallest effect and seeds needed take the moderated variance of the row's differences, with at
-    most `m (n - 1) / (1 + (m - 1) / 4)` degrees of freedom, as many as m sample variances have
-    together that correlate by 1/4. A row has far seeds in at most one table in twenty by chance.
+    most `m (n - 1) / (1 + (m - 1) r)` degrees of freedom, as many as m sample variances have
+    together that correlate by r on average: 1/4 with one baseline, and less with one for each
+    group. A row has far seeds in at most one table in twenty by chance.
 
     Args:
       values: of each row, baselines too, by seed.
@@ -76,12 +77,13 @@ def compare_rows(
     m = len(tests)
     known = [row for row, test in tests.items() if test.interval is not None]
     raw = {row: sample_variance([*differences[row].values()]) for row in known}
-    prior = fit_prior([*raw.values()], SHARED_BASELINE)
+    shared = shared_noise([(row, baselines[row]) for row in known])
+    prior = fit_prior([*raw.values()], shared)
     total = sum(variance.df for variance in raw.values())
     effects, needed, far = {}, {}, {}
     moderated = dict.fromkeys(tests, 1.0)
     for row, variance in raw.items():
-        most = total / (1 + SHARED_BASELINE * (len(raw) - 1))
+        most = total / (1 + shared * (len(raw) - 1))
         usual = moderate(variance, prior, most)
         seeds = max(len(tests[row].pairs), (planned or {}).get(row, 0))
         effects[row] = smallest_effect(usual, seeds, m)
