@@ -10,6 +10,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
@@ -44,6 +46,14 @@ class Started:
         self.process.join()
         status, out, err = self.process.exitcode, self.out.read_text(), self.err.read_text()
         return subprocess.CompletedProcess(self.arguments, status, out, err)
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Waits for something that commands do meanwhile."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def start_fresh(*arguments: str) -> subprocess.Popen:

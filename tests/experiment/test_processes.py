@@ -11,7 +11,7 @@ import pytest
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.training.metric_writer import read_metrics
-from tests.commands import Started, run
+from tests.commands import Started, run, until
 from tests.conftest import QUICK
 
 METRICS = "metrics.jsonl"
@@ -83,13 +83,6 @@ def alike(one, other):
 
 def lines(finished):
     return [line for line in finished.stderr.splitlines() if line]
-
-
-def until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def test_two_processes_train_as_one_and_the_first_writes(arguments, losses, tmp_path):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from etils import epath
@@ -12,7 +11,7 @@ from etils import epath
 pytest.importorskip("optuna")
 
 from lm.experiment.attempts import read_attempts
-from tests.commands import ROOT
+from tests.commands import ROOT, until
 
 COMMAND = [
     *(sys.executable, "run.py", "sweep", "--config=configs/clm.py:tiny", "--search=optuna"),
@@ -29,6 +28,10 @@ def progress(folder):
     return sum(len(path.read_text().splitlines()) for path in folder.glob("*/metrics.jsonl"))
 
 
+def all_run(workers):
+    return all(worker.poll() is None for worker in workers)
+
+
 @pytest.mark.slow
 def test_two_processes_on_one_study_train_every_trial_once_though_one_is_killed(tmp_path, cache):
     command = [*COMMAND, f"--workdir={tmp_path / 'w'}", f"--config.cache_dir={cache}"]
@@ -36,9 +39,8 @@ def test_two_processes_on_one_study_train_every_trial_once_though_one_is_killed(
     # Of one device each, and not of the tests' eight.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     workers = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
-    while progress(folder) < 2:
-        assert all(worker.poll() is None for worker in workers)
-        time.sleep(0.1)
+    until(lambda: progress(folder) >= 2 or not all_run(workers), seconds=600)
+    assert all_run(workers)
     held = [path.parent for path in folder.glob("*/.claim-*")]
     workers[0].send_signal(signal.SIGKILL)
     assert workers[1].wait() == 0

@@ -3,14 +3,13 @@
 import os
 import signal
 import sys
-import time
 
 import pytest
 
 from lm.devices.shares import Share
 from lm.experiment.attempts import read_attempts
 from lm.experiment.workers import REPLACED, run_workers
-from tests.commands import start_fresh
+from tests.commands import start_fresh, until
 
 EACH = [Share({"WORKER": "1"}), Share({"WORKER": "2"})]
 
@@ -103,11 +102,12 @@ def test_a_sweep_of_two_workers_is_stopped_and_goes_on(tmp_path, corpus_folder, 
         "--config.log.trackers=()",
     ]
     process = start_fresh(*command)
-    while process.poll() is None:
+
+    def both_train():
         sizes = [path.stat().st_size for path in tmp_path.glob("sweep/*/metrics.jsonl")]
-        if len(sizes) == 2 and all(sizes):
-            break
-        time.sleep(0.05)
+        return len(sizes) == 2 and all(sizes)
+
+    until(lambda: both_train() or process.poll() is not None, seconds=600)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, err
