@@ -122,18 +122,15 @@ def load_ablation(
             where = "--seeds" if key == "seed" else where
             raise UserError(f"--config.{key} is what the ablation varies; change {where}")
     seeds = _seeds(module, path, variation.seeds)
-    found = Ablation(
+    return Ablation(
         rows,
         seeds,
         (metric, *also),
         variation.tuning(read_tuning(module, path)),
+        integers("SCREEN_SEEDS", getattr(module, "SCREEN_SEEDS", Ablation.screen_seeds), path),
         description=inspect.cleandoc(module.__doc__ or ""),
         against=_against(module, path),
     )
-    if hasattr(module, "SCREEN_SEEDS"):
-        screen_seeds = integers("SCREEN_SEEDS", module.SCREEN_SEEDS, path)
-        found = dataclasses.replace(found, screen_seeds=screen_seeds)
-    return found
 
 
 def _rows(module: types.ModuleType, path: str, arg: str | None) -> list[Mapping[str, Any]]:
