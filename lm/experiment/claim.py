@@ -89,6 +89,11 @@ class Sighting(NamedTuple):
 class Held(UserError):
     """Another process holds the folder; or has taken it over while this one did not run."""
 
+    @property
+    def finding(self) -> str:
+        """Who holds which folder, without what to do."""
+        return str(self).rpartition("; ")[0]
+
 
 class Claim:
     """A claim that this process holds; see `claim`.
@@ -215,7 +220,7 @@ def _wait_for(folder: epath.Path) -> Claim:
             return _take(folder)
         except Held as error:
             if not told:
-                print(f"waits: {str(error).partition(';')[0]}", flush=True)
+                print(f"waits: {error.finding}", flush=True)
             told = True
             time.sleep(POLL)
 
@@ -251,7 +256,7 @@ def _holder_among(claims: Mapping[int, epath.Path]) -> Held | None:
         if not _is_over(path):
             return Held(
                 f"{path.parent} is held by {_read(path) or 'a process that is just beginning'}; "
-                "wait until it ends, or give --share to wait for it"
+                "wait until it ends, which train, sweep and table do with --share"
             )
     return None
 

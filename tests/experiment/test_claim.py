@@ -34,10 +34,13 @@ def ended_process() -> int:
 
 
 def test_the_second_is_told_who_holds_the_folder(tmp_path):
+    folder = tmp_path / "a;b"
     told = f"held by process {os.getpid()} on .* since"
-    with held_elsewhere(tmp_path), pytest.raises(Held, match=told), claim(tmp_path):
+    with held_elsewhere(folder), pytest.raises(Held, match=told) as raised, claim(folder):
         raise AssertionError
-    with claim(tmp_path):
+    assert raised.value.finding.startswith(f"{folder} is held by process")
+    assert raised.value.finding[-2:].isdecimal()  # the seconds
+    with claim(folder):
         pass
 
 

@@ -106,7 +106,7 @@ class _Worker:
 
     def work(self) -> None:
         """Trains trials until all that are wanted have ended."""
-        told = ""
+        told = None
         while True:
             running = self._running()
             free = [each for each in running if self._holder(each) is None]
@@ -118,9 +118,9 @@ class _Worker:
             if not (running := self._running()):  # again: others have asked meanwhile
                 return
             error = next(filter(None, map(self._holder, running)), None)
-            if error is not None and str(error) != told:
-                told = str(error)
-                print(f"waiting: {told.partition(';')[0]}", flush=True)
+            if error is not None and error.finding != told:
+                told = error.finding
+                print(f"waiting: {told}", flush=True)
             time.sleep(POLL)
 
     def _running(self) -> list[Trial]:

@@ -157,7 +157,7 @@ class _Sweep:
         return sorted(self.failed, key=self.points.index)
 
     def share(self) -> list[Point]:
-        left, shown = self.groups, ""
+        left, shown = self.groups, None
         while left:
             taken = []
             for group in left:
@@ -166,10 +166,10 @@ class _Sweep:
                 except Held as error:
                     taken.append((group, error))
             # Where this sweep has trained some meanwhile, others may have finished theirs.
-            if len(taken) == len(left) and str(taken[0][1]) != shown:
-                shown = str(taken[0][1])
+            if len(taken) == len(left) and (first := taken[0][1].finding) != shown:
+                shown = first
                 others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-                print(f"waiting: {shown.partition(';')[0]}{others}", flush=True)
+                print(f"waiting: {shown}{others}", flush=True)
             left = [group for group, _ in taken]
             if left:
                 time.sleep(POLL)
@@ -263,7 +263,7 @@ def _is_fatal(error: Exception) -> bool:
 def check_shared(folder: epath.Path) -> None:
     """Raises Held where a command that does not share is at work in a folder."""
     if found := holder(folder):
-        raise Held(f"{str(found).partition(';')[0]}, which does not share; wait until it ends")
+        raise Held(f"{found.finding}, which does not share; wait until it ends")
     check_exclusive(folder)
 
 
