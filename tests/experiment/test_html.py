@@ -1,9 +1,13 @@
 """The report is one whole page of HTML, in which nothing is asked of a network."""
 
+import html
 import html.parser
 import itertools
 import json
 import math
+import re
+import shutil
+import subprocess
 
 import pytest
 from etils import epath
@@ -23,6 +27,8 @@ from lm.experiment.ablation.statistics.comparison import tabulate
 from lm.experiment.point_list import Source
 from tests.ablation_points import start
 
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, CHROMIUM)), None)
 SOURCE = Source(
     config="configs/attention.py:tiny",
     flags=("--seeds=3", "--config.steps=7"),
@@ -82,6 +88,44 @@ def test_the_page_is_whole_and_asks_for_nothing(ablated):
     ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
     assert len(ids) == len(set(ids)) and {link["href"][1:] for link in page.all("a")} == set(ids)
     assert len(text) < 100_000
+
+
+# Presses the heads of "n" and twice of "difference", and leaves in the title what the table shows,
+# and how wide the window and the page are.
+PRESSING = """<script>
+const shown = [];
+for (const index of [2, 3, 3]) {
+  const table = document.querySelector("table.sortable");
+  table.tHead.rows[0].cells[index].querySelector("button").click();
+  const orders = [...table.tHead.rows[0].cells].map((head) => head.getAttribute("aria-sort"));
+  shown.push([orders[index], orders.filter((each) => each).length,
+              [...table.tBodies[0].rows].map((row) => row.cells[0].textContent)]);
+}
+const root = document.documentElement;
+document.title = JSON.stringify([root.clientWidth, root.scrollWidth, ...shown]);
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_browser_sorts_the_table_shows_all_of_the_page_and_reports_no_error(
+    width, ablated, tmp_path
+):
+    page, command = tmp_path / "page.html", [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
+    page.write_text(page_of(ablated).replace("</body>", f"{PRESSING}</body>"))
+    command += [f"--window-size={width},900", "--enable-logging=stderr", "--dump-dom"]
+    command += [page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ":CONSOLE" not in done.stderr
+    title = re.search("<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    inner, outer, by_n, rising, falling = json.loads(html.unescape(title[1]))
+    labels = [f"a<{i}>" for i in range(7)]
+    assert width - 20 <= inner <= width and outer == inner
+    assert by_n == ["ascending", 1, ["a&b", "softmax", *labels]]
+    assert rising == ["ascending", 1, [*labels, "a&b", "softmax"]]  # those without one are last
+    assert falling == ["descending", 1, [*labels[::-1], "a&b", "softmax"]]
 
 
 def test_every_figure_has_a_name_and_every_table_a_caption(ablated):
