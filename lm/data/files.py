@@ -79,14 +79,14 @@ def create_text(path: epath.PathLike, text: str) -> bool:
 def _link_new(path: epath.Path, text: str) -> bool:
     """The same, on a file system, where what a kill has left half written has another name."""
     with _partial(path) as partial:
-        partial.write_text(text)
         try:
+            partial.write_text(text)
             os.link(partial, path)
         except FileExistsError:
             # NFS repeats a request whose answer was lost: the first one may have succeeded.
             return os.stat(partial).st_nlink == 2
         except FileNotFoundError:
-            return False  # whoever holds the folder has removed it as a left-over
+            return False  # whoever holds the folder has removed it, or the file as a left-over
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

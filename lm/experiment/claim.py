@@ -181,8 +181,8 @@ def claim(folder: epath.PathLike, wait: bool = False) -> Iterator[Claim]:
     finally:
         _MINE.reset(before)
         held.release()
-        if made and folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()
+        if made:
+            _remove_empty(folder)
 
 
 def check_exclusive(folder: epath.PathLike) -> None:
@@ -238,6 +238,7 @@ def _take(folder: epath.Path) -> Claim:
         claims = _claims(folder)
         if found := _holder_among(claims):
             raise found
+        make_folder(folder)  # whoever let go of it may have removed it
         number = max(claims, default=0) + 1
         path = folder / f".claim-{number}"
         if create_text(path, json.dumps(dataclasses.asdict(me))):
@@ -261,11 +262,20 @@ def _holder_among(claims: Mapping[int, epath.Path]) -> Held | None:
     return None
 
 
+def _remove_empty(folder: epath.Path) -> None:
+    """Removes a folder that is empty, unless another process makes a claim in it meanwhile."""
+    with contextlib.suppress(OSError):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def _claims(folder: epath.Path) -> dict[int, epath.Path]:
     """The files of all claims, by number."""
-    if not folder.exists():
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
         return {}
-    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    named = ((_NAME.fullmatch(path.name), path) for path in paths)
     return {int(match[1]): path for match, path in named if match}
 
 
@@ -283,12 +293,12 @@ def _age(path: epath.Path) -> float:
     Both times are the file server's: clocks of two machines may differ.
     """
     probe = path.parent / f".claim-probe-{uuid.uuid4().hex}"
-    probe.write_text("")
-    now = modified(probe)
-    probe.unlink()
     try:
+        probe.write_text("")
+        now = modified(probe)
+        probe.unlink()
         return now - modified(path)
-    except FileNotFoundError:
+    except FileNotFoundError:  # also where whoever let go has removed the folder
         return math.inf
 
 

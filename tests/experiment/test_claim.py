@@ -200,6 +200,27 @@ def test_who_waits_begins_when_the_holder_ends(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("waits: ") == 1
 
 
+def test_a_folder_that_its_holder_removes_does_not_hinder_those_who_wait(tmp_path, monkeypatch):
+    """Each holder removes the folder that it made, at any moment of another's look at it."""
+    monkeypatch.setattr(claim_module, "POLL", 0.0)
+    errors, folder = [], tmp_path / "run"
+
+    def hold_often():
+        try:
+            for _ in range(100):
+                with claim(folder, wait=True):
+                    pass
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=hold_often) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
 def test_a_machine_is_told_from_another_of_the_same_name(monkeypatch):
     near = claim_module.Holder("node7", claim_module._machine(), os.getpid(), None, "now", "x")
     far = dataclasses.replace(near, machine="other")
