@@ -12,6 +12,7 @@ Expect    experiments/results/attention_table.md
 """
 
 from configs import attention
+from configs.sizes import train_for
 
 SEEDS = range(10)
 TUNE = {"optimizer.learning_rate": (2e-3, 5e-3, 1.2e-2)}
@@ -22,9 +23,7 @@ AGAINST = ("model.position_embedding", "model.qk_norm")
 def get_config(arg: str | None = None):
     """The decoder of configs/attention.py, trained on two million bytes."""
     config = attention.get_config(arg)
-    config.steps = 1000
-    config.schedule.warmup_steps = 100
-    config.evaluation.every = 250
+    train_for(config, 1000)
     return config
 
 

@@ -11,6 +11,7 @@ Expect    experiments/results/output_table.md
 """
 
 from configs import output
+from configs.sizes import train_for
 
 SEEDS = range(10)
 TUNE = {"optimizer.learning_rate": (2e-3, 5e-3, 1.2e-2)}
@@ -20,9 +21,7 @@ TUNE_HALVING = True
 def get_config(arg: str | None = None):
     """The decoder of configs/output.py:tiny, trained for 1,000 steps."""
     config = output.get_config(arg)
-    config.steps = 1000
-    config.schedule.warmup_steps = 100
-    config.evaluation.every = 250
+    train_for(config, 1000)
     return config
 
 

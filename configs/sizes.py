@@ -19,6 +19,13 @@ def short(config) -> None:
     config.optimizer.learning_rate = 4e-3
 
 
+def train_for(config, steps: int) -> None:
+    """A number of steps, a tenth of them of warmup, with an evaluation at each quarter."""
+    config.steps = steps
+    config.schedule.warmup_steps = steps // 10
+    config.evaluation.every = steps // 4
+
+
 def spread(config) -> None:
     """Parameters in parts over all devices: for models that one cannot hold."""
     config.mesh.fsdp = -1

@@ -30,6 +30,7 @@ import numpy as np
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from experiments.peers import gpt2_trainer
 from experiments.timing import interleaved, median_ratio, medians, seconds
 
 ROUNDS = 30
@@ -105,23 +106,9 @@ def theirs(size: Size) -> tuple[Callable[[], object], dict[str, Any]]:
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = transformers.GPT2Config(
-        vocab_size=size.vocab,
-        n_positions=size.length,
-        n_embd=size.d_model,
-        n_layer=size.layers,
-        n_head=size.heads,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        use_cache=False,
-        bos_token_id=0,
-        eos_token_id=0,
+    model, optimizer = gpt2_trainer(
+        size.vocab, size.length, size.layers, size.d_model, size.heads, device=device
     )
-    model: Any = transformers.GPT2LMHeadModel(config)
-    model.to(device).train()
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
     tokens = torch.randint(0, size.vocab, (size.batch, size.length), device=device)
 
     @torch.compile
@@ -133,7 +120,7 @@ def theirs(size: Size) -> tuple[Callable[[], object], dict[str, Any]]:
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(tokens)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         loss.item()
 

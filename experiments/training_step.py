@@ -24,6 +24,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from experiments.peers import gpt2_trainer
 from experiments.timing import interleaved, medians, seconds
 from lm.devices.cpu import keep_freed_memory
 
@@ -75,24 +76,8 @@ def ours(vocab_size: int):
 def theirs(vocab_size: int, activation: str):
     """The same step of transformers' GPT-2."""
     import torch
-    import transformers
 
-    config = transformers.GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=LENGTH,
-        n_embd=FEATURES,
-        n_layer=LAYERS,
-        n_head=HEADS,
-        activation_function=activation,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        use_cache=False,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    model = transformers.GPT2LMHeadModel(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+    model, optimizer = gpt2_trainer(vocab_size, LENGTH, LAYERS, FEATURES, HEADS, activation)
     tokens = torch.randint(0, vocab_size, (BATCH, LENGTH))
 
     def step() -> None:

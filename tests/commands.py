@@ -56,6 +56,21 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+def small_decoder(corpus_folder: pathlib.Path, cache: pathlib.Path) -> tuple[str, ...]:
+    """Flags that train a decoder of one layer on the texts of a folder, with a line a step."""
+    return (
+        f"--config.cache_dir={cache}",
+        f"--config.data.source=files:{corpus_folder}/*.txt",
+        "--config.data.validation_fraction=0.2",
+        "--config.data.seq_len=32",
+        "--config.model.num_layers=1",
+        "--config.model.d_model=16",
+        "--config.evaluation.num_examples=16",
+        "--config.log.every=1",
+        "--config.log.trackers=()",
+    )
+
+
 def start_fresh(*arguments: str) -> subprocess.Popen:
     """A command in a Python of its own, on one device, as where it is killed while it runs."""
     return subprocess.Popen(

@@ -3,7 +3,7 @@
 from etils import epath
 
 from configs import finetune
-from lm.experiment.reproduce.training import train_rows
+from lm.experiment.reproduce.training import final_percent
 
 SEEDS = (0, 1, 2, 3, 4)
 ROW = {
@@ -17,5 +17,6 @@ ROW = {
 
 def measure(seed: int, folder: epath.Path) -> dict[str, float]:
     """F1 of whole entities on the development set, in percent."""
-    (run,) = train_rows(finetune.get_config("conll2003"), [ROW], seed, folder)
-    return {"f1": 100 * run.result["eval/entity_f1"]}
+    return {
+        "f1": final_percent("eval/entity_f1", finetune.get_config("conll2003"), ROW, seed, folder)
+    }

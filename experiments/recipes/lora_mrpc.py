@@ -3,7 +3,7 @@
 from etils import epath
 
 from configs import finetune
-from lm.experiment.reproduce.training import train_rows
+from lm.experiment.reproduce.training import final_percent
 
 SEEDS = (0, 1, 2)
 ROW = {
@@ -23,5 +23,6 @@ ROW = {
 
 def measure(seed: int, folder: epath.Path) -> dict[str, float]:
     """Accuracy on the development set, in percent."""
-    (run,) = train_rows(finetune.get_config("mrpc"), [ROW], seed, folder)
-    return {"accuracy": 100 * run.result["eval/accuracy"]}
+    return {
+        "accuracy": final_percent("eval/accuracy", finetune.get_config("mrpc"), ROW, seed, folder)
+    }

@@ -11,7 +11,7 @@ import pytest
 
 from lm.checkpoints.checkpointer import Checkpoints
 from lm.training.metric_writer import read_metrics
-from tests.commands import Started, run, until
+from tests.commands import Started, run, small_decoder, until
 from tests.conftest import QUICK
 
 METRICS = "metrics.jsonl"
@@ -30,21 +30,13 @@ def arguments(corpus_folder, cache):
     return (
         "train",
         "--config=configs/clm.py:tiny",
-        f"--config.cache_dir={cache}",
-        f"--config.data.source=files:{corpus_folder}/*.txt",
-        "--config.data.validation_fraction=0.2",
-        "--config.data.seq_len=32",
-        "--config.model.num_layers=1",
-        "--config.model.d_model=16",
+        *small_decoder(corpus_folder, cache),
         "--config.batch_size=8",
         "--config.steps=6",
         "--config.schedule.name=constant",
         "--config.schedule.warmup_steps=1",
         "--config.evaluation.every=3",
-        "--config.evaluation.num_examples=16",
         "--config.checkpoint.every=3",
-        "--config.log.every=1",
-        "--config.log.trackers=()",
     )
 
 

@@ -26,6 +26,7 @@ from lm.experiment.result import write_result
 from lm.experiment.status import describe_status
 from lm.experiment.train import train
 from lm.training import prepare as prepare_module
+from tests.commands import small_decoder
 from tests.conftest import QUICK
 
 
@@ -327,13 +328,7 @@ def test_a_signal_saves_and_ends_in_one_line(corpus_folder, cache, tmp_path):
         *COMMAND,
         "--config=configs/default.py",
         f"--workdir={tmp_path / 'run'}",
-        f"--config.cache_dir={cache}",
-        f"--config.data.source=files:{corpus_folder}/*.txt",
-        "--config.data.validation_fraction=0.2",
-        "--config.data.seq_len=32",
-        "--config.model.num_layers=1",
-        "--config.log.every=1",
-        "--config.log.trackers=()",
+        *small_decoder(corpus_folder, cache),
         "--config.steps=100000",
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

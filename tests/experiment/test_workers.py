@@ -9,7 +9,7 @@ import pytest
 from lm.devices.shares import Share
 from lm.experiment.attempts import read_attempts
 from lm.experiment.workers import REPLACED, run_workers
-from tests.commands import start_fresh, until
+from tests.commands import small_decoder, start_fresh, until
 
 EACH = [Share({"WORKER": "1"}), Share({"WORKER": "2"})]
 
@@ -89,17 +89,9 @@ def test_a_sweep_of_two_workers_is_stopped_and_goes_on(tmp_path, corpus_folder, 
         "--seeds=1",
         "--jobs=2",
         f"--workdir={tmp_path / 'sweep'}",
-        f"--config.cache_dir={cache}",
-        f"--config.data.source=files:{corpus_folder}/*.txt",
-        "--config.data.validation_fraction=0.2",
-        "--config.data.seq_len=32",
-        "--config.model.num_layers=1",
-        "--config.model.d_model=16",
+        *small_decoder(corpus_folder, cache),
         "--config.steps=1000",
         "--config.evaluation.every=0",
-        "--config.evaluation.num_examples=16",
-        "--config.log.every=1",
-        "--config.log.trackers=()",
     ]
     process = start_fresh(*command)
 

@@ -31,3 +31,15 @@ def train_rows(
         raise UserError(f"{failed[0].row} seed {seed} failed; see {failed[0].workdir}/error.txt")
     results = [(point.workdir, read_result(point.workdir)) for point in points]
     return [Trained(workdir, result) for workdir, result in results if result is not None]
+
+
+def final_percent(
+    metric: str, config: Config, row: Mapping[str, Any], seed: int, folder: epath.Path
+) -> float:
+    """A metric at the end of one trained row, such as "eval/accuracy", in percent.
+
+    Raises:
+      UserError: see `train_rows`.
+    """
+    (run,) = train_rows(config, [row], seed, folder)
+    return 100 * run.result[metric]

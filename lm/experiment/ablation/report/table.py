@@ -21,7 +21,8 @@ def to_markdown(table: Table) -> str:
         padded.append([rule, *(f"{cell:{side}{len(rule)}}" for cell in [name, *cells])])
     rules, head, *body = ("| " + " | ".join(line) + " |\n" for line in zip(*padded, strict=True))
     notes = [*table.notes, *(f"Missing: {line}" for line in table.missing)]
-    return "".join([head, rules, *body, "\n", *(f"- {note}\n" for note in notes)])
+    parts = [[head, rules, *body], [f"- {note}\n" for note in notes]]
+    return "\n".join("".join(lines) for lines in parts if lines)
 
 
 def columns(table: Table) -> dict[str, list[str]]:
