@@ -119,7 +119,8 @@ class SpanPointer(AllPositions):
         query = jnp.pad(query, ((0, 0), (0, 1)), constant_values=1)
         barred = jnp.where(real, 0.0, FAR)[:, :, None].astype(table.dtype)
         queries = jnp.broadcast_to(query, (table.shape[0], *query.shape))
-        return queries, jnp.concatenate([table, barred], axis=-1)
+        # A sum, as XLA fuses a concatenation into a Triton kernel that it then cannot compile.
+        return queries, _pad_features(table, after=1) + _pad_features(barred, before=self.d_model)
 
 
 class ChoicePointer(SpanPointer):
@@ -146,6 +147,11 @@ class ChoicePointer(SpanPointer):
         rows = batch.targets.shape[0]
         real = jnp.any(batch.segments > 0, axis=1).reshape(rows, -1)
         return self.point(pooled.reshape(rows, real.shape[1], -1), real)
+
+
+def _pad_features(x: jax.Array, before: int = 0, after: int = 0) -> jax.Array:
+    """[B, V, F] with zeros before and after the features."""
+    return jnp.pad(x, ((0, 0), (0, 0), (before, after)))
 
 
 def at_targets(hidden: jax.Array, batch: Batch) -> jax.Array:
