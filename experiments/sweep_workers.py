@@ -6,8 +6,8 @@ Writes   experiments/results/sweep_workers.json
 
 24 points are trained by four workers: commands of this machine, two of which get SIGKILL; tasks of
 a Ray cluster of two nodes, one of which is killed (needs the extra sweep); an array of four Slurm
-jobs, of which one is requeued, and one ended by scancel and then requeued (needs a Slurm that
-runs).
+jobs, of which one is requeued, and one has all its processes killed and is then requeued (needs a
+Slurm that runs).
 
 Afterwards the attempts logs must say that each point was trained once to its end, that who took
 over named a process that had ended, and that no two attempts met; and every number of each point
@@ -15,6 +15,7 @@ that no clock gives, and of the table, must be that of the undisturbed sweep.
 """
 
 import argparse
+import contextlib
 import csv
 import importlib
 import itertools
@@ -22,6 +23,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -168,7 +170,7 @@ def by_ray(sweep: Sweep, rng: random.Random) -> dict[str, Any]:
 
 
 def by_slurm(sweep: Sweep, rng: random.Random) -> dict[str, Any]:
-    """An array of four jobs, of which one is requeued, and one is ended and then requeued."""
+    """An array of four jobs, of which one is requeued, and one is killed and then requeued."""
     name = sweep.workdir.name
     flags = ("--with=slurm", "--on=cpu-1", f"--workers={WORKERS}")
     if sweep.start("launch", *flags).wait():
@@ -180,7 +182,10 @@ def by_slurm(sweep: Sweep, rng: random.Random) -> dict[str, Any]:
     slurm("scontrol", "requeue", requeued)
     wait_until(lambda: sweep.finished >= second, f"{second} points are finished")
     time.sleep(later)
-    slurm("scancel", "--signal=KILL", "--full", killed)
+    number, node = slurm("squeue", "--noheader", f"--jobs={killed}", "--format=%A %N").split()
+    for line in slurm("scontrol", "listpids", number, node).splitlines()[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
     wait_until(lambda: killed not in jobs(name, "--states=RUNNING"), f"{killed} has ended")
     slurm("scontrol", "requeue", killed)
     wait_until(lambda: not jobs(name), "all jobs have ended")
