@@ -4,7 +4,7 @@ Command   python run.py table --config=configs/attention_table.py --workdir=W --
           python run.py table --config=configs/attention_table.py --workdir=W --protocol=confirm
 Rows      those of configs/attention.py:all, and the softmax with every kind of positions that a
           mechanism is combined with, which is what it is compared with.
-Tuning    3 learning rates for each row: all for a quarter of the steps, the better two for half
+Tuning    4 learning rates for each row: all for a quarter of the steps, the better two for half
 Seeds     3 of screening, 10 others of the table
 Time      a run is a minute on one CPU core; tuning takes about an hour, screening two, confirming
           six rows and their baselines two.
@@ -15,7 +15,7 @@ from configs import attention
 from configs.sizes import train_for
 
 SEEDS = range(10)
-TUNE = {"optimizer.learning_rate": (2e-3, 5e-3, 1.2e-2)}
+TUNE = {"optimizer.learning_rate": (2e-3, 5e-3, 1.2e-2, 2.8e-2)}
 TUNE_HALVING = True
 AGAINST = ("model.position_embedding", "model.qk_norm")
 

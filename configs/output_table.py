@@ -3,7 +3,7 @@
 Command   python run.py table --config=configs/output_table.py --workdir=W --protocol=screen
           python run.py table --config=configs/output_table.py --workdir=W --protocol=confirm
 Rows      those of configs/output.py:all
-Tuning    3 learning rates for each row: all for a quarter of the steps, the better two for half
+Tuning    4 learning rates for each row: all for a quarter of the steps, the better two for half
 Seeds     3 of screening, 10 others of the table
 Time      a run is one to two minutes on one CPU core; tuning takes about an hour, screening two,
           confirming six rows and the baseline two.
@@ -14,7 +14,7 @@ from configs import output
 from configs.sizes import train_for
 
 SEEDS = range(10)
-TUNE = {"optimizer.learning_rate": (2e-3, 5e-3, 1.2e-2)}
+TUNE = {"optimizer.learning_rate": (2e-3, 5e-3, 1.2e-2, 2.8e-2)}
 TUNE_HALVING = True
 
 
