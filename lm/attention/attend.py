@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lm.attention.block_scores import block_scores, heads_first, positions_first
 from lm.attention.blockwise import attend_blockwise, pad_queries
 from lm.attention.chunking import plan_blocks
-from lm.attention.fused import fused_attention, has_kernel
+from lm.attention.kernels import attend_by, choose
 from lm.attention.mask import Mask
 from lm.attention.ring import ring_attend
 from lm.attention.sequence import is_ring, over_sequence, splits
@@ -53,8 +53,8 @@ def attend(
       mixing: [H, H] twice, from one head's to another's: of the scores, then of the weights.
       rng: a random key, for random weightings.
       query_chunk_size: queries computed at a time. None takes a kernel where there is one (see
-        `fused_attention`), and else chooses by size and device (see `plan_blocks`); 0 forces the
-        plain path; n > 0 needs memory linear in S, forward and backward, as each block is
+        `lm.attention.kernels`), and else chooses by size and device (see `plan_blocks`); 0 forces
+        the plain path; n > 0 needs memory linear in S, forward and backward, as each block is
         recomputed in the backward pass. Unless it is 0, a mesh in use that splits positions has
         every device compute its own queries (see `lm.attention.sequence`).
 
@@ -79,9 +79,13 @@ def attend(
             own = (WEIGHTINGS[weighting], options or {}, query_chunk_size)
             path, ring = functools.partial(ring_attend, *own), True
         return over_sequence(path, ring, queries, keys, shared, mask, rng)
-    plain = weighting == "softmax" and not (learned or options or position_bias or gates or mixing)
-    if query_chunk_size is None and plain and has_kernel(query, key, value, mask):
-        return fused_attention(query, key, value, mask)
+    if query_chunk_size is None and isinstance(weighting, str):
+        alone = not (position_bias or gates or mixing)
+        kernel = choose(query, key, value, mask, weighting, alone).kernel
+        if kernel:
+            return attend_by(
+                kernel, query, key, value, mask, weighting, options or {}, learned or {}
+            )
     return _attend(apply, query_chunk_size, queries, keys, shared, mask, rng)
 
 

@@ -61,10 +61,8 @@ def plan_block(queries: int, keys: int, query_chunk_size: int | None) -> Part:
     return parts[0] if parts else Part(0, queries, 1, keys)
 
 
-def describe(length: int, causal: bool, query_chunk_size: int | None, kernel: bool) -> str:
-    """How a row of this length is computed, as a run's log says it."""
-    if kernel:
-        return "by cuDNN's kernel"
+def describe(length: int, causal: bool, query_chunk_size: int | None) -> str:
+    """How a row of this length is computed without a kernel, as a run's log says it."""
     parts = plan_blocks(length, length, Mask(causal=causal), query_chunk_size)
     if not parts:
         return f"{length} queries at once"

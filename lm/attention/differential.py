@@ -27,6 +27,8 @@ class DifferentialAttention(Mechanism):
       head_norm: normalises and scales each head's context.
     """
 
+    scores_alone = True
+
     lambda_init: float = 0.8
     head_norm: bool = True
 

@@ -22,6 +22,8 @@ class GatedAttention(Mechanism):
       gate: "elementwise", W [D, H K]; or "head", W [D, H], one gate for a head's whole context.
     """
 
+    scores_alone = True
+
     gate: str = "elementwise"
 
     @nn.compact

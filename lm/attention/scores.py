@@ -16,6 +16,8 @@ ANNEALED = "annealed_"
 class ScoreAttention(Mechanism):
     """Scores, a weighting, a weighted sum; owns the weighting's learned parameters and options."""
 
+    scores_alone = True
+
     @nn.compact
     def __call__(
         self,

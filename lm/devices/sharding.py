@@ -8,13 +8,13 @@ vocabulary split); one device is the mesh 1x1x1x1.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.errors import UserError
 
@@ -23,6 +23,7 @@ BATCH_AXES = ("data", "fsdp")  # over which the rows of a batch are split
 SEQUENCE_AXIS = "sequence"  # over which the positions of each row are split
 TOKEN_AXES = (SEQUENCE_AXIS, *BATCH_AXES)  # over which tokens of all rows are split, in this order
 VOCAB_AXIS = "tensor"  # over which the vocabulary is split
+HEADS_AXIS = "tensor"  # over which attention's heads are split
 
 # The first rule whose pattern is found in a parameter's path gives the axes of its last dimensions;
 # dimensions before them (stacked layers) are whole. A parameter without a rule is whole everywhere.
@@ -77,6 +78,13 @@ def make_mesh(
             f"must be {count} (-1 for one of them means the rest)"
         )
     return Mesh(_placed(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def described_mesh(kind: str, name: str) -> AbstractMesh:
+    """The mesh of one device that need not be there, such as "NVIDIA H100 80GB HBM3", "gpu"."""
+    device = AbstractDevice(kind, 1, name)
+    types = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh((1,) * len(AXES), AXES, axis_types=types, abstract_device=device)
 
 
 def _placed(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
@@ -176,6 +184,37 @@ def split_heads(x: jax.Array) -> jax.Array:
         None,
     )
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def divides(batch_size: int, heads: int) -> bool:
+    """Whether the mesh in use, if any, splits rows and heads evenly."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return True
+    return batch_size % batch_parts(mesh) == 0 and heads % mesh.shape[HEADS_AXIS] == 0
+
+
+def over_rows_and_heads(
+    function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], per_row: Any, per_head: Any
+) -> jax.Array:
+    """`function(*arrays, per_row, per_head)` on every device for its rows and heads, for kernels
+    that the compiler cannot split.
+
+    Args:
+      function: gives [B, S, H, K].
+      arrays: [B, S, H or G, K].
+      per_row: a pytree of arrays [B or 1, ...].
+      per_head: a pytree of arrays [H].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arrays, per_row, per_head)
+    split = PartitionSpec(BATCH_AXES, None, HEADS_AXIS)
+    rows = jax.tree.map(lambda x: PartitionSpec(BATCH_AXES if x.shape[0] > 1 else None), per_row)
+    heads = jax.tree.map(lambda _: PartitionSpec(HEADS_AXIS), per_head)
+    return jax.shard_map(
+        function, in_specs=(*(split for _ in arrays), rows, heads), out_specs=split, check_vma=False
+    )(*arrays, per_row, per_head)
 
 
 def _constrained(x: jax.Array, axis: int, name: str | None) -> jax.Array:

@@ -59,9 +59,14 @@ WEIGHTINGS: dict[str, Weighting] = {
     "softplus_l1": Weighting(
         dense.softplus_l1, shift_invariant=False, exponents=exponents.softplus_l1
     ),
-    "sparsemax": Weighting(sparse.sparsemax, sparse=True),
-    "entmax15": Weighting(sparse.entmax15, sparse=True),
-    "entmax": Weighting(sparse.entmax, sparse=True, learnable={"alpha": ONE_TO_TWO}),
+    "sparsemax": Weighting(sparse.sparsemax, sparse=True, entmax_alpha=lambda: 2.0),
+    "entmax15": Weighting(sparse.entmax15, sparse=True, entmax_alpha=lambda: 1.5),
+    "entmax": Weighting(
+        sparse.entmax,
+        sparse=True,
+        learnable={"alpha": ONE_TO_TWO},
+        entmax_alpha=sparse.checked_alpha,
+    ),
     "alpha_relu": Weighting(
         sparse.alpha_relu, sparse=True, normalised=False, shift_invariant=False, pointwise=True
     ),

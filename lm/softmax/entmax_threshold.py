@@ -16,11 +16,11 @@ from lm.devices.platform import device_count, platform
 from lm.softmax.weighting import divide_by_sum
 
 # Rows of this many places start from the maxima of groups; their number is a few vectors wide.
-_LONG_ROW, _GROUPS, _GROUP_SWEEPS = 512, 128, 4
+_LONG_ROW, _GROUPS, GROUP_SWEEPS = 512, 128, 4
 # A block of rows, several copies of which stay in a core's cache.
 _BLOCK_BYTES = 128 * 1024
 # Far above the two to seven sweeps that rows need.
-_MAX_SWEEPS = 60
+MAX_SWEEPS = 60
 
 Alpha = float | jax.Array
 
@@ -43,11 +43,11 @@ def threshold_weights(scores: jax.Array, alpha: Alpha) -> jax.Array:
     # gather what is split; accelerators want the whole array at once.
     alone = platform() == "cpu" and device_count() == 1
     top, tau, total = (_in_blocks if alone else _threshold)(scores, alpha)
-    weights, _ = _powers((alpha - 1.0) * (scores - top) - tau, alpha)
+    weights, _ = powers((alpha - 1.0) * (scores - top) - tau, alpha)
     return weights * divide_by_sum(jnp.ones_like(total), total)
 
 
-def _powers(slack: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array]:
+def powers(slack: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array]:
     """relu(z - tau)^p and its derivative over p, relu(z - tau)^(p-1).
 
     The slack is z - tau where the powers are products. Otherwise it is z - tau - 1, in which near
@@ -65,40 +65,70 @@ def _powers(slack: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array]:
     return lower * (1.0 + slack), lower
 
 
+def first_threshold(alpha: Alpha) -> float:
+    """A lower bound of every row's threshold, in the slack's terms."""
+    return -1.0 if isinstance(alpha, float) and alpha in (1.5, 2.0) else 0.0
+
+
+def newton_step(
+    tau: jax.Array, total: jax.Array, slope: jax.Array, alpha: Alpha
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Newton's step on the p-norm: the next threshold, by how much it moved, and the sum then.
+
+    Args:
+      tau: the threshold of each row.
+      total, slope: the sums of its `powers`.
+      alpha: above 1, at most 2.
+    """
+    rate = alpha - 1.0
+    # (total - total^(1-1/p)) / slope
+    surplus = -expm1(-rate * jnp.log(jnp.where(total == 0.0, 1.0, total)))
+    move = jax.nn.relu(divide_by_sum(total * surplus, slope))
+    return tau + move, move, total - move * slope / rate
+
+
+def expm1(y: jax.Array) -> jax.Array:
+    """e^y - 1 without jnp.expm1, which TPU kernels lack: by its series where y is small."""
+    near = jnp.abs(y) < 0.25
+    small, series = jnp.where(near, y, 0.0), jnp.ones_like(y)
+    for term in range(8, 1, -1):
+        series = 1.0 + small * series / term
+    return jnp.where(near, small * series, jnp.exp(y) - 1.0)
+
+
+def is_missing(move: jax.Array, places: int, alpha: Alpha) -> jax.Array:
+    """Whether a step of this size may leave more of a row's sum missing than rounding does.
+
+    The slope of a place's power is at most p, and changes by at most so much.
+    """
+    p = 1.0 / (alpha - 1.0)
+    fixed = isinstance(alpha, float)
+    bend = (max if fixed else jnp.maximum)(0.5 * p * (p - 1.0), 1.0)
+    power = (min if fixed else jnp.minimum)(p, 2.0)
+    return places * bend * move**power > 16 * float(jnp.finfo(move.dtype).eps)
+
+
 def _threshold(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of [..., S]: each row's maximum, the threshold in the slack's terms, the sum of powers."""
     groups = _group_maxima(scores)
     top = jnp.max(groups, axis=-1, keepdims=True, initial=-jnp.inf)
     top = jnp.where(top == -jnp.inf, 0.0, top)
     rate = alpha - 1.0
-    p = 1.0 / rate
-    # No more than this is missing from a row's sum after a step of size `move`: the slope of a
-    # place's power is at most p, and changes by at most so much.
     places = scores.shape[-1]
-    tolerance = 16 * float(jnp.finfo(scores.dtype).eps)
-
-    def missing(move: jax.Array) -> jax.Array:
-        bend = jnp.maximum(0.5 * p * (p - 1.0), 1.0)
-        return places * bend * move ** jnp.minimum(p, 2.0)
 
     def sweep(z: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        weights, slopes = _powers(z - tau, alpha)
+        weights, slopes = powers(z - tau, alpha)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        slope = jnp.sum(slopes, axis=-1, keepdims=True)
-        # Newton's step on the p-norm: (total - total^(1-1/p)) / slope.
-        surplus = -jnp.expm1(-rate * jnp.log(jnp.where(total == 0.0, 1.0, total)))
-        moved = tau + jax.nn.relu(divide_by_sum(total * surplus, slope))
-        return moved, moved - tau, total - p * (moved - tau) * slope
+        return newton_step(tau, total, jnp.sum(slopes, axis=-1, keepdims=True), alpha)
 
     def unfinished(carry) -> jax.Array:
         sweeps, _, move, _ = carry
-        return (sweeps < _MAX_SWEEPS) & jnp.any(missing(move) > tolerance)
+        return (sweeps < MAX_SWEEPS) & jnp.any(is_missing(move, places, alpha))
 
-    exact = isinstance(alpha, float) and alpha in (1.5, 2.0)
-    tau = jnp.full_like(top, -1.0 if exact else 0.0)
+    tau = jnp.full_like(top, first_threshold(alpha))
     if groups is not scores:
         leaders = rate * (groups - top)
-        tau = jax.lax.fori_loop(0, _GROUP_SWEEPS, lambda _, tau: sweep(leaders, tau)[0], tau)
+        tau = jax.lax.fori_loop(0, GROUP_SWEEPS, lambda _, tau: sweep(leaders, tau)[0], tau)
     z = rate * (scores - top)
     _, tau, _, total = jax.lax.while_loop(
         unfinished, lambda carry: (carry[0] + 1, *sweep(z, carry[1])), (1, *sweep(z, tau))

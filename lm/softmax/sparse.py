@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import platform
 from lm.softmax.dense import softmax
-from lm.softmax.entmax_threshold import threshold_weights
+from lm.softmax.entmax_threshold import expm1, threshold_weights
 from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
 
 # An alpha in an array stays above 1, where the formulas divide by alpha - 1; this is float32's next
@@ -50,13 +50,25 @@ def entmax(
       ValueError: for a number outside [1, 2].
     """
     z = visible_scores(scores, where)
+    alpha = checked_alpha(alpha)
     if not isinstance(alpha, int | float):
-        return _entmax_at(z, jnp.maximum(alpha, _LEAST).astype(z.dtype)).astype(scores.dtype)
-    if not 1.0 <= alpha <= 2.0:
-        raise ValueError(f"alpha = {alpha} is not between 1 (softmax) and 2 (sparsemax)")
+        return _entmax_at(z, alpha.astype(z.dtype)).astype(scores.dtype)
     if alpha == 1.0:
         return softmax(scores, where)
-    return _entmax(z, float(alpha)).astype(scores.dtype)
+    return _entmax(z, alpha).astype(scores.dtype)
+
+
+def checked_alpha(alpha: float | jax.Array = 1.5) -> float | jax.Array:
+    """The alpha of `entmax`: a number from 1 to 2, or an array, kept above 1.
+
+    Raises:
+      ValueError: for a number outside [1, 2].
+    """
+    if not isinstance(alpha, int | float):
+        return jnp.maximum(alpha, _LEAST)
+    if not 1.0 <= alpha <= 2.0:
+        raise ValueError(f"alpha = {alpha} is not between 1 (softmax) and 2 (sparsemax)")
+    return float(alpha)
 
 
 def alpha_relu(
@@ -154,23 +166,27 @@ def _entmax_at(scores: jax.Array, alpha: jax.Array) -> jax.Array:
 
 @_entmax_at.defjvp
 def _entmax_at_jvp(primals, tangents):
-    """Adds to the fixed alpha's rule dp/dalpha = r - ptilde sum r, where ptilde = sens / sum sens.
-
-    r = p (1 - e^-v - v) / (alpha-1)^2 with v = (alpha-1) log p is the change of p at a fixed
-    threshold; it tends to -p (log p)^2 / 2 as alpha tends to 1.
+    """Adds to the fixed alpha's rule dp/dalpha = r - ptilde sum r, where ptilde = sens / sum sens
+    and r is `change_of`.
     """
     weights, alpha = _entmax_at(*primals), primals[1]
-    sensitivity = _sensitivity(weights, alpha)
+    sensitivity, change = _sensitivity(weights, alpha), change_of(weights, alpha)
+    return weights, _along_scores(sensitivity, tangents[0]) + tangents[1] * _centred(
+        change, sensitivity
+    )
+
+
+def change_of(weights: jax.Array, alpha: jax.Array) -> jax.Array:
+    """How weights change with alpha at a fixed threshold: p (1 - e^-v - v) / (alpha-1)^2 with
+    v = (alpha-1) log p, which tends to -p (log p)^2 / 2 as alpha tends to 1.
+    """
     logarithm = jnp.log(jnp.where(weights > 0, weights, 1.0))
     v = (alpha - 1.0) * logarithm
     near = jnp.abs(v) < 0.1
     small, large = jnp.where(near, v, 0.0), jnp.where(near, -1.0, v)
     series = 1 / 2 - small * (1 / 6 - small * (1 / 24 - small * (1 / 120 - small * (1 / 720))))
-    direct = (jnp.expm1(-large) + large) / (large * large)
-    change = -weights * logarithm**2 * jnp.where(near, series, direct)
-    return weights, _along_scores(sensitivity, tangents[0]) + tangents[1] * _centred(
-        change, sensitivity
-    )
+    direct = (expm1(-large) + large) / (large * large)
+    return -weights * logarithm**2 * jnp.where(near, series, direct)
 
 
 def _sensitivity(weights: jax.Array, alpha: float | jax.Array) -> jax.Array:

@@ -64,7 +64,9 @@ class Weighting:
       sink: the sum has one more term, e^b; b is the option "sink", or 0.
       pointwise: a place's weight depends on no other score; `apply` also takes `length`, the n of
         the whole row.
-    A variant without either needs all scores of a row at once.
+    A variant without either needs all scores of a row at once. Of these:
+      entmax_alpha: `entmax_alpha(**options) -> alpha` of a member of the entmax family, whose rows
+        have a threshold.
     """
 
     apply: Callable[..., jax.Array]
@@ -79,6 +81,7 @@ class Weighting:
     exponents: Callable[..., jax.Array] | None = None
     sink: bool = False
     pointwise: bool = False
+    entmax_alpha: Callable[..., Any] | None = None
 
     @property
     def mergeable(self) -> bool:

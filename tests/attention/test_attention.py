@@ -9,7 +9,7 @@ import pytest
 
 from lm.attention import Mask, attend
 from lm.attention.chunking import describe, plan_blocks
-from lm.attention.fused import fused_attention, supports_mask
+from lm.attention.kernels.cudnn import cudnn_attention, supports_mask
 from lm.attention.positions import (
     AlibiBias,
     RelativeBias,
@@ -143,11 +143,10 @@ def test_parts_of_the_triangle_agree_with_the_plain_path_forward_and_backward(we
 
 def test_the_log_says_which_path_is_taken():
     short = "64 queries at a time over 64 to 256 keys, weights kept"
-    assert describe(256, True, None, False) == short
-    assert describe(256, False, None, False) == "256 queries at once"
-    assert describe(256, True, None, True) == "by cuDNN's kernel"
+    assert describe(256, True, None) == short
+    assert describe(256, False, None) == "256 queries at once"
     long = "128 queries at a time over 4096 keys, weights recomputed in the backward pass"
-    assert describe(4096, False, None, False) == long
+    assert describe(4096, False, None) == long
 
 
 @pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
@@ -157,7 +156,7 @@ def test_the_arguments_of_the_kernel_say_what_the_mask_says(mask, documents):
     if documents:
         mask = Mask(causal=mask.causal, window=mask.window, segments=SEGMENTS)
     assert supports_mask(arrays[0], mask)
-    actual = fused_attention(*arrays, mask, implementation="xla")
+    actual = cudnn_attention(*arrays, mask, implementation="xla")
     np.testing.assert_allclose(actual, attend(*arrays, mask=mask, query_chunk_size=0), atol=2e-6)
 
 

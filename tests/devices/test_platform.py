@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from lm.attention import Mask, attend
-from lm.attention.fused import has_kernel
+from lm.attention.kernels import Kernel, choose
 from lm.devices.platform import device_count, platform
 from lm.devices.sharding import make_mesh
 from lm.output import OUTPUTS
@@ -61,7 +61,7 @@ def test_the_platform_is_that_of_the_mesh_and_else_of_the_default_device():
 
 def test_a_vendors_kernel_is_taken_for_the_devices_of_the_mesh():
     array = jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16)
-    assert not has_kernel(array, array, array, Mask())
-    for mesh, taken in ((GPU, True), (TPU, False), (described("AMD MI300X", "rocm"), False)):
+    assert choose(array, array, array, Mask(), "softmax", True) == (None, "")
+    for mesh, taken in ((GPU, Kernel.CUDNN), (described("AMD MI300X", "rocm"), None)):
         with jax.sharding.use_abstract_mesh(mesh):
-            assert has_kernel(array, array, array, Mask()) == taken
+            assert choose(array, array, array, Mask(), "softmax", True).kernel == taken

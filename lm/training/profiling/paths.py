@@ -1,13 +1,13 @@
 """Describes, for the log of a run, how attention and the output head are computed."""
 
+import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lm.attention import ATTENTIONS, Mask
 from lm.attention.chunking import describe
-from lm.attention.fused import has_kernel
+from lm.attention.kernels import choose
 from lm.attention.sequence import describe_split, is_ring
 from lm.devices.sharding import SEQUENCE_AXIS
 from lm.training.layerwise_lr import shared_layer_rate
@@ -33,15 +33,22 @@ def attention_path(program: Program) -> str:
     if parts > 1 and attention.query_chunk_size != 0:
         ring = is_ring(attention.weighting, ATTENTIONS[attention.mechanism].mixes_heads)
         return describe_split(length, parts, ring, attention.query_chunk_size)
-    shape = (1, length, attention.num_heads, attention.head_dim)
-    array = jax.ShapeDtypeStruct(shape, jnp.dtype(model.numerics.dtype))
+    rows = math.prod(batch.inputs.shape[:-1])
+    query, key = (
+        jax.ShapeDtypeStruct((rows, length, heads, attention.head_dim), model.numerics.dtype)
+        for heads in (attention.num_heads, attention.num_kv_heads)
+    )
     causal = model.architecture != "encoder" and batch.prefix is None
     mask = Mask(causal=causal, segments=batch.segments, prefix=batch.prefix)
-    plain = (attention.mechanism, attention.weighting) == ("scores", "softmax")
-    biased = model.stack.position_embedding in ("alibi", "relative")
-    whole = attention.query_chunk_size is None
-    kernel = plain and whole and not biased and has_kernel(array, array, array, mask)
-    return describe(length, causal, attention.query_chunk_size, kernel)
+    without = describe(length, causal, attention.query_chunk_size)
+    if attention.query_chunk_size is not None:
+        return without
+    alone = ATTENTIONS[attention.mechanism].scores_alone
+    alone = alone and model.stack.position_embedding not in ("alibi", "relative")
+    chosen = choose(query, key, key, mask, attention.weighting, alone)
+    if chosen.kernel:
+        return f"by {chosen.kernel.value}"
+    return f"{without} (no kernel: {chosen.reason})" if chosen.reason else without
 
 
 def output_path(program: Program) -> str:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.mask import Mask
-from lm.devices.platform import platform, target_device
 from lm.devices.sharding import split_heads
 
 Shaped = jax.Array | jax.ShapeDtypeStruct
@@ -18,20 +17,22 @@ Shaped = jax.Array | jax.ShapeDtypeStruct
 _MASK_LIMIT = 1024 * 1024
 
 
-def has_kernel(query: Shaped, key: Shaped, value: Shaped, mask: Mask) -> bool:
-    """Whether `fused_attention` takes arrays of these shapes and types on the devices in use.
+def cudnn_refuses(query: Shaped, key: Shaped, value: Shaped, mask: Mask) -> str:
+    """Why `cudnn_attention` does not take arrays of these shapes and types; empty where it does.
 
     Args:
       query: [B, Q, H, K].
       key, value: [B, S, G, K].
       mask: of them.
     """
-    if platform() != "gpu" or "nvidia" not in target_device().device_kind.lower():
-        return False
-    half = query.dtype == key.dtype == value.dtype and query.dtype in (jnp.bfloat16, jnp.float16)
+    if query.dtype not in (jnp.bfloat16, jnp.float16) or not (
+        query.dtype == key.dtype == value.dtype
+    ):
+        return f"{query.dtype} is not half precision"
     size = query.shape[3]
-    fits = size == value.shape[3] and size % 8 == 0 and size <= 128
-    return half and fits and supports_mask(query, mask)
+    if size != value.shape[3] or size % 8 or size > 128:
+        return f"heads of {size} features are none of 8, 16, ... 128"
+    return "" if supports_mask(query, mask) else "it cannot express the mask"
 
 
 def supports_mask(query: Shaped, mask: Mask) -> bool:
@@ -44,7 +45,7 @@ def supports_mask(query: Shaped, mask: Mask) -> bool:
     return square and not windowed and stored
 
 
-def fused_attention(
+def cudnn_attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
