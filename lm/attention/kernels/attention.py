@@ -2,7 +2,6 @@
 length.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.kernels.backward import key_gradients, query_gradients
+from lm.attention.kernels.call import Operands, Setup
 from lm.attention.kernels.families import Exponential, Family, Pointwise
 from lm.attention.kernels.forward import forward
 from lm.attention.kernels.threshold import Threshold, threshold_forward, threshold_queries
@@ -23,21 +23,6 @@ from lm.softmax.weighting import Weighting
 # triangle.
 _SIZE, _LONG, _SIZE_OF_LONG = 512, 8192, 1024
 _LANES = 128
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Setup:
-    """What the kernels are made of.
-
-    Attributes:
-      family: of weightings.
-      tiles: how scores are cut.
-      interpret: on any device, slowly.
-    """
-
-    family: Family
-    tiles: Tiles
-    interpret: bool
 
 
 def find_family(weighting: Weighting) -> type[Family] | None:
@@ -139,18 +124,10 @@ def _attention(setup: Setup, query, key, value, rows, segments) -> jax.Array:
 
 def _forward(setup, query, key, value, rows, segments):
     batch = query.shape[0]
-    pass_ = threshold_forward if isinstance(setup.family, Threshold) else forward
-    found = pass_(
-        setup.family,
-        setup.tiles,
-        setup.interpret,
-        _for_rows(bounds(setup.tiles.needed(segments)), batch),
-        query,
-        key,
-        value.swapaxes(2, 3),
-        rows,
-        _for_rows(_as_tags(segments), batch),
-    )
+    run = threshold_forward if isinstance(setup.family, Threshold) else forward
+    tags = _for_rows(_as_tags(segments), batch)
+    operands = Operands(query, key, value.swapaxes(2, 3), rows, None, tags)
+    found = run(setup, operands, _for_rows(bounds(setup.tiles.needed(segments)), batch))
     contexts = found.contexts.swapaxes(2, 3)
     means = contexts if found.means is None else found.means.swapaxes(2, 3)
     return contexts, (query, key, value, rows, segments, means, found.saved)
@@ -158,17 +135,16 @@ def _forward(setup, query, key, value, rows, segments):
 
 def _backward(setup, arrays, grads):
     query, key, value, rows, segments, means, saved = arrays
-    family, tiles, batch = setup.family, setup.tiles, query.shape[0]
+    family, batch = setup.family, query.shape[0]
     delta = jnp.sum(grads.astype(saved.dtype) * means.astype(saved.dtype), axis=3)[:, :, None]
     known = [rows] * bool(family.row_names) + [saved] * bool(family.saved) + [delta]
-    operands = (query, key, value, grads, jnp.concatenate(known, axis=2))
-    operands += (_for_rows(_as_tags(segments), batch),)
-    needed = tiles.needed(segments)
-    fixed = (family, tiles, setup.interpret)
+    tags = _for_rows(_as_tags(segments), batch)
+    operands = Operands(query, key, value, jnp.concatenate(known, axis=2), grads, tags)
+    needed = setup.tiles.needed(segments)
     of_queries = _for_rows(bounds(needed), batch)
     of_keys = _for_rows(bounds(needed.swapaxes(1, 2)), batch)
-    query_grad, option_grads = query_gradients(*fixed, of_queries, *operands)
-    key_grad, value_grad = key_gradients(*fixed, of_keys, *operands)
+    query_grad, option_grads = query_gradients(setup, operands, of_queries)
+    key_grad, value_grad = key_gradients(setup, operands, of_keys)
     row_grads = jnp.zeros_like(rows)
     if family.names:
         row_grads = row_grads.at[:, :, -len(family.names) :].set(option_grads)

@@ -31,7 +31,7 @@ class Tile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """A weighting whose rows need no more than sums over their tiles.
+    """A weighting as a kernel knows it.
 
     Attributes:
       weighting: its record.

@@ -5,20 +5,23 @@ keys that the block of queries needs. Tiles are [keys, queries]: sums over a row
 sublanes, and what a row has is a vector of lanes.
 """
 
-import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
-from lm.attention.kernels.families import Exponential, Family, Pointwise
-from lm.attention.kernels.tiles import Tiles
-
-Ref = Any  # a block of an array, in a core's memory
-LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
+from lm.attention.kernels.call import (
+    LAST,
+    Operands,
+    Output,
+    Places,
+    Setup,
+    bounded,
+    call,
+    split_rows,
+)
+from lm.attention.kernels.families import Exponential, Pointwise
 
 
 class Forward(NamedTuple):
@@ -35,98 +38,40 @@ class Forward(NamedTuple):
     means: jax.Array | None = None
 
 
-def place(b, i, step, first, last) -> jax.Array:
-    """The block of keys of a step, or the last one that the block i of queries needs."""
-    return jnp.clip(first[b, i] + step, 0, jnp.maximum(last[b, i], 0))
+def forward(setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array]) -> Forward:
+    """One pass over the keys; `bounds` are blocks of keys that blocks of queries need."""
+    batch, heads, length, _ = operands.query.shape
+    tiles, width = setup.tiles, operands.value.shape[2]
 
+    def of_queries(b, h, i, *_):
+        return b, h, i
 
-def forward(
-    family: Family,
-    tiles: Tiles,
-    interpret: bool,
-    bounds: tuple[jax.Array, jax.Array],
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    rows: jax.Array,
-    segments: tuple[jax.Array, jax.Array] | None,
-) -> Forward:
-    """One pass over the keys.
+    def of_keys(b, h, i, step, *at):
+        return b, h // operands.share, bounded(b, i, step, *at)
 
-    Args:
-      family: of weightings.
-      tiles: how scores are cut.
-      interpret: on any device, slowly.
-      bounds: first and last block of keys that each block of queries needs, [B, blocks] twice.
-      query: [B, H, Q, K], divided by sqrt(K).
-      key: [B, G, S, K].
-      value: [B, G, K', S].
-      rows: [B, H, R, Q], in the order of `family.row_names`.
-      segments: of queries [B, 1, Q] and of keys [B, S, 1].
-    """
-    batch, heads, length, size = query.shape
-    groups, width = key.shape[1], value.shape[2]
-    share = heads // groups
-    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    def of_rows(b, h, i, *_):
+        return b, h, 0, i
 
-    def of_queries(b, h, i, _, *__):
-        return b, h, i, 0
-
-    n, m = tiles.query_size, tiles.key_size
-    in_specs = [
-        pl.BlockSpec((None, None, n, size), of_queries),
-        pl.BlockSpec(
-            (None, None, m, size), lambda b, h, i, s, *at: (b, h // share, place(b, i, s, *at), 0)
-        ),
-        pl.BlockSpec(
-            (None, None, width, m), lambda b, h, i, s, *at: (b, h // share, 0, place(b, i, s, *at))
-        ),
-        pl.BlockSpec((None, None, rows.shape[2], n), lambda b, h, i, *_: (b, h, 0, i)),
-    ]
-    operands = [query, key, value, rows]
-    if segments is not None:
-        in_specs += [
-            pl.BlockSpec((None, 1, n), lambda b, h, i, *_: (b, 0, i)),
-            pl.BlockSpec((None, m, 1), lambda b, h, i, s, *at: (b, place(b, i, s, *at), 0)),
-        ]
-        operands += segments
-    out_specs = [
-        pl.BlockSpec((None, None, width, n), lambda b, h, i, *_: (b, h, 0, i)),
-        pl.BlockSpec((None, None, 1, n), lambda b, h, i, *_: (b, h, 0, i)),
-    ]
+    n, dtype = tiles.query_size, operands.dtype
     return Forward(
-        *pl.pallas_call(
-            functools.partial(_kernel, family, tiles),
-            grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=2,
-                grid=(batch, heads, tiles.query_blocks, tiles.steps(of_keys=False)),
-                in_specs=in_specs,
-                out_specs=out_specs,
-                scratch_shapes=[
-                    pltpu.VMEM((width, n), dtype),
-                    pltpu.VMEM((1, n), dtype),
-                    pltpu.VMEM((1, n), dtype),
-                ],
-            ),
-            out_shape=[
-                jax.ShapeDtypeStruct((batch, heads, width, length), value.dtype),
-                jax.ShapeDtypeStruct((batch, heads, 1, length), dtype),
+        *call(
+            _forward,
+            setup,
+            operands,
+            bounds,
+            (batch, heads, tiles.query_blocks, tiles.steps(of_keys=False)),
+            Places(of_queries, of_keys, of_keys),
+            [
+                Output((batch, heads, width, length), operands.value.dtype, (width, n), of_rows),
+                Output((batch, heads, 1, length), dtype, (1, n), of_rows),
             ],
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
-            ),
-            interpret=interpret,
-            name="attention_forward",
-        )(*bounds, *operands)
+            [(width, n), (1, n), (1, n)],
+        )
     )
 
 
-def split_rows(names: Sequence[str], rows_ref: Ref) -> dict[str, jax.Array]:
-    """What each row has by name, [1, queries], of a block [R, queries]."""
-    return {name: rows_ref[place : place + 1, :] for place, name in enumerate(names)}
-
-
-def _kernel(family, tiles, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
+def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
+    family, tiles = setup.family, setup.tiles
     *segment_refs, context_ref, lse_ref, sums_ref, top_ref, total_ref = refs
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     key_block = first_ref[row, block] + step

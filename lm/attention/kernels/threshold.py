@@ -7,15 +7,24 @@ scores all lie below the threshold are left out of Newton's sweeps and of the su
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
+from lm.attention.kernels.call import (
+    LAST,
+    Operands,
+    Output,
+    Places,
+    Ref,
+    Setup,
+    bounded,
+    call,
+    split_rows,
+)
 from lm.attention.kernels.families import Family, Rows, Tile
-from lm.attention.kernels.forward import LAST, Forward, Ref, place, split_rows
+from lm.attention.kernels.forward import Forward
 from lm.attention.kernels.tiles import Tiles
 from lm.devices.platform import target_device
 from lm.softmax.entmax_threshold import (
@@ -80,79 +89,48 @@ def threshold_queries(keys: int, size: int) -> int:
 
 
 def threshold_forward(
-    family: Threshold,
-    tiles: Tiles,
-    interpret: bool,
-    bounds: tuple[jax.Array, jax.Array],
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    rows: jax.Array,
-    segments: tuple[jax.Array, jax.Array] | None,
+    setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array]
 ) -> Forward:
     """As `forward`, and the means of values by sensitivities."""
-    batch, heads, length, size = query.shape
-    width, share = value.shape[2], heads // key.shape[1]
-    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    batch, heads, length, _ = operands.query.shape
+    tiles, width, share = setup.tiles, operands.value.shape[2], operands.share
     n, m, steps = tiles.query_size, tiles.key_size, tiles.steps(of_keys=False)
 
     def of_queries(b, h, i, *_):
+        return b, h, i
+
+    def of_keys(b, h, i, step, *at):
+        return b, h // share, bounded(b, i, jnp.minimum(step, steps - 1), *at)
+
+    def of_values(b, h, i, step, *at):
+        return b, h // share, bounded(b, i, jnp.maximum(step - steps, 0), *at)
+
+    def of_rows(b, h, i, *_):
         return b, h, 0, i
 
-    def key_block(b, i, step, *at):
-        return place(b, i, jnp.minimum(step, steps - 1), *at)
-
-    def value_block(b, h, i, step, *at):
-        return b, h // share, 0, place(b, i, jnp.maximum(step - steps, 0), *at)
-
-    in_specs = [
-        pl.BlockSpec((None, None, n, size), lambda b, h, i, *_: (b, h, i, 0)),
-        pl.BlockSpec(
-            (None, None, m, size),
-            lambda b, h, i, s, *at: (b, h // share, key_block(b, i, s, *at), 0),
-        ),
-        pl.BlockSpec((None, None, width, m), value_block),
-        pl.BlockSpec((None, None, rows.shape[2], n), of_queries),
-    ]
-    if segments is not None:
-        in_specs += [
-            pl.BlockSpec((None, 1, n), lambda b, h, i, *_: (b, 0, i)),
-            pl.BlockSpec((None, m, 1), lambda b, h, i, s, *at: (b, key_block(b, i, s, *at), 0)),
-        ]
-    contexts = jax.ShapeDtypeStruct((batch, heads, width, length), value.dtype)
+    contexts = Output((batch, heads, width, length), operands.value.dtype, (width, n), of_rows)
     return Forward(
-        *pl.pallas_call(
-            functools.partial(_kernel, family, tiles, steps),
-            grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=2,
-                grid=(batch, heads, tiles.query_blocks, 2 * steps),
-                in_specs=in_specs,
-                out_specs=[
-                    pl.BlockSpec((None, None, width, n), of_queries),
-                    pl.BlockSpec((None, None, 2, n), of_queries),
-                    pl.BlockSpec((None, None, width, n), of_queries),
-                ],
-                scratch_shapes=[
-                    pltpu.VMEM((steps, m, n), dtype),
-                    pltpu.VMEM((steps, m // GROUP, n), dtype),
-                    pltpu.VMEM((8, n), dtype),
-                    pltpu.VMEM((width, n), dtype),
-                    pltpu.VMEM((width, n), dtype),
-                ],
-            ),
-            out_shape=[contexts, jax.ShapeDtypeStruct((batch, heads, 2, length), dtype), contexts],
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-                vmem_limit_bytes=64 * 2**20,
-            ),
-            interpret=interpret,
-            name="attention_threshold_forward",
-        )(*bounds, query, key, value, rows, *(segments or ()))
+        *call(
+            _threshold_forward,
+            setup,
+            operands,
+            bounds,
+            (batch, heads, tiles.query_blocks, 2 * steps),
+            Places(of_queries, of_keys, of_values),
+            [
+                contexts,
+                Output((batch, heads, 2, length), operands.dtype, (2, n), of_rows),
+                contexts,
+            ],
+            [(steps, m, n), (steps, m // GROUP, n), (8, n), (width, n), (width, n)],
+            vmem=4 * _SCORES,
+        )
     )
 
 
-def _kernel(family, tiles, steps, first_ref, last_ref, query_ref, key_ref, value_ref, *refs):
-    rows_ref, *segment_refs = refs[: len(refs) - 8]
+def _threshold_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
+    family, tiles = setup.family, setup.tiles
+    segment_refs, steps = refs[:-8], tiles.steps(of_keys=False)
     context_ref, saved_ref, mean_ref, scores_ref, leaders_ref, state_ref = refs[-8:-2]
     sums_ref, sensitive_ref = refs[-2:]
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)

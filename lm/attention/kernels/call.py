@@ -1,0 +1,166 @@
+"""What the kernels of attention have in common: what they read, in which blocks, and their call."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from lm.attention.kernels.families import Family
+from lm.attention.kernels.tiles import Tiles
+
+Ref = Any  # a block of an array, in a core's memory
+Place = Callable[..., tuple[Any, Any, Any]]
+LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
+FIRST = ((0,), (0,)), ((), ())  # contracts the first axis of both
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """What the kernels are made of.
+
+    Attributes:
+      family: of weightings.
+      tiles: how scores are cut.
+      interpret: on any device, slowly.
+    """
+
+    family: Family
+    tiles: Tiles
+    interpret: bool
+
+
+class Operands(NamedTuple):
+    """What a kernel reads, in this order.
+
+    Attributes:
+      query: [B, H, Q, K], divided by sqrt(K).
+      key: [B, G, S, K].
+      value: [B, G, S, K'], in the forward pass [B, G, K', S].
+      rows: what is known of each row, by name and in an order of its own, [B, H, R, Q].
+      grads: of the contexts, [B, H, Q, K'], in the backward pass.
+      segments: of queries [B, 1, Q] and of keys [B, S, 1].
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    rows: jax.Array
+    grads: jax.Array | None
+    segments: tuple[jax.Array, jax.Array] | None
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of sums."""
+        return jnp.promote_types(self.value.dtype, jnp.float32)
+
+    @property
+    def share(self) -> int:
+        """How many heads have the same keys."""
+        return self.query.shape[1] // self.key.shape[1]
+
+
+class Places(NamedTuple):
+    """The blocks of a step: functions of a place of the grid and the bounds, which give the row of
+    the batch, the head (or group of heads) and the block of queries or keys.
+    """
+
+    queries: Place
+    keys: Place
+    values: Place
+
+
+class Output(NamedTuple):
+    """An array that a kernel writes: its shape and dtype, that of a block, and its place."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    block: tuple[int, int]
+    place: Callable[..., tuple[Any, ...]]
+
+
+def call(
+    kernel: Callable[..., None],
+    setup: Setup,
+    operands: Operands,
+    bounds: tuple[jax.Array, jax.Array],
+    grid: tuple[int, int, int, int],
+    places: Places,
+    outputs: Sequence[Output],
+    scratch: Sequence[tuple[int, ...]],
+    vmem: int | None = None,
+) -> list[jax.Array]:
+    """Runs `kernel(setup, first, last, *operands, *outputs, *scratch)` at each place of the grid.
+
+    Args:
+      kernel: gets references to blocks, and to the bounds as a whole.
+      setup: of the kernels.
+      operands: whole.
+      bounds: the first and last block that each block needs, [B, blocks] twice.
+      grid: rows of the batch, heads or groups, blocks, and steps, which alone run in order.
+      places: of what is read.
+      outputs: what is written.
+      scratch: shapes of arrays in the core's memory, in the dtype of sums.
+      vmem: bytes of the core's memory that it may take; None: the compiler's.
+    """
+    return pl.pallas_call(
+        functools.partial(kernel, setup),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=_in_specs(setup.tiles, operands, places),
+            out_specs=[pl.BlockSpec((None, None, *out.block), out.place) for out in outputs],
+            scratch_shapes=[pltpu.VMEM(shape, operands.dtype) for shape in scratch],
+        ),
+        out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outputs],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=vmem,
+        ),
+        interpret=setup.interpret,
+        name=f"attention{kernel.__name__}",
+    )(*bounds, *jax.tree.leaves(operands))
+
+
+def _in_specs(tiles: Tiles, operands: Operands, places: Places) -> list[pl.BlockSpec]:
+    n, m, size = tiles.query_size, tiles.key_size, operands.query.shape[3]
+    forward = operands.grads is None
+
+    def rows_of(block: tuple[int, int], place: Place) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, *block), lambda *at: (*place(*at), 0))
+
+    def columns_of(block: tuple[int, int], place: Place) -> pl.BlockSpec:
+        def turned(*at):
+            b, h, i = place(*at)
+            return b, h, 0, i
+
+        return pl.BlockSpec((None, None, *block), turned)
+
+    width = operands.value.shape[2 if forward else 3]
+    found = [rows_of((n, size), places.queries), rows_of((m, size), places.keys)]
+    found.append(
+        columns_of((width, m), places.values) if forward else rows_of((m, width), places.values)
+    )
+    found.append(columns_of((operands.rows.shape[2], n), places.queries))
+    if not forward:
+        found.append(rows_of((n, width), places.queries))
+    if operands.segments is not None:
+        found += [
+            pl.BlockSpec((None, 1, n), lambda *at: (at[0], 0, places.queries(*at)[2])),
+            pl.BlockSpec((None, m, 1), lambda *at: (at[0], places.keys(*at)[2], 0)),
+        ]
+    return found
+
+
+def bounded(row, block, step, first, last) -> jax.Array:
+    """The other block that `block` meets at a step, or the last that it needs."""
+    return jnp.clip(first[row, block] + step, 0, jnp.maximum(last[row, block], 0))
+
+
+def split_rows(names: Sequence[str], rows_ref: Ref) -> dict[str, jax.Array]:
+    """What each row has by name, [1, queries], of a block [R, queries]."""
+    return {name: rows_ref[place : place + 1, :] for place, name in enumerate(names)}
