@@ -6,9 +6,10 @@ among them), sequence (positions of each row split) and tensor (heads, feed-forw
 vocabulary split); one device is the mesh 1x1x1x1.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -85,6 +86,16 @@ def described_mesh(kind: str, name: str) -> AbstractMesh:
     device = AbstractDevice(kind, 1, name)
     types = (AxisType.Auto,) * len(AXES)
     return AbstractMesh((1,) * len(AXES), AXES, axis_types=types, abstract_device=device)
+
+
+@contextlib.contextmanager
+def as_cpus() -> Iterator[None]:
+    """What is traced within is for CPUs, as many as the mesh in use has devices."""
+    mesh, cpu = jax.sharding.get_abstract_mesh(), described_mesh("cpu", "cpu")
+    if not mesh.empty:
+        cpu = mesh.update(abstract_device=cpu.abstract_device)
+    with jax.sharding.use_abstract_mesh(cpu):
+        yield
 
 
 def _placed(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:

@@ -275,6 +275,10 @@ def test_flops_are_those_of_the_matrix_products(small_config, scan):
     layer = 2 * 12 * features**2 + 2 * 2 * length * features
     expected = 3 * (2 * layer + 2 * 256 * features)
     assert flops_per_token(program) == expected
+    with jax.set_mesh(program.mesh):  # of all devices
+        assert flops_per_token(program) == expected
+    with jax.sharding.use_abstract_mesh(sharding.described_mesh("TPU v5 lite", "tpu")):
+        assert flops_per_token(program) == expected
 
 
 def test_flops_are_per_token_of_all_the_texts_of_a_row():

@@ -7,7 +7,7 @@ import jax
 import jax.extend
 
 from lm.devices.accelerators import accelerator_of
-from lm.devices.sharding import described_mesh
+from lm.devices.sharding import as_cpus
 from lm.training.program import Program
 
 
@@ -19,10 +19,10 @@ def flops_per_token(program: Program) -> float:
     counted, as usual for model FLOPs. Attention counts as the whole square, whatever parts of it a
     device skips, so that figures compare. Elementwise work is left out.
 
-    The pass is that of one CPU, whatever the devices: a vendor's kernel shows no products.
+    The pass is that of CPUs, whatever the devices: a kernel shows no products.
     """
     rows = program.objective.abstract_rows(1)
-    with jax.sharding.use_abstract_mesh(described_mesh("cpu", "cpu")):
+    with as_cpus():
         traced = jax.make_jaxpr(program.token_nll)(program.abstract_params, rows)
     # A row of a choice holds several texts.
     return 3.0 * _products(traced.jaxpr) / rows["segments"].size
