@@ -9,6 +9,8 @@ all: a few cheap steps over the maxima of groups of places give a start from whi
 sweeps over the row are enough. And on a CPU the sweeps run over blocks of rows that stay in cache.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +25,7 @@ _BLOCK_BYTES = 128 * 1024
 MAX_SWEEPS = 60
 
 Alpha = float | jax.Array
+Expm1 = Callable[[jax.Array], jax.Array]
 
 
 def threshold_weights(scores: jax.Array, alpha: Alpha) -> jax.Array:
@@ -71,7 +74,7 @@ def first_threshold(alpha: Alpha) -> float:
 
 
 def newton_step(
-    tau: jax.Array, total: jax.Array, slope: jax.Array, alpha: Alpha
+    tau: jax.Array, total: jax.Array, slope: jax.Array, alpha: Alpha, expm1: Expm1 = jnp.expm1
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Newton's step on the p-norm: the next threshold, by how much it moved, and the sum then.
 
@@ -79,21 +82,14 @@ def newton_step(
       tau: the threshold of each row.
       total, slope: the sums of its `powers`.
       alpha: above 1, at most 2.
+      expm1: e^y - 1.
     """
     rate = alpha - 1.0
+    p = 1.0 / rate
     # (total - total^(1-1/p)) / slope
     surplus = -expm1(-rate * jnp.log(jnp.where(total == 0.0, 1.0, total)))
-    move = jax.nn.relu(divide_by_sum(total * surplus, slope))
-    return tau + move, move, total - move * slope / rate
-
-
-def expm1(y: jax.Array) -> jax.Array:
-    """e^y - 1 without jnp.expm1, which TPU kernels lack: by its series where y is small."""
-    near = jnp.abs(y) < 0.25
-    small, series = jnp.where(near, y, 0.0), jnp.ones_like(y)
-    for term in range(8, 1, -1):
-        series = 1.0 + small * series / term
-    return jnp.where(near, small * series, jnp.exp(y) - 1.0)
+    moved = tau + jax.nn.relu(divide_by_sum(total * surplus, slope))
+    return moved, moved - tau, total - p * (moved - tau) * slope
 
 
 def is_missing(move: jax.Array, places: int, alpha: Alpha) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import platform
 from lm.softmax.dense import softmax
-from lm.softmax.entmax_threshold import expm1, threshold_weights
+from lm.softmax.entmax_threshold import Expm1, threshold_weights
 from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
 
 # An alpha in an array stays above 1, where the formulas divide by alpha - 1; this is float32's next
@@ -176,7 +176,7 @@ def _entmax_at_jvp(primals, tangents):
     )
 
 
-def change_of(weights: jax.Array, alpha: jax.Array) -> jax.Array:
+def change_of(weights: jax.Array, alpha: jax.Array, expm1: Expm1 = jnp.expm1) -> jax.Array:
     """How weights change with alpha at a fixed threshold: p (1 - e^-v - v) / (alpha-1)^2 with
     v = (alpha-1) log p, which tends to -p (log p)^2 / 2 as alpha tends to 1.
     """

@@ -10,6 +10,7 @@ import pytest
 from lm.attention import Mask, attend
 from lm.attention.kernels import Choice, Kernel, choose
 from lm.attention.kernels.attention import find_family, kernel_attention
+from lm.attention.kernels.threshold import expm1
 from lm.attention.kernels.tiles import Tiles
 from lm.devices.sharding import described_mesh, make_mesh, over_rows_and_heads
 from lm.softmax import WEIGHTINGS
@@ -161,6 +162,11 @@ def test_rows_are_as_long_as_their_masks_say(kind, queries, keys):
     np.testing.assert_array_equal(found, np.broadcast_to(np.maximum(count, 1), queries))
 
 
+def test_expm1_by_what_tpu_kernels_have_is_exact_near_zero_and_far_from_it():
+    y = np.linspace(-20, 20, 40_001, dtype=np.float32)
+    np.testing.assert_allclose(expm1(jnp.asarray(y)), np.expm1(y.astype(np.float64)), rtol=6e-7)
+
+
 def chosen(weighting="softmax", mask=Mask(causal=True), length=1024, batch=2, **shape):  # noqa: B008 (frozen)
     dtype, groups = shape.pop("dtype", jnp.bfloat16), shape.pop("groups", 2)
     query = jax.ShapeDtypeStruct((batch, length, 4, 64), dtype)
@@ -177,8 +183,9 @@ def test_a_kernel_is_chosen_by_device_weighting_and_mask_and_else_the_reason_is_
         assert chosen() == chosen("entmax", dtype=jnp.float32) == Choice(Kernel.TPU)
         assert chosen(mask=Mask(segments=documents(2, 1024), window=9)) == Choice(Kernel.TPU)
         reasons = {
-            "top_k needs all scores of a row": chosen("top_k"),
+            "top_k has none on a TPU": chosen("top_k"),
             "rows are shorter than 512": chosen(length=256),
+            "entmax has none for rows of more than 32,768 keys": chosen("entmax", length=32_769),
             "the mask has an offset or a prefix": chosen(mask=Mask(offset=3)),
             "float16 is neither bfloat16 nor float32": chosen(dtype=jnp.float16),
             "something is added to the scores": chosen(scores_alone=False),

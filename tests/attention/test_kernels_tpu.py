@@ -72,6 +72,15 @@ def test_every_size_of_heads_has_a_kernel(size, dtype, weighting):
     compiled("v4-8", weighting, size=size, dtype=dtype)
 
 
+@pytest.mark.parametrize("weighting", TAKEN)
+def test_the_large_tiles_of_long_rows_fit_in_a_cores_memory(weighting):
+    def documents(segments):
+        return Mask(causal=True, segments=segments)
+
+    for on in ("v4-8", "v5e-1", "v5p-8"):
+        compiled(on, weighting, documents, length=8192, dtype="float32")
+
+
 @pytest.mark.parametrize(("weighting", "longest"), [("softmax", 131_072), ("entmax15", 32_768)])
 def test_temporaries_are_linear_in_the_length(weighting, longest):
     for length in (4096, longest):

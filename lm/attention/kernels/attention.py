@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.kernels.backward import key_gradients, query_gradients
-from lm.attention.kernels.call import Operands, Setup
+from lm.attention.kernels.call import Operands, Setup, core_memory
 from lm.attention.kernels.families import Exponential, Family, Pointwise
 from lm.attention.kernels.forward import forward
 from lm.attention.kernels.threshold import Threshold, threshold_forward, threshold_queries
@@ -19,9 +19,9 @@ from lm.attention.mask import Mask
 from lm.softmax import WEIGHTINGS
 from lm.softmax.weighting import Weighting
 
-# Of tiles, unless rows are shorter; larger ones are a tenth faster, and waste more at the edge of a
-# triangle.
-_SIZE, _LONG, _SIZE_OF_LONG = 512, 8192, 1024
+# Of tiles, unless rows are shorter; larger ones are a tenth faster, waste more at the edge of a
+# triangle, and want more of a core's memory.
+_SIZE, _LONG, _SIZE_OF_LONG, _MEMORY_OF_LONG = 512, 8192, 1024, 64 * 2**20
 _LANES = 128
 
 
@@ -98,7 +98,8 @@ def tile_sizes(family: type[Family], queries: int, keys: int, size: int | None) 
     """How many queries and keys a tile has."""
     thresholds = family is Threshold
     if size is None:
-        size = _SIZE_OF_LONG if keys >= _LONG and not thresholds else _SIZE
+        long = keys >= _LONG and core_memory() >= _MEMORY_OF_LONG and not thresholds
+        size = _SIZE_OF_LONG if long else _SIZE
     of_queries, of_keys = (min(size, _whole_lanes(length)) for length in (queries, keys))
     return threshold_queries(keys, of_queries) if thresholds else of_queries, of_keys
 

@@ -14,7 +14,9 @@ from lm.attention.kernels.call import (
     Places,
     Setup,
     bounded,
+    by_queries,
     call,
+    of_rows,
     split_rows,
 )
 from lm.attention.kernels.families import Tile
@@ -33,23 +35,13 @@ def query_gradients(
     batch, heads, length, size = operands.query.shape
     tiles, n = setup.tiles, setup.tiles.query_size
     count = max(1, len(setup.family.names))
-
-    def of_queries(b, h, i, *_):
-        return b, h, i
-
-    def of_keys(b, h, i, step, *at):
-        return b, h // operands.share, bounded(b, i, step, *at)
-
-    def of_rows(b, h, i, *_):
-        return b, h, 0, i
-
     return call(
         _query_gradients,
         setup,
         operands,
         bounds,
         (batch, heads, tiles.query_blocks, tiles.steps(of_keys=False)),
-        Places(of_queries, of_keys, of_keys),
+        by_queries(operands.share),
         [
             Output((batch, heads, size, length), operands.query.dtype, (size, n), of_rows),
             Output((batch, heads, count, length), operands.dtype, (count, n), of_rows),

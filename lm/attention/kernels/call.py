@@ -12,11 +12,14 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lm.attention.kernels.families import Family
 from lm.attention.kernels.tiles import Tiles
+from lm.devices.platform import target_device
 
 Ref = Any  # a block of an array, in a core's memory
 Place = Callable[..., tuple[Any, Any, Any]]
 LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
 FIRST = ((0,), (0,)), ((), ())  # contracts the first axis of both
+# Half of what TPUs have since v5e, and all that a v4 has.
+_LARGE_MEMORY, _CORE_MEMORY = 64 * 2**20, {"TPU v4": 16 * 2**20}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +95,6 @@ def call(
     places: Places,
     outputs: Sequence[Output],
     scratch: Sequence[tuple[int, ...]],
-    vmem: int | None = None,
 ) -> list[jax.Array]:
     """Runs `kernel(setup, first, last, *operands, *outputs, *scratch)` at each place of the grid.
 
@@ -105,7 +107,6 @@ def call(
       places: of what is read.
       outputs: what is written.
       scratch: shapes of arrays in the core's memory, in the dtype of sums.
-      vmem: bytes of the core's memory that it may take; None: the compiler's.
     """
     return pl.pallas_call(
         functools.partial(kernel, setup),
@@ -119,11 +120,35 @@ def call(
         out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outputs],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=vmem,
+            vmem_limit_bytes=core_memory(),
         ),
         interpret=setup.interpret,
         name=f"attention{kernel.__name__}",
     )(*bounds, *jax.tree.leaves(operands))
+
+
+def core_memory() -> int:
+    """Bytes that a kernel may take of a core's own memory (VMEM), on the devices in use."""
+    return _CORE_MEMORY.get(target_device().device_kind, _LARGE_MEMORY)
+
+
+def by_queries(share: int) -> Places:
+    """Where the grid has blocks of queries, and its steps are the blocks of keys that each needs;
+    `share` heads have the same keys.
+    """
+
+    def of_queries(b, h, i, *_):
+        return b, h, i
+
+    def of_keys(b, h, i, step, *at):
+        return b, h // share, bounded(b, i, step, *at)
+
+    return Places(of_queries, of_keys, of_keys)
+
+
+def of_rows(b, h, i, *_):
+    """The place of what is known of each row, where the grid has blocks of queries."""
+    return b, h, 0, i
 
 
 def _in_specs(tiles: Tiles, operands: Operands, places: Places) -> list[pl.BlockSpec]:

@@ -15,10 +15,10 @@ from lm.attention.kernels.call import (
     LAST,
     Operands,
     Output,
-    Places,
     Setup,
-    bounded,
+    by_queries,
     call,
+    of_rows,
     split_rows,
 )
 from lm.attention.kernels.families import Exponential, Pointwise
@@ -42,16 +42,6 @@ def forward(setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array
     """One pass over the keys; `bounds` are blocks of keys that blocks of queries need."""
     batch, heads, length, _ = operands.query.shape
     tiles, width = setup.tiles, operands.value.shape[2]
-
-    def of_queries(b, h, i, *_):
-        return b, h, i
-
-    def of_keys(b, h, i, step, *at):
-        return b, h // operands.share, bounded(b, i, step, *at)
-
-    def of_rows(b, h, i, *_):
-        return b, h, 0, i
-
     n, dtype = tiles.query_size, operands.dtype
     return Forward(
         *call(
@@ -60,7 +50,7 @@ def forward(setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array
             operands,
             bounds,
             (batch, heads, tiles.query_blocks, tiles.steps(of_keys=False)),
-            Places(of_queries, of_keys, of_keys),
+            by_queries(operands.share),
             [
                 Output((batch, heads, width, length), operands.value.dtype, (width, n), of_rows),
                 Output((batch, heads, 1, length), dtype, (1, n), of_rows),

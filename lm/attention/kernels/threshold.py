@@ -19,14 +19,15 @@ from lm.attention.kernels.call import (
     Places,
     Ref,
     Setup,
-    bounded,
+    by_queries,
     call,
+    core_memory,
+    of_rows,
     split_rows,
 )
 from lm.attention.kernels.families import Family, Rows, Tile
 from lm.attention.kernels.forward import Forward
 from lm.attention.kernels.tiles import Tiles
-from lm.devices.platform import target_device
 from lm.softmax.entmax_threshold import (
     GROUP_SWEEPS,
     MAX_SWEEPS,
@@ -40,8 +41,6 @@ from lm.softmax.sparse import change_of
 
 GROUP = 16  # keys of a tile whose largest score stands for all in the first sweeps
 _LANES = 128
-# Bytes of a core's memory for the scores of a block of queries. A v4's has 16 MiB in all.
-_SCORES, _SCORES_V4 = 16 * 2**20, 8 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +62,7 @@ class Threshold(Family):
         centred = grads - rows["delta"]
         options: dict[str, jax.Array] = {}
         if isinstance(alpha, jax.Array):
-            change = change_of(weights, alpha) * centred
+            change = change_of(weights, alpha, expm1) * centred
             gradient = jax.vjp(self.alpha, self.of_rows(rows))[1]
             (options,) = gradient(jnp.sum(change, axis=0, keepdims=True))
         return Tile(weights, sensitivity * centred, options)
@@ -77,10 +76,18 @@ def weigh(slack: jax.Array, alpha: Alpha, scale: jax.Array) -> tuple[jax.Array, 
     return weights * scale, slopes * jnp.exp((2.0 - alpha) * jnp.log(scale))
 
 
+def expm1(y: jax.Array) -> jax.Array:
+    """e^y - 1 without jnp.expm1, which TPU kernels lack: by its series where y is small."""
+    near = jnp.abs(y) < 0.25
+    small, series = jnp.where(near, y, 0.0), jnp.ones_like(y)
+    for term in range(8, 1, -1):
+        series = 1.0 + small * series / term
+    return jnp.where(near, small * series, jnp.exp(y) - 1.0)
+
+
 def most_keys() -> int:
     """The longest rows that the devices in use have memory for."""
-    room = _SCORES_V4 if target_device().device_kind == "TPU v4" else _SCORES
-    return room // (4 * _LANES)
+    return core_memory() // 4 // (4 * _LANES)  # a quarter for scores of 4 bytes
 
 
 def threshold_queries(keys: int, size: int) -> int:
@@ -93,20 +100,15 @@ def threshold_forward(
 ) -> Forward:
     """As `forward`, and the means of values by sensitivities."""
     batch, heads, length, _ = operands.query.shape
-    tiles, width, share = setup.tiles, operands.value.shape[2], operands.share
+    tiles, width = setup.tiles, operands.value.shape[2]
     n, m, steps = tiles.query_size, tiles.key_size, tiles.steps(of_keys=False)
-
-    def of_queries(b, h, i, *_):
-        return b, h, i
+    whole = by_queries(operands.share)
 
     def of_keys(b, h, i, step, *at):
-        return b, h // share, bounded(b, i, jnp.minimum(step, steps - 1), *at)
+        return whole.keys(b, h, i, jnp.minimum(step, steps - 1), *at)
 
     def of_values(b, h, i, step, *at):
-        return b, h // share, bounded(b, i, jnp.maximum(step - steps, 0), *at)
-
-    def of_rows(b, h, i, *_):
-        return b, h, 0, i
+        return whole.values(b, h, i, jnp.maximum(step - steps, 0), *at)
 
     contexts = Output((batch, heads, width, length), operands.value.dtype, (width, n), of_rows)
     return Forward(
@@ -116,14 +118,13 @@ def threshold_forward(
             operands,
             bounds,
             (batch, heads, tiles.query_blocks, 2 * steps),
-            Places(of_queries, of_keys, of_values),
+            Places(whole.queries, of_keys, of_values),
             [
                 contexts,
                 Output((batch, heads, 2, length), operands.dtype, (2, n), of_rows),
                 contexts,
             ],
             [(steps, m, n), (steps, m // GROUP, n), (8, n), (width, n), (width, n)],
-            vmem=4 * _SCORES,
         )
     )
 
@@ -270,4 +271,5 @@ class Solver:
                 self.state[_TOTAL, :] += jnp.sum(weights, axis=0, keepdims=True)
                 self.state[_SLOPE, :] += jnp.sum(slopes, axis=0, keepdims=True)
 
-        return newton_step(tau, self.state[_TOTAL, :], self.state[_SLOPE, :], self.alpha)
+        sums = self.state[_TOTAL, :], self.state[_SLOPE, :]
+        return newton_step(tau, *sums, self.alpha, expm1)
