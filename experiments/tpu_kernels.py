@@ -53,7 +53,7 @@ from lm.softmax.entmax_threshold import (
 
 HEADS, SIZE = 8, 128
 SPLASH = [(size, fused) for size in (512, 1024) for fused in (False, True)]
-NAMES = re.compile(r"attention_(threshold_forward|forward|\w+_gradients)|splash_mha_[a-z]+")
+NAMES = re.compile(r"attention_(threshold_forward|forward|\w*gradients\w*)|splash_mha_[a-z]+")
 OPTIONS = {"entmax": {"alpha": 1.25}}
 
 
@@ -152,7 +152,7 @@ def kernel_cost(chip: str, length: int, name: str, learned: bool = False) -> dic
     queries, keys = tile_sizes(family, length, length, None)
     visited = tiles(length, queries, keys)
     bundles = dict(made["bundles"])
-    backward = (bundles["attention_query_gradients"] + bundles["attention_key_gradients"]) * visited
+    backward = visited * sum(n for name, n in bundles.items() if "gradients" in name)
     if family is not Threshold:
         forward = bundles["attention_forward"] * visited
         return {"forward": forward / 1e6, "backward": backward / 1e6, **made}

@@ -41,7 +41,11 @@ WEIGHTINGS: dict[str, Weighting] = {
         sink=True,
     ),
     "taylor": Weighting(
-        dense.taylor, shift_invariant=False, monotone=False, exponents=exponents.taylor
+        dense.taylor,
+        shift_invariant=False,
+        monotone=False,
+        exponents=exponents.taylor,
+        terms=exponents.taylor_series,
     ),
     "sigmoid": Weighting(
         pointwise.sigmoid,

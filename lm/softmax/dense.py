@@ -106,7 +106,7 @@ def taylor(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     less their maximum; below s = -1 weights grow again.
     """
     z = visible_scores(scores, where, masked=0.0)
-    series = visible_scores(1.0 + z + 0.5 * z * z, where, masked=0.0)
+    series = visible_scores(exponents.taylor_series(z), where, masked=0.0)
     return divide_by_sum(series, jnp.sum(series, axis=-1, keepdims=True)).astype(scores.dtype)
 
 

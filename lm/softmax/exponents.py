@@ -48,7 +48,12 @@ def ssmax(z: jax.Array, n: jax.Array, *, scale: jax.Array | float) -> jax.Array:
 def taylor(z: jax.Array, n: jax.Array | None = None) -> jax.Array:
     """Gives log(1 + z + z^2/2), whose argument is at least 1/2."""
     del n
-    return jnp.log(1.0 + z + 0.5 * z * z)
+    return jnp.log(taylor_series(z))
+
+
+def taylor_series(z: jax.Array) -> jax.Array:
+    """Gives 1 + z + z^2/2, the terms of `taylor`."""
+    return 1.0 + z + 0.5 * z * z
 
 
 def softplus_l1(z: jax.Array, n: jax.Array | None = None) -> jax.Array:

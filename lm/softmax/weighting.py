@@ -61,6 +61,7 @@ class Weighting:
     How weights are computed where a device sees a part of a row only (`lm.attention.ring`):
       exponents: `exponents(z, n, **options) -> x`, of scores z [..., S] and the row's length n
         [..., 1], such that weights are e^x / sum e^x, times the sign of z where `signed`.
+      terms: `terms(z, **options)`, e^x where it is simpler than x, and in no danger of overflow.
       sink: the sum has one more term, e^b; b is the option "sink", or 0.
       pointwise: a place's weight depends on no other score; `apply` also takes `length`, the n of
         the whole row.
@@ -79,6 +80,7 @@ class Weighting:
     learned: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     learnable: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     exponents: Callable[..., jax.Array] | None = None
+    terms: Callable[..., jax.Array] | None = None
     sink: bool = False
     pointwise: bool = False
     entmax_alpha: Callable[..., Any] | None = None

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.attention.kernels.backward import key_gradients, query_gradients
+from lm.attention.kernels.backward import gradients
 from lm.attention.kernels.call import Operands, Setup, core_memory
-from lm.attention.kernels.families import Exponential, Family, Pointwise
+from lm.attention.kernels.families import Exponential, Family, Pointwise, Terms
 from lm.attention.kernels.forward import forward
 from lm.attention.kernels.threshold import Threshold, threshold_forward, threshold_queries
 from lm.attention.kernels.tiles import Tiles, bounds, padded_segments
@@ -31,6 +31,8 @@ def find_family(weighting: Weighting) -> type[Family] | None:
         return Threshold
     if weighting.pointwise:
         return Pointwise
+    if weighting.terms is not None:
+        return Terms
     return None if weighting.exponents is None else Exponential
 
 
@@ -128,7 +130,7 @@ def _forward(setup, query, key, value, rows, segments):
     run = threshold_forward if isinstance(setup.family, Threshold) else forward
     tags = _for_rows(_as_tags(segments), batch)
     operands = Operands(query, key, value.swapaxes(2, 3), rows, None, tags)
-    found = run(setup, operands, _for_rows(bounds(setup.tiles.needed(segments)), batch))
+    found = run(setup, operands, bounds(_for_rows(setup.tiles.needed(segments), batch)))
     contexts = found.contexts.swapaxes(2, 3)
     means = contexts if found.means is None else found.means.swapaxes(2, 3)
     return contexts, (query, key, value, rows, segments, means, found.saved)
@@ -141,19 +143,15 @@ def _backward(setup, arrays, grads):
     known = [rows] * bool(family.row_names) + [saved] * bool(family.saved) + [delta]
     tags = _for_rows(_as_tags(segments), batch)
     operands = Operands(query, key, value, jnp.concatenate(known, axis=2), grads, tags)
-    needed = setup.tiles.needed(segments)
-    of_queries = _for_rows(bounds(needed), batch)
-    of_keys = _for_rows(bounds(needed.swapaxes(1, 2)), batch)
-    query_grad, option_grads = query_gradients(setup, operands, of_queries)
-    key_grad, value_grad = key_gradients(setup, operands, of_keys)
+    found = gradients(setup, operands, _for_rows(setup.tiles.needed(segments), batch))
     row_grads = jnp.zeros_like(rows)
     if family.names:
-        row_grads = row_grads.at[:, :, -len(family.names) :].set(option_grads)
+        row_grads = row_grads.at[:, :, -len(family.names) :].set(found.options)
         if "sink" in family.names:
             place = family.row_names.index("sink")
             of_sink = -jnp.exp(rows[:, :, place] - saved[:, :, 0]) * delta[:, :, 0]
             row_grads = row_grads.at[:, :, place].set(of_sink)
-    return query_grad.swapaxes(2, 3), key_grad, value_grad, row_grads, None
+    return found.query.swapaxes(2, 3), found.key, found.value, row_grads, None
 
 
 _attention.defvjp(_forward, _backward)

@@ -82,7 +82,7 @@ class Output(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: Any
-    block: tuple[int, int]
+    block: tuple[int, ...]
     place: Callable[..., tuple[Any, ...]]
 
 
@@ -95,6 +95,7 @@ def call(
     places: Places,
     outputs: Sequence[Output],
     scratch: Sequence[tuple[int, ...]],
+    in_order: int = 1,
 ) -> list[jax.Array]:
     """Runs `kernel(setup, first, last, *operands, *outputs, *scratch)` at each place of the grid.
 
@@ -103,10 +104,11 @@ def call(
       setup: of the kernels.
       operands: whole.
       bounds: the first and last block that each block needs, [B, blocks] twice.
-      grid: rows of the batch, heads or groups, blocks, and steps, which alone run in order.
+      grid: rows of the batch, heads or groups, blocks, and steps.
       places: of what is read.
       outputs: what is written.
       scratch: shapes of arrays in the core's memory, in the dtype of sums.
+      in_order: how many of the grid's last axes must run in order.
     """
     return pl.pallas_call(
         functools.partial(kernel, setup),
@@ -119,7 +121,7 @@ def call(
         ),
         out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outputs],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
+            dimension_semantics=("parallel",) * (4 - in_order) + ("arbitrary",) * in_order,
             vmem_limit_bytes=core_memory(),
         ),
         interpret=setup.interpret,

@@ -79,6 +79,26 @@ class Pointwise(Family):
         return self.weighting.apply(scores, visible, length=length, **self.options, **options)
 
 
+class Terms(Family):
+    """t / sum t, with t at least 0 and a function of each score."""
+
+    saved = ("share",)  # 1 / sum t
+
+    def terms(self, scores: jax.Array, visible: jax.Array, rows: Rows) -> jax.Array:
+        """Those of a tile."""
+        return jnp.where(visible, self._terms(scores, self.of_rows(rows)), 0.0)
+
+    def backward(self, scores: jax.Array, visible: jax.Array, rows: Rows, grads: jax.Array) -> Tile:
+        """See `Family`; rows bring "share", and "delta", the mean of `grads` by the weights."""
+        terms, gradient = jax.vjp(self._terms, scores, self.of_rows(rows))
+        of_terms = jnp.where(visible, rows["share"] * (grads - rows["delta"]), 0.0)
+        return Tile(jnp.where(visible, terms * rows["share"], 0.0), *gradient(of_terms))
+
+    def _terms(self, scores, options) -> jax.Array:
+        assert self.weighting.terms is not None
+        return self.weighting.terms(scores, **self.options, **options)
+
+
 class Exponential(Family):
     """e^x / sum e^x, with x a function of each score; times the sign of the score if signed."""
 
@@ -86,7 +106,7 @@ class Exponential(Family):
 
     def exponents(self, scores: jax.Array, visible: jax.Array, rows: Rows) -> jax.Array:
         """Those of a tile, minus infinity where nothing is visible."""
-        x = self._exponents(jnp.where(visible, scores, 0.0), rows, self.of_rows(rows))
+        x = self._exponents(scores, rows, self.of_rows(rows))
         return jnp.where(visible, x, -jnp.inf)
 
     def signed(self, scores: jax.Array, values: jax.Array) -> jax.Array:
@@ -97,7 +117,7 @@ class Exponential(Family):
         """See `Family`; rows bring "lse", and "delta", the mean of `grads` by the weights."""
         x, gradient = jax.vjp(
             lambda scores, options: self._exponents(scores, rows, options),
-            jnp.where(visible, scores, 0.0),
+            scores,
             self.of_rows(rows),
         )
         shares = jnp.where(visible, jnp.exp(x - rows["lse"]), 0.0)

@@ -21,7 +21,7 @@ from lm.attention.kernels.call import (
     of_rows,
     split_rows,
 )
-from lm.attention.kernels.families import Exponential, Pointwise
+from lm.attention.kernels.families import Exponential, Pointwise, Terms
 
 
 class Forward(NamedTuple):
@@ -62,7 +62,7 @@ def forward(setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array
 
 def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
     family, tiles = setup.family, setup.tiles
-    *segment_refs, context_ref, lse_ref, sums_ref, top_ref, total_ref = refs
+    *segment_refs, context_ref, saved_ref, sums_ref, top_ref, total_ref = refs
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     key_block = first_ref[row, block] + step
     rows = split_rows(family.row_names, rows_ref)
@@ -85,6 +85,9 @@ def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref
         visible = tiles.visible(block, key_block, *(ref[...] for ref in segment_refs))
         if isinstance(family, Pointwise):
             weights = family.weights(scores, visible, rows)
+        elif isinstance(family, Terms):
+            weights = family.terms(scores, visible, rows)
+            total_ref[...] += jnp.sum(weights, axis=0, keepdims=True)
         else:
             assert isinstance(family, Exponential)
             x = family.exponents(scores, visible, rows)
@@ -103,10 +106,11 @@ def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref
     @pl.when(step == pl.num_programs(3) - 1)
     def _finish():
         sums, total = sums_ref[...], total_ref[...]
-        lse = jnp.zeros_like(total)
+        found = jnp.zeros_like(total)
         if family.saved:
-            total = jnp.where(total == 0.0, 1.0, total)
-            sums, top = sums / total, top_ref[...]
-            lse = jnp.where(top == -jnp.inf, 0.0, top) + jnp.log(total)
+            share = 1.0 / jnp.where(total == 0.0, 1.0, total)
+            sums, top = sums * share, top_ref[...]
+            lse = jnp.where(top == -jnp.inf, 0.0, top) - jnp.log(share)
+            found = lse if isinstance(family, Exponential) else share
         context_ref[...] = sums.astype(context_ref.dtype)
-        lse_ref[...] = lse
+        saved_ref[...] = found
