@@ -2,6 +2,7 @@
 length.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -133,16 +134,19 @@ def _forward(setup, query, key, value, rows, segments):
     found = run(setup, operands, bounds(_for_rows(setup.tiles.needed(segments), batch)))
     contexts = found.contexts.swapaxes(2, 3)
     means = contexts if found.means is None else found.means.swapaxes(2, 3)
-    return contexts, (query, key, value, rows, segments, means, found.saved)
+    return contexts, (query, key, value, rows, segments, means, found.saved, found.support)
 
 
 def _backward(setup, arrays, grads):
-    query, key, value, rows, segments, means, saved = arrays
+    query, key, value, rows, segments, means, saved, support = arrays
     family, batch = setup.family, query.shape[0]
     delta = jnp.sum(grads.astype(saved.dtype) * means.astype(saved.dtype), axis=3)[:, :, None]
     known = [rows] * bool(family.row_names) + [saved] * bool(family.saved) + [delta]
     tags = _for_rows(_as_tags(segments), batch)
-    operands = Operands(query, key, value, jnp.concatenate(known, axis=2), grads, tags)
+    if support is not None:
+        setup, support = _widened(setup, support)
+    known = jnp.concatenate(known, axis=2)
+    operands = Operands(query, key, value, known, grads, tags, support)
     found = gradients(setup, operands, _for_rows(setup.tiles.needed(segments), batch))
     row_grads = jnp.zeros_like(rows)
     if family.names:
@@ -155,6 +159,16 @@ def _backward(setup, arrays, grads):
 
 
 _attention.defvjp(_forward, _backward)
+
+
+def _widened(setup: Setup, support: jax.Array) -> tuple[Setup, jax.Array]:
+    """With as many queries as keys in a tile, where a threshold left fewer, and their `support`."""
+    tiles = setup.tiles
+    blocks, size = tiles.query_blocks, tiles.query_size
+    while 2 * size <= tiles.key_size and blocks % 2 == 0:
+        blocks, size = blocks // 2, 2 * size
+    support = support.reshape(*support.shape[:2], blocks, -1, support.shape[3]).max(3)
+    return dataclasses.replace(setup, tiles=dataclasses.replace(tiles, query_size=size)), support
 
 
 def _as_tags(segments):

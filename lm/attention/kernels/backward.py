@@ -62,7 +62,9 @@ def gradients(setup: Setup, operands: Operands, needed: jax.Array) -> Gradients:
     )
 
 
-def _all_gradients(setup: Setup, operands: Operands, of_keys: tuple[jax.Array, ...]) -> Gradients:
+def _all_gradients(
+    setup: Setup, operands: Operands, of_keys: tuple[jax.Array, jax.Array]
+) -> Gradients:
     batch, heads, length, size = operands.query.shape
     groups, tiles = operands.key.shape[1], setup.tiles
     blocks, n = operands.share * tiles.query_blocks, tiles.query_size
@@ -105,13 +107,12 @@ def _gradients_of_all(setup, first_ref, last_ref, *refs):
         query_ref[place] += _query_gradient(tile, inputs[1][...], query_ref.dtype)
         _add_options(setup, option_ref.at[place], tile)
 
-    needed = query_block <= last_ref[row, block]
     sums = key_ref, value_ref, key_sum_ref, value_sum_ref
-    _sum_of_keys(setup, needed, query_block, inputs, sums, add)
+    _sum_of_keys(setup, query_block, last_ref[row, block], inputs, sums, add)
 
 
 def _query_gradients(
-    setup: Setup, operands: Operands, of_queries: tuple[jax.Array, ...]
+    setup: Setup, operands: Operands, of_queries: tuple[jax.Array, jax.Array]
 ) -> list[jax.Array]:
     batch, heads, length, size = operands.query.shape
     tiles, n = setup.tiles, setup.tiles.query_size
@@ -141,7 +142,7 @@ def _gradients_of_queries(setup, first_ref, last_ref, *refs):
         query_sum_ref[...] = jnp.zeros_like(query_sum_ref)
         option_sum_ref[...] = jnp.zeros_like(option_sum_ref)
 
-    @pl.when(key_block <= last_ref[row, block])
+    @pl.when((key_block <= last_ref[row, block]) & _has_weight(setup, block, key_block, inputs))
     def _add():
         tile = _tile(setup, block, key_block, *inputs)
         query_sum_ref[...] += _query_gradient(tile, inputs[1][...], query_sum_ref.dtype)
@@ -167,7 +168,7 @@ def _add_options(setup, option_ref, tile: Tile) -> None:
 
 
 def _key_gradients(
-    setup: Setup, operands: Operands, of_keys: tuple[jax.Array, ...]
+    setup: Setup, operands: Operands, of_keys: tuple[jax.Array, jax.Array]
 ) -> list[jax.Array]:
     return _call_by_keys(_gradients_of_keys, setup, operands, of_keys)
 
@@ -176,9 +177,8 @@ def _gradients_of_keys(setup, first_ref, last_ref, *refs):
     *inputs, key_ref, value_ref, key_sum_ref, value_sum_ref = refs
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     query_block = first_ref[row, block] + step % setup.tiles.steps(of_keys=True)
-    needed = query_block <= last_ref[row, block]
     sums = key_ref, value_ref, key_sum_ref, value_sum_ref
-    _sum_of_keys(setup, needed, query_block, inputs, sums)
+    _sum_of_keys(setup, query_block, last_ref[row, block], inputs, sums)
 
 
 def _call_by_keys(kernel, setup, operands, of_keys, more: Sequence[Output] = ()) -> list[jax.Array]:
@@ -213,7 +213,7 @@ def _call_by_keys(kernel, setup, operands, of_keys, more: Sequence[Output] = ())
     )
 
 
-def _sum_of_keys(setup, needed, query_block, inputs, sums, also=lambda tile: None) -> None:
+def _sum_of_keys(setup, query_block, last, inputs, sums, also=lambda tile: None) -> None:
     """A step of the gradients of keys and values; `also` gets its tile."""
     key_grad_ref, value_grad_ref, key_sum_ref, value_sum_ref = sums
     block, step = pl.program_id(2), pl.program_id(3)
@@ -223,7 +223,7 @@ def _sum_of_keys(setup, needed, query_block, inputs, sums, also=lambda tile: Non
         key_sum_ref[...] = jnp.zeros_like(key_sum_ref)
         value_sum_ref[...] = jnp.zeros_like(value_sum_ref)
 
-    @pl.when(needed)
+    @pl.when((query_block <= last) & _has_weight(setup, query_block, block, inputs))
     def _add():
         tile = _tile(setup, query_block, block, *inputs)
         query, grads = inputs[0][...], inputs[4][...]
@@ -241,10 +241,20 @@ def _sum_of_keys(setup, needed, query_block, inputs, sums, also=lambda tile: Non
         value_grad_ref[...] = value_sum_ref[...].astype(value_grad_ref.dtype)
 
 
-def _tile(
-    setup, query_block, key_block, query_ref, key_ref, value_ref, rows_ref, grads_ref, *segment_refs
-) -> Tile:
+def _has_weight(setup, query_block, key_block, inputs) -> jax.Array | bool:
+    """Whether a tile has weight, as far as is known without its scores."""
+    *_, support_ref = inputs
+    if len(inputs) == 5 + 2 * setup.tiles.segmented:
+        return True
+    # Past the last that is needed, a block may not exist.
+    query_block = jnp.minimum(query_block, support_ref.shape[0] - 1)
+    return support_ref[query_block, jnp.minimum(key_block, support_ref.shape[1] - 1)] > 0
+
+
+def _tile(setup, query_block, key_block, *inputs) -> Tile:
     """Weights and gradients of one tile, computed again from queries and keys."""
+    query_ref, key_ref, value_ref, rows_ref, grads_ref, *more = inputs
+    segment_refs = more[: 2 * setup.tiles.segmented]
     dtype = jnp.promote_types(query_ref.dtype, jnp.float32)
     scores, of_weights = (
         jax.lax.dot_general(of_keys[...], of_queries[...], LAST, preferred_element_type=dtype)

@@ -47,6 +47,8 @@ class Operands(NamedTuple):
       rows: what is known of each row, by name and in an order of its own, [B, H, R, Q].
       grads: of the contexts, [B, H, Q, K'], in the backward pass.
       segments: of queries [B, 1, Q] and of keys [B, S, 1].
+      support: 0 for tiles without weight, [B, H, query_blocks, key_blocks], in the backward pass of
+        weightings that know it.
     """
 
     query: jax.Array
@@ -55,6 +57,7 @@ class Operands(NamedTuple):
     rows: jax.Array
     grads: jax.Array | None
     segments: tuple[jax.Array, jax.Array] | None
+    support: jax.Array | None = None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -78,12 +81,15 @@ class Places(NamedTuple):
 
 
 class Output(NamedTuple):
-    """An array that a kernel writes: its shape and dtype, that of a block, and its place."""
+    """An array that a kernel writes: its shape and dtype, that of a block, its place, and where the
+    block is kept.
+    """
 
     shape: tuple[int, ...]
     dtype: Any
-    block: tuple[int, ...]
+    block: tuple[int | None, ...]
     place: Callable[..., tuple[Any, ...]]
+    space: pltpu.MemorySpace = pltpu.VMEM
 
 
 def call(
@@ -116,7 +122,10 @@ def call(
             num_scalar_prefetch=2,
             grid=grid,
             in_specs=_in_specs(setup.tiles, operands, places),
-            out_specs=[pl.BlockSpec((None, None, *out.block), out.place) for out in outputs],
+            out_specs=[
+                pl.BlockSpec((None, None, *out.block), out.place, memory_space=out.space)
+                for out in outputs
+            ],
             scratch_shapes=[pltpu.VMEM(shape, operands.dtype) for shape in scratch],
         ),
         out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outputs],
@@ -180,6 +189,14 @@ def _in_specs(tiles: Tiles, operands: Operands, places: Places) -> list[pl.Block
             pl.BlockSpec((None, 1, n), lambda *at: (at[0], 0, places.queries(*at)[2])),
             pl.BlockSpec((None, m, 1), lambda *at: (at[0], places.keys(*at)[2], 0)),
         ]
+    if operands.support is not None:
+        found.append(
+            pl.BlockSpec(
+                (None, None, *operands.support.shape[2:]),
+                lambda *at: (*places.queries(*at)[:2], 0, 0),
+                memory_space=pltpu.SMEM,
+            )
+        )
     return found
 
 

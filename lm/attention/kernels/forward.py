@@ -31,11 +31,13 @@ class Forward(NamedTuple):
       contexts: [B, H, K', Q].
       saved: what `Family.saved` names of each row, [B, H, 1 or more, Q].
       means: of values by the sensitivities of weights, [B, H, K', Q]; None: they are the contexts.
+      support: 0 for tiles without weight, [B, H, query_blocks, key_blocks]; None: all have some.
     """
 
     contexts: jax.Array
     saved: jax.Array
     means: jax.Array | None = None
+    support: jax.Array | None = None
 
 
 def forward(setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array]) -> Forward:

@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from lm.attention.kernels.call import (
     LAST,
@@ -98,7 +99,7 @@ def threshold_queries(keys: int, size: int) -> int:
 def threshold_forward(
     setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array]
 ) -> Forward:
-    """As `forward`, and the means of values by sensitivities."""
+    """As `forward`, and the means of values by sensitivities, and which tiles have weight."""
     batch, heads, length, _ = operands.query.shape
     tiles, width = setup.tiles, operands.value.shape[2]
     n, m, steps = tiles.query_size, tiles.key_size, tiles.steps(of_keys=False)
@@ -110,30 +111,38 @@ def threshold_forward(
     def of_values(b, h, i, step, *at):
         return whole.values(b, h, i, jnp.maximum(step - steps, 0), *at)
 
-    contexts = Output((batch, heads, width, length), operands.value.dtype, (width, n), of_rows)
-    return Forward(
-        *call(
-            _threshold_forward,
-            setup,
-            operands,
-            bounds,
-            (batch, heads, tiles.query_blocks, 2 * steps),
-            Places(whole.queries, of_keys, of_values),
-            [
-                contexts,
-                Output((batch, heads, 2, length), operands.dtype, (2, n), of_rows),
-                contexts,
-            ],
-            [(steps, m, n), (steps, m // GROUP, n), (8, n), (width, n), (width, n)],
-        )
+    mean = Output((batch, heads, width, length), operands.value.dtype, (width, n), of_rows)
+    blocks = batch, heads, tiles.query_blocks
+    support = None, 1, tiles.key_blocks
+    contexts, saved, means, flags = call(
+        _threshold_forward,
+        setup,
+        operands,
+        bounds,
+        (batch, heads, tiles.query_blocks, 2 * steps),
+        Places(whole.queries, of_keys, of_values),
+        [
+            mean,
+            Output((batch, heads, 2, length), operands.dtype, (2, n), of_rows),
+            mean,
+            Output(
+                (*blocks, *support[1:]),
+                jnp.int32,
+                support,
+                lambda b, h, i, *_: (b, h, i, 0, 0),
+                pltpu.SMEM,
+            ),
+        ],
+        [(steps, m, n), (steps, m // GROUP, n), (8, n), (width, n), (width, n)],
     )
+    return Forward(contexts, saved, means, flags.reshape(*blocks, -1))
 
 
 def _threshold_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
     family, tiles = setup.family, setup.tiles
-    segment_refs, steps = refs[:-8], tiles.steps(of_keys=False)
-    context_ref, saved_ref, mean_ref, scores_ref, leaders_ref, state_ref = refs[-8:-2]
-    sums_ref, sensitive_ref = refs[-2:]
+    segment_refs, steps = refs[:-9], tiles.steps(of_keys=False)
+    context_ref, saved_ref, mean_ref, support_ref = refs[-9:-5]
+    scores_ref, leaders_ref, state_ref, sums_ref, sensitive_ref = refs[-5:]
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     count = last_ref[row, block] - first_ref[row, block] + 1
     rows = split_rows(family.row_names, rows_ref)
@@ -142,6 +151,11 @@ def _threshold_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref
     @pl.when(step == 0)
     def _start():
         solver.start()
+
+        @pl.loop(0, tiles.key_blocks)
+        def _none(key_block):
+            support_ref[0, key_block] = 0
+
         sums_ref[...] = jnp.zeros_like(sums_ref)
         sensitive_ref[...] = jnp.zeros_like(sensitive_ref)
 
@@ -165,6 +179,7 @@ def _threshold_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref
 
         @pl.when(solver.has_support(tile, shift))
         def _add():
+            support_ref[0, first_ref[row, block] + tile] = 1
             weights, sensitivity = weigh(solver.scaled(tile) - shift, solver.alpha, scale)
             value = value_ref[...]
             for ref, each in ((sums_ref, weights), (sensitive_ref, sensitivity)):
