@@ -74,7 +74,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "alpha_relu": Weighting(
         sparse.alpha_relu, sparse=True, normalised=False, shift_invariant=False, pointwise=True
     ),
-    "top_k": Weighting(sparse.top_k, sparse=True),
+    "top_k": Weighting(sparse.top_k, sparse=True, top_k=True),
     "gumbel_softmax": Weighting(
         dense.gumbel_softmax, random=True, learnable={"temperature": POSITIVE}
     ),

@@ -68,6 +68,7 @@ class Weighting:
     A variant without either needs all scores of a row at once. Of these:
       entmax_alpha: `entmax_alpha(**options) -> alpha` of a member of the entmax family, whose rows
         have a threshold.
+      top_k: the softmax over the k largest scores of each row; k is an option.
     """
 
     apply: Callable[..., jax.Array]
@@ -84,6 +85,7 @@ class Weighting:
     sink: bool = False
     pointwise: bool = False
     entmax_alpha: Callable[..., Any] | None = None
+    top_k: bool = False
 
     @property
     def mergeable(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.attention import Mask, attend
-from lm.attention.kernels import Choice, Kernel, choose
+from lm.attention.kernels import Choice, Kernel, backward, choose
 from lm.attention.kernels.attention import find_family, kernel_attention
 from lm.attention.kernels.threshold import expm1
 from lm.attention.kernels.tiles import Tiles
@@ -91,8 +91,9 @@ def by_plain_path(weighting, mask):
     return function
 
 
-def check(weighting, mask, tolerance=1e-5):
+def check(weighting, mask, tolerance=1e-5, change=lambda *arrays: arrays):
     arrays, grads = inputs(weighting)
+    arrays = change(*arrays)
     actual = results(by_kernel(weighting, mask), arrays, grads)
     expected = results(by_plain_path(weighting, mask), arrays, grads)
     for one, other in zip(actual, expected, strict=True):
@@ -115,7 +116,35 @@ def test_every_weighting_by_the_kernel_is_that_of_the_plain_path(weighting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weighting", ["softmax", "sink", "sigmoid", "entmax15"])
+@pytest.mark.parametrize("weighting", ["sparsemax", "entmax", "top_k"])
+def test_tiles_without_weight_are_left_out(weighting):
+    def change(query, key, value, learned):
+        near = jnp.arange(LENGTH)[:, None, None] < 128
+        return jnp.abs(query) + 1.0, jnp.where(near, jnp.abs(key) + 1.0, -1.0), value, learned
+
+    check(weighting, Mask(), change=change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["all", "causal", "window", "documents"])
+def test_of_equal_scores_the_kernel_chooses_the_first(kind):
+    def change(query, key, value, learned):
+        return query, jnp.round(key[:, :, :, :1].repeat(16, 3)), value, learned
+
+    check("top_k", MASKS[kind], change=change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid", "taylor", "entmax15"])
+def test_rows_too_long_for_a_cores_memory_have_their_gradients_by_two_kernels(
+    weighting, monkeypatch
+):
+    monkeypatch.setattr(backward, "core_memory", lambda: 0)
+    check(weighting, MASKS["documents"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["softmax", "sink", "sigmoid", "taylor", "entmax15", "top_k"])
 @pytest.mark.parametrize("kind", MASKS)
 def test_every_mask_hides_from_the_kernel_what_it_hides_from_the_plain_path(kind, weighting):
     check(weighting, MASKS[kind])
@@ -183,7 +212,7 @@ def test_a_kernel_is_chosen_by_device_weighting_and_mask_and_else_the_reason_is_
         assert chosen() == chosen("entmax", dtype=jnp.float32) == Choice(Kernel.TPU)
         assert chosen(mask=Mask(segments=documents(2, 1024), window=9)) == Choice(Kernel.TPU)
         reasons = {
-            "top_k has none on a TPU": chosen("top_k"),
+            "gumbel_softmax has none on a TPU": chosen("gumbel_softmax"),
             "rows are shorter than 512": chosen(length=256),
             "entmax has none for rows of more than 32,768 keys": chosen("entmax", length=32_769),
             "the mask has an offset or a prefix": chosen(mask=Mask(offset=3)),

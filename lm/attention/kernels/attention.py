@@ -14,8 +14,10 @@ from lm.attention.kernels.backward import gradients
 from lm.attention.kernels.call import Operands, Setup, core_memory
 from lm.attention.kernels.families import Exponential, Family, Pointwise, Terms
 from lm.attention.kernels.forward import forward
-from lm.attention.kernels.threshold import Threshold, threshold_forward, threshold_queries
+from lm.attention.kernels.threshold import Threshold
 from lm.attention.kernels.tiles import Tiles, bounds, padded_segments
+from lm.attention.kernels.top_k import TopK
+from lm.attention.kernels.whole_rows import WholeRows, whole_row_forward, whole_row_queries
 from lm.attention.mask import Mask
 from lm.softmax import WEIGHTINGS
 from lm.softmax.weighting import Weighting
@@ -30,6 +32,8 @@ def find_family(weighting: Weighting) -> type[Family] | None:
     """What the kernels know a weighting as; None where they do not."""
     if weighting.entmax_alpha is not None:
         return Threshold
+    if weighting.top_k:
+        return TopK
     if weighting.pointwise:
         return Pointwise
     if weighting.terms is not None:
@@ -99,12 +103,12 @@ def kernel_attention(
 
 def tile_sizes(family: type[Family], queries: int, keys: int, size: int | None) -> tuple[int, int]:
     """How many queries and keys a tile has."""
-    thresholds = family is Threshold
+    whole_rows = issubclass(family, WholeRows)
     if size is None:
-        long = keys >= _LONG and core_memory() >= _MEMORY_OF_LONG and not thresholds
+        long = keys >= _LONG and core_memory() >= _MEMORY_OF_LONG and not whole_rows
         size = _SIZE_OF_LONG if long else _SIZE
     of_queries, of_keys = (min(size, _whole_lanes(length)) for length in (queries, keys))
-    return threshold_queries(keys, of_queries) if thresholds else of_queries, of_keys
+    return whole_row_queries(keys, of_queries) if whole_rows else of_queries, of_keys
 
 
 def _row_lengths(mask: Mask, tiles: Tiles) -> jax.Array:
@@ -128,7 +132,7 @@ def _attention(setup: Setup, query, key, value, rows, segments) -> jax.Array:
 
 def _forward(setup, query, key, value, rows, segments):
     batch = query.shape[0]
-    run = threshold_forward if isinstance(setup.family, Threshold) else forward
+    run = whole_row_forward if isinstance(setup.family, WholeRows) else forward
     tags = _for_rows(_as_tags(segments), batch)
     operands = Operands(query, key, value.swapaxes(2, 3), rows, None, tags)
     found = run(setup, operands, bounds(_for_rows(setup.tiles.needed(segments), batch)))

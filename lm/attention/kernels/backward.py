@@ -263,4 +263,4 @@ def _tile(setup, query_block, key_block, *inputs) -> Tile:
     family = setup.family
     rows = split_rows((*family.row_names, *family.saved, "delta"), rows_ref)
     visible = setup.tiles.visible(query_block, key_block, *(ref[...] for ref in segment_refs))
-    return family.backward(scores, visible, rows, of_weights)
+    return family.backward(scores, visible, rows, of_weights, key_block * setup.tiles.key_size)

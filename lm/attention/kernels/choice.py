@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lm.attention.kernels.attention import find_family, kernel_attention
 from lm.attention.kernels.cudnn import cudnn_attention, cudnn_refuses
-from lm.attention.kernels.threshold import Threshold, most_keys
+from lm.attention.kernels.whole_rows import WholeRows, most_keys
 from lm.attention.mask import Mask
 from lm.devices.platform import platform, target_device
 from lm.devices.sharding import divides, over_rows_and_heads
@@ -66,7 +66,7 @@ def _tpu_refuses(query: Shaped, key: Shaped, value: Shaped, mask: Mask, weightin
     family = find_family(WEIGHTINGS[weighting])
     if family is None:
         return f"{weighting} has none on a TPU"
-    if family is Threshold and key.shape[1] > most_keys():
+    if issubclass(family, WholeRows) and key.shape[1] > most_keys():
         return f"{weighting} has none for rows of more than {most_keys():,} keys"
     if min(query.shape[1], key.shape[1]) < _SHORTEST:
         return f"rows are shorter than {_SHORTEST}"

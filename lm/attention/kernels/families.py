@@ -50,8 +50,22 @@ class Family:
         """What each row brings to the forward pass."""
         return ("length",) * self.weighting.needs_length + self.names
 
-    def backward(self, scores: jax.Array, visible: jax.Array, rows: Rows, grads: jax.Array) -> Tile:
-        """Weights and gradients of a tile; `grads` are those of its weights."""
+    def backward(
+        self,
+        scores: jax.Array,
+        visible: jax.Array,
+        rows: Rows,
+        grads: jax.Array,
+        first_key: jax.Array,
+    ) -> Tile:
+        """Weights and gradients of a tile.
+
+        Args:
+          scores, visible: of the tile.
+          rows: options, what was saved of each row, and "delta".
+          grads: those of weights.
+          first_key: the place of the tile's first key.
+        """
         raise NotImplementedError
 
     def of_rows(self, rows: Rows) -> dict[str, jax.Array]:
@@ -66,8 +80,9 @@ class Pointwise(Family):
         """Those of a tile."""
         return self._apply(scores, visible, rows["length"], self.of_rows(rows))
 
-    def backward(self, scores: jax.Array, visible: jax.Array, rows: Rows, grads: jax.Array) -> Tile:
+    def backward(self, scores, visible, rows, grads, first_key) -> Tile:
         """See `Family`."""
+        del first_key
         weights, gradient = jax.vjp(
             lambda scores, options: self._apply(scores, visible, rows["length"], options),
             scores,
@@ -88,8 +103,9 @@ class Terms(Family):
         """Those of a tile."""
         return jnp.where(visible, self._terms(scores, self.of_rows(rows)), 0.0)
 
-    def backward(self, scores: jax.Array, visible: jax.Array, rows: Rows, grads: jax.Array) -> Tile:
+    def backward(self, scores, visible, rows, grads, first_key) -> Tile:
         """See `Family`; rows bring "share", and "delta", the mean of `grads` by the weights."""
+        del first_key
         terms, gradient = jax.vjp(self._terms, scores, self.of_rows(rows))
         of_terms = jnp.where(visible, rows["share"] * (grads - rows["delta"]), 0.0)
         return Tile(jnp.where(visible, terms * rows["share"], 0.0), *gradient(of_terms))
@@ -113,8 +129,9 @@ class Exponential(Family):
         """Values times the signs that weights have."""
         return jnp.where(scores < 0, -values, values) if self.weighting.signed else values
 
-    def backward(self, scores: jax.Array, visible: jax.Array, rows: Rows, grads: jax.Array) -> Tile:
+    def backward(self, scores, visible, rows, grads, first_key) -> Tile:
         """See `Family`; rows bring "lse", and "delta", the mean of `grads` by the weights."""
+        del first_key
         x, gradient = jax.vjp(
             lambda scores, options: self._exponents(scores, rows, options),
             scores,
