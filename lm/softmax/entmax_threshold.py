@@ -58,7 +58,7 @@ def powers(slack: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array]:
     """
     if isinstance(alpha, float) and alpha == 2.0:
         slack = jax.nn.relu(slack)
-        return slack, jnp.sign(slack)
+        return slack, (slack > 0.0).astype(slack.dtype)
     if isinstance(alpha, float) and alpha == 1.5:
         slack = jax.nn.relu(slack)
         return slack * slack, slack

@@ -6,11 +6,10 @@ Blocks of keys whose scores all lie below the threshold are left out of its swee
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from lm.attention.kernels.call import Ref
 from lm.attention.kernels.families import Rows
-from lm.attention.kernels.whole_rows import OTHERS, Scores, WholeRows
+from lm.attention.kernels.whole_rows import SUBLANES, Scores, WholeRows, by_sublanes
 from lm.softmax.entmax_threshold import (
     GROUP_SWEEPS,
     MAX_SWEEPS,
@@ -21,8 +20,6 @@ from lm.softmax.entmax_threshold import (
     powers,
 )
 from lm.softmax.sparse import change_of
-
-_TOTAL, _SLOPE = OTHERS[:2]
 
 
 class Threshold(WholeRows):
@@ -76,21 +73,20 @@ class Threshold(WholeRows):
         base = (alpha - 1.0) * found.top
 
         def sweep(values: Ref, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            """Newton's step over all tiles of scores or of leaders."""
+            """Newton's step over all scores or leaders."""
             shift = base + tau
-            found.state[_TOTAL, :] = jnp.zeros_like(tau)
-            found.state[_SLOPE, :] = jnp.zeros_like(tau)
 
-            @pl.loop(0, count)
-            def _tile(tile):
-                @pl.when(self.has_weight(found.leaders[tile], {**rows, "shift": shift}))
-                def _add():
-                    weights, slopes = powers((alpha - 1.0) * values[tile] - shift, alpha)
-                    found.state[_TOTAL, :] += jnp.sum(weights, axis=0, keepdims=True)
-                    found.state[_SLOPE, :] += jnp.sum(slopes, axis=0, keepdims=True)
+            def add(sums, part, _):
+                terms = powers((alpha - 1.0) * part - shift, alpha)
+                return tuple(s + by_sublanes(t) for s, t in zip(sums, terms, strict=True))
 
-            sums = found.state[_TOTAL, :], found.state[_SLOPE, :]
-            return newton_step(tau, *sums, alpha, expm1)
+            def is_needed(leaders):
+                return self.has_weight(leaders, {**rows, "shift": shift})
+
+            none = jnp.zeros((SUBLANES, tau.shape[1]), tau.dtype)
+            sums = found.fold(values, count, (none, none), add, is_needed)
+            total, slope = (jnp.sum(each, axis=0, keepdims=True) for each in sums)
+            return newton_step(tau, total, slope, alpha, expm1)
 
         def unfinished(carry):
             sweeps, _, move, _ = carry

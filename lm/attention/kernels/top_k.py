@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from lm.attention.kernels.families import Rows
-from lm.attention.kernels.whole_rows import OTHERS, Scores, WholeRows
+from lm.attention.kernels.whole_rows import SUBLANES, Scores, WholeRows, by_sublanes
 
-_FOUND = OTHERS[0]
+_END = 2.0**24  # behind all places
 # After so many halvings no float is left between two.
 _MOST = 200
 # Equal scores are equal to so much of them where they are computed again.
@@ -45,24 +44,25 @@ class TopK(WholeRows):
         """See `WholeRows`."""
         del rows
         k, top = float(self.options["k"]), found.top
-        tiles, keys, _ = found.scores.shape
-        number = jnp.finfo(top.dtype)
+        number, start = jnp.finfo(top.dtype), jnp.zeros((SUBLANES, top.shape[1]), top.dtype)
 
-        def sweep(of_tile: Callable, start: float = 0.0, combine: Callable = jnp.add) -> jax.Array:
-            """What all tiles give, [1, queries]."""
-            found.state[_FOUND, :] = jnp.full_like(top, start)
+        def total(terms: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+            """Sums of terms of scores and places over each row."""
 
-            @pl.loop(0, count)
-            def _tile(tile):
-                each = of_tile(found.scores[tile], first_key + tile * keys)
-                found.state[_FOUND, :] = combine(found.state[_FOUND, :], each)
+            def add(carry, part, place):
+                return (carry[0] + by_sublanes(terms(part, first_key + place).astype(top.dtype)),)
 
-            return found.state[_FOUND, :]
+            return jnp.sum(found.fold(found.scores, count, (start,), add)[0], 0, keepdims=True)
 
         def above(threshold: jax.Array) -> jax.Array:
-            return sweep(lambda scores, _: _count(scores >= threshold, scores))
+            return total(lambda scores, _: scores >= threshold)
 
-        low = sweep(_least, jnp.inf, jnp.minimum)
+        def lower(carry, part, _):
+            visible = jnp.where(part == -jnp.inf, jnp.inf, part)
+            return (jnp.minimum(carry[0], by_sublanes(visible, jnp.min)),)
+
+        least = found.fold(found.scores, count, (start + jnp.inf,), lower)[0]
+        low = jnp.min(least, axis=0, keepdims=True)
         high = top + jnp.maximum(1.0, 2.0 * number.eps * jnp.abs(top))
         few = above(low) <= k
         low, high = _halved(above, jnp.where(few, high, low), high, k)
@@ -70,23 +70,18 @@ class TopK(WholeRows):
         room = k - above(high)
 
         def tied_until(place: jax.Array) -> jax.Array:
-            def of_tile(scores, start):
-                here = (scores >= low) & (scores < high) & (_places(scores, start) <= -place)
-                return _count(here, scores)
+            def terms(scores, first):
+                return (scores >= low) & (scores < high) & (_places(scores, first) <= -place)
 
-            return sweep(of_tile)
+            return total(terms)
 
-        end = (first_key + tiles * keys).astype(top.dtype)
-        last, _ = _halved(tied_until, jnp.where(tied, -end, 1.0), jnp.ones_like(top), room)
+        last, _ = _halved(tied_until, jnp.where(tied, -_END, 1.0), jnp.ones_like(top), room)
         low = jnp.where(tied, low - _SAME * jnp.abs(low), low)
         high = jnp.where(tied, high + _SAME * jnp.abs(high), low)
         low, high = (jnp.where(few, number.min, bound) for bound in (low, high))
         known = {"lse": top, "low": low, "high": high, "last": -last}
-        total = sweep(
-            lambda scores, start: jnp.sum(self.weigh(scores, known, start)[0], 0, keepdims=True)
-        )
-        lse = top + jnp.log(jnp.where(total == 0.0, 1.0, total))
-        return [lse, low, high, -last]
+        sums = total(lambda scores, first: self.weigh(scores, known, first)[0])
+        return [top + jnp.log(jnp.where(sums == 0.0, 1.0, sums)), low, high, -last]
 
 
 def _halved(
@@ -115,16 +110,6 @@ def _halved(
         return steps + 1, low, high
 
     return jax.lax.while_loop(unfinished, halve, (0, low, high))[1:]
-
-
-def _least(scores: jax.Array, first_key: jax.Array) -> jax.Array:
-    """The least visible score of each row."""
-    del first_key
-    return jnp.min(jnp.where(scores == -jnp.inf, jnp.inf, scores), axis=0, keepdims=True)
-
-
-def _count(where: jax.Array, scores: jax.Array) -> jax.Array:
-    return jnp.sum(where.astype(scores.dtype), axis=0, keepdims=True)
 
 
 def _places(scores: jax.Array, first_key: jax.Array) -> jax.Array:

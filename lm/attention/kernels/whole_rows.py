@@ -7,6 +7,7 @@ values. Blocks of keys without weight are left out of the sums.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -32,8 +33,13 @@ from lm.attention.kernels.forward import Forward
 
 GROUP = 16  # keys of a tile whose largest score is their leader
 _LANES = 128
-# What each row carries, as places of a block [8, queries]; solvers may use the others.
-_TOP, _SENSITIVITY, *OTHERS = (slice(i, i + 1) for i in range(8))
+# What each row carries, as places of a block [8, queries].
+_TOP, _SENSITIVITY = slice(0, 1), slice(1, 2)
+# Keys of which so many scores, and what becomes of them, stay in a core's registers.
+_PART = 32
+SUBLANES = 8
+
+Carry = tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +70,53 @@ class Scores:
         top = jnp.maximum(self.state[_TOP, :], jnp.max(leaders, axis=0, keepdims=True))
         self.state[_TOP, :] = top
 
+    def fold(
+        self,
+        values: Ref,
+        count: jax.Array,
+        start: Carry,
+        add: Callable[[Carry, jax.Array, jax.Array], Carry],
+        is_needed: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> Carry:
+        """Folds all scores, or leaders, a part at a time that fits in a core's registers.
+
+        Args:
+          values: `scores` or `leaders`.
+          count: of tiles.
+          start: a carry.
+          add: `add(carry, part, place)` gives the next; a part is [32, queries], its first key
+            `place` after the first of all.
+          is_needed: whether a tile with these leaders is not left out.
+        """
+        _, keys, _ = values.shape
+        size = min(_PART, keys)
+
+        def add_tile(tile: jax.Array, carry: Carry) -> Carry:
+            def add_part(part, carry):
+                at = part * size
+                return add(carry, values[tile, pl.ds(at, size), :], tile * keys + at)
+
+            def add_parts(carry):
+                return jax.lax.fori_loop(0, keys // size, add_part, carry, unroll=True)
+
+            if is_needed is None:
+                return add_parts(carry)
+            return jax.lax.cond(
+                is_needed(self.leaders[tile]), add_parts, lambda carry: carry, carry
+            )
+
+        return jax.lax.fori_loop(0, count, add_tile, start)
+
     @property
     def top(self) -> jax.Array:
         """The largest score of each row, [1, queries]; 0 where nothing is visible."""
         top = self.state[_TOP, :]
         return jnp.where(top == -jnp.inf, 0.0, top)
+
+
+def by_sublanes(part: jax.Array, reduce: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
+    """Reduces the keys of a part to eight, [8, queries]."""
+    return reduce(part.reshape(-1, SUBLANES, part.shape[1]), axis=0)
 
 
 class WholeRows(Family):
