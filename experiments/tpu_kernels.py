@@ -7,8 +7,8 @@ Writes   experiments/results/tpu_kernels.json and .md, a chip and length after t
 Causal attention of one row in bfloat16, 8 heads of 128. A kernel's cost is the number of bundles of
 instructions in its final schedule times the number of tiles that it visits: a lower bound of
 cycles, in which no waiting for memory is, and not a measured time. Splash has the best of its
-blocks. The loops of kernels that keep whole rows run as often as random scores need; what a schedule
-has of them is the difference to the schedule of the same kernel without them. Where 60 % of the
+blocks. The loops of kernels that keep whole rows run as often as random scores need; what a
+schedule has of them is the difference to that of the same kernel without them. Where 60 % of the
 tiles have no weight, these have scores and nothing else.
 """
 
