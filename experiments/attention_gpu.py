@@ -62,19 +62,18 @@ def theirs(shape: tuple[int, ...]) -> Callable[[], object] | None:
     if on_gpu and not torch.cuda.is_available():
         return None
     batch, length, heads, size = shape
-    arrays = [
-        torch.randn(
-            batch, heads, length, size, dtype=torch.bfloat16, device="cuda" if on_gpu else "cpu"
-        )
-        for _ in range(4)
-    ]
-    *inputs, grads = arrays
-    for each in inputs:
-        each.requires_grad_()
+    device = "cuda" if on_gpu else "cpu"
+    of_heads = batch, heads, length, size
+    query, key, value, grads = (
+        torch.randn(of_heads, dtype=torch.bfloat16, device=device) for _ in range(4)
+    )
+    inputs = [each.requires_grad_() for each in (query, key, value)]
 
     def run() -> None:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            context = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
+            context = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True
+            )
         torch.autograd.grad(context, inputs, grads)
         if on_gpu:
             torch.cuda.synchronize()
