@@ -7,7 +7,8 @@ Rows      full, head, bitfit, lora, adapter, prompt, prefix, ia3, softmax; each 
           new head too. The softmax row begins as the softmax it learns to leave: a temperature of 1
           for every head.
 Tasks     those of configs/finetune.py (tweets is the default), for two epochs
-Tuning    5 learning rates for each row: all for an eighth of the steps, three for a quarter, two for half
+Tuning    5 learning rates for each row: all for an eighth of the steps, three for a quarter, two
+          for half
 Seeds     5; every row sees the same batches and starts from the same checkpoint and head.
 Time      tweets with 48 tokens: an epoch takes two minutes or less on one CPU core, the table four
           hours.

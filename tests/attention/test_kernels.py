@@ -164,6 +164,19 @@ def test_the_kernel_in_bfloat16_differs_from_float32_by_its_rounding(weighting):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid", "taylor", "cog", "entmax15", "top_k"])
+def test_the_kernel_in_float32_is_within_its_rounding_of_float64(weighting):
+    arrays, grads = inputs(weighting)
+    found = results(by_kernel(weighting, MASKS["documents"]), arrays, grads)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (arrays, grads))
+        exact = results(by_plain_path(weighting, MASKS["documents"]), *wide)
+    for one, other in zip(found, exact, strict=True):
+        assert other.dtype == jnp.float64
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(np.max(np.abs(other))))
+
+
+@pytest.mark.slow
 def test_the_kernel_on_eight_devices_is_that_on_one():
     arrays, grads = inputs("temperature", batch=4)
     mask = Mask(causal=True, segments=documents(4))
