@@ -16,7 +16,7 @@
   python run.py status   --workdir=DIR                        finished, running, failed, missing
   python run.py launch   --config=FILE[:ARG] --workdir=DIR --on=v5e-16 --with=sky    on a cluster
   python run.py reproduce [NAME ... | all]                  published results, and ours beside them
-  python run.py export   --workdir=DIR --output=DIR           a checkpoint for transformers or peft
+  python run.py export   --workdir=DIR --output=DIR --format=onnx    for other runtimes, certified
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
 eval, predict, embed, generate and export also take --config=FILE --config.init_from=hf:FOLDER
@@ -231,16 +231,25 @@ def reproduce(*names: str) -> int:
 
 
 def export() -> int:
-    """Writes a checkpoint as a folder for transformers, with adapters merged, or only the adapter
-    for peft.
+    """Writes a checkpoint for transformers, with adapters merged, or as --format says for other
+    runtimes, and compares what these compute with the run; with --adapter the adapter for peft.
     """
-    from lm.checkpoints.export import export
+    from lm.checkpoints.export.command import HF, export
 
     if not flags.OUTPUT.value:
         raise UserError("export needs --output=DIR, a new folder for the checkpoint")
-    folder = export(flags.open_checkpoint(), flags.OUTPUT.value, adapter=flags.ADAPTER.value)
-    print(f"written: {folder}")
-    return 0
+    kind, *others = flags.FORMAT.value or (HF,)
+    if others:
+        raise UserError(f"export writes one format at a time; leave out --format={others[0]}")
+    lines, passed = export(
+        flags.open_checkpoint(),
+        kind,
+        flags.OUTPUT.value,
+        adapter=flags.ADAPTER.value,
+        certified=flags.CERTIFY.value,
+    )
+    print("\n".join(lines))
+    return 0 if passed else 1
 
 
 def gallery() -> int:
@@ -283,7 +292,7 @@ COMMANDS = {
         computes=False,
     ),
     "reproduce": Command(reproduce, "workdir seeds", words=True),
-    "export": Command(export, _RUN + "output adapter"),
+    "export": Command(export, _RUN + "output format adapter certify"),
     "gallery": Command(gallery, "workdir"),
 }
 

@@ -1,7 +1,8 @@
 """The kind of device that a program is made for: that of the mesh in use, whose devices may be only
-described, so that a program for a TPU can be compiled on a laptop.
+described, so that a program for a TPU can be compiled on a laptop; or none, of a program for others.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import jax
@@ -30,8 +31,21 @@ def target_device() -> Device:
     return jax.devices(default)[0] if default is None or isinstance(default, str) else default
 
 
+PORTABLE = "portable"
+_for_others: Any = jax.make_user_context(False)  # what JAX has traced in one is not used in another
+
+
+def portable() -> AbstractContextManager[None]:
+    """Within it programs are made for no device: in the plain operations that other runtimes have,
+    without the loops, barriers and layouts that one kind of device gains by.
+    """
+    return _for_others(True)
+
+
 def platform() -> str:
-    """The platform of `target_device`: "cpu", "gpu", "tpu", ..."""
+    """The platform of `target_device`: "cpu", "gpu", "tpu", ...; `PORTABLE` within `portable`."""
+    if _for_others.value:
+        return PORTABLE
     name = target_device().platform
     return "gpu" if name in ("cuda", "rocm") else name
 

@@ -58,6 +58,9 @@ LENGTH_PENALTY = flags.DEFINE_float(
 )
 NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
 ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
+CERTIFY = flags.DEFINE_bool(
+    "certify", True, "run what was exported by its own runtime and compare it with the run"
+)
 SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of the ablation; default: all", 1)
 VARY = flags.DEFINE_multi_string(
     "vary", [], "KEY=A,B: rows for each value of a config key; may be repeated, which makes a grid"
@@ -87,7 +90,12 @@ AGAINST = flags.DEFINE_list(
 MARGIN = flags.DEFINE_float(
     "margin", None, "difference that does not matter, for tests of equivalence"
 )
-FORMAT = flags.DEFINE_list("format", "md,csv,png", "of a table: md, csv, png, latex, html")
+FORMAT = flags.DEFINE_list(
+    "format",
+    None,
+    "of a table: md, csv, png, latex, html, default: the first three; of export: hf (the default), "
+    "stablehlo, onnx, litert",
+)
 ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 MESH = flags.DEFINE_enum(
     "mesh", "config", ("config", "search"), "mesh to plan: the config's, or the best of all"
@@ -282,7 +290,7 @@ def view() -> "View":
     """What --baseline, --against, --margin, --rows and --format show of an ablation."""
     from lm.experiment.ablation import View
 
-    shown = tuple(ROWS.value), tuple(FORMAT.value)
+    shown = tuple(ROWS.value), tuple(FORMAT.value or ("md", "csv", "png"))
     return View(BASELINE.value, *shown, tuple(AGAINST.value), MARGIN.value)
 
 

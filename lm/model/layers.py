@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention import Mask
 from lm.attention.positions import AlibiBias, RelativeBias, alibi_slopes
+from lm.devices.platform import PORTABLE, platform
 from lm.devices.sharding import split_positions
 from lm.model.activations import ACTIVATIONS, GATED
 from lm.model.config import BlockConfig, FeedForwardConfig, Numerics, StackConfig, TransformConfig
@@ -100,7 +101,8 @@ class Stack(nn.Module):
 
     Attributes:
       config: the blocks, their number, and how they are run. Shared layers (ALBERT, 1909.11942) are
-        always scanned; a scan stacks the layers' parameters along a leading axis.
+        always scanned, but in programs for others; a scan stacks the layers' parameters along a
+        leading axis.
     """
 
     config: StackConfig
@@ -126,6 +128,10 @@ class Stack(nn.Module):
         if not config.scanned:
             for layer in range(config.num_layers):
                 x = kind(config.block, name=f"layer_{layer}")(x, *arguments)
+        elif config.share_layers and platform() == PORTABLE:
+            shared = kind(config.block, name="shared_layer")
+            for _ in range(config.num_layers):
+                x = shared(x, *arguments)
         else:
             axes: Any = {"cache": 0, "intermediates": 0}
             share = config.share_layers

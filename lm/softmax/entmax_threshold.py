@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lm.devices.platform import device_count, platform
+from lm.devices.platform import PORTABLE, device_count, platform
 from lm.softmax.weighting import divide_by_sum
 
 # Rows of this many places start from the maxima of groups; their number is a few vectors wide.
@@ -23,6 +23,8 @@ _LONG_ROW, _GROUPS, GROUP_SWEEPS = 512, 128, 4
 _BLOCK_BYTES = 128 * 1024
 # Far above the two to seven sweeps that rows need.
 MAX_SWEEPS = 60
+# Those of a program without loops; random rows of up to 8,192 places need twelve at most.
+_UNROLLED_SWEEPS = 16
 
 Alpha = float | jax.Array
 Expm1 = Callable[[jax.Array], jax.Array]
@@ -106,7 +108,8 @@ def is_missing(move: jax.Array, places: int, alpha: Alpha) -> jax.Array:
 
 def _threshold(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of [..., S]: each row's maximum, the threshold in the slack's terms, the sum of powers."""
-    groups = _group_maxima(scores)
+    unrolled = platform() == PORTABLE
+    groups = scores if unrolled else _group_maxima(scores)
     top = jnp.max(groups, axis=-1, keepdims=True, initial=-jnp.inf)
     top = jnp.where(top == -jnp.inf, 0.0, top)
     rate = alpha - 1.0
@@ -126,6 +129,11 @@ def _threshold(scores: jax.Array, alpha: Alpha) -> tuple[jax.Array, jax.Array, j
         leaders = rate * (groups - top)
         tau = jax.lax.fori_loop(0, GROUP_SWEEPS, lambda _, tau: sweep(leaders, tau)[0], tau)
     z = rate * (scores - top)
+    if unrolled:
+        tau, _, total = sweep(z, tau)
+        for _ in range(_UNROLLED_SWEEPS - 1):
+            tau, _, total = sweep(z, tau)
+        return top, tau, total
     _, tau, _, total = jax.lax.while_loop(
         unfinished, lambda carry: (carry[0] + 1, *sweep(z, carry[1])), (1, *sweep(z, tau))
     )

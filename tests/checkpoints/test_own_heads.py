@@ -16,7 +16,7 @@ import transformers
 from test_export_heads import LABELS, POOLINGS, log_softmax, rows_of, slow
 
 from configs import default
-from lm.checkpoints.export import export
+from lm.checkpoints.export.hf_folder import export_hf
 from lm.checkpoints.hf import open_checkpoint, with_checkpoint_model
 from lm.checkpoints.init_params import pretrained_params
 from lm.checkpoints.pretrained import open_pretrained
@@ -229,7 +229,7 @@ def test_a_checkpoints_labels_are_named_as_examples_name_theirs(bert, tmp_path, 
 
 def test_a_head_that_was_not_trained_here_is_written_with_its_labels(bert, tmp_path, cache):
     run = open_pretrained(config_of(bert, "classification", cache, **POOLED))
-    assert "BertForSequenceClassification" in export(run, str(tmp_path / "out"), adapter=False)
+    assert "BertForSequenceClassification" in export_hf(run, tmp_path / "out")
     found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert found.config.id2label == {0: "neg", 1: "pos"}
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(bert)

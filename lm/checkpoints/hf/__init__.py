@@ -51,6 +51,7 @@ def family_of(config: Config) -> Family:
 __all__ = [
     "FAMILIES",
     "Checkpoint",
+    "Family",
     "family_of",
     "matching_family",
     "is_checkpoint",

@@ -1,6 +1,6 @@
 """Exports a run as a checkpoint of transformers, or as an adapter of peft."""
 
-import pathlib
+from pathlib import Path
 
 from absl import logging
 from etils import epath
@@ -8,6 +8,7 @@ from etils import epath
 from lm.checkpoints.hf import (
     FAMILIES,
     Checkpoint,
+    Family,
     is_checkpoint,
     matching_family,
     open_checkpoint,
@@ -21,33 +22,42 @@ from lm.errors import UserError
 from lm.finetuning.merge import merge
 
 
-def export(run: Restored, folder: str, *, adapter: bool) -> str:
-    """Writes a new folder, and says what it is.
+def export_adapter(run: Restored, folder: Path) -> str:
+    """Writes what LoRA and other methods added as a new folder for peft; says what it is.
+
+    Raises:
+      UserError: where the folder is not empty, or peft has no such adapter.
+    """
+    save_adapter(folder, run.config, run.params, _family(run.config))
+    return f"an adapter for peft on its base, {run.config.init_from}"
+
+
+def export_hf(run: Restored, folder: Path) -> str:
+    """Writes a run as a new folder for transformers, and says what it is.
 
     Args:
       run: whose parameters; what a method of fine-tuning added is merged into them.
       folder: where to; new, or empty.
-      adapter: write what LoRA added alone, without the base that it started from.
 
     Raises:
       UserError: where the folder is not empty, or transformers has no such model or head.
     """
-    base = _first_base(run.config)
-    family = matching_family(run.config, FAMILIES, None if base is None else base.family.model_type)
-    path = pathlib.Path(folder).expanduser()
-    if adapter:
-        save_adapter(path, run.config, run.params, family)
-        return f"{path}, an adapter for peft on its base, {run.config.init_from}"
+    base, family = first_base(run.config), _family(run.config)
     task = {}
     if run.config.task.name:
         _, labels, layout = run.task_layout
         task = {"labels": labels, "layout": layout}
     params = merge(run.config, run.params)
-    name = write_checkpoint(run.config, params, run.tokenizer, path, family, base=base, **task)
-    return f"{path}, a {family.model_type} for transformers ({name})"
+    name = write_checkpoint(run.config, params, run.tokenizer, folder, family, base=base, **task)
+    return f"a {family.model_type} for transformers ({name})"
 
 
-def _first_base(config: Config) -> Checkpoint | None:
+def _family(config: Config) -> Family:
+    base = first_base(config)
+    return matching_family(config, FAMILIES, None if base is None else base.family.model_type)
+
+
+def first_base(config: Config) -> Checkpoint | None:
     """The checkpoint of transformers that a run began with, itself or by way of other runs."""
     source, seen = str(config.init_from), set()
     while source and not is_checkpoint(source) and source not in seen:

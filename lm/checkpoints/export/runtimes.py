@@ -1,0 +1,68 @@
+"""Runs an exported folder by the target's own runtime, in a process of its own:
+
+    python -m lm.checkpoints.export.runtimes FORMAT FOLDER INPUTS.npz OUTPUTS.npy
+
+Reads the arguments, [N, ...] by name, and writes the outputs of N rows; prints the runtime's name
+and version.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+Run = Callable[[Arrays], np.ndarray]
+
+
+def _stablehlo(folder: pathlib.Path) -> tuple[Run, str]:
+    import jax.export
+
+    exported = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
+    return lambda arrays: np.asarray(exported.call(*arrays.values())), "jax"
+
+
+def _onnx(folder: pathlib.Path) -> tuple[Run, str]:
+    import onnxruntime
+
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=providers)
+    return lambda arrays: np.asarray(session.run(None, dict(arrays))[0]), "onnxruntime"
+
+
+def _litert(folder: pathlib.Path) -> tuple[Run, str]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(folder / "model.tflite"))
+    run = interpreter.get_signature_runner()
+    (output,) = run.get_output_details()
+    return lambda arrays: run(**arrays)[output], "ai-edge-litert"
+
+
+RUNTIMES: dict[str, Callable[[pathlib.Path], tuple[Run, str]]] = {
+    "stablehlo": _stablehlo,
+    "onnx": _onnx,
+    "litert": _litert,
+}
+
+
+def _batches(inputs: Arrays, size: int) -> Iterator[dict[str, np.ndarray]]:
+    rows = len(next(iter(inputs.values())))
+    for start in range(0, rows, size):
+        yield {name: array[start : start + size] for name, array in inputs.items()}
+
+
+def main(kind: str, folder: str, inputs: str, outputs: str) -> None:
+    """Runs a format's folder over rows, a few at a time."""
+    run, package = RUNTIMES[kind](pathlib.Path(folder))
+    arrays = dict(np.load(inputs))
+    found = [run(batch) for batch in _batches(arrays, 1 if kind == "litert" else 4)]
+    np.save(outputs, np.concatenate(found))
+    print(json.dumps({"runtime": package, "version": importlib.metadata.version(package)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
