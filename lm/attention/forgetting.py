@@ -8,6 +8,7 @@ from lm.attention.base import LayerContext, Mechanism
 from lm.attention.kv_cache import update_cache
 from lm.attention.mask import ALL_SEGMENTS, Mask
 from lm.attention.scores import score_attention
+from lm.devices.platform import PORTABLE, platform
 
 
 class ForgettingAttention(Mechanism):
@@ -64,6 +65,9 @@ def running_sum(x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """
     if segments is None:
         return jnp.cumsum(x, axis=1)
+    if platform() == PORTABLE:  # a scan over any number of positions is a loop
+        same = segments[:, :, None] == segments[:, None, :]
+        return jnp.einsum("bqs,bsh->bqh", jnp.tril(same).astype(x.dtype), x)
     shared = (segments == ALL_SEGMENTS)[:, :, None]
     before = jnp.sum(jnp.where(shared, x, 0.0), axis=1, keepdims=True)
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))

@@ -1,5 +1,6 @@
 """The kind of device that a program is made for: that of the mesh in use, whose devices may be only
-described, so that a program for a TPU can be compiled on a laptop; or none, of a program for others.
+described, so that a program for a TPU can be compiled on a laptop; or none, where other runtimes
+are to run it.
 """
 
 from contextlib import AbstractContextManager
@@ -36,8 +37,8 @@ _for_others: Any = jax.make_user_context(False)  # what JAX has traced in one is
 
 
 def portable() -> AbstractContextManager[None]:
-    """Within it programs are made for no device: in the plain operations that other runtimes have,
-    without the loops, barriers and layouts that one kind of device gains by.
+    """Within it programs are made for other runtimes: in plain operations, without the loops,
+    barriers and layouts by which one kind of device gains.
     """
     return _for_others(True)
 

@@ -71,7 +71,7 @@ class ClassFactoredHead(Head):
         logits = jnp.where(members < self.vocab_size, logits, -jnp.inf)
         class_log_probs = jax.nn.log_softmax(self.project(hidden, classes), axis=-1)
         both = class_log_probs[..., None] + jax.nn.log_softmax(logits, axis=-1)
-        return both.reshape(len(hidden), -1)[:, ranks]
+        return both.reshape(hidden.shape[0], -1)[:, ranks]
 
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None

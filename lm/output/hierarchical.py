@@ -59,17 +59,17 @@ class HierarchicalHead(Head):
         """Log-probabilities [N, V] in nats, of hidden [N, D]; all nodes, level by level."""
         scores = self.project(hidden, self.nodes)
         right, left = jax.nn.log_sigmoid(scores), jax.nn.log_sigmoid(-scores)
-        log_probs = jnp.zeros((len(hidden), self.vocab_size), scores.dtype)
-        level = np.array([self.vocab_size - 2])
-        reached = jnp.zeros((len(hidden), 1), scores.dtype)
+        level, tokens, found = np.array([self.vocab_size - 2]), [], []
+        reached = jnp.zeros((hidden.shape[0], 1), scores.dtype)
         while level.size:
             children = self.tree.children[level].T.reshape(-1)
             both = [reached + left[:, level], reached + right[:, level]]
             both = jnp.concatenate(both, axis=-1)
             leaf = children < 0
-            log_probs = log_probs.at[:, ~children[leaf]].set(both[:, leaf])
+            tokens.append(~children[leaf])
+            found.append(both[:, leaf])
             level, reached = children[~leaf], both[:, ~leaf]
-        return log_probs
+        return jnp.concatenate(found, axis=-1)[:, np.argsort(np.concatenate(tokens))]
 
     def sample(
         self, hidden: jax.Array, key: jax.Array, embedding: jax.Array | None = None

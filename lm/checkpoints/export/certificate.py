@@ -85,10 +85,26 @@ class Certificate:
 
 
 def certify(
-    kind: str, folder: pathlib.Path, run: Restored, function: ExportedFunction
+    kind: str,
+    folder: pathlib.Path,
+    run: Restored,
+    function: ExportedFunction,
+    *,
+    packed: bool = True,
 ) -> Certificate:
-    """Measures a format's folder over held-out rows of a run; see `Certificate`."""
+    """Measures a format's folder over held-out rows of a run; see `Certificate`.
+
+    Args:
+      kind: the format.
+      folder: of the export.
+      run: what was exported.
+      function: its function.
+      packed: whether the format's masks tell the texts of a row apart; else each row's first is
+        read alone.
+    """
     batch = held_out(run, function)
+    if not packed:
+        batch = first_texts(batch)
     ours = reference(run, batch)
     theirs, told = measured(kind, folder, function.arrays(batch))
     if theirs.shape != ours.shape:
@@ -128,6 +144,26 @@ def held_out(run: Restored, function: ExportedFunction) -> Batch:
     most = min(_MOST_ROWS, len(rows), max(1, _MOST_BYTES // (row.size * row.dtype.itemsize)))
     found = next(iter(eval_batches(rows, batch_size=most, limit=most)))
     return run.program.objective(jax.tree.map(jnp.asarray, found), jax.random.key(0))
+
+
+def first_texts(batch: Batch) -> Batch:
+    """The first text of each row, and nothing that a decoder's earlier positions see."""
+    if batch.inputs.ndim > 2:
+        return batch
+    segments = batch.segments
+    first = segments == segments[:, :1]
+    targets = batch.weights.shape[1]
+    counted = first if targets == first.shape[1] else jnp.arange(targets) == 0
+    if batch.target_positions is not None:
+        counted = jnp.take_along_axis(first, batch.target_positions, axis=1)
+    encoder = batch.encoder_segments
+    return dataclasses.replace(
+        batch,
+        segments=jnp.where(first, 1, 0),
+        weights=jnp.where(counted, batch.weights, 0.0),
+        encoder_segments=None if encoder is None else jnp.where(encoder == encoder[:, :1], 1, 0),
+        prefix=None,
+    )
 
 
 def reference(run: Restored, batch: Batch) -> np.ndarray:

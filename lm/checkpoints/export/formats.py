@@ -10,8 +10,8 @@ import numpy as np
 from jax import export
 
 from lm.checkpoints.export.function import ExportedFunction
+from lm.checkpoints.export.jaxpr_to_onnx import to_onnx
 from lm.checkpoints.export.litert import to_litert
-from lm.checkpoints.export.onnx import to_onnx
 from lm.errors import UserError
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -65,11 +65,13 @@ def _write_stablehlo(function: ExportedFunction, shapes: Shapes, path: Path) -> 
 
 
 def _write_onnx(function: ExportedFunction, shapes: Shapes, path: Path) -> None:
-    import onnx
+    import onnx  # pyright: ignore[reportMissingImports]
 
     model = to_onnx(function.compute, function.params, shapes, function.output)
-    beside = {"location": f"{path.name}.data", "size_threshold": 1024}
+    data = path.with_name(f"{path.name}.data")
+    beside = {"location": data.name, "size_threshold": 1024}
     onnx.save_model(model, str(path), save_as_external_data=True, **beside)
+    data.chmod(path.stat().st_mode)  # the package leaves it to its owner alone
 
 
 def _write_litert(function: ExportedFunction, shapes: Shapes, path: Path) -> None:

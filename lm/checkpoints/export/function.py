@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import export
+from jax.extend import core
 
 from lm.checkpoints.layer_layout import named_leaves, params_in_layout
 from lm.checkpoints.restored import Restored
@@ -33,6 +34,8 @@ _NAMES = {
     "target_positions": ("target_positions", "target_positions"),
     "weights": ("target_mask", "target_mask"),
 }
+# What JAX raises where a computation depends on a size that is left to the caller.
+_NEEDS_SIZE = (core.InconclusiveDimensionOperation, NotImplementedError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as jit asks
@@ -48,6 +51,7 @@ class ExportedFunction:
       inputs: for each argument the field of a batch, and the sizes [B, L], ...; see `names`.
       sizes: by name, as the run's rows have them; one row.
       targets: T, targets of a row; "length" where every position has one.
+      reads: the one position that a task reads out, "first" or "last"; "" where it is another.
       output: "log_probs" [B, T, V], or "values" [B, T] of real targets.
       max_length: the most positions of a row that the model has; None: any number.
     """
@@ -57,6 +61,7 @@ class ExportedFunction:
     inputs: Mapping[str, tuple[Dimension, ...]]
     sizes: Mapping[str, int]
     targets: Dimension
+    reads: str
     output: str
     max_length: int | None
 
@@ -87,13 +92,13 @@ class ExportedFunction:
         return dict(zip(self.names, arrays, strict=True))
 
     def free_sizes(self) -> tuple[str, ...]:
-        """The names of the sizes that can be left to the caller: all, that of the batch, or none."""
+        """The names of the sizes that can be left to the caller: all, the batch's, or none."""
         for free in (tuple(self.sizes), ("batch",)):
             try:
                 jax.eval_shape(self, *self.shapes(free).values())
                 return free
-            except (jax.core.InconclusiveDimensionOperation, TypeError, ValueError):
-                continue  # what depends on a size is not known without it
+            except _NEEDS_SIZE:
+                continue
         return ()
 
     @property
@@ -102,9 +107,11 @@ class ExportedFunction:
 
     def arrays(self, batch: Batch) -> dict[str, np.ndarray]:
         """The arguments, by name, that ask what a batch asks; with its weights as a mask."""
-        fields = (np.asarray(getattr(batch, field)) for field in self.inputs)
-        found = [np.int32(x > 0) if x.dtype == np.float32 else np.int32(x) for x in fields]
-        return dict(zip(self.names, found, strict=True))
+        found = {}
+        for name, field in zip(self.names, self.inputs, strict=True):
+            array = np.asarray(getattr(batch, field))
+            found[name] = (array > 0 if field == "weights" else array).astype(np.int32)
+        return found
 
     def _batch(self, arrays: tuple[jax.Array, ...]) -> Batch:
         given = dict(zip(self.inputs, arrays, strict=True))
@@ -126,8 +133,13 @@ class ExportedFunction:
             encoder_positions=None if encoder is None else positions_within(encoder),
             token_types=given.get("token_types"),
             prefix=given["prefix"] > 0 if "prefix" in given else None,
-            target_positions=given.get("target_positions"),
+            target_positions=self._read(segments) if self.reads else given.get("target_positions"),
         )
+
+    def _read(self, segments: jax.Array) -> jax.Array:
+        """The position that is read out of each row, [B, 1]."""
+        last = jnp.sum(segments > 0, axis=1, keepdims=True, dtype=jnp.int32) - 1
+        return jnp.maximum(last, 0) if self.reads == "last" else jnp.zeros_like(last)
 
 
 def exported_function(run: Restored) -> ExportedFunction:
@@ -136,6 +148,11 @@ def exported_function(run: Restored) -> ExportedFunction:
     rows = program.objective.abstract_rows(1)
     batch = jax.eval_shape(program.objective, rows, jax.random.key(0))
     model, fields = plain_model(program.model), _fields(program.model, batch)
+    alone = (
+        run.config.task.name in ("classification", "regression") and batch.targets.shape[-1] == 1
+    )
+    if alone:  # where it stands in a row follows from the mask
+        fields = [name for name in fields if name != "target_positions"]
     free_targets = model.outputs.readout == "target_positions"
     shapes = {name: getattr(batch, name).shape for name in fields}
     dims = {name: _dimensions(name, shape, free_targets) for name, shape in shapes.items()}
@@ -147,6 +164,7 @@ def exported_function(run: Restored) -> ExportedFunction:
         inputs=dims,
         sizes={name: size for name, size in pairs if isinstance(name, str)},
         targets="length" if every else batch.targets.shape[-1],
+        reads=run.config.task.pooling if alone and free_targets else "",
         output="values" if model.outputs.real_targets else "log_probs",
         max_length=_max_length(model),
     )
@@ -166,8 +184,7 @@ def outputs(model: Transformer, params: Params, batch: Batch) -> jax.Array:
     def answer(model: Transformer, batch: Batch) -> jax.Array:
         return model.head_outputs(model.states(batch), batch)
 
-    found: Any = model.apply({"params": params}, batch, method=answer)
-    return found.astype(jnp.float32)
+    return jnp.asarray(model.apply({"params": params}, batch, method=answer), jnp.float32)
 
 
 def positions_within(segments: jax.Array) -> jax.Array:
@@ -206,5 +223,8 @@ def _params(model: Transformer, params: Params, batch: Batch) -> Params:
     shapes = jax.eval_shape(lambda batch: model.init(keys, batch, False, method="loss"), batch)
     found = params_in_layout(named_leaves(params), named_leaves(shapes["params"]).keys())
     return unflatten_dict(
-        {tuple(name.split("/")): np.asarray(jax.device_get(x), np.float32) for name, x in found.items()}
+        {
+            tuple(name.split("/")): np.asarray(jax.device_get(x), np.float32)
+            for name, x in found.items()
+        }
     )

@@ -26,7 +26,7 @@ def _stablehlo(folder: pathlib.Path) -> tuple[Run, str]:
 
 
 def _onnx(folder: pathlib.Path) -> tuple[Run, str]:
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=providers)
@@ -34,7 +34,7 @@ def _onnx(folder: pathlib.Path) -> tuple[Run, str]:
 
 
 def _litert(folder: pathlib.Path) -> tuple[Run, str]:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
     interpreter = Interpreter(model_path=str(folder / "model.tflite"))
     run = interpreter.get_signature_runner()
@@ -42,10 +42,44 @@ def _litert(folder: pathlib.Path) -> tuple[Run, str]:
     return lambda arrays: run(**arrays)[output], "ai-edge-litert"
 
 
+def _transformers(folder: pathlib.Path) -> tuple[Run, str]:
+    """Log-probabilities as the run's head gives them: of padding none, of an answer's ends both."""
+    import torch
+    import transformers
+
+    settings = json.loads((folder / "config.json").read_text())
+    kind = settings["architectures"][0]
+    model = getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32).eval()
+
+    def run(arrays: Arrays) -> np.ndarray:
+        given = {name: torch.as_tensor(x).long() for name, x in arrays.items()}
+        at, real = given.pop("target_positions", None), given["attention_mask"] > 0
+        if (padding := settings.get("pad_token_id")) is not None:
+            given["input_ids"] = given["input_ids"].masked_fill(~real, padding)
+        with torch.inference_mode():
+            found = model(**given)
+        if kind.endswith("ForQuestionAnswering"):
+            logits = torch.stack([found.start_logits, found.end_logits], 1)
+            logits = logits.masked_fill(~real[:, None], -1e4)
+        elif kind.endswith("ForSequenceClassification"):
+            logits = found.logits[:, None]
+            if settings["problem_type"] == "regression":
+                return logits[:, :, 0].numpy()
+        elif kind.endswith("ForTokenClassification"):
+            assert at is not None
+            logits = torch.take_along_dim(found.logits, at[:, :, None], 1)
+        else:
+            logits = found.logits
+        return torch.log_softmax(logits, -1).numpy()
+
+    return run, "transformers"
+
+
 RUNTIMES: dict[str, Callable[[pathlib.Path], tuple[Run, str]]] = {
     "stablehlo": _stablehlo,
     "onnx": _onnx,
     "litert": _litert,
+    "hf": _transformers,
 }
 
 

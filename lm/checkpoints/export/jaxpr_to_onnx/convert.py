@@ -5,13 +5,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
 
-from lm.checkpoints.export.onnx.elementwise import ELEMENTWISE
-from lm.checkpoints.export.onnx.graph import OPSET, Graph, Value
-from lm.checkpoints.export.onnx.shapes import SHAPED, NoForm, top_k
+from lm.checkpoints.export.jaxpr_to_onnx.elementwise import ELEMENTWISE
+from lm.checkpoints.export.jaxpr_to_onnx.graph import OPSET, Graph, Value
+from lm.checkpoints.export.jaxpr_to_onnx.shapes import SHAPED, Equation, NoForm, top_k
 from lm.checkpoints.layer_layout import named_leaves
 from lm.errors import UserError
 
+Shaped = Any  # a type of JAX: it has a shape and a dtype
 _IR_VERSION = 10  # what onnxruntime 1.20 and newer read
 # Where an equation that stands for others has them.
 _INLINED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -35,7 +37,7 @@ def to_onnx(
     Raises:
       UserError: an operation has no form in ONNX.
     """
-    from onnx import checker, helper
+    from onnx import checker, helper  # pyright: ignore[reportMissingImports]
 
     closed = jax.make_jaxpr(function)(params, *arguments.values())
     graph = Graph({name: x.shape for name, x in arguments.items()})
@@ -45,7 +47,7 @@ def to_onnx(
     (found,) = _Converter(graph).convert(closed.jaxpr, closed.consts, inputs)
     graph.nodes.append(helper.make_node("Identity", [found.name], [output]))
 
-    def described(name: str, aval: Any) -> Any:
+    def described(name: str, aval: Shaped) -> Any:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype))
         sizes = [d if isinstance(d, int) else str(d) for d in aval.shape]
         return helper.make_tensor_value_info(name, kind, sizes)
@@ -66,23 +68,25 @@ class _Converter:
         self.graph = graph
 
     def convert(
-        self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]
+        self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value]
     ) -> list[Value]:
         """The values of a jaxpr's results."""
         env: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for var, const in zip(jaxpr.constvars, consts, strict=True):
             env[var] = Value(self.graph.constant(np.asarray(const)))
 
-        def read(var: Any) -> Value:
-            if hasattr(var, "val"):  # a literal
+        def read(var: core.Var | core.Literal) -> Value:
+            if isinstance(var, core.Literal):
                 return Value(self.graph.constant(np.asarray(var.val, var.aval.dtype)))
             return env[var]
 
         for eqn in jaxpr.eqns:
-            env.update(zip(eqn.outvars, self._equation(eqn, list(map(read, eqn.invars))), strict=True))
+            env.update(
+                zip(eqn.outvars, self._equation(eqn, list(map(read, eqn.invars))), strict=True)
+            )
         return [Value(self._whole(read(v), v.aval)) for v in jaxpr.outvars]
 
-    def _equation(self, eqn: Any, inputs: list[Value]) -> list[Value]:
+    def _equation(self, eqn: Equation, inputs: list[Value]) -> list[Value]:
         kind = eqn.primitive.name
         if kind in ELEMENTWISE:
             return [self._by_element(eqn, inputs)]
@@ -104,7 +108,7 @@ class _Converter:
                 "--format=stablehlo"
             ) from None
 
-    def _by_element(self, eqn: Any, inputs: list[Value]) -> Value:
+    def _by_element(self, eqn: Equation, inputs: list[Value]) -> Value:
         """Operands of rank 0 go with all; others may have axes of size 1 for longer ones."""
         dtype = np.dtype(eqn.invars[-1].aval.dtype)
         name = ELEMENTWISE[eqn.primitive.name](
@@ -116,7 +120,7 @@ class _Converter:
         )
         return Value(name, whole)
 
-    def _whole(self, value: Value, aval: Any) -> str:
+    def _whole(self, value: Value, aval: Shaped) -> str:
         if value.whole:
             return value.name
         return self.graph.add("Expand", [value.name, self.graph.shape(aval.shape)])

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 from lm.errors import UserError
 
 Dim = Any  # an int, or a symbolic dimension of jax.export
+Attribute = int | str | list[int]  # of a node
 OPSET = 18
 _DIM_OPS = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
 _DIM_CALLS = {"floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min"}
@@ -38,7 +39,7 @@ class Graph:
 
     def __init__(self, arguments: Mapping[str, Sequence[Dim]]):
         """`arguments` are the names and shapes of its inputs."""
-        from onnx import helper
+        from onnx import helper  # pyright: ignore[reportMissingImports]
 
         self._helper = helper
         self.nodes: list[Any] = []
@@ -47,7 +48,7 @@ class Graph:
         self._sizes: dict[str, str] = {}
         self._arguments = arguments
 
-    def add(self, op: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
+    def add(self, op: str, inputs: Sequence[str], outputs: int = 1, **attributes: Attribute) -> Any:
         """Appends a node; the name of its output, or of its outputs."""
         names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(self._helper.make_node(op, list(inputs), names, **attributes))
@@ -55,7 +56,7 @@ class Graph:
 
     def constant(self, array: np.ndarray, name: str = "") -> str:
         """The name of a constant; equal small ones are kept once."""
-        from onnx import numpy_helper
+        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
 
         key = (str(array.dtype), array.shape, array.tobytes()) if array.size <= 64 else None
         if key in self._constants:

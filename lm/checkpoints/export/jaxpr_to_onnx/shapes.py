@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lm.checkpoints.export.onnx.graph import Graph, Value
+from lm.checkpoints.export.jaxpr_to_onnx.graph import Graph, Value
 
-Equation = Any  # of a jaxpr
+Equation = Any  # of a jaxpr; JAX does not say that its variables have shapes
 Maker = Callable[[Graph, Equation, Sequence[str]], Value]
 _FAR = 2**31 - 1  # beyond the end of any axis
 
@@ -35,9 +35,12 @@ def _broadcast(graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
 
 def _iota(graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
     shape, axis = eqn.params["shape"], eqn.params["dimension"]
-    zero, one = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
-    end = graph.reshape(graph.size(shape[axis]), ())
-    places = graph.cast(graph.add("Range", [zero, end, one]), eqn.params["dtype"])
+    if isinstance(shape[axis], int):
+        places = graph.constant(np.arange(shape[axis], dtype=eqn.params["dtype"]))
+    else:
+        zero, one = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
+        end = graph.reshape(graph.size(shape[axis]), ())
+        places = graph.cast(graph.add("Range", [zero, end, one]), eqn.params["dtype"])
     lone = [size if i == axis else 1 for i, size in enumerate(shape)]
     return Value(places if len(shape) == 1 else graph.reshape(places, lone), whole=len(shape) == 1)
 
@@ -87,11 +90,17 @@ def _concatenate(graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
     return Value(graph.add("Concat", x, axis=eqn.params["dimension"]))
 
 
+def _stack(graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
+    axis = graph.numbers([eqn.params["axis"]])
+    apart = [graph.add("Unsqueeze", [name, axis]) for name in x]
+    return Value(graph.add("Concat", apart, axis=eqn.params["axis"]))
+
+
 def _pad(graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
     low, high, inner = zip(*eqn.params["padding_config"], strict=True)
     if any(inner):
         raise NoForm("pad between elements")
-    if eqn.invars[0].aval.dtype == bool:
+    if eqn.invars[0].aval.dtype.kind == "b":
         wide = [graph.cast(each, np.int32) for each in x]
         padded = graph.add("Pad", [wide[0], graph.numbers([*low, *high]), wide[1]])
         return Value(graph.cast(padded, bool))
@@ -100,7 +109,7 @@ def _pad(graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
 
 def _reduce(op: str, graph: Graph, eqn: Equation, x: Sequence[str]) -> Value:
     axes = graph.numbers(eqn.params["axes"])
-    logical = eqn.invars[0].aval.dtype == bool
+    logical = eqn.invars[0].aval.dtype.kind == "b"
     name = graph.cast(x[0], np.int32) if logical else x[0]
     name = graph.add(op, [name, axes], keepdims=0)
     return Value(graph.cast(name, bool) if logical else name)
@@ -196,5 +205,6 @@ SHAPED: dict[str, Maker] = {
     "rev": _reverse,
     "slice": _slice,
     "squeeze": _reshape,
+    "stack": _stack,
     "transpose": _transpose,
 }

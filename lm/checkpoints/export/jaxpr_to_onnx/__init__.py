@@ -4,6 +4,6 @@ A few dozen operations make up every model here that has no loop; one without a 
 refused by name. Nothing but the package `onnx` is needed.
 """
 
-from lm.checkpoints.export.onnx.convert import to_onnx
+from lm.checkpoints.export.jaxpr_to_onnx.convert import to_onnx
 
 __all__ = ["to_onnx"]
