@@ -205,26 +205,29 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Trains, exports, measures and writes."""
-    results, rows = ROOT / "experiments/results/export_certificates", []
+    """Trains, exports and measures, and writes after each model."""
+    told = {"commit": commit(), "versions": versions(), "device": jax.devices()[0].device_kind}
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         write_examples(pathlib.Path(folder))
         for kind, name, keys, formats in cases():
             for form, found in measure(kind, keys, formats, pathlib.Path(folder)):
-                found = {k: v for k, v in found.items() if k not in ("source", "hash", "versions")}
-                rows.append({"kind": kind, "name": name, **found, "format": form})
-                print(
-                    kind, name, form, found.get("max_difference", found.get("refused")), flush=True
-                )
-    told = {"commit": commit(), "versions": versions(), "device": jax.devices()[0].device_kind}
+                kept = {k: v for k, v in found.items() if k not in ("source", "hash", "versions")}
+                rows.append({"kind": kind, "name": name, **kept, "format": form})
+                said = kept.get("max_difference", kept.get("refused"))
+                print(f"{kind}, {name}: {form} {said}", flush=True)
+            write_results(told, rows)
+
+
+def write_results(told: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Writes the rows, and their table with the reasons of what was refused."""
+    results = ROOT / "experiments/results/export_certificates"
     write_json(results.with_suffix(".json"), {**told, "rows": rows})
-    about = ", ".join(f"{k} {v}" for k, v in told["versions"].items())
-    head = f"Largest differences of log-probabilities, commit {told['commit']}, {about}.\n\n"
-    results.with_suffix(".md").write_text(head + table(rows))
-    refused = [row for row in rows if "refused" in row]
-    print(
-        head + table(rows) + "\n".join(f"{r['kind']}, {r['name']}: {r['refused']}" for r in refused)
-    )
+    about = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    text = f"Largest differences of log-probabilities, at commit {told['commit']}: {about}.\n\n"
+    reasons = [f"- {r['kind']}, {r['name']}: {r['refused']}" for r in rows if "refused" in r]
+    refused = "\nRefused:\n\n" + "\n".join(reasons) + "\n" if reasons else ""
+    results.with_suffix(".md").write_text(text + table(rows) + refused)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from lm.checkpoints.export.jaxpr_to_onnx.shapes import SHAPED, Equation, NoForm,
 from lm.checkpoints.layer_layout import named_leaves
 from lm.errors import UserError
 
-Shaped = Any  # a type of JAX: it has a shape and a dtype
+Shaped = Variable = Any  # a type of JAX with a shape and a dtype, and what has it
 _IR_VERSION = 10  # what onnxruntime 1.20 and newer read
 # Where an equation that stands for others has them.
 _INLINED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -75,8 +75,8 @@ class _Converter:
         for var, const in zip(jaxpr.constvars, consts, strict=True):
             env[var] = Value(self.graph.constant(np.asarray(const)))
 
-        def read(var: core.Var | core.Literal) -> Value:
-            if isinstance(var, core.Literal):
+        def read(var: Variable) -> Value:
+            if not isinstance(var, core.Var):  # a literal
                 return Value(self.graph.constant(np.asarray(var.val, var.aval.dtype)))
             return env[var]
 
