@@ -12,12 +12,17 @@ from lm.training.config import resolve
 from lm.training.optimizer import optimizer
 
 
-def model_of(vocab_size: int, **settings) -> Transformer:
+def config_of(**settings) -> Config:
     """Two layers of 16 features and 4 heads, but for the settings."""
     config = default.get_config()
     config.model.update(num_layers=2, d_model=16, num_heads=4, max_seq_len=32)
     config.update_from_flattened_dict(settings)
-    return build_model(config, vocab_size)
+    return config
+
+
+def model_of(vocab_size: int, **settings) -> Transformer:
+    """The model of `config_of`."""
+    return build_model(config_of(**settings), vocab_size)
 
 
 def optimizer_of(config: Config, steps: int) -> optax.GradientTransformation:

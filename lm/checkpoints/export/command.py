@@ -50,13 +50,14 @@ def export(
     function = exported_function(run)
     if kind == HF:
         if certified:
-            check_installed("the certificate (else --nocertify)", ("torch", "transformers"))
+            remedy = "pip install torch transformers, or add --nocertify"
+            check_installed("a certificate of --format=hf", ("torch", "transformers"), remedy)
         lines = [f"written: {path}, {export_hf(run, path)}"]
     else:
         lines = [f"written: {path}, {_write(kind, FORMATS[kind], run, function, path)}"]
     if not certified:
         return lines, True
-    certificate = certify(kind, path, run, function)
+    certificate = certify(kind, path, run, function, packed=kind != HF)
     certificate.write(path)
     return [*lines, str(certificate)], certificate.passed
 

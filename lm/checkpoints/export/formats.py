@@ -15,6 +15,7 @@ from lm.checkpoints.export.litert import to_litert
 from lm.errors import UserError
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
+_EXTRA = 'pip install -e ".[export]"'
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # Protocol buffers and FlatBuffers end at 2 GiB.
 _MOST_BYTES = 2**31 - 2**26
@@ -49,14 +50,11 @@ class Format:
             )
 
 
-def check_installed(what: str, packages: tuple[str, ...]) -> None:
-    """Raises UserError where a package is missing, with the extra that has all of them."""
+def check_installed(what: str, packages: tuple[str, ...], remedy: str = _EXTRA) -> None:
+    """Raises UserError where a package is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"{what} needs {missing[0]}, which is not installed; pip install "
-            "'softmax-laboratory[export]'"
-        )
+        raise UserError(f"{what} needs {missing[0]}, which is not installed; {remedy}")
 
 
 def _write_stablehlo(function: ExportedFunction, shapes: Shapes, path: Path) -> None:

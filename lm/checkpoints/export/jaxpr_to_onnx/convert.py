@@ -13,7 +13,8 @@ from lm.checkpoints.export.jaxpr_to_onnx.shapes import SHAPED, Equation, NoForm,
 from lm.checkpoints.layer_layout import named_leaves
 from lm.errors import UserError
 
-Shaped = Variable = Any  # a type of JAX with a shape and a dtype, and what has it
+Shaped = Any  # a type of JAX with a shape and a dtype
+Variable = Any  # of a jaxpr, or a literal: it has such a type
 _IR_VERSION = 10  # what onnxruntime 1.20 and newer read
 # Where an equation that stands for others has them.
 _INLINED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
