@@ -55,6 +55,9 @@ def available():
 def test_every_runtime_is_certified(kind, weighting, head, examples, cache):
     keys = {"attention.weighting": weighting, "output.head": head, "cache_dir": str(cache)}
     for form, found in measure(kind, keys, available(), examples):
+        if kind == "qa" and head != "softmax":  # which cannot point at positions
+            assert "points at places of a row, which head" in found["refused"]
+            continue
         assert found.get("passed"), (form, found)
         assert found["max_difference"] < TOLERANCE and found["argmax_agreement"] == 1.0
 

@@ -50,7 +50,7 @@ def export(
     function = exported_function(run)
     if kind == HF:
         if certified:
-            remedy = "pip install torch transformers, or add --nocertify"
+            remedy = "pip install torch transformers, or add --certify=False"
             check_installed("a certificate of --format=hf", ("torch", "transformers"), remedy)
         lines = [f"written: {path}, {export_hf(run, path)}"]
     else:
