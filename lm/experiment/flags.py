@@ -94,7 +94,7 @@ FORMAT = flags.DEFINE_list(
     "format",
     None,
     "of a table: md, csv, png, latex, html, default: the first three; of export: hf (the default), "
-    "stablehlo, onnx, litert",
+    "gguf, stablehlo, onnx, litert",
 )
 ON = flags.DEFINE_string("on", None, "slice: v5e-16, v5p-128, h100-8, cpu-8, ...")
 MESH = flags.DEFINE_enum(

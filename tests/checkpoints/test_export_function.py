@@ -103,7 +103,7 @@ def test_a_difference_beyond_the_tolerance_or_none_at_all_is_not_certified(tmp_p
 @pytest.mark.parametrize(
     "kind, options, line",
     [
-        ("pickle", {}, "--format=pickle is none of hf, stablehlo, onnx, litert"),
+        ("pickle", {}, "--format=pickle is none of hf, gguf, stablehlo, onnx, litert"),
         ("onnx", {"adapter": True}, "--adapter is for peft, and not for --format=onnx"),
     ],
 )

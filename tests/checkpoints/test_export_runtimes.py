@@ -18,6 +18,8 @@ from experiments.export_certificates import (
 from experiments.export_certificates import config_of as small_config
 from lm.checkpoints.export.certificate import TOLERANCE
 from lm.checkpoints.export.command import export
+from lm.checkpoints.hf import with_checkpoint_model
+from lm.checkpoints.pretrained import open_pretrained
 from lm.checkpoints.restore import restore
 from lm.evaluation.predict import predict
 from lm.experiment.train import train
@@ -128,6 +130,31 @@ def test_a_pipeline_gives_questions_the_answers_of_predict(examples, cache, tmp_
         allowed = np.triu(np.outer(of_context, of_context))
         first, last = np.unravel_index(np.where(allowed, scores, -1e9).argmax(), scores.shape)
         assert context[offsets[first, 0] : offsets[last, 1]] == answer
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+def test_a_gguf_file_is_certified_and_read_here_as_the_same_model(
+    tokenizer, examples, cache, tmp_path
+):
+    for package in ("gguf", "transformers"):
+        pytest.importorskip(package)
+    llama = {"model.norm": "rmsnorm", "model.bias": False, "model.activation": "swiglu"}
+    llama["model.position_embedding"] = "rotary"
+    keys = llama | {"data.tokenizer": tokenizer, "data.vocab_size": 300, "cache_dir": str(cache)}
+    config = small_config("decoder", examples, **keys)
+    train(config, tmp_path / "run")
+    lines, passed = export(restore(tmp_path / "run"), "gguf", str(tmp_path / "out"))
+    assert passed, lines
+    # By what the file says of its tokenizer, without the tokenizer.json beside it.
+    (tmp_path / "out" / "model.gguf").rename(tmp_path / "alone.gguf")
+    again = small_config("decoder", examples, **keys, init_from=f"hf:{tmp_path / 'alone.gguf'}")
+    opened, run = open_pretrained(with_checkpoint_model(again)), restore(tmp_path / "run")
+    text = "Ada went to Rome, and 12 others didn't."
+    assert opened.tokenizer.encode(text).tolist() == run.tokenizer.encode(text).tolist()
+    table = np.asarray(run.params["embedding"])
+    np.testing.assert_array_equal(np.asarray(opened.params["embedding"]), table)
+    lines, passed = export(opened, "onnx", str(tmp_path / "onnx"))
+    assert passed, lines
 
 
 def test_weights_that_were_merged_are_those_of_the_run(examples, cache, tmp_path):

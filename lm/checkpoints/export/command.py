@@ -8,15 +8,17 @@ import jax
 from lm.checkpoints.export.certificate import certify
 from lm.checkpoints.export.formats import FORMATS, Format, check_installed
 from lm.checkpoints.export.function import ExportedFunction, exported_function
-from lm.checkpoints.export.hf_folder import export_adapter, export_hf, first_base
+from lm.checkpoints.export.hf_folder import export_adapter, export_gguf, export_hf, first_base
 from lm.checkpoints.hf.tokenizer_writer import base_settings, write_tokenizer
 from lm.checkpoints.restored import Restored
 from lm.config import to_dict
 from lm.data.files import write_json
 from lm.errors import UserError
 
-HF = "hf"
-NAMES = (HF, *FORMATS)
+HF, GGUF = "hf", "gguf"
+# What transformers reads, whose masks do not tell the texts of a row apart.
+_OF_TRANSFORMERS = {HF: export_hf, GGUF: export_gguf}
+NAMES = (*_OF_TRANSFORMERS, *FORMATS)
 MANIFEST = "export.json"
 
 
@@ -48,16 +50,17 @@ def export(
             raise UserError(f"--adapter is for peft, and not for --format={kind}; leave it out")
         return [f"written: {path}, {export_adapter(run, path)}"], True
     function = exported_function(run)
-    if kind == HF:
+    theirs = kind in _OF_TRANSFORMERS
+    if theirs:
         if certified:
             remedy = "pip install torch transformers, or add --certify=False"
-            check_installed("a certificate of --format=hf", ("torch", "transformers"), remedy)
-        lines = [f"written: {path}, {export_hf(run, path)}"]
+            check_installed(f"a certificate of --format={kind}", ("torch", "transformers"), remedy)
+        lines = [f"written: {path}, {_OF_TRANSFORMERS[kind](run, path)}"]
     else:
         lines = [f"written: {path}, {_write(kind, FORMATS[kind], run, function, path)}"]
     if not certified:
         return lines, True
-    certificate = certify(kind, path, run, function, packed=kind != HF)
+    certificate = certify(kind, path, run, function, packed=not theirs)
     certificate.write(path)
     return [*lines, str(certificate)], certificate.passed
 

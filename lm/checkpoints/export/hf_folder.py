@@ -14,6 +14,8 @@ from lm.checkpoints.hf import (
     open_checkpoint,
     write_checkpoint,
 )
+from lm.checkpoints.hf.gguf_writer import check_architecture, write_gguf
+from lm.checkpoints.hf.tokenizer_writer import base_settings, write_tokenizer
 from lm.checkpoints.peft import save_adapter
 from lm.checkpoints.restored import Restored
 from lm.checkpoints.run_files import read_run_json
@@ -50,6 +52,22 @@ def export_hf(run: Restored, folder: Path) -> str:
     params = merge(run.config, run.params)
     name = write_checkpoint(run.config, params, run.tokenizer, folder, family, base=base, **task)
     return f"a {family.model_type} for transformers ({name})"
+
+
+def export_gguf(run: Restored, folder: Path) -> str:
+    """Writes a decoder as a file of llama.cpp in a new folder, and says what it is.
+
+    Raises:
+      UserError: llama.cpp has no such model here, or no such tokenizer.
+    """
+    base, family = first_base(run.config), _family(run.config)
+    check_architecture(run.config, family)
+    params = merge(run.config, run.params)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = None if base is None else base_settings(base.folder)
+    ids = write_tokenizer(folder, run.config, run.tokenizer, settings)
+    write_gguf(folder / "model.gguf", run.config, params, run.tokenizer, family, ids)
+    return f"a {family.model_type} for llama.cpp (model.gguf)"
 
 
 def _family(config: Config) -> Family:

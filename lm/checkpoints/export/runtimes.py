@@ -42,6 +42,22 @@ def _litert(folder: pathlib.Path) -> tuple[Run, str]:
     return lambda arrays: run(**arrays)[output], "ai-edge-litert"
 
 
+def _gguf(folder: pathlib.Path) -> tuple[Run, str]:
+    """By the reader of GGUF files that transformers has."""
+    import torch
+    import transformers
+
+    given = {"gguf_file": "model.gguf", "dtype": torch.float32}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **given).eval()
+
+    def run(arrays: Arrays) -> np.ndarray:
+        with torch.inference_mode():
+            found = model(**{name: torch.as_tensor(x).long() for name, x in arrays.items()})
+        return torch.log_softmax(found.logits, -1).numpy()
+
+    return run, "transformers"
+
+
 def _transformers(folder: pathlib.Path) -> tuple[Run, str]:
     """Log-probabilities as the run's head gives them: of padding none, of an answer's ends both."""
     import torch
@@ -80,6 +96,7 @@ RUNTIMES: dict[str, Callable[[pathlib.Path], tuple[Run, str]]] = {
     "onnx": _onnx,
     "litert": _litert,
     "hf": _transformers,
+    "gguf": _gguf,
 }
 
 

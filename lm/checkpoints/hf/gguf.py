@@ -15,10 +15,10 @@ from lm.errors import UserError
 
 _TOKENIZER = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
-_ARCHITECTURES = ("llama", "qwen2")
+ARCHITECTURES = ("llama", "qwen2")
 _MOST_VALUES = 4_000_000  # of metadata; a tokenizer of 256,000 tokens has some 1.5 million
 # Keys of config.json, and the file's below the name of its architecture.
-_KEYS = {
+KEYS = {
     "num_hidden_layers": "block_count",
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -94,8 +94,8 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     reader = _open(path)
     found = _contents(path, reader, lambda key: not key.startswith(_TOKENIZER))
     kind = found.get("general.architecture")
-    if kind not in _ARCHITECTURES:
-        raise UserError(f"{path} is of architecture {kind!r}, not {' or '.join(_ARCHITECTURES)}")
+    if kind not in ARCHITECTURES:
+        raise UserError(f"{path} is of architecture {kind!r}, not {' or '.join(ARCHITECTURES)}")
     if found.get("split.count", 1) not in (0, 1):
         raise UserError(
             f"{path} is one of {found['split.count']} parts; join them (llama-gguf-split --merge)"
@@ -105,9 +105,7 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         hf_config = _settings(found, kind, stored)
     except (IndexError, KeyError) as error:
         raise UserError(f"{path} lacks {error.args[0]}; it is damaged, fetch it again") from None
-    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-    interleaved = {k: hf_config[v] for k, v in heads.items()} if kind == "llama" else {}
-    tensors = {}
+    interleaved, tensors = interleaved_heads(hf_config), {}
     for name, tensor in stored.items():
         part = name.rpartition(".")[0].rpartition(".")[2]
         tensors[_hf_name(name)] = _GgufTensor(tensor, interleaved.get(part, 0))
@@ -189,11 +187,11 @@ def _check_tokens(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) -> dict[str, Any]:
-    own = {key: found.get(f"{kind}.{name}") for key, name in _KEYS.items()}
+    own = {key: found.get(f"{kind}.{name}") for key, name in KEYS.items()}
     hf_config = {key: value for key, value in own.items() if value is not None}
     for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"):
         if key not in hf_config:
-            raise KeyError(f"{kind}.{_KEYS[key]}")
+            raise KeyError(f"{kind}.{KEYS[key]}")
     hf_config.setdefault("num_key_value_heads", hf_config["num_attention_heads"])
     scaling = found.get(f"{kind}.rope.scaling.type", "none")
     if "rope_freqs.weight" in stored:
@@ -210,6 +208,25 @@ def _settings(found: Mapping[str, Any], kind: str, stored: Mapping[str, Any]) ->
 
 def _has_biases(names: Iterable[str], part: str) -> bool:
     return any(part in name and name.endswith(".bias") for name in names)
+
+
+def interleaved_heads(hf_config: Mapping[str, Any]) -> dict[str, int]:
+    """The parts of a layer whose halves of heads lie interleaved, and into how many heads."""
+    if hf_config["model_type"] != "llama":
+        return {}
+    keys = hf_config.get("num_key_value_heads") or hf_config["num_attention_heads"]
+    return {"attn_q": hf_config["num_attention_heads"], "attn_k": keys}
+
+
+def gguf_name(name: str) -> str:
+    """The name in a file of a tensor of transformers, without the body's prefix."""
+    first, *rest = name.split(".")
+    if first == "layers":
+        layer, *part, kind = rest
+        known = {other: own for own, other in _NAMES_IN_LAYERS.items()}
+        return f"blk.{layer}.{known['.'.join(part)]}.{kind}"
+    known = {other: own for own, other in _NAMES.items()}
+    return ".".join((known[first], *rest))
 
 
 def _hf_name(name: str) -> str:
