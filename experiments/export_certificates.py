@@ -6,16 +6,16 @@ Writes   experiments/results/export_certificates.json, .md
 Takes    about an hour on 2 cores
 
 Of each kind of model (decoder, encoder classifier, tagger, question answering, encoder-decoder) one
-with each attention weighting and one with each head below is trained for a few steps, so that every
-parameter matters, and exported as StableHLO, ONNX and LiteRT. A decoder with each other weighting,
-mechanism, head and position embedding follows. Those that transformers has are exported for it.
+with each attention weighting and one with each head below is trained for a few steps, and exported
+as StableHLO, ONNX and LiteRT; so are models that transformers has, for it. A decoder with each
+other weighting, mechanism, head and position embedding follows, with random weights in which every
+parameter matters. Rows that are in the results are kept; without that file all are measured.
 """
 
 import dataclasses
 import itertools
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,20 +25,25 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import jax
+import numpy as np
 from etils import epath
 
 from configs import default
 from lm.attention import ATTENTIONS
 from lm.checkpoints.export.command import export
 from lm.checkpoints.restore import restore
+from lm.checkpoints.restored import Restored
 from lm.config import Config
 from lm.data.files import write_json
+from lm.devices.sharding import path_name
 from lm.errors import UserError
 from lm.experiment.provenance import commit, versions
 from lm.experiment.train import train
 from lm.output import OUTPUTS
 from lm.softmax import WEIGHTINGS
+from lm.training.prepare import corpus_program, prepare_corpus
 
+RESULTS = ROOT / "experiments/results/export_certificates.json"
 FORMATS = ("stablehlo", "onnx", "litert")
 SHOWN_WEIGHTINGS = ("softmax", "sparsemax", "entmax15", "sigmoid")
 SHOWN_HEADS = ("softmax", "mixture", "adaptive")
@@ -69,7 +74,9 @@ BERT = {
     "output.bias": True,
 }
 GPT2 = {"model.position_embedding": "learned", "model.activation": "gelu", "output.tied": True}
-POSITIONS = ("learned", "sinusoidal", "alibi", "relative", "none")
+TRAINED = {f"{weighting}, softmax" for weighting in SHOWN_WEIGHTINGS}
+TRAINED |= {f"softmax, {head}" for head in SHOWN_HEADS} | {"as BERT", "as GPT-2"}
+POSITIONS = ("rotary", "sinusoidal", "alibi", "relative", "none")
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn")
 PLACES = ("Rome", "Oslo", "Lima", "Cairo")
 
@@ -147,6 +154,10 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any], tuple[str, ...]]]:
     for kind, (weighting, head) in itertools.product(KINDS, shown):
         keys = {"attention.weighting": weighting, "output.head": head}
         yield kind, f"{weighting}, {head}", keys, FORMATS
+    yield "decoder", "as GPT-2", GPT2, ("hf",)
+    yield "classifier", "as BERT", BERT | {"task.pooling": "pooler_tanh"}, ("hf",)
+    yield "tagger", "as BERT", BERT, ("hf",)
+    yield "qa", "as BERT", BERT | {"output.bias": None}, ("hf",)
     for weighting in sorted(WEIGHTINGS.keys() - set(SHOWN_WEIGHTINGS)):
         yield "decoder", f"{weighting}, softmax", {"attention.weighting": weighting}, FORMATS
     for mechanism in sorted(ATTENTIONS.keys() - {"scores"}):
@@ -157,31 +168,47 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any], tuple[str, ...]]]:
     for positions in POSITIONS:
         keys = {"model.position_embedding": positions}
         yield "decoder", f"softmax, softmax; positions {positions}", keys, FORMATS
-    yield "decoder", "as GPT-2", GPT2, ("hf",)
-    yield "classifier", "as BERT", BERT | {"task.pooling": "pooler_tanh"}, ("hf",)
-    yield "tagger", "as BERT", BERT, ("hf",)
-    yield "qa", "as BERT", BERT | {"output.bias": None}, ("hf",)
 
 
 def measure(
-    kind: str, keys: dict[str, Any], formats: tuple[str, ...], examples: pathlib.Path
+    kind: str,
+    keys: dict[str, Any],
+    formats: tuple[str, ...],
+    examples: pathlib.Path,
+    trained: bool = True,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each format the certificate of a model, or why there is none."""
-    scratch = pathlib.Path(tempfile.mkdtemp())
-    try:
-        config = config_of(kind, examples, **keys)
-        train(config, epath.Path(scratch / "run"))
-        run = restore(epath.Path(scratch / "run"))
-    except UserError as error:
-        yield from ((name, {"refused": f"training: {error}"}) for name in formats)
-        return
-    for name in formats:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
         try:
-            export(run, name, str(scratch / name))
-            yield name, json.loads((scratch / name / "certificate.json").read_text())
+            config = config_of(kind, examples, **keys)
+            if trained:
+                train(config, epath.Path(folder / "run"))
+                run = restore(epath.Path(folder / "run"))
+            else:
+                run = with_random_weights(config)
         except UserError as error:
-            yield name, {"refused": str(error)}
-    shutil.rmtree(scratch)
+            yield from ((name, {"refused": f"training: {error}"}) for name in formats)
+            return
+        for name in formats:
+            try:
+                export(run, name, str(folder / name))
+                yield name, json.loads((folder / name / "certificate.json").read_text())
+            except UserError as error:
+                yield name, {"refused": str(error)}
+
+
+def with_random_weights(config: Config) -> Restored:
+    """An untrained run whose every parameter matters."""
+    corpus, draw = prepare_corpus(config), np.random.default_rng(0)
+    program = corpus_program(config, corpus)
+
+    def one(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        around = 1.0 if "scale" in path_name(path) else 0.0
+        return np.asarray(around + 0.2 * draw.standard_normal(leaf.shape), leaf.dtype)
+
+    params = jax.tree_util.tree_map_with_path(one, program.abstract_params)
+    return Restored(config, corpus.tokenizer, program, params, 1)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -205,29 +232,40 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Trains, exports and measures, and writes after each model."""
-    told = {"commit": commit(), "versions": versions(), "device": jax.devices()[0].device_kind}
-    rows: list[dict[str, Any]] = []
+    """Measures what is missing, and writes after each model."""
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    known = {(row["kind"], row["name"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         write_examples(pathlib.Path(folder))
         for kind, name, keys, formats in cases():
-            for form, found in measure(kind, keys, formats, pathlib.Path(folder)):
+            if (kind, name) in known:
+                continue
+            trained = name in TRAINED
+            for form, found in measure(kind, keys, formats, pathlib.Path(folder), trained):
                 kept = {k: v for k, v in found.items() if k not in ("source", "hash", "versions")}
-                rows.append({"kind": kind, "name": name, **kept, "format": form})
+                about = {"kind": kind, "name": name, "trained": trained, "commit": commit()}
+                rows.append({**about, **kept, "format": form})
                 said = kept.get("max_difference", kept.get("refused"))
                 print(f"{kind}, {name}: {form} {said}", flush=True)
-            write_results(told, rows)
+            write_results(rows)
 
 
-def write_results(told: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def write_results(rows: list[dict[str, Any]]) -> None:
     """Writes the rows, and their table with the reasons of what was refused."""
-    results = ROOT / "experiments/results/export_certificates"
-    write_json(results.with_suffix(".json"), {**told, "rows": rows})
+    told = {"versions": versions(), "device": jax.devices()[0].device_kind}
+    write_json(RESULTS, {**told, "rows": rows})
+    commits = ", ".join(sorted({str(row["commit"]) for row in rows}))
     about = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
-    text = f"Largest differences of log-probabilities, at commit {told['commit']}: {about}.\n\n"
-    reasons = [f"- {r['kind']}, {r['name']}: {r['refused']}" for r in rows if "refused" in r]
+    runtimes = sorted({f"{r['runtime']} {r['version']}" for r in rows if "passed" in r})
+    text = (
+        "Largest differences of log-probabilities (of sparse heads, of probabilities) between the "
+        f"run and each runtime. Commits {commits}; {about}; {', '.join(runtimes)}.\n\n"
+    )
+    reasons = [
+        f"- {r['kind']}, {r['name']}, {r['format']}: {r['refused']}" for r in rows if "refused" in r
+    ]
     refused = "\nRefused:\n\n" + "\n".join(reasons) + "\n" if reasons else ""
-    results.with_suffix(".md").write_text(text + table(rows) + refused)
+    RESULTS.with_suffix(".md").write_text(text + table(rows) + refused)
 
 
 if __name__ == "__main__":
