@@ -14,7 +14,7 @@ from lm.checkpoints.hf import (
     open_checkpoint,
     write_checkpoint,
 )
-from lm.checkpoints.hf.gguf_writer import check_architecture, write_gguf
+from lm.checkpoints.hf.gguf_writer import check_architecture, check_tokenizer, write_gguf
 from lm.checkpoints.hf.tokenizer_writer import base_settings, write_tokenizer
 from lm.checkpoints.peft import save_adapter
 from lm.checkpoints.restored import Restored
@@ -62,6 +62,7 @@ def export_gguf(run: Restored, folder: Path) -> str:
     """
     base, family = first_base(run.config), _family(run.config)
     check_architecture(run.config, family)
+    check_tokenizer(run.tokenizer)
     params = merge(run.config, run.params)
     folder.mkdir(parents=True, exist_ok=True)
     settings = None if base is None else base_settings(base.folder)

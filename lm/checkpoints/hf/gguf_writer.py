@@ -13,7 +13,7 @@ from lm.checkpoints.hf.gguf import ARCHITECTURES, KEYS, gguf_name, interleaved_h
 from lm.checkpoints.hf.gguf_tokenizer import WORD_PATTERNS
 from lm.checkpoints.hf.sentencepiece import CONTROL, NORMAL
 from lm.config import Config
-from lm.data import Tokenizer
+from lm.data import ByteTokenizer, Tokenizer
 from lm.errors import UserError
 from lm.tasks import predicts_tokens
 
@@ -78,19 +78,23 @@ def check_architecture(config: Config, family: Family) -> None:
         raise UserError(f"gguf has no form here for {what}, only for {' or '.join(ARCHITECTURES)}")
 
 
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Raises UserError where llama.cpp has no such tokenizer here: it has bytes, and byte-level BPE
+    whose words are cut in a known way.
+    """
+    is_bytes = tokenizer.json is None and tokenizer.vocab_size == ByteTokenizer.vocab_size
+    if not is_bytes and (tokenizer.json is None or _words_of(json.loads(tokenizer.json)) is None):
+        raise UserError(
+            f"gguf has no form here for the tokenizer {tokenizer.name}, only for bytes and "
+            f"byte-level BPE that cuts words as {', '.join(WORD_PATTERNS)}"
+        )
+
+
 def _tokenizer_fields(path: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> Any:
-    """What puts the tokenizer into a file: byte-level BPE, whose words are cut in a known way."""
+    """What puts the tokenizer of a tokenizer.json into a file."""
     from tokenizers import Tokenizer as Backend
 
-    if not path.exists():
-        raise UserError(f"gguf has no form here for the tokenizer {tokenizer.name}")
     backend, told = Backend.from_file(str(path)), json.loads(path.read_text("utf-8"))
-    pre = _words_of(told)
-    if pre is None:
-        raise UserError(
-            f"gguf has no form here for the tokenizer {tokenizer.name}, only for byte-level BPE "
-            f"that cuts words as {', '.join(WORD_PATTERNS)}"
-        )
     special = {each["id"] for each in told["added_tokens"] if each["special"]}
     size = tokenizer.vocab_size
     names = [backend.id_to_token(i) or f"<|unused_{i}|>" for i in range(size)]
@@ -102,7 +106,7 @@ def _tokenizer_fields(path: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) 
     def fields(writer: Any) -> list[tuple[Any, Any]]:
         found = [
             (writer.add_tokenizer_model, "gpt2"),
-            (writer.add_tokenizer_pre, pre),
+            (writer.add_tokenizer_pre, _words_of(told)),
             (writer.add_token_list, names),
             (writer.add_token_types, types),
             (writer.add_token_merges, merges),
