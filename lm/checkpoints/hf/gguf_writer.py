@@ -63,6 +63,7 @@ def write_gguf(
             halves = array.reshape(number, 2, -1, *array.shape[1:]).swapaxes(1, 2)
             array = np.ascontiguousarray(halves.reshape(array.shape))
         writer.add_tensor(short, array)
+    writer.add_vocab_size(tokenizer.vocab_size)
     for add, value in tokens(writer):
         add(value)
     writer.write_header_to_file()
@@ -95,6 +96,10 @@ def _tokenizer_fields(path: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) 
     from tokenizers import Tokenizer as Backend
 
     backend, told = Backend.from_file(str(path)), json.loads(path.read_text("utf-8"))
+    if not told["model"][
+        "merges"
+    ]:  # llama.cpp has no tokenizer of bytes: it is given their numbers
+        return lambda writer: [(writer.add_tokenizer_model, "no_vocab")]
     special = {each["id"] for each in told["added_tokens"] if each["special"]}
     size = tokenizer.vocab_size
     names = [backend.id_to_token(i) or f"<|unused_{i}|>" for i in range(size)]
