@@ -234,6 +234,7 @@ def _cell(row: dict[str, Any]) -> str:
 def main() -> None:
     """Measures what is missing, and writes after each model."""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    at = commit()  # before the results, a file of the project, are written
     known = {(row["kind"], row["name"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         write_examples(pathlib.Path(folder))
@@ -243,7 +244,7 @@ def main() -> None:
             trained = name in TRAINED
             for form, found in measure(kind, keys, formats, pathlib.Path(folder), trained):
                 kept = {k: v for k, v in found.items() if k not in ("source", "hash", "versions")}
-                about = {"kind": kind, "name": name, "trained": trained, "commit": commit()}
+                about = {"kind": kind, "name": name, "trained": trained, "commit": at}
                 rows.append({**about, **kept, "format": form})
                 said = kept.get("max_difference", kept.get("refused"))
                 print(f"{kind}, {name}: {form} {said}", flush=True)
