@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from lm.devices.platform import device_count
 from lm.output.chunked import chunked, chunked_map
 from lm.output.chunking import chunk_count, gather_size
 from lm.output.gathered import gathered, gathered_map
-from lm.output.loss_and_grad import TokenLoss, loss_sum
+from lm.output.kernels import Choice, choose
+from lm.output.loss_and_grad import TokenLoss, at_once, loss_sum
 from lm.output.product import product
 from lm.output.sharded import Shards, sharded, sharded_map
 
@@ -36,6 +38,7 @@ class Head(nn.Module):
       shards: how several devices share the work; None: as the compiler finds.
       vocab_axis: the mesh axis over which this is the head of one device's part of the vocabulary;
         set by the head itself, inside `sharded`.
+      fused: its loss is computed by TPU kernels; set by the head itself, where it chose them.
 
     Facts about a kind of head, for code and tests:
       tieable: it can borrow the model's embedding table.
@@ -46,6 +49,8 @@ class Head(nn.Module):
       sequence_level: hidden and targets keep their rows, [B, L, D] and [B, L].
       vocab_shardable: its loss and its likelihood can be computed with the vocabulary split over
         devices.
+      has_kernel: its training loss follows from the statistics of h W' + b, which TPU kernels
+        compute (`lm.output.kernels`).
       vocab_dims: own parameters that have an entry for each token of the vocabulary, and along
         which dimension.
     """
@@ -56,6 +61,7 @@ class Head(nn.Module):
     full_support: ClassVar[bool] = True
     sequence_level: ClassVar[bool] = False
     vocab_shardable: ClassVar[bool] = False
+    has_kernel: ClassVar[bool] = False
     vocab_dims: ClassVar[Mapping[str, int]] = types.MappingProxyType({"table": 0, "bias": 0})
 
     vocab_size: int
@@ -67,6 +73,7 @@ class Head(nn.Module):
     target_fraction: float = 1.0
     shards: Shards | None = None
     vocab_axis: str | None = None
+    fused: bool = False
 
     def loss(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
@@ -106,9 +113,10 @@ class Head(nn.Module):
     ) -> jax.Array:
         """sum_i w_i loss_i in nats, a scalar, of hidden [N, D], targets [N] and weights [N].
 
-        What training minimises. Where N x V is large, it is computed in chunks of tokens, with the
-        gradient in the forward pass (see `lm.output.chunked`). `step`, of training, is for heads
-        whose loss follows a schedule.
+        What training minimises. On TPUs, kernels compute it where they are faster (see
+        `lm.output.kernels`). Else, where N x V is large, it is computed in chunks of tokens, with
+        the gradient in the forward pass (see `lm.output.chunked`). `step`, of training, is for
+        heads whose loss follows a schedule.
         """
         key = self.random_key()
         if self.is_initializing():
@@ -117,14 +125,20 @@ class Head(nn.Module):
         exact = self.random and key is None
         per_token = self.logits_per_token if exact else self.training_logits
         whole = self.target_fraction == 1.0
-        if shards is None and whole and self.chunks(hidden.shape[0], per_token) == 1:
+        fused = self.choose(hidden.shape[0]).fused
+        if shards is None and whole and not fused and self.chunks(len(hidden), per_token) == 1:
             draws = {"key": key, "index": jnp.arange(len(hidden))} if self.random else {}
             return jnp.sum(self.loss(hidden, targets, embedding, **draws) * weights)
-        head = self._local_head(shards)
-        loss = head._pure_loss()
+        head = self._local_head(shards, fused)
+        loss, params = head._pure_loss(), self._params(embedding)
+        if shards is None and whole and fused:
+            losses = loss(params, key, jnp.arange(len(hidden)), hidden, jnp.asarray(targets))
+            return jnp.sum(losses * weights)
 
         def compute(params, key, index, hidden, *tokens):
-            if whole:
+            if whole and fused:
+                parts = at_once(loss)
+            elif whole:
                 parts = chunked(loss, head.chunks(len(hidden), per_token))
             else:
                 parts = gathered(loss, head._gather_size(len(hidden), per_token))
@@ -133,7 +147,7 @@ class Head(nn.Module):
         if shards is not None:
             per_token = per_token // shards.vocab_shards
             compute = sharded(compute, shards, self.vocab_dims)
-        return loss_sum(compute, self._params(embedding), key, hidden, targets, weights)
+        return loss_sum(compute, params, key, hidden, targets, weights)
 
     def random_key(self) -> jax.Array | None:
         """A key where the head is random and the rng collection "softmax" is given, else None."""
@@ -207,12 +221,31 @@ class Head(nn.Module):
         shards = shards and shards.of_vocab(self.vocab_size)
         return shards if shards is not None and tokens % shards.token_shards == 0 else None
 
-    def _local_head(self, shards: Shards | None) -> "Head":
+    def _local_head(self, shards: Shards | None, fused: bool = False) -> "Head":
         """The same head, or that of one device's part of the vocabulary, as its own module."""
         if shards is None:
-            return self.clone(parent=None)
+            return self.clone(parent=None, fused=fused)
         vocab_size, axis = self.vocab_size // shards.vocab_shards, shards.vocab_axis
-        return self.clone(parent=None, vocab_size=vocab_size, vocab_axis=axis, shards=None)
+        part = {"vocab_size": vocab_size, "vocab_axis": axis, "shards": None, "fused": fused}
+        return self.clone(parent=None, **part)
+
+    @nn.nowrap
+    def choose(self, tokens: int) -> Choice:
+        """Whether kernels compute the training loss of so many tokens, of all devices."""
+        if self.token_chunk_size is not None:
+            return Choice(False)
+        shards, words, refused = self._shards_of(tokens), self.vocab_size, ""
+        if shards is not None:
+            tokens, words = tokens // shards.token_shards, words // shards.vocab_shards
+        elif device_count() > 1:
+            refused = "tokens do not divide over the mesh"
+        if self.target_fraction < 1.0:
+            tokens = self._gather_size(tokens, 1)
+        if not self.has_kernel:
+            refused = f"{type(self).__name__} has none"
+        chunks = chunk_count(tokens, words, None)
+        dtype = self.dtype or self.param_dtype
+        return choose(tokens, words, self.d_model, dtype, chunks, refused)
 
     @nn.nowrap
     def chunks(self, tokens: int, per_token: int) -> int:
@@ -222,22 +255,28 @@ class Head(nn.Module):
 
     @nn.nowrap
     def _gather_size(self, tokens: int, per_token: int) -> int:
-        return gather_size(tokens, self.target_fraction, per_token, self.token_chunk_size)
+        held = 1 if self.fused else per_token
+        return gather_size(tokens, self.target_fraction, held, self.token_chunk_size)
 
     def describe(self, tokens: int) -> str:
         """How training computes so many tokens, for a run's log."""
         if self.sequence_level:
             return "whole rows at once"
+        choice = self.choose(tokens)
         shards, per_token, part = self._shards_of(tokens), self.training_logits, ""
         if shards is not None:
             tokens, per_token = tokens // shards.token_shards, per_token // shards.vocab_shards
             part = f" of {self.vocab_size // shards.vocab_shards} words on each device"
+        if choice.fused:
+            per_token, part = 1, f"{part} by TPU kernels"
+        elif choice.reason:
+            part += f" (no kernel: {choice.reason})"
         if self.target_fraction < 1.0:
             size = self._gather_size(tokens, per_token)
             return f"{size} of {tokens} tokens gathered at a time{part}"
         chunks = self.chunks(tokens, per_token)
         if chunks == 1:
-            return f"{tokens} tokens{part} at once"
+            return f"{tokens} tokens{'' if choice.fused else ' at once'}{part}"
         return f"{chunks} chunks of {-(-tokens // chunks)} tokens{part}"
 
     @property

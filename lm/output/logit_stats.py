@@ -89,9 +89,7 @@ def _backward(mean, entropy, axis, transform, saved, grad: LogitStats):
     parts = 1 if axis is None else jax.lax.axis_size(axis)
     if parts > 1:  # each device's part of the loss depends alike on these statistics
         grad = jax.tree.map(lambda g: g * parts, grad)
-    total = others + own
-    scale = (grad.cross_entropy + grad.logsumexp) / total
-    target_grad = (grad.logsumexp * own - grad.cross_entropy * others) / total
+    scale, target_grad = target_grads(grad, others, own)
     is_target = _is_target(exponentials, targets)
     value_grad = jnp.where(is_target, target_grad[:, None], exponentials * scale[:, None])
     if mean:
@@ -104,6 +102,21 @@ def _backward(mean, entropy, axis, transform, saved, grad: LogitStats):
 
 
 _logit_stats.defvjp(_forward, _backward)
+
+
+def target_grads(
+    grad: LogitStats, others: jax.Array, own: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the gradients of cross-entropy and log-sum-exp multiply the other tokens' exponentials
+    with, and the gradient of the target's logit, [N] each.
+
+    Args:
+      grad: of the statistics.
+      others, own: the sum of the other tokens' exponentials, and the target's, [N].
+    """
+    total = others + own
+    scale = (grad.cross_entropy + grad.logsumexp) / total
+    return scale, (grad.logsumexp * own - grad.cross_entropy * others) / total
 
 
 def _is_target(z: jax.Array, targets: jax.Array) -> jax.Array:

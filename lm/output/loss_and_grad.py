@@ -24,19 +24,34 @@ def _loss_sum(
     targets: jax.Array,
     weights: jax.Array,
 ) -> jax.Array:
-    """sum_i w_i loss_i, a scalar; `compute` is `chunked`, `gathered` or `sharded` of a loss."""
+    """sum_i w_i loss_i, a scalar; `compute` is `at_once`, `chunked`, `gathered` or `sharded`."""
     return _forward(compute, params, shared, hidden, targets, weights)[0]
 
 
 def zero_sums(params: Params, hidden: jax.Array) -> tuple[jax.Array, Params, Params]:
-    """A sum of losses, 0; parameters in float32 at least; and the sums of their gradients, 0.
-
-    Parameters are widened before the loss narrows them, so that no part's gradient is rounded
-    before the sum.
-    """
-    wide = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
+    """A sum of losses, 0; parameters in float32 at least; and the sums of their gradients, 0."""
+    wide = widened(params)
     zero = jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32))
     return zero, wide, jax.tree.map(jnp.zeros_like, wide)
+
+
+def widened(params: Params) -> Params:
+    """Parameters in float32 at least, before the loss narrows them, so that no part's gradient is
+    rounded before the sum.
+    """
+    return jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
+
+
+def at_once(loss: TokenLoss) -> LossAndGrad:
+    """Computes a `loss_sum` of all tokens together."""
+
+    def compute(params, shared, index, hidden, targets, weights):
+        def weighted_sum(params, hidden):
+            return jnp.sum(loss(params, shared, index, hidden, targets) * weights)
+
+        return jax.value_and_grad(weighted_sum, argnums=(0, 1))(widened(params), hidden)
+
+    return compute
 
 
 def _forward(compute, params, shared, hidden, targets, weights):

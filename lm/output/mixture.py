@@ -73,13 +73,16 @@ class MixtureOfContextsHead(LogitsHead):
     residual: bool = False
 
     vocab_shardable = True
+    has_kernel = True
 
     @nn.compact
-    def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """The logits [N, V]."""
+    def affine(
+        self, hidden: jax.Array, embedding: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """The mixed contexts [N, D], the table and the bias."""
         priors, contexts = priors_and_contexts(self, self.mixtures, hidden, self.residual)
         mixed = jnp.einsum("nk,nkd->nd", jax.nn.softmax(priors, axis=-1), contexts)
-        return self.add_bias(self.project(mixed, self.table(embedding)))
+        return mixed, self.table(embedding), self.bias_vector()
 
 
 def priors_and_contexts(

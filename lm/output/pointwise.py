@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.output.base import Head
+from lm.output.kernels import fused_logit_stats
 from lm.output.logit_stats import LogitStats, logit_stats
 from lm.output.logit_transform import LogitTransform
 
@@ -31,9 +32,17 @@ class LogitsHead(Head):
         return None
 
     @nn.compact
+    def affine(
+        self, hidden: jax.Array, embedding: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """What the logits are made of: h [N, D], W [V, D], and b [V] where there is a bias."""
+        return hidden, self.table(embedding), self.bias_vector()
+
     def raw_logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits before the transform, [N, V], up to a number for each row."""
-        return self.add_bias(self.project(hidden, self.table(embedding)))
+        hidden, table, bias = self.affine(hidden, embedding)
+        z = self.project(hidden, table)
+        return z if bias is None else z + bias
 
     def logits(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """The logits [N, V] after the transform."""
@@ -42,9 +51,14 @@ class LogitsHead(Head):
 
     def add_bias(self, z: jax.Array) -> jax.Array:
         """Logits [N, V] with the bias, where the head has one."""
+        bias = self.bias_vector()
+        return z if bias is None else z + bias
+
+    def bias_vector(self) -> jax.Array | None:
+        """The bias [V], where the head has one."""
         if not self.bias:
-            return z
-        return z + self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
+            return None
+        return self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
 
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None
@@ -61,7 +75,13 @@ class LogitsHead(Head):
         entropy: bool = False,
     ) -> LogitStats:
         """What losses need to know of the logits; see `lm.output.logit_stats`."""
-        z, transform = self.raw_logits(hidden, embedding), self.logit_transform
+        transform = self.logit_transform
+        if self.fused:
+            affine, dtype = self.affine(hidden, embedding), self.dtype or hidden.dtype
+            return fused_logit_stats(
+                *affine, targets, dtype, mean, entropy, self.vocab_axis, transform
+            )
+        z = self.raw_logits(hidden, embedding)
         params = self.transform_params()
         return logit_stats(z, targets, mean, entropy, self.vocab_axis, transform, params)
 

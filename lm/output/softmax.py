@@ -22,6 +22,8 @@ class SoftmaxHead(PointwiseHead):
     cap: float | None = None
     temperature: float = 1.0
 
+    has_kernel = True
+
     @property
     def logit_transform(self) -> LogitTransform:
         """Temperature, then cap."""
@@ -36,6 +38,8 @@ class SigsoftmaxHead(PointwiseHead):
     The softmax of z + log sigmoid(z) = z - softplus(-z), whose log-probabilities pass the rank of
     the features. Not shift-invariant: far above zero it is the softmax of z, far below that of 2z.
     """
+
+    has_kernel = True
 
     @property
     def logit_transform(self) -> LogitTransform:

@@ -1,0 +1,159 @@
+"""The statistics of rows of logits as one TPU kernel, a tile of logits at a time.
+
+The grid is (block of tokens, block of the vocabulary), of which the second alone runs in order.
+Tiles are [vocabulary, tokens]: sums over a row of logits are sums over sublanes, and what a token
+has is a vector of lanes.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from lm.devices.platform import core_memory
+from lm.output.kernels.tiles import Setup
+
+_LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
+LEAST = -1e30  # below all logits, and finite
+_LANES = 128
+# Tokens of a tile whose statistics are computed at a time: a v6e's compiler keeps more of them in
+# registers, and 512 x 1,024 logits take 0.86 of the bundles that they take at once.
+_PART = 256
+
+Ref = Any  # a block of an array, in a core's memory
+
+
+class Operands(NamedTuple):
+    """What a kernel reads, filled up to whole tiles.
+
+    Attributes:
+      targets: [1, N], negative where there is none.
+      hidden: [N, D].
+      table: [V, D].
+      bias: [1, V], or None.
+    """
+
+    targets: jax.Array
+    hidden: jax.Array
+    table: jax.Array
+    bias: jax.Array | None
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of sums."""
+        return jnp.promote_types(self.hidden.dtype, jnp.float32)
+
+
+class RowSums(NamedTuple):
+    """Of each row of logits z, with f(z) the transformed ones, [1, N] each.
+
+    Attributes:
+      top: max_v z_v.
+      others: sum_v e^(f(z_v) - f(top)) without the target's.
+      target: the target's z; 0 where it has none here.
+      total: sum_v f(z_v); 0 unless the mean is asked for.
+      below: sum_v e^(f(z_v) - f(top)) (f(z_v) - f(top)) without the target's; 0 unless the entropy
+        is asked for.
+    """
+
+    top: jax.Array
+    others: jax.Array
+    target: jax.Array
+    total: jax.Array
+    below: jax.Array
+
+
+def row_sums(setup: Setup, operands: Operands) -> RowSums:
+    """One pass over the vocabulary."""
+    tiles, dtype = setup.tiles, operands.dtype
+    n, count = tiles.token_size, len(RowSums._fields)
+    rows = operands.hidden.shape[0]
+    sums = pl.pallas_call(
+        functools.partial(_forward, setup),
+        grid=(tiles.token_blocks, tiles.word_blocks),
+        in_specs=in_specs(setup, operands, lambda i, j: i, lambda i, j: j),
+        out_specs=pl.BlockSpec((count, n), lambda i, j: (0, i)),
+        out_shape=jax.ShapeDtypeStruct((count, rows), dtype),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=core_memory()
+        ),
+        interpret=setup.interpret,
+        name="head_forward",
+    )(*jax.tree.leaves(operands))
+    return RowSums(*jnp.split(sums, count))
+
+
+def _forward(setup, targets_ref, hidden_ref, table_ref, *refs):
+    *bias_refs, sums_ref = refs
+    block = pl.program_id(1)
+
+    @pl.when(block == 0)
+    def _start():
+        sums_ref[...] = jnp.zeros_like(sums_ref)
+        place = RowSums._fields.index("top")
+        sums_ref[place : place + 1, :] = jnp.full((1, sums_ref.shape[1]), LEAST, sums_ref.dtype)
+
+    for start in range(0, setup.tiles.token_size, _PART):
+        tokens = slice(start, min(start + _PART, setup.tiles.token_size))
+        z = tile_logits(hidden_ref.at[tokens, :], table_ref, bias_refs)
+        before = RowSums(*(sums_ref[at : at + 1, tokens] for at in range(len(RowSums._fields))))
+        after = _added(setup, block, targets_ref[:, tokens], z, before)
+        for at, row in enumerate(after):
+            sums_ref[at : at + 1, tokens] = row
+
+
+def _added(setup: Setup, block: jax.Array, targets: jax.Array, z: jax.Array, sums: RowSums):
+    """The sums with those of the logits z, [words, tokens], of one block."""
+    transform = setup.transform
+    is_target = setup.tiles.is_target(block, targets)
+    padding = setup.tiles.is_padding(block, z.shape[1])
+    if padding is not None:
+        z = jnp.where(padding, LEAST, z)
+    top = jnp.maximum(sums.top, jnp.max(z, axis=0, keepdims=True))
+    shift, old_shift = transform.value(top), transform.value(sums.top)
+    kept = jnp.exp(old_shift - shift)
+    skipped = is_target if padding is None else is_target | padding
+    exponentials = jnp.where(skipped, 0.0, transform.exponential(z, shift))
+    total, below = sums.total, sums.below
+    if setup.mean:
+        values = transform.value(z)
+        values = values if padding is None else jnp.where(padding, 0.0, values)
+        total += jnp.sum(values, axis=0, keepdims=True)
+    if setup.entropy:
+        more = jnp.sum(exponentials * (transform.value(z) - shift), axis=0, keepdims=True)
+        below = kept * (below + (old_shift - shift) * sums.others) + more
+    return RowSums(
+        top,
+        kept * sums.others + jnp.sum(exponentials, axis=0, keepdims=True),
+        sums.target + jnp.sum(jnp.where(is_target, z, 0.0), axis=0, keepdims=True),
+        total,
+        below,
+    )
+
+
+def tile_logits(hidden_ref: Ref, table_ref: Ref, bias_refs: Sequence[Ref]) -> jax.Array:
+    """The logits of a tile before the transform, [words, tokens]."""
+    dtype = jnp.promote_types(hidden_ref.dtype, jnp.float32)
+    z = jax.lax.dot_general(table_ref[...], hidden_ref[...], _LAST, preferred_element_type=dtype)
+    for bias_ref in bias_refs:
+        words = bias_ref.shape[1]
+        turned = jnp.broadcast_to(bias_ref[...], (_LANES, words)).T
+        z += turned[:, :1]
+    return z
+
+
+def in_specs(setup: Setup, operands: Operands, token_block, word_block) -> list[pl.BlockSpec]:
+    """Blocks of the operands; `token_block` and `word_block` map a place of the grid."""
+    n, v, features = setup.tiles.token_size, setup.tiles.word_size, operands.hidden.shape[1]
+    found = [
+        pl.BlockSpec((1, n), lambda *at: (0, token_block(*at))),
+        pl.BlockSpec((n, features), lambda *at: (token_block(*at), 0)),
+        pl.BlockSpec((v, features), lambda *at: (word_block(*at), 0)),
+    ]
+    if operands.bias is not None:
+        found.append(pl.BlockSpec((1, v), lambda *at: (0, word_block(*at))))
+    return found
