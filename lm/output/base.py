@@ -132,7 +132,7 @@ class Head(nn.Module):
         head = self._local_head(shards, fused)
         loss, params = head._pure_loss(), self._params(embedding)
         if shards is None and whole and fused:
-            losses = loss(params, key, jnp.arange(len(hidden)), hidden, jnp.asarray(targets))
+            losses = loss(params, key, jnp.arange(len(hidden)), hidden, targets)
             return jnp.sum(losses * weights)
 
         def compute(params, key, index, hidden, *tokens):
@@ -262,22 +262,23 @@ class Head(nn.Module):
         """How training computes so many tokens, for a run's log."""
         if self.sequence_level:
             return "whole rows at once"
-        choice = self.choose(tokens)
-        shards, per_token, part = self._shards_of(tokens), self.training_logits, ""
+        choice, shards = self.choose(tokens), self._shards_of(tokens)
+        head, per_token, part, how = self, self.training_logits, "", " at once"
         if shards is not None:
+            head = self._local_head(shards)
             tokens, per_token = tokens // shards.token_shards, per_token // shards.vocab_shards
-            part = f" of {self.vocab_size // shards.vocab_shards} words on each device"
+            part = f" of {head.vocab_size} words on each device"
         if choice.fused:
-            per_token, part = 1, f"{part} by TPU kernels"
-        elif choice.reason:
-            part += f" (no kernel: {choice.reason})"
+            per_token, how = 1, " by TPU kernels"
+        why = f" (no kernel: {choice.reason})" if choice.reason else ""
         if self.target_fraction < 1.0:
-            size = self._gather_size(tokens, per_token)
-            return f"{size} of {tokens} tokens gathered at a time{part}"
-        chunks = self.chunks(tokens, per_token)
-        if chunks == 1:
-            return f"{tokens} tokens{'' if choice.fused else ' at once'}{part}"
-        return f"{chunks} chunks of {-(-tokens // chunks)} tokens{part}"
+            size = head._gather_size(tokens, per_token)
+            by = how if choice.fused else ""
+            return f"{size} of {tokens} tokens gathered at a time{part}{by}{why}"
+        chunks = head.chunks(tokens, per_token)
+        if chunks > 1:
+            return f"{chunks} chunks of {-(-tokens // chunks)} tokens{part}{why}"
+        return f"{tokens} tokens{part}{how}{why}"
 
     @property
     def logits_per_token(self) -> int:

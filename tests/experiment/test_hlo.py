@@ -6,7 +6,7 @@ import pytest
 
 from lm.experiment.plan.collectives import axes_of, collectives, replica_groups
 from lm.experiment.plan.hlo import arrays, read_module
-from lm.experiment.plan.traffic import memory_bytes, product_flops
+from lm.experiment.plan.traffic import memory_bytes, product_flops, seconds_in_order
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 2}
 
@@ -143,6 +143,8 @@ def test_products_and_memory_of_a_loop_count_as_often_as_it_runs():
     # counter is added to and compared; outside, both fusions read 8 x 4 and write 32 x 4.
     product, counter, fusions = 2 * 16 * 8 * 4, 3 * 4 + 2 * 4 + 1, 2 * (8 * 4 + 32 * 4) * 2
     assert memory_bytes(module) == 6 * (product + counter) + fusions
+    # At 1 FLOP/s and 1 byte/s the product is bound by arithmetic, all else by memory.
+    assert seconds_in_order(module, 1.0, 1.0) == 6 * (2 * 16 * 8 * 8 + counter) + fusions
 
 
 def test_what_fusions_share_by_a_channel_is_one_collective():

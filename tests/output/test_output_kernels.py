@@ -47,9 +47,11 @@ def results(stats, arrays, grads, dtype):
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(found)]
 
 
-def by_kernels(targets, transform=PLAIN, mean=False, entropy=False, dtype=jnp.float32, words=V):
+def by_kernels(
+    targets, transform=PLAIN, mean=False, entropy=False, dtype=jnp.float32, words=V, cores=1
+):
     def stats(hidden, table, bias=None):
-        tiles = Tiles(N, words, 128, 128)
+        tiles = Tiles(N, words, 128, 128, cores)
         given = (jnp.asarray(targets), dtype, mean, entropy, None, transform, tiles)
         return fused_logit_stats(hidden, table, bias, *given, interpret=True)
 
@@ -87,6 +89,18 @@ def test_statistics_and_gradients_are_those_in_float64():
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_every_transform_has_the_statistics_and_gradients_of_float64(transform, mean, bias, words):
     check(transform=TRANSFORMS[transform], mean=mean, entropy=mean, bias=bias, words=words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [450, 512])
+def test_a_vocabulary_over_two_cores_has_the_gradients_of_one(words):
+    arrays, targets, grads = problem(words=words)
+    one, two = (
+        results(by_kernels(targets, words=words, cores=cores), arrays, grads, np.float32)
+        for cores in (1, 2)
+    )
+    for x, y in zip(one, two, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-6 * np.abs(x).max())
 
 
 @pytest.mark.slow
@@ -203,6 +217,7 @@ def test_tiles_fit_in_a_cores_memory_and_divide_the_vocabulary_where_they_can():
         assert make_tiles(8192, 32768, 768, 2) == Tiles(8192, 32768, 1024, 512)
         assert make_tiles(100, 128_256, 768, 2) == Tiles(100, 128_256, 128, 384)
         assert make_tiles(8192, 50_257, 768, 2).word_size == 512
-        assert make_tiles(8192, 32768, 4096, 2) == Tiles(8192, 32768, 1024, 256)
+        assert make_tiles(8192, 32768, 4096, 2) == Tiles(8192, 32768, 512, 256)
     with jax.sharding.use_abstract_mesh(described_mesh("TPU v4", "tpu")):
-        assert make_tiles(8192, 32768, 768, 2).token_size == 512
+        assert make_tiles(8192, 32768, 768, 2) == Tiles(8192, 32768, 1024, 128, cores=2)
+        assert make_tiles(8192, 50_304, 512, 2).word_blocks == 198  # 99 of 256 on each core

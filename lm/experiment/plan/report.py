@@ -14,7 +14,7 @@ def plan_lines(plan: Plan, name: str) -> list[str]:
     trained, count = plan.num_params[1], plan.num_params[0]
     model = f"{count:,} parameters" + (f", {trained:,} trained" if trained < count else "")
     lines = [f"{name} on {plan.slice.name}: {devices_of(plan)}, mesh {mesh_of(plan.mesh)}", model]
-    lines += [f"assumed: {each}" for each in plan.assumed]
+    lines += [plan.paths, *(f"assumed: {each}" for each in plan.assumed)]
     return [
         *lines,
         "",

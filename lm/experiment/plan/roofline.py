@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import jax
+
 from lm.config import Config
 from lm.devices.slices import Slice
 from lm.experiment.plan.collectives import Collective, collectives
@@ -21,6 +23,7 @@ from lm.experiment.plan.traffic import memory_bytes, opaque_kernels, product_flo
 from lm.finetuning import param_count
 from lm.training.profiling.flops import flops_per_token
 from lm.training.profiling.memory import device_memory, state_and_gradient_bytes
+from lm.training.profiling.paths import describe_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Plan:
       opaque_kernels: calls in it whose arithmetic is not in `product_flops`.
       memory_bytes: that a device moves to and from its memory in a training step.
       collectives: of a training step.
+      paths: how attention and the head are computed, as a run's log says it.
       unknown_loops: how many loops of it are counted once, as their trips are not known.
       assumed: what only the data would say.
     """
@@ -55,6 +59,7 @@ class Plan:
     opaque_kernels: int
     memory_bytes: float
     collectives: list[Collective]
+    paths: str
     unknown_loops: int
     assumed: tuple[str, ...]
 
@@ -128,6 +133,8 @@ def make_plan(config: Config, on: Slice, memory: float | None = None) -> Plan:
     if evaluation.memory.total > memory:
         raise DoesNotFit(evaluation.memory.total)
     rows = program.objective.abstract_rows(config.batch_size)
+    with jax.set_mesh(program.mesh):
+        paths = describe_paths(program)
     module = read_module(train.text)
     mesh = dict(program.mesh.shape)
     state = program.abstract_state
@@ -144,6 +151,7 @@ def make_plan(config: Config, on: Slice, memory: float | None = None) -> Plan:
         opaque_kernels(module),
         memory_bytes(module),
         collectives(module, mesh),
+        paths,
         module.unknown_loops,
         assumed,
     )

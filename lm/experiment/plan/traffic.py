@@ -53,6 +53,30 @@ def memory_bytes(module: Module) -> float:
     )
 
 
+def seconds_in_order(module: Module, peak_flops: float, bandwidth: float) -> float:
+    """Seconds that a device takes at least where its instructions run one after the other: each the
+    larger of its matrix products at the peak of FLOP/s and its bytes at the bandwidth. Kernels that
+    are opaque to the compiler count as nothing.
+    """
+    inside, total = module.fused, 0.0
+    for runs, computation, instruction in module.instructions():
+        if computation.name not in inside and not _OPAQUE.search(instruction.attributes):
+            flops = _products(module, computation, instruction)
+            moved = _moved(module, computation, instruction)
+            total += runs * max(flops / peak_flops, moved / bandwidth)
+    return total
+
+
+def _products(module: Module, computation: Computation, instruction: Instruction) -> float:
+    """FLOPs of the matrix products of an instruction, a fusion's with those inside."""
+    if instruction.opcode in COUNTED:
+        return COUNTED[instruction.opcode](computation, instruction)
+    if instruction.opcode != "fusion":
+        return 0.0
+    fused = module.computations[instruction.called[0]]
+    return sum(_products(module, fused, each) for each in fused.instructions.values())
+
+
 def _moved(module: Module, computation: Computation, instruction: Instruction) -> int:
     if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
         return 0

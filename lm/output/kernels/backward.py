@@ -66,10 +66,10 @@ def gradients(setup: Setup, operands: Operands, row_grads: RowGrads) -> Gradient
     def word_block(core, i, j):
         return core * steps + j
 
-    shapes = [
-        ((cores, rows, features), pl.BlockSpec((None, n, features), lambda c, i, j: (c, i, 0)))
+    shapes: list[tuple[tuple[int, ...], pl.BlockSpec]] = [
+        ((cores, rows, features), pl.BlockSpec((None, n, features), lambda c, i, j: (c, i, 0))),
+        ((words, features), pl.BlockSpec(memory_space=pl.ANY)),
     ]
-    shapes.append(((words, features), pl.BlockSpec(memory_space=pl.ANY)))
     if operands.bias is not None:
         place = pl.BlockSpec((None, 1, v), lambda c, i, j: (i, 0, word_block(c, i, j)))
         shapes.append(((tiles.token_blocks, 1, words), place))

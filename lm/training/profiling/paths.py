@@ -61,4 +61,4 @@ def _batch(program: Program) -> Any:
     """Shapes and types of what is computed at once in a step."""
     size = program.config.batch_size // program.config.grad_accum_steps
     rows = program.objective.abstract_rows(size)
-    return jax.eval_shape(program.objective, rows, jax.random.key(0))
+    return jax.eval_shape(lambda rows: program.objective(rows, jax.random.key(0)), rows)
