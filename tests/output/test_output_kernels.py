@@ -111,6 +111,16 @@ def test_logits_of_hundreds_lose_no_more_digits_than_their_float32_product(trans
 
 
 @pytest.mark.slow
+def test_words_that_fill_up_a_tile_do_not_overflow_where_all_logits_are_far_below_zero():
+    arrays, targets, grads = problem()
+    arrays[2] = np.full(V, -128.0)  # e^128 is above all float32
+    found = results(by_kernels(targets), arrays, grads, np.float32)
+    expected = results(by_kernels(targets), arrays[:2], grads, np.float32)
+    for one, other in zip(found[4:6], expected[4:6], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
+
+
+@pytest.mark.slow
 def test_a_target_that_is_nearly_certain_has_an_exact_loss_and_gradient():
     """As p approaches 1, the loss is the sum of the others' odds; nothing is cancelled."""
     table = np.zeros((V, D), np.float32)
