@@ -1,7 +1,7 @@
 """Compares three ways to compute the loss of an output head and its gradients on a TPU: with all
 logits in memory, in chunks of tokens, and by kernels that store none.
 
-Command  python experiments/tpu_head_kernels.py [--chips=v5e-1,v6e-1] [--words=32768,131072,262144]
+Command  python experiments/tpu_head_kernels.py [--chips=v5e-1,v6e-1] [--vocab=32768,131072,262144]
          [--features=768,2304,4096]
 Needs    pip install ".[tpu]"; no TPU: programs are compiled for described chips, and not run.
 Writes   experiments/results/tpu_head_kernels.json and .md, a chip and size after the other; with
@@ -58,7 +58,7 @@ FLOPS_OF_A_CYCLE = {"v5e-1": 2 * 4 * 128**2, "v6e-1": 2 * 4 * 256**2}
 UNKNOWN = 2**60  # the compiler's estimates near 2^63 are none
 
 
-def compile_way(chip: str, words: int, features: int, way: str) -> dict[str, Any] | None:
+def compile_way(chip: str, vocab: int, features: int, way: str) -> dict[str, Any] | None:
     """Milliseconds, GiB, temporaries in MiB, and processor seconds; None where it does not fit."""
     device = open_slice(chip).devices[0]
     mesh = Mesh(np.array([device]), ("x",))
@@ -68,15 +68,15 @@ def compile_way(chip: str, words: int, features: int, way: str) -> dict[str, Any
         return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
     with jax.set_mesh(mesh):
-        size = {"materialised": 0, "chunked": TOKENS // chunks(words), "fused": None}[way]
-    head = OUTPUTS["softmax"](words, features, dtype=jnp.bfloat16, token_chunk_size=size)
+        size = {"materialised": 0, "chunked": TOKENS // chunks(vocab), "fused": None}[way]
+    head = OUTPUTS["softmax"](vocab, features, dtype=jnp.bfloat16, token_chunk_size=size)
 
     def loss(table, hidden, targets, weights):
         variables = {"params": {"table": table}}
         return head.apply(variables, hidden, targets, weights, method="loss_sum")
 
     arguments = (
-        array((words, features), jnp.float32),
+        array((vocab, features), jnp.float32),
         array((TOKENS, features), jnp.bfloat16),
         array((TOKENS,), jnp.int32),
         array((TOKENS,), jnp.float32),
@@ -85,7 +85,7 @@ def compile_way(chip: str, words: int, features: int, way: str) -> dict[str, Any
     chosen = mock.patch.object(base, "choose", lambda *_: Choice(way == "fused"))
     with jax.set_mesh(mesh), chosen:
         lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments)
-        tiles = make_tiles(TOKENS, words, features, 2)
+        tiles = make_tiles(TOKENS, vocab, features, 2)
         start = time.process_time()
         try:
             compiled = lowered.compile()
@@ -103,14 +103,14 @@ def compile_way(chip: str, words: int, features: int, way: str) -> dict[str, Any
     found: dict[str, Any] = {}
     if way == "fused":
         found["bundles"] = bundles()
-        again = tiles.token_blocks * words * features
-        moved += (again - words * features) * (2 * 2 + 8)
+        again = tiles.token_blocks * vocab * features
+        moved += (again - vocab * features) * (2 * 2 + 8)
         kernels = 0.0
         for name, count in found["bundles"].items():
             products, of_table = {"forward": (1, 2), "backward": (3, 2 + 8)}[name]
             kernels += max(
-                tiles.token_blocks * tiles.word_blocks * count / clock,
-                2.0 * products * TOKENS * words * features / peak.peak_flops,
+                tiles.token_blocks * tiles.vocab_blocks * count / clock,
+                2.0 * products * TOKENS * vocab * features / peak.peak_flops,
                 of_table * again / peak.bandwidth,
             )
         bound, estimate = bound + kernels, estimate + kernels
@@ -124,9 +124,9 @@ def compile_way(chip: str, words: int, features: int, way: str) -> dict[str, Any
     }
 
 
-def chunks(words: int) -> int:
+def chunks(vocab: int) -> int:
     """How many chunks the rule takes, at least two."""
-    return max(2, chunk_count(TOKENS, words, None))
+    return max(2, chunk_count(TOKENS, vocab, None))
 
 
 def estimated_cycles(module: Module) -> float:
@@ -149,14 +149,14 @@ def bundles() -> dict[str, int]:
     return found
 
 
-def rule(chip: str, words: int, features: int) -> str:
+def rule(chip: str, vocab: int, features: int) -> str:
     """The way that the head chooses."""
-    head = OUTPUTS["softmax"](words, features, dtype=jnp.bfloat16)
+    head = OUTPUTS["softmax"](vocab, features, dtype=jnp.bfloat16)
     mesh = Mesh(np.array(open_slice(chip).devices[:1]), ("x",))
     with jax.set_mesh(mesh):
         if head.choose(TOKENS).fused:
             return "fused"
-        return "chunked" if head.chunks(TOKENS, words) > 1 else "materialised"
+        return "chunked" if head.chunks(TOKENS, vocab) > 1 else "materialised"
 
 
 def table(sizes: Mapping[str, Any]) -> str:
@@ -186,17 +186,17 @@ def main() -> None:
     """Prints the rows, and writes them to the table of all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chips", default="v5e-1,v6e-1")
-    parser.add_argument("--words", default="32768,131072,262144")
+    parser.add_argument("--vocab", default="32768,131072,262144")
     parser.add_argument("--features", default="768,2304,4096")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     path = ROOT / "experiments" / "results" / "tpu_head_kernels.json"
     sizes = json.loads(path.read_text())["sizes"] if path.exists() else {}
     asked = ([x for x in given.split(",") if x] for given in vars(arguments).values())
-    for chip, words, features in itertools.product(*asked):
-        words, features = int(words), int(features)
-        place = f"{chip}, {words:,}, {features:,}"
-        row: dict[str, Any] = {way: compile_way(chip, words, features, way) for way in WAYS}
+    for chip, vocab, features in itertools.product(*asked):
+        vocab, features = int(vocab), int(features)
+        place = f"{chip}, {vocab:,}, {features:,}"
+        row: dict[str, Any] = {way: compile_way(chip, vocab, features, way) for way in WAYS}
         sizes[place] = row | {"commit": commit()}
         print("\n".join(table({place: sizes[place]}).splitlines()[2:]), flush=True)
         facts = {"versions": versions(), "tokens": TOKENS, "sizes": sizes}

@@ -29,13 +29,13 @@ PLAIN = LogitTransform()
 in_small_tiles = functools.partial(fused_logit_stats, interpret=True)
 
 
-def problem(scale=1.0, bias=True, words=V):
+def problem(scale=1.0, bias=True, vocab=V):
     """Hidden states, table and bias; targets; and the gradients of the statistics."""
     rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=shape) for shape in ((N, D), (words, D), (words,))]
+    arrays = [rng.normal(size=shape) for shape in ((N, D), (vocab, D), (vocab,))]
     arrays[0] *= scale
     grads = LogitStats(*rng.normal(size=(4, N)) * (rng.random(N) < 0.9))  # some do not count
-    return arrays if bias else arrays[:2], rng.integers(0, words, N), grads
+    return arrays if bias else arrays[:2], rng.integers(0, vocab, N), grads
 
 
 def results(stats, arrays, grads, dtype):
@@ -48,10 +48,10 @@ def results(stats, arrays, grads, dtype):
 
 
 def by_kernels(
-    targets, transform=PLAIN, mean=False, entropy=False, dtype=jnp.float32, words=V, cores=1
+    targets, transform=PLAIN, mean=False, entropy=False, dtype=jnp.float32, vocab=V, cores=1
 ):
     def stats(hidden, table, bias=None):
-        tiles = Tiles(N, words, 128, 128, cores)
+        tiles = Tiles(N, vocab, 128, 128, cores)
         given = (jnp.asarray(targets), dtype, mean, entropy, None, transform, tiles)
         return fused_logit_stats(hidden, table, bias, *given, interpret=True)
 
@@ -66,10 +66,10 @@ def by_plain_path(targets, transform=PLAIN, mean=False, entropy=False):
     return stats
 
 
-def check(scale=1.0, transform=PLAIN, mean=False, entropy=False, bias=True, words=V):
-    arrays, targets, grads = problem(scale, bias, words)
+def check(scale=1.0, transform=PLAIN, mean=False, entropy=False, bias=True, vocab=V):
+    arrays, targets, grads = problem(scale, bias, vocab)
     found = results(
-        by_kernels(targets, transform, mean, entropy, words=words), arrays, grads, np.float32
+        by_kernels(targets, transform, mean, entropy, vocab=vocab), arrays, grads, np.float32
     )
     with jax.enable_x64(True):
         exact = by_plain_path(targets, transform, mean, entropy)
@@ -83,20 +83,20 @@ def test_statistics_and_gradients_are_those_in_float64():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [V, 384])
+@pytest.mark.parametrize("vocab", [V, 384])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_every_transform_has_the_statistics_and_gradients_of_float64(transform, mean, bias, words):
-    check(transform=TRANSFORMS[transform], mean=mean, entropy=mean, bias=bias, words=words)
+def test_every_transform_has_the_statistics_and_gradients_of_float64(transform, mean, bias, vocab):
+    check(transform=TRANSFORMS[transform], mean=mean, entropy=mean, bias=bias, vocab=vocab)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [450, 512])
-def test_a_vocabulary_over_two_cores_has_the_gradients_of_one(words):
-    arrays, targets, grads = problem(words=words)
+@pytest.mark.parametrize("vocab", [450, 512])
+def test_a_vocabulary_over_two_cores_has_the_gradients_of_one(vocab):
+    arrays, targets, grads = problem(vocab=vocab)
     one, two = (
-        results(by_kernels(targets, words=words, cores=cores), arrays, grads, np.float32)
+        results(by_kernels(targets, vocab=vocab, cores=cores), arrays, grads, np.float32)
         for cores in (1, 2)
     )
     for x, y in zip(one, two, strict=True):
@@ -111,7 +111,7 @@ def test_logits_of_hundreds_lose_no_more_digits_than_their_float32_product(trans
 
 
 @pytest.mark.slow
-def test_words_that_fill_up_a_tile_do_not_overflow_where_all_logits_are_far_below_zero():
+def test_what_fills_up_a_tile_does_not_overflow_where_all_logits_are_far_below_zero():
     arrays, targets, grads = problem()
     arrays[2] = np.full(V, -128.0)  # e^128 is above all float32
     found = results(by_kernels(targets), arrays, grads, np.float32)
@@ -176,11 +176,11 @@ def totals(head, variables, hidden, targets, weights, fused):
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("target_fraction", [1.0, 0.3])
 def test_heads_train_alike_by_kernels_on_every_mesh(name, mesh, target_fraction):
-    tokens, words = 64, 4096
+    tokens, vocab = 64, 4096
     rng = np.random.default_rng(0)
-    head = OUTPUTS[name](words, D, target_fraction=target_fraction, **OPTIONS[name])
+    head = OUTPUTS[name](vocab, D, target_fraction=target_fraction, **OPTIONS[name])
     hidden = jnp.asarray(rng.normal(size=(tokens, D)), jnp.float32)
-    targets = jnp.asarray(rng.integers(0, words, tokens))
+    targets = jnp.asarray(rng.integers(0, vocab, tokens))
     weights = jnp.asarray(rng.random(tokens) * (rng.random(tokens) < target_fraction), jnp.float32)
     variables = head.init(jax.random.key(0), hidden, targets, method="loss")
     variables = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), variables)
@@ -195,8 +195,8 @@ def test_heads_train_alike_by_kernels_on_every_mesh(name, mesh, target_fraction)
     jax.tree.map(close, found, expected)
 
 
-def chosen(kind="TPU v6 lite", name="softmax", tokens=8192, words=32768, features=768, **options):
-    head = OUTPUTS[name](words, features, **{"dtype": jnp.bfloat16, **options})
+def chosen(kind="TPU v6 lite", name="softmax", tokens=8192, vocab=32768, features=768, **options):
+    head = OUTPUTS[name](vocab, features, **{"dtype": jnp.bfloat16, **options})
     with jax.sharding.use_abstract_mesh(described_mesh(kind, "tpu")):
         return head.choose(tokens), head.describe(tokens)
 
@@ -213,7 +213,7 @@ def test_kernels_are_chosen_by_the_roofline_and_else_the_reason_is_told():
     assert OUTPUTS["softmax"](32768, 768).choose(8192) == Choice(False)
     reasons = {
         "PlifHead has none": chosen(name="plif"),
-        "a vocabulary of 256 on a device is below 4,096": chosen(words=256),
+        "a vocabulary of 256 on a device is below 4,096": chosen(vocab=256),
         "float16 is neither bfloat16 nor float32": chosen(dtype=jnp.float16),
         "the peak rates of TPU v9 are not known": chosen("TPU v9"),
     }
@@ -226,8 +226,8 @@ def test_tiles_fit_in_a_cores_memory_and_divide_the_vocabulary_where_they_can():
     with jax.sharding.use_abstract_mesh(described_mesh("TPU v5 lite", "tpu")):
         assert make_tiles(8192, 32768, 768, 2) == Tiles(8192, 32768, 1024, 512)
         assert make_tiles(100, 128_256, 768, 2) == Tiles(100, 128_256, 128, 384)
-        assert make_tiles(8192, 50_257, 768, 2).word_size == 512
+        assert make_tiles(8192, 50_257, 768, 2).vocab_tile == 512
         assert make_tiles(8192, 32768, 4096, 2) == Tiles(8192, 32768, 512, 256)
     with jax.sharding.use_abstract_mesh(described_mesh("TPU v4", "tpu")):
         assert make_tiles(8192, 32768, 768, 2) == Tiles(8192, 32768, 1024, 128, cores=2)
-        assert make_tiles(8192, 50_304, 512, 2).word_blocks == 198  # 99 of 256 on each core
+        assert make_tiles(8192, 50_304, 512, 2).vocab_blocks == 198  # 99 of 256 on each core

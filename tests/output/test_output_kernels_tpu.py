@@ -26,12 +26,12 @@ def devices_of(on):
     return open_slice(on).devices
 
 
-def compiled(on, transform=PLAIN, dtype="bfloat16", words=32_768, features=768, bias=False):
+def compiled(on, transform=PLAIN, dtype="bfloat16", vocab=32_768, features=768, bias=False):
     """Statistics of 4,096 tokens and their gradients on one chip."""
     mesh = Mesh(np.array(devices_of(on)[:1]), ("x",))
     array = functools.partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec()))
-    hidden, table = array((4096, features), dtype), array((words, features), jnp.float32)
-    vector = array((words,), jnp.float32) if bias else None
+    hidden, table = array((4096, features), dtype), array((vocab, features), jnp.float32)
+    vector = array((vocab,), jnp.float32) if bias else None
 
     def total(hidden, table, vector, targets):
         given = (hidden, table, vector, targets, dtype, bias, bias, None, transform)
@@ -54,15 +54,15 @@ def test_every_transform_has_kernels_of_each_tpu(on, name, bias):
 
 @pytest.mark.parametrize("on", CHIPS)
 @pytest.mark.parametrize(
-    ("words", "features", "dtype"),
+    ("vocab", "features", "dtype"),
     [(50_257, 512, "bfloat16"), (32_768, 640, "float32"), (128_256, 1664, "bfloat16")],
 )
-def test_every_size_has_kernels(on, words, features, dtype):
-    compiled(on, words=words, features=features, dtype=dtype)
+def test_every_size_has_kernels(on, vocab, features, dtype):
+    compiled(on, vocab=vocab, features=features, dtype=dtype)
 
 
 def test_no_logit_is_stored():
-    memory = compiled("v6e-1", words=131_072).memory_analysis()
+    memory = compiled("v6e-1", vocab=131_072).memory_analysis()
     # The table in bfloat16, and a few numbers of each token.
     assert memory is not None
     assert memory.temp_size_in_bytes < 1.1 * 131_072 * 768 * 2

@@ -16,10 +16,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lm.devices.platform import core_memory
 from lm.output.kernels.forward import Operands, in_specs, tile_logits
-from lm.output.kernels.tiles import Setup
+from lm.output.kernels.tiles import LANES, Setup
 
 _FIRST = ((0,), (0,)), ((), ())  # contracts the first axis of both
-_LANES = 128
 
 
 class RowGrads(NamedTuple):
@@ -56,30 +55,30 @@ def gradients(setup: Setup, operands: Operands, row_grads: RowGrads) -> Gradient
     """Those of arrays that fill whole tiles."""
     tiles, dtype = setup.tiles, operands.dtype
     rows, features = operands.hidden.shape
-    words = operands.table.shape[0]
+    vocab = operands.table.shape[0]
     cores = tiles.cores
-    n, v, steps = tiles.token_size, tiles.word_size, tiles.word_blocks // cores
+    n, v, steps = tiles.token_tile, tiles.vocab_tile, tiles.vocab_blocks // cores
 
     def token_block(core, i, j):
         return i
 
-    def word_block(core, i, j):
+    def vocab_block(core, i, j):
         return core * steps + j
 
     shapes: list[tuple[tuple[int, ...], pl.BlockSpec]] = [
         ((cores, rows, features), pl.BlockSpec((None, n, features), lambda c, i, j: (c, i, 0))),
-        ((words, features), pl.BlockSpec(memory_space=pl.ANY)),
+        ((vocab, features), pl.BlockSpec(memory_space=pl.ANY)),
     ]
     if operands.bias is not None:
-        place = pl.BlockSpec((None, 1, v), lambda c, i, j: (i, 0, word_block(c, i, j)))
-        shapes.append(((tiles.token_blocks, 1, words), place))
+        place = pl.BlockSpec((None, 1, v), lambda c, i, j: (i, 0, vocab_block(c, i, j)))
+        shapes.append(((tiles.token_blocks, 1, vocab), place))
     stacked = jnp.concatenate(row_grads)
     found = pl.pallas_call(
         functools.partial(_backward, setup),
         grid=(cores, tiles.token_blocks, steps),
         in_specs=[
             pl.BlockSpec((len(stacked), n), lambda c, i, j: (0, i)),
-            *in_specs(setup, operands, token_block, word_block),
+            *in_specs(setup, operands, token_block, vocab_block),
         ],
         out_specs=[spec for _, spec in shapes],
         out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, _ in shapes],
@@ -107,7 +106,7 @@ def _backward(setup, rows_ref, targets_ref, hidden_ref, table_ref, *refs):
         refs[with_bias:],
     )
     core, tokens, step = (pl.program_id(axis) for axis in range(3))
-    steps, size = pl.num_programs(2), setup.tiles.word_size
+    steps, size = pl.num_programs(2), setup.tiles.vocab_tile
     block, serial = core * steps + step, tokens * steps + step
     slot = serial % 2
     sum_ref, place = sums_ref.at[slot], table_grad_ref.at[pl.ds(block * size, size), :]
@@ -128,7 +127,7 @@ def _backward(setup, rows_ref, targets_ref, hidden_ref, table_ref, *refs):
     z = tile_logits(hidden_ref, table_ref, bias_refs)
     grad = _logit_grads(setup, block, z, targets_ref[...], rows)
     for bias_grad_ref in bias_grad_refs:
-        lanes = grad.reshape(size, -1, _LANES).sum(1)
+        lanes = grad.reshape(size, -1, LANES).sum(1)
         bias_grad_ref[...] = jnp.sum(lanes.T, axis=0, keepdims=True)
     grad, dtype = grad.astype(table_ref.dtype), sums_ref.dtype
     hidden_grad = jax.lax.dot_general(grad, table_ref[...], _FIRST, preferred_element_type=dtype)
@@ -161,7 +160,7 @@ def _backward(setup, rows_ref, targets_ref, hidden_ref, table_ref, *refs):
 
 
 def _logit_grads(setup, block, z, targets, rows: RowGrads) -> jax.Array:
-    """Of the logits before the transform, [word_size, token_size]."""
+    """Of the logits before the transform, [vocab_tile, token_tile]."""
     transform, tiles = setup.transform, setup.tiles
     exponentials = transform.exponential(z, rows.shift)
     grad = jnp.where(tiles.is_target(block, targets), rows.target, exponentials * rows.scale)

@@ -12,7 +12,7 @@ from lm.devices.platform import platform, target_device
 from lm.output.kernels.tiles import make_tiles
 
 # Of fewer, kernels would not split the vocabulary into two blocks for each core; logits are few.
-_LEAST_WORDS = 4096
+_LEAST_VOCAB = 4096
 
 
 class Choice(NamedTuple):
@@ -35,12 +35,12 @@ class Seconds(NamedTuple):
 
 
 def choose(
-    tokens: int, words: int, features: int, dtype: DTypeLike, chunks: int, refused: str
+    tokens: int, vocab: int, features: int, dtype: DTypeLike, chunks: int, refused: str
 ) -> Choice:
     """Whether kernels compute the loss of N tokens on the devices in use.
 
     Args:
-      tokens, words, features: N, V and D of one device.
+      tokens, vocab, features: N, V and D of one device.
       dtype: of the products' operands.
       chunks: in which tokens are computed otherwise; 1: all at once.
       refused: why the head has no kernel; empty where it has one.
@@ -53,18 +53,18 @@ def choose(
         refused = refused or f"the peak rates of {kind} are not known"
     if dtype not in (jnp.bfloat16, jnp.float32):
         refused = refused or f"{dtype} is neither bfloat16 nor float32"
-    if words < _LEAST_WORDS:
-        refused = refused or f"a vocabulary of {words:,} on a device is below {_LEAST_WORDS:,}"
+    if vocab < _LEAST_VOCAB:
+        refused = refused or f"a vocabulary of {vocab:,} on a device is below {_LEAST_VOCAB:,}"
     if refused or device is None:
         return Choice(False, refused)
-    unfused, fused = roofline(device, tokens, words, features, dtype.itemsize, chunks)
+    unfused, fused = roofline(device, tokens, vocab, features, dtype.itemsize, chunks)
     if fused < unfused:
         return Choice(True)
     return Choice(False, f"it takes at least {fused * 1e3:.3g} ms, without {unfused * 1e3:.3g} ms")
 
 
 def roofline(
-    device: Accelerator, tokens: int, words: int, features: int, itemsize: int, chunks: int
+    device: Accelerator, tokens: int, vocab: int, features: int, itemsize: int, chunks: int
 ) -> Seconds:
     """The least time with and without kernels, forward and backward.
 
@@ -86,16 +86,16 @@ def roofline(
 
     Args:
       device: with F and B.
-      tokens, words, features, itemsize, chunks: N, V, D, s and C.
+      tokens, vocab, features, itemsize, chunks: N, V, D, s and C.
     """
     rate, bandwidth = device.peak_flops, device.bandwidth
-    logits, table = tokens * words, words * features
+    logits, table = tokens * vocab, vocab * features
     product = 2.0 * logits * features / rate
     reading, adding = (
         max(product, (4.0 * logits + size * chunks * table) / bandwidth) for size in (itemsize, 8)
     )
-    tiles = make_tiles(tokens, words, features, itemsize)
-    computed = tiles.token_blocks * tiles.token_size * table
+    tiles = make_tiles(tokens, vocab, features, itemsize)
+    computed = tiles.token_blocks * tiles.token_tile * table
     moved = (2 * itemsize + 8) * tiles.token_blocks * table
     return Seconds(
         unfused=2.0 * reading + adding + 6.0 * logits / bandwidth,

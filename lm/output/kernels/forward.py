@@ -6,7 +6,7 @@ has is a vector of lanes.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +15,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lm.devices.platform import core_memory
-from lm.output.kernels.tiles import Setup
+from lm.output.kernels.tiles import LANES, Setup
 
 _LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
-LEAST = -1e30  # below all logits, and finite
-_LANES = 128
+_LEAST = -1e30  # below all logits, and finite
 # Tokens of a tile whose statistics are computed at a time: a v6e's compiler keeps more of them in
 # registers, and 512 x 1,024 logits take 0.86 of the bundles that they take at once.
 _PART = 256
@@ -70,11 +69,11 @@ class RowSums(NamedTuple):
 def row_sums(setup: Setup, operands: Operands) -> RowSums:
     """One pass over the vocabulary."""
     tiles, dtype = setup.tiles, operands.dtype
-    n, count = tiles.token_size, len(RowSums._fields)
+    n, count = tiles.token_tile, len(RowSums._fields)
     rows = operands.hidden.shape[0]
     sums = pl.pallas_call(
         functools.partial(_forward, setup),
-        grid=(tiles.token_blocks, tiles.word_blocks),
+        grid=(tiles.token_blocks, tiles.vocab_blocks),
         in_specs=in_specs(setup, operands, lambda i, j: i, lambda i, j: j),
         out_specs=pl.BlockSpec((count, n), lambda i, j: (0, i)),
         out_shape=jax.ShapeDtypeStruct((count, rows), dtype),
@@ -95,10 +94,10 @@ def _forward(setup, targets_ref, hidden_ref, table_ref, *refs):
     def _start():
         sums_ref[...] = jnp.zeros_like(sums_ref)
         place = RowSums._fields.index("top")
-        sums_ref[place : place + 1, :] = jnp.full((1, sums_ref.shape[1]), LEAST, sums_ref.dtype)
+        sums_ref[place : place + 1, :] = jnp.full((1, sums_ref.shape[1]), _LEAST, sums_ref.dtype)
 
-    for start in range(0, setup.tiles.token_size, _PART):
-        tokens = slice(start, min(start + _PART, setup.tiles.token_size))
+    for start in range(0, setup.tiles.token_tile, _PART):
+        tokens = slice(start, min(start + _PART, setup.tiles.token_tile))
         z = tile_logits(hidden_ref.at[tokens, :], table_ref, bias_refs)
         before = RowSums(*(sums_ref[at : at + 1, tokens] for at in range(len(RowSums._fields))))
         after = _added(setup, block, targets_ref[:, tokens], z, before)
@@ -106,13 +105,15 @@ def _forward(setup, targets_ref, hidden_ref, table_ref, *refs):
             sums_ref[at : at + 1, tokens] = row
 
 
-def _added(setup: Setup, block: jax.Array, targets: jax.Array, z: jax.Array, sums: RowSums):
-    """The sums with those of the logits z, [words, tokens], of one block."""
+def _added(
+    setup: Setup, block: jax.Array, targets: jax.Array, z: jax.Array, sums: RowSums
+) -> RowSums:
+    """The sums with those of one tile of logits z, [vocab_tile, tokens]."""
     transform = setup.transform
     is_target = setup.tiles.is_target(block, targets)
     padding = setup.tiles.is_padding(block, z.shape[1])
     if padding is not None:
-        z = jnp.where(padding, LEAST, z)
+        z = jnp.where(padding, _LEAST, z)
     top = jnp.maximum(sums.top, jnp.max(z, axis=0, keepdims=True))
     shift, old_shift = transform.value(top), transform.value(sums.top)
     kept = jnp.exp(old_shift - shift)
@@ -136,24 +137,28 @@ def _added(setup: Setup, block: jax.Array, targets: jax.Array, z: jax.Array, sum
 
 
 def tile_logits(hidden_ref: Ref, table_ref: Ref, bias_refs: Sequence[Ref]) -> jax.Array:
-    """The logits of a tile before the transform, [words, tokens]."""
+    """A tile of logits before the transform, [vocab_tile, tokens]."""
     dtype = jnp.promote_types(hidden_ref.dtype, jnp.float32)
     z = jax.lax.dot_general(table_ref[...], hidden_ref[...], _LAST, preferred_element_type=dtype)
     for bias_ref in bias_refs:
-        words = bias_ref.shape[1]
-        turned = jnp.broadcast_to(bias_ref[...], (_LANES, words)).T
-        z += turned[:, :1]
+        rows = jnp.broadcast_to(bias_ref[...], (LANES, bias_ref.shape[1]))
+        z += rows.T[:, :1]
     return z
 
 
-def in_specs(setup: Setup, operands: Operands, token_block, word_block) -> list[pl.BlockSpec]:
-    """Blocks of the operands; `token_block` and `word_block` map a place of the grid."""
-    n, v, features = setup.tiles.token_size, setup.tiles.word_size, operands.hidden.shape[1]
+def in_specs(
+    setup: Setup,
+    operands: Operands,
+    token_block: Callable[..., Any],
+    vocab_block: Callable[..., Any],
+) -> list[pl.BlockSpec]:
+    """Blocks of the operands; `token_block` and `vocab_block` are those at a place of the grid."""
+    n, v, features = setup.tiles.token_tile, setup.tiles.vocab_tile, operands.hidden.shape[1]
     found = [
         pl.BlockSpec((1, n), lambda *at: (0, token_block(*at))),
         pl.BlockSpec((n, features), lambda *at: (token_block(*at), 0)),
-        pl.BlockSpec((v, features), lambda *at: (word_block(*at), 0)),
+        pl.BlockSpec((v, features), lambda *at: (vocab_block(*at), 0)),
     ]
     if operands.bias is not None:
-        found.append(pl.BlockSpec((1, v), lambda *at: (0, word_block(*at))))
+        found.append(pl.BlockSpec((1, v), lambda *at: (0, vocab_block(*at))))
     return found

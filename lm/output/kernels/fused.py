@@ -44,8 +44,8 @@ def fused_logit_stats(
       interpret: on any device, slowly.
     """
     if tiles is None:
-        tokens, words = hidden.shape[0], table.shape[0]
-        tiles = make_tiles(tokens, words, table.shape[1], jnp.dtype(dtype).itemsize)
+        tokens, vocab = hidden.shape[0], table.shape[0]
+        tiles = make_tiles(tokens, vocab, table.shape[1], jnp.dtype(dtype).itemsize)
     setup = Setup(tiles, transform, mean, entropy, interpret)
     return _stats(hidden, table, bias, targets, setup, jnp.dtype(dtype), axis)
 
@@ -56,9 +56,9 @@ def _stats(hidden, table, bias, targets, setup, dtype, axis) -> LogitStats:
 
 
 def _forward(hidden, table, bias, targets, setup, dtype, axis):
-    transform, words = setup.transform, setup.tiles.words
+    transform, vocab = setup.transform, setup.tiles.vocab
     if axis is not None:
-        targets = targets - jax.lax.axis_index(axis) * words
+        targets = targets - jax.lax.axis_index(axis) * vocab
     sums = row_sums(setup, _operands(setup, hidden, table, bias, targets, dtype))
     sums = jax.tree.map(lambda x: x[0, : len(hidden)], sums)
     largest = sums.top if axis is None else jax.lax.pmax(sums.top, axis)
@@ -78,7 +78,7 @@ def _forward(hidden, table, bias, targets, setup, dtype, axis):
     stats = LogitStats(
         cross_entropy=jax.nn.softplus(jnp.log(others) + (top - target)),
         logsumexp=top + jnp.log(whole),
-        mean=total / (words * _parts(axis)),
+        mean=total / (vocab * _parts(axis)),
         entropy=jnp.zeros_like(top),
     )
     if setup.entropy:
@@ -93,9 +93,9 @@ def _backward(setup, dtype, axis, saved, grad: LogitStats):
     if parts > 1:  # each device's part of the loss depends alike on these statistics
         grad = jax.tree.map(lambda g: g * parts, grad)
     scale, target_grad = target_grads(grad, others, own)
-    mean = grad.mean / (setup.tiles.words * parts)
+    mean = grad.mean / (setup.tiles.vocab * parts)
     rows = (top, scale, target_grad, mean, grad.entropy, stats.entropy, stats.logsumexp)
-    more = setup.tiles.token_blocks * setup.tiles.token_size - len(hidden)
+    more = setup.tiles.token_blocks * setup.tiles.token_tile - len(hidden)
     row_grads = RowGrads(*(jnp.pad(row, (0, more))[None] for row in rows))
     operands = _operands(setup, hidden, table, bias, targets, dtype)
     found = gradients(setup, operands, row_grads)
@@ -112,17 +112,17 @@ _stats.defvjp(_forward, _backward)
 
 def _operands(setup: Setup, hidden, table, bias, targets, dtype) -> Operands:
     tiles = setup.tiles
-    tokens = tiles.token_blocks * tiles.token_size - len(hidden)
-    words = tiles.word_blocks * tiles.word_size - len(table)
+    tokens = tiles.token_blocks * tiles.token_tile - len(hidden)
+    vocab = tiles.vocab_blocks * tiles.vocab_tile - len(table)
     here = (targets >= 0) & (targets < len(table))
     targets = jnp.pad(jnp.where(here, targets, -1), (0, tokens), constant_values=-1)
     if bias is not None:
         wide = jnp.promote_types(dtype, jnp.float32)
-        bias = jnp.pad(bias.astype(wide), (0, words))[None]
+        bias = jnp.pad(bias.astype(wide), (0, vocab))[None]
     return Operands(
         targets.astype(jnp.int32)[None],
         jnp.pad(hidden.astype(dtype), ((0, tokens), (0, 0))),
-        jnp.pad(table.astype(dtype), ((0, words), (0, 0))),
+        jnp.pad(table.astype(dtype), ((0, vocab), (0, 0))),
         bias,
     )
 
