@@ -15,8 +15,8 @@ cycles, at which its products have about 0.8 to 0.9 of the peak, and kernels by 
 which nothing else is known. Bytes between chip and memory are operands and results of every
 instruction; that a kernel reads the table again for every block of tokens, and adds to its
 gradient, follows from its grid. Processor seconds of kernels are with their schedules written. The
-rule is that of `lm.output.kernels.choice`; its ratio is that of the bound of its choice to the
-least of the ways that fit.
+rule is that of `lm.output.kernels.choice`; its ratios are those of the bound and of the
+estimate of its choice to the least of the ways that fit.
 """
 
 import argparse
@@ -62,7 +62,8 @@ UNKNOWN = 2**60  # the compiler's estimates near 2^63 are none
 
 def write_schedules() -> None:
     """Before libtpu is loaded: it writes the schedules of all that it compiles, which takes longer
-    than to compile."""
+    than to compile.
+    """
     os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={SCHEDULES} --xla_jf_dump_llo_text=true"
     jax.config.update("jax_platforms", "cpu")
 
@@ -169,24 +170,27 @@ def rule(chip: str, vocab: int, features: int) -> str:
 
 
 def table(sizes: Mapping[str, Any]) -> str:
-    """Markdown: a line for each way."""
+    """Markdown: a line for each way; by the rule's, its ratios to the least of those that fit."""
     lines = [
         "| chip, V, D | way | bound, ms | estimated, ms | GiB moved | temporaries, MiB | "
-        "compiling, s | rule |",
+        "compiling, s | rule: of the least bound, of the least estimate |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for place, row in sizes.items():
         chip, *size = place.split(", ")
         chosen = rule(chip, *(int(number.replace(",", "")) for number in size))
-        fitting = [row[way]["milliseconds"] for way in WAYS if row[way]]
+        fitting = [row[way] for way in WAYS if row[way]]
         for way in WAYS:
             if row[way] is None:
                 lines.append(f"| {place} | {way} | does not fit | | | | | |")
                 continue
             names = ("milliseconds", "estimated", "gibibytes", "temporaries", "seconds")
             cells = [place, way, *(f"{row[way][name]:,}" for name in names)]
-            ratio = f"{row[way]['milliseconds'] / min(fitting):.2f} of the least"
-            cells.append(ratio if way == chosen else "")
+            ratios = (
+                row[way][name] / min(each[name] for each in fitting)
+                for name in ("milliseconds", "estimated")
+            )
+            cells.append(", ".join(f"{ratio:.2f}" for ratio in ratios) if way == chosen else "")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
