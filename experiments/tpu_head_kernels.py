@@ -15,8 +15,9 @@ cycles, at which its products have about 0.8 to 0.9 of the peak, and kernels by 
 which nothing else is known. Bytes between chip and memory are operands and results of every
 instruction; that a kernel reads the table again for every block of tokens, and adds to its
 gradient, follows from its grid. Processor seconds of kernels are with their schedules written. The
-rule is that of `lm.output.kernels.choice`; its ratios are those of the bound and of the
-estimate of its choice to the least of the ways that fit.
+rule is that of `lm.output.kernels.choice`; its ratios are those of the bound and of the estimate of
+its choice to the least of three ways, or of two where a gibibyte does not hold all logits: the head
+holds no more at once.
 """
 
 import argparse
@@ -57,6 +58,7 @@ SCHEDULES = pathlib.Path(tempfile.gettempdir()) / f"schedules_{os.getpid()}"
 TOKENS = 8192
 WAYS = ("materialised", "chunked", "fused")
 FLOPS_OF_A_CYCLE = {"v5e-1": 2 * 4 * 128**2, "v6e-1": 2 * 4 * 256**2}
+LIMIT = 2**28  # logits that a TPU holds at once, as by lm.output.chunking
 UNKNOWN = 2**60  # the compiler's estimates near 2^63 are none
 
 
@@ -170,7 +172,7 @@ def rule(chip: str, vocab: int, features: int) -> str:
 
 
 def table(sizes: Mapping[str, Any]) -> str:
-    """Markdown: a line for each way; by the rule's, its ratios to the least of those that fit."""
+    """Markdown: a line for each way; by the rule's, its ratios to the least."""
     lines = [
         "| chip, V, D | way | bound, ms | estimated, ms | GiB moved | temporaries, MiB | "
         "compiling, s | rule: of the least bound, of the least estimate |",
@@ -178,8 +180,11 @@ def table(sizes: Mapping[str, Any]) -> str:
     ]
     for place, row in sizes.items():
         chip, *size = place.split(", ")
-        chosen = rule(chip, *(int(number.replace(",", "")) for number in size))
-        fitting = [row[way] for way in WAYS if row[way]]
+        vocab, features = (int(number.replace(",", "")) for number in size)
+        chosen = rule(chip, vocab, features)
+        fitting = [row["chunked"], row["fused"]]
+        if TOKENS * vocab <= LIMIT:
+            fitting.append(row["materialised"])
         for way in WAYS:
             if row[way] is None:
                 lines.append(f"| {place} | {way} | does not fit | | | | | |")
@@ -187,7 +192,7 @@ def table(sizes: Mapping[str, Any]) -> str:
             names = ("milliseconds", "estimated", "gibibytes", "temporaries", "seconds")
             cells = [place, way, *(f"{row[way][name]:,}" for name in names)]
             ratios = (
-                row[way][name] / min(each[name] for each in fitting)
+                row[way][name] / min(each[name] for each in fitting if each)
                 for name in ("milliseconds", "estimated")
             )
             cells.append(", ".join(f"{ratio:.2f}" for ratio in ratios) if way == chosen else "")
