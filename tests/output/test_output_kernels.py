@@ -206,7 +206,7 @@ def test_kernels_are_chosen_by_the_roofline_and_else_the_reason_is_told():
     assert (
         chosen(target_fraction=0.15)[1] == "1359 of 8192 tokens gathered at a time by TPU kernels"
     )
-    for kind, features in (("TPU v5 lite", 721), ("TPU v5", 497), ("TPU v6 lite", 1681)):
+    for kind, features in (("TPU v5 lite", 721), ("TPU v5", 497), ("TPU v6 lite", 840)):
         assert chosen(kind, features=features)[0].fused
         assert "it takes at least" in chosen(kind, features=features + 128)[0].reason
     assert chosen(token_chunk_size=0) == (Choice(False), "8192 tokens at once")

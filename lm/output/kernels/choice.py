@@ -13,6 +13,10 @@ from lm.output.kernels.tiles import make_tiles
 
 # Of fewer, kernels would not split the vocabulary into two blocks for each core; logits are few.
 _LEAST_VOCAB = 4096
+# Cycles of the kernels' schedules over those of their products alone; 1.0 where none is listed.
+# Matrix units of 256 x 256 leave less time for the vector units, whose work is the same. The figure
+# is a v6e's (experiments/tpu_head_kernels.py), and is taken for a TPU7x, which has such units too.
+_OVER_PRODUCTS = {"TPU v6 lite": 1.5, "TPU7x": 1.5}
 
 
 class Choice(NamedTuple):
@@ -79,10 +83,11 @@ def roofline(
     With kernels: four products, as logits are computed twice, and no logit is moved. The table is
     read twice, and the sum of its gradient read and written once, for every block of n tokens:
 
-        max(8NDV/F, (2s + 8) (N/n) VD/B)
+        max(c 8NDV/F, (2s + 8) (N/n) VD/B)
 
-    For few chunks and large N the kernels are faster below D = 3 F/B: 721 on a v5e, 498 on a v5p,
-    1,681 on a v6e.
+    With c what the schedules of the kernels take over their products: 1.0, on a v6e 1.5. For few
+    chunks and large N the kernels are faster below D = 3 F/B (721 on a v5e, 498 on a v5p), on a v6e
+    below 1.5 F/B, 840.
 
     Args:
       device: with F and B.
@@ -97,7 +102,8 @@ def roofline(
     tiles = make_tiles(tokens, vocab, features, itemsize)
     computed = tiles.token_blocks * tiles.token_tile * table
     moved = (2 * itemsize + 8) * tiles.token_blocks * table
+    over = _OVER_PRODUCTS.get(device.kind, 1.0)
     return Seconds(
         unfused=2.0 * reading + adding + 6.0 * logits / bandwidth,
-        fused=max(8.0 * computed / rate, moved / bandwidth),
+        fused=max(over * 8.0 * computed / rate, moved / bandwidth),
     )
