@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.attention.kernels.backward import gradients
-from lm.attention.kernels.call import Operands, Setup, core_memory
+from lm.attention.kernels.call import Operands, Setup
 from lm.attention.kernels.families import Exponential, Family, Pointwise, Terms
 from lm.attention.kernels.forward import forward
 from lm.attention.kernels.threshold import Threshold
@@ -19,6 +19,7 @@ from lm.attention.kernels.tiles import Tiles, bounds, padded_segments
 from lm.attention.kernels.top_k import TopK
 from lm.attention.kernels.whole_rows import WholeRows, whole_row_forward, whole_row_queries
 from lm.attention.mask import Mask
+from lm.devices.platform import core_memory
 from lm.softmax import WEIGHTINGS
 from lm.softmax.weighting import Weighting
 

@@ -20,12 +20,12 @@ from lm.attention.kernels.call import (
     bounded,
     by_queries,
     call,
-    core_memory,
     of_rows,
     split_rows,
 )
 from lm.attention.kernels.families import Tile
 from lm.attention.kernels.tiles import bounds
+from lm.devices.platform import core_memory
 
 
 class Gradients(NamedTuple):

@@ -12,14 +12,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lm.attention.kernels.families import Family
 from lm.attention.kernels.tiles import Tiles
-from lm.devices.platform import target_device
+from lm.devices.platform import core_memory
 
 Ref = Any  # a block of an array, in a core's memory
 Place = Callable[..., tuple[Any, Any, Any]]
 LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
 FIRST = ((0,), (0,)), ((), ())  # contracts the first axis of both
-# Half of what TPUs have since v5e, and all that a v4 has.
-_LARGE_MEMORY, _CORE_MEMORY = 64 * 2**20, {"TPU v4": 16 * 2**20}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,11 +134,6 @@ def call(
         interpret=setup.interpret,
         name=f"attention{kernel.__name__}",
     )(*bounds, *jax.tree.leaves(operands))
-
-
-def core_memory() -> int:
-    """Bytes that a kernel may take of a core's own memory (VMEM), on the devices in use."""
-    return _CORE_MEMORY.get(target_device().device_kind, _LARGE_MEMORY)
 
 
 def by_queries(share: int) -> Places:

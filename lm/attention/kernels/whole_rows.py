@@ -24,12 +24,12 @@ from lm.attention.kernels.call import (
     Setup,
     by_queries,
     call,
-    core_memory,
     of_rows,
     split_rows,
 )
 from lm.attention.kernels.families import Family, Rows, Tile
 from lm.attention.kernels.forward import Forward
+from lm.devices.platform import core_memory
 
 GROUP = 16  # keys of a tile whose largest score is their leader
 _LANES = 128
