@@ -7,6 +7,7 @@
   python run.py predict  --workdir=DIR --data=FILE --output=DIR    predictions of a task's run
   python run.py embed    --workdir=DIR --data=FILE --output=FILE.npy    embeddings of texts
   python run.py generate --workdir=DIR --prompt=TEXT ...      continuations of prompts
+  python run.py serve    --workdir=DIR --port=8000            answer over HTTP, as OpenAI's API does
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    train all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    train them and compare them in a table
@@ -19,8 +20,9 @@
   python run.py export   --workdir=DIR --output=DIR --format=onnx    for other runtimes, certified
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
-eval, predict, embed, generate and export also take --config=FILE --config.init_from=hf:FOLDER
-instead of a workdir. Config keys are set by their dotted name: --config.model.d_model=256
+eval, predict, embed, generate, serve and export also take --config=FILE with
+--config.init_from=hf:FOLDER instead of a workdir. Config keys are set by their dotted name:
+--config.model.d_model=256
 --print_config prints all config keys with their values and runs nothing. COMMAND -h prints the
 flags of a command, with --config=FILE also the config keys; --version the versions of packages.
 """
@@ -109,6 +111,14 @@ def generate() -> int:
     for piece in pieces:
         print(piece, end="", flush=True)
     print(speed, file=sys.stderr)
+    return 0
+
+
+def serve() -> int:
+    """Answers requests over HTTP, as OpenAI's API does, until SIGTERM or Ctrl-C."""
+    from lm.serving.serve_command import serve
+
+    serve(flags.open_checkpoint, flags.open_adapter, **flags.serving())
     return 0
 
 
@@ -279,6 +289,11 @@ COMMANDS = {
         generate,
         _ASK + "prompt apply_chat_template max_new_tokens temperature top_k top_p min_p seed "
         "stop_strings num_beams length_penalty",
+    ),
+    "serve": Command(
+        serve,
+        _RUN + "host port token_file slots max_model_len max_queue max_body_bytes request_timeout "
+        "adapters max_adapters pooling normalize",
     ),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "sweep": Command(sweep, _SWEEP + "search study " + _HOSTS),

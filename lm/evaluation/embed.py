@@ -67,13 +67,13 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     if pooling == "pooler" and not run.config.model.pooler:
         raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
     limit = max_text_len_of(run.program.model)
-    rows, truncated = _rows(run, texts, limit)
+    rows, truncated = text_rows(run, texts, limit)
     vectors = np.zeros((len(texts), run.config.model.d_model), np.float32)
     whole = sharding.whole(run.program.mesh)
-    pooled = jax.jit(functools.partial(_pooled, pooling), static_argnums=0, out_shardings=whole)
+    pooled = jax.jit(functools.partial(pool, pooling), static_argnums=0, out_shardings=whole)
     compute = functools.partial(pooled, StaticModel(run.program.model), run.params)
     for length, numbers in _by_length(rows, limit).items():
-        table = [_padded(rows[i], length) for i in numbers]
+        table = [padded_row(rows[i], length) for i in numbers]
         for index, outputs in row_outputs(run.program.mesh, table, run.config.batch_size, compute):
             vectors[numbers[index]] = outputs["vector"]
     if normalize:
@@ -132,7 +132,7 @@ def _column(record: Record, name: str) -> str:
     return value
 
 
-def _rows(run: Restored, texts: Sequence[str], limit: int) -> tuple[list[np.ndarray], int]:
+def text_rows(run: Restored, texts: Sequence[str], limit: int) -> tuple[list[np.ndarray], int]:
     """The tokens of each text, at most `limit`, and how many texts were truncated."""
     encoded = [each.ids for each in run.tokenizer.encode_batch(list(texts))]
     if run.config.model.architecture == "encoder_decoder":
@@ -154,12 +154,13 @@ def _by_length(rows: Sequence[np.ndarray], limit: int) -> Mapping[int, list[int]
     return groups
 
 
-def _padded(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
+def padded_row(row: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """The arrays of a text of tokens that `pool` reads, padded behind."""
     real = np.ones(len(row), np.int32)
     return {name: np.pad(x, (0, length - len(x))) for name, x in (("inputs", row), ("real", real))}
 
 
-def _pooled(
+def pool(
     pooling: str, static: StaticModel, params: Mapping[str, Any], rows: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """The "vector" [B, D] of each row in float32, and the number "row"."""

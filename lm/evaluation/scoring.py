@@ -35,7 +35,7 @@ def score_rows(
     kinds: dict[tuple[int, int, int], dict[Any, ScoredRow]] = {}
     for row in rows:
         kinds.setdefault(row.sizes(max_text_len_of(program.model)), {})[row.key] = row
-    score = jax.jit(_score, static_argnums=0, out_shardings=sharding.whole(program.mesh))
+    score = jax.jit(score_batch, static_argnums=0, out_shardings=sharding.whole(program.mesh))
     found: dict[Any, tuple[float, bool]] = {}
     for sizes, unique in kinds.items():
         keys = list(unique)
@@ -47,7 +47,7 @@ def score_rows(
     return np.array(totals, np.float64), np.array(likeliest, bool)
 
 
-def _score(
+def score_batch(
     static: StaticModel, params: Mapping[str, Any], rows: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Of B rows their numbers, sums of log-probabilities, and whether all targets are hits."""

@@ -141,6 +141,18 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "write the files of launch and sub
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of N processes")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "N; default: as the cluster says", 1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this one, from 0 to N - 1", 0)
+HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; others need --token_file")
+PORT = flags.DEFINE_integer("port", 8000, "port to listen on; 0: any that is free", 0, 65535)
+TOKEN_FILE = flags.DEFINE_string("token_file", None, "file with the token that clients must send")
+SLOTS = flags.DEFINE_integer("slots", 16, "texts that are continued at the same time", 1, 4096)
+MAX_MODEL_LEN = flags.DEFINE_integer(
+    "max_model_len", None, "tokens of a prompt and its continuation; default: the model's"
+)
+MAX_QUEUE = flags.DEFINE_integer("max_queue", 256, "requests that may wait", 1, 100_000)
+MAX_BODY_BYTES = flags.DEFINE_integer("max_body_bytes", 1 << 20, "of a request", 1024, 1 << 30)
+REQUEST_TIMEOUT = flags.DEFINE_float("request_timeout", 120.0, "seconds, of a request", 0.1, 86_400)
+ADAPTERS = flags.DEFINE_string("adapters", None, "folder of workdirs to load adapters from")
+MAX_ADAPTERS = flags.DEFINE_integer("max_adapters", 4, "adapters at the same time", 1, 1024)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 
 
@@ -292,6 +304,35 @@ def view() -> "View":
 
     shown = tuple(ROWS.value), tuple(FORMAT.value or ("md", "csv", "png"))
     return View(BASELINE.value, *shown, tuple(AGAINST.value), MARGIN.value)
+
+
+def serving() -> "dict[str, Any]":
+    """What the flags of `serve` say, by the arguments of `lm.serving.serve_command.serve`."""
+    from lm.serving.serve_command import Address, Bounds
+    from lm.serving.service import ServiceOptions
+
+    named = folder(WORKDIR.value)
+    return {
+        "name": None if named is None else named.name,
+        "address": Address(HOST.value, PORT.value, TOKEN_FILE.value),
+        "bounds": Bounds(MAX_BODY_BYTES.value, REQUEST_TIMEOUT.value),
+        "options": ServiceOptions(
+            slots=SLOTS.value,
+            max_model_len=MAX_MODEL_LEN.value,
+            max_waiting=MAX_QUEUE.value,
+            pooling=POOLING.value,
+            normalize=NORMALIZE.value,
+            adapters=folder(ADAPTERS.value),
+            max_adapters=MAX_ADAPTERS.value,
+        ),
+    }
+
+
+def open_adapter(place: "epath.Path") -> "Restored":
+    """The newest checkpoint of a run whose adapter a server is to load."""
+    from lm.checkpoints.restore import restore
+
+    return restore(place, cache=CACHE_DIR.value)
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

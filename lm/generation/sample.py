@@ -14,8 +14,8 @@ from lm.devices.cpu import fusion_barrier
 from lm.errors import UserError
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_FLOAT32_TINY = float(np.finfo(np.float32).tiny)
-_ROUNDING = 1e-6  # error of sums of float32 probabilities
+FLOAT32_TINY = float(np.finfo(np.float32).tiny)
+ROUNDING = 1e-6  # error of sums of float32 probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def sample(
       min_p: keeps tokens at least min_p times as likely as the likeliest (2407.01082).
     """
     most = jnp.max(log_probs)
-    if temperature < _FLOAT32_TINY:
+    if temperature < FLOAT32_TINY:
         return jnp.where(jnp.isnan(most), -1, jnp.argmax(log_probs))
     # What is divided is 0 for the likeliest, and never infinite.
     logits = jnp.where(log_probs == -jnp.inf, -jnp.inf, (log_probs - most) / temperature)
@@ -82,19 +82,19 @@ def sample(
     if 0 < top_k < logits.size:
         # Without the barrier, XLA's CPU backend sorts all of them.
         likeliest = fusion_barrier(jax.lax.top_k(logits, top_k)[0])
-        kept &= _first(logits, likeliest[-1], top_k)
+        kept &= keep_first(logits, likeliest[-1], top_k)
     if top_p < 1.0:
         order = jnp.sort(jnp.where(kept, logits, -jnp.inf), descending=True)
         sums = jnp.cumsum(jax.nn.softmax(order))
-        count = 1 + jnp.sum(sums[:-1] < top_p - _ROUNDING)
-        kept &= _first(logits, order[count - 1], count)
+        count = 1 + jnp.sum(sums[:-1] < top_p - ROUNDING)
+        kept &= keep_first(logits, order[count - 1], count)
     if min_p > 0.0:
-        kept &= logits >= math.log(min_p) - _ROUNDING
+        kept &= logits >= math.log(min_p) - ROUNDING
     drawn = jax.random.categorical(key, jnp.where(kept, logits, -jnp.inf))
     return jnp.where(jnp.isnan(most), -1, drawn)
 
 
-def _first(logits: jax.Array, least: jax.Array, count: jax.Array | int) -> jax.Array:
+def keep_first(logits: jax.Array, least: jax.Array, count: jax.Array | int) -> jax.Array:
     """Which are the `count` largest of logits [V], the last of which is `least`."""
     above, equal = logits > least, logits == least
     return above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
@@ -111,11 +111,20 @@ def request_keys(
       requests: B times the arrays of token ids that a continuation depends on.
       repeats: the number of equal requests before each; None: counted among `requests`.
     """
-    contents = [b"|".join(np.asarray(ids, np.int32).tobytes() for ids in each) for each in requests]
+    contents = [request_bytes(each) for each in requests]
     hashes = np.array([zlib.crc32(each) for each in contents], np.uint32)
     numbers = np.array(count_repeats(contents) if repeats is None else repeats, np.uint32)
-    seeded = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
-    return jax.vmap(jax.random.fold_in)(seeded, numbers)
+    return jax.vmap(request_key, (None, 0, 0))(seed, hashes, numbers)
+
+
+def request_key(seed: jax.Array | int, crc: jax.Array, repeat: jax.Array) -> jax.Array:
+    """The random key of a request: of the seed, the CRC-32 of `request_bytes`, and the repeat."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), crc), repeat)
+
+
+def request_bytes(request: Sequence[np.ndarray]) -> bytes:
+    """The arrays of token ids that a continuation depends on, as bytes: equal for equal ones."""
+    return b"|".join(np.asarray(ids, np.int32).tobytes() for ids in request)
 
 
 def count_repeats(requests: Iterable[Hashable]) -> list[int]:

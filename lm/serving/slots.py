@@ -1,0 +1,302 @@
+"""Continuous batching: a cache of keys and values with a place for each of B texts, one program
+that puts a prompt into a place, for each length of prompts, and one that adds a token to all.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.devices.sharding import whole
+from lm.generation.prompts import prompt_batch
+from lm.generation.sample import request_key
+from lm.model.transformer import Transformer
+from lm.serving.buckets import bucket, buckets
+from lm.serving.slot_sampling import Drawn, SlotSampling, describe_draw, sample_slots
+from lm.serving.weights import Weights, head_draws, token_log_probs
+from lm.training.program import Program
+
+
+@flax.struct.dataclass
+class SlotState:
+    """What the device holds of the texts in B slots.
+
+    Attributes:
+      cache: keys and values, and whatever else the mechanisms keep; [B, ...].
+      last: [B], the newest token of each.
+      offset: [B], at which position that stands.
+      drawn: [B], how many tokens were drawn.
+      keys: [B], each request's random key.
+      sampling: its options.
+      adapter: [B], the place of its adapter.
+      memory: [B, M], 1 where the encoder of an encoder-decoder has read a token; None without one.
+    """
+
+    cache: Any
+    last: jax.Array
+    offset: jax.Array
+    drawn: jax.Array
+    keys: jax.Array
+    sampling: SlotSampling
+    adapter: jax.Array
+    memory: jax.Array | None
+
+
+class Admission(NamedTuple):
+    """A request that enters a slot, as arrays of one row.
+
+    Attributes:
+      slot: which.
+      tokens: [P], the prompt, padded behind.
+      length: how many of them are the prompt's.
+      seed, crc, repeat: see `lm.generation.sample.request_key`.
+      sampling: its options.
+      adapter: the place of its adapter.
+      source: [M], what an encoder reads, padded behind; None without one.
+      source_length: how many of them count.
+    """
+
+    slot: Any
+    tokens: Any
+    length: Any
+    seed: Any
+    crc: Any
+    repeat: Any
+    sampling: SlotSampling
+    adapter: Any
+    source: Any = None
+    source_length: Any = None
+
+
+class Slots:
+    """The programs of B slots, and their state on the device.
+
+    Every program is compiled by `compile`; afterwards nothing is.
+
+    Attributes:
+      number: B.
+      length: S, the positions of a prompt and its continuation together.
+    """
+
+    def __init__(self, program: Program, number: int, length: int, prefix: bool = False):
+        """Makes the programs of a model; `prefix`: prompt positions attend to each other."""
+        self.number, self.length = number, length
+        self._model, self._prefix = program.model, prefix
+        self._encodes = program.model.config.encoder is not None
+        self._mesh = program.mesh
+        out = {"out_shardings": whole(program.mesh)}
+        self._prefill = jax.jit(self._prefill_one, donate_argnums=1, **out)
+        self._decode = jax.jit(self._decode_all, donate_argnums=1, **out)
+        self._make_state = jax.jit(self._empty, static_argnums=1, **out)
+        self.state: SlotState | None = None
+
+    def compile(self, weights: Weights, sampling: SlotSampling) -> None:
+        """Compiles every program, by running each once, and empties the slots."""
+        self.reset(weights, sampling)
+        for size in buckets(self.length):
+            text = np.zeros(1 if self._encodes else size, np.int32)
+            source = np.zeros(size, np.int32) if self._encodes else None
+            self.admit(weights, 0, text, (0, 0, 0), sampling, 0, source)
+        jax.block_until_ready(self.decode(weights))
+        self.reset(weights, sampling)
+
+    @property
+    def compiled(self) -> int:
+        """How many programs have been compiled."""
+        return self._prefill._cache_size() + self._decode._cache_size()  # pyright: ignore
+
+    def reset(self, weights: Weights, sampling: SlotSampling) -> None:
+        """Empties all slots."""
+        self.state = None
+        with jax.set_mesh(self._mesh):
+            self.state = self._make_state(weights, self.number, sampling)
+
+    def admit(
+        self,
+        weights: Weights,
+        slot: int,
+        prompt: np.ndarray,
+        seed: tuple[int, int, int],
+        sampling: SlotSampling,
+        adapter: int,
+        source: np.ndarray | None = None,
+    ) -> Drawn:
+        """Puts a prompt into a slot and draws its first new token; what was there is overwritten.
+
+        Args:
+          weights: of the model.
+          slot: 0 .. B - 1.
+          prompt: its token ids, 1 to S - 1.
+          seed: the seed, CRC-32 and repeat of `lm.generation.sample.request_key`.
+          sampling: of one slot.
+          adapter: the place of its adapter.
+          source: of an encoder-decoder, what the encoder reads.
+
+        Returns:
+          The draw, arrays of one row, maybe not computed yet.
+        """
+        tokens, length = self._padded(prompt)
+        memory, memory_length = (None, None) if source is None else self._padded(source)
+        arrays = Admission(
+            np.int32(slot),
+            tokens,
+            length,
+            np.int32(seed[0]),
+            np.uint32(seed[1]),
+            np.uint32(seed[2]),
+            sampling,
+            np.int32(adapter),
+            memory,
+            memory_length,
+        )
+        with jax.set_mesh(self._mesh):
+            self.state, drawn = self._prefill(weights, self.state, arrays)
+        return drawn
+
+    def decode(self, weights: Weights) -> Drawn:
+        """Adds a token to every slot, also to empty ones, whose tokens mean nothing."""
+        with jax.set_mesh(self._mesh):
+            self.state, drawn = self._decode(weights, self.state)
+        return drawn
+
+    def _padded(self, tokens: np.ndarray) -> tuple[np.ndarray, np.int32]:
+        size = bucket(len(tokens), self.length)
+        return np.pad(tokens, (0, size - len(tokens))).astype(np.int32), np.int32(len(tokens))
+
+    def _empty(self, weights: Weights, number: int, sampling: SlotSampling) -> SlotState:
+        """The state of `number` empty slots."""
+        length = 1 if self._encodes else self.length
+        nothing = np.zeros(length, np.int32)
+        source = np.zeros(self.length, np.int32) if self._encodes else None
+        one = functools.partial(self._read_prompt, capacity=self.length)
+        shapes = jax.eval_shape(one, weights.select(0), nothing, np.int32(1), source, np.int32(1))[
+            1
+        ]
+        zeros = jnp.zeros(number, jnp.int32)
+        return SlotState(
+            cache=jax.tree.map(lambda x: jnp.zeros((number, *x.shape), x.dtype), shapes),
+            last=zeros,
+            offset=zeros,
+            drawn=zeros,
+            keys=jax.vmap(jax.random.key)(zeros),
+            sampling=jax.tree.map(lambda x: jnp.broadcast_to(x, (number,)), sampling),
+            adapter=zeros,
+            memory=jnp.zeros((number, self.length), jnp.int32) if self._encodes else None,
+        )
+
+    def _read_prompt(
+        self,
+        params: Mapping[str, Any],
+        tokens: jax.Array,
+        length: jax.Array,
+        source: jax.Array | None,
+        source_length: jax.Array,
+        capacity: int,
+    ) -> tuple[jax.Array, Any]:
+        """The head's input [1, D] at a prompt's last token, and a cache of `capacity` positions.
+
+        Positions behind the prompt are computed too: later tokens do not see them, and overwrite
+        them.
+        """
+        places = jnp.arange(len(tokens))[None]
+        batch = prompt_batch(tokens[None], places)
+        if self._prefix:
+            within = jnp.arange(capacity)[None] < length
+            batch = batch.replace(prefix=within)
+        if source is not None:
+            at = jnp.arange(len(source))[None]
+            batch = batch.replace(
+                encoder_inputs=source[None],
+                encoder_segments=(at < source_length).astype(jnp.int32),
+                encoder_positions=at,
+            )
+        hidden, cache = self._states(params, None, batch, jnp.zeros((), jnp.int32), capacity)
+        return jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False), cache
+
+    def _states(self, params, cache, batch, offset, capacity) -> tuple[jax.Array, Any]:
+        """The head's inputs [1, n, D] of tokens at `offset`, and the updated cache."""
+        hidden, updated = self._model.apply(
+            {"params": params} | ({} if cache is None else {"cache": cache}),
+            batch,
+            offset=offset,
+            padding=jnp.ones((1, capacity), bool),
+            cache_length=capacity,
+            method="head_inputs",
+            mutable=["cache"],
+        )
+        return hidden, updated["cache"]
+
+    def _prefill_one(
+        self, weights: Weights, state: SlotState, new: Admission
+    ) -> tuple[SlotState, Drawn]:
+        params = weights.select(new.adapter)
+        # An encoder-decoder's own text begins with what it is started by.
+        capacity = self.length if self._encodes else len(new.tokens)
+        hidden, cache = self._read_prompt(
+            params, new.tokens, new.length, new.source, new.source_length, capacity
+        )
+        key = request_key(new.seed, new.crc, new.repeat)
+        options = jax.tree.map(lambda x: jnp.asarray(x)[None], new.sampling)
+        drawn = self._draw(
+            weights, hidden, key[None], jnp.zeros(1, jnp.int32), options, new.adapter[None]
+        )
+
+        def write(all_: jax.Array, one: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(all_, one[None], (new.slot, *[0] * one.ndim))
+
+        def put(all_: jax.Array, one: Any) -> jax.Array:
+            return all_.at[new.slot].set(one)
+
+        memory = state.memory
+        if memory is not None:
+            real = (jnp.arange(self.length) < new.source_length).astype(jnp.int32)
+            memory = put(memory, real)
+        state = SlotState(
+            cache=jax.tree.map(write, state.cache, cache),
+            last=put(state.last, drawn.token[0]),
+            offset=put(state.offset, new.length),
+            drawn=put(state.drawn, 1),
+            keys=put(state.keys, key),
+            sampling=jax.tree.map(put, state.sampling, new.sampling),
+            adapter=put(state.adapter, new.adapter),
+            memory=memory,
+        )
+        return state, drawn
+
+    def _decode_all(self, weights: Weights, state: SlotState) -> tuple[SlotState, Drawn]:
+        def one(cache, last, offset, adapter, memory) -> tuple[jax.Array, Any]:
+            batch = prompt_batch(last[None, None], offset[None, None])
+            if memory is not None:
+                batch = batch.replace(
+                    encoder_segments=memory[None], encoder_positions=jnp.arange(len(memory))[None]
+                )
+            params = weights.select(adapter)
+            hidden, cache = self._states(params, cache, batch, offset, self.length)
+            return hidden[0, 0], cache
+
+        last = jnp.maximum(state.last, 0)  # -1 where probabilities were NaN
+        hidden, cache = jax.vmap(one)(state.cache, last, state.offset, state.adapter, state.memory)
+        drawn = self._draw(weights, hidden, state.keys, state.drawn, state.sampling, state.adapter)
+        state = state.replace(
+            cache=cache,
+            last=drawn.token,
+            # A slot whose text has ended goes on until another takes it, at the last position.
+            offset=jnp.minimum(state.offset + 1, self.length - 1),
+            drawn=state.drawn + 1,
+        )
+        return state, drawn
+
+    def _draw(self, weights, hidden, keys, drawn, options, adapter) -> Drawn:
+        """A token for each of B slots, given the inputs of the head [B, D]."""
+        model: Transformer = self._model
+        keys = jax.vmap(jax.random.fold_in)(keys, drawn)
+        log_probs = token_log_probs(model, weights, hidden, adapter)
+        tokens = sample_slots(log_probs, keys, options)
+        own = head_draws(model, weights, hidden, adapter, keys)
+        if own is not None:
+            tokens = jnp.where(options.unmodified & (tokens >= 0), own, tokens)
+        return describe_draw(log_probs, tokens)
