@@ -127,8 +127,8 @@ class Scorer:
 class NextTokens:
     """The next token's probabilities under several softmaxes of the same scores.
 
-    The scores are the head's log-probabilities, which every head has. Shown are the weightings
-    that sum to one and to which a constant added to all scores means nothing.
+    The scores are the head's log-probabilities, which every head has. The softmaxes are weightings
+    that sum to one, and to which a constant added to all scores means nothing.
 
     Attributes:
       run: a decoder.
@@ -140,13 +140,15 @@ class NextTokens:
 
     program: ClassVar[str] = "next"
     size: ClassVar[int] = 1
-    softmaxes: ClassVar[tuple[str, ...]] = tuple(
-        name
-        for name, each in WEIGHTINGS.items()
-        if each.normalised
-        and each.shift_invariant
-        and not (each.random or each.signed or each.learned)
-    )
+    softmaxes: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+        "softmax": ("softmax", {}),
+        "temperature 0.5": ("temperature", {"temperature": 0.5}),
+        "temperature 2": ("temperature", {"temperature": 2.0}),
+        "entmax 1.25": ("entmax", {"alpha": 1.25}),
+        "entmax 1.5": ("entmax15", {}),
+        "sparsemax": ("sparsemax", {}),
+        "top 4": ("top_k", {"k": 4}),
+    }
 
     def compute(self, params: Params, rows: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """See `lm.serving.row_queue.Compute`."""
@@ -158,7 +160,10 @@ class NextTokens:
         hidden: Any = model.apply({"params": params}, batch, method="head_inputs")
         last = jnp.take_along_axis(hidden, rows["length"][:, None, None] - 1, axis=1)[:, 0]
         scores: Any = model.apply({"params": params}, last, method="token_log_probs")
-        return {name: WEIGHTINGS[name].apply(scores) for name in self.softmaxes}
+        return {
+            label: WEIGHTINGS[name].apply(scores, **options)
+            for label, (name, options) in self.softmaxes.items()
+        }
 
     def examples(self, length: int) -> Arrays:
         """A row of this length, by which the program is compiled."""
