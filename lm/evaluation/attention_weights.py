@@ -47,7 +47,8 @@ def attention_weights(
     with nn.intercept_methods(_capture):
         _, found = plain.apply({"params": params}, batch, mutable=[_COLLECTION])
     layers: dict[tuple[int, int], jax.Array] = {}
-    for path, captured in flatten_dict(found[_COLLECTION]).items():
+    sown: dict[tuple[str, ...], Any] = dict(flatten_dict(found[_COLLECTION]))
+    for path, captured in sown.items():
         number = re.search(r"layer_(\d+)", "/".join(path))
         for index, weights in enumerate(captured):
             # Layers that are scanned have an axis of layers before the rows.

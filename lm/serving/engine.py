@@ -142,6 +142,7 @@ class Engine:
         """Ends generations that nobody waits for."""
         with self._changed:
             for each in generations:
+                self.counts.cancelled += not (each.cancelled or each.done)
                 each.cancelled = True
             self._changed.notify()
 
@@ -277,9 +278,7 @@ class Engine:
         with self._changed:
             both = [*self._waiting, *self._active.values()]
             for each in both:
-                if each.cancelled:
-                    self.counts.cancelled += 1
-                elif not each.done and now > each.deadline:
+                if not (each.cancelled or each.done) and now > each.deadline:
                     self.counts.timed_out += 1
                     pieces.append((each, each.fail(_too_late(now - each.created))))
             self._waiting = collections.deque(

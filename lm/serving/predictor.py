@@ -51,7 +51,7 @@ class Predictor:
         task, _, layout = self.run.task_layout
         return task.abstract_row(layout)
 
-    def examples(self, inputs: Sequence[Input]) -> tuple[list[Example], list[Arrays]]:
+    def examples(self, inputs: Sequence[Input]) -> tuple[list[Example], Sequence[Arrays]]:
         """The examples, each of which knows which of all the rows are its own.
 
         Raises:

@@ -18,7 +18,7 @@ from lm.evaluation.embed import padded_row, pool, text_rows
 from lm.evaluation.prompting.query_encoder import query_encoder
 from lm.evaluation.prompting.template import Query
 from lm.evaluation.scoring import score_batch
-from lm.generation.decode import StaticModel
+from lm.generation.decode import StaticModel, next_token_log_probs
 from lm.generation.prompts import prompt_batch
 from lm.serving.buckets import bucket
 from lm.serving.row_queue import Arrays
@@ -156,10 +156,10 @@ class NextTokens:
         places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         batch = prompt_batch(tokens, places)
         if self.run.config.objective == "prefix":
-            batch = batch.replace(prefix=places < rows["length"][:, None])
-        hidden: Any = model.apply({"params": params}, batch, method="head_inputs")
+            batch = dataclasses.replace(batch, prefix=places < rows["length"][:, None])
+        hidden = jnp.asarray(model.apply({"params": params}, batch, method="head_inputs"))
         last = jnp.take_along_axis(hidden, rows["length"][:, None, None] - 1, axis=1)[:, 0]
-        scores: Any = model.apply({"params": params}, last, method="token_log_probs")
+        scores = next_token_log_probs(model, params, last)
         return {
             label: WEIGHTINGS[name].apply(scores, **options)
             for label, (name, options) in self.softmaxes.items()

@@ -5,7 +5,7 @@ whoever sent them, in batches of one size and a few lengths.
 import collections
 import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -18,6 +18,12 @@ from lm.training.train_state import Params
 Arrays = Mapping[str, np.ndarray]  # of one row
 # Arrays [B, ...] of rows, by all of the model's parameters, to arrays [B, ...].
 Compute = Callable[[Params, dict[str, jax.Array]], Mapping[str, jax.Array]]
+
+
+class RowProgram(Protocol):
+    """What makes the rows of a program."""
+
+    program: ClassVar[str]
 
 
 class _Waiting(NamedTuple):

@@ -6,7 +6,6 @@ import concurrent.futures
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +21,7 @@ from lm.serving.buckets import buckets
 from lm.serving.engine import Engine
 from lm.serving.predictor import ENDPOINTS, Predictor
 from lm.serving.row_programs import LONGEST_SHOWN, AttentionMaps, Embedder, NextTokens, Scorer
-from lm.serving.row_queue import Arrays, Compute, RowQueue
+from lm.serving.row_queue import Arrays, Compute, RowProgram, RowQueue
 from lm.serving.slot_sampling import as_arrays
 from lm.serving.slots import Slots
 from lm.serving.weights import adapter_weights, fixed_weights, with_adapter
@@ -146,7 +145,7 @@ class Service:
         return slots + self.engine.rows.compiled
 
     def submit_rows(
-        self, part: Any, rows: Sequence[Arrays], model: str
+        self, part: RowProgram, rows: Sequence[Arrays], model: str
     ) -> "list[concurrent.futures.Future[Arrays]]":
         """Queues rows for one of the service's parts, by the adapter of a name."""
         with self.engine.lock:

@@ -1,7 +1,7 @@
 """Samples the next token of every slot, each with options of its own, in one compiled program."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -25,11 +25,11 @@ class SlotSampling:
       unmodified: tokens come from the model's own distribution.
     """
 
-    temperature: jax.Array | np.ndarray
-    top_k: jax.Array | np.ndarray
-    top_p: jax.Array | np.ndarray
-    log_min_p: jax.Array | np.ndarray
-    unmodified: jax.Array | np.ndarray
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    log_min_p: jax.Array
+    unmodified: jax.Array
 
 
 class Drawn(NamedTuple):
@@ -46,13 +46,14 @@ class Drawn(NamedTuple):
 def as_arrays(params: SamplingParams) -> SlotSampling:
     """The options of one slot."""
     least = math.log(params.min_p) - ROUNDING if params.min_p > 0.0 else -math.inf
-    return SlotSampling(
-        temperature=np.float32(params.temperature),
-        top_k=np.int32(min(params.top_k, 2**31 - 1)),
-        top_p=np.float32(params.top_p - ROUNDING if params.top_p < 1.0 else 1.0),
-        log_min_p=np.float32(least),
-        unmodified=np.bool_(params.unmodified),
-    )
+    arrays: dict[str, Any] = {
+        "temperature": np.float32(params.temperature),
+        "top_k": np.int32(min(params.top_k, 2**31 - 1)),
+        "top_p": np.float32(params.top_p - ROUNDING if params.top_p < 1.0 else 1.0),
+        "log_min_p": np.float32(least),
+        "unmodified": np.bool_(params.unmodified),
+    }
+    return SlotSampling(**arrays)
 
 
 def sample_slots(log_probs: jax.Array, keys: jax.Array, options: SlotSampling) -> jax.Array:

@@ -2,6 +2,7 @@
 that puts a prompt into a place, for each length of prompts, and one that adds a token to all.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from lm.devices.sharding import whole
 from lm.generation.prompts import prompt_batch
@@ -36,7 +38,7 @@ class SlotState:
       memory: [B, M], 1 where the encoder of an encoder-decoder has read a token; None without one.
     """
 
-    cache: Any
+    cache: Mapping[str, Any]
     last: jax.Array
     offset: jax.Array
     drawn: jax.Array
@@ -60,16 +62,16 @@ class Admission(NamedTuple):
       source_length: how many of them count.
     """
 
-    slot: Any
-    tokens: Any
-    length: Any
-    seed: Any
-    crc: Any
-    repeat: Any
+    slot: jax.Array
+    tokens: jax.Array
+    length: jax.Array
+    seed: jax.Array
+    crc: jax.Array
+    repeat: jax.Array
     sampling: SlotSampling
-    adapter: Any
-    source: Any = None
-    source_length: Any = None
+    adapter: jax.Array
+    source: jax.Array | None = None
+    source_length: jax.Array | None = None
 
 
 class Slots:
@@ -88,10 +90,10 @@ class Slots:
         self._model, self._prefix = program.model, prefix
         self._encodes = program.model.config.encoder is not None
         self._mesh = program.mesh
-        out = {"out_shardings": whole(program.mesh)}
-        self._prefill = jax.jit(self._prefill_one, donate_argnums=1, **out)
-        self._decode = jax.jit(self._decode_all, donate_argnums=1, **out)
-        self._make_state = jax.jit(self._empty, static_argnums=1, **out)
+        everywhere = whole(program.mesh)
+        self._prefill = jax.jit(self._prefill_one, donate_argnums=1, out_shardings=everywhere)
+        self._decode = jax.jit(self._decode_all, donate_argnums=1, out_shardings=everywhere)
+        self._make_state = jax.jit(self._empty, static_argnums=1, out_shardings=everywhere)
         self.state: SlotState | None = None
 
     def compile(self, weights: Weights, sampling: SlotSampling) -> None:
@@ -139,22 +141,17 @@ class Slots:
         Returns:
           The draw, arrays of one row, maybe not computed yet.
         """
-        tokens, length = self._padded(prompt)
-        memory, memory_length = (None, None) if source is None else self._padded(source)
-        arrays = Admission(
-            np.int32(slot),
-            tokens,
-            length,
-            np.int32(seed[0]),
-            np.uint32(seed[1]),
-            np.uint32(seed[2]),
-            sampling,
-            np.int32(adapter),
-            memory,
-            memory_length,
-        )
+        arrays: dict[str, Any] = {"slot": np.int32(slot), "adapter": np.int32(adapter)}
+        arrays["tokens"], arrays["length"] = self._padded(prompt)
+        if source is not None:
+            arrays["source"], arrays["source_length"] = self._padded(source)
+        numbers = {"seed": np.int32, "crc": np.uint32, "repeat": np.uint32}
+        for (name, kind), value in zip(numbers.items(), seed, strict=True):
+            arrays[name] = kind(value)
         with jax.set_mesh(self._mesh):
-            self.state, drawn = self._prefill(weights, self.state, arrays)
+            self.state, drawn = self._prefill(
+                weights, self.state, Admission(**arrays, sampling=sampling)
+            )
         return drawn
 
     def decode(self, weights: Weights) -> Drawn:
@@ -194,7 +191,7 @@ class Slots:
         tokens: jax.Array,
         length: jax.Array,
         source: jax.Array | None,
-        source_length: jax.Array,
+        source_length: jax.Array | None,
         capacity: int,
     ) -> tuple[jax.Array, Any]:
         """The head's input [1, D] at a prompt's last token, and a cache of `capacity` positions.
@@ -206,10 +203,11 @@ class Slots:
         batch = prompt_batch(tokens[None], places)
         if self._prefix:
             within = jnp.arange(capacity)[None] < length
-            batch = batch.replace(prefix=within)
-        if source is not None:
+            batch = dataclasses.replace(batch, prefix=within)
+        if source is not None and source_length is not None:
             at = jnp.arange(len(source))[None]
-            batch = batch.replace(
+            batch = dataclasses.replace(
+                batch,
                 encoder_inputs=source[None],
                 encoder_segments=(at < source_length).astype(jnp.int32),
                 encoder_positions=at,
@@ -248,11 +246,11 @@ class Slots:
         def write(all_: jax.Array, one: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice(all_, one[None], (new.slot, *[0] * one.ndim))
 
-        def put(all_: jax.Array, one: Any) -> jax.Array:
+        def put(all_: jax.Array, one: ArrayLike) -> jax.Array:
             return all_.at[new.slot].set(one)
 
         memory = state.memory
-        if memory is not None:
+        if memory is not None and new.source_length is not None:
             real = (jnp.arange(self.length) < new.source_length).astype(jnp.int32)
             memory = put(memory, real)
         state = SlotState(
@@ -271,8 +269,10 @@ class Slots:
         def one(cache, last, offset, adapter, memory) -> tuple[jax.Array, Any]:
             batch = prompt_batch(last[None, None], offset[None, None])
             if memory is not None:
-                batch = batch.replace(
-                    encoder_segments=memory[None], encoder_positions=jnp.arange(len(memory))[None]
+                batch = dataclasses.replace(
+                    batch,
+                    encoder_segments=memory[None],
+                    encoder_positions=jnp.arange(len(memory))[None],
                 )
             params = weights.select(adapter)
             hidden, cache = self._states(params, cache, batch, offset, self.length)
@@ -281,7 +281,8 @@ class Slots:
         last = jnp.maximum(state.last, 0)  # -1 where probabilities were NaN
         hidden, cache = jax.vmap(one)(state.cache, last, state.offset, state.adapter, state.memory)
         drawn = self._draw(weights, hidden, state.keys, state.drawn, state.sampling, state.adapter)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             cache=cache,
             last=drawn.token,
             # A slot whose text has ended goes on until another takes it, at the last position.

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from lm.checkpoints.layer_layout import named_leaves
 from lm.checkpoints.restored import Restored
 from lm.errors import UserError
 from lm.finetuning import FinetuningConfig, combine, partition
+from lm.generation.decode import next_token_log_probs
 from lm.model.transformer import Transformer
 from lm.output.base import Head
 
@@ -76,15 +78,13 @@ def adapter_of(run: Restored, weights: Weights, name: str) -> Mapping[str, Any]:
       UserError: its base differs, or its adapter is of another kind or size.
     """
     own, base = _parts(run)
-    ours: Any = flatten_dict(weights.adapters)
-    theirs: Any = flatten_dict(own)
+    ours, theirs = named_leaves(weights.adapters), named_leaves(own)
     if {k: v.shape[1:] for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
         raise UserError(
             f"adapter {name!r} has other parameters than the adapter that the server began with: "
             "all need the same config.finetuning and the same sizes"
         )
-    shared: Any = flatten_dict(weights.base)
-    found: Any = flatten_dict(base)
+    shared, found = named_leaves(weights.base), named_leaves(base)
     same = shared.keys() == found.keys() and all(
         np.array_equal(shared[key], found[key]) for key in shared
     )
@@ -99,7 +99,7 @@ def adapter_of(run: Restored, weights: Weights, name: str) -> Mapping[str, Any]:
 def with_adapter(weights: Weights, own: Mapping[str, Any], place: jax.Array) -> Weights:
     """The weights with other parameters at an adapter's place."""
     written = jax.tree.map(lambda all_, one: all_.at[place].set(one), weights.adapters, own)
-    return weights.replace(adapters=written)
+    return Weights(base=weights.base, adapters=written)
 
 
 def token_log_probs(
@@ -107,13 +107,10 @@ def token_log_probs(
 ) -> jax.Array:
     """Log-probabilities [B, V] in nats of inputs of the head [B, D], by each row's adapter."""
     if weights.shares_head:
-        found: Any = model.apply({"params": weights.select(0)}, hidden, method="token_log_probs")
-        return found
+        return next_token_log_probs(model, weights.select(0), hidden)
 
     def one(hidden: jax.Array, place: jax.Array) -> jax.Array:
-        variables = {"params": weights.select(place)}
-        found: Any = model.apply(variables, hidden[None], method="token_log_probs")
-        return found[0]
+        return next_token_log_probs(model, weights.select(place), hidden[None])[0]
 
     return jax.vmap(one)(hidden, places)
 
@@ -130,7 +127,7 @@ def head_draws(
     def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         hidden, place, key = row
         variables = {"params": weights.select(place)}
-        tokens: Any = model.apply(variables, hidden[None], key, method="sample_tokens")
+        tokens = jnp.asarray(model.apply(variables, hidden[None], key, method="sample_tokens"))
         return tokens[0].astype(jnp.int32)
 
     # One after the other: vmap would compute every branch of such a draw.

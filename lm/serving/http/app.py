@@ -16,7 +16,7 @@ import lm
 from lm.serving.http import completions, rows
 from lm.serving.http.answers import ClientLeft
 from lm.serving.http.errors import Ascii, add_handlers
-from lm.serving.http.limits import Guard, Limits
+from lm.serving.http.limits import OPEN, Guard, Limits
 from lm.serving.http.metrics import Measured, Metrics
 from lm.serving.http.schemas import AdapterBody, ErrorBody
 from lm.serving.http.state import State, state_of
@@ -64,7 +64,7 @@ def make_app(
     _add_own(app)
     add_handlers(app)
     app.add_exception_handler(ClientLeft, _left)
-    app.openapi = lambda: _document(app, limits)
+    app.openapi = lambda: _document(app, service, limits)
     paths = frozenset(app.openapi()["paths"])
     return Measured(Guard(app, limits), state.metrics, paths)
 
@@ -147,18 +147,36 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 _POLICY += "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def _document(app: FastAPI, limits: Limits) -> dict[str, Any]:
+def _document(app: FastAPI, service: Service, limits: Limits) -> dict[str, Any]:
     """The OpenAPI document; bodies that are not as they should be get the status 400."""
-    if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        for path in found["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        schemas = found["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        if limits.token is not None:
-            found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            found["security"] = [{"token": []}]
-        app.openapi_schema = found
-    return app.openapi_schema
+    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            for status in ("4XX", "5XX"):
+                operation["responses"][status]["content"] = error
+            if path in OPEN:
+                operation["security"] = []
+    schemas = found["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for schema in schemas.values():
+        if "model" in schema.get("properties", {}):
+            schema["properties"]["model"]["enum"] = list(service.adapters.names)
+        if "max_tokens" in schema.get("properties", {}):
+            _bound(schema["properties"], service.length - 1)
+    if limits.token is not None:
+        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"token": []}]
+    return found
+
+
+def _bound(properties: dict[str, Any], most: int) -> None:
+    """Says how many tokens can be asked for at all."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        found = properties.get(name, {})
+        for each in (found, *found.get("anyOf", ())):
+            if each.get("type") == "integer":
+                each.pop("exclusiveMaximum", None)
+                each["maximum"] = most

@@ -40,7 +40,14 @@ async def complete(body: CompletionBody, request: Request) -> Response:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     return await _respond(
-        request, state, body, requests, "cmpl", ("text_completion",) * 2, choice, choice
+        request,
+        state,
+        body,
+        requests,
+        "cmpl",
+        ("text_completion", "text_completion"),
+        choice,
+        choice,
     )
 
 
@@ -170,12 +177,14 @@ def _sse(content: dict[str, Any]) -> str:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """How a token is shown: its text, its name where it is special, or its id where it is part of
-    a character.
+    """How a token is shown: its text; its name where it is special, or `<end>`; its id where it is
+    part of a character.
     """
     for name, marker in tokenizer.markers.items():
         if marker.token == token:
             return name
+    if token == tokenizer.end:
+        return "<end>"
     text = tokenizer.decode([token])
     return text if text and "\N{REPLACEMENT CHARACTER}" not in text else f"token_id:{token}"
 

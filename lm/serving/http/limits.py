@@ -14,7 +14,7 @@ from lm.serving.generation import Failure
 from lm.serving.http.errors import response
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # paths that need no token
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # paths that need no token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self._check_origin(headers)
-            if scope["path"] not in _OPEN:
+            if scope["path"] not in OPEN:
                 self._check_token(headers)
             body = b""
-            if scope["method"] in ("POST", "PUT", "PATCH"):
+            if scope["method"] == "POST":
                 body = await self._body(headers, receive)
         except Failure as failure:
             await response(failure)(scope, receive, send)

@@ -1,7 +1,7 @@
 """HTTP/1.1 by uvicorn, where a client has to send a request's headers within a time."""
 
 import asyncio
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -13,7 +13,9 @@ class PunctualProtocol(H11Protocol):
     seconds: ClassVar[float] = 10.0
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, transport: asyncio.Transport
+    ) -> None:
         """See asyncio."""
         super().connection_made(transport)
         self._expect_headers()

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -22,7 +22,7 @@ from lm.serving.http.schemas import (
     ScoreBody,
 )
 from lm.serving.http.state import State, state_of
-from lm.serving.row_queue import Arrays
+from lm.serving.row_queue import Arrays, RowProgram
 
 router = APIRouter()
 
@@ -38,7 +38,7 @@ async def embeddings(body: EmbeddingBody, request: Request) -> Response:
     data = []
     for index, each in enumerate(found):
         vector = embedder.vector(each).astype(np.float32)
-        coded: Any = vector.tolist()
+        coded: str | list[float] = vector.tolist()
         if body.encoding_format == "base64":
             coded = base64.b64encode(vector.tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": coded})
@@ -150,7 +150,7 @@ async def attention(body: AttentionBody, request: Request) -> Response:
 
 
 async def _computed(
-    state: State, part: Any, rows: list[Arrays], model: str, request: Request
+    state: State, part: RowProgram, rows: Sequence[Arrays], model: str, request: Request
 ) -> list[Arrays]:
     """The outputs of rows of one of the service's parts, in order."""
     futures = state.service.submit_rows(part, rows, model)

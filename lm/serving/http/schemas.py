@@ -4,10 +4,25 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+
+def _whole(value: object) -> object:
+    """A number as JSON has it: 3.0 is whole."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _false(value: object) -> object:
+    """Refuses all but false, also 0."""
+    if value is not False:
+        raise ValueError("only false is supported")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Never = Annotated[Literal[False], BeforeValidator(_false)]
 Text = Annotated[str, StringConstraints(max_length=4_000_000)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -26,15 +41,15 @@ class Sampled(Body):
 
     temperature: float = Field(1.0, ge=0.0, le=100.0, description="0 takes the likeliest token")
     top_p: float = Field(1.0, ge=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, lt=2**31, description="0: all tokens")
+    top_k: Whole = Field(0, ge=0, lt=2**31, description="0: all tokens")
     min_p: float = Field(0.0, ge=0.0, le=1.0)
-    seed: int | None = Field(None, ge=0, lt=2**31, description="None: another one each time")
-    n: int = Field(1, ge=1, le=16, description="continuations of each prompt")
+    seed: Whole | None = Field(None, ge=0, lt=2**31, description="None: another one each time")
+    n: Whole = Field(1, ge=1, le=16, description="continuations of each prompt")
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool = False
     stream_options: "StreamOptions | None" = None
-    presence_penalty: Literal[0, 0.0] = Field(0, description="only 0")
-    frequency_penalty: Literal[0, 0.0] = Field(0, description="only 0")
+    presence_penalty: float = Field(0.0, ge=0.0, le=0.0, description="only 0")
+    frequency_penalty: float = Field(0.0, ge=0.0, le=0.0, description="only 0")
 
     @property
     def stops(self) -> list[str]:
@@ -63,9 +78,9 @@ class CompletionBody(Sampled):
         | Annotated[list[Text], Field(min_length=1, max_length=64)]
         | Annotated[list[TokenId], Field(min_length=1, max_length=1_000_000)]
     )
-    max_tokens: int = Field(16, ge=1, lt=2**31)
-    logprobs: int | None = Field(None, ge=0, le=20, description="likeliest tokens to report")
-    echo: Literal[False] = Field(False, description="only false; /v1/score rates a text")
+    max_tokens: Whole = Field(16, ge=1, lt=2**31)
+    logprobs: Whole | None = Field(None, ge=0, le=20, description="likeliest tokens to report")
+    echo: Never = Field(False, description="only false; /v1/score rates a text")
 
     @property
     def prompts(self) -> list[Any]:
@@ -104,10 +119,10 @@ class ChatBody(Sampled):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    max_tokens: int | None = Field(None, ge=1, lt=2**31)
-    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_tokens: Whole | None = Field(None, ge=1, lt=2**31)
+    max_completion_tokens: Whole | None = Field(None, ge=1, lt=2**31)
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
 
 class EmbeddingBody(Body):
@@ -154,15 +169,15 @@ class NextTokensBody(Body):
     """POST /v1/next_tokens."""
 
     text: Text
-    top: int = Field(10, ge=1, le=100, description="likeliest tokens to show")
+    top: Whole = Field(10, ge=1, le=100, description="likeliest tokens to show")
 
 
 class AttentionBody(Body):
     """POST /v1/attention."""
 
     text: Text
-    layer: int = Field(0, ge=0, le=10_000)
-    head: int = Field(0, ge=0, le=10_000)
+    layer: Whole = Field(0, ge=0, le=10_000)
+    head: Whole = Field(0, ge=0, le=10_000)
 
 
 class AdapterBody(BaseModel):
