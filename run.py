@@ -116,9 +116,9 @@ def generate() -> int:
 
 def serve() -> int:
     """Answers requests over HTTP, as OpenAI's API does, until SIGTERM or Ctrl-C."""
-    from lm.serving.serve_command import serve
+    from lm.experiment.checkpoint_commands import run_serve
 
-    serve(flags.open_checkpoint, flags.open_adapter, **flags.serving())
+    run_serve(flags.open_checkpoint, flags.open_adapter, flags.serving())
     return 0
 
 

@@ -19,6 +19,7 @@ ROOMS = (
     ("checkpoints",),
     ("generation",),
     ("evaluation",),
+    ("serving",),
     ("experiment",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

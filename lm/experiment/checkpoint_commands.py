@@ -1,8 +1,9 @@
-"""Runs the commands that ask a checkpoint: eval, predict, embed and diagnose. Each checks what it
-is given before it reads the checkpoint.
+"""Runs the commands that ask a checkpoint: eval, predict, embed, diagnose and serve. Each checks
+what it is given before it reads the checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -72,6 +73,15 @@ def run_embed(
 def run_diagnose(open_run: OpenRun, num_contexts: int, workdir: epath.Path) -> list[str]:
     """Writes what is measured of the output softmax to the workdir; describes it in lines."""
     return diagnose_run(open_run(), num_contexts, workdir)
+
+
+def run_serve(
+    open_run: OpenRun, open_adapter: Callable[[epath.Path], Restored], flags: Mapping[str, Any]
+) -> None:
+    """Answers over HTTP until a signal comes; see `lm.serving.serve_command`."""
+    from lm.serving.serve_command import serve
+
+    serve(open_run, open_adapter, flags)
 
 
 @announced("compiling and evaluating")

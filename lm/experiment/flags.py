@@ -307,32 +307,18 @@ def view() -> "View":
 
 
 def serving() -> "dict[str, Any]":
-    """What the flags of `serve` say, by the arguments of `lm.serving.serve_command.serve`."""
-    from lm.serving.serve_command import Address, Bounds
-    from lm.serving.service import ServiceOptions
-
+    """The values of the flags of `serve` by name, and `name`, that of the workdir."""
+    own = (HOST, PORT, TOKEN_FILE, SLOTS, MAX_MODEL_LEN, MAX_QUEUE, MAX_BODY_BYTES, REQUEST_TIMEOUT)
+    values = {flag.name: flag.value for flag in (*own, MAX_ADAPTERS, POOLING, NORMALIZE)}
     named = folder(WORKDIR.value)
-    return {
-        "name": None if named is None else named.name,
-        "address": Address(HOST.value, PORT.value, TOKEN_FILE.value),
-        "bounds": Bounds(MAX_BODY_BYTES.value, REQUEST_TIMEOUT.value),
-        "options": ServiceOptions(
-            slots=SLOTS.value,
-            max_model_len=MAX_MODEL_LEN.value,
-            max_waiting=MAX_QUEUE.value,
-            pooling=POOLING.value,
-            normalize=NORMALIZE.value,
-            adapters=folder(ADAPTERS.value),
-            max_adapters=MAX_ADAPTERS.value,
-        ),
-    }
+    return values | {"adapters": folder(ADAPTERS.value), "name": named and named.name}
 
 
 def open_adapter(place: "epath.Path") -> "Restored":
     """The newest checkpoint of a run whose adapter a server is to load."""
-    from lm.checkpoints.restore import restore
+    from lm.checkpoints.restore import open_model
 
-    return restore(place, cache=CACHE_DIR.value)
+    return open_model(place, None, cache=CACHE_DIR.value)
 
 
 def open_checkpoint(headless: bool = False) -> "Restored":

@@ -4,17 +4,21 @@ import dataclasses
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from etils import epath
 
 from lm.checkpoints.restored import Restored
 from lm.errors import UserError
-from lm.serving.service import Service, ServiceOptions
+from lm.serving.service import Service, ServiceOptions, model_name
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NEEDS = 'serving needs the extra serve: pip install -e ".[serve]"'
+
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,25 +88,21 @@ class Bounds:
 def serve(
     open_run: Callable[[], Restored],
     open_adapter: Callable[[epath.Path], Restored],
-    *,
-    name: str | None,
-    address: Address,
-    bounds: Bounds,
-    options: ServiceOptions,
+    flags: Mapping[str, Any],
 ) -> None:
     """Serves a model until a signal, SIGTERM or SIGINT, ends it: what was asked before is answered.
 
     Args:
       open_run: restores the model.
       open_adapter: restores the run of an adapter from its workdir.
-      name: of the model; None: that of its config's init_from.
-      address: where it listens.
-      bounds: of requests.
-      options: of the service.
+      flags: by name, the fields of `Address`, `Bounds` and `ServiceOptions`, and "name", of the
+        model; None: that of its config's init_from.
 
     Raises:
-      UserError: an option does not suit, or a package is missing.
+      UserError: a flag does not suit, or a package is missing.
     """
+    address, bounds = _of(Address, flags), _of(Bounds, flags)
+    options = _of(ServiceOptions, flags)
     try:
         import uvicorn
 
@@ -115,7 +115,8 @@ def serve(
         raise UserError(f"{_NEEDS} ({missing.name} is missing)") from None
     token, listening = address.read_token(), address.listen()
     run = open_run()
-    service = Service(run, name or str(run.config.init_from), options, open_adapter)
+    name = flags["name"] or model_name(run.config.init_from)
+    service = Service(run, name, options, open_adapter)
     limits = Limits(token, bounds.max_body_bytes, request_timeout=bounds.request_timeout)
     failures: list[BaseException] = []
 
@@ -137,7 +138,7 @@ def serve(
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(bounds.request_timeout) + 1,
-        limit_concurrency=2 * options.max_waiting + 512,
+        limit_concurrency=2 * options.max_queue + 512,
     )
     server = uvicorn.Server(config)
     port = listening.getsockname()[1]
@@ -153,3 +154,8 @@ def serve(
             signal.signal(each, handler)
     if failures:
         raise failures[0]
+
+
+def _of(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass with those of the values that it has fields for."""
+    return kind(**{name: values[name] for name in kind.__dataclass_fields__})  # pyright: ignore

@@ -35,18 +35,16 @@ class ServiceOptions:
     Attributes:
       slots: B, texts that are continued at the same time.
       max_model_len: S, tokens of a prompt and its continuation; None: as many as the model has.
-      max_waiting: requests that may wait.
+      max_queue: requests that may wait.
       pooling, normalize: of embeddings; see `lm.evaluation.embed`.
       adapters: the folder of the adapters that may be loaded; None: none may.
       max_adapters: places for adapters on the device, the server's own among them.
 
-    Raises:
-      UserError: a number is out of range.
     """
 
     slots: int = 16
     max_model_len: int | None = None
-    max_waiting: int = 256
+    max_queue: int = 256
     pooling: str = "mean"
     normalize: bool = False
     adapters: epath.Path | None = None
@@ -102,7 +100,7 @@ class Service:
         else:
             weights = adapter_weights(run, options.max_adapters)
         rows = RowQueue(run.program.mesh, programs)
-        self.engine = Engine(weights, self.slots, rows, max_waiting=options.max_waiting)
+        self.engine = Engine(weights, self.slots, rows, max_waiting=options.max_queue)
         self.adapters = Adapters(name, self.engine, options.adapters, open_run)
 
     @property
@@ -165,6 +163,6 @@ def _length(available: int, wanted: int | None) -> int:
     return available if wanted is None else wanted
 
 
-def model_name(workdir: str | None, init_from: str) -> str:
-    """The name of a model, by its workdir or the checkpoint that it is."""
-    return pathlib.PurePath(workdir or init_from.partition(":")[2]).name or "model"
+def model_name(init_from: str) -> str:
+    """The name of a checkpoint of transformers: that of its folder, or on the hub."""
+    return pathlib.PurePath(init_from.partition(":")[2]).name or "model"

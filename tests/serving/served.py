@@ -14,7 +14,7 @@ from lm.serving.service import Service, ServiceOptions
 from lm.serving.slot_sampling import as_arrays
 from lm.training.prepare import shared_program
 
-OPTIONS = ServiceOptions(slots=3, max_model_len=32, max_waiting=64)
+OPTIONS = ServiceOptions(slots=3, max_model_len=32, max_queue=64)
 
 
 def small_run(base_config, **settings) -> Restored:

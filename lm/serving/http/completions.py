@@ -39,16 +39,8 @@ async def complete(body: CompletionBody, request: Request) -> Response:
             offsets[index] += sum(map(len, logprobs["tokens"]))
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    return await _respond(
-        request,
-        state,
-        body,
-        requests,
-        "cmpl",
-        ("text_completion", "text_completion"),
-        choice,
-        choice,
-    )
+    kinds = "text_completion", "text_completion"
+    return await _respond(request, state, body, requests, "cmpl", kinds, choice, choice)
 
 
 @router.post("/v1/chat/completions")
