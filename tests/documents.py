@@ -1,11 +1,13 @@
 """Reads the README and the pages of docs/: their blocks, commands and names."""
 
+import pathlib
 import re
 import shlex
 import shutil
+import tempfile
 from typing import NamedTuple
 
-from tests.commands import ROOT, run
+from tests.commands import ROOT, Started, run, until
 from tests.conftest import QUICK
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -118,8 +120,22 @@ def smaller(arguments, corpus, cache):
 
 
 def run_smaller(shown, folder, corpus, cache):
-    """Runs a command at a small size and asserts its status."""
-    finished = run(*smaller(shown.arguments, corpus, cache), cwd=folder, flags=QUICK)
+    """Runs a command at a small size and asserts its status; a server until it is ready."""
+    arguments = smaller(shown.arguments, corpus, cache)
+    if shown.arguments[0] == "serve":
+        finished = serve_once(arguments, folder)
+    else:
+        finished = run(*arguments, cwd=folder, flags=QUICK)
     command = " ".join(shown.arguments)
     assert finished.returncode == shown.status, f"{command}\n{finished.stderr}"
     return finished
+
+
+def serve_once(arguments, folder):
+    """Starts a server on a free port, and ends it by a signal when it answers."""
+    with tempfile.TemporaryDirectory() as printed:
+        started = Started((*arguments, "--port=0"), pathlib.Path(printed), folder, QUICK)
+        process, out = started.process, started.out
+        until(lambda: not process.is_alive() or (out.exists() and "ready" in out.read_text()), 600)
+        process.terminate()
+        return started.wait()
