@@ -62,10 +62,7 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     """
     if not texts:
         raise UserError("there is no text to embed; give --text=TEXT or --data=FILE")
-    if pooling not in POOLINGS:
-        raise UserError(f"--pooling={pooling} is not one of {', '.join(POOLINGS)}")
-    if pooling == "pooler" and not run.config.model.pooler:
-        raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
+    check_pooling(run.config, pooling)
     limit = max_text_len_of(run.program.model)
     rows, truncated = text_rows(run, texts, limit)
     vectors = np.zeros((len(texts), run.config.model.d_model), np.float32)
@@ -79,6 +76,14 @@ def embed(run: Restored, texts: Sequence[str], pooling: str, normalize: bool) ->
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return Embeddings(list(texts), vectors, truncated)
+
+
+def check_pooling(config: Config, pooling: str) -> None:
+    """Raises UserError where the model of a config has no such pooling."""
+    if pooling not in POOLINGS:
+        raise UserError(f"--pooling={pooling} is not one of {', '.join(POOLINGS)}")
+    if pooling == "pooler" and not config.model.pooler:
+        raise UserError(f"--pooling=pooler: this model has no pooler; use {', '.join(_OF_STATES)}")
 
 
 def read_texts(config: Config, names: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from lm.checkpoints.restored import Restored
 from lm.errors import UserError
 from lm.evaluation.attention_weights import attention_weights
-from lm.evaluation.embed import padded_row, pool, text_rows
+from lm.evaluation.embed import check_pooling, padded_row, pool, text_rows
 from lm.evaluation.prompting.query_encoder import query_encoder
 from lm.evaluation.prompting.template import Query
 from lm.evaluation.scoring import score_batch
@@ -37,6 +37,9 @@ class Embedder:
       length: S, tokens of a text, with those around it.
       pooling: a name of `lm.evaluation.embed.POOLINGS`.
       normalize: divides each vector by its length.
+
+    Raises:
+      UserError: the model has no such pooling.
     """
 
     run: Restored
@@ -46,6 +49,10 @@ class Embedder:
 
     program: ClassVar[str] = "embed"
     size: ClassVar[int] = 8
+
+    def __post_init__(self):
+        """Checks the pooling."""
+        check_pooling(self.run.config, self.pooling)
 
     def compute(self, params: Params, rows: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """See `lm.serving.row_queue.Compute`."""

@@ -65,8 +65,9 @@ def make_app(
     add_handlers(app)
     app.add_exception_handler(ClientLeft, _left)
     app.openapi = lambda: _document(app, service, limits)
-    paths = frozenset(app.openapi()["paths"])
-    return Measured(Guard(app, limits), state.metrics, paths)
+    paths = app.openapi()["paths"]
+    posts = frozenset(path for path, operations in paths.items() if "post" in operations)
+    return Measured(Guard(app, limits, posts), state.metrics, frozenset(paths))
 
 
 async def _start(
@@ -164,19 +165,21 @@ def _document(app: FastAPI, service: Service, limits: Limits) -> dict[str, Any]:
     for schema in schemas.values():
         if "model" in schema.get("properties", {}):
             schema["properties"]["model"]["enum"] = list(service.adapters.names)
-        if "max_tokens" in schema.get("properties", {}):
-            _bound(schema["properties"], service.length - 1)
+    model = service.run.config.model
+    most = {
+        ("CompletionBody", "max_tokens"): service.length - 1,
+        ("ChatBody", "max_tokens"): service.length - 1,
+        ("ChatBody", "max_completion_tokens"): service.length - 1,
+        ("AttentionBody", "layer"): model.num_layers - 1,
+        ("AttentionBody", "head"): model.num_heads - 1,
+    }
+    for (body, name), maximum in most.items():
+        about = schemas[body]["properties"][name]
+        for each in (about, *about.get("anyOf", ())):
+            if each.get("type") == "integer":
+                each.pop("exclusiveMaximum", None)
+                each["maximum"] = maximum
     if limits.token is not None:
         found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"token": []}]
     return found
-
-
-def _bound(properties: dict[str, Any], most: int) -> None:
-    """Says how many tokens can be asked for at all."""
-    for name in ("max_tokens", "max_completion_tokens"):
-        found = properties.get(name, {})
-        for each in (found, *found.get("anyOf", ())):
-            if each.get("type") == "integer":
-                each.pop("exclusiveMaximum", None)
-                each["maximum"] = most

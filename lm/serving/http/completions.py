@@ -21,10 +21,11 @@ from lm.serving.http.schemas import ChatBody, CompletionBody, Sampled
 from lm.serving.http.state import State, state_of
 
 router = APIRouter()
+_STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 Choice = Callable[[int, str, list[Token], str | None, bool], dict[str, Any]]
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=_STREAMS)
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Continues one text or several."""
     state = state_of(request, "completions")
@@ -43,7 +44,7 @@ async def complete(body: CompletionBody, request: Request) -> Response:
     return await _respond(request, state, body, requests, "cmpl", kinds, choice, choice)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=_STREAMS)
 async def chat(body: ChatBody, request: Request) -> Response:
     """Writes the assistant's next answer in a conversation."""
     state = state_of(request, "chat/completions")

@@ -35,11 +35,11 @@ class Limits:
 
 
 class Guard:
-    """ASGI middleware that enforces `Limits`."""
+    """ASGI middleware that enforces `Limits`; `posts` are the paths that read a body."""
 
-    def __init__(self, app: ASGIApp, limits: Limits):
+    def __init__(self, app: ASGIApp, limits: Limits, posts: frozenset[str]):
         """Wraps an application."""
-        self.app, self.limits = app, limits
+        self.app, self.limits, self._posts = app, limits, posts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers what is refused, and passes on the rest with its whole body."""
@@ -52,7 +52,7 @@ class Guard:
             if scope["path"] not in OPEN:
                 self._check_token(headers)
             body = b""
-            if scope["method"] == "POST":
+            if scope["method"] == "POST" and scope["path"] in self._posts:
                 body = await self._body(headers, receive)
         except Failure as failure:
             await response(failure)(scope, receive, send)

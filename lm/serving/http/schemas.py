@@ -20,9 +20,12 @@ def _false(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_whole)]
+Top = Annotated[int, Field(ge=0, le=20), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
 Never = Annotated[Literal[False], BeforeValidator(_false)]
 Text = Annotated[str, StringConstraints(max_length=4_000_000)]
-TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -43,7 +46,7 @@ class Sampled(Body):
     top_p: float = Field(1.0, ge=0.0, le=1.0)
     top_k: Whole = Field(0, ge=0, lt=2**31, description="0: all tokens")
     min_p: float = Field(0.0, ge=0.0, le=1.0)
-    seed: Whole | None = Field(None, ge=0, lt=2**31, description="None: another one each time")
+    seed: Seed | None = Field(None, description="None: another one each time")
     n: Whole = Field(1, ge=1, le=16, description="continuations of each prompt")
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool = False
@@ -78,8 +81,8 @@ class CompletionBody(Sampled):
         | Annotated[list[Text], Field(min_length=1, max_length=64)]
         | Annotated[list[TokenId], Field(min_length=1, max_length=1_000_000)]
     )
-    max_tokens: Whole = Field(16, ge=1, lt=2**31)
-    logprobs: Whole | None = Field(None, ge=0, le=20, description="likeliest tokens to report")
+    max_tokens: Count = 16
+    logprobs: Top | None = Field(None, description="likeliest tokens to report")
     echo: Never = Field(False, description="only false; /v1/score rates a text")
 
     @property
@@ -119,10 +122,10 @@ class ChatBody(Sampled):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    max_tokens: Whole | None = Field(None, ge=1, lt=2**31)
-    max_completion_tokens: Whole | None = Field(None, ge=1, lt=2**31)
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     logprobs: bool = False
-    top_logprobs: Whole | None = Field(None, ge=0, le=20)
+    top_logprobs: Top | None = None
 
 
 class EmbeddingBody(Body):
