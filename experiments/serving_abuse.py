@@ -153,8 +153,12 @@ def schemathesis(url: str, examples: int) -> dict[str, Any]:
     """What schemathesis finds with requests made from the OpenAPI document."""
     command = [str(pathlib.Path(sys.executable).with_name("schemathesis")), "run"]
     command += [f"{url}/openapi.json", "--checks=all", f"--max-examples={examples}", "--seed=1"]
-    command += ["--header", f"Authorization: Bearer {TOKEN}", "--request-timeout=60"]
-    command += ["--suppress-health-check=all", "--exclude-path-regex=adapter"]
+    command += ["--header", f"Authorization: Bearer {TOKEN}", "--request-timeout=120"]
+    command += [
+        "--max-response-time=120",
+        "--suppress-health-check=all",
+        "--exclude-path-regex=adapter",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout[-30000:], done.stderr[-2000:])
     cases = re.search(r"(\d+) generated", done.stdout)

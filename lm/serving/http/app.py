@@ -172,10 +172,12 @@ def _document(app: FastAPI, service: Service, limits: Limits) -> dict[str, Any]:
         ("ChatBody", "max_completion_tokens"): service.length - 1,
         ("AttentionBody", "layer"): model.num_layers - 1,
         ("AttentionBody", "head"): model.num_heads - 1,
+        ("CompletionBody", "prompt"): service.run.tokenizer.vocab_size - 1,
     }
     for (body, name), maximum in most.items():
         about = schemas[body]["properties"][name]
-        for each in (about, *about.get("anyOf", ())):
+        kinds = (about, *about.get("anyOf", ()))
+        for each in (*kinds, *(kind["items"] for kind in kinds if "items" in kind)):
             if each.get("type") == "integer":
                 each.pop("exclusiveMaximum", None)
                 each["maximum"] = maximum

@@ -48,7 +48,8 @@ async def complete(body: CompletionBody, request: Request) -> Response:
 async def chat(body: ChatBody, request: Request) -> Response:
     """Writes the assistant's next answer in a conversation."""
     state = state_of(request, "chat/completions")
-    wanted = body.max_completion_tokens or body.max_tokens
+    given = [each for each in (body.max_completion_tokens, body.max_tokens) if each is not None]
+    wanted = max(given, default=None)  # so that neither is beyond what fits
     wish = _wish(body, wanted, (body.top_logprobs or 0) if body.logprobs else None)
     messages = [message.plain for message in body.messages]
     requests = await run_in_threadpool(answer_messages, state.service, messages, wish)
