@@ -7,7 +7,8 @@ Writes   experiments/results/serving.json
 
 The model is configs/clm.py:tiny, trained here for 60 steps, so that its texts are not all alike.
 Half of the requests are streamed; they differ in prompt, length, sampling and stop strings. Server
-and clients share the machine: what the clients take is lost to the server.
+and clients share the machine: what the clients take is lost to the server. Tokens per second of the
+server's own processor time do not depend on what else runs.
 """
 
 import argparse
@@ -91,6 +92,12 @@ def memory(server: Server) -> float:
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) / 1024
+
+
+def processor_seconds(server: Server) -> float:
+    """Processor time that the server has taken, of all its threads."""
+    fields = pathlib.Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def make_tasks(workdir: pathlib.Path) -> list[Task]:
@@ -210,11 +217,12 @@ def summary(tally: Tally, seconds: float) -> dict[str, Any]:
     }
 
 
-def measure(url: str, tasks: list[Task], clients: int, seconds: float) -> dict[str, Any]:
+def measure(server: Server, tasks: list[Task], clients: int, seconds: float) -> dict[str, Any]:
     """The summary of a load."""
-    begin = time.perf_counter()
-    tally = asyncio.run(load(url, tasks, clients, seconds))
+    begin, used = time.perf_counter(), processor_seconds(server)
+    tally = asyncio.run(load(server.url, tasks, clients, seconds))
     found = summary(tally, time.perf_counter() - begin)
+    found["tokens_per_processor_second"] = tally.tokens / (processor_seconds(server) - used)
     print(f"{clients} clients: {json.dumps(found)}", flush=True)
     return found
 
@@ -231,19 +239,21 @@ def main() -> None:
         workdir = train(given.folder or pathlib.Path(temporary))
         tasks = make_tasks(workdir)
         server = start(workdir, f"--slots={given.slots}")
-        measure(server.url, tasks, 8, 5)  # so that memory has grown as far as it does
+        measure(server, tasks, given.clients, 10)  # so that memory has grown as far as it does
         before = memory(server)
-        alone = measure(server.url, tasks, 1, ALONE_SECONDS)
-        together = measure(server.url, tasks, given.clients, given.seconds)
+        alone = measure(server, tasks, 1, ALONE_SECONDS)
+        together = measure(server, tasks, given.clients, given.seconds)
         after = memory(server)
         status = stop(server)
-    ratio = together["tokens_per_second"] / alone["tokens_per_second"]
+    kinds = ("tokens_per_second", "tokens_per_processor_second")
+    ratio, of_work = (together[kind] / alone[kind] for kind in kinds)
     result = {
         "clients": given.clients,
         "slots": given.slots,
         "one_at_a_time": alone,
         "together": together,
         "ratio_of_tokens_per_second": ratio,
+        "ratio_of_tokens_per_processor_second": of_work,
         "memory_mb": {"before": before, "after": after},
         "exit_status": status,
         "load_of_the_machine": os.getloadavg(),
@@ -252,8 +262,8 @@ def main() -> None:
         "versions": versions(),
     }
     print(
-        f"{ratio:.2f} times the tokens per second of one at a time; memory {before:.0f} to "
-        f"{after:.0f} MB; exit status {status}"
+        f"{ratio:.2f} times the tokens per second of one at a time, {of_work:.2f} times per "
+        f"processor second; memory {before:.0f} to {after:.0f} MB; exit status {status}"
     )
     written = ROOT / "experiments" / "results" / "serving.json"
     found = json.loads(written.read_text()) if written.exists() else {}

@@ -25,6 +25,17 @@ from lm.serving.row_queue import Arrays
 from lm.softmax import WEIGHTINGS
 from lm.training.train_state import Params
 
+# Weightings that sum to one, and to which a constant added to all scores means nothing, with their
+# options, by what they are called.
+SOFTMAXES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "softmax": ("softmax", {}),
+    "temperature 0.5": ("temperature", {"temperature": 0.5}),
+    "temperature 2": ("temperature", {"temperature": 2.0}),
+    "entmax 1.25": ("entmax", {"alpha": 1.25}),
+    "entmax 1.5": ("entmax15", {}),
+    "sparsemax": ("sparsemax", {}),
+    "top 4": ("top_k", {"k": 4}),
+}
 LONGEST_SHOWN = 128  # tokens of a text whose attention is shown
 
 
@@ -134,8 +145,7 @@ class Scorer:
 class NextTokens:
     """The next token's probabilities under several softmaxes of the same scores.
 
-    The scores are the head's log-probabilities, which every head has. The softmaxes are weightings
-    that sum to one, and to which a constant added to all scores means nothing.
+    The scores are the head's log-probabilities, which every head has; see `under_softmaxes`.
 
     Attributes:
       run: a decoder.
@@ -147,15 +157,6 @@ class NextTokens:
 
     program: ClassVar[str] = "next"
     size: ClassVar[int] = 1
-    softmaxes: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
-        "softmax": ("softmax", {}),
-        "temperature 0.5": ("temperature", {"temperature": 0.5}),
-        "temperature 2": ("temperature", {"temperature": 2.0}),
-        "entmax 1.25": ("entmax", {"alpha": 1.25}),
-        "entmax 1.5": ("entmax15", {}),
-        "sparsemax": ("sparsemax", {}),
-        "top 4": ("top_k", {"k": 4}),
-    }
 
     def compute(self, params: Params, rows: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """See `lm.serving.row_queue.Compute`."""
@@ -166,11 +167,7 @@ class NextTokens:
             batch = dataclasses.replace(batch, prefix=places < rows["length"][:, None])
         hidden = jnp.asarray(model.apply({"params": params}, batch, method="head_inputs"))
         last = jnp.take_along_axis(hidden, rows["length"][:, None, None] - 1, axis=1)[:, 0]
-        scores = next_token_log_probs(model, params, last)
-        return {
-            label: WEIGHTINGS[name].apply(scores, **options)
-            for label, (name, options) in self.softmaxes.items()
-        }
+        return {"scores": next_token_log_probs(model, params, last)}
 
     def examples(self, length: int) -> Arrays:
         """A row of this length, by which the program is compiled."""
@@ -183,6 +180,15 @@ class NextTokens:
         size = bucket(len(ids), self.length)
         padded = np.pad(ids, (0, size - len(ids))).astype(np.int32)
         return {"inputs": padded, "length": np.array(len(ids), np.int32)}
+
+
+@jax.jit
+def under_softmaxes(scores: jax.Array) -> dict[str, jax.Array]:
+    """Probabilities [V] by the names of `SOFTMAXES`, of scores [V]."""
+    return {
+        label: WEIGHTINGS[name].apply(scores, **options)
+        for label, (name, options) in SOFTMAXES.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,14 @@ from lm.serving.adapters import Adapters
 from lm.serving.buckets import buckets
 from lm.serving.engine import Engine
 from lm.serving.predictor import ENDPOINTS, Predictor
-from lm.serving.row_programs import LONGEST_SHOWN, AttentionMaps, Embedder, NextTokens, Scorer
+from lm.serving.row_programs import (
+    LONGEST_SHOWN,
+    AttentionMaps,
+    Embedder,
+    NextTokens,
+    Scorer,
+    under_softmaxes,
+)
 from lm.serving.row_queue import Arrays, Compute, RowProgram, RowQueue
 from lm.serving.slot_sampling import as_arrays
 from lm.serving.slots import Slots
@@ -130,6 +137,8 @@ class Service:
             if part is not None:
                 for length in buckets(part.length):
                     self._compute(part.program, part.examples(length))
+        if self.next_tokens is not None:
+            under_softmaxes(np.zeros(self.run.tokenizer.vocab_size, np.float32))
         if self.predictor is not None:
             self._compute(self.predictor.program, self.predictor.example_row())
         if engine.weights.adapters:

@@ -22,6 +22,7 @@ from lm.serving.http.schemas import (
     ScoreBody,
 )
 from lm.serving.http.state import State, state_of
+from lm.serving.row_programs import under_softmaxes
 from lm.serving.row_queue import Arrays, RowProgram
 
 router = APIRouter()
@@ -113,13 +114,13 @@ async def next_tokens(body: NextTokensBody, request: Request) -> Response:
     ids = (await run_in_threadpool(prompt_ids, run.tokenizer, [body.text], run.opens))[0]
     (found,) = await _computed(state, part, [part.row(ids)], body.model, request)
     softmaxes = {}
-    for name in part.softmaxes:
-        order = np.argsort(-found[name], kind="stable")[: body.top]
+    for name, weights in under_softmaxes(found["scores"]).items():
+        odds = np.asarray(weights)
         tokens = [
-            {"token": token_text(run.tokenizer, int(i)), "id": int(i), "p": float(found[name][i])}
-            for i in order
+            {"token": token_text(run.tokenizer, int(i)), "id": int(i), "p": float(odds[i])}
+            for i in np.argsort(-odds, kind="stable")[: body.top]
         ]
-        softmaxes[name] = {"tokens": tokens, "support": int(np.count_nonzero(found[name]))}
+        softmaxes[name] = {"tokens": tokens, "support": int(np.count_nonzero(odds))}
     return Ascii({"vocab_size": run.tokenizer.vocab_size, "softmaxes": softmaxes})
 
 
