@@ -160,7 +160,7 @@ def schemathesis(url: str, examples: int, folder: pathlib.Path) -> dict[str, Any
     command += [f"--max-examples={examples}", "--seed=1", "--exclude-path-regex=adapter"]
     command += ["--header", f"Authorization: Bearer {TOKEN}", "--suppress-health-check=all"]
     command += ["--request-timeout=120", "--max-response-time=120"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     print(done.stdout[-30000:], done.stderr[-2000:], flush=True)
     cases = re.search(r"(\d+) generated", done.stdout)
     return {"exit_status": done.returncode, "cases": int(cases[1]) if cases else 0}
