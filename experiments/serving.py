@@ -1,5 +1,6 @@
 """Loads a server: 200 clients at the same time for a minute, each answer compared with what
-`run.py generate` draws for the same request, and the same requests one at a time before.
+`run.py generate` draws for the same request; before, the same requests one at a time, to a server
+of one slot.
 
 Command  python experiments/serving.py [--clients=200] [--seconds=60] [--slots=32] [--folder=DIR]
          (pip install -e ".[serve]" httpx; about five minutes)
@@ -238,10 +239,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         workdir = train(given.folder or pathlib.Path(temporary))
         tasks = make_tasks(workdir)
+        server = start(workdir, "--slots=1")
+        measure(server, tasks, 1, 5)
+        alone = measure(server, tasks, 1, ALONE_SECONDS)
+        stop(server)
         server = start(workdir, f"--slots={given.slots}")
         measure(server, tasks, given.clients, 10)  # so that memory has grown as far as it does
         before = memory(server)
-        alone = measure(server, tasks, 1, ALONE_SECONDS)
         together = measure(server, tasks, given.clients, given.seconds)
         after = memory(server)
         status = stop(server)
