@@ -211,7 +211,7 @@ class Engine:
         before, self._drawing = self._drawing, []
         self._admit()
         if self._active and self.slots is not None:
-            drawn = self.slots.decode(self.weights)
+            drawn = self.slots.decode(self.weights, self._active)
             self.counts.steps += 1
             # Slots that were just admitted draw their second token here.
             self._drawing.append(_Drawing(drawn, list(self._active.items())))

@@ -4,13 +4,14 @@ that puts a prompt into a place, for each length of prompts, and one that adds a
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from lm.devices.sharding import whole
@@ -92,7 +93,10 @@ class Slots:
         self._mesh = program.mesh
         everywhere = whole(program.mesh)
         self._prefill = jax.jit(self._prefill_one, donate_argnums=1, out_shardings=everywhere)
-        self._decode = jax.jit(self._decode_all, donate_argnums=1, out_shardings=everywhere)
+        self._decode = jax.jit(
+            self._decode_all, static_argnums=0, donate_argnums=2, out_shardings=everywhere
+        )
+        self._offsets = np.zeros(number, int)  # of the newest token of each slot
         self._make_state = jax.jit(self._empty, static_argnums=1, out_shardings=everywhere)
         self.state: SlotState | None = None
 
@@ -103,7 +107,9 @@ class Slots:
             text = np.zeros(1 if self._encodes else size, np.int32)
             source = np.zeros(size, np.int32) if self._encodes else None
             self.admit(weights, 0, text, (0, 0, 0), sampling, 0, source)
-        jax.block_until_ready(self.decode(weights))
+        for size in buckets(self.length):
+            self._offsets[0] = size - 1
+            jax.block_until_ready(self.decode(weights, [0]))
         self.reset(weights, sampling)
 
     @property
@@ -148,16 +154,24 @@ class Slots:
         numbers = {"seed": np.int32, "crc": np.uint32, "repeat": np.uint32}
         for (name, kind), value in zip(numbers.items(), seed, strict=True):
             arrays[name] = kind(value)
+        self._offsets[slot] = len(prompt)
         with jax.set_mesh(self._mesh):
             self.state, drawn = self._prefill(
                 weights, self.state, Admission(**arrays, sampling=sampling)
             )
         return drawn
 
-    def decode(self, weights: Weights) -> Drawn:
-        """Adds a token to every slot, also to empty ones, whose tokens mean nothing."""
+    def decode(self, weights: Weights, active: Collection[int]) -> Drawn:
+        """Adds a token to every slot; those of slots that are not active mean nothing.
+
+        As much of the cache is read as the longest text of the active slots takes, rounded up to
+        one of the lengths of `buckets`.
+        """
+        self._offsets = np.minimum(self._offsets, self.length - 1)
+        longest = max(int(self._offsets[slot]) for slot in active) + 1
         with jax.set_mesh(self._mesh):
-            self.state, drawn = self._decode(weights, self.state)
+            self.state, drawn = self._decode(bucket(longest, self.length), weights, self.state)
+        self._offsets += 1
         return drawn
 
     def _padded(self, tokens: np.ndarray) -> tuple[np.ndarray, np.int32]:
@@ -265,7 +279,11 @@ class Slots:
         )
         return state, drawn
 
-    def _decode_all(self, weights: Weights, state: SlotState) -> tuple[SlotState, Drawn]:
+    def _decode_all(
+        self, extent: int, weights: Weights, state: SlotState
+    ) -> tuple[SlotState, Drawn]:
+        """The next token of every slot, from the first `extent` positions of the cache."""
+
         def one(cache, last, offset, adapter, memory) -> tuple[jax.Array, Any]:
             batch = prompt_batch(last[None, None], offset[None, None])
             if memory is not None:
@@ -275,8 +293,10 @@ class Slots:
                     encoder_positions=jnp.arange(len(memory))[None],
                 )
             params = weights.select(adapter)
-            hidden, cache = self._states(params, cache, batch, offset, self.length)
-            return hidden[0, 0], cache
+            read = jax.tree_util.tree_map_with_path(functools.partial(self._first, extent), cache)
+            hidden, read = self._states(params, read, batch, offset, extent)
+            keep = functools.partial(self._keep_column, offset)
+            return hidden[0, 0], jax.tree_util.tree_map_with_path(keep, cache, read)
 
         last = jnp.maximum(state.last, 0)  # -1 where probabilities were NaN
         hidden, cache = jax.vmap(one)(state.cache, last, state.offset, state.adapter, state.memory)
@@ -291,6 +311,21 @@ class Slots:
         )
         return state, drawn
 
+    def _first(self, extent: int, path: KeyPath, leaf: jax.Array) -> jax.Array:
+        """The first `extent` positions of a part of a slot's cache, behind virtual tokens."""
+        virtual = leaf.shape[-2] - self.length
+        return leaf if _of_memory(path) else leaf[..., : virtual + extent, :]
+
+    def _keep_column(
+        self, offset: jax.Array, path: KeyPath, leaf: jax.Array, updated: jax.Array
+    ) -> jax.Array:
+        """A part of a slot's cache with what was written at `offset`."""
+        if _of_memory(path):
+            return leaf
+        place = leaf.shape[-2] - self.length + offset
+        column = jax.lax.dynamic_slice_in_dim(updated, place, 1, axis=updated.ndim - 2)
+        return jax.lax.dynamic_update_slice_in_dim(leaf, column, place, axis=leaf.ndim - 2)
+
     def _draw(self, weights, hidden, keys, drawn, options, adapter) -> Drawn:
         """A token for each of B slots, given the inputs of the head [B, D]."""
         model: Transformer = self._model
@@ -301,3 +336,8 @@ class Slots:
         if own is not None:
             tokens = jnp.where(options.unmodified & (tokens >= 0), own, tokens)
         return describe_draw(log_probs, tokens)
+
+
+def _of_memory(path: KeyPath) -> bool:
+    """Whether a part of the cache is of the encoder's side, which decoding does not change."""
+    return any("memory_" in str(key) for key in path)

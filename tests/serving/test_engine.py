@@ -27,7 +27,7 @@ class CountingSlots:
         self.last[slot] = int(prompt[-1])
         return self._drawn([slot])
 
-    def decode(self, weights):
+    def decode(self, weights, active):
         time.sleep(0.002)
         if self.fails:
             self.fails = False

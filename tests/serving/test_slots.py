@@ -65,7 +65,7 @@ def assert_as_generated(**settings):
         first = slots.admit(weights, slot, prompt, seed, options, 0, source)
         drawn[slot].append(int(first.token[0]))
         for _ in range(NEW - 1 if slot == 2 else 1):
-            tokens = np.asarray(slots.decode(weights).token)
+            tokens = np.asarray(slots.decode(weights, range(slot + 1)).token)
             for other in range(slot + 1):
                 drawn[other].append(int(tokens[other]))
     for slot, (prompt, source) in enumerate(zip(prompts, sources, strict=True)):
@@ -129,12 +129,12 @@ def test_nothing_is_compiled_after_the_start():
     _, model, params = model_and_params()
     slots, weights = Slots(Program(model), 2, LENGTH), fixed_weights(params)
     slots.compile(weights, as_arrays(SAMPLINGS[1]))
-    assert slots.compiled == len(buckets(LENGTH)) + 1
+    assert slots.compiled == 2 * len(buckets(LENGTH))
     for length in range(1, LENGTH):
         prompt, options = np.zeros(length, int), as_arrays(SAMPLINGS[length % 3])
         slots.admit(weights, length % 2, prompt, (length, 0, 0), options, 0)
-        slots.decode(weights)
-    assert slots.compiled == len(buckets(LENGTH)) + 1
+        slots.decode(weights, [length % 2])
+    assert slots.compiled == 2 * len(buckets(LENGTH))
 
 
 def test_texts_are_padded_to_few_lengths():
