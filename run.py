@@ -20,9 +20,8 @@
   python run.py export   --workdir=DIR --output=DIR --format=onnx    for other runtimes, certified
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
-eval, predict, embed, generate, serve and export also take --config=FILE with
---config.init_from=hf:FOLDER instead of a workdir. Config keys are set by their dotted name:
---config.model.d_model=256
+eval, predict, embed, generate, serve and export take --config=FILE --config.init_from=hf:FOLDER
+instead of a workdir. Config keys are set by their dotted name: --config.model.d_model=256
 --print_config prints all config keys with their values and runs nothing. COMMAND -h prints the
 flags of a command, with --config=FILE also the config keys; --version the versions of packages.
 """
@@ -118,8 +117,7 @@ def serve() -> int:
     """Answers requests over HTTP, as OpenAI's API does, until SIGTERM or Ctrl-C."""
     from lm.experiment.checkpoint_commands import run_serve
 
-    run_serve(flags.open_checkpoint, flags.open_adapter, flags.serving())
-    return 0
+    return run_serve(flags.open_checkpoint, flags.open_adapter, flags.serving())
 
 
 def diagnose() -> int:
@@ -290,11 +288,7 @@ COMMANDS = {
         _ASK + "prompt apply_chat_template max_new_tokens temperature top_k top_p min_p seed "
         "stop_strings num_beams length_penalty",
     ),
-    "serve": Command(
-        serve,
-        _RUN + "host port token_file slots max_model_len max_queue max_body_bytes request_timeout "
-        "adapters max_adapters pooling normalize",
-    ),
+    "serve": Command(serve, _RUN + flags.SERVING),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "sweep": Command(sweep, _SWEEP + "search study " + _HOSTS),
     "table": Command(table, _SWEEP + "baseline against margin rows format " + _HOSTS),

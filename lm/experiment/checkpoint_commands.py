@@ -77,11 +77,12 @@ def run_diagnose(open_run: OpenRun, num_contexts: int, workdir: epath.Path) -> l
 
 def run_serve(
     open_run: OpenRun, open_adapter: Callable[[epath.Path], Restored], flags: Mapping[str, Any]
-) -> None:
+) -> int:
     """Answers over HTTP until a signal comes; see `lm.serving.serve_command`."""
     from lm.serving.serve_command import serve
 
     serve(open_run, open_adapter, flags)
+    return 0
 
 
 @announced("compiling and evaluating")

@@ -156,6 +156,10 @@ MAX_ADAPTERS = flags.DEFINE_integer("max_adapters", 4, "adapters at the same tim
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 
 
+# The names of the flags of `serve`.
+SERVING = "host port token_file slots max_model_len max_queue max_body_bytes request_timeout "
+SERVING += "adapters max_adapters pooling normalize"
+
 # What does not choose the points of an ablation, and changes no config of theirs.
 _INCIDENTAL = ("config", "workdir", "share", "retry", "jobs", "executor", "print_config")
 _INCIDENTAL += ("baseline", "against", "margin", "rows", "format")
