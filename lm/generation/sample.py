@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from lm.devices.cpu import fusion_barrier
 from lm.errors import UserError
@@ -117,7 +118,7 @@ def request_keys(
     return jax.vmap(request_key, (None, 0, 0))(seed, hashes, numbers)
 
 
-def request_key(seed: jax.Array | int, crc: jax.Array, repeat: jax.Array) -> jax.Array:
+def request_key(seed: ArrayLike, crc: ArrayLike, repeat: ArrayLike) -> jax.Array:
     """The random key of a request: of the seed, the CRC-32 of `request_bytes`, and the repeat."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), crc), repeat)
 
