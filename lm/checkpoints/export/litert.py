@@ -2,6 +2,7 @@
 TensorFlow.
 """
 
+import importlib
 import re
 from collections.abc import Sequence
 
@@ -25,10 +26,11 @@ def to_litert(exported: Exported, inputs: Sequence[str], output: str) -> bytes:
     Raises:
       UserError: an operation has no form in LiteRT; one is a loop.
     """
-    from litert_converter import converter_api_ext as api  # pyright: ignore[reportMissingImports]
-    from litert_converter.mlir import ir, passmanager  # pyright: ignore[reportMissingImports]
-    from litert_converter.mlir.dialects import stablehlo  # pyright: ignore[reportMissingImports]
-
+    # Extensions without types.
+    api, ir, passmanager, stablehlo = (
+        importlib.import_module(f"litert_converter.{name}")
+        for name in ("converter_api_ext", "mlir.ir", "mlir.passmanager", "mlir.dialects.stablehlo")
+    )
     context = ir.Context()
     api.prepare_mlir_context(context)
     with context:

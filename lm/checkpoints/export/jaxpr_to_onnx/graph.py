@@ -1,6 +1,7 @@
 """Builds an ONNX graph node by node: names, constants, and sizes that are known when it runs."""
 
 import ast
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,9 +40,7 @@ class Graph:
 
     def __init__(self, arguments: Mapping[str, Sequence[Dim]]):
         """`arguments` are the names and shapes of its inputs."""
-        from onnx import helper  # pyright: ignore[reportMissingImports]
-
-        self._helper = helper
+        self._helper = importlib.import_module("onnx.helper")
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
