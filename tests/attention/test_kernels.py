@@ -227,7 +227,7 @@ def test_a_kernel_is_chosen_by_device_weighting_and_mask_and_else_the_reason_is_
         reasons = {
             "gumbel_softmax has none on a TPU": chosen("gumbel_softmax"),
             "rows are shorter than 512": chosen(length=256),
-            "entmax has none for rows of more than 32,768 keys": chosen("entmax", length=32_769),
+            "entmax has none for rows of more than 65,536 keys": chosen("entmax", length=65_537),
             "the mask has an offset or a prefix": chosen(mask=Mask(offset=3)),
             "float16 is neither bfloat16 nor float32": chosen(dtype=jnp.float16),
             "something is added to the scores": chosen(scores_alone=False),

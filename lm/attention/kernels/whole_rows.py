@@ -167,7 +167,7 @@ class WholeRows(Family):
 
 def most_keys() -> int:
     """The longest rows that the devices in use have memory for."""
-    return core_memory() // 4 // (4 * _LANES)  # a quarter for scores of 4 bytes
+    return core_memory() // 2 // (4 * _LANES)  # half for scores of 4 bytes
 
 
 def whole_row_queries(keys: int, size: int) -> int:
