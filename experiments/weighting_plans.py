@@ -30,6 +30,14 @@ from lm.experiment.provenance import commit, versions
 from lm.softmax import WEIGHTINGS
 
 WAYS = {"kernel": None, "blocks": 128}
+# What a step takes by its title and the factor of its unit.
+COLUMNS = {
+    "temporaries": ("temporaries, GiB", 1),
+    "compiling": ("compiling, s", 1),
+    "traffic": ("memory traffic, GiB", 1),
+    "bound": ("bound of a step, ms", 1),
+    "mfu": ("MFU at most, %", 100),
+}
 # A weighting's options come from the config; `entmax` is between softmax and entmax15.
 SETTINGS = {"entmax": {"attention.alpha": 1.25}}
 
@@ -56,23 +64,14 @@ def plan(on: str, weighting: str, query_chunk_size: int | None) -> dict[str, flo
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown, blocks before the kernel."""
-    lines = [
-        "| weighting | temporaries, GiB | compiling, s | memory traffic, GiB | bound of a step, ms "
-        "| MFU at most, % |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, row in rows.items():
-        ways = [row[way] for way in ("blocks", "kernel") if way in row]
-        cells = [name]
-        for key, scale in {
-            "temporaries": 1,
-            "compiling": 1,
-            "traffic": 1,
-            "bound": 1,
-            "mfu": 100,
-        }.items():
-            cells.append(" → ".join(f"{way[key] * scale:.3g}" for way in ways))
-        lines.append(f"| {' | '.join(cells)} |")
+    titles = " | ".join(title for title, _ in COLUMNS.values())
+    lines = [f"| weighting | {titles} |", "| --- |" + " ---: |" * len(COLUMNS)]
+    for name in filter(rows.__contains__, WEIGHTINGS):
+        ways = [rows[name][way] for way in ("blocks", "kernel") if way in rows[name]]
+        cells = [
+            " → ".join(f"{way[key] * by:,.4g}" for way in ways) for key, (_, by) in COLUMNS.items()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

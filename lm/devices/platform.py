@@ -8,9 +8,6 @@ from typing import Any, Protocol
 
 import jax
 
-# Half of what TPUs have since v5e, and all that a v4 has.
-_LARGE_MEMORY, _CORE_MEMORY = 64 * 2**20, {"TPU v4": 16 * 2**20}
-
 
 class Device(Protocol):
     """A device, or the description of one."""
@@ -58,8 +55,3 @@ def device_count() -> int:
     """How many devices the mesh in use has; without a mesh, how many there are."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.device_count() if mesh.empty else mesh.size
-
-
-def core_memory() -> int:
-    """Bytes that a kernel may take of the own memory (VMEM) of a core of `target_device`, a TPU."""
-    return _CORE_MEMORY.get(target_device().device_kind, _LARGE_MEMORY)

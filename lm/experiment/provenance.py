@@ -14,7 +14,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this code, with "+" where files differ from it; None outside a checkout."""
+    """The commit of this code, with "+" where files other than committed results differ from it;
+    None outside a checkout.
+    """
 
     def git(*arguments: str) -> str:
         folder = epath.Path(__file__).parent
@@ -22,7 +24,8 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        dirty = "+" if git("status", "--porcelain") else ""
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)experiments/results")
+        dirty = "+" if changed else ""
         return git("rev-parse", "--short=12", "HEAD") + dirty
     except (OSError, subprocess.CalledProcessError):
         return None

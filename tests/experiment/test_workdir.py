@@ -1,5 +1,6 @@
 """A workdir belongs to the run that began in it."""
 
+import subprocess
 import types
 
 import pytest
@@ -9,7 +10,7 @@ from configs import default
 from lm.checkpoints.run_files import read_result, read_run_json
 from lm.data.files import replacing, write_json
 from lm.errors import UserError
-from lm.experiment import run_dir
+from lm.experiment import provenance, run_dir
 from lm.experiment.run_dir import claimed, open_workdir
 from lm.training.metric_writer import read_metrics
 
@@ -109,3 +110,20 @@ def test_several_processes_do_not_train_in_a_bucket_that_checkpoints_are_uploade
     held = run_dir.held(epath.Path("s3://bucket/run"))
     with pytest.raises(UserError, match="s3://bucket/run: 2 processes write the parts"), held:
         pass
+
+
+def test_a_commit_is_clean_whatever_results_were_measured_at_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True)
+
+    for folder in ("lm", "experiments/results"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "lm" / "provenance.py"))
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    (tmp_path / "experiments/results/new.json").write_text("{}")
+    clean = provenance.commit()
+    (tmp_path / "lm" / "provenance.py").touch()
+    assert clean and len(clean) == 12
+    assert provenance.commit() == clean + "+"

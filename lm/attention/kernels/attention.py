@@ -19,14 +19,13 @@ from lm.attention.kernels.tiles import Tiles, bounds, padded_segments
 from lm.attention.kernels.top_k import TopK
 from lm.attention.kernels.whole_rows import WholeRows, whole_row_forward, whole_row_queries
 from lm.attention.mask import Mask
-from lm.devices.platform import core_memory
+from lm.devices.tpu_core import LANES, core_memory
 from lm.softmax import WEIGHTINGS
 from lm.softmax.weighting import Weighting
 
 # Of tiles, unless rows are shorter; larger ones are a tenth faster, waste more at the edge of a
 # triangle, and want more of a core's memory.
 _SIZE, _LONG, _SIZE_OF_LONG, _MEMORY_OF_LONG = 512, 8192, 1024, 64 * 2**20
-_LANES = 128
 
 
 def find_family(weighting: Weighting) -> type[Family] | None:
@@ -187,7 +186,7 @@ def _for_rows(arrays, batch: int):
 
 
 def _whole_lanes(length: int) -> int:
-    return -(-length // _LANES) * _LANES
+    return -(-length // LANES) * LANES
 
 
 def _padded(x: jax.Array, length: int) -> jax.Array:

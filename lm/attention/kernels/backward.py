@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from lm.attention.kernels.call import (
-    FIRST,
-    LAST,
     Operands,
     Output,
     Places,
@@ -21,11 +19,12 @@ from lm.attention.kernels.call import (
     by_queries,
     call,
     of_rows,
+    segments_of,
     split_rows,
 )
 from lm.attention.kernels.families import Tile
 from lm.attention.kernels.tiles import bounds
-from lm.devices.platform import core_memory
+from lm.devices.tpu_core import CONTRACT_FIRST, CONTRACT_LAST, core_memory
 
 
 class Gradients(NamedTuple):
@@ -89,8 +88,18 @@ def _all_gradients(
     return Gradients(of_heads(query).astype(operands.query.dtype), of_heads(options), key, value)
 
 
-def _gradients_of_all(setup, first_ref, last_ref, *refs):
-    *inputs, key_ref, value_ref, query_ref, option_ref, key_sum_ref, value_sum_ref = refs
+def _gradients_of_all(
+    setup,
+    first_ref,
+    last_ref,
+    operands,
+    key_ref,
+    value_ref,
+    query_ref,
+    option_ref,
+    key_sum_ref,
+    value_sum_ref,
+):
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     steps, blocks = setup.tiles.steps(of_keys=True), setup.tiles.query_blocks
     query_block = first_ref[row, block] + step % steps
@@ -104,11 +113,11 @@ def _gradients_of_all(setup, first_ref, last_ref, *refs):
             option_ref[place] = jnp.zeros_like(option_ref[place])
 
     def add(tile: Tile):
-        query_ref[place] += _query_gradient(tile, inputs[1][...], query_ref.dtype)
+        query_ref[place] += _query_gradient(tile, operands.key[...], query_ref.dtype)
         _add_options(setup, option_ref.at[place], tile)
 
     sums = key_ref, value_ref, key_sum_ref, value_sum_ref
-    _sum_of_keys(setup, query_block, last_ref[row, block], inputs, sums, add)
+    _sum_of_keys(setup, query_block, last_ref[row, block], operands, sums, add)
 
 
 def _query_gradients(
@@ -132,8 +141,16 @@ def _query_gradients(
     )
 
 
-def _gradients_of_queries(setup, first_ref, last_ref, *refs):
-    *inputs, query_grad_ref, option_grad_ref, query_sum_ref, option_sum_ref = refs
+def _gradients_of_queries(
+    setup,
+    first_ref,
+    last_ref,
+    operands,
+    query_grad_ref,
+    option_grad_ref,
+    query_sum_ref,
+    option_sum_ref,
+):
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     key_block = first_ref[row, block] + step
 
@@ -142,10 +159,10 @@ def _gradients_of_queries(setup, first_ref, last_ref, *refs):
         query_sum_ref[...] = jnp.zeros_like(query_sum_ref)
         option_sum_ref[...] = jnp.zeros_like(option_sum_ref)
 
-    @pl.when((key_block <= last_ref[row, block]) & _has_weight(setup, block, key_block, inputs))
+    @pl.when((key_block <= last_ref[row, block]) & _has_weight(block, key_block, operands))
     def _add():
-        tile = _tile(setup, block, key_block, *inputs)
-        query_sum_ref[...] += _query_gradient(tile, inputs[1][...], query_sum_ref.dtype)
+        tile = _tile(setup, block, key_block, operands)
+        query_sum_ref[...] += _query_gradient(tile, operands.key[...], query_sum_ref.dtype)
         _add_options(setup, option_sum_ref, tile)
 
     @pl.when(step == pl.num_programs(3) - 1)
@@ -157,7 +174,7 @@ def _gradients_of_queries(setup, first_ref, last_ref, *refs):
 def _query_gradient(tile: Tile, key: jax.Array, dtype) -> jax.Array:
     """What a tile adds to the gradient of its queries, [K, queries]."""
     return jax.lax.dot_general(
-        key, tile.scores.astype(key.dtype), FIRST, preferred_element_type=dtype
+        key, tile.scores.astype(key.dtype), CONTRACT_FIRST, preferred_element_type=dtype
     )
 
 
@@ -173,12 +190,10 @@ def _key_gradients(
     return _call_by_keys(_gradients_of_keys, setup, operands, of_keys)
 
 
-def _gradients_of_keys(setup, first_ref, last_ref, *refs):
-    *inputs, key_ref, value_ref, key_sum_ref, value_sum_ref = refs
+def _gradients_of_keys(setup, first_ref, last_ref, operands, *sums):
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     query_block = first_ref[row, block] + step % setup.tiles.steps(of_keys=True)
-    sums = key_ref, value_ref, key_sum_ref, value_sum_ref
-    _sum_of_keys(setup, query_block, last_ref[row, block], inputs, sums)
+    _sum_of_keys(setup, query_block, last_ref[row, block], operands, sums)
 
 
 def _call_by_keys(kernel, setup, operands, of_keys, more: Sequence[Output] = ()) -> list[jax.Array]:
@@ -213,7 +228,7 @@ def _call_by_keys(kernel, setup, operands, of_keys, more: Sequence[Output] = ())
     )
 
 
-def _sum_of_keys(setup, query_block, last, inputs, sums, also=lambda tile: None) -> None:
+def _sum_of_keys(setup, query_block, last, operands, sums, also=lambda tile: None) -> None:
     """A step of the gradients of keys and values; `also` gets its tile."""
     key_grad_ref, value_grad_ref, key_sum_ref, value_sum_ref = sums
     block, step = pl.program_id(2), pl.program_id(3)
@@ -223,10 +238,10 @@ def _sum_of_keys(setup, query_block, last, inputs, sums, also=lambda tile: None)
         key_sum_ref[...] = jnp.zeros_like(key_sum_ref)
         value_sum_ref[...] = jnp.zeros_like(value_sum_ref)
 
-    @pl.when((query_block <= last) & _has_weight(setup, query_block, block, inputs))
+    @pl.when((query_block <= last) & _has_weight(query_block, block, operands))
     def _add():
-        tile = _tile(setup, query_block, block, *inputs)
-        query, grads = inputs[0][...], inputs[4][...]
+        tile = _tile(setup, query_block, block, operands)
+        query, grads = operands.query[...], operands.grads[...]
         key_sum_ref[...] += jnp.dot(
             tile.scores.astype(query.dtype), query, preferred_element_type=key_sum_ref.dtype
         )
@@ -241,26 +256,30 @@ def _sum_of_keys(setup, query_block, last, inputs, sums, also=lambda tile: None)
         value_grad_ref[...] = value_sum_ref[...].astype(value_grad_ref.dtype)
 
 
-def _has_weight(setup, query_block, key_block, inputs) -> jax.Array | bool:
+def _has_weight(query_block, key_block, operands: Operands) -> jax.Array | bool:
     """Whether a tile has weight, as far as is known without its scores."""
-    *_, support_ref = inputs
-    if len(inputs) == 5 + 2 * setup.tiles.segmented:
+    if operands.support is None:
         return True
     # Past the last that is needed, a block may not exist.
-    query_block = jnp.minimum(query_block, support_ref.shape[0] - 1)
-    return support_ref[query_block, jnp.minimum(key_block, support_ref.shape[1] - 1)] > 0
+    queries, keys = operands.support.shape
+    return (
+        operands.support[jnp.minimum(query_block, queries - 1), jnp.minimum(key_block, keys - 1)]
+        > 0
+    )
 
 
-def _tile(setup, query_block, key_block, *inputs) -> Tile:
+def _tile(setup, query_block, key_block, operands) -> Tile:
     """Weights and gradients of one tile, computed again from queries and keys."""
-    query_ref, key_ref, value_ref, rows_ref, grads_ref, *more = inputs
-    segment_refs = more[: 2 * setup.tiles.segmented]
-    dtype = jnp.promote_types(query_ref.dtype, jnp.float32)
     scores, of_weights = (
-        jax.lax.dot_general(of_keys[...], of_queries[...], LAST, preferred_element_type=dtype)
-        for of_keys, of_queries in ((key_ref, query_ref), (value_ref, grads_ref))
+        jax.lax.dot_general(
+            of_keys[...], of_queries[...], CONTRACT_LAST, preferred_element_type=operands.dtype
+        )
+        for of_keys, of_queries in (
+            (operands.key, operands.query),
+            (operands.value, operands.grads),
+        )
     )
     family = setup.family
-    rows = split_rows((*family.row_names, *family.saved, "delta"), rows_ref)
-    visible = setup.tiles.visible(query_block, key_block, *(ref[...] for ref in segment_refs))
+    rows = split_rows((*family.row_names, *family.saved, "delta"), operands.rows)
+    visible = setup.tiles.visible(query_block, key_block, *segments_of(operands))
     return family.backward(scores, visible, rows, of_weights, key_block * setup.tiles.key_size)

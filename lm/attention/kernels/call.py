@@ -12,12 +12,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lm.attention.kernels.families import Family
 from lm.attention.kernels.tiles import Tiles
-from lm.devices.platform import core_memory
+from lm.devices.tpu_core import Ref, run_kernel
 
-Ref = Any  # a block of an array, in a core's memory
 Place = Callable[..., tuple[Any, Any, Any]]
-LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
-FIRST = ((0,), (0,)), ((), ())  # contracts the first axis of both
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +33,7 @@ class Setup:
 
 
 class Operands(NamedTuple):
-    """What a kernel reads, in this order.
+    """What a kernel reads: arrays, in a kernel references to blocks of them.
 
     Attributes:
       query: [B, H, Q, K], divided by sqrt(K).
@@ -101,7 +98,7 @@ def call(
     scratch: Sequence[tuple[int, ...]],
     in_order: int = 1,
 ) -> list[jax.Array]:
-    """Runs `kernel(setup, first, last, *operands, *outputs, *scratch)` at each place of the grid.
+    """Runs `kernel(setup, first, last, operands, *outputs, *scratch)` at each place of the grid.
 
     Args:
       kernel: gets references to blocks, and to the bounds as a whole.
@@ -114,26 +111,24 @@ def call(
       scratch: shapes of arrays in the core's memory, in the dtype of sums.
       in_order: how many of the grid's last axes must run in order.
     """
-    return pl.pallas_call(
+    return run_kernel(
         functools.partial(kernel, setup),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
-            grid=grid,
-            in_specs=_in_specs(setup.tiles, operands, places),
-            out_specs=[
-                pl.BlockSpec((None, None, *out.block), out.place, memory_space=out.space)
-                for out in outputs
-            ],
-            scratch_shapes=[pltpu.VMEM(shape, operands.dtype) for shape in scratch],
-        ),
-        out_shape=[jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outputs],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",) * (4 - in_order) + ("arbitrary",) * in_order,
-            vmem_limit_bytes=core_memory(),
-        ),
-        interpret=setup.interpret,
+        operands,
+        _specs(setup.tiles, operands, places),
         name=f"attention{kernel.__name__}",
-    )(*bounds, *jax.tree.leaves(operands))
+        grid=grid,
+        outputs=[
+            (
+                jax.ShapeDtypeStruct(out.shape, out.dtype),
+                pl.BlockSpec((None, None, *out.block), out.place, memory_space=out.space),
+            )
+            for out in outputs
+        ],
+        scratch=[pltpu.VMEM(shape, operands.dtype) for shape in scratch],
+        scalars=bounds,
+        in_order=in_order,
+        interpret=setup.interpret,
+    )
 
 
 def by_queries(share: int) -> Places:
@@ -155,9 +150,11 @@ def of_rows(b, h, i, *_):
     return b, h, 0, i
 
 
-def _in_specs(tiles: Tiles, operands: Operands, places: Places) -> list[pl.BlockSpec]:
+def _specs(tiles: Tiles, operands: Operands, places: Places) -> Operands:
+    """The blocks of what is read, by the names of `operands`."""
     n, m, size = tiles.query_size, tiles.key_size, operands.query.shape[3]
     forward = operands.grads is None
+    width = operands.value.shape[2 if forward else 3]
 
     def rows_of(block: tuple[int, int], place: Place) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, *block), lambda *at: (*place(*at), 0))
@@ -169,33 +166,44 @@ def _in_specs(tiles: Tiles, operands: Operands, places: Places) -> list[pl.Block
 
         return pl.BlockSpec((None, None, *block), turned)
 
-    width = operands.value.shape[2 if forward else 3]
-    found = [rows_of((n, size), places.queries), rows_of((m, size), places.keys)]
-    found.append(
+    def query_segments(*at):
+        return at[0], 0, places.queries(*at)[2]
+
+    def key_segments(*at):
+        return at[0], places.keys(*at)[2], 0
+
+    def all_tiles(*at):
+        return *places.queries(*at)[:2], 0, 0
+
+    of_segments = (
+        pl.BlockSpec((None, 1, n), query_segments),
+        pl.BlockSpec((None, m, 1), key_segments),
+    )
+    of_values = (
         columns_of((width, m), places.values) if forward else rows_of((m, width), places.values)
     )
-    found.append(columns_of((operands.rows.shape[2], n), places.queries))
-    if not forward:
-        found.append(rows_of((n, width), places.queries))
-    if operands.segments is not None:
-        found += [
-            pl.BlockSpec((None, 1, n), lambda *at: (at[0], 0, places.queries(*at)[2])),
-            pl.BlockSpec((None, m, 1), lambda *at: (at[0], places.keys(*at)[2], 0)),
-        ]
+    blocks: dict[str, Any] = {
+        "query": rows_of((n, size), places.queries),
+        "key": rows_of((m, size), places.keys),
+        "value": of_values,
+        "rows": columns_of((operands.rows.shape[2], n), places.queries),
+        "grads": None if forward else rows_of((n, width), places.queries),
+        "segments": None if operands.segments is None else of_segments,
+    }
     if operands.support is not None:
-        found.append(
-            pl.BlockSpec(
-                (None, None, *operands.support.shape[2:]),
-                lambda *at: (*places.queries(*at)[:2], 0, 0),
-                memory_space=pltpu.SMEM,
-            )
-        )
-    return found
+        whole = None, None, *operands.support.shape[2:]
+        blocks["support"] = pl.BlockSpec(whole, all_tiles, memory_space=pltpu.SMEM)
+    return Operands(**blocks)
 
 
 def bounded(row, block, step, first, last) -> jax.Array:
     """The other block that `block` meets at a step, or the last that it needs."""
     return jnp.clip(first[row, block] + step, 0, jnp.maximum(last[row, block], 0))
+
+
+def segments_of(operands: Operands) -> tuple[jax.Array, ...]:
+    """Those of a tile's queries and keys; nothing where there are none."""
+    return () if operands.segments is None else tuple(ref[...] for ref in operands.segments)
 
 
 def split_rows(names: Sequence[str], rows_ref: Ref) -> dict[str, jax.Array]:

@@ -12,16 +12,17 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from lm.attention.kernels.call import (
-    LAST,
     Operands,
     Output,
     Setup,
     by_queries,
     call,
     of_rows,
+    segments_of,
     split_rows,
 )
 from lm.attention.kernels.families import Exponential, Pointwise, Terms
+from lm.devices.tpu_core import CONTRACT_LAST
 
 
 class Forward(NamedTuple):
@@ -62,12 +63,13 @@ def forward(setup: Setup, operands: Operands, bounds: tuple[jax.Array, jax.Array
     )
 
 
-def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
+def _forward(
+    setup, first_ref, last_ref, operands, context_ref, saved_ref, sums_ref, top_ref, total_ref
+):
     family, tiles = setup.family, setup.tiles
-    *segment_refs, context_ref, saved_ref, sums_ref, top_ref, total_ref = refs
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     key_block = first_ref[row, block] + step
-    rows = split_rows(family.row_names, rows_ref)
+    rows = split_rows(family.row_names, operands.rows)
 
     @pl.when(step == 0)
     def _start():
@@ -82,9 +84,12 @@ def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref
     @pl.when(key_block <= last_ref[row, block])
     def _add():
         scores = jax.lax.dot_general(
-            key_ref[...], query_ref[...], LAST, preferred_element_type=sums_ref.dtype
+            operands.key[...],
+            operands.query[...],
+            CONTRACT_LAST,
+            preferred_element_type=sums_ref.dtype,
         )
-        visible = tiles.visible(block, key_block, *(ref[...] for ref in segment_refs))
+        visible = tiles.visible(block, key_block, *segments_of(operands))
         if isinstance(family, Pointwise):
             weights = family.weights(scores, visible, rows)
         elif isinstance(family, Terms):
@@ -101,8 +106,9 @@ def _forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref
             sums_ref[...] *= kept
             top_ref[...] = top
             weights = family.signed(scores, exponentials)
+        value = operands.value[...]
         sums_ref[...] += jnp.dot(
-            value_ref[...], weights.astype(value_ref.dtype), preferred_element_type=sums_ref.dtype
+            value, weights.astype(value.dtype), preferred_element_type=sums_ref.dtype
         )
 
     @pl.when(step == pl.num_programs(3) - 1)

@@ -7,9 +7,9 @@ Blocks of keys whose scores all lie below the threshold are left out of its swee
 import jax
 import jax.numpy as jnp
 
-from lm.attention.kernels.call import Ref
 from lm.attention.kernels.families import Rows
 from lm.attention.kernels.whole_rows import SUBLANES, Scores, WholeRows, by_sublanes
+from lm.devices.tpu_core import Ref
 from lm.softmax.entmax_threshold import (
     GROUP_SWEEPS,
     MAX_SWEEPS,

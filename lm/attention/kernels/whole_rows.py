@@ -16,23 +16,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lm.attention.kernels.call import (
-    LAST,
     Operands,
     Output,
     Places,
-    Ref,
     Setup,
     by_queries,
     call,
     of_rows,
+    segments_of,
     split_rows,
 )
 from lm.attention.kernels.families import Family, Rows, Tile
 from lm.attention.kernels.forward import Forward
-from lm.devices.platform import core_memory
+from lm.devices.tpu_core import CONTRACT_LAST, LANES, Ref, core_memory
 
 GROUP = 16  # keys of a tile whose largest score is their leader
-_LANES = 128
 # What each row carries, as places of a block [8, queries].
 _TOP, _SENSITIVITY = slice(0, 1), slice(1, 2)
 # Keys of which so many scores, and what becomes of them, stay in a core's registers.
@@ -167,12 +165,12 @@ class WholeRows(Family):
 
 def most_keys() -> int:
     """The longest rows that the devices in use have memory for."""
-    return core_memory() // 2 // (4 * _LANES)  # half for scores of 4 bytes
+    return core_memory() // 2 // (4 * LANES)  # half for scores of 4 bytes
 
 
 def whole_row_queries(keys: int, size: int) -> int:
     """How many queries are computed at a time, at most `size`."""
-    return max(_LANES, min(size, most_keys() * _LANES // keys // _LANES * _LANES))
+    return max(LANES, min(size, most_keys() * LANES // keys // LANES * LANES))
 
 
 def whole_row_forward(
@@ -215,15 +213,14 @@ def whole_row_forward(
     return Forward(contexts[0], rows, contexts[-1], support.reshape(*blocks, -1))
 
 
-def _whole_row_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref, rows_ref, *refs):
+def _whole_row_forward(setup, first_ref, last_ref, operands, support_ref, saved_ref, *refs):
     family, tiles = setup.family, setup.tiles
-    means, segments = 1 + family.has_sensitivity, 2 * tiles.segmented
-    segment_refs, (support_ref, saved_ref, *refs) = refs[:segments], refs[segments:]
+    means = 1 + family.has_sensitivity
     context_refs, found, sum_refs = refs[:means], Scores(*refs[means:-means]), refs[-means:]
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     first, steps = first_ref[row, block], tiles.steps(of_keys=False)
     count = last_ref[row, block] - first + 1
-    rows = split_rows(family.row_names, rows_ref)
+    rows = split_rows(family.row_names, operands.rows)
 
     @pl.when(step == 0)
     def _start():
@@ -238,9 +235,12 @@ def _whole_row_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref
     @pl.when(step < count)
     def _score():
         scores = jax.lax.dot_general(
-            key_ref[...], query_ref[...], LAST, preferred_element_type=found.scores.dtype
+            operands.key[...],
+            operands.query[...],
+            CONTRACT_LAST,
+            preferred_element_type=found.scores.dtype,
         )
-        visible = tiles.visible(block, first + step, *(ref[...] for ref in segment_refs))
+        visible = tiles.visible(block, first + step, *segments_of(operands))
         found.add(step, jnp.where(visible, scores, -jnp.inf))
 
     @pl.when(step == steps - 1)
@@ -254,7 +254,7 @@ def _whole_row_forward(setup, first_ref, last_ref, query_ref, key_ref, value_ref
 
         @pl.when(family.has_weight(found.leaders[tile], known))
         def _add():
-            key_block, value = first + tile, value_ref[...]
+            key_block, value = first + tile, operands.value[...]
             support_ref[0, key_block] = 1
             weighed = family.weigh(found.scores[tile], known, key_block * tiles.key_size)
             for ref, each in zip(sum_refs, weighed, strict=False):

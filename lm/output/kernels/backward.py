@@ -14,11 +14,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lm.devices.platform import core_memory
-from lm.output.kernels.forward import Operands, in_specs, tile_logits
-from lm.output.kernels.tiles import LANES, Setup
-
-_FIRST = ((0,), (0,)), ((), ())  # contracts the first axis of both
+from lm.devices.tpu_core import CONTRACT_FIRST, LANES, run_kernel
+from lm.output.kernels.forward import Operands, specs, tile_logits
+from lm.output.kernels.tiles import Setup
 
 
 class RowGrads(NamedTuple):
@@ -73,38 +71,29 @@ def gradients(setup: Setup, operands: Operands, row_grads: RowGrads) -> Gradient
         place = pl.BlockSpec((None, 1, v), lambda c, i, j: (i, 0, vocab_block(c, i, j)))
         shapes.append(((tiles.token_blocks, 1, vocab), place))
     stacked = jnp.concatenate(row_grads)
-    found = pl.pallas_call(
+    of_rows = pl.BlockSpec((len(stacked), n), lambda c, i, j: (0, i))
+    found = run_kernel(
         functools.partial(_backward, setup),
+        (stacked, operands),
+        (of_rows, specs(setup, operands, token_block, vocab_block)),
+        name="head_backward",
         grid=(cores, tiles.token_blocks, steps),
-        in_specs=[
-            pl.BlockSpec((len(stacked), n), lambda c, i, j: (0, i)),
-            *in_specs(setup, operands, token_block, vocab_block),
-        ],
-        out_specs=[spec for _, spec in shapes],
-        out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, _ in shapes],
-        scratch_shapes=[
+        outputs=[(jax.ShapeDtypeStruct(shape, dtype), spec) for shape, spec in shapes],
+        scratch=[
             pltpu.VMEM((2, v, features), dtype),
             pltpu.SemaphoreType.DMA,
             pltpu.SemaphoreType.DMA((2,)),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-            vmem_limit_bytes=core_memory(),
-        ),
+        in_order=2,
         interpret=setup.interpret,
-        name="head_backward",
-    )(stacked, *jax.tree.leaves(operands))
+    )
     bias = jnp.sum(found[2], axis=(0, 1)) if operands.bias is not None else None
     return Gradients(jnp.sum(found[0], axis=0), found[1], bias)
 
 
-def _backward(setup, rows_ref, targets_ref, hidden_ref, table_ref, *refs):
-    *refs, sums_ref, fetched_signal, written_signal = refs
-    with_bias = len(refs) == 4
-    bias_refs, (hidden_grad_ref, table_grad_ref, *bias_grad_refs) = (
-        refs[:with_bias],
-        refs[with_bias:],
-    )
+def _backward(setup, inputs, hidden_grad_ref, table_grad_ref, *refs):
+    rows_ref, operands = inputs
+    *bias_grad_refs, sums_ref, fetched_signal, written_signal = refs
     core, tokens, step = (pl.program_id(axis) for axis in range(3))
     steps, size = pl.num_programs(2), setup.tiles.vocab_tile
     block, serial = core * steps + step, tokens * steps + step
@@ -124,13 +113,14 @@ def _backward(setup, rows_ref, targets_ref, hidden_ref, table_ref, *refs):
         fetched.start()
 
     rows = RowGrads(*(rows_ref[at : at + 1, :] for at in range(len(RowGrads._fields))))
-    z = tile_logits(hidden_ref, table_ref, bias_refs)
-    grad = _logit_grads(setup, block, z, targets_ref[...], rows)
+    z = tile_logits(operands)
+    grad = _logit_grads(setup, block, z, operands.targets[...], rows)
     for bias_grad_ref in bias_grad_refs:
         lanes = grad.reshape(size, -1, LANES).sum(1)
         bias_grad_ref[...] = jnp.sum(lanes.T, axis=0, keepdims=True)
-    grad, dtype = grad.astype(table_ref.dtype), sums_ref.dtype
-    hidden_grad = jax.lax.dot_general(grad, table_ref[...], _FIRST, preferred_element_type=dtype)
+    table, dtype = operands.table[...], sums_ref.dtype
+    grad = grad.astype(table.dtype)
+    hidden_grad = jax.lax.dot_general(grad, table, CONTRACT_FIRST, preferred_element_type=dtype)
 
     @pl.when(step == 0)
     def _start():
@@ -140,7 +130,7 @@ def _backward(setup, rows_ref, targets_ref, hidden_ref, table_ref, *refs):
     def _add():
         hidden_grad_ref[...] += hidden_grad
 
-    table_grad = jnp.dot(grad, hidden_ref[...], preferred_element_type=dtype)
+    table_grad = jnp.dot(grad, operands.hidden[...], preferred_element_type=dtype)
 
     @pl.when(tokens == 0)
     def _first():

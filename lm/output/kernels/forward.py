@@ -6,28 +6,24 @@ has is a vector of lanes.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
-from lm.devices.platform import core_memory
-from lm.output.kernels.tiles import LANES, Setup
+from lm.devices.tpu_core import CONTRACT_LAST, LANES, run_kernel
+from lm.output.kernels.tiles import Setup
 
-_LAST = ((1,), (1,)), ((), ())  # contracts the last axis of both
 _LEAST = -1e30  # below all logits, and finite
 # Tokens of a tile whose statistics are computed at a time: a v6e's compiler keeps more of them in
 # registers, and 512 x 1,024 logits take 0.86 of the bundles that they take at once.
 _PART = 256
 
-Ref = Any  # a block of an array, in a core's memory
-
 
 class Operands(NamedTuple):
-    """What a kernel reads, filled up to whole tiles.
+    """What a kernel reads, filled up to whole tiles; in a kernel references to blocks of it.
 
     Attributes:
       targets: [1, N], negative where there is none.
@@ -71,23 +67,24 @@ def row_sums(setup: Setup, operands: Operands) -> RowSums:
     tiles, dtype = setup.tiles, operands.dtype
     n, count = tiles.token_tile, len(RowSums._fields)
     rows = operands.hidden.shape[0]
-    sums = pl.pallas_call(
+    (sums,) = run_kernel(
         functools.partial(_forward, setup),
-        grid=(tiles.token_blocks, tiles.vocab_blocks),
-        in_specs=in_specs(setup, operands, lambda i, j: i, lambda i, j: j),
-        out_specs=pl.BlockSpec((count, n), lambda i, j: (0, i)),
-        out_shape=jax.ShapeDtypeStruct((count, rows), dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=core_memory()
-        ),
-        interpret=setup.interpret,
+        operands,
+        specs(setup, operands, lambda i, j: i, lambda i, j: j),
         name="head_forward",
-    )(*jax.tree.leaves(operands))
+        grid=(tiles.token_blocks, tiles.vocab_blocks),
+        outputs=[
+            (
+                jax.ShapeDtypeStruct((count, rows), dtype),
+                pl.BlockSpec((count, n), lambda i, j: (0, i)),
+            )
+        ],
+        interpret=setup.interpret,
+    )
     return RowSums(*jnp.split(sums, count))
 
 
-def _forward(setup, targets_ref, hidden_ref, table_ref, *refs):
-    *bias_refs, sums_ref = refs
+def _forward(setup, operands, sums_ref):
     block = pl.program_id(1)
 
     @pl.when(block == 0)
@@ -98,9 +95,9 @@ def _forward(setup, targets_ref, hidden_ref, table_ref, *refs):
 
     for start in range(0, setup.tiles.token_tile, _PART):
         tokens = slice(start, min(start + _PART, setup.tiles.token_tile))
-        z = tile_logits(hidden_ref.at[tokens, :], table_ref, bias_refs)
+        z = tile_logits(operands._replace(hidden=operands.hidden.at[tokens, :]))
         before = RowSums(*(sums_ref[at : at + 1, tokens] for at in range(len(RowSums._fields))))
-        after = _added(setup, block, targets_ref[:, tokens], z, before)
+        after = _added(setup, block, operands.targets[:, tokens], z, before)
         for at, row in enumerate(after):
             sums_ref[at : at + 1, tokens] = row
 
@@ -136,29 +133,29 @@ def _added(
     )
 
 
-def tile_logits(hidden_ref: Ref, table_ref: Ref, bias_refs: Sequence[Ref]) -> jax.Array:
+def tile_logits(operands: Operands) -> jax.Array:
     """A tile of logits before the transform, [vocab_tile, tokens]."""
-    dtype = jnp.promote_types(hidden_ref.dtype, jnp.float32)
-    z = jax.lax.dot_general(table_ref[...], hidden_ref[...], _LAST, preferred_element_type=dtype)
-    for bias_ref in bias_refs:
-        rows = jnp.broadcast_to(bias_ref[...], (LANES, bias_ref.shape[1]))
+    table, hidden = operands.table[...], operands.hidden[...]
+    z = jax.lax.dot_general(table, hidden, CONTRACT_LAST, preferred_element_type=operands.dtype)
+    if operands.bias is not None:
+        rows = jnp.broadcast_to(operands.bias[...], (LANES, operands.bias.shape[1]))
         z += rows.T[:, :1]
     return z
 
 
-def in_specs(
+def specs(
     setup: Setup,
     operands: Operands,
     token_block: Callable[..., Any],
     vocab_block: Callable[..., Any],
-) -> list[pl.BlockSpec]:
+) -> Operands:
     """Blocks of the operands; `token_block` and `vocab_block` are those at a place of the grid."""
     n, v, features = setup.tiles.token_tile, setup.tiles.vocab_tile, operands.hidden.shape[1]
-    found = [
-        pl.BlockSpec((1, n), lambda *at: (0, token_block(*at))),
-        pl.BlockSpec((n, features), lambda *at: (token_block(*at), 0)),
-        pl.BlockSpec((v, features), lambda *at: (vocab_block(*at), 0)),
-    ]
-    if operands.bias is not None:
-        found.append(pl.BlockSpec((1, v), lambda *at: (0, vocab_block(*at))))
-    return found
+    bias = pl.BlockSpec((1, v), lambda *at: (0, vocab_block(*at)))
+    blocks: dict[str, Any] = {
+        "targets": pl.BlockSpec((1, n), lambda *at: (0, token_block(*at))),
+        "hidden": pl.BlockSpec((n, features), lambda *at: (token_block(*at), 0)),
+        "table": pl.BlockSpec((v, features), lambda *at: (vocab_block(*at), 0)),
+        "bias": None if operands.bias is None else bias,
+    }
+    return Operands(**blocks)

@@ -7,13 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lm.devices.platform import core_memory, target_device
+from lm.devices.platform import target_device
+from lm.devices.tpu_core import LANES, core_memory
 from lm.output.logit_transform import LogitTransform
 
 # Sides of the largest tile. The table is read, and the sum of its gradient moved, once for each
 # block of tokens: so many of them hide that behind the products.
 _TOKENS, _VOCAB = 1024, 512
-LANES = 128  # of a register
 # Multiplications of a tile's product: the compiler unrolls them.
 _UNROLLED = 1024 * 256 * 2304
 # Two TensorCores of a chip are one device, whose kernels split a parallel axis of their grid.
