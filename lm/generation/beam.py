@@ -158,7 +158,7 @@ def _search(
         cache = jax.tree.map(lambda x: jnp.take(x, parents.ravel(), axis=axis), state.cache)
         last = tokens[:, :, step].reshape(-1, 1)
         hidden, cache = forward(model, params, cache, repeated, last, longest + step)
-        next_log_p = next_token_log_probs(model, params, hidden).reshape(size, num_beams, -1)
+        next_log_p = next_token_log_probs(model, params, hidden[:, -1]).reshape(size, num_beams, -1)
         return _Beams(step + 1, tokens, log_p, finished, next_log_p, cache)
 
     shape = size, num_beams
@@ -166,7 +166,7 @@ def _search(
     finished = empty, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf)
     # All beams start alike, so only the first counts.
     log_p = jnp.broadcast_to(jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf), shape)
-    next_log_p = next_token_log_probs(model, params, hidden)
+    next_log_p = next_token_log_probs(model, params, hidden[:, -1])
     next_log_p = jnp.repeat(next_log_p[:, None], num_beams, axis=1)
     start = _Beams(jnp.zeros((), jnp.int32), empty, log_p, finished, next_log_p, cache)
     last = jax.lax.while_loop(continues, extend, start)

@@ -63,14 +63,15 @@ def generate(
     keys = request_keys(seed, list(zip(*requests, strict=True)), repeats)
     static = (StaticModel(model), sampling)
     last, cache = _prefill(*static, params, padded, keys)
-    yield _checked(last)
+    yield checked_tokens(last)
     longest = padded.inputs.shape[1]
     for offset in range(longest, longest + capacity - 1, steps):
         tokens, last, cache = _decode(*static, steps, params, cache, padded, last, offset, keys)
-        yield from _checked(tokens)[: longest + max_new_tokens - 1 - offset]
+        yield from checked_tokens(tokens)[: longest + max_new_tokens - 1 - offset]
 
 
-def _checked(tokens: jax.Array) -> np.ndarray:
+def checked_tokens(tokens: jax.Array) -> np.ndarray:
+    """Tokens on the host; UserError where one was drawn from probabilities that are NaN."""
     ids = to_host(tokens)
     check_finite(not (ids < 0).any())
     return ids
@@ -112,7 +113,7 @@ def forward(
     """Runs the model on tokens [B, n] at positions from `offset` of the cache.
 
     Returns:
-      The inputs of the head at the last of them, [B, D], and the updated cache.
+      The inputs of the head at each of them, [B, n, D], and the updated cache.
     """
     hidden, updated = model.apply(
         {"params": params} | ({} if cache is None else {"cache": cache}),
@@ -123,7 +124,7 @@ def forward(
         method="head_inputs",
         mutable=["cache"],
     )
-    return hidden[:, -1], updated["cache"]
+    return hidden, updated["cache"]
 
 
 def next_token_log_probs(
@@ -145,7 +146,7 @@ def _prefill(
     """The first new tokens [B] and the cache."""
     offset = jnp.zeros((), jnp.int32)
     hidden, cache = forward(static.model, params, None, prompts, prompts.inputs, offset)
-    return _sample(static.model, sampling, params, hidden, keys, 0), cache
+    return sample_next(static.model, sampling, params, hidden[:, -1], keys, 0), cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
@@ -166,14 +167,15 @@ def _decode(
     def step(carry: tuple[jax.Array, Any], offset: jax.Array) -> Any:
         last, cache = carry
         hidden, cache = forward(static.model, params, cache, prompts, last[:, None], offset)
-        last = _sample(static.model, sampling, params, hidden, keys, offset - longest + 1)
+        index = offset - longest + 1
+        last = sample_next(static.model, sampling, params, hidden[:, -1], keys, index)
         return (last, cache), last
 
     (last, cache), tokens = jax.lax.scan(step, (last, cache), offset + jnp.arange(steps))
     return tokens, last, cache
 
 
-def _sample(
+def sample_next(
     model: Transformer,
     sampling: SamplingParams,
     params: Mapping[str, Any],

@@ -77,6 +77,27 @@ def sample(
     most = jnp.max(log_probs)
     if temperature < FLOAT32_TINY:
         return jnp.where(jnp.isnan(most), -1, jnp.argmax(log_probs))
+    logits = filtered_logits(log_probs, temperature, top_k, top_p, min_p)
+    return jnp.where(jnp.isnan(most), -1, jax.random.categorical(key, logits))
+
+
+def filtered_logits(
+    log_probs: jax.Array,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> jax.Array:
+    """The distribution that `sample` draws from: its log-probabilities [V] up to a constant, 0 for
+    the likeliest token and -inf for those that are never drawn; NaN where `log_probs` has NaN.
+
+    Args:
+      log_probs, temperature, top_k, top_p, min_p: see `sample`.
+    """
+    most = jnp.max(log_probs)
+    if temperature < FLOAT32_TINY:
+        likeliest = jnp.arange(log_probs.size) == jnp.argmax(log_probs)
+        return jnp.where(likeliest, most - most, -jnp.inf)
     # What is divided is 0 for the likeliest, and never infinite.
     logits = jnp.where(log_probs == -jnp.inf, -jnp.inf, (log_probs - most) / temperature)
     kept = jnp.ones(logits.shape, bool)
@@ -91,8 +112,7 @@ def sample(
         kept &= keep_first(logits, order[count - 1], count)
     if min_p > 0.0:
         kept &= logits >= math.log(min_p) - ROUNDING
-    drawn = jax.random.categorical(key, jnp.where(kept, logits, -jnp.inf))
-    return jnp.where(jnp.isnan(most), -1, drawn)
+    return jnp.where(kept, logits, -jnp.inf)
 
 
 def keep_first(logits: jax.Array, least: jax.Array, count: jax.Array | int) -> jax.Array:

@@ -144,7 +144,7 @@ def test_a_text_decoded_beside_a_longer_one_is_the_text_alone(case):
     @jax.jit
     def step(cache, inputs, offset):
         hidden, cache = forward(model, params, cache, prompts, inputs, offset)
-        return next_token_log_probs(model, params, hidden)[0], cache
+        return next_token_log_probs(model, params, hidden[:, -1])[0], cache
 
     following, cache = step(None, prompts.inputs, 0)
     found = [following]
