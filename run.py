@@ -90,12 +90,8 @@ def generate() -> int:
     from lm.generation.generate_command import Request, SamplingParams, generate_texts
 
     sampled: Any = (flags.TEMPERATURE, flags.TOP_K, flags.TOP_P, flags.MIN_P)
-    given = [flag.name for flag in (*sampled, flags.SEED) if flag.present]
-    if flags.NUM_BEAMS.value > 1 and given:
-        raise UserError(
-            f"--num_beams={flags.NUM_BEAMS.value} does not sample; leave out --{given[0]}"
-        )
     request = Request(
+        given=tuple(flag.name for flag in flags.defined() if flag.present),
         prompts=flags.PROMPT.value,
         max_new_tokens=flags.MAX_NEW_TOKENS.value,
         stop_strings=flags.STOP_STRINGS.value,
@@ -103,10 +99,10 @@ def generate() -> int:
         seed=flags.SEED.value,
         num_beams=flags.NUM_BEAMS.value,
         length_penalty=flags.LENGTH_PENALTY.value,
+        num_assistant_tokens=flags.NUM_ASSISTANT_TOKENS.value,
+        chat=flags.APPLY_CHAT_TEMPLATE.value,
     )
-    pieces, speed = generate_texts(
-        flags.open_checkpoint(), request, chat=flags.APPLY_CHAT_TEMPLATE.value
-    )
+    pieces, speed = generate_texts(flags.open_checkpoint(), request, flags.open_assistant())
     for piece in pieces:
         print(piece, end="", flush=True)
     print(speed, file=sys.stderr)
@@ -286,7 +282,7 @@ COMMANDS = {
     "generate": Command(
         generate,
         _ASK + "prompt apply_chat_template max_new_tokens temperature top_k top_p min_p seed "
-        "stop_strings num_beams length_penalty",
+        "stop_strings num_beams length_penalty assistant_model num_assistant_tokens",
     ),
     "serve": Command(serve, _RUN + flags.SERVING),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),

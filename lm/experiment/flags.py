@@ -56,6 +56,12 @@ NUM_BEAMS = flags.DEFINE_integer("num_beams", 1, "above 1, beam search instead o
 LENGTH_PENALTY = flags.DEFINE_float(
     "length_penalty", 0.0, "of beam search; higher values prefer longer texts", 0.0
 )
+ASSISTANT_MODEL = flags.DEFINE_string(
+    "assistant_model", None, "workdir of a smaller model, which drafts tokens for the large one"
+)
+NUM_ASSISTANT_TOKENS = flags.DEFINE_integer(
+    "num_assistant_tokens", 4, "tokens that --assistant_model drafts at a time", 1
+)
 NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 512, "held-out contexts to measure", 2)
 ADAPTER = flags.DEFINE_bool("adapter", False, "export only the adapter, for peft")
 CERTIFY = flags.DEFINE_bool(
@@ -318,8 +324,14 @@ def serving() -> "dict[str, Any]":
     return values | {"adapters": folder(ADAPTERS.value), "name": named and named.name}
 
 
+def open_assistant() -> "Restored | None":
+    """The newest checkpoint of --assistant_model; None where it was not given."""
+    place = folder(ASSISTANT_MODEL.value)
+    return None if place is None else open_adapter(place)
+
+
 def open_adapter(place: "epath.Path") -> "Restored":
-    """The newest checkpoint of a run whose adapter a server is to load."""
+    """The newest checkpoint of another run, such as one whose adapter a server is to load."""
     from lm.checkpoints.restore import open_model
 
     return open_model(place, None, cache=CACHE_DIR.value)

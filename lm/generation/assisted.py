@@ -1,5 +1,5 @@
-"""Speculative decoding: a small model drafts tokens and the large one checks all of them in a single
-pass, so that what is drawn follows the large model's distribution exactly.
+"""Speculative decoding: a small model drafts tokens, and the large one checks all of them at once;
+what is drawn follows the large model's distribution exactly.
 """
 
 import functools
@@ -24,6 +24,7 @@ from lm.generation.prompts import Prompts, pad_prompts
 from lm.generation.sample import SamplingParams, filtered_logits, request_keys
 from lm.model.transformer import Transformer
 
+Cache = Mapping[str, Any] | None
 # What a token's key is folded with, for each of the draws that it may need.
 _DRAFT, _ACCEPT, _REPLACE = 1, 2, 3
 
@@ -155,7 +156,7 @@ class _State(NamedTuple):
     offset: jax.Array
     last: jax.Array
     previous: jax.Array
-    caches: tuple[Any, Any]
+    caches: tuple[Cache, Cache]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -200,10 +201,10 @@ def _decode(
         shaped = jax.vmap(functools.partial(filtered_logits, **vars(sampling)))(flat)
         return shaped.reshape(*hidden.shape[:-1], -1)
 
-    def draft(state: _State) -> tuple[jax.Array, jax.Array, Any]:
+    def draft(state: _State) -> tuple[jax.Array, jax.Array, Cache]:
         """K tokens of the assistant, [B, K], their q, [B, K, V], and its cache."""
 
-        def step(carry: tuple[Any, jax.Array], index: jax.Array) -> Any:
+        def step(carry: tuple[Cache, jax.Array], index: jax.Array) -> Any:
             cache, inputs = carry
             place = state.offset + index + 1 - inputs.shape[1]
             hidden, cache = _forward_rows(assistant, others, cache, prompts, inputs, place)
@@ -276,21 +277,23 @@ def _draw(logits: jax.Array, key: jax.Array) -> jax.Array:
 
 def _keys(keys: jax.Array, index: jax.Array, kind: int) -> jax.Array:
     """The keys of draws of one kind for the new tokens with these indices."""
-    fold = jnp.vectorize(lambda key, index: jax.random.fold_in(jax.random.fold_in(key, index), kind))
+    fold = jnp.vectorize(
+        lambda key, index: jax.random.fold_in(jax.random.fold_in(key, index), kind)
+    )
     return fold(keys, index)
 
 
 def _forward_rows(
     model: Transformer,
     params: Mapping[str, Any],
-    cache: Any,
+    cache: Cache,
     prompts: Prompts,
     inputs: jax.Array,
     offset: jax.Array,
 ) -> tuple[jax.Array, Any]:
     """`forward` with an offset for each row, [B], or one for all; the cache is [B, ...]."""
 
-    def one(cache: Any, row: Prompts, tokens: jax.Array, offset: jax.Array) -> Any:
+    def one(cache: Cache, row: Prompts, tokens: jax.Array, offset: jax.Array) -> Any:
         row = jax.tree.map(lambda x: x[None], row)
         hidden, cache = forward(model, params, cache, row, tokens[None], offset)
         return hidden[0], cache

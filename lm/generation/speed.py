@@ -17,10 +17,17 @@ class Speed:
       seconds: time up to the last of them.
     """
 
-    def __init__(self, tokens: Iterable[np.ndarray], compiling: int = 1 + TOKENS_PER_CALL):
+    def __init__(
+        self,
+        tokens: Iterable[np.ndarray],
+        compiling: int = 1 + TOKENS_PER_CALL,
+        details: object = None,
+    ):
         """Measures `tokens`, steps of the next token of every prompt, [B] each; the first
-        `compiling` steps include the compilation of the program.
+        `compiling` steps include the compilation of the program. What `details` is as text, behind
+        the last step, is told with the speed; None: nothing.
         """
+        self._details = details
         self.steps, self.seconds = 0, 0.0
         self._tokens, self._prompts = tokens, 0
         self._compiling, self._compiled = compiling, 0.0
@@ -36,7 +43,10 @@ class Speed:
             yield step
 
     def __str__(self) -> str:
-        """Tokens, time, and the rate, without compilation where there are enough tokens."""
+        """Tokens, time, the rate, without compilation where there are many tokens, and details."""
+        return self._rate() if self._details is None else f"{self._rate()}; {self._details}"
+
+    def _rate(self) -> str:
         count = self.steps * self._prompts
         total = f"{counted(count, 'token')} in {self.seconds:.2f} s"
         later = self.steps - self._compiling

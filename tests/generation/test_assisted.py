@@ -1,6 +1,7 @@
 """Speculative decoding draws from the large model's distribution, whatever the assistant is."""
 
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lm.data import ByteTokenizer
 from lm.errors import UserError
 from lm.generation import generate
 from lm.generation.assisted import Assistant, AssistedDecoding, choose
+from lm.generation.generate_command import Request, generate_texts
 from lm.generation.sample import SamplingParams, filtered_logits
 from tests.generation.test_generate import log_probs, model_and_params
 
@@ -37,9 +40,7 @@ def exact(model, params, prompt, length, sampling):
     texts = [[*prompt, *rest] for rest in itertools.product(range(size), repeat=length)]
     shaped = jax.vmap(lambda p: jax.nn.softmax(filtered_logits(p, **vars(sampling))))
     found = np.ones(len(texts))
-    for number, (text, rows) in enumerate(
-        zip(texts, log_probs(model, params, texts), strict=True)
-    ):
+    for number, (text, rows) in enumerate(zip(texts, log_probs(model, params, texts), strict=True)):
         p = np.asarray(shaped(jnp.asarray(rows)), np.float64)
         for place in range(len(prompt), len(text)):
             found[number] *= p[place - 1, text[place]]
@@ -199,3 +200,40 @@ def test_an_assistant_that_cannot_help_is_one_line():
     encoder = model_and_params(5, **SMALL, **{"model.architecture": "encoder"})
     with pytest.raises(UserError, match="architecture decoder, and the assistant of encoder"):
         decoded(model, params, [np.array([1])], Assistant(*encoder, 2), max_new_tokens=2)
+
+
+def test_an_assistant_of_another_tokenizer_or_mesh_is_one_line():
+    def run(devices=1, **tokenizer):
+        own = types.SimpleNamespace(
+            **{"name": "bytes", "hash": "a", "vocab_size": 256, **tokenizer}
+        )
+        own.encode_batch = ByteTokenizer().encode_batch
+        mesh = types.SimpleNamespace(devices=np.zeros(devices))
+        config = types.SimpleNamespace(
+            objective="causal", model=types.SimpleNamespace(architecture="decoder")
+        )
+        own.end, program = 255, types.SimpleNamespace(mesh=mesh, model=None)
+        return types.SimpleNamespace(
+            tokenizer=own, program=program, config=config, opens=(), params={}
+        )
+
+    request = Request(["a"], 4, [], SamplingParams(), 0, 1, 0.0)
+    with pytest.raises(
+        UserError, match=r"assistant's tokenizer \(bpe\) is not the model's \(bytes"
+    ):
+        generate_texts(run(), request, run(name="bpe", hash="b"))
+    with pytest.raises(UserError, match="split over 2 devices and the assistant over 1"):
+        generate_texts(run(devices=2), request, run())
+
+
+@pytest.mark.parametrize(
+    ("given", "beams", "refusal"),
+    [
+        (["num_assistant_tokens"], 1, "--num_assistant_tokens needs --assistant_model"),
+        (["assistant_model"], 2, "--num_beams=2 does not sample; leave out --assistant_model"),
+        (["max_new_tokens", "top_p"], 3, "--num_beams=3 does not sample; leave out --top_p"),
+    ],
+)
+def test_options_that_exclude_each_other_are_one_line(given, beams, refusal):
+    with pytest.raises(UserError, match=refusal):
+        Request(["a"], 4, [], SamplingParams(), 0, beams, 0.0, given=given)
