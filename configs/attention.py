@@ -50,7 +50,7 @@ def sweep(arg: str | None = None):
             yield {"attention.weighting": name}
         # Scores keep their size in rows of the training length.
         yield {"attention.weighting": "log_length", "attention.reference_length": 128.0}
-        for name in ("relu", "relu_squared", "alpha_relu"):
+        for name in ("relu", "relu_squared", "alpha_relu", "softpick"):
             yield {"attention.weighting": name}
         yield {"attention.weighting": "entmax", "attention.alpha": 1.25}
         # Every head finds its own sparsity (1909.00015).
@@ -59,6 +59,7 @@ def sweep(arg: str | None = None):
             "attention.alpha": 1.25,
             "attention.learn": ("alpha",),
         }
+        yield {"attention.weighting": "asentmax"}
         yield {"attention.weighting": "top_k", "attention.k": 8}
         yield {"attention.weighting": "gumbel_softmax"}
         yield {"attention.weighting": "gumbel_softmax", "attention.hard": True}
@@ -73,6 +74,8 @@ def mechanisms():
     yield {"attention.mechanism": "differential", "model.num_heads": 2}
     yield {"attention.mechanism": "gated"}
     yield {"attention.mechanism": "gated", "attention.gate": "head"}
+    yield {"attention.mechanism": "exclusive"}
+    yield {"attention.mechanism": "laser"}
     yield {"attention.mechanism": "talking_heads"}
     # Forgetting and the broken stick tell near from far by themselves.
     yield {

@@ -149,8 +149,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.attention = attention = ConfigDict()
     # How heads attend: a name of lm.attention.ATTENTIONS. "scores" weighs q.k; "differential",
-    # "gated", "forgetting" and "talking_heads" add to that; "stick_breaking", "linear", "favor" and
-    # "cosformer" have weights of their own, and no use for a weighting.
+    # "gated", "forgetting", "exclusive", "laser" and "talking_heads" add to that; "stick_breaking",
+    # "linear", "favor" and "cosformer" have weights of their own, and no use for a weighting.
     attention.mechanism = "scores"
     # Scores to weights: a name of lm.softmax.WEIGHTINGS.
     attention.weighting = "softmax"
@@ -158,8 +158,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # linear, favor and cosformer: positions in a chunk.
     attention.query_chunk_size = placeholder(int)
     # Options that become parameters, one per head, which start at the option's value: "temperature"
-    # (temperature, gumbel_softmax), "cap" (softcap), "bias" (sigmoid), "alpha" (entmax; above 1,
-    # below 2). On the command line: --config.attention.learn='("alpha",)'.
+    # (temperature, gumbel_softmax), "cap" (softcap), "bias" (sigmoid), "alpha" (entmax,
+    # asentmax; above 1, below 2). On the command line: --config.attention.learn='("alpha",)'.
     attention.learn = ()
     # One such option that moves on schedule, without gradient: its name, its first and last value,
     # and the steps between them: --config.attention.anneal='("alpha", 1.0, 1.5, 1000)'.
@@ -170,16 +170,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # temperature, gumbel_softmax: above 0; flatter when large
     attention.temperature = placeholder(float)
     attention.bias = placeholder(float)  # sigmoid: added to scores; None is -log(row length)
-    # entmax, alpha_relu: from 1 (softmax; entmax only) to 2 (sparsemax); sparser when large
+    # entmax, asentmax, alpha_relu: from 1 (softmax; not alpha_relu) to 2 (sparsemax)
     attention.alpha = placeholder(float)
     # alpha_relu: threshold; more zeros when large; None is that of a row of equal scores
     attention.tau = placeholder(float)
     attention.k = placeholder(int)  # top_k: places with weight in each row, at least 1
     attention.reference_length = placeholder(float)  # log_length: rows longer are sharper; above 1
+    attention.delta = placeholder(float)  # asentmax: scale of the scores at any length; None is 1
     attention.hard = placeholder(bool)  # gumbel_softmax: one-hot rows, gradient of the soft ones
     # Where parameters of weightings start.
     attention.sink = placeholder(float)  # sink: None is 0; far below the scores, it is the softmax
     attention.scale = placeholder(float)  # ssmax: None is 0.168
+    attention.beta = placeholder(float)  # asentmax: how scores grow with the length; None is 0
+    attention.gamma = placeholder(float)  # asentmax: the power of log(row length); None is 1
     # Options of mechanisms, likewise.
     attention.lambda_init = placeholder(float)  # differential: share taken off, 0 .. 1; None is 0.8
     attention.head_norm = placeholder(bool)  # differential: normalises each head; None is True

@@ -8,8 +8,10 @@ config's `sweep()`; the laws in `tests/` then hold it to its declared facts.
 from lm.attention.attend import attend
 from lm.attention.base import Mechanism
 from lm.attention.differential import DifferentialAttention
+from lm.attention.exclusive import ExclusiveAttention
 from lm.attention.forgetting import ForgettingAttention
 from lm.attention.gated import GatedAttention
+from lm.attention.laser import LaserAttention
 from lm.attention.linear import CosformerAttention, FavorAttention, LinearAttention
 from lm.attention.mask import Mask
 from lm.attention.scores import ScoreAttention
@@ -21,6 +23,8 @@ ATTENTIONS: dict[str, type[Mechanism]] = {
     "differential": DifferentialAttention,
     "gated": GatedAttention,
     "forgetting": ForgettingAttention,
+    "exclusive": ExclusiveAttention,
+    "laser": LaserAttention,
     "talking_heads": TalkingHeadsAttention,
     "stick_breaking": StickBreakingAttention,
     "linear": LinearAttention,

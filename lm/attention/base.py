@@ -46,6 +46,8 @@ class Mechanism(nn.Module):
       owns_weights: it computes weights of its own, not by `weighting` from scores.
       causal_only: defined only where a query sees no later key: not in encoders, nor for
         cross-attention.
+      self_only: defined only where queries and keys are of the same positions: not for
+        cross-attention, nor beside keys that are not of a position.
       mixes_heads: a head's context is of other heads' weights too.
       scores_alone: its weights are the weighting's of q.k and nothing else, as kernels have them.
       position_embeddings: the position embeddings within attention that it supports.
@@ -59,6 +61,7 @@ class Mechanism(nn.Module):
 
     owns_weights: ClassVar[bool] = False
     causal_only: ClassVar[bool] = False
+    self_only: ClassVar[bool] = False
     mixes_heads: ClassVar[bool] = False
     scores_alone: ClassVar[bool] = False
     position_embeddings: ClassVar[tuple[str, ...]] = ("rotary", "alibi", "relative")

@@ -79,8 +79,8 @@ class Ring:
     def _sums(self, z, x, top, value, query) -> tuple[jax.Array, jax.Array]:
         exponentials = jnp.exp(x - top)
         weights = exponentials
-        if self.weighting.signed:
-            weights = jnp.where(z < 0, -exponentials, exponentials)
+        if self.weighting.factor is not None:
+            weights = self.weighting.factor(z) * exponentials
         return _times(weights, value, query), jnp.sum(exponentials, axis=-1, keepdims=True)
 
     def add(self, carry, queries, keys, shared, fixed) -> Any:

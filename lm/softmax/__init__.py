@@ -74,11 +74,32 @@ WEIGHTINGS: dict[str, Weighting] = {
     "alpha_relu": Weighting(
         sparse.alpha_relu, sparse=True, normalised=False, shift_invariant=False, pointwise=True
     ),
+    # It starts as the entmax.
+    "asentmax": Weighting(
+        sparse.asentmax,
+        sparse=True,
+        learnable={"alpha": ONE_TO_TWO},
+        learned={"beta": initializers.zeros, "gamma": initializers.ones},
+    ),
     "top_k": Weighting(sparse.top_k, sparse=True, top_k=True),
     "gumbel_softmax": Weighting(
         dense.gumbel_softmax, random=True, learnable={"temperature": POSITIVE}
     ),
-    "cog": Weighting(dense.cog, signed=True, shift_invariant=False, exponents=exponents.cog),
+    "softpick": Weighting(
+        dense.softpick,
+        normalised=False,
+        sparse=True,
+        shift_invariant=False,
+        exponents=exponents.softpick,
+        factor=exponents.is_positive,
+    ),
+    "cog": Weighting(
+        dense.cog,
+        signed=True,
+        shift_invariant=False,
+        exponents=exponents.cog,
+        factor=exponents.sign,
+    ),
 }
 
 __all__ = ["WEIGHTINGS", "Weighting"]

@@ -120,6 +120,22 @@ def softplus_l1(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     return softmax(exponents.softplus_l1(z), where).astype(scores.dtype)
 
 
+def softpick(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Gives max(e^s - 1, 0) / sum abs(e^s - 1): places below 0 get nothing, and take some of the
+    sum, so that a head needs no sink (Zuhri, Fuadi, Aji 2504.20966).
+
+    A row sums to at most one, and to one where no score is below 0; a row of zeros has zeros.
+    """
+    z = visible_scores(scores, where, masked=0.0)
+    top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True, initial=0.0))
+    is_large = z > 1.0
+    small, large = jnp.where(is_large, 0.0, z), jnp.where(is_large, z, top)
+    near = jnp.exp(-top) * jnp.expm1(small)
+    terms = jnp.where(is_large, jnp.exp(large - top) - jnp.exp(-top), near)
+    total = jnp.sum(jnp.abs(terms), axis=-1, keepdims=True)
+    return divide_by_sum(jax.nn.relu(terms), total).astype(scores.dtype)
+
+
 def cog(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Gives sign(s) softmax(abs s): places may subtract (2411.07176).
 

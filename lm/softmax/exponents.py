@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 # Below it e^z is under the last digits of 1 in float32.
 _SERIES = -20.0
+# So near to 0 no score counts; its inverse is finite in float32.
+_LEAST = 1e-20
 
 
 def softmax(z: jax.Array, n: jax.Array | None = None) -> jax.Array:
@@ -88,6 +90,27 @@ def cog(z: jax.Array, n: jax.Array | None = None) -> jax.Array:
     return sign(z) * z
 
 
+def softpick(z: jax.Array, n: jax.Array | None = None) -> jax.Array:
+    """Gives log abs(e^z - 1), its series log abs z + z/2 + z^2/24 - z^4/2880 + z^6/181440 near 0.
+
+    A score of 0 is taken for one so small that its term is lost in any sum, so that the gradient
+    of the term, which is finite, does not become that of the logarithm times zero.
+    """
+    del n
+    z = jnp.where(jnp.abs(z) < _LEAST, _LEAST, z)
+    near = jnp.abs(z) < 1.0
+    small, large = jnp.where(near, z, 1.0), jnp.where(near, 1.0, z)
+    y = small * small
+    series = small * (0.5 + small * (1 / 24 - y * (1 / 2880 - y * (1 / 181440))))
+    far = jnp.maximum(large, 0.0) + jnp.log1p(-jnp.exp(-jnp.abs(large)))
+    return jnp.where(near, jnp.log(jnp.abs(small)) + series, far)
+
+
 def sign(z: jax.Array) -> jax.Array:
-    """The sign of signed weights; that of 0 is +1."""
+    """The factor of `cog`'s weights: the sign of z; that of 0 is +1."""
     return jnp.where(z < 0, -1.0, 1.0)
+
+
+def is_positive(z: jax.Array) -> jax.Array:
+    """The factor of `softpick`'s weights: 1 where z is above 0, and else 0."""
+    return jnp.where(z > 0, 1.0, 0.0)

@@ -26,6 +26,7 @@ OPTIONS = {
     "softcap": {"cap": 2.0},
     "log_length": {"reference_length": 64.0},
     "entmax": {"alpha": 1.25},
+    "asentmax": {"beta": 0.5, "gamma": 1.0},
     "top_k": {"k": 2},
 }
 MOVED, OTHER, SOFTMAX = "#0072B2", "#BBBBBB", "#D55E00"

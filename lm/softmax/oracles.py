@@ -47,6 +47,13 @@ def _softplus_l1(s: np.ndarray) -> np.ndarray:
     return _softmax(logarithm)
 
 
+def _softpick(s: np.ndarray) -> np.ndarray:
+    top = max(s.max(), 0.0)
+    terms = np.exp(s - top) - np.exp(-top)
+    total = np.abs(terms).sum()
+    return np.maximum(terms, 0.0) / (total if total else 1.0)
+
+
 def _entmax(s: np.ndarray, alpha: float = 1.5) -> np.ndarray:
     """The threshold by bisection, to the last bit."""
     if alpha == 1.0:
@@ -104,7 +111,11 @@ ROWS: dict[str, Callable[..., np.ndarray]] = {
     "entmax15": lambda s: _entmax(s, 1.5),
     "entmax": _entmax,
     "alpha_relu": _alpha_relu,
+    "asentmax": lambda s, beta, gamma, alpha=1.5, delta=1.0: _entmax(
+        (delta + beta * np.log(max(s.size, 2)) ** gamma) * s, alpha
+    ),
     "top_k": _top_k,
     "gumbel_softmax": _gumbel_softmax,
+    "softpick": _softpick,
     "cog": lambda s: np.where(s < 0, -1.0, 1.0) * _softmax(np.abs(s)),
 }

@@ -14,7 +14,7 @@ from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import platform
 from lm.softmax.dense import softmax
 from lm.softmax.entmax_threshold import Expm1, threshold_weights
-from lm.softmax.weighting import divide_by_sum, row_length, visible_scores
+from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
 
 # An alpha in an array stays above 1, where the formulas divide by alpha - 1; this is float32's next
 # number, at which they still hold, and weights are within 3e-7 of the softmax's.
@@ -56,6 +56,36 @@ def entmax(
     if alpha == 1.0:
         return softmax(scores, where)
     return _entmax(z, alpha).astype(scores.dtype)
+
+
+def asentmax(
+    scores: jax.Array,
+    where: jax.Array | None = None,
+    *,
+    alpha: float | jax.Array = 1.5,
+    delta: float = 1.0,
+    beta: jax.Array | float,
+    gamma: jax.Array | float,
+) -> jax.Array:
+    """Gives entmax((d + b (log n)^c) s): sharper in longer rows, where b is above 0 (2506.16640).
+
+    Of a row of one place, whose weight is 1 at any scale, log n is taken as log 2. In the paper the
+    rate and the power are functions of the hidden state; here each head has its own.
+
+    Args:
+      scores: [..., S].
+      where: boolean, broadcasts to `scores`.
+      alpha: as of `entmax`.
+      delta: d, the scale that does not change with the length.
+      beta: b, a head's rate; at 0 it is the entmax with d = 1.
+      gamma: c, a head's power.
+    """
+    length = jnp.maximum(row_length(scores, where), 2.0)
+    z = visible_scores(scores, where)
+    # Less their largest, which is then 0 at any scale above 0, and is subtracted without rounding.
+    z = visible_scores(z - row_maximum(z), where, masked=0.0)
+    scaled = (delta + beta * jnp.log(length) ** gamma) * z
+    return entmax(scaled, where, alpha=alpha).astype(scores.dtype)
 
 
 def checked_alpha(alpha: float | jax.Array = 1.5) -> float | jax.Array:

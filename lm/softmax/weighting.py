@@ -60,7 +60,8 @@ class Weighting:
 
     How weights are computed where a device sees a part of a row only (`lm.attention.ring`):
       exponents: `exponents(z, n, **options) -> x`, of scores z [..., S] and the row's length n
-        [..., 1], such that weights are e^x / sum e^x, times the sign of z where `signed`.
+        [..., 1], such that weights are e^x / sum e^x, times `factor(z)`.
+      factor: `factor(z)`, -1, 0 or 1 for each score, without gradient; None: 1.
       terms: `terms(z, **options)`, e^x where it is simpler than x, and in no danger of overflow.
       sink: the sum has one more term, e^b; b is the option "sink", or 0.
       pointwise: a place's weight depends on no other score; `apply` also takes `length`, the n of
@@ -81,6 +82,7 @@ class Weighting:
     learned: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     learnable: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     exponents: Callable[..., jax.Array] | None = None
+    factor: Callable[[jax.Array], jax.Array] | None = None
     terms: Callable[..., jax.Array] | None = None
     sink: bool = False
     pointwise: bool = False

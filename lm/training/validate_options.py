@@ -92,6 +92,11 @@ def _check_mechanism(config: Config, group: str, attention: Config) -> None:
             f"config.{group}.mechanism = {name!r} is causal only, but "
             f"config.model.architecture = {model.architecture!r} sees both sides; use a decoder"
         )
+    if mechanism.self_only and group == "cross_attention":
+        raise UserError(
+            f"config.{group}.mechanism = {name!r} is of a position's own key and value, which "
+            "cross-attention does not have; use scores, gated or laser there"
+        )
     if mechanism.causal_only and config.objective == "prefix":
         raise UserError(
             f"config.{group}.mechanism = {name!r} is causal only, but objective prefix sees both "
@@ -144,7 +149,7 @@ def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -
                 f"{limits.low:g} and below {limits.high:g}"
             )
     alpha = attention.alpha
-    least = 1.0 if weighting == "entmax" else 1.0 + 1e-3
+    least = 1.0 if weighting in ("entmax", "asentmax") else 1.0 + 1e-3
     if alpha is not None and not least <= alpha <= 2:
         raise UserError(f"config.{group}.alpha = {alpha}: must be from {least:g} to 2")
 
@@ -199,7 +204,8 @@ def _check_tune(config: Config) -> None:
             f"{layers}; use at most as many"
         )
     mechanism = ATTENTIONS[config.attention.mechanism]
-    if "prefix" in names and (mechanism.owns_weights or mechanism.causal_only):
+    alone = mechanism.owns_weights or mechanism.causal_only or mechanism.self_only
+    if "prefix" in names and alone:
         raise UserError(
             f"method prefix adds keys and values only, but mechanism {config.attention.mechanism} "
             "needs more of a position; use prompt or lora, or mechanism scores"

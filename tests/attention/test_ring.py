@@ -75,7 +75,7 @@ def test_exponents_give_the_weights(name):
     x = jnp.where(where, record.exponents(z, n, **learned), -jnp.inf)
     x = jnp.concatenate([x, jnp.broadcast_to(sink, (*x.shape[:-1], 1))], axis=-1)
     weights = jnp.where(jnp.any(x > -jnp.inf, -1, keepdims=True), jax.nn.softmax(x), 0.0)[..., :-1]
-    weights = jnp.where(record.signed & (z < 0), -weights, weights)
+    weights = weights if record.factor is None else record.factor(z) * weights
     expected = record.apply(scores, where, **{k: v[:, None, None] for k, v in own.items()})
     np.testing.assert_allclose(weights, expected, atol=2e-6)
 

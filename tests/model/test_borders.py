@@ -35,7 +35,8 @@ def allowed(side, name, positions, method):
     """
     mechanism = ATTENTIONS[name]
     if side == "encoder_decoder":
-        return not mechanism.causal_only and positions in ("learned", "relative")
+        alone = mechanism.causal_only or mechanism.self_only
+        return not alone and positions in ("learned", "relative")
     if (
         positions in Mechanism.position_embeddings
         and positions not in mechanism.position_embeddings
@@ -43,7 +44,8 @@ def allowed(side, name, positions, method):
         return False
     if side == "encoder" and mechanism.causal_only:
         return False
-    return method != "prefix" or not (mechanism.owns_weights or mechanism.causal_only)
+    alone = mechanism.owns_weights or mechanism.causal_only or mechanism.self_only
+    return method != "prefix" or not alone
 
 
 # Each mechanism, kind of position and method with the others that could move what it counts.

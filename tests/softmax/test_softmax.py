@@ -266,3 +266,32 @@ def test_a_rectifier_depends_on_no_other_score():
     for name in ("relu", "relu_squared"):
         jacobian = np.asarray(jax.jacobian(lambda s, name=name: apply(name, s))(some_scores((7,))))
         assert (jacobian[~np.eye(7, dtype=bool)] == 0).all()
+
+
+def test_softpick_rectifies_the_numerator_and_not_the_sum():
+    scores = np.log(np.array([[3.0, 1.5, 0.5, 1.0]], np.float32))
+    np.testing.assert_allclose(apply("softpick", scores), [[2 / 3, 1 / 6, 0.0, 0.0]], atol=1e-6)
+    assert (np.asarray(apply("softpick", -np.abs(some_scores()))) == 0).all()
+    positive = np.abs(some_scores()) + 0.1
+    np.testing.assert_allclose(np.sum(apply("softpick", positive), -1), 1.0, atol=1e-6)
+
+
+def test_softpick_has_one_slope_where_its_two_computations_meet():
+    def slope(score):
+        scores = jnp.array([[score, 0.5, -1.0]])
+        return float(jax.grad(lambda s: apply("softpick", s)[0, 0])(scores)[0, 0])
+
+    assert slope(1.0) == pytest.approx(slope(1.0 + 1e-6), abs=1e-5)
+
+
+def test_asentmax_is_the_entmax_at_a_rate_of_zero_and_sharper_in_longer_rows():
+    scores = some_scores()
+    plain = apply("entmax", scores, alpha=1.5)
+    np.testing.assert_allclose(apply("asentmax", scores, beta=0.0, gamma=2.0), plain, atol=1e-6)
+    for n in (7, 500):
+        row = np.pad(scores, ((0, 0), (0, n - 7)), constant_values=-1e4)
+        scaled = (1.0 + 0.5 * np.log(n) ** 2) * row
+        expected = apply("entmax", scaled.astype(np.float32), alpha=1.25)
+        actual = apply("asentmax", row, alpha=1.25, beta=0.5, gamma=2.0)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert float(apply("asentmax", np.full((1, 1), 3.0, np.float32))[0, 0]) == 1.0

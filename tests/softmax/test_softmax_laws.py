@@ -16,6 +16,7 @@ OPTIONS = {
     "sink": {"sink": 0.3},
     "top_k": {"k": 4},
     "entmax": {"alpha": 1.25},
+    "asentmax": {"beta": 0.3, "gamma": 0.8},
     "temperature": {"temperature": 0.7},
 }
 SUBJECTS = {

@@ -14,6 +14,7 @@ from lm.softmax import WEIGHTINGS
 from lm.training.annealing import anneal
 from lm.training.optimizer import decayed
 
+LEARNED = [(name, option) for name, r in WEIGHTINGS.items() for option in r.learned]
 LEARNABLE = [(name, option) for name, r in WEIGHTINGS.items() for option in r.learnable]
 START = {"temperature": 0.7, "cap": 3.0, "bias": -1.0, "alpha": 1.25}
 
@@ -32,9 +33,13 @@ def test_a_learned_option_starts_as_the_fixed_one_and_gets_a_gradient(name, opti
     variables = module.init(keys, *arguments)
     assert variables["params"][option].shape == (3,)
     assert not any(jax.tree.leaves(decayed(variables["params"])))
-    if not WEIGHTINGS[name].random:
+    record = WEIGHTINGS[name]
+    if not record.random:
         query, key, value, mask, _ = arguments
-        expected = attend(query, key, value, mask=mask, weighting=name, options=options)
+        own = {each: start(jax.random.key(0), (3,)) for each, start in record.learned.items()}
+        expected = attend(
+            query, key, value, mask=mask, weighting=name, options=options, learned=own
+        )
         np.testing.assert_allclose(module.apply(variables, *arguments), expected, atol=2e-6)
 
     def total(variables):
@@ -54,15 +59,18 @@ def test_any_number_is_a_point_of_the_range_and_back(name, option):
     )
 
 
-@pytest.mark.parametrize(("name", "option"), [*LEARNABLE, ("ssmax", "scale"), ("sink", "sink")])
+@pytest.mark.parametrize(("name", "option"), [*LEARNABLE, *LEARNED])
 def test_gradients_of_parameters_agree_with_finite_differences(name, option):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         scores, value = rng.normal(size=(2, 4, 3, 6)), rng.normal(size=(2, 4, 3, 6))
         where = rng.random(scores.shape) < 0.7
 
+        record = WEIGHTINGS[name]
+        others = {each: 0.5 for each in record.learned if each != option}
+
         def total(parameter):
-            return jnp.sum(WEIGHTINGS[name].apply(scores, where, **{option: parameter}) * value)
+            return jnp.sum(record.apply(scores, where, **others, **{option: parameter}) * value)
 
         start = (
             jnp.full((4, 1, 1), START.get(option, 0.5)) * jnp.linspace(0.9, 1.1, 4)[:, None, None]

@@ -116,7 +116,7 @@ class Terms(Family):
 
 
 class Exponential(Family):
-    """e^x / sum e^x, with x a function of each score; times the sign of the score if signed."""
+    """e^x / sum e^x, with x a function of each score; times the weighting's factor."""
 
     saved = ("lse",)
 
@@ -125,9 +125,10 @@ class Exponential(Family):
         x = self._exponents(scores, rows, self.of_rows(rows))
         return jnp.where(visible, x, -jnp.inf)
 
-    def signed(self, scores: jax.Array, values: jax.Array) -> jax.Array:
-        """Values times the signs that weights have."""
-        return jnp.where(scores < 0, -values, values) if self.weighting.signed else values
+    def times_factor(self, scores: jax.Array, values: jax.Array) -> jax.Array:
+        """Values times the factors of weights."""
+        factor = self.weighting.factor
+        return values if factor is None else factor(scores) * values
 
     def backward(self, scores, visible, rows, grads, first_key) -> Tile:
         """See `Family`; rows bring "lse", and "delta", the mean of `grads` by the weights."""
@@ -138,8 +139,8 @@ class Exponential(Family):
             self.of_rows(rows),
         )
         shares = jnp.where(visible, jnp.exp(x - rows["lse"]), 0.0)
-        of_exponents = shares * (self.signed(scores, grads) - rows["delta"])
-        return Tile(self.signed(scores, shares), *gradient(of_exponents))
+        of_exponents = shares * (self.times_factor(scores, grads) - rows["delta"])
+        return Tile(self.times_factor(scores, shares), *gradient(of_exponents))
 
     def _exponents(self, scores, rows, options) -> jax.Array:
         assert self.weighting.exponents is not None

@@ -105,7 +105,7 @@ def _forward(
             total_ref[...] = total_ref[...] * kept + jnp.sum(exponentials, axis=0, keepdims=True)
             sums_ref[...] *= kept
             top_ref[...] = top
-            weights = family.signed(scores, exponentials)
+            weights = family.times_factor(scores, exponentials)
         value = operands.value[...]
         sums_ref[...] += jnp.dot(
             value, weights.astype(value.dtype), preferred_element_type=sums_ref.dtype
