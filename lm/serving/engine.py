@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from lm.generation.sample import SamplingParams
-from lm.serving.generation import Failure, Generation, Piece, Token
+from lm.serving.generation import Failure, Generation, Piece, Token, computing_failed
 from lm.serving.row_queue import Arrays, RowQueue
 from lm.serving.slot_sampling import Drawn, as_arrays
 from lm.serving.slots import Slots
@@ -134,7 +134,7 @@ class Engine:
           Failure: the queue is full, or the engine is closing.
         """
         with self._changed:
-            self._check_room(len(self._waiting) + len(generations))
+            self._check_room(len(self._waiting), len(generations))
             self._waiting.extend(generations)
             self._changed.notify()
 
@@ -155,26 +155,43 @@ class Engine:
           Failure: as `submit`.
         """
         with self._changed:
-            self._check_room((len(self.rows) + len(rows)) // ROWS_OF_REQUEST)
+            own = len(rows) // ROWS_OF_REQUEST
+            self._check_room(len(self.rows) // ROWS_OF_REQUEST, own)
             found = [self.rows.put(name, row, adapter) for row in rows]
             self._changed.notify()
         return found
 
     def call(self, function: Callable[[], None]) -> None:
-        """Runs a function in the engine's thread, between two steps."""
-        self._calls.put(function)
+        """Runs a function in the engine's thread, between two steps.
+
+        Raises:
+          Failure: the engine is closing.
+        """
         with self._changed:
+            self._check_open()
+            self._calls.put(function)
             self._changed.notify()
 
-    def _check_room(self, waiting: int) -> None:
+    def _check_open(self) -> None:
         if self._closing:
             raise Failure(503, "shutting_down", "the server is shutting down; ask another")
-        if waiting > self._max_waiting:
+
+    def _check_room(self, waiting: int, new: int) -> None:
+        self._check_open()
+        most = self._max_waiting
+        if new > most:
+            raise Failure(
+                400,
+                "too_many",
+                f"{new} requests in one are more than the {most} that may wait; ask for fewer at "
+                "a time, or start the server with a larger --max_queue",
+            )
+        if waiting + new > most:
             raise Failure(
                 429,
                 "queue_full",
-                f"{waiting} requests would wait, more than the {self._max_waiting} that may; try "
-                "again later, or start the server with a larger --max_queue",
+                f"{waiting + new} requests would wait, more than the {most} that may; try again "
+                "later, or start the server with a larger --max_queue",
             )
 
     def _run(self) -> None:
@@ -234,7 +251,7 @@ class Engine:
                 return
             request = generation.request
             generation.admitted = time.monotonic()
-            self.counts.prompt_tokens += len(request.prompt)
+            self.counts.prompt_tokens += request.num_read
             self._active[slot] = generation
             drawn = self.slots.admit(
                 self.weights,
@@ -288,16 +305,27 @@ class Engine:
         self._free_slots()
 
     def _give_up(self, error: Exception) -> None:
-        """Fails every request, and empties the slots, whose arrays may be lost."""
-        failure = Failure(500, "engine_failed", f"computing failed: {str(error)[:200]}")
+        """Fails every request, and empties the slots, whose arrays may be lost; where that fails
+        too, ends the engine.
+        """
+        self._fail_all(error)
+        try:
+            if self.slots is not None:
+                self.slots.reset(self.weights, as_arrays(SamplingParams()))
+        except Exception as again:
+            logging.exception("The engine cannot go on")
+            with self._changed:
+                self._closing = True
+            self._fail_all(again)
+
+    def _fail_all(self, error: Exception) -> None:
+        failure = computing_failed(error)
         with self._changed:
             both = [*self._waiting, *self._active.values()]
             self._waiting.clear()
         self._drawing = []
-        self._send([(each, each.fail(failure)) for each in both if not each.done])
         self._active.clear()
-        if self.slots is not None:
-            self.slots.reset(self.weights, as_arrays(SamplingParams()))
+        self._send([(each, each.fail(failure)) for each in both if not each.done])
 
     def _send(self, pieces: Sequence[tuple[Generation, Piece]]) -> None:
         if not pieces:

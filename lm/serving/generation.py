@@ -29,6 +29,11 @@ class Failure(Exception):
         self.status, self.code, self.message = status, code, message
 
 
+def computing_failed(error: Exception) -> Failure:
+    """Of a request whose programs failed, such as where memory ran out."""
+    return Failure(500, "engine_failed", f"computing failed: {str(error)[:200]}")
+
+
 class Piece(NamedTuple):
     """What a continuation has grown by.
 
@@ -72,6 +77,11 @@ class Request:
     source: np.ndarray | None = None
     adapter: int = 0
     streams: bool = False
+
+    @property
+    def num_read(self) -> int:
+        """Tokens that the model reads: of an encoder-decoder, those of its encoder."""
+        return len(self.prompt if self.source is None else self.source)
 
     @property
     def draws(self) -> tuple[int, int, int]:

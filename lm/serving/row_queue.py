@@ -9,9 +9,11 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from lm.devices.sharding import whole
+from lm.serving.generation import computing_failed
 from lm.serving.weights import Weights
 from lm.training.train_state import Params
 
@@ -97,14 +99,15 @@ class RowQueue:
         return Batch(key.program, key.adapter, live) if live else None
 
     def finish(self, weights: Weights, batch: Batch) -> int:
-        """Computes a batch and sets its results; how many rows it had."""
+        """Computes a batch and sets its results, or why there are none; how many rows it had."""
         try:
             rows = [each.row for each in batch.waiting]
             found = self.compute(weights, batch.program, rows, batch.adapter)
         except Exception as error:
+            logging.exception("Computing rows of %s failed", batch.program)
             for each in batch.waiting:
-                each.result.set_exception(error)
-            raise
+                each.result.set_exception(computing_failed(error))
+            return 0
         for each, outputs in zip(batch.waiting, found, strict=True):
             each.result.set_result(outputs)
         return len(found)

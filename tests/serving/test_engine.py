@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lm.data import ByteTokenizer
+from lm.devices import sharding
 from lm.generation import SamplingParams
 from lm.serving.engine import Engine
 from lm.serving.generation import Failure, Generation, Request
@@ -21,7 +22,7 @@ class CountingSlots:
     number = 2
 
     def __init__(self):
-        self.last, self.fails = [0, 0], False
+        self.last, self.fails, self.broken = [0, 0], False, False
 
     def admit(self, weights, slot, prompt, *_):
         self.last[slot] = int(prompt[-1])
@@ -36,6 +37,8 @@ class CountingSlots:
 
     def reset(self, *_):
         self.last = [0, 0]
+        if self.broken:
+            raise RuntimeError("RESOURCE_EXHAUSTED: of a test, again")
 
     def _drawn(self, slots):
         for slot in slots:
@@ -46,11 +49,15 @@ class CountingSlots:
 
 @pytest.fixture
 def engine():
-    rows = RowQueue(None, {})
+    rows = RowQueue(sharding.make_mesh(data=1), {"wrong": (no_rows, 2)})
     found = Engine(fixed_weights({}), CountingSlots(), rows, max_waiting=4)
     found.start()
     yield found
     found.close()
+
+
+def no_rows(params, rows):
+    raise RuntimeError("RESOURCE_EXHAUSTED: of a test")
 
 
 class Client:
@@ -104,6 +111,9 @@ def test_a_full_queue_and_a_late_answer_are_told_apart(engine):
     engine.submit([each.generation for each in slow])
     with pytest.raises(Failure, match="more than the 4 that may") as full:
         engine.submit([Client(65, 1).generation for _ in range(5)])
+    assert full.value.status == 400  # of no use to try again
+    with pytest.raises(Failure, match="try again later") as full:
+        engine.submit([Client(65, 1).generation for _ in range(4)])
     assert full.value.status == 429
     for client in slow:
         failure = client.last().failure
@@ -119,6 +129,35 @@ def test_an_engine_that_failed_tells_who_asked_and_goes_on(engine):
     again = Client(97, 2)
     engine.submit([again.generation])
     assert again.last().text == "bc"
+
+
+def test_rows_that_failed_leave_texts_alone(engine):
+    client = Client(65, 40)
+    engine.submit([client.generation])
+    (row,) = engine.submit_rows("wrong", [{"inputs": np.zeros(1)}], 0)
+    with pytest.raises(Failure, match="RESOURCE_EXHAUSTED") as failed:
+        row.result(10)
+    assert failed.value.status == 500
+    assert client.last().finish_reason == "length"
+
+
+def test_an_engine_that_cannot_go_on_refuses_and_keeps_nobody_waiting(engine):
+    engine.slots.fails = engine.slots.broken = True
+    clients = [Client(65, 50) for _ in range(4)]
+    engine.submit([each.generation for each in clients])
+    assert {each.last().failure.status for each in clients} == {500}
+    until(lambda: not engine.alive)
+    with pytest.raises(Failure, match="shutting down"):
+        engine.submit([Client(65, 1).generation])
+
+
+def test_a_call_after_the_end_is_refused_as_it_would_never_run(engine):
+    done = threading.Event()
+    engine.call(done.set)
+    assert done.wait(10)
+    engine.close()
+    with pytest.raises(Failure, match="shutting down"):
+        engine.call(done.set)
 
 
 def test_what_was_asked_is_answered_before_the_end(engine):

@@ -73,7 +73,18 @@ def test_a_conversation_is_answered_streamed_or_not(client):
     assert said == whole["content"] and whole["role"] == "assistant"
 
 
+@pytest.mark.slow
+def test_what_an_encoder_reads_is_counted(base_config):
+    settings = {"model.architecture": "encoder_decoder", "objective": "span"}
+    run = small_run(base_config, **settings)
+    with client_of(service_of(run)) as client:
+        body = {"model": "small", "prompt": "abcdef", "max_tokens": 1}
+        usage = client.post("/v1/completions", json=body).json()["usage"]
+    assert usage["prompt_tokens"] == len(run.frame.encoder_input(list(b"abcdef"))) >= 6
+
+
 ASKED = {"model": "small", "prompt": "x"}
+TALKED = {"model": "small", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +100,17 @@ ASKED = {"model": "small", "prompt": "x"}
         ("completions", ASKED | {"echo": True}, 400, "echo"),
         ("completions", ASKED | {"prompt": "x" * 3000}, 413, "more than 2000 bytes"),
         ("completions", b'{"model": "small", "prompt": "\\ud800"}', 400, "unicode"),
+        ("completions", ASKED | {"n": 16, "prompt": ["x"] * 64}, 400, "than the 64 that may wait"),
+        ("completions", ASKED | {"prompt": ["x", 1]}, 400, "prompt.1: Input should be a valid str"),
+        ("completions", b"", 400, "the body: Field required"),
+        ("completions", b'{"model"', 400, "the body is not JSON: "),
+        (
+            "chat/completions",
+            TALKED | {"top_logprobs": 2},
+            400,
+            "top_logprobs needs logprobs: true",
+        ),
+        ("chat/completions", TALKED | {"max_completion_tokens": 2}, 400, "give one of max_tokens"),
         ("completions", b"[" * 1000, 400, ""),
         ("completions", b"\xff", 400, ""),
         ("classify", {"model": "small", "inputs": ["x"]}, 404, "does not answer /v1/classify"),
@@ -105,8 +127,9 @@ def test_what_cannot_be_answered_gets_a_status_and_a_line(client, path, body, st
 
 
 def test_pages_of_other_sites_and_forms_are_refused(client):
-    other = {"Origin": "http://example.org"}
-    assert client.get("/v1/models", headers=other).status_code == 403
+    for other in ("http://example.org", "http://[", "null", ""):
+        assert client.get("/v1/models", headers={"Origin": other}).status_code == 403
+    assert client.get("/v1/models", headers={"Origin": "http://localhost"}).status_code == 200
     assert client.get("/v1/models", headers={"Host": "example.org"}).status_code == 403
     assert client.post("/v1/completions", data={"prompt": "x"}).status_code == 415
     page = client.get("/")

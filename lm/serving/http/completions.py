@@ -48,8 +48,7 @@ async def complete(body: CompletionBody, request: Request) -> Response:
 async def chat(body: ChatBody, request: Request) -> Response:
     """Writes the assistant's next answer in a conversation."""
     state = state_of(request, "chat/completions")
-    given = [each for each in (body.max_completion_tokens, body.max_tokens) if each is not None]
-    wanted = max(given, default=None)  # so that neither is beyond what fits
+    wanted = body.max_completion_tokens or body.max_tokens
     wish = _wish(body, wanted, (body.top_logprobs or 0) if body.logprobs else None)
     messages = [message.plain for message in body.messages]
     requests = await run_in_threadpool(answer_messages, state.service, messages, wish)
@@ -111,7 +110,7 @@ async def _respond(
         "created": int(time.time()),
         "model": body.model,
     }
-    read = sum(len(each.prompt) for each in requests[:: body.n])
+    read = sum(each.num_read for each in requests[:: body.n])
 
     def usage() -> dict[str, int]:
         drawn = sum(each.drawn for each in answer.generations)
@@ -171,16 +170,26 @@ def _sse(content: dict[str, Any]) -> str:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """How a token is shown: its text; its name where it is special, or `<end>`; its id where it is
-    part of a character.
+    """How a token is shown: its text, within a text, where it may begin with a space that it lacks
+    at the beginning; its name where it is special, or `<end>`; its id where it is part of a
+    character.
     """
+    text = _plain_text(tokenizer, token)
+    if text is not None:
+        return text
     for name, marker in tokenizer.markers.items():
         if marker.token == token:
             return name
-    if token == tokenizer.end:
-        return "<end>"
-    text = tokenizer.decode([token])
-    return text if text and "\N{REPLACEMENT CHARACTER}" not in text else f"token_id:{token}"
+    return "<end>" if token == tokenizer.end else f"token_id:{token}"
+
+
+def _plain_text(tokenizer: Tokenizer, token: int) -> str | None:
+    """The text of a token within a text; None where it has none of its own."""
+    if token == tokenizer.end or any(each.token == token for each in tokenizer.markers.values()):
+        return None
+    first, both = tokenizer.decode([token]), tokenizer.decode([token, token])
+    text = both.removeprefix(first)
+    return text if text and "\N{REPLACEMENT CHARACTER}" not in text else None
 
 
 def _completion_logprobs(
@@ -203,8 +212,12 @@ def _completion_logprobs(
 
 def _chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[Token]) -> list[dict[str, Any]]:
     def entry(token: int, log_prob: float) -> dict[str, Any]:
-        text = token_text(tokenizer, token)
-        return {"token": text, "logprob": _finite(log_prob), "bytes": list(text.encode())}
+        text = _plain_text(tokenizer, token)
+        return {
+            "token": token_text(tokenizer, token),
+            "logprob": _finite(log_prob),
+            "bytes": None if text is None else list(text.encode()),
+        }
 
     return [
         entry(token.id, token.log_prob) | {"top_logprobs": [entry(*each) for each in token.top]}

@@ -56,9 +56,17 @@ def _misused(request: Request, error: Exception) -> JSONResponse:
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Names the field, and not its value, which may be long."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"][1:]))
-    message = f"{place}: {first['msg']}" if place else str(first["msg"])
+    first, *others = error.errors()
+    if first["type"] == "json_invalid":
+        why = f"the body is not JSON: {first['ctx']['error']}, at character {first['loc'][1]}"
+        return Ascii(error_body(why, "invalid_json"), 400)
+    # Of a field that has alternatives, the one that comes furthest; no names are those of the
+    # alternatives, such as "list[str]".
+    same = [first, *(each for each in others if each["loc"][:2] == first["loc"][:2])]
+    furthest = max(same, key=lambda each: len(each["loc"]))
+    parts = (str(part) for part in furthest["loc"][1:])
+    place = ".".join(part for part in parts if part.isidentifier() or part.isdecimal())
+    message = f"{place or 'the body'}: {furthest['msg'].removeprefix('Value error, ')}"
     return Ascii(error_body(message[:500], "invalid_request", place[:200] or None), 400)
 
 

@@ -4,7 +4,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 
 def _whole(value: object) -> object:
@@ -125,7 +132,16 @@ class ChatBody(Sampled):
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool = False
-    top_logprobs: Top | None = None
+    top_logprobs: Top | None = Field(None, description="likeliest tokens; needs logprobs")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ChatBody":
+        """Refuses fields of which one would be ignored."""
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.max_tokens and self.max_completion_tokens:
+            raise ValueError("give one of max_tokens and max_completion_tokens")
+        return self
 
 
 class EmbeddingBody(Body):
