@@ -9,6 +9,7 @@
   python run.py generate --workdir=DIR --prompt=TEXT ...      continuations of prompts
   python run.py serve    --workdir=DIR --port=8000            answer over HTTP, as OpenAI's API does
   python run.py diagnose --workdir=DIR                        rank, gradient, argmax, calibration
+  python run.py explain  --workdir=DIR --prompt=TEXT          which words decide, and what attends
   python run.py sweep    --config=FILE[:ARG] --workdir=DIR    train all points of an ablation
   python run.py table    --config=FILE[:ARG] --workdir=DIR    train them and compare them in a table
   python run.py table    --workdir=DIR --format=md,html       compare what is there; train nothing
@@ -20,10 +21,11 @@
   python run.py export   --workdir=DIR --output=DIR --format=onnx    for other runtimes, certified
   python run.py gallery  --workdir=DIR                        a plot of every weighting
 
-eval, predict, embed, generate, serve and export take --config=FILE --config.init_from=hf:FOLDER
-instead of a workdir. Config keys are set by their dotted name: --config.model.d_model=256
---print_config prints all config keys with their values and runs nothing. COMMAND -h prints the
-flags of a command, with --config=FILE also the config keys; --version the versions of packages.
+eval, predict, embed, generate, explain, serve and export take --config=FILE
+--config.init_from=hf:FOLDER instead of a workdir. Config keys are set by their dotted name:
+--config.model.d_model=256. --print_config prints all config keys with their values and runs
+nothing. COMMAND -h prints the flags of a command, with --config=FILE also the config keys;
+--version the versions of packages.
 """
 
 import functools
@@ -64,13 +66,8 @@ def predict() -> int:
     from lm.experiment.checkpoint_commands import run_predict
 
     tokens = flags.MAX_NEW_TOKENS.value if flags.MAX_NEW_TOKENS.present else None
-    print(
-        "\n".join(
-            run_predict(
-                flags.open_checkpoint, flags.DATA.value, flags.folder(flags.OUTPUT.value), tokens
-            )
-        )
-    )
+    folder = flags.folder(flags.OUTPUT.value)
+    print("\n".join(run_predict(flags.open_checkpoint, flags.DATA.value, folder, tokens)))
     return 0
 
 
@@ -121,6 +118,21 @@ def diagnose() -> int:
     from lm.experiment.checkpoint_commands import run_diagnose
 
     print("\n".join(run_diagnose(flags.open_checkpoint, flags.NUM_CONTEXTS.value, flags.workdir())))
+    return 0
+
+
+def explain() -> int:
+    """Explains the label or next token of a text; writes explanation.json, a page and figures."""
+    from lm.experiment.checkpoint_commands import run_explain
+
+    lines = run_explain(
+        flags.open_checkpoint,
+        flags.folder(flags.OUTPUT.value or flags.WORKDIR.value),
+        texts=flags.PROMPT.value,
+        target=flags.TARGET.value,
+        replacement=flags.REPLACEMENT.value,
+    )
+    print("\n".join(lines))
     return 0
 
 
@@ -238,19 +250,11 @@ def export() -> int:
     """Writes a checkpoint for transformers, with adapters merged, or as --format says for other
     runtimes, and compares what these compute with the run; with --adapter the adapter for peft.
     """
-    from lm.checkpoints.export.command import HF, export
+    from lm.experiment.checkpoint_commands import run_export
 
-    if not flags.OUTPUT.value:
-        raise UserError("export needs --output=DIR, a new folder for the checkpoint")
-    kind, *others = flags.FORMAT.value or (HF,)
-    if others:
-        raise UserError(f"export writes one format at a time; leave out --format={others[0]}")
-    lines, passed = export(
-        flags.open_checkpoint(),
-        kind,
-        flags.OUTPUT.value,
-        adapter=flags.ADAPTER.value,
-        certified=flags.CERTIFY.value,
+    given = {"adapter": flags.ADAPTER.value, "certified": flags.CERTIFY.value}
+    lines, passed = run_export(
+        flags.open_checkpoint, flags.FORMAT.value, flags.OUTPUT.value, **given
     )
     print("\n".join(lines))
     return 0 if passed else 1
@@ -286,6 +290,7 @@ COMMANDS = {
     ),
     "serve": Command(serve, _RUN + flags.SERVING),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
+    "explain": Command(explain, _RUN + "prompt target replacement output"),
     "sweep": Command(sweep, _SWEEP + "search study " + _HOSTS),
     "table": Command(table, _SWEEP + "baseline against margin rows format " + _HOSTS),
     "compare": Command(compare, "baseline against margin rows format output", words=True),

@@ -1,23 +1,20 @@
-"""Runs the commands that ask a checkpoint: eval, predict, embed, diagnose and serve. Each checks
-what it is given before it reads the checkpoint.
+"""Runs the commands that ask a checkpoint: eval, predict, embed, diagnose, explain,
+export and serve. Each checks what it is given before it reads the checkpoint.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
+from lm.checkpoints.export.command import HF, export
 from lm.checkpoints.restored import Restored
-from lm.data.files import write_json
 from lm.devices.hosts import from_main, is_main
 from lm.errors import UserError
-from lm.evaluation import embed, perplexity, predict
+from lm.evaluation import embed, predict
 from lm.evaluation.diagnostics import diagnose_run
-from lm.evaluation.held_out import evaluate
-from lm.evaluation.prompting.evaluate_prompts import evaluate_prompts
-from lm.finetuning.adapted import max_text_len_of
-from lm.training.announce import announced
+from lm.evaluation.explanation import explain_run
+from lm.experiment.evaluate_run import evaluate_run
 
 OpenRun = Callable[[], Restored]
 
@@ -75,6 +72,43 @@ def run_diagnose(open_run: OpenRun, num_contexts: int, workdir: epath.Path) -> l
     return diagnose_run(open_run(), num_contexts, workdir)
 
 
+def run_explain(
+    open_run: OpenRun,
+    folder: epath.Path | None,
+    *,
+    texts: Sequence[str],
+    target: str | None,
+    replacement: str,
+) -> list[str]:
+    """Writes the explanation of a decision to a folder; describes it in lines."""
+    if not texts:
+        raise UserError("explain needs --prompt=TEXT, the text to explain")
+    if folder is None:
+        raise UserError("explain needs --output=DIR, a folder for what it writes, or --workdir=DIR")
+    run = open_run()
+    name = folder.name or run.config.init_from
+    return explain_run(run, texts, folder, name=name, target=target, replacement=replacement)
+
+
+def run_export(
+    open_run: OpenRun,
+    formats: Sequence[str] | None,
+    folder: str | None,
+    *,
+    adapter: bool,
+    certified: bool,
+) -> tuple[list[str], bool]:
+    """Writes a checkpoint for another runtime; describes it in lines, and says whether what that
+    computes agrees with the run.
+    """
+    if not folder:
+        raise UserError("export needs --output=DIR, a new folder for the checkpoint")
+    kind, *others = formats or (HF,)
+    if others:
+        raise UserError(f"export writes one format at a time; leave out --format={others[0]}")
+    return export(open_run(), kind, folder, adapter=adapter, certified=certified)
+
+
 def run_serve(
     open_run: OpenRun, open_adapter: Callable[[epath.Path], Restored], flags: Mapping[str, Any]
 ) -> int:
@@ -83,47 +117,3 @@ def run_serve(
 
     serve(open_run, open_adapter, flags)
     return 0
-
-
-@announced("compiling and evaluating")
-def evaluate_run(
-    run: Restored,
-    *,
-    texts: Sequence[str] = (),
-    data: Sequence[str] = (),
-    stride: int | None = None,
-    folder: epath.Path | None = None,
-) -> dict[str, float]:
-    """The metrics of a run; prints a table where there are several documents.
-
-    Args:
-      texts: texts whose perplexity is computed.
-      data: files or sources: labelled examples for a run of a task, texts for a language model.
-      stride: of perplexity; see `lm.evaluation.perplexity.document_likelihoods`.
-      folder: where reports are written; None: nowhere.
-
-    Raises:
-      UserError: the model does not support the evaluation.
-    """
-    if texts or (data and not run.config.task.name):
-        found = perplexity.document_likelihoods(run, perplexity.read_documents(texts, data), stride)
-        length = max_text_len_of(run.program.model)
-        print(f"texts of more than {length} tokens: windows with stride {stride or length}")
-        for line in perplexity.format_table(found):
-            print(line)
-        if folder is not None and is_main():
-            perplexity.write_likelihoods(found, folder)
-        return perplexity.total(found).metrics
-    if stride is not None:
-        raise UserError("--stride needs texts, --text or --data of a language model; leave it out")
-    if data:
-        return predict.evaluate_files(run, data, folder)
-    if run.config.prompt.source:
-        return evaluate_prompts(run, folder)
-    with jax.set_mesh(run.program.mesh):
-        metrics, write_report = evaluate(run.program, run.params, run.corpus, run.config)
-    if folder is not None and is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "metrics.json", metrics)
-        write_report(folder)
-    return metrics

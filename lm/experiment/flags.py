@@ -39,7 +39,16 @@ POOLING = flags.DEFINE_string(
     "pooling", "mean", "of hidden states: mean, first, last, max or pooler"
 )
 NORMALIZE = flags.DEFINE_bool("normalize", False, "scale embeddings to length 1")
-PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue; may be repeated")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "text to continue or to explain; may be repeated")
+TARGET = flags.DEFINE_string(
+    "target", None, "label or next token to explain; default: the likeliest"
+)
+REPLACEMENT = flags.DEFINE_enum(
+    "replacement",
+    "padding",
+    ("padding", "mask"),
+    "what takes the place of a token that is left out",
+)
 APPLY_CHAT_TEMPLATE = flags.DEFINE_bool(
     "apply_chat_template", False, "prompts are user messages, formatted by config.task.template"
 )

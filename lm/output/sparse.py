@@ -38,8 +38,9 @@ class EntmaxHead(LogitsHead):
         return fenchel_young(self.logits(hidden, embedding), targets, self.alpha)
 
     def log_probs(self, hidden: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """Log-probabilities [N, V] in nats, -inf outside the support."""
-        return jnp.log(entmax(self.logits(hidden, embedding), self.alpha))
+        """Log-probabilities [N, V] in nats, -inf outside the support, where the gradient is 0."""
+        p = entmax(self.logits(hidden, embedding), self.alpha)
+        return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
 
     def negative_log_likelihood(
         self, hidden: jax.Array, targets: jax.Array, embedding: jax.Array | None = None

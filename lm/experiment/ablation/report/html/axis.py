@@ -4,7 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-from lm.experiment.ablation.report.html.markup import Markup, tag
+from lm.evaluation.html.markup import Markup, tag
 
 
 class Axis(NamedTuple):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lm.evaluation.html.markup import Markup, breakable, join, tag
 from lm.experiment.ablation.report.curves import Curve, Curves, step_range, value_range
 from lm.experiment.ablation.report.effects import effect_range, simultaneous
 from lm.experiment.ablation.report.html.axis import Axis, frame, minus, percent
-from lm.experiment.ablation.report.html.markup import Markup, breakable, join, tag
 from lm.experiment.ablation.statistics.rows import Row, Table
 
 _POINTS = 160  # of a curve, at most

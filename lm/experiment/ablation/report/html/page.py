@@ -4,12 +4,13 @@ import collections
 import importlib.resources
 from collections.abc import Mapping, Sequence
 
+from lm.evaluation.html.document import document
+from lm.evaluation.html.markup import Markup, breakable, join, tag
+from lm.evaluation.html.markup import table as html_table
 from lm.experiment.ablation.report.curves import read_curves
 from lm.experiment.ablation.report.effects import by_effect
 from lm.experiment.ablation.report.html import facts, figures
 from lm.experiment.ablation.report.html.axis import minus
-from lm.experiment.ablation.report.html.markup import Markup, breakable, join, tag
-from lm.experiment.ablation.report.html.markup import table as html_table
 from lm.experiment.ablation.report.labels import shorten
 from lm.experiment.ablation.report.recorded import Ablated
 from lm.experiment.ablation.report.table import columns
@@ -33,10 +34,8 @@ def make_page(ablated: Ablated, tables: Sequence[Table], workdir: str) -> str:
       workdir: as the command that makes it again names it.
     """
     first = tables[0]
-    style, script = (
-        importlib.resources.files("lm.experiment.ablation.report.html").joinpath(name).read_text()
-        for name in ("page.css", "page.js")
-    )
+    folder = importlib.resources.files("lm.experiment.ablation.report.html")
+    style, script = (folder.joinpath(name).read_text() for name in ("page.css", "page.js"))
     title, question = _question(ablated, first)
     made = facts.environment(ablated, first)
     sections = {
@@ -50,23 +49,7 @@ def make_page(ablated: Ablated, tables: Sequence[Table], workdir: str) -> str:
         "Environment": _environment(made),
         "Run it again": _again(ablated, workdir, [commit for commit, _ in made.get("commit", [])]),
     }
-    shown = {name: content for name, content in sections.items() if content}
-    links = [tag("a", name, href=f"#{_anchor(name)}") for name in shown]
-    body = [
-        tag("section", tag("h2", name, id=_anchor(name)), content, aria_labelledby=_anchor(name))
-        for name, content in shown.items()
-    ]
-    head = tag("header", tag("h1", title), question, tag("nav", *links, aria_label="Sections"))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{tag('title', title)}\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"{head}\n{tag('main', *body)}\n<script>\n{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _anchor(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    return document(title, question, sections, style, script)
 
 
 def _name(kind: str, shown: Table, tables: Sequence[Table]) -> str:

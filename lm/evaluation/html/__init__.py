@@ -1,0 +1,1 @@
+"""HTML of reports: elements, and the style that pages share."""
