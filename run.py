@@ -128,6 +128,7 @@ def explain() -> int:
     lines = run_explain(
         flags.open_checkpoint,
         flags.folder(flags.OUTPUT.value or flags.WORKDIR.value),
+        flags.WORKDIR.value,
         texts=flags.PROMPT.value,
         target=flags.TARGET.value,
         replacement=flags.REPLACEMENT.value,

@@ -75,19 +75,22 @@ def run_diagnose(open_run: OpenRun, num_contexts: int, workdir: epath.Path) -> l
 def run_explain(
     open_run: OpenRun,
     folder: epath.Path | None,
+    name: str | None,
     *,
     texts: Sequence[str],
     target: str | None,
     replacement: str,
 ) -> list[str]:
-    """Writes the explanation of a decision to a folder; describes it in lines."""
+    """Writes the explanation of a decision to a folder; describes it in lines, under the
+    checkpoint's `name`, or where it is None, under the config's init_from.
+    """
     if not texts:
         raise UserError("explain needs --prompt=TEXT, the text to explain")
     if folder is None:
         raise UserError("explain needs --output=DIR, a folder for what it writes, or --workdir=DIR")
     run = open_run()
-    name = folder.name or run.config.init_from
-    return explain_run(run, texts, folder, name=name, target=target, replacement=replacement)
+    given = {"target": target, "replacement": replacement}
+    return explain_run(run, texts, folder, name=name or run.config.init_from, **given)
 
 
 def run_export(

@@ -85,9 +85,9 @@ def _draw_maps(attention: Explanation, kind: str) -> "Figure":
             axes.set_xticks([])
             axes.set_yticks([])
             if layer == 0:
-                axes.set_title(str(head), fontsize=8)
+                axes.set_title(str(head + 1), fontsize=8)
             if head == 0:
-                axes.set_ylabel(str(layer), fontsize=8, rotation=0, labelpad=8, va="center")
+                axes.set_ylabel(str(layer + 1), fontsize=8, rotation=0, labelpad=8, va="center")
     figure.supxlabel("keys", fontsize=9)
     figure.supylabel("queries", fontsize=9)
     return figure
@@ -97,7 +97,7 @@ def _draw_heads(attention: Explanation, kind: str) -> "Figure":
     """Entropy, support and sink of each head."""
     panels = {
         "entropy": ("mean entropy, nats", "{:.1f}"),
-        "support_mean": ("mean support, keys", "{:.0f}"),
+        "support_mean": ("mean support, keys", "{:.1f}"),
         "sink_share": ("share of the largest key", "{:.2f}"),
     }
     layers, heads = len(attention["heads"]), len(attention["heads"][0])
@@ -107,8 +107,8 @@ def _draw_heads(attention: Explanation, kind: str) -> "Figure":
         values = np.array([[head[key] for head in layer] for layer in attention["heads"]])
         axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
         _number(axes, values, [[form.format(x) for x in row] for row in values], 7)
-        axes.set_xticks(range(heads))
-        axes.set_yticks(range(layers))
+        axes.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
+        axes.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
         axes.tick_params(labelsize=7)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("head", fontsize=8)

@@ -52,7 +52,7 @@ if (stored) {
     if (what === "rollout") return show(own.rollout, "Rollout through all layers");
     small.style.gridTemplateColumns = `repeat(${own.weights[0].length}, minmax(0, 90px))`;
     own.weights.forEach((heads, layer) => heads.forEach((weights, head) => {
-      const name = `Layer ${layer}, head ${head}`;
+      const name = `Layer ${layer + 1}, head ${head + 1}`;
       const button = add(small, "button");
       button.type = "button";
       button.title = name;

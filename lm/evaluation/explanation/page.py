@@ -22,8 +22,8 @@ def make_page(found: Explanation, title: str) -> str:
         "Decision": _decision(found),
         "Words": _words(found),
         "Attention": _maps(found),
-        "Heads": _heads(found),
         "Logit lens": _lens(found),
+        "Heads": _heads(found),
         "Tokens": _tokens(found),
     }
     return document(title, tag("p", _sentence(found), class_="found"), sections, style, script)
@@ -145,10 +145,10 @@ def _heads(found: Explanation) -> Markup:
                 shown(tokens[each["sink"]]["text"]),
                 f"{each['sink_share']:.2f}",
             ]
-            for layer, heads in enumerate(own["heads"])
-            for number, each in enumerate(heads)
+            for layer, heads in enumerate(own["heads"], start=1)
+            for number, each in enumerate(heads, start=1)
         ]
-        tables.append(html_table(f"{kind.capitalize()}, {len(rows)} heads.", head, rows))
+        tables.append(_folded(f"{kind.capitalize()}: {len(rows)} heads", head, rows))
     about = (
         "Entropy of the weights in nats; support: how many keys have a weight, on average, at "
         "least and at most; the sum of a query's weights; the share that the first key gets, and "

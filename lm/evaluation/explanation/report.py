@@ -33,7 +33,7 @@ def explain_run(
     """
     with jax.set_mesh(run.program.mesh):
         found = explain(run, texts, target, replacement)
-    title = f"{name} at step {run.step}"
+    title = f"{epath.Path(name).name} at step {run.step}"
     written = ["explanation.json", "explanation.html"]
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
