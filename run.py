@@ -34,7 +34,7 @@ from typing import Any
 
 from lm.config import flatten, to_dict
 from lm.errors import UserError
-from lm.experiment import command_line, flags
+from lm.experiment import command_line, flags, serving_flags
 from lm.experiment.command_line import Command
 from lm.experiment.processes import run_command
 
@@ -54,10 +54,8 @@ def evaluate() -> int:
     from lm.experiment.checkpoint_commands import run_eval
 
     given = {"texts": flags.TEXT.value, "data": flags.DATA.value, "stride": flags.STRIDE.value}
-    lines = run_eval(
-        flags.open_checkpoint, flags.WORKDIR.value, **given, folder=flags.folder(flags.OUTPUT.value)
-    )
-    print("\n".join(lines))
+    given["folder"] = flags.folder(flags.OUTPUT.value)
+    print("\n".join(run_eval(flags.open_checkpoint, flags.WORKDIR.value, **given)))
     return 0
 
 
@@ -125,15 +123,10 @@ def explain() -> int:
     """Explains the label or next token of a text; writes explanation.json, a page and figures."""
     from lm.experiment.checkpoint_commands import run_explain
 
-    lines = run_explain(
-        flags.open_checkpoint,
-        flags.folder(flags.OUTPUT.value or flags.WORKDIR.value),
-        flags.WORKDIR.value,
-        texts=flags.PROMPT.value,
-        target=flags.TARGET.value,
-        replacement=flags.REPLACEMENT.value,
-    )
-    print("\n".join(lines))
+    given = {"texts": flags.PROMPT.value, "target": flags.TARGET.value}
+    given["replacement"] = flags.REPLACEMENT.value
+    folder = flags.folder(flags.OUTPUT.value or flags.WORKDIR.value)
+    print("\n".join(run_explain(flags.open_checkpoint, folder, flags.WORKDIR.value, **given)))
     return 0
 
 
@@ -289,7 +282,7 @@ COMMANDS = {
         _ASK + "prompt apply_chat_template max_new_tokens temperature top_k top_p min_p seed "
         "stop_strings num_beams length_penalty assistant_model num_assistant_tokens",
     ),
-    "serve": Command(serve, _RUN + flags.SERVING),
+    "serve": Command(serve, _RUN + serving_flags.SERVING),
     "diagnose": Command(diagnose, _ASK + "num_contexts"),
     "explain": Command(explain, _RUN + "prompt target replacement output"),
     "sweep": Command(sweep, _SWEEP + "search study " + _HOSTS),

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from lm.config import Config
 from lm.errors import UserError
+from lm.experiment import serving_flags
 
 if TYPE_CHECKING:
     from etils import epath
@@ -156,24 +157,9 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "write the files of launch and sub
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of N processes")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "N; default: as the cluster says", 1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this one, from 0 to N - 1", 0)
-HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; others need --token_file")
-PORT = flags.DEFINE_integer("port", 8000, "port to listen on; 0: any that is free", 0, 65535)
-TOKEN_FILE = flags.DEFINE_string("token_file", None, "file with the token that clients must send")
-SLOTS = flags.DEFINE_integer("slots", 16, "texts that are continued at the same time", 1, 4096)
-MAX_MODEL_LEN = flags.DEFINE_integer(
-    "max_model_len", None, "tokens of a prompt and its continuation; default: the model's"
-)
-MAX_QUEUE = flags.DEFINE_integer("max_queue", 256, "requests that may wait", 1, 100_000)
-MAX_BODY_BYTES = flags.DEFINE_integer("max_body_bytes", 1 << 20, "of a request", 1024, 1 << 30)
-REQUEST_TIMEOUT = flags.DEFINE_float("request_timeout", 120.0, "seconds, of a request", 0.1, 86_400)
-ADAPTERS = flags.DEFINE_string("adapters", None, "folder of workdirs to load adapters from")
-MAX_ADAPTERS = flags.DEFINE_integer("max_adapters", 4, "adapters at the same time", 1, 1024)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config and run nothing")
 
-
-# The names of the flags of `serve`.
-SERVING = "host port token_file slots max_model_len max_queue max_body_bytes request_timeout "
-SERVING += "adapters max_adapters pooling normalize"
+flags.adopt_module_key_flags(serving_flags)
 
 # What does not choose the points of an ablation, and changes no config of theirs.
 _INCIDENTAL = ("config", "workdir", "share", "retry", "jobs", "executor", "print_config")
@@ -182,7 +168,7 @@ _INCIDENTAL += ("coordinator", "num_processes", "process_id")
 
 
 def defined() -> list[Any]:
-    """The flags of this file, in its order."""
+    """The flags of this file, in its order, and those of `serving_flags`."""
     return flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
 
 
@@ -327,10 +313,10 @@ def view() -> "View":
 
 def serving() -> "dict[str, Any]":
     """The values of the flags of `serve` by name, and `name`, that of the workdir."""
-    own = (HOST, PORT, TOKEN_FILE, SLOTS, MAX_MODEL_LEN, MAX_QUEUE, MAX_BODY_BYTES, REQUEST_TIMEOUT)
-    values = {flag.name: flag.value for flag in (*own, MAX_ADAPTERS, POOLING, NORMALIZE)}
-    named = folder(WORKDIR.value)
-    return values | {"adapters": folder(ADAPTERS.value), "name": named and named.name}
+    own = flags.FLAGS.get_key_flags_for_module(serving_flags)
+    values: dict[str, Any] = {flag.name: flag.value for flag in (*own, POOLING, NORMALIZE)}
+    named, adapters = folder(WORKDIR.value), folder(serving_flags.ADAPTERS.value)
+    return values | {"adapters": adapters, "name": named and named.name}
 
 
 def open_assistant() -> "Restored | None":
