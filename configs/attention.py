@@ -59,7 +59,8 @@ def sweep(arg: str | None = None):
             "attention.alpha": 1.25,
             "attention.learn": ("alpha",),
         }
-        yield {"attention.weighting": "asentmax"}
+        for name in ("asentmax", "normmax", "budget"):
+            yield {"attention.weighting": name}
         yield {"attention.weighting": "top_k", "attention.k": 8}
         yield {"attention.weighting": "gumbel_softmax"}
         yield {"attention.weighting": "gumbel_softmax", "attention.hard": True}

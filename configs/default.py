@@ -170,12 +170,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # temperature, gumbel_softmax: above 0; flatter when large
     attention.temperature = placeholder(float)
     attention.bias = placeholder(float)  # sigmoid: added to scores; None is -log(row length)
-    # entmax, asentmax, alpha_relu: from 1 (softmax; not alpha_relu) to 2 (sparsemax)
+    # entmax, asentmax: above 0, 1 is softmax, 2 sparsemax; alpha_relu: above 1, at most 2; normmax:
+    # above 1
     attention.alpha = placeholder(float)
     # alpha_relu: threshold; more zeros when large; None is that of a row of equal scores
     attention.tau = placeholder(float)
     attention.k = placeholder(int)  # top_k: places with weight in each row, at least 1
     attention.reference_length = placeholder(float)  # log_length: rows longer are sharper; above 1
+    attention.budget = placeholder(float)  # budget: sum of a row's weights, above 0; None is 2
     attention.delta = placeholder(float)  # asentmax: scale of the scores at any length; None is 1
     attention.hard = placeholder(bool)  # gumbel_softmax: one-hot rows, gradient of the soft ones
     # Where parameters of weightings start.

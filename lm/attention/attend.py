@@ -81,7 +81,7 @@ def attend(
         return over_sequence(path, ring, queries, keys, shared, mask, rng)
     if query_chunk_size is None and isinstance(weighting, str):
         alone = not (position_bias or gates or mixing)
-        kernel = choose(query, key, value, mask, weighting, alone).kernel
+        kernel = choose(query, key, value, mask, weighting, alone, options or {}).kernel
         if kernel:
             return attend_by(
                 kernel, query, key, value, mask, weighting, options or {}, learned or {}

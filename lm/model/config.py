@@ -122,7 +122,7 @@ ATTENTION_OPTIONS = (
     Key("attention.random_features", at_least=1, below=65_537),
     Key("attention.gate", one_of=GATES),
     Key("attention.k", at_least=1),
-    *keys("attention", "cap temperature delta", above=0),
+    *keys("attention", "cap temperature delta budget", above=0),
     Key("attention.reference_length", above=1),
 )
 

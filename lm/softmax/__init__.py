@@ -6,7 +6,7 @@ config's `sweep()`; the laws in `lm/softmax/laws.py` then hold it to its declare
 
 from flax.linen import initializers
 
-from lm.softmax import dense, exponents, pointwise, sparse
+from lm.softmax import bisection, dense, exponents, pointwise, sparse
 from lm.softmax.weighting import ANY, ONE_TO_TWO, POSITIVE, Weighting
 
 WEIGHTINGS: dict[str, Weighting] = {
@@ -81,6 +81,8 @@ WEIGHTINGS: dict[str, Weighting] = {
         learnable={"alpha": ONE_TO_TWO},
         learned={"beta": initializers.zeros, "gamma": initializers.ones},
     ),
+    "normmax": Weighting(bisection.normmax, sparse=True),
+    "budget": Weighting(bisection.budget, sparse=True, normalised=False),
     "top_k": Weighting(sparse.top_k, sparse=True, top_k=True),
     "gumbel_softmax": Weighting(
         dense.gumbel_softmax, random=True, learnable={"temperature": POSITIVE}

@@ -58,6 +58,8 @@ def _entmax(s: np.ndarray, alpha: float = 1.5) -> np.ndarray:
     """The threshold by bisection, to the last bit."""
     if alpha == 1.0:
         return _softmax(s)
+    if alpha < 1.0:
+        return _entmax_below_one(s, alpha)
     z = (alpha - 1.0) * (s - s.max())
     low, high = -1.0, 0.0
     for _ in range(100):
@@ -70,12 +72,46 @@ def _entmax(s: np.ndarray, alpha: float = 1.5) -> np.ndarray:
     return weights / weights.sum()
 
 
+def _entmax_below_one(s: np.ndarray, alpha: float) -> np.ndarray:
+    distance = (1.0 - alpha) * (s.max() - s)
+    low, high = 1.0, float(s.size) ** (1.0 - alpha)
+    for _ in range(100):
+        middle = (low + high) / 2
+        if ((middle + distance) ** (1.0 / (alpha - 1.0))).sum() > 1.0:
+            low = middle
+        else:
+            high = middle
+    weights = (low + distance) ** (1.0 / (alpha - 1.0))
+    return weights / weights.sum()
+
+
 def _power(slack: np.ndarray, alpha: float) -> np.ndarray:
     return np.maximum(slack, 0.0) ** (1.0 / (alpha - 1.0))
 
 
 def _alpha_relu(s: np.ndarray, alpha: float = 1.5, tau: float | None = None) -> np.ndarray:
     return _power((alpha - 1.0) * s - (-(s.size ** (1.0 - alpha)) if tau is None else tau), alpha)
+
+
+def _normmax(s: np.ndarray, alpha: float = 2.0) -> np.ndarray:
+    z, low, high = s - s.max(), -1.0, 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        if (np.maximum(z - middle, 0.0) ** (alpha / (alpha - 1.0))).sum() > 1.0:
+            low = middle
+        else:
+            high = middle
+    weights = _power(z - low, alpha)
+    return weights / weights.sum()
+
+
+def _budget(s: np.ndarray, budget: float = 2.0) -> np.ndarray:
+    """The sum falls in straight lines between the thresholds at which a place leaves 0 or 1."""
+    if s.size <= budget:
+        return np.ones(s.size)
+    ends = np.sort(np.concatenate([s - 1.0, s]))
+    sums = np.clip(s - ends[:, None], 0.0, 1.0).sum(1)
+    return np.clip(s - np.interp(-budget, -sums, ends), 0.0, 1.0)
 
 
 def _top_k(s: np.ndarray, k: int = 32) -> np.ndarray:
@@ -114,6 +150,8 @@ ROWS: dict[str, Callable[..., np.ndarray]] = {
     "asentmax": lambda s, beta, gamma, alpha=1.5, delta=1.0: _entmax(
         (delta + beta * np.log(max(s.size, 2)) ** gamma) * s, alpha
     ),
+    "normmax": _normmax,
+    "budget": _budget,
     "top_k": _top_k,
     "gumbel_softmax": _gumbel_softmax,
     "softpick": _softpick,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import platform
+from lm.softmax.bisection import entmax_weights
 from lm.softmax.dense import softmax
 from lm.softmax.entmax_threshold import Expm1, threshold_weights
 from lm.softmax.weighting import divide_by_sum, row_length, row_maximum, visible_scores
@@ -37,17 +38,19 @@ def entmax15(scores: jax.Array, where: jax.Array | None = None) -> jax.Array:
 def entmax(
     scores: jax.Array, where: jax.Array | None = None, *, alpha: float | jax.Array = 1.5
 ) -> jax.Array:
-    """Gives relu((alpha-1) s - tau)^(1/(alpha-1)), sparser as alpha grows from 1 to 2.
+    """Gives relu((alpha-1) s - tau)^(1/(alpha-1)), sparser as alpha grows from 1 on.
 
     Args:
       scores: [..., S].
       where: boolean, broadcasts to `scores`.
-      alpha: a number from 1 (the softmax) to 2 (sparsemax), or an array that broadcasts to
-        [..., 1], such as one learned per head (Correia, Niculae, Martins 1909.00015), which may
-        come as close to 1 as it likes. Its gradient is exact, by implicit differentiation.
+      alpha: a number above 0: 1 is the softmax, 2 sparsemax, and below 1 rows have no zeros. Or an
+        array that broadcasts to [..., 1], from 1 to 2, such as one learned per head (Correia,
+        Niculae, Martins 1909.00015), which may come as close to 1 as it likes. Its gradient is
+        exact, by implicit differentiation.
 
     Raises:
-      ValueError: for a number outside [1, 2].
+      ValueError: for a number that is not above 0, or an array with numbers outside [1, 2]; those
+        that are not known yet, within `jax.jit`, are taken to the nearest end.
     """
     z = visible_scores(scores, where)
     alpha = checked_alpha(alpha)
@@ -89,16 +92,19 @@ def asentmax(
 
 
 def checked_alpha(alpha: float | jax.Array = 1.5) -> float | jax.Array:
-    """The alpha of `entmax`: a number from 1 to 2, or an array, kept above 1.
+    """The alpha of `entmax`: a number above 0, or an array, kept above 1.
 
     Raises:
-      ValueError: for a number outside [1, 2].
+      ValueError: see `entmax`.
     """
-    if not isinstance(alpha, int | float):
-        return jnp.maximum(alpha, _LEAST)
-    if not 1.0 <= alpha <= 2.0:
-        raise ValueError(f"alpha = {alpha} is not between 1 (softmax) and 2 (sparsemax)")
-    return float(alpha)
+    if isinstance(alpha, int | float):
+        if alpha <= 0.0:
+            raise ValueError(f"alpha = {alpha} is not above 0")
+        return float(alpha)
+    known = not isinstance(alpha, jax.core.Tracer)
+    if known and not bool(jnp.all((alpha >= 1.0) & (alpha <= 2.0))):
+        raise ValueError("alpha in an array is from 1 (softmax) to 2 (sparsemax); use a number")
+    return jnp.clip(alpha, _LEAST, 2.0)
 
 
 def alpha_relu(
@@ -180,7 +186,8 @@ def _largest_with(holds: Callable[[jax.Array], jax.Array], z: jax.Array, bits: i
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _entmax(scores: jax.Array, alpha: float) -> jax.Array:
-    return threshold_weights(scores, alpha)
+    solve = threshold_weights if 1.0 < alpha <= 2.0 else entmax_weights
+    return solve(scores, alpha)
 
 
 @_entmax.defjvp

@@ -149,9 +149,14 @@ def _check_weighting(group: str, attention: Config, chosen: Mapping[str, Any]) -
                 f"{limits.low:g} and below {limits.high:g}"
             )
     alpha = attention.alpha
-    least = 1.0 if weighting in ("entmax", "asentmax") else 1.0 + 1e-3
-    if alpha is not None and not least <= alpha <= 2:
-        raise UserError(f"config.{group}.alpha = {alpha}: must be from {least:g} to 2")
+    if alpha is None:
+        return
+    if weighting in ("entmax", "asentmax"):
+        if alpha <= 0:
+            raise UserError(f"config.{group}.alpha = {alpha}: must be above 0")
+    elif not 1.001 <= alpha <= (2.0 if weighting == "alpha_relu" else math.inf):
+        most = "to 2" if weighting == "alpha_relu" else "up"
+        raise UserError(f"config.{group}.alpha = {alpha}: must be from 1.001 {most}")
 
 
 def _check_anneal(group: str, attention: Config, chosen: Mapping[str, Any]) -> None:

@@ -213,7 +213,8 @@ def chosen(weighting="softmax", mask=Mask(causal=True), length=1024, batch=2, **
     dtype, groups = shape.pop("dtype", jnp.bfloat16), shape.pop("groups", 2)
     query = jax.ShapeDtypeStruct((batch, length, 4, 64), dtype)
     key = jax.ShapeDtypeStruct((batch, length, groups, 64), dtype)
-    return choose(query, key, key, mask, weighting, shape.pop("scores_alone", True))
+    options = shape.pop("options", {})
+    return choose(query, key, key, mask, weighting, shape.pop("scores_alone", True), options)
 
 
 def test_a_kernel_is_chosen_by_device_weighting_and_mask_and_else_the_reason_is_told():
@@ -227,6 +228,7 @@ def test_a_kernel_is_chosen_by_device_weighting_and_mask_and_else_the_reason_is_
         reasons = {
             "gumbel_softmax has none on a TPU": chosen("gumbel_softmax"),
             "rows are shorter than 512": chosen(length=256),
+            "entmax has none at an alpha outside 1 to 2": chosen("entmax", options={"alpha": 2.5}),
             "entmax has none for rows of more than 65,536 keys": chosen("entmax", length=65_537),
             "the mask has an offset or a prefix": chosen(mask=Mask(offset=3)),
             "float16 is neither bfloat16 nor float32": chosen(dtype=jnp.float16),

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from lm.attention.kernels.attention import find_family, kernel_attention
 from lm.attention.kernels.cudnn import cudnn_attention, cudnn_refuses
+from lm.attention.kernels.threshold import Threshold
 from lm.attention.kernels.whole_rows import WholeRows, most_keys
 from lm.attention.mask import Mask
 from lm.devices.platform import platform, target_device
@@ -36,7 +38,13 @@ class Choice(NamedTuple):
 
 
 def choose(
-    query: Shaped, key: Shaped, value: Shaped, mask: Mask, weighting: str, scores_alone: bool
+    query: Shaped,
+    key: Shaped,
+    value: Shaped,
+    mask: Mask,
+    weighting: str,
+    scores_alone: bool,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Choice:
     """The kernel for arrays of these shapes and types on the devices in use.
 
@@ -46,9 +54,10 @@ def choose(
       mask: of them.
       weighting: a name of `WEIGHTINGS`.
       scores_alone: nothing is added to scores, and no head's are mixed with another's.
+      options: the weighting's fixed ones.
     """
     if platform() == "tpu":
-        reason = _tpu_refuses(query, key, value, mask, weighting)
+        reason = _tpu_refuses(query, key, value, mask, weighting, options)
         kernel = Kernel.TPU
     elif platform() == "gpu" and "nvidia" in target_device().device_kind.lower():
         reason = "" if weighting == "softmax" else f"{weighting} has none on a GPU"
@@ -61,11 +70,20 @@ def choose(
     return Choice(None, reason) if reason else Choice(kernel)
 
 
-def _tpu_refuses(query: Shaped, key: Shaped, value: Shaped, mask: Mask, weighting: str) -> str:
+def _tpu_refuses(
+    query: Shaped,
+    key: Shaped,
+    value: Shaped,
+    mask: Mask,
+    weighting: str,
+    options: Mapping[str, Any],
+) -> str:
     """Why the TPU's kernel does not take them; empty where it does."""
     family = find_family(WEIGHTINGS[weighting])
     if family is None:
         return f"{weighting} has none on a TPU"
+    if issubclass(family, Threshold) and not 1.0 <= options.get("alpha", 1.5) <= 2.0:
+        return f"{weighting} has none at an alpha outside 1 to 2"
     if issubclass(family, WholeRows) and key.shape[1] > most_keys():
         return f"{weighting} has none for rows of more than {most_keys():,} keys"
     if min(query.shape[1], key.shape[1]) < _SHORTEST:
