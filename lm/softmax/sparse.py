@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from lm.devices.cpu import fusion_barrier
 from lm.devices.platform import platform
@@ -101,7 +102,7 @@ def checked_alpha(alpha: float | jax.Array = 1.5) -> float | jax.Array:
         if alpha <= 0.0:
             raise ValueError(f"alpha = {alpha} is not above 0")
         return float(alpha)
-    known = not isinstance(alpha, jax.core.Tracer)
+    known = not isinstance(alpha, Tracer)
     if known and not bool(jnp.all((alpha >= 1.0) & (alpha <= 2.0))):
         raise ValueError("alpha in an array is from 1 (softmax) to 2 (sparsemax); use a number")
     return jnp.clip(alpha, _LEAST, 2.0)

@@ -45,7 +45,7 @@ def attention_path(program: Program) -> str:
         return without
     alone = ATTENTIONS[attention.mechanism].scores_alone
     alone = alone and model.stack.position_embedding not in ("alibi", "relative")
-    options = attention.weighting_options
+    options = dict(attention.weighting_options)
     chosen = choose(query, key, key, mask, attention.weighting, alone, options)
     if chosen.kernel:
         return f"by {chosen.kernel.value}"
