@@ -33,6 +33,7 @@ class Subject:
       gradient: `gradient(scores, where, direction)`, that of sum(weights * direction) in the
         scores; None: it has none.
       masks: it takes a `where`.
+      lipschitz: the constant that it claims in every l_p; None: it claims none.
       eager: `weights` without jit. None: it is not JAX's, so that laws of jit, vmap, second
         derivatives and half precision do not apply.
     """
@@ -43,6 +44,7 @@ class Subject:
     facts: Weighting
     gradient: Callable[[Scores, Where, np.ndarray], Any] | None
     masks: bool = True
+    lipschitz: float | None = None
     eager: Callable[[Any, Any], Any] | None = None
 
 
@@ -63,6 +65,7 @@ def jax_subject(
         lambda scores, where: oracle(expected or name, scores, where, **options),
         facts,
         jax.jit(gradient),
+        lipschitz=None if facts.lipschitz is None else facts.lipschitz(**options),
         eager=weights,
     )
 
@@ -261,6 +264,20 @@ def second_derivative(subject: Subject) -> float | None:
         return _distance(exact, (np.asarray(up) - np.asarray(down)) / 2e-6)
 
 
+def lipschitz(subject: Subject) -> float | None:
+    """Sums of absolute values over a row or a column of the Jacobian, and so its norm in every l_p,
+    are at most the constant.
+    """
+    if subject.lipschitz is None or subject.gradient is None:
+        return None
+    scores = np.concatenate([_random((64, 5), scale) for scale in (0.3, 2.0, 10.0)])
+    scores[::2, :2] = scores[::2].max()  # two that share the weight
+    scores = scores.astype(np.float32)
+    basis = [np.broadcast_to(each, scores.shape) for each in np.eye(5, dtype=np.float32)]
+    sizes = np.abs([subject.gradient(scores, None, direction) for direction in basis])
+    return float(max(sizes.sum(0).max(), sizes.sum(2).max())) - subject.lipschitz
+
+
 def half_precision(subject: Subject) -> float | None:
     """Half-precision scores are computed in float32, the weights rounded once to their type."""
     if subject.eager is None:
@@ -312,6 +329,7 @@ LAWS: dict[str, tuple[Callable[[Subject], float | None], float]] = {
     "zeros as declared": (zeros, 0.0),
     "gradient": (gradient, 1e-7),
     "second derivative": (second_derivative, 1e-6),
+    "Lipschitz": (lipschitz, 1e-6),
     "half precision": (half_precision, 0.0),
     "jit": (compiled, 1e-6),
     "vmap": (mapped, 1e-6),

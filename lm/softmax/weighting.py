@@ -54,6 +54,9 @@ class Weighting:
       sparse: weights can be exactly zero at visible places.
       shift_invariant: adding a constant to a row changes nothing.
       random: `apply` needs a `key`.
+      lipschitz: `lipschitz(**options)`, a constant L with |w(s) - w(t)|_p <= L |s - t|_p in every
+        l_p and at every length, the largest sum of absolute values of a row or a column of the
+        Jacobian (the softmax's is 1/2, 2510.23012); None where there is none, or none is known.
       learned: per-head parameters that the variant owns, name -> initialiser; `apply` takes them
         under their names, broadcast against `scores`.
       learnable: options that may be learned per head instead of fixed, name -> range.
@@ -79,6 +82,7 @@ class Weighting:
     sparse: bool = False
     shift_invariant: bool = True
     random: bool = False
+    lipschitz: Callable[..., float] | None = None
     learned: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     learnable: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     exponents: Callable[..., jax.Array] | None = None

@@ -77,3 +77,20 @@ def test_parameters_and_learned_options_get_no_gradient_from_empty_rows():
                 )
             )(jnp.asarray(1.3))
             assert gradient == 0, (name, option)
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "share"),
+    [
+        ("softmax", [0.0, 0.0, -1e4], 1.0),
+        ("sigmoid", [float(np.log(3)), -1e4, -1e4], 1.0),
+        ("relu", [1.0], 1.0),
+        ("sparsemax", [0.0] * 100, 0.99),
+        ("budget", [0.0] * 100, 0.99),
+    ],
+)
+def test_some_row_comes_as_near_to_the_lipschitz_constant_as_it_is_said_to(name, scores, share):
+    record = WEIGHTINGS[name]
+    jacobian = np.asarray(jax.jacobian(record.apply)(jnp.asarray(scores)))
+    size = max(np.abs(jacobian).sum(axis).max() for axis in (0, 1))
+    assert size == pytest.approx(share * record.lipschitz(), rel=1e-3)
