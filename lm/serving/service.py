@@ -5,7 +5,7 @@ compiled before the first request.
 import concurrent.futures
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -128,15 +128,16 @@ class Service:
         }
         return [name for name, has in having.items() if has]
 
-    def compile(self) -> None:
-        """Compiles every program for every shape that requests have."""
+    def compile(self) -> Iterator[None]:
+        """Compiles every program for every shape that requests have; yields after each."""
         engine = self.engine
         if self.slots is not None:
-            self.slots.compile(engine.weights, as_arrays(SamplingParams()))
+            yield from self.slots.compile(engine.weights, as_arrays(SamplingParams()))
         for part in (self.embedder, self.scorer, self.next_tokens, self.attention):
             if part is not None:
                 for length in buckets(part.length):
                     self._compute(part.program, part.examples(length))
+                    yield
         if self.next_tokens is not None:
             under_softmaxes(np.zeros(self.run.tokenizer.vocab_size, np.float32))
         if self.predictor is not None:

@@ -4,7 +4,7 @@ that puts a prompt into a place, for each length of prompts, and one that adds a
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -100,16 +100,18 @@ class Slots:
         self._make_state = jax.jit(self._empty, static_argnums=1, out_shardings=everywhere)
         self.state: SlotState | None = None
 
-    def compile(self, weights: Weights, sampling: SlotSampling) -> None:
-        """Compiles every program, by running each once, and empties the slots."""
+    def compile(self, weights: Weights, sampling: SlotSampling) -> Iterator[None]:
+        """Runs every program once, so that all are compiled; yields after each."""
         self.reset(weights, sampling)
         for size in buckets(self.length):
             text = np.zeros(1 if self._encodes else size, np.int32)
             source = np.zeros(size, np.int32) if self._encodes else None
             self.admit(weights, 0, text, (0, 0, 0), sampling, 0, source)
+            yield
         for size in buckets(self.length):
             self._offsets[0] = size - 1
             jax.block_until_ready(self.decode(weights, [0]))
+            yield
         self.reset(weights, sampling)
 
     @property

@@ -31,7 +31,7 @@ def service_of(run: Restored, lazily: bool = True, **options) -> Service:
     """A service of a run; lazily: its programs are compiled when they are asked for."""
     service = Service(run, "small", dataclasses.replace(OPTIONS, **options), no_adapter)
     if lazily:
-        service.compile = lambda: None
+        service.compile = lambda: iter(())
         if service.slots is not None:
             service.slots.reset(service.engine.weights, as_arrays(SamplingParams()))
     return service

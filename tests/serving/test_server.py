@@ -3,15 +3,22 @@ with a status and a line.
 """
 
 import json
+import time
 
 import pytest
 
 from lm.errors import UserError
+from lm.serving.row_programs import SOFTMAXES
 from lm.serving.serve_command import Address
 from tests.serving.served import client_of, drawn, service_of, small_run
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
+
+from starlette.testclient import TestClient
+
+from lm.serving.http.app import make_app
+from lm.serving.http.limits import Limits
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +141,28 @@ def test_pages_of_other_sites_and_forms_are_refused(client):
     assert client.post("/v1/completions", data={"prompt": "x"}).status_code == 415
     page = client.get("/")
     assert page.status_code == 200 and "http://" not in page.text and "https://" not in page.text
+
+
+def test_a_server_that_still_compiles_can_be_ended(run):
+    service, compiled = service_of(run), []
+
+    def compile_for_ever():
+        while len(compiled) < 1000:
+            compiled.append(time.sleep(0.01))
+            yield
+
+    service.compile = compile_for_ever
+    with TestClient(make_app(service, Limits()), base_url="http://localhost") as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503
+    assert len(compiled) < 1000 and not service.engine.alive
+
+
+def test_softmaxes_are_shown_in_the_order_of_their_table(client):
+    body = {"model": "small", "text": "x", "top": 3}
+    found = client.post("/v1/next_tokens", json=body).json()["softmaxes"]
+    assert list(found) == list(SOFTMAXES) and next(iter(found)) == "softmax"
+    assert len(found["sparsemax"]["tokens"]) == 3 and found["top 4"]["support"] == 4
 
 
 def test_metrics_count_what_was_asked(client):

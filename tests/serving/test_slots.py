@@ -128,7 +128,8 @@ def test_every_head_draws_in_slots_what_it_draws_alone(head):
 def test_nothing_is_compiled_after_the_start():
     _, model, params = model_and_params()
     slots, weights = Slots(Program(model), 2, LENGTH), fixed_weights(params)
-    slots.compile(weights, as_arrays(SAMPLINGS[1]))
+    for _ in slots.compile(weights, as_arrays(SAMPLINGS[1])):
+        pass
     assert slots.compiled == 2 * len(buckets(LENGTH))
     for length in range(1, LENGTH):
         prompt, options = np.zeros(length, int), as_arrays(SAMPLINGS[length % 3])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pathlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -40,12 +41,14 @@ def make_app(
       ready: called when it is.
     """
     state = State(service, limits, Metrics(service), int(time.time()))
+    ending = threading.Event()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.engine.post = asyncio.get_running_loop().call_soon_threadsafe
-        starting = asyncio.create_task(_start(state, failed, ready))
+        starting = asyncio.create_task(_start(state, ending, failed, ready))
         yield
+        ending.set()
         await starting
         if state.ready:
             await run_in_threadpool(service.engine.close)
@@ -71,13 +74,24 @@ def make_app(
 
 
 async def _start(
-    state: State, failed: Callable[[BaseException], None], ready: Callable[[], None]
+    state: State,
+    ending: threading.Event,
+    failed: Callable[[BaseException], None],
+    ready: Callable[[], None],
 ) -> None:
-    """Compiles everything, and begins to answer."""
+    """Compiles everything, and begins to answer, unless it is `ending` before."""
+
+    def compile_all() -> None:
+        for _ in state.service.compile():
+            if ending.is_set():
+                return
+
     try:
-        await run_in_threadpool(state.service.compile)
+        await run_in_threadpool(compile_all)
     except Exception as error:
         failed(error)
+        return
+    if ending.is_set():
         return
     state.service.engine.start()
     state.ready = True

@@ -22,7 +22,7 @@ from lm.serving.http.schemas import (
     ScoreBody,
 )
 from lm.serving.http.state import State, state_of
-from lm.serving.row_programs import under_softmaxes
+from lm.serving.row_programs import SOFTMAXES, under_softmaxes
 from lm.serving.row_queue import Arrays, RowProgram
 
 router = APIRouter()
@@ -113,9 +113,9 @@ async def next_tokens(body: NextTokensBody, request: Request) -> Response:
     assert part is not None
     ids = (await run_in_threadpool(prompt_ids, run.tokenizer, [body.text], run.opens))[0]
     (found,) = await _computed(state, part, [part.row(ids)], body.model, request)
-    softmaxes = {}
-    for name, weights in under_softmaxes(found["scores"]).items():
-        odds = np.asarray(weights)
+    softmaxes, weights = {}, under_softmaxes(found["scores"])
+    for name in SOFTMAXES:  # in their order; that of a jitted function's results is another
+        odds = np.asarray(weights[name])
         tokens = [
             {"token": token_text(run.tokenizer, int(i)), "id": int(i), "p": float(odds[i])}
             for i in np.argsort(-odds, kind="stable")[: body.top]
