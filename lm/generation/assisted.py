@@ -16,10 +16,10 @@ from lm.generation.decode import (
     TOKENS_PER_CALL,
     StaticModel,
     checked_tokens,
-    forward,
     next_token_log_probs,
     sample_next,
 )
+from lm.generation.prefill import forward, read_prompts, rows_axis, shared_length
 from lm.generation.prompts import Prompts, pad_prompts
 from lm.generation.sample import SamplingParams, filtered_logits, request_keys
 from lm.model.transformer import Transformer
@@ -96,6 +96,7 @@ class AssistedDecoding:
         models = StaticModel(model), StaticModel(assistant.model)
         rounds = max(1, TOKENS_PER_CALL // (drafted + 1))
         self._static = models, sampling, drafted, rounds, max_new_tokens
+        self._shared = 0 if prefix or sources else shared_length(prompts)
         self._params, self._keys = (params, assistant.params), keys
         self.rounds, self.accepted = 0, 0
 
@@ -103,7 +104,7 @@ class AssistedDecoding:
         """Yields the next token of every prompt, [B], `max_new_tokens` times."""
         *static, most = self._static
         arguments = self._params, self._prompts, self._keys
-        state = _prefill(*static[:2], *arguments)
+        state = _prefill(*static[:2], self._shared, *arguments)
         texts = checked_tokens(state.last)[:, None].tolist()
         told, known = 0, 1
         while True:
@@ -159,24 +160,25 @@ class _State(NamedTuple):
     caches: tuple[Cache, Cache]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _prefill(
     models: tuple[StaticModel, StaticModel],
     sampling: SamplingParams,
+    shared: int,
     params: tuple[Mapping[str, Any], Mapping[str, Any]],
     prompts: Prompts,
     keys: jax.Array,
 ) -> _State:
     """Reads the prompts and draws the first token of each."""
     size, longest = prompts.inputs.shape
-    start = jnp.zeros((), jnp.int32)
     (hidden, cache), (_, own_cache) = (
-        _forward_rows(each.model, own, None, prompts, prompts.inputs, start)
+        read_prompts(each.model, own, prompts, shared)
         for each, own in zip(models, params, strict=True)
     )
-    last = sample_next(models[0].model, sampling, params[0], hidden[:, -1], keys, 0)
+    last = sample_next(models[0].model, sampling, params[0], hidden, keys, 0)
+    caches = _rows_apart(models[0].model, cache), _rows_apart(models[1].model, own_cache)
     offset = jnp.full(size, longest, jnp.int32)
-    return _State(offset, last, prompts.inputs[:, -1], (cache, own_cache))
+    return _State(offset, last, prompts.inputs[:, -1], caches)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=(8,))
@@ -291,12 +293,17 @@ def _forward_rows(
     inputs: jax.Array,
     offset: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """`forward` with an offset for each row, [B], or one for all; the cache is [B, ...]."""
+    """`forward` with an offset for each row, [B], and a cache of `_rows_apart`."""
 
     def one(cache: Cache, row: Prompts, tokens: jax.Array, offset: jax.Array) -> Any:
         row = jax.tree.map(lambda x: x[None], row)
         hidden, cache = forward(model, params, cache, row, tokens[None], offset)
         return hidden[0], cache
 
-    over = 0 if offset.ndim else None
-    return jax.vmap(one, in_axes=(0, 0, 0, over))(cache, prompts, inputs, offset)
+    return jax.vmap(one)(cache, prompts, inputs, offset)
+
+
+def _rows_apart(model: Transformer, cache: Cache) -> Cache:
+    """B caches of one row each, with their axis in front."""
+    axis = rows_axis(model)
+    return jax.tree.map(lambda x: jnp.expand_dims(jnp.moveaxis(x, axis, 0), axis + 1), cache)

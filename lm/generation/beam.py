@@ -11,7 +11,8 @@ import numpy as np
 
 from lm.devices.hosts import to_host
 from lm.errors import UserError
-from lm.generation.decode import StaticModel, check_finite, forward, next_token_log_probs
+from lm.generation.decode import StaticModel, check_finite, next_token_log_probs
+from lm.generation.prefill import forward, read_prompts, rows_axis, shared_length
 from lm.generation.prompts import Prompts, pad_prompts
 from lm.model.transformer import Transformer
 
@@ -75,7 +76,8 @@ def beam_search(
             f"than {_MAX_CANDIDATES}; use at most {_MAX_CANDIDATES // model.vocab_size} beams"
         )
     padded = pad_prompts(model, prompts, sources, max_new_tokens, max_new_tokens, prefix)
-    options = max_new_tokens, num_beams, eos_token_id, length_penalty
+    shared = 0 if prefix or sources else shared_length(prompts)
+    options = max_new_tokens, num_beams, eos_token_id, length_penalty, shared
     found = _search(StaticModel(model), *options, params, padded)
     result = BeamSearchResult(*map(to_host, found))
     check_finite(not np.isnan(result.scores).any())
@@ -115,20 +117,20 @@ class _Beams(NamedTuple):
     cache: Mapping[str, Any]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _search(
     static: StaticModel,
     max_new_tokens: int,
     num_beams: int,
     eos_token_id: int,
     penalty: float,
+    shared: int,
     params: Mapping[str, Any],
     prompts: Prompts,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     model, (size, longest) = static.model, prompts.inputs.shape
-    hidden, cache = forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))
-    # Layers that are scanned have an axis of layers before the rows.
-    axis = 1 if model.config.stack.scanned else 0
+    hidden, cache = read_prompts(model, params, prompts, shared)
+    axis = rows_axis(model)
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=axis), cache)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), prompts)
 
@@ -166,7 +168,7 @@ def _search(
     finished = empty, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf)
     # All beams start alike, so only the first counts.
     log_p = jnp.broadcast_to(jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf), shape)
-    next_log_p = next_token_log_probs(model, params, hidden[:, -1])
+    next_log_p = next_token_log_probs(model, params, hidden)
     next_log_p = jnp.repeat(next_log_p[:, None], num_beams, axis=1)
     start = _Beams(jnp.zeros((), jnp.int32), empty, log_p, finished, next_log_p, cache)
     last = jax.lax.while_loop(continues, extend, start)

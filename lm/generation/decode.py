@@ -10,6 +10,7 @@ import numpy as np
 
 from lm.devices.hosts import to_host
 from lm.errors import UserError
+from lm.generation.prefill import forward, read_prompts, shared_length
 from lm.generation.prompts import Prompts, pad_prompts
 from lm.generation.sample import SamplingParams, request_keys, sample
 from lm.model.transformer import Transformer
@@ -35,9 +36,9 @@ def generate(
 ) -> Iterator[np.ndarray]:
     """Yields the next token of every prompt, [B], `max_new_tokens` times.
 
-    Calls for the same model with the same shapes compile once. Heads that sample without the
-    probabilities of all tokens (adaptive, hierarchical, class_factored) do so where `temperature`
-    is 1 and no token is excluded.
+    What all prompts begin with is read once (see `read_prompts`). Calls for the same model with the
+    same shapes compile once. Heads that sample without the probabilities of all tokens (adaptive,
+    hierarchical, class_factored) do so where `temperature` is 1 and no token is excluded.
 
     Args:
       model, params: a decoder or an encoder-decoder, and its parameters.
@@ -62,7 +63,8 @@ def generate(
     requests = [prompts] if sources is None else [prompts, sources]
     keys = request_keys(seed, list(zip(*requests, strict=True)), repeats)
     static = (StaticModel(model), sampling)
-    last, cache = _prefill(*static, params, padded, keys)
+    shared = 0 if prefix or sources else shared_length(prompts)
+    last, cache = _prefill(*static, shared, params, padded, keys)
     yield checked_tokens(last)
     longest = padded.inputs.shape[1]
     for offset in range(longest, longest + capacity - 1, steps):
@@ -102,31 +104,6 @@ class StaticModel:
         return id(self.model)
 
 
-def forward(
-    model: Transformer,
-    params: Mapping[str, Any],
-    cache: Mapping[str, Any] | None,
-    prompts: Prompts,
-    inputs: jax.Array,
-    offset: jax.Array,
-) -> tuple[jax.Array, Any]:
-    """Runs the model on tokens [B, n] at positions from `offset` of the cache.
-
-    Returns:
-      The inputs of the head at each of them, [B, n, D], and the updated cache.
-    """
-    hidden, updated = model.apply(
-        {"params": params} | ({} if cache is None else {"cache": cache}),
-        prompts.batch(inputs, offset, fresh=cache is None),
-        offset=offset,
-        padding=prompts.padding,
-        cache_length=prompts.padding.shape[1],
-        method="head_inputs",
-        mutable=["cache"],
-    )
-    return hidden, updated["cache"]
-
-
 def next_token_log_probs(
     model: Transformer, params: Mapping[str, Any], hidden: jax.Array
 ) -> jax.Array:
@@ -135,18 +112,18 @@ def next_token_log_probs(
     return log_probs
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _prefill(
     static: StaticModel,
     sampling: SamplingParams,
+    shared: int,
     params: Mapping[str, Any],
     prompts: Prompts,
     keys: jax.Array,
 ) -> tuple[jax.Array, Any]:
     """The first new tokens [B] and the cache."""
-    offset = jnp.zeros((), jnp.int32)
-    hidden, cache = forward(static.model, params, None, prompts, prompts.inputs, offset)
-    return sample_next(static.model, sampling, params, hidden[:, -1], keys, 0), cache
+    hidden, cache = read_prompts(static.model, params, prompts, shared)
+    return sample_next(static.model, sampling, params, hidden, keys, 0), cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))

@@ -283,7 +283,7 @@ def test_no_token_copies_or_transposes_the_cache():
         (StaticModel(model), SamplingParams(temperature=0.0)),
         jax.random.split(jax.random.key(0), rows),
     )
-    drawn, cache = jax.eval_shape(functools.partial(_prefill, *static), params, prompts, keys)
+    drawn, cache = jax.eval_shape(functools.partial(_prefill, *static, 0), params, prompts, keys)
     sizes = {leaf.size for leaf in jax.tree.leaves(cache)}
     assert sizes.isdisjoint(moved(_decode, *static, 4, params, cache, prompts, drawn, 9, keys))
     # What does turn it is found.

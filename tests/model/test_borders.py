@@ -15,7 +15,8 @@ from lm.attention import ATTENTIONS, Mask, Mechanism, attend
 from lm.attention.positions import AlibiBias, RelativeBias, alibi_slopes
 from lm.config import override
 from lm.errors import UserError
-from lm.generation.decode import forward, next_token_log_probs
+from lm.generation.decode import next_token_log_probs
+from lm.generation.prefill import forward
 from lm.generation.prompts import pad_prompts
 from lm.model.config import ARCHITECTURES, POSITIONS
 from lm.model.transformer import Batch
