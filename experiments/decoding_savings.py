@@ -1,28 +1,27 @@
-"""Measures what decoding can save: prompts that begin alike, keys without weight, tokens that are
-screened out.
+"""Measures what decoding can save: prompts that begin alike, and keys without weight.
 
-Command  python experiments/decoding_savings.py [prefix] [support] [screening] [--folder=DIR]
-         (about a minute for the first two; screening trains a model in the folder, if there is none)
+Command  python experiments/decoding_savings.py [prefix] [support]
+         (three minutes on 2 cores)
 Writes   experiments/results/decoding_savings.json, the parts that were measured
 
 prefix     `read_prompts` for 8 prompts of 480 tokens that share 448, against reading all of them.
 support    A decoding step of a model with sparse attention over a long cache, with contexts from
-           the blocks of 32 keys that have weight alone, against contexts from all keys. The cache
-           holds random keys, by which scores have the standard deviation that is named.
-screening  The k largest of 32,768 logits of a trained head, exactly: from the tokens that a bound
-           does not exclude, against from all of them.
+           the blocks of 32 keys that have weight alone, against contexts from all keys.
+           The caches hold random keys, by which scores have the standard deviation that is named.
 
 In turns, medians over rounds of ratios of processor time, which depends less on what else runs.
 """
 
 import argparse
+import contextlib
+import importlib
+import itertools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,15 +32,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from configs import default
 from experiments.timing import interleaved, median_ratio
-from lm.attention import attend as attend_module
+from lm.attention.block_scores import block_scores
 from lm.config import override
 from lm.experiment.provenance import commit, versions
-from lm.generation.decode import StaticModel, next_token_log_probs
+from lm.generation.decode import next_token_log_probs
 from lm.generation.prefill import forward, read_prompts
 from lm.generation.prompts import Prompts, pad_prompts, prompt_batch
 from lm.training.build_model import build_model
 
 ROUNDS, STEPS = 7, 8
+Patches = Mapping[str, Callable[..., Any]]
 KEYS, CHUNK = 32, 16  # keys in a block, blocks gathered at a time
 
 
@@ -126,66 +126,87 @@ def gathered_context(apply, queries, keys, shared, fixed, start, first_key) -> j
     """As `lm.attention.attend._context`, of one query and without mixing."""
     query, value = queries[0], keys[1]
     learned, mask = shared[0], fixed[0]
-    scores = attend_module.block_scores(queries, keys, shared, mask, start, first_key)
+    scores = block_scores(queries, keys, shared, mask, start, first_key)
     visible = mask.visible(start, query.shape[3], first_key, value.shape[2])
     weights = apply(scores, visible, **learned).astype(value.dtype)
     return gathered_product(weights.reshape(*query.shape[:4], -1), value)
 
 
 def support() -> dict[str, Any]:
-    """A step over a long cache, with and without keys that have no weight."""
-    found: dict[str, Any] = {}
-    plain = attend_module._context
-    for weighting in ("sparsemax", "entmax15", "top_k"):
-        for length, deviation in ((2048, 2.0), (8192, 1.0), (8192, 2.0)):
-            keys = {"model.d_model": 256, "model.position_embedding": "rotary"}
-            keys |= {"attention.weighting": weighting, "model.qk_norm": True}
-            model, params = made(256, **keys, **{"model.max_seq_len": length})
-            prompts = Prompts(
-                jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones((1, length), bool)
-            )
+    """Steps over a long cache, with and without keys that have no weight."""
+    gathered = {"attend._context": gathered_context}
+    cases = [*itertools.product(("sparsemax", "entmax15", "top_k"), (2048, 8192), (2.0,))]
+    cases.append(("entmax15", 8192, 1.0))
+    return {
+        name_of(*case): compare_steps("support", *case, slow={}, fast=gathered) for case in cases
+    }
 
-            def step(contexts: Callable[..., Any], prompts: Prompts = prompts) -> Any:
-                def run(params: Any, cache: Any, token: jax.Array) -> Any:
-                    attend_module._context = contexts
-                    inputs, place = token[:, None], prompts.padding.shape[1] - 1
-                    hidden, cache = forward(model, params, cache, prompts, inputs, place)
-                    attend_module._context = plain
-                    log_probs = next_token_log_probs(model, params, hidden[:, -1])
-                    return jnp.argmax(log_probs, -1).astype(jnp.int32), cache, log_probs
 
-                return jax.jit(run, donate_argnums=1)
+def name_of(weighting: str, length: int, deviation: float) -> str:
+    """A case, in the results."""
+    return f"{weighting}, {length} keys, scores deviate by {deviation}"
 
-            first = jax.jit(lambda p: forward(model, p, None, prompts, prompts.inputs, 0))
-            shapes = jax.eval_shape(first, params)[1]
-            draw = np.random.default_rng(0)
-            cache = jax.tree.map(
-                lambda x: jnp.asarray(deviation * draw.normal(size=x.shape), x.dtype), shapes
-            )
-            log_probs = {}
 
-            def decode(name: str, run: Any) -> Callable[[], Any]:
-                state = {"cache": jax.tree.map(jnp.copy, cache)}
+def compare_steps(
+    part: str, weighting: str, length: int, deviation: float, slow: Patches, fast: Patches
+) -> dict[str, float]:
+    """Steps at the end of a cache of random keys, with the functions of `lm.attention` replaced."""
+    keys = {"model.d_model": 256, "model.position_embedding": "rotary", "model.qk_norm": True}
+    keys |= {"attention.weighting": weighting, "model.max_seq_len": length}
+    model, params = made(256, **keys)
+    zero = jnp.zeros(1, jnp.int32)
+    prompts = Prompts(zero[None], zero, jnp.ones((1, length), bool))
 
-                def several() -> jax.Array:
-                    token = jnp.zeros(1, jnp.int32)
-                    for _ in range(STEPS):
-                        token, state["cache"], log_probs[name] = run(params, state["cache"], token)
-                    return token
+    def first(params: Any) -> Any:
+        return forward(model, params, None, prompts, prompts.inputs, jnp.zeros((), jnp.int32))[1]
 
-                return several
+    draw = np.random.default_rng(0)
+    cache = jax.tree.map(
+        lambda x: jnp.asarray(deviation * draw.normal(size=x.shape), x.dtype),
+        jax.eval_shape(first, params),
+    )
+    log_probs = {}
 
-            all_, some = decode("all", step(plain)), decode("some", step(gathered_context))
-            times = ratio(all_, some)
-            difference = float(jnp.max(jnp.abs(log_probs["all"] - log_probs["some"])))
-            name = f"{weighting}_{length}_keys_scores_{deviation}"
-            found[name] = {"times_as_fast": times, "difference": difference}
-            print(
-                f"support: {name}: a step is {times:.2f} times as fast, log-probabilities differ "
-                f"by at most {difference:.1e}",
-                flush=True,
-            )
-    return found
+    def decode(name: str, patches: Patches) -> Callable[[], Any]:
+        def step(params: Any, cache: Any, token: jax.Array) -> Any:
+            place = jnp.asarray(length - 1, jnp.int32)
+            with replaced(patches):  # while it is traced
+                hidden, cache = forward(model, params, cache, prompts, token[:, None], place)
+            found = next_token_log_probs(model, params, hidden[:, -1])
+            return jnp.argmax(found, -1).astype(jnp.int32), cache, found
+
+        run, state = jax.jit(step, donate_argnums=1), [jax.tree.map(jnp.copy, cache)]
+
+        def several() -> jax.Array:
+            token = zero
+            for _ in range(STEPS):
+                token, state[0], log_probs[name] = run(params, state[0], token)
+            return token
+
+        return several
+
+    times = ratio(decode("slow", slow), decode("fast", fast))
+    difference = float(jnp.max(jnp.abs(log_probs["slow"] - log_probs["fast"])))
+    print(
+        f"{part}: {name_of(weighting, length, deviation)}: a step is {times:.2f} times as fast, "
+        f"log-probabilities differ by at most {difference:.1e}",
+        flush=True,
+    )
+    return {"times_as_fast": times, "difference": difference}
+
+
+@contextlib.contextmanager
+def replaced(patches: Patches) -> Iterator[None]:
+    """Replaces functions of modules of `lm.attention` by others."""
+    before = {}
+    for name, function in patches.items():
+        module, _, own = name.partition(".")
+        module = importlib.import_module(f"lm.attention.{module}")
+        before[module, own] = getattr(module, own)
+        setattr(module, own, function)
+    yield
+    for (module, own), function in before.items():
+        setattr(module, own, function)
 
 
 def main() -> None:
