@@ -289,6 +289,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     schedule.unfreeze_every = 0
 
     config.regularization = regularization.regularization()
+    config.policy = regularization.policy()
 
     config.mesh = mesh = ConfigDict()
     # Devices along each axis; -1 once: all that remain. The batch is split over data and fsdp;

@@ -1,5 +1,5 @@
 """Every config key of regularization once: penalties, noise, terms of the loss, augmentation,
-distillation and pruning. A part of configs/default.py.
+distillation and pruning; and of learning from rewards. A part of configs/default.py.
 """
 
 from ml_collections import ConfigDict
@@ -68,3 +68,24 @@ def regularization() -> ConfigDict:
     regularization.pruning_start = 0.1
     regularization.pruning_end = 0.7
     return regularization
+
+
+def policy() -> ConfigDict:
+    """Learning from rewards of what the model itself writes, by policy gradient."""
+    policy = ConfigDict()
+    # What is rewarded: a name of lm.training.policy.REWARDS, "python_lines" (the share of lines that
+    # are statements of Python) or "brevity" (of the tokens that are left unused). "": nothing; the
+    # model learns from text.
+    policy.reward = ""
+    # Tokens at the start of each row that the model continues. 1 .. data.seq_len.
+    policy.prompt_length = 32
+    # Tokens of a continuation, unless END comes before. At least 1; with the prompt, at most
+    # model.max_seq_len.
+    policy.max_new_tokens = 64
+    # Continuations of each prompt, whose mean reward is the others' baseline. At least 2; more make
+    # the gradient less noisy.
+    policy.num_samples = 4
+    # Reward that a nat of divergence from the model that training began with costs, over a
+    # continuation. 0: none; too little, and the model writes nothing but what is rewarded.
+    policy.kl = 0.01
+    return policy

@@ -13,6 +13,7 @@ from lm.model.config import ModelConfig, model_keys
 from lm.model.resolve import model_config
 from lm.training.alarm import AlarmConfig
 from lm.training.optimizer import OptimizerConfig, Steps
+from lm.training.policy.config import PolicyConfig
 from lm.training.pruning import Sparsity
 
 
@@ -42,6 +43,7 @@ class RegularizationConfig:
     distillation_temperature: Annotated[
         float, Key("regularization.distillation_temperature", above=0)
     ]
+    policy: PolicyConfig
 
     @property
     def has_penalties(self) -> bool:
@@ -51,7 +53,7 @@ class RegularizationConfig:
     @property
     def needs_init_params(self) -> bool:
         """Whether the parameters are needed with which training began."""
-        return any((self.l2_sp, self.ewc, self.mixout))
+        return any((self.l2_sp, self.ewc, self.mixout, self.policy.reward))
 
 
 @dataclasses.dataclass(frozen=True)

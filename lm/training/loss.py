@@ -1,6 +1,7 @@
 """Holds the training loss of a model over a batch: the plain one, which regularizers wrap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ class ForwardPass(NamedTuple):
       head_inputs: what its head reads; arrays [N, ...] where there are several `chunks`.
       predict: (params, head_inputs) -> log-probabilities [N, V] in nats, or values [N].
       chunks: in how many parts `predict` is to be called, so that no N x V is stored.
+      metrics: what is logged beside the loss, summed as `nats` are.
     """
 
     nats: jax.Array
@@ -29,6 +31,7 @@ class ForwardPass(NamedTuple):
     head_inputs: jax.Array | Seen
     predict: Callable[..., jax.Array]
     chunks: int = 1
+    metrics: Mapping[str, jax.Array] = MappingProxyType({})
 
     def stop_gradient(self) -> "ForwardPass":
         """The same without gradient."""

@@ -24,3 +24,4 @@ class StepStream(enum.IntEnum):
     MIXOUT = 8
     ACCUMULATION = 9
     ROUNDING = 10
+    ROLLOUT = 11

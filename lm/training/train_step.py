@@ -23,8 +23,9 @@ from lm.training.regularization.penalties import mixout, penalty_and_grad
 from lm.training.train_state import NOT_SAVED, Params, Rows, TrainState
 
 Metrics = dict[str, jax.Array]
-NatsAndWeights = tuple[jax.Array, jax.Array]  # sums over tokens
-LossAndGrad = tuple[NatsAndWeights, Params]  # and d nats
+Counts = tuple[jax.Array, Metrics]  # sums over tokens: of their weights, and what is logged
+NatsAndCounts = tuple[jax.Array, Counts]
+LossAndGrad = tuple[NatsAndCounts, Params]  # and d nats
 
 
 def build_train_step(
@@ -43,10 +44,11 @@ def build_train_step(
     def train_step(state: TrainState, rows: Rows, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         batch = make_batch(rows, key)
-        (nats, weight), grads = loss_and_grad(state, batch, key)
+        (nats, (weight, sums)), grads = loss_and_grad(state, batch, key)
         weight = jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         metrics = {"train/loss": nats / weight}
+        metrics |= {f"train/{name}": value / weight for name, value in sums.items()}
         if regularization.has_penalties:
             metrics["train/penalty"], penalty_grads = penalty_and_grad(regularization, state)
             grads = jax.tree.map(jnp.add, grads, penalty_grads)
@@ -104,9 +106,12 @@ def build_make_batch(
 
 
 def build_loss_and_grad(
-    config: TrainingConfig, model: Transformer, teacher: Transformer | None = None
+    config: TrainingConfig,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    teacher: Transformer | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], LossAndGrad]:
-    """The function (state, batch, key of the step) -> ((nats, weights), gradient of nats).
+    """The function (state, batch, key of the step) -> ((nats, (weights, metrics)), gradient of nats).
 
     All are sums over tokens, so that the number of accumulation parts does not matter.
     """
@@ -116,14 +121,14 @@ def build_loss_and_grad(
         teacher_pass = None
         if teacher is not None:
             teacher_pass = training_loss(teacher, train=False)(state.teacher, batch, key)
-        loss_fn = regularized_loss(regularization, model, teacher_pass)
+        loss_fn = regularized_loss(regularization, model, tokenizer, teacher_pass, state)
 
-        def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> NatsAndWeights:
+        def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> NatsAndCounts:
             if regularization.mixout:
                 draw = jax.random.fold_in(key, StepStream.MIXOUT)
                 params = mixout(regularization.mixout, params, state.init_params, draw)
-            nats = loss_fn(combine(params, state.frozen_params), batch, key, step).nats
-            return nats, jnp.sum(batch.weights)
+            passed = loss_fn(combine(params, state.frozen_params), batch, key, step)
+            return passed.nats, (jnp.sum(batch.weights), dict(passed.metrics))
 
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
         if regularization.freelb:
@@ -142,7 +147,8 @@ def build_loss_and_grad(
             new = whole_batch(state, batch, jax.random.fold_in(key, index))
             return accumulate(total, new), None
 
-        zeros = ((jnp.zeros(()), jnp.zeros(())), optax.tree.zeros_like(in_float32(state.params)))
+        first = jax.tree.map(lambda x: x[0], batches)
+        zeros = optax.tree.zeros_like(jax.eval_shape(whole_batch, state, first, key))
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), batches))
         return total
 

@@ -110,8 +110,8 @@ def freelb(loss: Callable[..., Any], model: Transformer, steps: int, radius: flo
             return (uphill(moves, slopes, radius), total), None
 
         moves = drawn(model, batch, radius, jax.random.fold_in(key, StepStream.FREELB))
-        zero = jnp.zeros(())
-        start = ((zero, zero), optax.tree.zeros_like(in_float32(params)))
+        sums = optax.tree.zeros_like(jax.eval_shape(loss, params, batch, key, step))
+        start = (sums, optax.tree.zeros_like(in_float32(params)))
         (_, total), _ = jax.lax.scan(ascend, (moves, start), None, length=steps)
         return total
 

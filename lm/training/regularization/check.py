@@ -20,6 +20,7 @@ def check_regularization(config: Config) -> None:
     _check_augmentation(config)
     _check_distillation(config)
     _check_pruning(config)
+    _check_policy(config)
 
 
 def _check_adaptation(config: Config) -> None:
@@ -113,6 +114,37 @@ def _check_distillation(config: Config) -> None:
         raise UserError(
             f"config.regularization.teacher = {settings.teacher!r} has no head for task "
             f"{config.task.name}; give the folder of a run that was trained from it"
+        )
+
+
+def _check_policy(config: Config) -> None:
+    policy, head = config.policy, config.output.head
+    if not policy.reward:
+        return
+    what = f"config.policy.reward = {policy.reward!r}"
+    if config.task.name or config.objective != "causal":
+        given = f"task {config.task.name}" if config.task.name else f"objective {config.objective}"
+        raise UserError(f"{what} is of what a decoder writes, not of {given}; use objective causal")
+    if not OUTPUTS[head].full_support:
+        raise UserError(
+            f"{what} compares log-probabilities, which head {head} has none of outside its "
+            "support; use another head"
+        )
+    for name in ("smart", "rdrop", "freelb", "distillation"):
+        if config.regularization[name]:
+            raise UserError(
+                f"{what} is learned from alone, and config.regularization.{name} = "
+                f"{config.regularization[name]} is a term of the rows' loss; set it to 0"
+            )
+    if policy.prompt_length > config.data.seq_len:
+        raise UserError(
+            f"config.policy.prompt_length = {policy.prompt_length} is longer than "
+            f"config.data.seq_len = {config.data.seq_len}; use at most as much"
+        )
+    if (longest := policy.prompt_length + policy.max_new_tokens) > config.model.max_seq_len:
+        raise UserError(
+            f"config.policy.prompt_length and max_new_tokens make {longest} tokens, more than "
+            f"config.model.max_seq_len = {config.model.max_seq_len}; use fewer"
         )
 
 

@@ -1,0 +1,49 @@
+"""Learning from a reward: a decoder writes Python, and more of its lines are statements of Python.
+
+A decoder is trained on the source text of the standard library (:base). It then continues pieces of
+it, is rewarded by the share of whole lines that parse, and follows the policy gradient of its own
+samples, at a price for leaving the model that it began as. Nothing but the head's softmax is drawn
+from, so another head is another policy.
+
+Command   python run.py train --config=configs/uses/policy.py:base --workdir=runs/policy/base
+          python run.py train --config=configs/uses/policy.py --config.init_from=runs/policy/base --workdir=runs/policy/softmax
+          (the same with --config.output.head=sigsoftmax, in other folders)
+          python experiments/uses.py policy runs/policy/softmax runs/policy/sigsoftmax
+Sizes     :learn   from rewards (the default), :base   from text
+Time      see docs/howto/uses.md
+Expect    train/reward rises, and train/kl with it.
+"""
+
+from configs import default
+from configs.sizes import pick, short
+
+
+def get_config(arg: str | None = None):
+    """The config of "learn" or "base"."""
+    config = default.get_config()
+    config.data.seq_len = 128
+    config.model.num_layers = 2
+    config.evaluation.num_examples = 128
+    short(config)
+    pick(arg, {"learn": _learn, "base": _base})(config)
+    return config
+
+
+def _base(config) -> None:
+    config.steps = 800
+    config.batch_size = 32
+    config.evaluation.every = 400
+
+
+def _learn(config) -> None:
+    config.steps = 200
+    config.batch_size = 16
+    config.policy.reward = "python_lines"
+    config.policy.prompt_length = 32
+    config.policy.max_new_tokens = 96
+    config.policy.num_samples = 4
+    config.policy.kl = 0.005
+    config.optimizer.learning_rate = 1e-3
+    config.schedule.warmup_steps = 10
+    config.evaluation.every = 50
+    config.checkpoint.every = 0

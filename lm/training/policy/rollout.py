@@ -1,0 +1,73 @@
+"""Continuations drawn from the model within a step of training, by its cache of keys and values."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from lm.model.transformer import Batch, Transformer
+from lm.training.train_state import Params
+
+
+@flax.struct.dataclass
+class Rollouts:
+    """N continuations of T tokens at most.
+
+    Attributes:
+      tokens: [N, P + T], prompts and continuations; behind END they mean nothing.
+      written: [N, T] boolean, the tokens up to END, which is one of them.
+    """
+
+    tokens: jax.Array
+    written: jax.Array
+
+    @property
+    def batch(self) -> Batch:
+        """Rows [N, P + T - 1] in which each written token is a target of weight one."""
+        inputs, targets = self.tokens[:, :-1], self.tokens[:, 1:]
+        before = inputs.shape[1] - self.written.shape[1]
+        weights = jnp.pad(self.written.astype(jnp.float32), ((0, 0), (before, 0)))
+        return _rows(inputs, jnp.arange(inputs.shape[1])).replace(targets=targets, weights=weights)
+
+
+def roll_out(
+    model: Transformer, params: Params, prompts: jax.Array, key: jax.Array, new: int, end: int
+) -> Rollouts:
+    """Continues prompts [N, P] by `new` tokens each, drawn from the model's own distribution."""
+    length = prompts.shape[1]
+    padding = jnp.ones((len(prompts), length + new), bool)
+
+    def forward(cache: Any, inputs: jax.Array, offset: jax.Array) -> tuple[jax.Array, Any]:
+        hidden, updated = model.apply(
+            {"params": params} | ({} if cache is None else {"cache": cache}),
+            _rows(inputs, offset + jnp.arange(inputs.shape[1])),
+            offset=offset,
+            padding=padding,
+            cache_length=length + new,
+            method="head_inputs",
+            mutable=["cache"],
+        )
+        return hidden[:, -1], updated["cache"]
+
+    def draw(hidden: jax.Array, index: jax.Array | int) -> jax.Array:
+        log_probs: Any = model.apply({"params": params}, hidden, method="token_log_probs")
+        drawn = jax.random.categorical(jax.random.fold_in(key, index), log_probs)
+        return drawn.astype(prompts.dtype)
+
+    def step(carry: tuple[jax.Array, Any], index: jax.Array) -> Any:
+        last, cache = carry
+        hidden, cache = forward(cache, last[:, None], length + index - 1)
+        return (draw(hidden, index), cache), last
+
+    hidden, cache = forward(None, prompts, jnp.zeros((), jnp.int32))
+    (last, _), drawn = jax.lax.scan(step, (draw(hidden, 0), cache), jnp.arange(1, new))
+    drawn = jnp.concatenate([drawn.T, last[:, None]], axis=1)
+    ended = jnp.cumsum(drawn == end, axis=1) - (drawn == end)
+    return Rollouts(jnp.concatenate([prompts, drawn], axis=1), ended == 0)
+
+
+def _rows(inputs: jax.Array, positions: jax.Array) -> Batch:
+    """Rows [N, L] of one document each."""
+    ones = jnp.ones_like(inputs)
+    return Batch(inputs, inputs, ones, ones, jnp.broadcast_to(positions, inputs.shape))
