@@ -30,20 +30,21 @@ def get_config(arg: str | None = None):
 
 
 def _base(config) -> None:
-    config.steps = 800
+    config.steps = 300
     config.batch_size = 32
-    config.evaluation.every = 400
+    config.evaluation.every = 0
 
 
 def _learn(config) -> None:
-    config.steps = 200
+    config.steps = 100
     config.batch_size = 16
     config.policy.reward = "python_lines"
     config.policy.prompt_length = 32
     config.policy.max_new_tokens = 96
     config.policy.num_samples = 4
-    config.policy.kl = 0.005
-    config.optimizer.learning_rate = 1e-3
+    config.policy.kl = 0.02
+    config.optimizer.learning_rate = 3e-4
     config.schedule.warmup_steps = 10
-    config.evaluation.every = 50
+    config.evaluation.every = 0
+    config.log.every = 2
     config.checkpoint.every = 0
