@@ -36,7 +36,8 @@ def brevity(prompt: str, continuation: str, share: float) -> float:
 
 
 def _is_statement(line: str) -> bool:
-    return any(map(_parses, (line, f"{line} pass", f"if x:\n pass\n{line} pass")))
+    clause = line.startswith(("elif ", "else:"))
+    return any(map(_parses, (line, f"if x:\n pass\n{line} pass" if clause else f"{line} pass")))
 
 
 @functools.lru_cache(maxsize=100_000)
