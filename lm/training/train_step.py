@@ -111,7 +111,7 @@ def build_loss_and_grad(
     tokenizer: Tokenizer,
     teacher: Transformer | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], LossAndGrad]:
-    """The function (state, batch, key of the step) -> ((nats, (weights, metrics)), gradient of nats).
+    """The function (state, batch, key of the step) -> ((nats, (weights, metrics)), d nats).
 
     All are sums over tokens, so that the number of accumulation parts does not matter.
     """

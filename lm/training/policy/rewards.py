@@ -73,7 +73,4 @@ def _texts(tokenizer: Tokenizer, rows: np.ndarray | list[np.ndarray]) -> list[st
     return [tokenizer.decode(row.tolist()) for row in rows]
 
 
-REWARDS: dict[str, Reward] = {
-    "python_lines": python_lines,
-    "brevity": brevity,
-}
+REWARDS: dict[str, Reward] = {"python_lines": python_lines, "brevity": brevity}
