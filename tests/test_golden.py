@@ -32,6 +32,7 @@ SHIPPED = {
     "prompt": ["tiny", "masked", "sst2", "rte"],
     "uses.policy": ["learn", "base"],
     "uses.chinese": [None],
+    "uses.news": [None],
 }
 
 

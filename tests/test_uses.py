@@ -29,9 +29,13 @@ SMALL = {
     "mesh.data": 1,
 }
 # What each learns from here, if not from text, and other keys that its rows need.
-ROWS = {"uses.chinese": ("text,label", "很好的书{0},pos", "不喜欢{0},neg")}
+ROWS = {
+    "uses.chinese": ("text,label", "很好的书{0},pos", "不喜欢{0},neg"),
+    "uses.news": ("text,label", "a fine day {0},1.5", "a sad day {0},-2.0"),
+}
 OWN = {
-    "uses.policy": {"policy.prompt_length": 8, "policy.max_new_tokens": 12, "grad_accum_steps": 2}
+    "uses.policy": {"policy.prompt_length": 8, "policy.max_new_tokens": 12, "grad_accum_steps": 2},
+    "uses.news": {"finetuning.method": "full"},  # from scratch there is no base to leave alone
 }
 USES = [(n, size) for n, sizes in SHIPPED.items() if n.startswith("uses.") for size in sizes]
 
