@@ -31,6 +31,7 @@ SHIPPED = {
     "llama": ["8b", "tiny"],
     "prompt": ["tiny", "masked", "sst2", "rte"],
     "uses.policy": ["learn", "base"],
+    "uses.chat": ["tuned", "untuned"],
     "uses.chinese": [None],
     "uses.news": [None],
 }

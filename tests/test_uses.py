@@ -30,10 +30,12 @@ SMALL = {
 }
 # What each learns from here, if not from text, and other keys that its rows need.
 ROWS = {
+    "uses.chat": ("question,answer", "what is {0}?,the number {0}", "is it odd {0}?,of course"),
     "uses.chinese": ("text,label", "很好的书{0},pos", "不喜欢{0},neg"),
     "uses.news": ("text,label", "a fine day {0},1.5", "a sad day {0},-2.0"),
 }
 OWN = {
+    "uses.chat": {"data.seq_len": 64},
     "uses.policy": {"policy.prompt_length": 8, "policy.max_new_tokens": 12, "grad_accum_steps": 2},
     "uses.news": {"finetuning.method": "full"},  # from scratch there is no base to leave alone
 }
