@@ -17,8 +17,9 @@ def on_files(files, config):
         pages[package] = modules_page(package)
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
-    gallery = ROOT / "experiments" / "results" / "gallery.png"
-    files.append(File.generated(config, "images/gallery.png", abs_src_path=str(gallery)))
+    results = ROOT / "experiments" / "results"
+    for figure in (results / "gallery.png", *sorted(results.glob("uses_*.png"))):
+        files.append(File.generated(config, f"images/{figure.name}", abs_src_path=str(figure)))
     return files
 
 

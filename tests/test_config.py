@@ -80,6 +80,25 @@ IMPOSSIBLE = [
         "must rise, from at least 1",
     ),
     ({"output.head": "nce", "output.distribution": "zipf"}, "log_uniform, unigram"),
+    ({"policy.reward": "fame"}, "config.policy.reward"),
+    ({"policy.reward": "brevity", "output.head": "entmax"}, "log-probabilities, which head entmax"),
+    (
+        {"policy.reward": "brevity", "regularization.freelb": 2},
+        "learned from alone, and config.regularization.freelb = 2",
+    ),
+    (
+        {"policy.reward": "brevity", "policy.prompt_length": 300},
+        "config.policy.prompt_length = 300 is longer than config.data.seq_len = 256",
+    ),
+    (
+        {"policy.reward": "brevity", "policy.max_new_tokens": 1000},
+        "make 1032 tokens, more than config.model.max_seq_len = 1024",
+    ),
+    (
+        {"policy.reward": "brevity", "objective": "prefix"},
+        "is of what a decoder writes, not of objective prefix",
+    ),
+    ({"policy.num_samples": 1}, "at least 2"),
     ({"model.dropout": 1.0}, "at least 0 and below 1"),
     ({"model.num_heads": 0}, "at least 1"),
     ({"data.validation_fraction": 0.0}, "above 0"),

@@ -11,8 +11,8 @@ Command   python run.py train --config=configs/uses/policy.py:base --workdir=run
               --config.init_from=runs/base-softmax --workdir=runs/untuned
           python experiments/uses/chat.py measure runs/untuned runs/chat
 Sizes     :tuned (the default), :untuned   the base as it is, in the same template
-Time      TIME
-Expect    EXPECT
+Time      some minutes on 2 CPU cores
+Expect    docs/howto/uses.md
 """
 
 from configs import default

@@ -11,8 +11,9 @@ Command   python run.py train --config=configs/uses/policy.py:base --workdir=run
           python experiments/uses/policy.py runs/softmax runs/sigsoftmax
           the second run: both with --config.output.head=sigsoftmax and folders of that name
 Sizes     :learn   from rewards (the default), :base   from text
-Time      TIME
-Expect    EXPECT
+Time      6 to 9 minutes for each of the four runs, on two busy CPU cores
+Expect    the share of lines rises from 0.1 to 0.87 (softmax) and 0.92 (sigsoftmax), 17 nats from the
+          start; one seed. It writes what is rewarded, which is hardly Python: many lines are else:
 """
 
 from configs import default

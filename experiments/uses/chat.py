@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 
 from experiments import archives
@@ -84,7 +85,7 @@ def interval(values: list[float]) -> list[float]:
 
 def answers(folder: pathlib.Path, questions: list[str]) -> list[str]:
     """What a run answers, greedily, up to the end of the line."""
-    run: Any = restore(folder)
+    run: Any = restore(epath.Path(folder))
     chat = Chat(run.tokenizer, "plain")
     prompts = [chat.encode_prompt([{"role": "user", "content": text}]) for text in questions]
     found = []

@@ -18,13 +18,13 @@ import csv
 import json
 import pathlib
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import pearsonr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -137,10 +137,12 @@ def write_chart(folders: list[str]) -> None:
     words.fit([r["text"] for r in rows["train"]], people["train"])
     counted = [words.predict([r["text"] for r in rows[name]]) for name in ("calm", "stream")]
     scores = {"model": model, "words": counted, "people": [people["calm"], people["stream"]]}
-    found, levels = {}, {}
-    for name, (calm, stream) in scores.items():
+    found: dict[str, Any] = {}
+    levels = {}
+    for name, pair in scores.items():
+        calm, stream = map(np.asarray, pair)
         found[name], levels[name] = chart(calm, stream, change)
-        found[name]["pearson_calm"] = round(float(pearsonr(calm, people["calm"])[0]), 4)
+        found[name]["pearson_calm"] = round(float(np.corrcoef(calm, people["calm"])[0, 1]), 4)
     about = {"change": change, "stream": len(rows["stream"]), "commit": commit()}
     found |= about | {"versions": versions()}
     (RESULTS / "uses_news.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -2,6 +2,8 @@
 writes, and which keeps it near the model that training began with.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -85,4 +87,4 @@ def policy_gradient(
 def _log_probs(model: Transformer, params: Params, batch: Batch) -> jax.Array:
     """The log-probability of the targets that count in each row, summed, in nats, [N]."""
     nats = model.apply({"params": params}, batch, method="negative_log_likelihood")
-    return -jnp.sum(nats * batch.weights, axis=1)
+    return -jnp.sum(cast(jax.Array, nats) * batch.weights, axis=1)

@@ -1,6 +1,8 @@
 """Continuations drawn from the model within a step of training, by its cache of keys and values."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 
 from lm.model.transformer import Batch, Transformer
 from lm.training.train_state import Params
+
+Cache = Mapping[str, Any]
 
 
 @flax.struct.dataclass
@@ -28,7 +32,8 @@ class Rollouts:
         inputs, targets = self.tokens[:, :-1], self.tokens[:, 1:]
         before = inputs.shape[1] - self.written.shape[1]
         weights = jnp.pad(self.written.astype(jnp.float32), ((0, 0), (before, 0)))
-        return _rows(inputs, jnp.arange(inputs.shape[1])).replace(targets=targets, weights=weights)
+        rows = _rows(inputs, jnp.arange(inputs.shape[1]))
+        return dataclasses.replace(rows, targets=targets, weights=weights)
 
 
 def roll_out(
@@ -38,7 +43,9 @@ def roll_out(
     length = prompts.shape[1]
     padding = jnp.ones((len(prompts), length + new), bool)
 
-    def forward(cache: Any, inputs: jax.Array, offset: jax.Array) -> tuple[jax.Array, Any]:
+    def forward(
+        cache: Cache | None, inputs: jax.Array, offset: jax.Array
+    ) -> tuple[jax.Array, Cache]:
         hidden, updated = model.apply(
             {"params": params} | ({} if cache is None else {"cache": cache}),
             _rows(inputs, offset + jnp.arange(inputs.shape[1])),
@@ -51,11 +58,12 @@ def roll_out(
         return hidden[:, -1], updated["cache"]
 
     def draw(hidden: jax.Array, index: jax.Array | int) -> jax.Array:
-        log_probs: Any = model.apply({"params": params}, hidden, method="token_log_probs")
-        drawn = jax.random.categorical(jax.random.fold_in(key, index), log_probs)
+        log_probs = model.apply({"params": params}, hidden, method="token_log_probs")
+        key_of_token = jax.random.fold_in(key, index)
+        drawn = jax.random.categorical(key_of_token, cast(jax.Array, log_probs))
         return drawn.astype(prompts.dtype)
 
-    def step(carry: tuple[jax.Array, Any], index: jax.Array) -> Any:
+    def step(carry: tuple[jax.Array, Cache], index: jax.Array) -> tuple[Any, jax.Array]:
         last, cache = carry
         hidden, cache = forward(cache, last[:, None], length + index - 1)
         return (draw(hidden, index), cache), last
