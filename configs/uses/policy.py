@@ -12,8 +12,8 @@ Command   python run.py train --config=configs/uses/policy.py:base --workdir=run
           the second run: both with --config.output.head=sigsoftmax and folders of that name
 Sizes     :learn   from rewards (the default), :base   from text
 Time      6 to 9 minutes for each of the four runs, on two busy CPU cores
-Expect    the share of lines rises from 0.1 to 0.87 (softmax) and 0.92 (sigsoftmax), 17 nats from the
-          start; one seed. It writes what is rewarded: many of the lines are a lone "else:"
+Expect    the share of lines rises from 0.1 to 0.87 (softmax) and 0.92 (sigsoftmax), 17 nats from
+          the start; one seed. It writes what is rewarded: many of the lines are a lone "else:"
 """
 
 from configs import default

@@ -80,7 +80,7 @@ def draw(
     for place, (mean, low, high) in enumerate(scores.values()):
         left.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=4)
     left.axvline(majority, color="0.6", linestyle=":")
-    left.annotate("always the same", (majority, 0.5), rotation=90, va="center", ha="right")
+    left.annotate("always the same", (majority, 0.5), rotation=90, va="center", ha="left")
     left.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel="accuracy, 95 %")
     left.set_ylim(-0.5, len(scores) - 0.5)
     sizes = np.array([len(each["text"]) for each in held_out])
