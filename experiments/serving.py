@@ -1,9 +1,9 @@
-"""Loads a server: 200 clients at the same time for a minute, each answer compared with what
-`run.py generate` draws for the same request; before, the same requests one at a time, to a server
-of one slot.
+"""Loads a server: 200 clients at the same time, each answer compared with what `run.py generate`
+draws for the same request; in turn with that, the same requests one at a time, to a server of one
+slot.
 
-Command  python experiments/serving.py [--clients=200] [--seconds=60] [--slots=32] [--folder=DIR]
-         (pip install -e ".[serve]" httpx; about five minutes)
+Command  python experiments/serving.py [--clients=200] [--seconds=30] [--rounds=4] [--slots=32]
+         [--folder=DIR] (pip install -e ".[serve]" httpx; about eight minutes)
 Writes   experiments/results/serving.json
 
 The model is configs/clm.py:tiny with 6 layers of 512 features, trained here for 4 steps: 19 million
@@ -48,7 +48,7 @@ SIZES += (
     "log.trackers=()",
 )
 STOPS = ((), ("\n",), ("(", "self"))
-ALONE_SECONDS = 20
+ALONE_SECONDS = 15
 
 
 class Server(NamedTuple):
@@ -209,74 +209,96 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(share * len(values)), len(values) - 1)]
 
 
-def summary(tally: Tally, seconds: float) -> dict[str, Any]:
-    """Rates and times of a tally."""
-    return {
-        "requests": len(tally.seconds),
-        "wrong": dict(tally.wrong),
-        "requests_per_second": len(tally.seconds) / seconds,
-        "tokens_per_second": tally.tokens / seconds,
-        "seconds": {
-            "median": statistics.median(tally.seconds),
-            "p99": quantile(tally.seconds, 0.99),
-        },
-        "seconds_to_first_text": {
-            "median": statistics.median(tally.first),
-            "p99": quantile(tally.first, 0.99),
-        },
-    }
+class Round(NamedTuple):
+    """A load: what its clients saw, in how many seconds, of how much of the server's processor
+    time, and the server's memory in MB after it.
+    """
+
+    tally: Tally
+    seconds: float
+    processor_seconds: float
+    memory_mb: float
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Tokens per second, and per second of the server's processor time."""
+        return self.tally.tokens / self.seconds, self.tally.tokens / self.processor_seconds
 
 
-def measure(server: Server, tasks: list[Task], clients: int, seconds: float) -> dict[str, Any]:
-    """The summary of a load."""
+def measure(server: Server, tasks: list[Task], clients: int, seconds: float) -> Round:
+    """A load of so many clients."""
     begin, used = time.perf_counter(), processor_seconds(server)
     tally = asyncio.run(load(server.url, tasks, clients, seconds))
-    found = summary(tally, time.perf_counter() - begin)
-    found["tokens_per_processor_second"] = tally.tokens / (processor_seconds(server) - used)
-    print(f"{clients} clients: {json.dumps(found)}", flush=True)
+    seconds, used = time.perf_counter() - begin, processor_seconds(server) - used
+    found = Round(tally, seconds, used, memory(server))
+    print(f"{clients} clients: {json.dumps(summary([found]))}", flush=True)
     return found
 
 
+def summary(rounds: list[Round]) -> dict[str, Any]:
+    """Rates (medians over rounds) and times of loads."""
+    tallies = [each.tally for each in rounds]
+    times = {
+        "seconds": [each for tally in tallies for each in tally.seconds],
+        "seconds_to_first_text": [each for tally in tallies for each in tally.first],
+    }
+    wrong = sum((tally.wrong for tally in tallies), Counter[str]())
+    rates = [statistics.median(kind) for kind in zip(*(each.rates for each in rounds), strict=True)]
+    return {
+        "requests": len(times["seconds"]),
+        "wrong": dict(wrong),
+        "tokens_per_second": rates[0],
+        "tokens_per_processor_second": rates[1],
+        **{
+            name: {"median": statistics.median(values), "p99": quantile(values, 0.99)}
+            for name, values in times.items()
+        },
+        "memory_mb": [each.memory_mb for each in rounds],
+    }
+
+
 def main() -> None:
-    """Measures both loads, and writes what was found."""
+    """Measures both loads in turn, and writes what was found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--folder", type=pathlib.Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         workdir = train(given.folder or pathlib.Path(temporary))
         tasks = make_tasks(workdir)
-        server = start(workdir, "--slots=1")
-        measure(server, tasks, 1, 5)
-        alone = measure(server, tasks, 1, ALONE_SECONDS)
-        stop(server)
-        server = start(workdir, f"--slots={given.slots}")
-        measure(server, tasks, given.clients, 10)  # so that memory has grown as far as it does
-        before = memory(server)
-        together = measure(server, tasks, given.clients, given.seconds)
-        after = memory(server)
-        status = stop(server)
-    kinds = ("tokens_per_second", "tokens_per_processor_second")
-    ratio, of_work = (together[kind] / alone[kind] for kind in kinds)
+        servers = start(workdir, "--slots=1"), start(workdir, f"--slots={given.slots}")
+        loads = (1, ALONE_SECONDS), (given.clients, given.seconds)
+        rounds: tuple[list[Round], list[Round]] = [], []
+        for turn in range(given.rounds):
+            print(f"round {turn + 1} of {given.rounds}", flush=True)
+            for server, (clients, seconds), found in zip(servers, loads, rounds, strict=True):
+                found.append(measure(server, tasks, clients, seconds))
+        statuses = [stop(server) for server in servers]
+    ratios = [
+        [a / b for a, b in zip(together.rates, alone.rates, strict=True)]
+        for alone, together in zip(*rounds, strict=True)
+    ]
+    by_clock, of_work = zip(*ratios, strict=True)
     result = {
         "clients": given.clients,
         "slots": given.slots,
-        "one_at_a_time": alone,
-        "together": together,
-        "ratio_of_tokens_per_second": ratio,
-        "ratio_of_tokens_per_processor_second": of_work,
-        "memory_mb": {"before": before, "after": after},
-        "exit_status": status,
+        "one_at_a_time": summary(rounds[0]),
+        "together": summary(rounds[1]),
+        "ratios_of_tokens_per_second": by_clock,
+        "ratios_of_tokens_per_processor_second": of_work,
+        "exit_statuses": statuses,
         "load_of_the_machine": os.getloadavg(),
         "commit": commit(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions(),
     }
     print(
-        f"{ratio:.2f} times the tokens per second of one at a time, {of_work:.2f} times per "
-        f"processor second; memory {before:.0f} to {after:.0f} MB; exit status {status}"
+        f"{statistics.median(by_clock):.2f} times the tokens per second of one at a time, "
+        f"{statistics.median(of_work):.2f} times per processor second; memory after each round "
+        f"{result['together']['memory_mb']} MB; exit statuses {statuses}"
     )
     written = ROOT / "experiments" / "results" / "serving.json"
     found = json.loads(written.read_text()) if written.exists() else {}

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 
 from lm.attention.mask import Mask
 
+# Of so few queries, as in decoding, the keys are a product's left factor: as the right one they
+# would be copied, on a CPU, so that what is summed comes first.
+FEW_QUERIES = 8
+
 
 def heads_first(
     queries: tuple[jax.Array, jax.Array | None],
@@ -54,7 +58,11 @@ def block_scores(
     """
     (query, query_gate), (key, _, key_gate), (_, position_bias, mixing) = queries, keys, shared
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bgrqk,bgsk->bgrqs", query, key, preferred_element_type=dtype)
+    if query.shape[3] <= FEW_QUERIES:
+        scores = jnp.einsum("bgsk,bgrqk->bgsrq", key, query, preferred_element_type=dtype)
+        scores = scores.transpose(0, 1, 3, 4, 2)
+    else:
+        scores = jnp.einsum("bgrqk,bgsk->bgrqs", query, key, preferred_element_type=dtype)
     scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
     if position_bias is not None:
         block = (start, query.shape[3], first_key, key.shape[2])

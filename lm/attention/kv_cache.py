@@ -14,12 +14,14 @@ def update_cache(
 ) -> jax.Array:
     """Writes [B, Q, ..., K] into the cache of `module` at `offset` and returns all of it.
 
+    A cache that is not mutable may hold more positions than S, of which the first S are read.
+
     Args:
       module: whose variable it is.
       name: of the variable.
       new: [B, Q, ..., K], of the positions from `offset` on.
       offset: position of the first; None: 0.
-      length: S, how many positions the cache holds.
+      length: S, how many positions the cache holds, or are read.
 
     Returns:
       [B, S, ..., K]; positions that were never written are 0.
@@ -28,8 +30,13 @@ def update_cache(
     shape = (*new.shape[:-2], length, new.shape[-1])
     cache = module.variable("cache", name, jnp.zeros, shape, new.dtype)
     start = 0 if offset is None else offset
-    cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, new, start, axis=new.ndim - 2)
-    return jnp.moveaxis(cache.value, -2, 1)
+    past = cache.value[..., :length, :]
+    whole = jax.lax.dynamic_update_slice_in_dim(past, new, start, axis=new.ndim - 2)
+    if module.is_mutable_collection("cache"):
+        cache.value = whole
+    else:
+        module.put_variable("written", name, new)
+    return jnp.moveaxis(whole, -2, 1)
 
 
 def read_cache(module: nn.Module, name: str) -> jax.Array:

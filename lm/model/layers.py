@@ -133,7 +133,7 @@ class Stack(nn.Module):
             for _ in range(config.num_layers):
                 x = shared(x, *arguments)
         else:
-            axes: Any = {"cache": 0, "intermediates": 0}
+            axes: Any = {"cache": 0, "written": 0, "intermediates": 0}
             share = config.share_layers
             scanned = nn.scan(
                 lambda block, carry, _: (block(carry, *arguments), None),

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import KeyPath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import ArrayLike
 
 from lm.devices.sharding import whole
@@ -29,7 +29,8 @@ class SlotState:
     """What the device holds of the texts in B slots.
 
     Attributes:
-      cache: keys and values, and whatever else the mechanisms keep; [B, ...].
+      cache: keys and values, and whatever else the mechanisms keep; [B, ...], behind the axis of
+        the layers where these are scanned, so that a layer of all slots lies together.
       last: [B], the newest token of each.
       offset: [B], at which position that stands.
       drawn: [B], how many tokens were drawn.
@@ -90,6 +91,7 @@ class Slots:
         self.number, self.length = number, length
         self._model, self._prefix = program.model, prefix
         self._encodes = program.model.config.encoder is not None
+        self._axis = int(program.model.config.stack.scanned)  # of the slots, in the cache
         self._mesh = program.mesh
         everywhere = whole(program.mesh)
         self._prefill = jax.jit(self._prefill_one, donate_argnums=1, out_shardings=everywhere)
@@ -186,12 +188,13 @@ class Slots:
         nothing = np.zeros(length, np.int32)
         source = np.zeros(self.length, np.int32) if self._encodes else None
         one = functools.partial(self._read_prompt, capacity=self.length)
-        shapes = jax.eval_shape(one, weights.select(0), nothing, np.int32(1), source, np.int32(1))[
-            1
-        ]
+        count = np.int32(1)
+        _, shapes = jax.eval_shape(one, weights.select(0), nothing, count, source, count)
         zeros = jnp.zeros(number, jnp.int32)
         return SlotState(
-            cache=jax.tree.map(lambda x: jnp.zeros((number, *x.shape), x.dtype), shapes),
+            cache=jax.tree.map(
+                lambda x: jnp.zeros(np.insert(x.shape, self._axis, number), x.dtype), shapes
+            ),
             last=zeros,
             offset=zeros,
             drawn=zeros,
@@ -232,7 +235,10 @@ class Slots:
         return jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False), cache
 
     def _states(self, params, cache, batch, offset, capacity) -> tuple[jax.Array, Any]:
-        """The head's inputs [1, n, D] of tokens at `offset`, and the updated cache."""
+        """The head's inputs [1, n, D] of tokens at `offset`, and a cache of `capacity` positions,
+        or what is to be written at `offset` of the one that is given.
+        """
+        changed = "cache" if cache is None else "written"
         hidden, updated = self._model.apply(
             {"params": params} | ({} if cache is None else {"cache": cache}),
             batch,
@@ -240,9 +246,9 @@ class Slots:
             padding=jnp.ones((1, capacity), bool),
             cache_length=capacity,
             method="head_inputs",
-            mutable=["cache"],
+            mutable=[changed],
         )
-        return hidden, updated["cache"]
+        return hidden, updated[changed]
 
     def _prefill_one(
         self, weights: Weights, state: SlotState, new: Admission
@@ -260,7 +266,7 @@ class Slots:
         )
 
         def write(all_: jax.Array, one: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice(all_, one[None], (new.slot, *[0] * one.ndim))
+            return jax.lax.dynamic_update_index_in_dim(all_, one, new.slot, self._axis)
 
         def put(all_: jax.Array, one: ArrayLike) -> jax.Array:
             return all_.at[new.slot].set(one)
@@ -295,13 +301,14 @@ class Slots:
                     encoder_positions=jnp.arange(len(memory))[None],
                 )
             params = weights.select(adapter)
-            read = jax.tree_util.tree_map_with_path(functools.partial(self._first, extent), cache)
-            hidden, read = self._states(params, read, batch, offset, extent)
-            keep = functools.partial(self._keep_column, offset)
-            return hidden[0, 0], jax.tree_util.tree_map_with_path(keep, cache, read)
+            hidden, written = self._states(params, cache, batch, offset, extent)
+            return hidden[0, 0], written
 
         last = jnp.maximum(state.last, 0)  # -1 where probabilities were NaN
-        hidden, cache = jax.vmap(one)(state.cache, last, state.offset, state.adapter, state.memory)
+        rows = state.cache, last, state.offset, state.adapter, state.memory
+        slots = self._axis
+        hidden, written = jax.vmap(one, (slots, 0, 0, 0, 0), (0, slots))(*rows)
+        cache = self._with_written(state.cache, written, state.offset)
         drawn = self._draw(weights, hidden, state.keys, state.drawn, state.sampling, state.adapter)
         state = dataclasses.replace(
             state,
@@ -313,20 +320,20 @@ class Slots:
         )
         return state, drawn
 
-    def _first(self, extent: int, path: KeyPath, leaf: jax.Array) -> jax.Array:
-        """The first `extent` positions of a part of a slot's cache, behind virtual tokens."""
-        virtual = leaf.shape[-2] - self.length
-        return leaf if _of_memory(path) else leaf[..., : virtual + extent, :]
-
-    def _keep_column(
-        self, offset: jax.Array, path: KeyPath, leaf: jax.Array, updated: jax.Array
-    ) -> jax.Array:
-        """A part of a slot's cache with what was written at `offset`."""
-        if _of_memory(path):
-            return leaf
-        place = leaf.shape[-2] - self.length + offset
-        column = jax.lax.dynamic_slice_in_dim(updated, place, 1, axis=updated.ndim - 2)
-        return jax.lax.dynamic_update_slice_in_dim(leaf, column, place, axis=leaf.ndim - 2)
+    def _with_written(
+        self, cache: Mapping[str, Any], written: Mapping[str, Any], offset: jax.Array
+    ) -> Mapping[str, Any]:
+        """The cache with what each slot has written at its offset [B]; nothing else is copied."""
+        leaves: dict[Any, jax.Array] = dict(flatten_dict(cache))
+        new: dict[Any, jax.Array] = dict(flatten_dict(written))
+        for path, columns in new.items():
+            leaf = leaves[path]
+            places = leaf.shape[-2] - self.length + offset  # behind virtual tokens
+            layers = (slice(None),) * self._axis
+            at = (*layers, jnp.arange(self.number), ..., places, slice(None))
+            columns = jnp.moveaxis(columns.squeeze(-2), self._axis, 0)
+            leaves[path] = leaf.at[at].set(columns, unique_indices=True)
+        return unflatten_dict(leaves)
 
     def _draw(self, weights, hidden, keys, drawn, options, adapter) -> Drawn:
         """A token for each of B slots, given the inputs of the head [B, D]."""
@@ -338,8 +345,3 @@ class Slots:
         if own is not None:
             tokens = jnp.where(options.unmodified & (tokens >= 0), own, tokens)
         return describe_draw(log_probs, tokens)
-
-
-def _of_memory(path: KeyPath) -> bool:
-    """Whether a part of the cache is of the encoder's side, which decoding does not change."""
-    return any("memory_" in str(key) for key in path)

@@ -138,6 +138,16 @@ def test_nothing_is_compiled_after_the_start():
     assert slots.compiled == 2 * len(buckets(LENGTH))
 
 
+def test_a_step_copies_no_more_of_the_cache_than_a_layer():
+    settings = {"model.scan": True, "model.num_layers": 8, "model.max_seq_len": 512}
+    _, model, params = model_and_params(**settings)
+    slots, weights = Slots(Program(model), 4, 512), fixed_weights(params)
+    slots.reset(weights, as_arrays(SAMPLINGS[0]))
+    compiled = slots._decode.lower(512, weights, slots.state).compile()
+    cache = sum(leaf.nbytes for leaf in jax.tree.leaves(slots.state.cache))
+    assert compiled.memory_analysis().temp_size_in_bytes < cache / 2
+
+
 def test_texts_are_padded_to_few_lengths():
     assert buckets(100) == [16, 32, 64, 100]
     assert buckets(64) == [16, 32, 64]
