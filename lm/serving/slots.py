@@ -324,8 +324,8 @@ class Slots:
         self, cache: Mapping[str, Any], written: Mapping[str, Any], offset: jax.Array
     ) -> Mapping[str, Any]:
         """The cache with what each slot has written at its offset [B]; nothing else is copied."""
-        leaves: dict[Any, jax.Array] = dict(flatten_dict(cache))
-        new: dict[Any, jax.Array] = dict(flatten_dict(written))
+        leaves: dict[Any, Any] = flatten_dict(cache)
+        new: dict[Any, Any] = flatten_dict(written)
         for path, columns in new.items():
             leaf = leaves[path]
             places = leaf.shape[-2] - self.length + offset  # behind virtual tokens
