@@ -49,6 +49,7 @@ SIZES += (
 )
 STOPS = ((), ("\n",), ("(", "self"))
 ALONE_SECONDS = 15
+PATIENCE = 600  # seconds for an answer: on a busy machine, clients that give up leave work undone
 
 
 class Server(NamedTuple):
@@ -167,6 +168,8 @@ async def ask(client: Any, task: Task, streams: bool, tally: Tally) -> None:
                     if not line.startswith("data: {"):
                         continue
                     event = json.loads(line[6:])
+                    if "error" in event:
+                        raise RuntimeError(event["error"]["message"])
                     if not text and event["choices"]:
                         tally.first.append(time.perf_counter() - begin)
                     text += "".join(choice["text"] for choice in event["choices"])
@@ -199,7 +202,7 @@ async def load(url: str, tasks: list[Task], clients: int, seconds: float) -> Tal
             task = tasks[(number * 7 + turn) % len(tasks)]
             await ask(client, task, (number + turn) % 2 == 0, tally)
 
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as client:
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE) as client:
         await asyncio.gather(*(one(number, client) for number in range(clients)))
     return tally
 
@@ -269,8 +272,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         workdir = train(given.folder or pathlib.Path(temporary))
         tasks = make_tasks(workdir)
-        servers = start(workdir, "--slots=1"), start(workdir, f"--slots={given.slots}")
+        sizes, patience = (1, given.slots), f"--request_timeout={PATIENCE}"
+        servers = [start(workdir, f"--slots={size}", patience) for size in sizes]
         loads = (1, ALONE_SECONDS), (given.clients, given.seconds)
+        of = commit()
         rounds: tuple[list[Round], list[Round]] = [], []
         for turn in range(given.rounds):
             print(f"round {turn + 1} of {given.rounds}", flush=True)
@@ -291,7 +296,7 @@ def main() -> None:
         "ratios_of_tokens_per_processor_second": of_work,
         "exit_statuses": statuses,
         "load_of_the_machine": os.getloadavg(),
-        "commit": commit(),
+        "commit": of,
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions(),
     }
