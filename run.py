@@ -267,7 +267,7 @@ def gallery() -> int:
 
 # Each command and the flags that it reads.
 _HOSTS = "coordinator num_processes process_id "
-_RUN = "config workdir cache_dir step print_config "
+_RUN = "config workdir cache_dir step compress print_config "
 _ASK = _RUN + _HOSTS
 _ABLATION = "config seeds vary draw trials print_config "
 _STAGES = "tune protocol shortlist match "

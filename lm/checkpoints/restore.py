@@ -6,6 +6,7 @@ import jax
 from etils import epath
 
 from lm.checkpoints.checkpointer import Checkpoints
+from lm.checkpoints.compression import compressed
 from lm.checkpoints.identity import FREE
 from lm.checkpoints.initialize import restored_state
 from lm.checkpoints.pretrained import open_pretrained
@@ -29,16 +30,17 @@ def open_model(
     *,
     headless: bool = False,
     cache: str = "",
+    compress: str | None = None,
 ) -> Restored:
     """The run of a workdir, or without one the checkpoint of transformers that a config names; see
-    `restore` and `open_pretrained`.
+    `restore` and `open_pretrained`. `compress` names how its weights are compressed.
     """
     if workdir is not None:
-        return restore(workdir, step, config, cache)
+        return compressed(restore(workdir, step, config, cache), compress)
     if step is not None:
         raise UserError("--step needs --workdir=DIR, whose checkpoints have steps; leave it out")
     assert config is not None
-    return open_pretrained(config, headless=headless)
+    return compressed(open_pretrained(config, headless=headless), compress)
 
 
 def restore(

@@ -25,6 +25,8 @@ class Restored:
       config, tokenizer, program: as in training.
       params: the parameters to evaluate (the moving average where there is one).
       step: of the checkpoint.
+      compression: how its weights were compressed: a name of `COMPRESSIONS` of
+        `lm.checkpoints.compression`; "": they are as trained.
     """
 
     config: Config
@@ -32,6 +34,7 @@ class Restored:
     program: Program
     params: Mapping[str, Any]
     step: int
+    compression: str = ""
 
     @property
     def _packs_texts(self) -> bool:

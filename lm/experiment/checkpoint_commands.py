@@ -35,7 +35,8 @@ def run_eval(
     run = open_run()
     metrics = evaluate_run(run, texts=texts, data=data, stride=stride, folder=folder)
     lines = [f"  {metric:22} {value:,.6g}" for metric, value in metrics.items()]
-    return [f"{name or run.config.init_from} at step {run.step}", *lines]
+    weights = f", weights {run.compression}" if run.compression else ""
+    return [f"{name or run.config.init_from} at step {run.step}{weights}", *lines]
 
 
 def run_predict(

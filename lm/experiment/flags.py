@@ -32,6 +32,9 @@ OUTPUT = flags.DEFINE_string("output", None, "new folder for the output; of embe
 DATA = flags.DEFINE_multi_string("data", [], "file, pattern or source of data; may be repeated")
 TEXT = flags.DEFINE_multi_string("text", [], "a text; may be repeated")
 STEP = flags.DEFINE_integer("step", None, "step of the checkpoint; default: the latest", 0)
+COMPRESS = flags.DEFINE_enum(
+    "compress", None, ("int8", "int4", "int8_dynamic"), "weights to compress the checkpoint's to"
+)
 CACHE_DIR = flags.DEFINE_string("cache_dir", "", "folder of prepared data and compiled programs")
 STRIDE = flags.DEFINE_integer(
     "stride", None, "tokens between windows of perplexity; default: their length", 1
@@ -341,4 +344,5 @@ def open_checkpoint(headless: bool = False) -> "Restored":
     config = None if CONFIG.value is None else load_config()
     pretrained = not WORKDIR.value and config is not None and config.init_from
     place = None if pretrained else workdir()
-    return open_model(place, config, STEP.value, headless=headless, cache=CACHE_DIR.value)
+    how = {"headless": headless, "cache": CACHE_DIR.value, "compress": COMPRESS.value}
+    return open_model(place, config, STEP.value, **how)

@@ -148,3 +148,17 @@ def build_program(
         token_nll=evaluation.token_nll,
         teacher=distilled,
     )
+
+
+def with_model(program: Program, model: Transformer) -> Program:
+    """The program, evaluating another model of the same parameters."""
+    evaluation = EvalFunctions(model, program.objective, model.vocab_size)
+    whole = sharding.whole(program.mesh)
+    return dataclasses.replace(
+        program,
+        model=model,
+        eval_step=jax.jit(evaluation.eval_step, out_shardings=whole),
+        eval_loss=jax.jit(evaluation.eval_loss, out_shardings=whole),
+        predict=jax.jit(evaluation.predict, out_shardings=whole),
+        token_nll=evaluation.token_nll,
+    )

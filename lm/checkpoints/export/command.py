@@ -19,6 +19,7 @@ HF, GGUF = "hf", "gguf"
 # What transformers reads, whose masks do not tell the texts of a row apart.
 _OF_TRANSFORMERS = {HF: export_hf, GGUF: export_gguf}
 NAMES = (*_OF_TRANSFORMERS, *FORMATS)
+_QUANTIZED = ("stablehlo",)  # formats that hold quantized weights
 MANIFEST = "export.json"
 
 
@@ -49,6 +50,11 @@ def export(
         if kind != HF:
             raise UserError(f"--adapter is for peft, and not for --format={kind}; leave it out")
         return [f"written: {path}, {export_adapter(run, path)}"], True
+    if run.compression and kind not in _QUANTIZED:
+        raise UserError(
+            f"--format={kind} holds weights in float32; with --compress={run.compression} use "
+            f"--format={', '.join(_QUANTIZED)}"
+        )
     function = exported_function(run)
     theirs = kind in _OF_TRANSFORMERS
     if theirs:
@@ -101,6 +107,7 @@ def _manifest(
         "format": kind,
         "file": form.file,
         "step": run.step,
+        "compression": run.compression or None,
         "inputs": [described(name, x) for name, x in shapes.items()],
         "output": described(function.output, result),
         "labels": list(run.program.labels),

@@ -78,7 +78,7 @@ def _write_litert(function: ExportedFunction, shapes: Shapes, path: Path) -> Non
 
 
 FORMATS = {
-    "stablehlo": Format("model.stablehlo", _write_stablehlo),
+    "stablehlo": Format("model.stablehlo", _write_stablehlo, ("flatbuffers",)),
     "onnx": Format("model.onnx", _write_onnx, ("onnx", "onnxruntime"), limited=False),
     "litert": Format(
         "model.tflite", _write_litert, ("litert_converter", "ai_edge_litert"), free=False

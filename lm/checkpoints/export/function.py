@@ -13,6 +13,7 @@ from flax.traverse_util import unflatten_dict
 from jax import export
 from jax.extend import core
 
+from lm.checkpoints.compression import dequantized_params, quantized_params
 from lm.checkpoints.layer_layout import named_leaves, params_in_layout
 from lm.checkpoints.restored import Restored
 from lm.config import replace_within
@@ -47,7 +48,7 @@ class ExportedFunction:
 
     Attributes:
       model: in float32, with its layers one by one and every query at once.
-      params: float32, of no device.
+      params: float32, or `Quantized` where the run is compressed; of no device.
       inputs: for each argument the field of a batch, and the sizes [B, L], ...; see `names`.
       sizes: by name, as the run's rows have them; one row.
       targets: T, targets of a row; "length" where every position has one.
@@ -78,7 +79,7 @@ class ExportedFunction:
     def compute(self, params: Params, *arrays: jax.Array) -> jax.Array:
         """The output with other parameters."""
         with portable():
-            return outputs(self.model, params, self._batch(arrays))
+            return outputs(self.model, dequantized_params(params), self._batch(arrays))
 
     def shapes(self, free: Collection[str]) -> dict[str, jax.ShapeDtypeStruct]:
         """The arguments by name, in which the sizes of these names are left to the caller."""
@@ -158,9 +159,10 @@ def exported_function(run: Restored) -> ExportedFunction:
     dims = {name: _dimensions(name, shape, free_targets) for name, shape in shapes.items()}
     pairs = (pair for name in fields for pair in zip(dims[name], shapes[name], strict=True))
     every = model.outputs.readout == "all_positions"
+    params = _params(model, run.params, batch)
     return ExportedFunction(
         model=model,
-        params=_params(model, run.params, batch),
+        params=quantized_params(params, run.compression) if run.compression else params,
         inputs=dims,
         sizes={name: size for name, size in pairs if isinstance(name, str)},
         targets="length" if every else batch.targets.shape[-1],
