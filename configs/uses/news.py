@@ -26,9 +26,9 @@ def get_config(arg: str | None = None):
     config.data.source = f"files:{finetune.ARCHIVES}/news_train.tsv"
     config.data.seq_len = 48
     config.data.validation_fraction = 0.1
-    config.epochs = 2.0
+    config.epochs = 0.4
     config.finetuning.method = "layers"
     config.optimizer.learning_rate = 5e-4
-    config.schedule.warmup_steps = 10
+    config.schedule.warmup_steps = 3
     config.evaluation.every = 0
     return config
