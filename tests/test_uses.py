@@ -37,7 +37,6 @@ ROWS = {
 OWN = {
     "uses.chat": {"data.seq_len": 64},
     "uses.policy": {"policy.prompt_length": 8, "policy.max_new_tokens": 12, "grad_accum_steps": 2},
-    "uses.news": {"finetuning.method": "full"},  # from scratch there is no base to leave alone
 }
 USES = [(n, size) for n, sizes in SHIPPED.items() if n.startswith("uses.") for size in sizes]
 

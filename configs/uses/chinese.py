@@ -7,8 +7,8 @@ Text      17,363 different reviews of books, hotels, milk, computers and telepho
           fifth of them is held out.
 Model     two layers, 64 features, a BPE of 4,096 tokens from the same reviews, the mean of the
           hidden states
-Time      some minutes on 2 CPU cores
-Expect    docs/howto/uses.md
+Time      5 minutes on two busy CPU cores
+Expect    accuracy 0.832, below the 0.856 of a logistic regression on character n-grams; one seed
 """
 
 from configs import default

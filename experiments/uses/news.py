@@ -35,6 +35,7 @@ from lm.experiment.provenance import commit, versions
 RESULTS = ROOT / "experiments" / "results"
 ALLOWANCE, RATE, DRAWS = 0.25, 0.05, 1000
 NAMES = ("id", "label", "text")
+OTHERS = ("movie.tsv", "amazon.tsv", "tweets.tsv")
 Row = dict[str, str]
 
 
@@ -51,13 +52,15 @@ def editorial(row: Row) -> int:
 
 def write_data() -> None:
     """The three files, and where the fall begins."""
-    archives.fetch("nyt.tsv")
+    for name in ("nyt.tsv", *OTHERS):
+        archives.fetch(name)
     rows = sorted(read("nyt.tsv"), key=lambda row: [*map(int, row["id"].split("_"))])
     last = editorial(rows[-1])
     parts: dict[str, list[Row]] = {"train": [], "calm": [], "stream": []}
     for row in rows:
         share = editorial(row) / last
         parts["train" if share <= 0.5 else "calm" if share <= 0.8 else "stream"].append(row)
+    parts["train"] += [row for name in OTHERS for row in read(name)]
     stream, draw = parts["stream"], np.random.default_rng(0)
     change = next(i for i in range(len(stream) // 2, len(stream)) if stream[i]["id"].endswith("_1"))
     bad = [row for row in stream if float(row["label"]) < -1]
