@@ -33,7 +33,6 @@ SHIPPED = {
     "uses.policy": ["learn", "base"],
     "uses.chat": ["tuned", "untuned"],
     "uses.chinese": [None],
-    "uses.news": [None],
 }
 
 

@@ -32,7 +32,6 @@ SMALL = {
 ROWS = {
     "uses.chat": ("question,answer", "what is {0}?,the number {0}", "is it odd {0}?,of course"),
     "uses.chinese": ("text,label", "很好的书{0},pos", "不喜欢{0},neg"),
-    "uses.news": ("text,label", "a fine day {0},1.5", "a sad day {0},-2.0"),
 }
 OWN = {
     "uses.chat": {"data.seq_len": 64},
