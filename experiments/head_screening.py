@@ -60,7 +60,7 @@ def cluster_bounds(hidden: np.ndarray, table: np.ndarray, number: int) -> tuple[
     """Upper bounds [N, V], those of each token's cluster, and what they cost."""
     from scipy.cluster.vq import kmeans2
 
-    centres, chosen = kmeans2(table, number, iter=8, minit="points", seed=0)
+    centres, chosen = kmeans2(table, number, iter=8, minit="points", rng=0)
     distances = np.linalg.norm(table - centres[chosen], axis=1)
     radii = np.zeros(number)
     np.maximum.at(radii, chosen, distances)
