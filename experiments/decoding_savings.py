@@ -212,13 +212,13 @@ def main() -> None:
     """Measures and writes the parts that are asked for."""
     parts = {"prefix": prefix, "support": support}
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=list(parts), choices=[*parts, []])
+    parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
     options = parser.parse_args()
     written = ROOT / "experiments" / "results" / "decoding_savings.json"
-    results = json.loads(written.read_text()) if written.exists() else {}
     for name in options.parts:
         about = {"commit": commit(), "versions": versions(), "device": jax.devices()[0].device_kind}
-        results[name] = parts[name]() | about | {"cores": len(os.sched_getaffinity(0))}
+        measured = parts[name]() | about | {"cores": len(os.sched_getaffinity(0))}
+        results = (json.loads(written.read_text()) if written.exists() else {}) | {name: measured}
         written.write_text(json.dumps(results, indent=2) + "\n")
 
 
