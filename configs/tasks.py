@@ -11,9 +11,9 @@ def task() -> ConfigDict:
     task = ConfigDict()
     # Fine-tuning on labelled examples: "classification" (of a text or a pair), "regression",
     # "token_classification" (of every word), "extractive_qa" (a span of a text), "multiple_choice"
-    # (one of several texts), "seq2seq" (a text from a text) or "instruction" (what an assistant
-    # says). config.data.source is then files:PATTERN or tfds:NAME, and config.objective is not
-    # looked at. "": none.
+    # (one of several texts), "ranking" (a list of texts by relevance), "seq2seq" (a text from a
+    # text) or "instruction" (what an assistant says). config.data.source is then files:PATTERN or
+    # tfds:NAME, and config.objective is not looked at. "": none.
     task.name = ""
     # Of files: "csv", "tsv", "jsonl", "conll" or "conllu". "": by the file's ending.
     task.format = ""
@@ -24,7 +24,7 @@ def task() -> ConfigDict:
     task.text = ("text",)
     # Column that holds the label.
     task.label = "label"
-    # multiple_choice: the column with a list of texts, or several columns.
+    # multiple_choice and ranking: the column with a list of texts, or several columns.
     task.choices = ("choices",)
     # multiple_choice: how labels are written: "index" (from 0), "number" (from 1), "letter" (from
     # A), "text" (of the choice) or "typed" (JSON's numbers from 0, and texts). "": index or typed,

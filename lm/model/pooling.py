@@ -149,6 +149,17 @@ class ChoicePointer(SpanPointer):
         return self.point(pooled.reshape(rows, real.shape[1], -1), real)
 
 
+class RankingPointer(ChoicePointer):
+    """Points at the C texts of a list as often as it has targets, with one query for all."""
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, batch: Batch) -> Seen:
+        """Queries [B, T, D + 1], all the same, and table [B, C, D + 1]."""
+        query, table = super().__call__(hidden, batch)
+        rows, targets = batch.targets.shape
+        return jnp.broadcast_to(query, (rows, targets, query.shape[-1])), table
+
+
 def _pad_features(x: jax.Array, before: int = 0, after: int = 0) -> jax.Array:
     """[B, V, F] with zeros before and after the features."""
     return jnp.pad(x, ((0, 0), (0, 0), (before, after)))
@@ -177,4 +188,5 @@ READOUTS = {
     "pooler_gelu": PooledGelu,
     "span": SpanPointer,
     "choice": ChoicePointer,
+    "ranking": RankingPointer,
 }

@@ -9,6 +9,7 @@ from lm.tasks.base import Task
 from lm.tasks.classification import Classification, Regression
 from lm.tasks.extractive_qa import ExtractiveQA
 from lm.tasks.multiple_choice import MultipleChoice
+from lm.tasks.ranking import Ranking
 from lm.tasks.seq2seq import Instruction, Seq2Seq
 from lm.tasks.token_classification import TokenClassification
 
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassification,
     "extractive_qa": ExtractiveQA,
     "multiple_choice": MultipleChoice,
+    "ranking": Ranking,
     "seq2seq": Seq2Seq,
     "instruction": Instruction,
 }

@@ -118,7 +118,7 @@ def _check_architecture(config: Config) -> None:
             f"task {name} wants config.model.architecture {' or '.join(suited)}, not "
             f"{architecture!r}"
         )
-    pooled = name in ("classification", "regression", "multiple_choice")
+    pooled = name in ("classification", "regression", "multiple_choice", "ranking")
     pooling = config.task.pooling
     if architecture == "decoder" and pooled and pooling in ("first", *POOLERS):
         raise UserError(
@@ -143,7 +143,7 @@ def _check_head(config: Config) -> None:
         raise UserError(f"task {name} wants config.output.head = {wanted!r}, not {head!r}")
     if OUTPUTS[head].sequence_level and name != "token_classification":
         raise UserError(f"head {head} sees a row of labels; it suits task tagging, not {name}")
-    if task.readout in ("span", "choice"):
+    if task.readout in ("span", "choice", "ranking"):
         if head not in POINTERS:
             raise UserError(
                 f"task {name} points at places of a row, which head {head} cannot; use "

@@ -72,13 +72,7 @@ class MultipleChoice(Task):
 
     def example(self, record: Record) -> Example:
         """See `Task`."""
-        choices = [self.column(record, name) for name in self.choices]
-        choices = choices[0] if len(choices) == 1 and isinstance(choices[0], list) else choices
-        if len(choices) < 2 or not all(isinstance(each, str) for each in choices):
-            raise UserError(
-                f"{record.place} has the choices {choices!r:.60}; give two or more texts, and name "
-                "their columns in config.task.choices"
-            )
+        choices = self.items(record)
         given = self.read_label(record)
         names = [self.choice_labels] if self.choice_labels else _UNASKED
         meanings = {name: READINGS[name](given, choices) for name in names}
@@ -92,6 +86,17 @@ class MultipleChoice(Task):
         question = " ".join(self.strings(record))
         label = meanings[self.choice_labels] if self.choice_labels else meanings
         return {"place": record.place, "question": question, "choices": choices, "label": label}
+
+    def items(self, record: Record) -> list[str]:
+        """The texts to choose from; UserError where they are not two or more texts."""
+        choices = [self.column(record, name) for name in self.choices]
+        choices = choices[0] if len(choices) == 1 and isinstance(choices[0], list) else choices
+        if len(choices) < 2 or not all(isinstance(each, str) for each in choices):
+            raise UserError(
+                f"{record.place} has the choices {choices!r:.60}; give two or more texts, and name "
+                "their columns in config.task.choices"
+            )
+        return choices
 
     def infer_options(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[str]]:
         """Which of two readings suits the labels of all examples: numbers from 0, or texts of

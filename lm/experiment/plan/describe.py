@@ -71,7 +71,7 @@ def _layout(config: Config, tokenizer: Tokenizer) -> tuple[Layout, list[str]]:
     if not labels and layouts[0].num_classes != layouts[1].num_classes:
         labels = _LABELS
         assumed.append(f"{len(labels)} labels, as config.task.labels names none")
-    if config.task.name == "multiple_choice" and choices < 2:
+    if config.task.name in ("multiple_choice", "ranking") and choices < 2:
         choices = _CHOICES
         assumed.append(f"{choices} texts to choose from, as config.task.choices is one column")
     return layout_of(task, config, tokenizer, labels, choices), assumed
