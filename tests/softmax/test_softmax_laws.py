@@ -71,9 +71,10 @@ def test_parameters_and_learned_options_get_no_gradient_from_empty_rows():
     masked = np.where(where, scores, -np.inf).astype(np.float32)
     for name, record in WEIGHTINGS.items():
         for option in (*record.learned, *record.learnable):
+            others = {each: 0.5 for each in record.learned if each != option}
             gradient = jax.grad(
-                lambda value, record=record, option=option: jnp.sum(
-                    record.apply(masked, where, **{option: value})
+                lambda value, record=record, option=option, others=others: jnp.sum(
+                    record.apply(masked, where, **others, **{option: value})
                 )
             )(jnp.asarray(1.3))
             assert gradient == 0, (name, option)
