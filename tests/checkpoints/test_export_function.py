@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from lm.checkpoints.export.certificate import Certificate, first_texts
 from lm.checkpoints.export.command import export
 from lm.checkpoints.export.function import exported_function, positions_within
