@@ -33,6 +33,7 @@ SHIPPED = {
     "uses.policy": ["learn", "base"],
     "uses.chat": ["tuned", "untuned"],
     "uses.chinese": [None],
+    "uses.ranking": [None],
 }
 
 

@@ -32,10 +32,12 @@ SMALL = {
 ROWS = {
     "uses.chat": ("question,answer", "what is {0}?,the number {0}", "is it odd {0}?,of course"),
     "uses.chinese": ("text,label", "很好的书{0},pos", "不喜欢{0},neg"),
+    "uses.ranking": ("{", '{{"items": ["a fine film {0}", "a dull one"], "relevance": [4, 1]}}'),
 }
 OWN = {
     "uses.chat": {"data.seq_len": 64},
     "uses.policy": {"policy.prompt_length": 8, "policy.max_new_tokens": 12, "grad_accum_steps": 2},
+    "uses.ranking": {"finetuning.method": "full"},  # from scratch there is no base to leave alone
 }
 USES = [(n, size) for n, sizes in SHIPPED.items() if n.startswith("uses.") for size in sizes]
 
