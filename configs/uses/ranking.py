@@ -7,8 +7,8 @@ Command   python experiments/archives.py movie.tsv minilm
 Text      1,325 lists of eight sentences of film reviews; the relevance of each, 0 to 4, is what 20
           people felt in it (VADER); a fifth of the lists is held out
 Model     all-MiniLM-L6-v2, of which the last block is trained, with ListNet's loss over the list
-Time      TIME
-Expect    EXPECT
+Time      17 minutes on two very busy CPU cores
+Expect    NDCG@3 0.853, no better than 0.863 of a ridge regression on words; one seed
 """
 
 from configs import finetune
