@@ -40,9 +40,13 @@ OWN = {
     "uses.ranking": {"finetuning.method": "full"},  # from scratch there is no base to leave alone
 }
 USES = [(n, size) for n, sizes in SHIPPED.items() if n.startswith("uses.") for size in sizes]
+QUICK = [("uses.policy", "learn"), ("uses.chat", "tuned")]
 
 
-@pytest.mark.parametrize(("name", "size"), USES)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [pytest.param(*use, marks=() if use in QUICK else pytest.mark.slow) for use in USES],
+)
 def test_a_use_trains(name, size, corpus_folder, cache, tmp_path):
     source = f"{corpus_folder}/*.txt"
     if name in ROWS:

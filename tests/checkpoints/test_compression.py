@@ -113,6 +113,7 @@ def test_a_compressed_run_generates(run):
     assert len(tokens) == 3
 
 
+@pytest.mark.slow
 def test_an_export_stores_small_integers_and_is_certified_against_the_compressed_run(run, tmp_path):
     pytest.importorskip("flatbuffers")
     sizes = {}

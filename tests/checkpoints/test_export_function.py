@@ -44,6 +44,7 @@ class Run:
     config: object
     program: object
     params: object
+    compression: str = ""
 
 
 def run_of(**settings):

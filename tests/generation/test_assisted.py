@@ -133,6 +133,7 @@ def test_a_text_does_not_depend_on_the_prompts_beside_it():
         np.testing.assert_array_equal(alone[0], row)
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_is_assisted_by_a_smaller_one():
     settings = {"model.architecture": "encoder_decoder", "model.position_embedding": "rotary"}
     model, params = model_and_params(64, **SMALL, **settings)

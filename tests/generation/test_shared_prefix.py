@@ -103,6 +103,7 @@ def test_whole_steps_of_the_common_tokens_are_shared_and_no_whole_prompt(prompts
     assert shared_length(prompts) == expected
 
 
+@pytest.mark.slow
 def test_greedy_tokens_beams_and_drafts_are_those_of_each_prompt_alone():
     model, params = model_and_params()
     prompts = prompts_after(40, 3, 20)

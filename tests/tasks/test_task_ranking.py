@@ -47,6 +47,7 @@ def test_labels_that_are_no_relevances_are_refused(task_config, label):
         task.example(Record("line 1", {"items": ["a", "b"], "relevance": label}))
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_order_and_its_loss_is_that_of_the_list(task_config, tmp_path):
     draw = np.random.default_rng(1)
     lines = []

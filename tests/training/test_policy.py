@@ -44,7 +44,7 @@ def policy(samples):
     return PolicyConfig("brevity", len(PROMPT), NEW, samples, PRICE)
 
 
-@pytest.fixture(params=["softmax", "sigsoftmax"])
+@pytest.fixture(params=["softmax", pytest.param("sigsoftmax", marks=pytest.mark.slow)])
 def model_and_params(request):
     settings = {"model.num_layers": 1, "model.d_model": 8, "model.max_seq_len": 8}
     model = model_of(VOCAB, **settings, **{"output.head": request.param})
