@@ -58,7 +58,8 @@ def block_scores(
     """
     (query, query_gate), (key, _, key_gate), (_, position_bias, mixing) = queries, keys, shared
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    if query.shape[3] <= FEW_QUERIES:
+    count = query.shape[3]  # of a model that is exported, it may be left to the caller
+    if isinstance(count, int) and count <= FEW_QUERIES:
         scores = jnp.einsum("bgsk,bgrqk->bgsrq", key, query, preferred_element_type=dtype)
         scores = scores.transpose(0, 1, 3, 4, 2)
     else:
