@@ -11,9 +11,6 @@ from lm.softmax.weighting import divide_by_sum, row_maximum, visible_scores
 # Halvings of the interval of a threshold, for as many digits as float32 and float64 have.
 _HALVINGS = {jnp.dtype(jnp.float32): 40, jnp.dtype(jnp.float64): 70}
 
-# Of a sum, so much may be missing while a threshold is looked for.
-_SMALL = 1e-6
-
 
 def entmax_weights(z: jax.Array, alpha: float) -> jax.Array:
     """The alpha-entmax of rows [..., S], minus infinity where masked, at any alpha but 1 above 0.
@@ -105,11 +102,12 @@ def budget(scores: jax.Array, where: jax.Array | None = None, *, budget: float =
     highest = row_maximum(z)
     lowest = -row_maximum(jnp.where(z > -jnp.inf, -z, -jnp.inf))
     ends = lowest - 2.0, highest
+    rounding = 8 * float(jnp.finfo(z.dtype).eps) * max(1.0, budget)  # of the sum
     # Where all weights are 0 or 1, they stay so over a range of thresholds, and none is at an edge
     # in its middle.
     first, last = (
         _bisect(lambda z, tau, more=more: missing(z, tau) + more, z, *ends)
-        for more in (_SMALL, -_SMALL)
+        for more in (rounding, -rounding)
     )
     # From there on, near scores and the threshold have all their digits.
     z = z - (first + last) / 2.0

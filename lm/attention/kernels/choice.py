@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from lm.attention.kernels.attention import find_family, kernel_attention
 from lm.attention.kernels.cudnn import cudnn_attention, cudnn_refuses
-from lm.attention.kernels.threshold import Threshold
 from lm.attention.kernels.whole_rows import WholeRows, most_keys
 from lm.attention.mask import Mask
 from lm.devices.platform import platform, target_device
@@ -82,7 +81,8 @@ def _tpu_refuses(
     family = find_family(WEIGHTINGS[weighting])
     if family is None:
         return f"{weighting} has none on a TPU"
-    if issubclass(family, Threshold) and not 1.0 <= options.get("alpha", 1.5) <= 2.0:
+    alpha_of = WEIGHTINGS[weighting].entmax_alpha
+    if alpha_of is not None and not 1.0 <= alpha_of(**options) <= 2.0:
         return f"{weighting} has none at an alpha outside 1 to 2"
     if issubclass(family, WholeRows) and key.shape[1] > most_keys():
         return f"{weighting} has none for rows of more than {most_keys():,} keys"
