@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.generation.prompts import Prompts
+from lm.model.cached import cached_head_inputs
 from lm.model.transformer import Transformer
 
 # Shared tokens are counted in steps of so many: few programs are compiled.
@@ -27,16 +28,8 @@ def forward(
     Returns:
       The inputs of the head at each of them, [B, n, D], and the updated cache.
     """
-    hidden, updated = model.apply(
-        {"params": params} | ({} if cache is None else {"cache": cache}),
-        prompts.batch(inputs, offset, fresh=cache is None),
-        offset=offset,
-        padding=prompts.padding,
-        cache_length=prompts.padding.shape[1],
-        method="head_inputs",
-        mutable=["cache"],
-    )
-    return hidden, updated["cache"]
+    batch = prompts.batch(inputs, offset, fresh=cache is None)
+    return cached_head_inputs(model, params, cache, batch, offset, prompts.padding)
 
 
 def shared_length(prompts: Sequence[np.ndarray]) -> int:

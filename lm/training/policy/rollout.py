@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from lm.model.cached import cached_head_inputs
 from lm.model.transformer import Batch, Transformer
 from lm.training.train_state import Params
 
@@ -46,16 +47,9 @@ def roll_out(
     def forward(
         cache: Cache | None, inputs: jax.Array, offset: jax.Array
     ) -> tuple[jax.Array, Cache]:
-        hidden, updated = model.apply(
-            {"params": params} | ({} if cache is None else {"cache": cache}),
-            _rows(inputs, offset + jnp.arange(inputs.shape[1])),
-            offset=offset,
-            padding=padding,
-            cache_length=length + new,
-            method="head_inputs",
-            mutable=["cache"],
-        )
-        return hidden[:, -1], updated["cache"]
+        batch = _rows(inputs, offset + jnp.arange(inputs.shape[1]))
+        hidden, updated = cached_head_inputs(model, params, cache, batch, offset, padding)
+        return hidden[:, -1], updated
 
     def draw(hidden: jax.Array, index: jax.Array | int) -> jax.Array:
         log_probs = model.apply({"params": params}, hidden, method="token_log_probs")
